@@ -38,6 +38,7 @@ void check(const MatmulParams& p) {
   CACHALOT_CHECK(p.m == 0 || (p.x != nullptr && p.y != nullptr && p.y_stride >= p.w->rows()));
   CACHALOT_CHECK(p.m <= 1 || p.x_rows != nullptr || p.x_stride >= p.w->columns());
   CACHALOT_CHECK(p.math == MatmulMath::f32 || p.w->format() != WeightFormat::f32);
+  CACHALOT_CHECK(!p.accumulate || (p.math == MatmulMath::f32 && !p.round_y));
 }
 
 #ifndef NDEBUG
@@ -67,10 +68,6 @@ void round_rows(float* y, int64_t stride, int64_t m, int64_t n) {
   }
 }
 
-// From this many rows on, totals wait between k blocks in a compact copy: rows of y that are a large power of two apart would
-// share a few sets of the caches (N = 1024: 20 percent slower).
-constexpr int64_t kCopiedRows = 12;
-
 // One panel times one block of rows. `scratch` is this worker's: the kernel's part, then a padded copy of y.
 void run_task(const MatmulKernels& kernels, const Product& product, int64_t panel, int64_t block,
               std::byte* scratch) {
@@ -97,21 +94,14 @@ void run_task(const MatmulKernels& kernels, const Product& product, int64_t pane
                  .m = rows,
                  .y = y,
                  .y_stride = p.y_stride,
+                 .accumulate = p.accumulate,
                  .k_block = product.plan.k_block,
                  .scratch = scratch};
-  const bool copies_y = lanes < width || rows >= kCopiedRows;
-  if (copies_y) {
-    task.y = reinterpret_cast<float*>(scratch + kernels.scratch_bytes(product.plan.k_block));
-    task.y_stride = PackedWeight::kPanelWidth;
-  }
   {
     std::optional<FlushDenormals> flush;
     if (p.math == MatmulMath::bf16) flush.emplace(w.format() == WeightFormat::bf16);
-    kernels.run(task);
-  }
-  if (copies_y) {
-    for (int64_t i = 0; i < rows; ++i)
-      std::copy_n(task.y + i * task.y_stride, lanes, y + i * p.y_stride);
+    auto* copy = reinterpret_cast<float*>(scratch + kernels.scratch_bytes(product.plan.k_block));
+    run_task_on_copy(kernels, task, lanes, copy);
   }
   if (p.round_y) round_rows(y, p.y_stride, rows, lanes);
 }

@@ -1,4 +1,4 @@
-// Matrix products with packed weights: Y[M, N] = X[M, K] W[N, K]^T.
+// Matrix products with packed weights: Y[M, N] = X[M, K] W[N, K]^T, or Y += with `accumulate`.
 // Source  architecture.md 0.5: LINF is f32 math with f32 (or widened) weights, LINB bf16 math with bf16 weights, LIN8 and LIN4
 //         either math with fp8 and fp4 weights, the activation's scales (powers of two) already multiplied into x.
 // Shapes  x [*, K] float, x_stride floats from row to row; x_rows null (row m of the product is row m of x) or [M] row numbers;
@@ -11,8 +11,10 @@
 //         scales     fp8 per 128 inputs, fp4 per 32: total = 0; per group ascending: acc as above from 0 over the group with unscaled
 //                    codes, total = fma(acc, scale, total). In bf16 math a denormal total counts as zero, a denormal scale does not.
 //         round_y    y = bf16(total), nearest even.
+//         accumulate (f32 math, no round_y) acc, with scales total, starts as what y holds instead of 0. Without scales a product over
+//                    all of K so has the bits of several over consecutive parts of K.
 //         NaN and infinity propagate; which NaN is not specified.
-// Errors  Shapes are the caller's: CHECK. bf16 math takes x that bf16 can hold (DCHECK) and any weight but f32 (CHECK).
+// Errors  Shapes and flags are the caller's: CHECK. bf16 math takes x that bf16 can hold (DCHECK) and any weight but f32 (CHECK).
 // Threads  concurrent calls need distinct ctx.
 #pragma once
 
@@ -36,6 +38,7 @@ struct MatmulParams {
   int64_t y_stride;
   MatmulMath math;
   bool round_y = false;
+  bool accumulate = false;
 };
 void matmul(device::ExecContext& ctx, const MatmulParams& p);
 

@@ -8,6 +8,7 @@ const MatmulKernels kMatmulAvx2 = {
      pack_rows_transposed_f32, pack_rows_transposed_bf16, pack_rows_f32, pack_rows_bf16},
     prepared_x_bytes,
     prepare_x,
+    prepare_columns,
     scratch_bytes,
     run};
 

@@ -310,6 +310,7 @@ const MatmulKernels kMatmulAvx512Bf16 = {
      pack_rows_transposed_f32, pack_rows_transposed_bf16, pack_rows_f32, pack_rows_bf16},
     prepared_x_bytes,
     prepare_x,
+    prepare_columns,
     scratch_bytes,
     run};
 

@@ -27,6 +27,7 @@ struct PanelTask {
   int64_t m;
   float* y;
   int64_t y_stride;
+  bool accumulate;     // f32 math only
   int64_t k_block;     // inputs decoded at a time
   std::byte* scratch;  // scratch_bytes(k_block), aligned to 64
 };
@@ -37,9 +38,15 @@ struct MatmulKernels {
   int64_t (*prepared_x_bytes)(WeightFormat format, int64_t m, int64_t k);
   void (*prepare_x)(WeightFormat format, MatmulMath math, const float* x, int64_t x_stride,
                     const int32_t* x_rows, int64_t m, int64_t num_inputs, int64_t k, void* out);
+  // prepare_x's form for f32 math where row i of the product is column i of x, i < m, over x's first k rows: matmul_backward.h.
+  // Null in the reference, whose weight gradient has no product in it.
+  void (*prepare_columns)(const float* x, int64_t x_stride, int64_t m, int64_t k, float* out);
   int64_t (*scratch_bytes)(int64_t k_block);
   void (*run)(const PanelTask& task);
 };
+
+// Runs a task whose y has only the first `lanes` lanes of the panel. `copy` has task.m rows of kPanelWidth floats.
+void run_task_on_copy(const MatmulKernels& kernels, PanelTask task, int64_t lanes, float* copy);
 
 const MatmulKernels& matmul_kernels(device::Isa isa);
 extern const MatmulKernels kMatmulReference, kMatmulAvx2, kMatmulAvx512, kMatmulAvx512Bf16;

@@ -32,13 +32,12 @@ float chain(float acc, int64_t begin, int64_t end, MatmulMath math, X x, W w) {
   return acc;
 }
 
-float output(const PackedWeight& w, int64_t row, MatmulMath math, const float* x) {
+float output(const PackedWeight& w, int64_t row, MatmulMath math, const float* x, float total) {
   auto input = [&](int64_t k) { return x[k]; };
   auto weight = [&](int64_t k) { return w.code_value(row, k); };
   const int64_t k = w.padded_columns();
   const int64_t group = scale_group(w.format());
-  if (group == 0) return chain(0, 0, k, math, input, weight);
-  float total = 0;
+  if (group == 0) return chain(total, 0, k, math, input, weight);
   for (int64_t begin = 0; begin < k; begin += group) {
     const float sum = chain(0, begin, std::min(k, begin + group), math, input, weight);
     total = std::fma(sum, w.scale(row, begin / group), total);
@@ -56,8 +55,9 @@ void run(const PanelTask& task) {
   for (int64_t i = 0; i < task.m; ++i) {
     for (int64_t lane = 0; lane < width; ++lane) {
       const int64_t row = task.panel_idx * PackedWeight::kPanelWidth + lane;
-      task.y[i * task.y_stride + lane] =
-          row < w.rows() ? output(w, row, task.math, x + i * w.padded_columns()) : 0.0f;
+      if (row >= w.rows()) continue;
+      float& y = task.y[i * task.y_stride + lane];
+      y = output(w, row, task.math, x + i * w.padded_columns(), task.accumulate ? y : 0.0f);
     }
   }
 }
@@ -165,6 +165,7 @@ const MatmulKernels kMatmulReference = {
      pack_rows_transposed_f32, pack_rows_transposed_bf16, pack_rows_f32, pack_rows_bf16},
     prepared_x_bytes,
     prepare_x,
+    nullptr,
     scratch_bytes,
     run};
 

@@ -187,6 +187,7 @@ void tiled(const PanelTask& t) {
   float* scales = tile + t.k_block * Vec::kStripLanes;
   for (int64_t begin = 0; begin < k; begin += t.k_block) {
     const int64_t count = smaller(t.k_block, k - begin);
+    const bool from_y = begin > 0 || t.accumulate;
     for (int64_t lane = 0; lane < width; lane += lanes) {
       decode_strip<kOddFirst>({t, begin, begin + count, lane, lanes, tile, scales});
       each_row_tile(t.m, lanes, [&]<int kRows, int kVectors>(int64_t row) {
@@ -195,16 +196,15 @@ void tiled(const PanelTask& t) {
         // The first strip finds x in the third-level cache: ask for the next row tile's part meanwhile.
         const Ahead next{rows + k * kRows, kRows * 4};
         if (group == 0 && lane == 0) {
-          micro_f32<kRows, kVectors, true>(rows, count, tile, lanes, y, t.y_stride, begin > 0,
-                                           next);
+          micro_f32<kRows, kVectors, true>(rows, count, tile, lanes, y, t.y_stride, from_y, next);
         } else if (group == 0) {
-          micro_f32<kRows, kVectors, false>(rows, count, tile, lanes, y, t.y_stride, begin > 0, {});
+          micro_f32<kRows, kVectors, false>(rows, count, tile, lanes, y, t.y_stride, from_y, {});
         } else if (lane == 0) {
           micro_groups<kRows, kVectors, true>(rows, count, group, tile, lanes, y, t.y_stride,
-                                              scales, begin == 0, next);
+                                              scales, !from_y, next);
         } else {
           micro_groups<kRows, kVectors, false>(rows, count, group, tile, lanes, y, t.y_stride,
-                                               scales, begin == 0, {});
+                                               scales, !from_y, {});
         }
       });
     }
@@ -219,11 +219,11 @@ void one_row(const PanelTask& t) {
   const auto* panel = reinterpret_cast<const uint8_t*>(t.panel);
   with_vectors(t.width, [&]<int kVectors>() {
     if (t.format == WeightFormat::fp4) {
-      one_row_fp4<kVectors, kOddFirst>(x, k, panel, t.y);
+      one_row_fp4<kVectors, kOddFirst>(x, k, panel, t.y, t.accumulate);
     } else if (t.has_nan_codes) {
-      one_row_fp8<kVectors, kOddFirst, true>(x, k, panel, t.scales, t.y);
+      one_row_fp8<kVectors, kOddFirst, true>(x, k, panel, t.scales, t.y, t.accumulate);
     } else {
-      one_row_fp8<kVectors, kOddFirst, false>(x, k, panel, t.scales, t.y);
+      one_row_fp8<kVectors, kOddFirst, false>(x, k, panel, t.scales, t.y, t.accumulate);
     }
   });
 }
@@ -242,10 +242,11 @@ void run_in_order(const PanelTask& t) {
   } else if (t.m >= kTiledRows) {
     tiled<kOddFirst>(t);
   } else if (t.format == WeightFormat::f32) {
-    direct_f32(x, t.m, k, reinterpret_cast<const float*>(panel), width, t.y, t.y_stride, false);
+    direct_f32(x, t.m, k, reinterpret_cast<const float*>(panel), width, t.y, t.y_stride,
+               t.accumulate);
   } else {
     direct_bf16<kOddFirst>(x, t.m, k, reinterpret_cast<const uint16_t*>(panel), width, t.y,
-                           t.y_stride, false);
+                           t.y_stride, t.accumulate);
   }
 }
 

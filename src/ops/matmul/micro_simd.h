@@ -131,7 +131,7 @@ CACHALOT_KERNEL void one_row_bf16(const float* x, int64_t k, const uint16_t* w, 
 // One row against a whole panel, decoding in registers. x holds Vec::kXCopies of every input.
 template <int kVectors, bool kOddFirst, bool kNanCodes>
 CACHALOT_KERNEL void one_row_fp8(const float* x, int64_t k, const uint8_t* w, const float* scales,
-                                 float* y) {
+                                 float* y, bool from_y) {
   constexpr int64_t kGroup = scale_group(WeightFormat::fp8);
   for (int64_t begin = 0; begin < k; begin += kGroup, ++scales) {
     const int64_t end = begin + kGroup < k ? begin + kGroup : k;
@@ -153,14 +153,15 @@ CACHALOT_KERNEL void one_row_fp8(const float* x, int64_t k, const uint8_t* w, co
     const Vec::F scale = Vec::broadcast(scales);
 #pragma GCC unroll 8
     for (int j = 0; j < kVectors; ++j) {
-      const Vec::F total = begin == 0 ? Vec::zero() : Vec::load(y + j * Vec::kLanes);
+      const Vec::F total = begin > 0 || from_y ? Vec::load(y + j * Vec::kLanes) : Vec::zero();
       Vec::store(y + j * Vec::kLanes, Vec::fma(acc[j], scale, total));
     }
   }
 }
 
 template <int kVectors, bool kOddFirst>
-CACHALOT_KERNEL void one_row_fp4(const float* x, int64_t k, const uint8_t* w, float* y) {
+CACHALOT_KERNEL void one_row_fp4(const float* x, int64_t k, const uint8_t* w, float* y,
+                                 bool from_y) {
   const Vec::I high_table = Vec::table16(kFp4High), low_table = Vec::table16(kFp4Low);
   for (int64_t begin = 0; begin < k; begin += 32) {
     const uint8_t* scales = w;
@@ -192,7 +193,7 @@ CACHALOT_KERNEL void one_row_fp4(const float* x, int64_t k, const uint8_t* w, fl
     }
 #pragma GCC unroll 8
     for (int j = 0; j < kVectors; ++j) {
-      const Vec::F total = begin == 0 ? Vec::zero() : Vec::load(y + j * Vec::kLanes);
+      const Vec::F total = begin > 0 || from_y ? Vec::load(y + j * Vec::kLanes) : Vec::zero();
       Vec::store(y + j * Vec::kLanes,
                  Vec::fma(acc[j], decode_e8m0(scales + j * Vec::kLanes), total));
     }

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "numeric/formats.h"
+#include "ops/matmul/panel.h"
 
 namespace cachalot::ops {
 namespace {
@@ -250,6 +251,57 @@ Result<PackedWeight> PackedWeight::pack(device::ExecContext& ctx, const QuantTen
   });
   w.has_nan_codes_ = has_nan.load();
   return w;
+}
+
+void PackedWeight::resize(WeightFormat format, int64_t rows, int64_t columns) {
+  CACHALOT_CHECK(format == WeightFormat::f32 || format == WeightFormat::bf16);
+  CACHALOT_CHECK(rows > 0 && columns > 0);
+  rows_ = rows;
+  columns_ = columns;
+  padded_columns_ = format == WeightFormat::bf16 ? round_up(columns, 2) : columns;
+  format_ = format;
+  has_nan_codes_ = false;
+  scales_ = {};
+  const int64_t last = num_panels() - 1;
+  const int64_t num_bytes = last * panel_bytes(kPanelWidth) + panel_bytes(panel_width(last));
+  if (data_.size() != num_bytes) data_ = device::Buffer(num_bytes);
+}
+
+void PackedWeight::assign(device::ExecContext& ctx, WeightFormat format, const FloatMatrix& w) {
+  resize(format, w.rows, w.columns);
+  const PanelKernels& kernels = panel_kernels(ctx.isa);
+  ctx.pool->run(num_panels(), [&](int64_t panel, int) {
+    const int64_t first_row = panel * kPanelWidth;
+    const int64_t num_lanes = std::min(kPanelWidth, w.rows - first_row);
+    const float* from = w.data + first_row * w.row_stride;
+    std::byte* out = data_.data() + panel * panel_bytes(kPanelWidth);
+    if (format == WeightFormat::f32) {
+      kernels.pack_rows_transposed_f32(from, w.row_stride, num_lanes, w.columns, panel_width(panel),
+                                       reinterpret_cast<float*>(out));
+    } else {
+      kernels.pack_rows_transposed_bf16(from, w.row_stride, num_lanes, w.columns,
+                                        panel_width(panel), reinterpret_cast<uint16_t*>(out));
+    }
+  });
+}
+
+void PackedWeight::assign_transposed(device::ExecContext& ctx, WeightFormat format,
+                                     const FloatMatrix& w) {
+  resize(format, w.columns, w.rows);
+  const PanelKernels& kernels = panel_kernels(ctx.isa);
+  ctx.pool->run(num_panels(), [&](int64_t panel, int) {
+    const int64_t first_column = panel * kPanelWidth;
+    const int64_t num_lanes = std::min(kPanelWidth, w.columns - first_column);
+    const float* from = w.data + first_column;
+    std::byte* out = data_.data() + panel * panel_bytes(kPanelWidth);
+    if (format == WeightFormat::f32) {
+      kernels.pack_rows_f32(from, w.row_stride, num_lanes, w.rows, panel_width(panel),
+                            reinterpret_cast<float*>(out));
+    } else {
+      kernels.pack_rows_bf16(from, w.row_stride, num_lanes, w.rows, panel_width(panel),
+                             reinterpret_cast<uint16_t*>(out));
+    }
+  });
 }
 
 float PackedWeight::code_value(int64_t row, int64_t column) const {

@@ -1,5 +1,6 @@
 // Weight matrices as the matrix products read them: cut into panels of up to 64 outputs (matrix rows), each panel one
-// contiguous stream along the inputs, at the byte size of the checkpoint. Packed once, when a model is loaded.
+// contiguous stream along the inputs, at the byte size of the checkpoint. Packed when a model is loaded; in training again, from the
+// f32 master weights, after every optimizer step.
 // Source  architecture.md 7.3.
 // Layout  docs/kernels/matmul.md. With `lane` the output within its panel, w the panel's width, K' the padded inputs:
 //         f32   float   [K][w]
@@ -28,7 +29,15 @@ constexpr int64_t scale_group(WeightFormat format) {
   return format == WeightFormat::fp8 ? 128 : format == WeightFormat::fp4 ? 32 : 0;
 }
 
-// Owns the packed bytes. Immutable once packed, so any number of threads may read it.
+// A row-major matrix of floats in memory.
+struct FloatMatrix {
+  const float* data;
+  int64_t rows;
+  int64_t columns;
+  int64_t row_stride;
+};
+
+// Owns the packed bytes. Between packings any number of threads may read it.
 class PackedWeight {
  public:
   static constexpr int64_t kPanelWidth = 64;
@@ -38,6 +47,11 @@ class PackedWeight {
   // Errors  invalid_argument: shapes that disagree, a scale that is missing, NaN (e8m0 255) or not finite; unsupported: another
   //         dtype or block; resource_exhausted. Messages give expected and found; the caller adds the tensor's name.
   static Result<PackedWeight> pack(device::ExecContext& ctx, const tensor::QuantTensor& tensor);
+
+  // Becomes W or its transpose as an f32 weight, or as a bf16 one (nearest even). The transpose is what the gradient of x multiplies
+  // with (matmul_backward.h). Keeps its memory where the size stays the same. CHECK: another format, an empty matrix.
+  void assign(device::ExecContext& ctx, WeightFormat format, const FloatMatrix& w);
+  void assign_transposed(device::ExecContext& ctx, WeightFormat format, const FloatMatrix& w);
 
   int64_t rows() const { return rows_; }        // N
   int64_t columns() const { return columns_; }  // K
@@ -65,6 +79,8 @@ class PackedWeight {
   float scale(int64_t row, int64_t group) const;
 
  private:
+  void resize(WeightFormat format, int64_t rows, int64_t columns);
+
   int64_t rows_ = 0;
   int64_t columns_ = 0;
   int64_t padded_columns_ = 0;
