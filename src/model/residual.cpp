@@ -54,7 +54,8 @@ void residual_after(Step& step, const ResidualMix& mix, Matrix y, Matrix streams
     return;
   }
   ops::hyper_post(step.exec, streams.data, y.data, mix.post, mix.comb, step.rows,
-                  step.config.hc_mult, step.config.hidden_size, step.precision.bf16);
+                  step.config.hc_mult, step.config.hidden_size, step.precision.bf16,
+                  streams.data);
 }
 
 Matrix collapse_streams(Step& step, const std::optional<HyperWeights>& weights, Matrix streams,

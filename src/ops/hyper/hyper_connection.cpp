@@ -24,12 +24,12 @@ void hyper_pre(device::ExecContext& ctx, const float* streams, const float* pre,
   for_tiles(ctx, rows, d, n, [&](const Tile& tile) { kernel(p, tile); });
 }
 
-void hyper_post(device::ExecContext& ctx, float* streams, const float* y, const float* post,
-                const float* comb, int64_t rows, int64_t n, int64_t d, bool round_x) {
+void hyper_post(device::ExecContext& ctx, const float* streams, const float* y, const float* post,
+                const float* comb, int64_t rows, int64_t n, int64_t d, bool round_x, float* out) {
   CACHALOT_CHECK(rows >= 0 && d > 0 && n >= 1 && n <= kMaxStreams);
   HyperPostKernel* kernel =
       pick_kernel(ctx.isa, hyper_post_ref, hyper_post_avx2, hyper_post_avx512);
-  const HyperPostParams p{streams, y, post, comb, n, d, round_x};
+  const HyperPostParams p{streams, y, post, comb, n, d, round_x, out};
   for_tiles(ctx, rows, d, n, [&](const Tile& tile) { kernel(p, tile); });
 }
 

@@ -1,8 +1,10 @@
-// The kernels of hyper_connection_simd.h for AVX2.
+// The kernels of hyper_connection_simd.h, hyper_split_lanes.h and hyper_backward_simd.h for AVX2.
 #include "ops/elementwise/f32x16_avx2.h"
 
 // The vector type comes first.
+#include "ops/hyper/hyper_backward_simd.h"
 #include "ops/hyper/hyper_connection_simd.h"
+#include "ops/hyper/hyper_split_lanes.h"
 
 namespace cachalot::ops {
 
@@ -14,5 +16,30 @@ void hyper_inv_rms_avx2(const float* streams, int64_t first_row, int64_t last_ro
 void hyper_pre_avx2(const HyperPreParams& p, const Tile& tile) { hyper_pre_simd(p, tile); }
 
 void hyper_post_avx2(const HyperPostParams& p, const Tile& tile) { hyper_post_simd(p, tile); }
+
+void hyper_split_avx2(const HyperSplitParams& p, int64_t first_row, int64_t last_row) {
+  hyper_split_lanes(p, first_row, last_row);
+}
+
+void hyper_split_backward_avx2(const HyperSplitParams& p, const HyperSplitGradients& g,
+                               const HyperSplitScratch& scratch, int64_t first_row,
+                               int64_t last_row) {
+  hyper_split_backward_lanes(p, g, scratch, first_row, last_row);
+}
+
+void hyper_inv_rms_backward_avx2(const float* streams, const float* inv_rms, const float* d_inv_rms,
+                                 int64_t first_row, int64_t last_row, int64_t columns,
+                                 float* d_streams) {
+  hyper_inv_rms_backward_simd(streams, inv_rms, d_inv_rms, first_row, last_row, columns, d_streams);
+}
+
+void hyper_pre_backward_avx2(const HyperPreBackwardParams& p, int64_t first_row, int64_t last_row) {
+  hyper_pre_backward_simd(p, first_row, last_row);
+}
+
+void hyper_post_backward_avx2(const HyperPostBackwardParams& p, int64_t first_row,
+                              int64_t last_row) {
+  hyper_post_backward_simd(p, first_row, last_row);
+}
 
 }  // namespace cachalot::ops

@@ -29,7 +29,8 @@ void hyper_pre_ref(const HyperPreParams& p, const Tile& tile) {
 
 void hyper_post_ref(const HyperPostParams& p, const Tile& tile) {
   for (int64_t row = tile.first_row; row < tile.last_row; ++row) {
-    float* x = p.streams + row * p.n * p.d;
+    const float* x = p.streams + row * p.n * p.d;
+    float* out = p.out + row * p.n * p.d;
     const float* post = p.post + row * p.n;
     const float* comb = p.comb + row * p.n * p.n;
     for (int64_t i = tile.first_column; i < tile.last_column; ++i) {
@@ -39,7 +40,7 @@ void hyper_post_ref(const HyperPostParams& p, const Tile& tile) {
       for (int64_t k = 0; k < p.n; ++k) {
         float value = post[k] * y;
         for (int64_t j = 0; j < p.n; ++j) value = std::fma(comb[j * p.n + k], old[j], value);
-        x[k * p.d + i] = p.round_x ? numeric::round_to_bf16(value) : value;
+        out[k * p.d + i] = p.round_x ? numeric::round_to_bf16(value) : value;
       }
     }
   }

@@ -31,12 +31,14 @@ void hyper_pre_simd(const HyperPreParams& p, const Tile& tile) {
   }
 }
 
-// kStreams streams, known here so that the old values stay in registers; 0: as many as p says.
+// kStreams streams, known here so that the old values stay in registers (out may be where they were
+// read from); 0: as many as p says.
 template <int64_t kStreams>
 void hyper_post_tile(const HyperPostParams& p, const Tile& tile) {
   const int64_t n = kStreams == 0 ? p.n : kStreams;
   for (int64_t row = tile.first_row; row < tile.last_row; ++row) {
-    float* x = p.streams + row * n * p.d;
+    const float* x = p.streams + row * n * p.d;
+    float* out = p.out + row * n * p.d;
     const float* post = p.post + row * n;
     const float* comb = p.comb + row * n * n;
     for (int64_t i = tile.first_column; i < tile.last_column; i += 16) {
@@ -50,7 +52,7 @@ void hyper_post_tile(const HyperPostParams& p, const Tile& tile) {
         F32x16 value = splat(post[k]) * y;
 #pragma GCC unroll 4
         for (int64_t j = 0; j < n; ++j) value = fma(splat(comb[j * n + k]), old[j], value);
-        store_first(x + k * p.d + i, left, p.round_x ? round_to_bf16(value) : value);
+        store_first(out + k * p.d + i, left, p.round_x ? round_to_bf16(value) : value);
       }
     }
   }

@@ -206,7 +206,7 @@ TEST(HyperConnection, EveryVersionHasTheReferenceBits) {
       hyper_pre(ctx, layer.streams.data(), layer.pre.data(), c.rows, c.n, c.d, c.round, u.data());
       std::vector<float> x = layer.streams;
       hyper_post(ctx, x.data(), layer.y.data(), layer.pre.data(), layer.comb.data(), c.rows, c.n,
-                 c.d, c.round);
+                 c.d, c.round, x.data());
       std::vector<float> rms(static_cast<size_t>(c.rows));
       hyper_inv_rms(ctx, layer.streams.data(), c.rows, c.n * c.d, 1e-6f, rms.data());
       if (expected_u.empty()) expected_u = u, expected_x = x, expected_rms = rms;
@@ -228,7 +228,8 @@ TEST(HyperPost, MixesSourcesIntoDestinations) {
   const std::vector<float> comb = random_values(rows * n * n, 38);
   std::vector<float> found = x;
   TestContext ctx(device::machine_isa());
-  hyper_post(ctx, found.data(), y.data(), post.data(), comb.data(), rows, n, d, false);
+  hyper_post(ctx, found.data(), y.data(), post.data(), comb.data(), rows, n, d, false,
+             found.data());
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t k = 0; k < n; ++k) {
       for (int64_t i = 0; i < d; ++i) {

@@ -1,9 +1,9 @@
-// The small per-token part of mHC: from the mixing logits to pre, post and comb. One version serves
-// every machine: it is n*n values a row and its divisions in sequence leave SIMD within a row
-// little to do.
+// The small per-token part of mHC: from the mixing logits to pre, post and comb, and back.
 #include <algorithm>
+#include <cmath>
 
 #include "base/check.h"
+#include "device/buffer.h"
 #include "ops/elementwise/exp.h"
 #include "ops/elementwise/kernel_dispatch.h"
 #include "ops/hyper/hyper_connection.h"
@@ -14,70 +14,52 @@ namespace {
 
 float sigmoid(float z) { return 1.0f / (1.0f + exp_f32(-z)); }
 
-float row_sum(const float* c, int64_t n) {
-  float sum = c[0];
-  for (int64_t k = 1; k < n; ++k) sum += c[k];
-  return sum;
+float head_logit(const float* mixes, const float* inv_rms, const float* base, const float* scale,
+                 int64_t row, int64_t n, int64_t j) {
+  return mixes[row * n + j] * inv_rms[row] * scale[0] + base[j];
 }
 
-void normalize_columns(float* c, int64_t n, float eps) {
-  for (int64_t k = 0; k < n; ++k) {
-    float sum = c[k];
-    for (int64_t j = 1; j < n; ++j) sum += c[j * n + k];
-    const float divisor = sum + eps;
-    for (int64_t j = 0; j < n; ++j) c[j * n + k] /= divisor;
-  }
-}
+// Below this many rows a lane for each costs more than one row after the other.
+constexpr int64_t kFewRows = 4;
 
-// architecture.md 2.4: the first row pass is a softmax whose epsilon joins the quotient; columns
-// come last.
-void sinkhorn(float* c, int64_t n, int64_t iters, float eps) {
-  for (int64_t j = 0; j < n; ++j) {
-    float* row = c + j * n;
-    const float max = *std::max_element(row, row + n);
-    for (int64_t k = 0; k < n; ++k) row[k] = exp_f32(row[k] - max);
-    const float sum = row_sum(row, n);
-    for (int64_t k = 0; k < n; ++k) row[k] = row[k] / sum + eps;
-  }
-  normalize_columns(c, n, eps);
-  for (int64_t iter = 1; iter < iters; ++iter) {
-    for (int64_t j = 0; j < n; ++j) {
-      const float divisor = row_sum(c + j * n, n) + eps;
-      for (int64_t k = 0; k < n; ++k) c[j * n + k] /= divisor;
-    }
-    normalize_columns(c, n, eps);
-  }
-}
-
-void split_row(const HyperSplitParams& p, int64_t row) {
-  const int64_t n = p.n;
-  const float* mixes = p.mixes + row * (2 * n + n * n);
-  const float factor = p.inv_rms[row];
-  const auto logit = [&](int64_t i, int64_t part) {
-    return mixes[i] * factor * p.scale[part] + p.base[i];
-  };
-  float* comb = p.comb + row * n * n;
-  for (int64_t j = 0; j < n; ++j) p.pre[row * n + j] = sigmoid(logit(j, 0)) + p.hc_eps;
-  for (int64_t k = 0; k < n; ++k) p.post[row * n + k] = 2.0f * sigmoid(logit(n + k, 1));
-  for (int64_t i = 0; i < n * n; ++i) comb[i] = logit(2 * n + i, 2);
-  if (p.kind == HyperKind::mhc) {
-    sinkhorn(comb, n, p.sinkhorn_iters, p.hc_eps);
-  } else {
-    for (int64_t j = 0; j < n; ++j) comb[j * n + j] += 1.0f;
-  }
-}
-
-// What a row costs in values of an element-wise op: two divisions for each value of comb and
-// iteration.
-constexpr int64_t kSplitRowValues = 4096;
+int64_t num_tasks(int64_t rows) { return (rows + kSplitLanes - 1) / kSplitLanes; }
 
 }  // namespace
 
 void hyper_split(device::ExecContext& ctx, const HyperSplitParams& p) {
   CACHALOT_CHECK(p.rows >= 0 && p.n >= 1 && p.n <= kMaxStreams);
-  for_row_blocks(ctx, p.rows, kSplitRowValues, [&](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; ++row) split_row(p, row);
+  HyperSplitKernel* kernel = p.rows < kFewRows ? hyper_split_ref
+                                               : pick_kernel(ctx.isa, hyper_split_ref,
+                                                             hyper_split_avx2, hyper_split_avx512);
+  ctx.pool->run(num_tasks(p.rows), [&](int64_t task, int) {
+    kernel(p, task * kSplitLanes, std::min(p.rows, (task + 1) * kSplitLanes));
   });
+}
+
+void hyper_split_backward(device::ExecContext& ctx, const HyperSplitParams& p,
+                          const HyperSplitGradients& g) {
+  CACHALOT_CHECK(p.rows >= 0 && p.n >= 1 && p.n <= kMaxStreams);
+  HyperSplitBackwardKernel* kernel =
+      p.rows < kFewRows ? hyper_split_backward_ref
+                        : pick_kernel(ctx.isa, hyper_split_backward_ref, hyper_split_backward_avx2,
+                                      hyper_split_backward_avx512);
+  const int64_t width = 2 * p.n + p.n * p.n;
+  const int64_t passes_floats = hyper_split_passes_floats(p);
+  device::ArenaScope scope(*ctx.arena);
+  HyperSplitScratch scratch{};
+  scratch.d_logits = ctx.arena->allocate<float>(p.rows * width);
+  scratch.d_scale = ctx.arena->allocate<float>(p.rows * 3);
+  float* passes = ctx.arena->allocate<float>(ctx.pool->num_threads() * passes_floats);
+  ctx.pool->run(num_tasks(p.rows), [&](int64_t task, int worker) {
+    HyperSplitScratch mine = scratch;
+    mine.passes = passes + worker * passes_floats;
+    kernel(p, g, mine, task * kSplitLanes, std::min(p.rows, (task + 1) * kSplitLanes));
+  });
+  // A few additions a row, in the order of the rows.
+  for (int64_t row = 0; row < p.rows; ++row) {
+    for (int64_t i = 0; i < width; ++i) g.d_base[i] += scratch.d_logits[row * width + i];
+    for (int64_t part = 0; part < 3; ++part) g.d_scale[part] += scratch.d_scale[row * 3 + part];
+  }
 }
 
 void hyper_head_split(device::ExecContext& ctx, const float* mixes, const float* inv_rms,
@@ -87,11 +69,29 @@ void hyper_head_split(device::ExecContext& ctx, const float* mixes, const float*
   for_row_blocks(ctx, rows, 16 * n, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
       for (int64_t j = 0; j < n; ++j) {
-        const float logit = mixes[row * n + j] * inv_rms[row] * scale[0] + base[j];
-        pre[row * n + j] = sigmoid(logit) + hc_eps;
+        pre[row * n + j] = sigmoid(head_logit(mixes, inv_rms, base, scale, row, n, j)) + hc_eps;
       }
     }
   });
+}
+
+// On one thread and in scalars: n sigmoids a row, once in a model.
+void hyper_head_split_backward(device::ExecContext&, const HyperHeadSplitBackwardParams& p) {
+  CACHALOT_CHECK(p.rows >= 0 && p.n >= 1 && p.n <= kMaxStreams);
+  for (int64_t row = 0; row < p.rows; ++row) {
+    const float factor = p.inv_rms[row] * p.scale[0];
+    float dot = 0;
+    for (int64_t j = 0; j < p.n; ++j) {
+      const int64_t i = row * p.n + j;
+      const float s = sigmoid(head_logit(p.mixes, p.inv_rms, p.base, p.scale, row, p.n, j));
+      const float d_logit = p.d_pre[i] * (s * (1.0f - s));
+      dot = std::fma(d_logit, p.mixes[i], dot);
+      p.d_mixes[i] += d_logit * factor;
+      p.d_base[j] += d_logit;
+    }
+    p.d_inv_rms[row] += dot * p.scale[0];
+    p.d_scale[0] += dot * p.inv_rms[row];
+  }
 }
 
 }  // namespace cachalot::ops
