@@ -1,0 +1,124 @@
+// optim_bench [--json] [--threads=N] [--isa=NAME] [--seconds=S] [--cpu-clock]
+// Newton-Schulz as a share of the machine's f32 multiply-add limit, measured in the same run. FLOPs are counted without
+// symmetry (training.md 3.3), of which the kernels skip up to a third: a share above 100 % is possible.
+#include <fmt/format.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/rng.h"
+#include "matmul/machine_limits.h"
+#include "ops/optim/newton_schulz.h"
+
+namespace {
+
+using cachalot::device::ExecContext;
+
+struct Options {
+  bool json = false;
+  bool cpu_clock = false;  // the process's time over its threads: for a machine that others use too
+  int num_threads = 1;
+  double seconds = 1;
+  cachalot::device::Isa isa = cachalot::device::machine_isa();
+};
+
+bool parse(int argc, char** argv, Options& options) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string arg = argv[i];
+    const std::string value = arg.substr(std::min(arg.find('=') + 1, arg.size()));
+    if (arg == "--json") {
+      options.json = true;
+    } else if (arg == "--cpu-clock") {
+      options.cpu_clock = true;
+    } else if (arg.starts_with("--threads=")) {
+      options.num_threads = std::max(1, std::atoi(value.c_str()));
+    } else if (arg.starts_with("--seconds=")) {
+      options.seconds = std::atof(value.c_str());
+    } else if (arg.starts_with("--isa=")) {
+      const auto isa = cachalot::device::parse_isa(value);
+      if (!isa.has_value() || *isa > cachalot::device::machine_isa()) return false;
+      options.isa = *isa;
+    } else {
+      return false;
+    }
+  }
+  return true;
+}
+
+double now(const Options& options) {
+  timespec t;
+  clock_gettime(options.cpu_clock ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+  const double seconds = static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+  return options.cpu_clock ? seconds / options.num_threads : seconds;
+}
+
+double median_seconds(const Options& options, const std::function<void()>& work) {
+  work();
+  std::vector<double> times;
+  const double end = now(options) + options.seconds;
+  while (times.size() < 3 || (now(options) < end && times.size() < 1000)) {
+    const double begin = now(options);
+    work();
+    times.push_back(now(options) - begin);
+  }
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+struct Shape {
+  int64_t count, rows, columns;
+};
+
+void bench_newton_schulz(const Options& options, ExecContext& ctx, double peak, const Shape& s) {
+  const auto size = static_cast<size_t>(s.rows * s.columns);
+  std::vector<float> u(size * static_cast<size_t>(s.count)), out(u.size());
+  cachalot::RngStream rng(1, cachalot::RngPurpose::data, 1);
+  for (float& x : u) x = static_cast<float>(rng.next_normal());
+  std::vector<const float*> from;
+  std::vector<float*> to;
+  for (size_t i = 0; i < u.size(); i += size) from.push_back(&u[i]), to.push_back(&out[i]);
+  const double seconds = median_seconds(options, [&] {
+    cachalot::ops::newton_schulz(ctx, {s.rows, s.columns, from, to, false});
+  });
+  const double rate = static_cast<double>(s.count) *
+                      cachalot::ops::newton_schulz_flops(s.rows, s.columns) / seconds;
+  if (options.json) {
+    fmt::print(
+        "{{\"case\":\"newton_schulz\",\"isa\":\"{}\",\"threads\":{},\"count\":{},\"rows\":{},"
+        "\"columns\":{},\"median_s\":{:.9f},\"flops_per_s\":{:.0f},\"compute_share\":{:.4f}}}\n",
+        cachalot::device::isa_name(options.isa), options.num_threads, s.count, s.rows, s.columns,
+        seconds, rate, rate / peak);
+  } else {
+    fmt::print("newton_schulz {:>4} x [{:>5}, {:>5}] {:>10.4f} ms {:>8.1f} GFLOP/s {:>6.1f}%\n",
+               s.count, s.rows, s.columns, seconds * 1e3, rate / 1e9, 100 * rate / peak);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  if (!parse(argc, argv, options)) {
+    fmt::print(stderr,
+               "optim_bench [--json] [--threads=N] [--isa=NAME] [--seconds=S] [--cpu-clock]\n");
+    return 1;
+  }
+  cachalot::ThreadPool pool(options.num_threads);
+  cachalot::device::Arena arena;
+  ExecContext ctx{&pool, &arena, options.isa};
+  const double peak = cachalot::bench::measure_f32_peak(pool, options.isa);
+  if (!options.json) {
+    fmt::print("{}, {} threads: f32 {:.1f} GFLOP/s\n", cachalot::device::isa_name(options.isa),
+               options.num_threads, peak / 1e9);
+  }
+  // From a nano model's experts to one matrix of a mini model's.
+  for (const Shape& s :
+       {Shape{64, 32, 128}, Shape{64, 64, 256}, Shape{16, 96, 256}, Shape{16, 128, 512},
+        Shape{8, 256, 256}, Shape{1, 256, 1024}, Shape{2, 512, 2048}, Shape{1, 1024, 1024}}) {
+    bench_newton_schulz(options, ctx, peak, s);
+  }
+}
