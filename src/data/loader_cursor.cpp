@@ -1,0 +1,71 @@
+#include "data/loader_cursor.h"
+
+#include <fmt/format.h>
+
+#include <boost/json/serialize.hpp>
+#include <charconv>
+
+#include "base/json.h"
+#include "formats/json_fields.h"
+
+namespace cachalot::data {
+namespace {
+// No run gets near it, and sums of two stay inside int64_t.
+constexpr int64_t kMaxCount = int64_t{1} << 60;
+}  // namespace
+
+std::string to_json(const LoaderCursor& cursor) {
+  json::array sources;
+  for (const SourceCursor& source : cursor.sources) {
+    sources.push_back(json::object{
+        {"epoch", source.epoch}, {"document", source.document}, {"tokens", source.tokens}});
+  }
+  return json::serialize(json::object{{"fingerprint", fmt::format("{:016x}", cursor.fingerprint)},
+                                      {"step", cursor.step},
+                                      {"window", cursor.window},
+                                      {"pack", cursor.pack},
+                                      {"sources", std::move(sources)}});
+}
+
+Result<LoaderCursor> cursor_from_json(std::string_view text, std::string_view origin) {
+  CACHALOT_ASSIGN_OR_RETURN(const json::value value, parse_json(text, origin));
+  if (!value.is_object()) {
+    return invalid_argument(
+        fmt::format("{}: expected an object, found {}", origin, json_kind_name(value)));
+  }
+  LoaderCursor cursor;
+  formats::JsonFields fields(value.get_object(), origin);
+  std::string fingerprint;
+  fields.text("fingerprint", &fingerprint);
+  fields.integer("step", &cursor.step, 0, kMaxCount, true);
+  fields.integer("window", &cursor.window, 0, kMaxCount, true);
+  fields.integer("pack", &cursor.pack, 0, kMaxCount, true);
+  const char* end = fingerprint.data() + fingerprint.size();
+  const auto parsed = std::from_chars(fingerprint.data(), end, cursor.fingerprint, 16);
+  if (fingerprint.size() != 16 || parsed.ec != std::errc() || parsed.ptr != end) {
+    fields.fail("fingerprint", "16 hexadecimal digits", fingerprint);
+  }
+  CACHALOT_RETURN_IF_ERROR(fields.status());
+
+  const json::value* sources = fields.find("sources");
+  if (sources == nullptr || !sources->is_array()) {
+    fields.fail("sources", "an array", sources == nullptr ? "nothing" : json_kind_name(*sources));
+    return fields.status();
+  }
+  for (const json::value& entry : sources->get_array()) {
+    if (!entry.is_object()) {
+      fields.fail("sources", "an array of objects", json_kind_name(entry));
+      return fields.status();
+    }
+    SourceCursor source;
+    formats::JsonFields entries(entry.get_object(), origin, "sources[].");
+    entries.integer("epoch", &source.epoch, 0, kMaxCount, true);
+    entries.integer("document", &source.document, 0, kMaxCount, true);
+    entries.integer("tokens", &source.tokens, 0, kMaxCount, true);
+    CACHALOT_RETURN_IF_ERROR(entries.status());
+    cursor.sources.push_back(source);
+  }
+  return cursor;
+}
+
+}  // namespace cachalot::data
