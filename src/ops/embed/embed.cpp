@@ -1,5 +1,6 @@
 #include "ops/embed/embed.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/check.h"
@@ -41,6 +42,22 @@ void embed(device::ExecContext& ctx, const tensor::TensorView& table, const int3
       } else {
         decode_row<uint16_t>(row, d, numeric::float_from_f16, y);
       }
+    }
+  });
+}
+
+// Threads split the columns, so no two write to one table row's values, however often a token occurs. The additions are bound by
+// memory: plain loops.
+void embed_backward(device::ExecContext& ctx, const int32_t* ids, const float* d_out, int64_t rows,
+                    int64_t vocab_size, int64_t d, float* d_table) {
+  for (int64_t t = 0; t < rows; ++t) CACHALOT_CHECK(ids[t] >= 0 && ids[t] < vocab_size);
+  constexpr int64_t kColumns = 64;
+  ctx.pool->run((d + kColumns - 1) / kColumns, [&](int64_t task, int) {
+    const int64_t begin = task * kColumns, end = std::min(d, begin + kColumns);
+    for (int64_t t = 0; t < rows; ++t) {
+      const float* from = d_out + t * d;
+      float* to = d_table + ids[t] * d;
+      for (int64_t i = begin; i < end; ++i) to[i] += from[i];
     }
   });
 }

@@ -216,6 +216,39 @@ TEST(Rope, InverseUndoesAndNoFactorIsApplied) {
   });
 }
 
+// The gradient of rope is its inverse: <R x, y> = <x, R^-1 y>. Both sides use the same cos and sin, whose square sum's half ulps are no
+// part of this; a product and an fma round once each in both elements, 2 u |x| |y| on either side.
+TEST(Rope, InverseIsTheAdjoint) {
+  const Case forward{8, 3, 24, 16, 5, false, false};
+  Case inverse = forward;
+  inverse.inverse = true;
+  const std::vector<float> x = input(forward, 15), y = input(forward, 16);
+  for_each_context([&](device::ExecContext& ctx, const std::string& name) {
+    const std::vector<float> rx = run(ctx, forward, x), ry = run(ctx, inverse, y);
+    for (size_t i = 0; i < x.size(); ++i) {
+      // Elementwise over each row's pairs and the elements outside, so that no sum hides a wrong one.
+      const size_t column = i % 77, pair = column % 24;
+      if (column >= 72 || pair < 8 || pair % 2 == 1) continue;
+      const double left = double{rx[i]} * y[i] + double{rx[i + 1]} * y[i + 1];
+      const double right = double{x[i]} * ry[i] + double{x[i + 1]} * ry[i + 1];
+      EXPECT_NEAR(left, right,
+                  8 * 0x1p-24 * std::hypot(x[i], x[i + 1]) * std::hypot(y[i], y[i + 1]))
+          << name << " " << i;
+    }
+    // Entry by entry: the inverse's response to a unit gradient at i is row i of the forward's matrix.
+    const auto response = [&](const Case& c, size_t to) {
+      std::vector<float> unit(x.size(), 0.0f);
+      unit[to] = 1;
+      return run(ctx, c, unit);
+    };
+    for (size_t i : {8u, 9u, 23u, 77u * 3 + 24 + 10}) {
+      const size_t partner = i % 77 % 24 % 2 == 0 ? i + 1 : i - 1;
+      for (size_t j : {i, partner})
+        EXPECT_EQ(response(forward, j)[i], response(inverse, i)[j]) << name << " " << i << " " << j;
+    }
+  });
+}
+
 TEST(Rope, PositionZeroChangesNothing) {
   const Case c{1, 2, 64, 64, 0, false, true};
   const std::vector<float> x = input(c, 14);
