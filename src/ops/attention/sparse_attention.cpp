@@ -19,7 +19,7 @@ void check_layout(const char* name, tensor::RowLayout found, tensor::RowLayout e
 
 }  // namespace
 
-void sparse_attention(device::ExecContext& ctx, const SparseAttentionParams& p) {
+void check_sparse_attention(const SparseAttentionParams& p) {
   CACHALOT_CHECK(p.rows >= 0 && p.heads > 0 && p.head_dim > 0);
   CACHALOT_CHECK(p.rope_dim >= 0 && p.rope_dim <= p.head_dim);
   CACHALOT_CHECK(p.first_position >= 0 && p.window >= 0 && p.ratio >= 0);
@@ -42,6 +42,11 @@ void sparse_attention(device::ExecContext& ctx, const SparseAttentionParams& p) 
     CACHALOT_CHECK((p.selected == nullptr) == (p.num_selected == nullptr));
     CACHALOT_CHECK(p.selected == nullptr || p.topk > 0);
   }
+}
+
+void sparse_attention(device::ExecContext& ctx, const SparseAttentionParams& p) {
+  check_sparse_attention(p);
+  if (p.rows == 0) return;
   if (ctx.isa == device::Isa::reference) {
     sparse_attention_ref(ctx, p);
   } else {

@@ -5,6 +5,9 @@
 
 namespace cachalot::ops {
 
+// Ends the process where the parameters contradict each other.
+void check_sparse_attention(const SparseAttentionParams& p);
+
 void sparse_attention_ref(device::ExecContext& ctx, const SparseAttentionParams& p);
 void sparse_attention_cpu(device::ExecContext& ctx, const SparseAttentionParams& p);
 

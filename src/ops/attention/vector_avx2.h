@@ -36,6 +36,10 @@ struct Vec {
     const __m256i rounded = _mm256_and_si256(up, _mm256_set1_epi32(~0xFFFF));
     return _mm256_blendv_ps(_mm256_castsi256_ps(rounded), x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
   }
+  // x where d > 0, else 0.
+  static Reg where_positive(Reg d, Reg x) {
+    return _mm256_and_ps(x, _mm256_cmp_ps(d, _mm256_setzero_ps(), _CMP_GT_OQ));
+  }
   // Bit i: lane i is greater. False for NaN.
   static uint32_t greater(Reg a, Reg b) {
     return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));

@@ -36,6 +36,10 @@ struct Vec {
     return _mm512_mask_mov_ps(_mm512_castsi512_ps(rounded), _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q),
                               x);
   }
+  // x where d > 0, else 0.
+  static Reg where_positive(Reg d, Reg x) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(d, _mm512_setzero_ps(), _CMP_GT_OQ), x);
+  }
   // Bit i: lane i is greater. False for NaN.
   static uint32_t greater(Reg a, Reg b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 };
