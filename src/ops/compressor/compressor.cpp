@@ -8,13 +8,7 @@
 #include "ops/elementwise/kernel_dispatch.h"
 
 namespace cachalot::ops {
-namespace {
-
-constexpr int64_t kChannelsPerTask = 128;
-
-}  // namespace
-
-void compress(device::ExecContext& ctx, const CompressParams& p) {
+void check_compress(const CompressParams& p) {
   CACHALOT_CHECK(p.ratio > 0 && p.width > 0 && p.first_entry >= 0);
   CACHALOT_CHECK(p.first_entry <= p.last_entry);
   if (p.first_entry == p.last_entry) return;
@@ -26,31 +20,14 @@ void compress(device::ExecContext& ctx, const CompressParams& p) {
     CACHALOT_CHECK(p.rows.ring.layout.data_bytes == 2 * row_width * 4);
     CACHALOT_CHECK(p.rows.ring.capacity >= p.rows.first_position - oldest);
   }
+}
 
-  const int64_t max_slots = (p.overlap ? 2 : 1) * p.ratio;
-  const int64_t tiles = (p.width + kChannelsPerTask - 1) / kChannelsPerTask;
+void compress(device::ExecContext& ctx, const CompressParams& p) {
+  check_compress(p);
   CompressChannels* channels =
       pick_kernel(ctx.isa, compress_channels_ref, compress_channels_avx2, compress_channels_avx512);
-  const device::ArenaScope scope(*ctx.arena);
-  const float** pointers =
-      ctx.arena->allocate<const float*>(ctx.pool->num_threads() * 2 * max_slots);
-  ctx.pool->run((p.last_entry - p.first_entry) * tiles, [&](int64_t task, int worker) {
-    const int64_t idx = task / tiles;
-    const int64_t begin = task % tiles * kChannelsPerTask;
-    const int64_t own = (p.first_entry + idx) * p.ratio;
-    const float** k = pointers + worker * 2 * max_slots;
-    const float** s = k + max_slots;
-    int64_t num_slots = 0;
-    const int64_t start = p.overlap ? std::max<int64_t>(0, own - p.ratio) : own;
-    for (int64_t position = start; position < own + p.ratio; ++position) {
-      const auto* row = reinterpret_cast<const float*>(p.rows.row(position).data);
-      const float* half = row + (p.overlap && position >= own ? p.width : 0);
-      k[num_slots] = half;
-      s[num_slots] = half + row_width;
-      ++num_slots;
-    }
-    channels({k, s, num_slots}, begin, std::min(p.width, begin + kChannelsPerTask),
-             p.out + idx * p.width);
+  for_entry_channels(ctx, p, [&](const EntryChannels& e) {
+    channels(e.slots, e.begin, e.end, p.out + (e.entry - p.first_entry) * p.width);
   });
 }
 

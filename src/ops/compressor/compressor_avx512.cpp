@@ -8,4 +8,9 @@ void compress_channels_avx512(const CompressSlots& slots, int64_t begin, int64_t
   compress_channels(slots, begin, end, out);
 }
 
+void compress_gradients_avx512(const CompressSlots& slots, const CompressSlotGradients& gradients,
+                               const float* d_out, int64_t begin, int64_t end) {
+  compress_gradients(slots, gradients, d_out, begin, end);
+}
+
 }  // namespace cachalot::ops

@@ -1,0 +1,36 @@
+// Gradients of compress, and of the positional bias that its S rows hold.
+// Source  architecture.md 3.3; infrastructure.md 5.3.
+//         Per channel of an entry, with p_j = exp(S_j - m) / sum and c = the entry:
+//         dK_j += p_j dc;  dS_j += p_j ((K_j - c) dc);  d_ape[position mod r] += dS of the position
+// Shapes  forward: compress's inputs; `out` is not read. d_out [last_entry - first_entry, h]; d_rows
+//         [positions, 2 * z*h], row = position: dK, then dS. The segment starts at position 0 and its
+//         chunk holds all positions (training): no ring. Outputs overlap nothing.
+// Numerics  fp32; one fma an element. A position's halves belong to one entry each, so nothing is
+//         summed over entries: cuts, threads and instruction sets change no bit. d_ape is a chain of
+//         additions over rows ascending from what it holds.
+#pragma once
+
+#include "ops/compressor/compressor.h"
+
+namespace cachalot::ops {
+
+struct CompressBackwardParams {
+  CompressParams forward;
+  const float* d_out;
+  float* d_rows;
+};
+void compress_backward(device::ExecContext& ctx, const CompressBackwardParams& p);
+
+// d_ape [ratio, columns] += the dS half of d_rows [num_rows, 2 * columns]; row i is position
+// first_position + i.
+struct CompressBiasBackwardParams {
+  const float* d_rows;
+  int64_t num_rows;
+  int64_t first_position;
+  int64_t ratio;
+  int64_t columns;  // z*h
+  float* d_ape;
+};
+void compress_bias_backward(device::ExecContext& ctx, const CompressBiasBackwardParams& p);
+
+}  // namespace cachalot::ops
