@@ -81,6 +81,11 @@ inline F32x16 min(F32x16 a, F32x16 b) {
 inline F32x16 max(F32x16 a, F32x16 b) {
   return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
 }
+// x, but 0 in the lanes where a > b.
+inline F32x16 zero_where_greater(F32x16 x, F32x16 a, F32x16 b) {
+  return {_mm256_andnot_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_GT_OQ), x.lo),
+          _mm256_andnot_ps(_mm256_cmp_ps(a.hi, b.hi, _CMP_GT_OQ), x.hi)};
+}
 inline F32x16 exp(F32x16 x) { return {exp_f32x8(x.lo), exp_f32x8(x.hi)}; }
 
 inline __m256 round_to_bf16(__m256 x) {

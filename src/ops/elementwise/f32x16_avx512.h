@@ -49,6 +49,10 @@ inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b
 // Where either is NaN, the second: min(bound, x) keeps a NaN x, max(x, so_far) ignores it.
 inline F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+// x, but 0 in the lanes where a > b.
+inline F32x16 zero_where_greater(F32x16 x, F32x16 a, F32x16 b) {
+  return {_mm512_mask_mov_ps(x.v, _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ), _mm512_setzero_ps())};
+}
 inline F32x16 exp(F32x16 x) { return {exp_f32x16(x.v)}; }
 
 inline F32x16 round_to_bf16(F32x16 x) {

@@ -39,12 +39,17 @@ void route_row(const RouterParams& p, int64_t row, float* choice) {
   const float* logits = p.logits + row * p.n_routed_experts;
   int32_t* ids = p.ids + row * k;
   float* weights = p.weights + row * k;
+  float* scores = p.scores != nullptr ? p.scores + row * p.n_routed_experts : nullptr;
+  for (int64_t e = 0; scores != nullptr && e < p.n_routed_experts; ++e) {
+    scores[e] = score(logits[e]);
+  }
   if (p.fixed_ids != nullptr) {
     std::copy_n(p.fixed_ids + row * k, k, ids);
     for (int64_t i = 0; i < k; ++i) CACHALOT_CHECK(ids[i] >= 0 && ids[i] < p.n_routed_experts);
   } else {
     for (int64_t e = 0; e < p.n_routed_experts; ++e) {
-      choice[e] = score(logits[e]) + (p.bias != nullptr ? p.bias[e] : 0.0f);
+      const float a = scores != nullptr ? scores[e] : score(logits[e]);
+      choice[e] = a + (p.bias != nullptr ? p.bias[e] : 0.0f);
     }
     choose(choice, p.n_routed_experts, k, ids);
   }
@@ -59,6 +64,37 @@ void route_row(const RouterParams& p, int64_t row, float* choice) {
   }
 }
 
+// d a / d z = softplus'(z) / (2 a), with the score a that the forward rounded to fp32.
+double score_slope(float logit, float a) {
+  if (a == 0) return 0;
+  const double v = logit;
+  return (v > 20 ? 1.0 : 1 / (1 + std::exp(-v))) / (2 * static_cast<double>(a));
+}
+
+void route_backward_row(const RouterBackwardParams& p, int64_t row) {
+  const int64_t k = p.num_experts_per_tok;
+  const float* logits = p.logits + row * p.n_routed_experts;
+  const float* scores = p.scores + row * p.n_routed_experts;
+  const int32_t* ids = p.ids + row * k;
+  const float* d_weights = p.d_weights + row * k;
+  float* d_logits = p.d_logits + row * p.n_routed_experts;
+  double total = 1e-20, dot = 0;
+  for (int64_t i = 0; i < k; ++i) {
+    total += scores[ids[i]];
+    dot += static_cast<double>(d_weights[i]) * scores[ids[i]];
+  }
+  for (int64_t i = 0; i < k; ++i) {
+    const int32_t e = ids[i];
+    const double d_score = p.routed_scaling_factor / total * (d_weights[i] - dot / total);
+    d_logits[e] += static_cast<float>(d_score * score_slope(logits[e], scores[e]));
+  }
+  if (p.d_scores == nullptr) return;
+  const float* d_scores = p.d_scores + row * p.n_routed_experts;
+  for (int64_t e = 0; e < p.n_routed_experts; ++e) {
+    d_logits[e] += static_cast<float>(d_scores[e] * score_slope(logits[e], scores[e]));
+  }
+}
+
 }  // namespace
 
 void route(device::ExecContext& ctx, const RouterParams& p) {
@@ -69,6 +105,15 @@ void route(device::ExecContext& ctx, const RouterParams& p) {
   // One row a task: E scores in double are tens of microseconds.
   ctx.pool->run(p.rows, [&](int64_t row, int worker) {
     route_row(p, row, choices + worker * p.n_routed_experts);
+  });
+}
+
+void route_backward(device::ExecContext& ctx, const RouterBackwardParams& p) {
+  CACHALOT_CHECK(p.rows >= 0 && p.n_routed_experts >= 1 && p.num_experts_per_tok >= 0);
+  // An exponential in double is worth some 16 values.
+  const int64_t slopes = p.d_scores != nullptr ? p.n_routed_experts : p.num_experts_per_tok;
+  for_row_blocks(ctx, p.rows, 16 * slopes, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) route_backward_row(p, row);
   });
 }
 
