@@ -12,9 +12,12 @@ namespace {
 
 constexpr int64_t kPanelWidth = PackedWeight::kPanelWidth;
 
-// Rows of x and dy that are packed at a time: with 4,096 inputs and outputs each copy is 16 MB, and packing (two moves a value) is
-// hidden behind 2 x 4,096 multiply-adds. A chain waits in dw between two chunks.
-constexpr int64_t kChunkRows = 1024;
+// Rows of x and dy that are packed at a time: the copies stay at a megabyte, or 256 rows (what the kernels take at a time), however many
+// tokens there are. A chain waits in dw between two chunks. Larger chunks are no faster.
+int64_t chunk_rows(const MatmulWeightGradParams& p) {
+  constexpr int64_t kCopiedFloats = int64_t{1} << 18;
+  return std::max<int64_t>(1, kCopiedFloats / (p.n + p.k) / 256) * 256;
+}
 
 // dW as a product of the forward's kernels: rows are outputs, lanes are inputs, the chain runs over tokens. So dY's columns are
 // prepared as x is there, and X, which has its lanes side by side already, is copied into f32 panels.
@@ -24,8 +27,7 @@ struct Product {
   int64_t num_panels;
   int64_t num_blocks;  // of dw's rows
   int64_t first_part;  // among all products' parts to pack: the blocks of dy, then the panels of x
-  int64_t
-      first_task;  // among all products' tasks: a panel times a block; a panel's blocks follow one another
+  int64_t first_task;  // among all products': a panel times a block, a panel's blocks in a row
   int64_t begin, count;  // this chunk of the rows
   float* dy;
   float* x;
@@ -106,18 +108,19 @@ const Product& find(std::span<const Product> products, int64_t Product::*first, 
                           [&](int64_t item, const Product& p) { return item < p.*first; })[-1];
 }
 
-// Rows [begin, begin + kChunkRows) of every product that has some.
+// Each product's chunk with this number, where it has so many.
 void run_chunk(device::ExecContext& ctx, const MatmulKernels& kernels,
-               std::span<const MatmulWeightGradParams> params, int64_t begin) {
+               std::span<const MatmulWeightGradParams> params, int64_t chunk) {
   device::ArenaScope scope(*ctx.arena);
   auto* storage = ctx.arena->allocate<Product>(static_cast<int64_t>(params.size()));
   int64_t num_products = 0, num_parts = 0, num_tasks = 0, scratch_bytes = 0;
   for (const MatmulWeightGradParams& p : params) {
+    const int64_t begin = chunk * chunk_rows(p);
     if (p.m <= begin) continue;
     Product& product = storage[num_products++];
     product.p = &p;
     product.begin = begin;
-    product.count = std::min(kChunkRows, p.m - begin);
+    product.count = std::min(chunk_rows(p), p.m - begin);
     product.plan = plan_matmul({p.n, p.k, product.count, WeightFormat::f32, MatmulMath::f32,
                                 ctx.isa, ctx.pool->num_threads()});
     product.num_panels = ceil_div(p.k, kPanelWidth);
@@ -153,10 +156,10 @@ void run_chunk(device::ExecContext& ctx, const MatmulKernels& kernels,
 
 void grouped_matmul_weight_grad(device::ExecContext& ctx,
                                 std::span<const MatmulWeightGradParams> params) {
-  int64_t most_rows = 0;
+  int64_t num_chunks = 0;
   for (const MatmulWeightGradParams& p : params) {
     check(p);
-    most_rows = std::max(most_rows, p.m);
+    num_chunks = std::max(num_chunks, ceil_div(p.m, chunk_rows(p)));
   }
   if (ctx.isa == device::Isa::reference) {
     for (const MatmulWeightGradParams& p : params)
@@ -164,8 +167,7 @@ void grouped_matmul_weight_grad(device::ExecContext& ctx,
     return;
   }
   const MatmulKernels& kernels = matmul_kernels(ctx.isa);
-  for (int64_t begin = 0; begin < most_rows; begin += kChunkRows)
-    run_chunk(ctx, kernels, params, begin);
+  for (int64_t chunk = 0; chunk < num_chunks; ++chunk) run_chunk(ctx, kernels, params, chunk);
 }
 
 void matmul_weight_grad(device::ExecContext& ctx, const MatmulWeightGradParams& p) {

@@ -8,6 +8,8 @@ namespace {
 // From this many rows on, totals wait between k blocks in a compact copy: rows of y that are a large power of two apart would
 // share a few sets of the caches (N = 1024: 20 percent slower).
 constexpr int64_t kCopiedRows = 12;
+// Up to this many inputs every kernel visits y once.
+constexpr int64_t kSinglePassInputs = 64;
 
 }  // namespace
 
@@ -22,7 +24,8 @@ const MatmulKernels& matmul_kernels(device::Isa isa) {
 }
 
 void run_task_on_copy(const MatmulKernels& kernels, PanelTask task, int64_t lanes, float* copy) {
-  if (lanes == task.width && task.m < kCopiedRows) return kernels.run(task);
+  if (lanes == task.width && (task.m < kCopiedRows || task.k <= kSinglePassInputs))
+    return kernels.run(task);
   constexpr int64_t kStride = PackedWeight::kPanelWidth;
   float* y = task.y;
   const int64_t y_stride = task.y_stride;

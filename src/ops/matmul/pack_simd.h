@@ -35,30 +35,32 @@ struct RoundedPairElements {
   }
 };
 
-// panel[e * width + lane] = element e of row `lane`. A cache line of every row at a time: rows a large power of two apart share
-// their sets, so a line would be gone before its next four elements.
+// panel[e * width + lane] = element e of row `lane`. Sixteen lanes at a time, so that what is written is whole cache lines, and of each
+// row a whole line: sixteen rows to read at once are few enough for the processor to see their streams coming.
 template <typename Elements>
 void pack_transposed(const float* rows, int64_t stride, int64_t n, int64_t k, int64_t width,
                      float* panel) {
   constexpr int kInputs = Elements::kInputs;
   constexpr int64_t kLine = 16 / kInputs;
   const int64_t count = (k + kInputs - 1) / kInputs;
-  for (int64_t line = 0; line < count; line += kLine) {
-    const int64_t end = line + kLine < count ? line + kLine : count;
-    for (int64_t lane = 0; lane < width; lane += 4) {
-      for (int64_t begin = line; begin < end; begin += 4) {
-        __m128 v[4];
+  const auto transpose4 = [&](int64_t lane, int64_t begin) {
+    __m128 v[4];
 #pragma GCC unroll 4
-        for (int r = 0; r < 4; ++r) {
-          const int64_t left = lane + r < n ? k - begin * kInputs : 0;
-          v[r] =
-              Elements::load(left > 0 ? rows + (lane + r) * stride + begin * kInputs : rows, left);
-        }
-        _MM_TRANSPOSE4_PS(v[0], v[1], v[2], v[3]);
+    for (int r = 0; r < 4; ++r) {
+      const int64_t left = lane + r < n ? k - begin * kInputs : 0;
+      v[r] = Elements::load(left > 0 ? rows + (lane + r) * stride + begin * kInputs : rows, left);
+    }
+    _MM_TRANSPOSE4_PS(v[0], v[1], v[2], v[3]);
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) {
-          if (begin + i < count) _mm_storeu_ps(panel + (begin + i) * width + lane, v[i]);
-        }
+    for (int i = 0; i < 4; ++i) {
+      if (begin + i < count) _mm_storeu_ps(panel + (begin + i) * width + lane, v[i]);
+    }
+  };
+  for (int64_t lanes = 0; lanes < width; lanes += 16) {
+    for (int64_t line = 0; line < count; line += kLine) {
+      const int64_t end = line + kLine < count ? line + kLine : count;
+      for (int64_t lane = lanes; lane < lanes + 16; lane += 4) {
+        for (int64_t begin = line; begin < end; begin += 4) transpose4(lane, begin);
       }
     }
   }
