@@ -11,6 +11,7 @@
 #include "matmul/machine_limits.h"
 #include "numeric/formats.h"
 #include "ops/matmul/matmul.h"
+#include "ops/matmul/matmul_backward.h"
 
 namespace cachalot::bench {
 namespace {
@@ -29,6 +30,7 @@ struct Contender {
   double bytes;
   std::function<void(int)> run;
   std::vector<double> seconds;
+  std::string op = "y";
 };
 
 // Random weights of the format; every scale 1/2.
@@ -140,31 +142,18 @@ void time_interleaved(const MatmulBenchOptions& options, int num_threads,
   }
 }
 
-void run_case(const MatmulBenchOptions& options, ThreadPool& pool, const MatmulLimits& limits,
-              int64_t m, int64_t n, int64_t k, bool cold, MatmulReport& report) {
-  device::Arena arena;
-  device::ExecContext ctx{&pool, &arena, options.isa};
-  std::vector<Contender> contenders;
-  contenders.push_back(ours(ctx, WeightFormat::f32, MatmulMath::f32, m, n, k, cold));
-  if (options.yardstick != nullptr)
-    contenders.push_back(theirs(*options.yardstick, false, m, n, k, cold));
-  contenders.push_back(ours(ctx, WeightFormat::bf16, MatmulMath::bf16, m, n, k, cold));
-  if (options.yardstick != nullptr && options.yardstick->has_native_bf16()) {
-    contenders.push_back(theirs(*options.yardstick, true, m, n, k, cold));
-  }
-  contenders.push_back(ours(ctx, WeightFormat::fp8, MatmulMath::bf16, m, n, k, cold));
-  contenders.push_back(ours(ctx, WeightFormat::fp4, MatmulMath::bf16, m, n, k, cold));
-  time_interleaved(options, pool.num_threads(), contenders);
-
-  for (size_t i = 0; i < contenders.size(); ++i) {
-    Contender& c = contenders[i];
+// Sorts the contenders' times into the report. A yardstick follows the contender of ours that it is compared with.
+void add_timings(ThreadPool& pool, const MatmulLimits& limits, int64_t m, int64_t n, int64_t k,
+                 std::vector<Contender>& contenders, MatmulReport& report) {
+  for (Contender& c : contenders) {
     std::sort(c.seconds.begin(), c.seconds.end());
     const bool bf16 = c.math == MatmulMath::bf16;
     MatmulTiming t{c.implementation,
+                   c.op,
                    std::string(ops::weight_format_name(c.format)),
                    bf16 ? "bf16" : "f32",
                    pool.num_threads(),
-                   m,
+                   c.op == "pack" ? 0 : m,
                    n,
                    k,
                    static_cast<int>(c.seconds.size()),
@@ -184,6 +173,89 @@ void run_case(const MatmulBenchOptions& options, ThreadPool& pool, const MatmulL
   }
 }
 
+void run_case(const MatmulBenchOptions& options, ThreadPool& pool, const MatmulLimits& limits,
+              int64_t m, int64_t n, int64_t k, bool cold, MatmulReport& report) {
+  device::Arena arena;
+  device::ExecContext ctx{&pool, &arena, options.isa};
+  std::vector<Contender> contenders;
+  contenders.push_back(ours(ctx, WeightFormat::f32, MatmulMath::f32, m, n, k, cold));
+  if (options.yardstick != nullptr)
+    contenders.push_back(theirs(*options.yardstick, false, m, n, k, cold));
+  contenders.push_back(ours(ctx, WeightFormat::bf16, MatmulMath::bf16, m, n, k, cold));
+  if (options.yardstick != nullptr && options.yardstick->has_native_bf16()) {
+    contenders.push_back(theirs(*options.yardstick, true, m, n, k, cold));
+  }
+  contenders.push_back(ours(ctx, WeightFormat::fp8, MatmulMath::bf16, m, n, k, cold));
+  contenders.push_back(ours(ctx, WeightFormat::fp4, MatmulMath::bf16, m, n, k, cold));
+  time_interleaved(options, pool.num_threads(), contenders);
+  add_timings(pool, limits, m, n, k, contenders, report);
+}
+
+// A training step's work beside the forward product. The yardstick has its operand packed beforehand and does not add to what is there.
+void run_gradient_case(const MatmulBenchOptions& options, ThreadPool& pool,
+                       const MatmulLimits& limits, int64_t m, int64_t n, int64_t k,
+                       MatmulReport& report) {
+  device::Arena arena;
+  device::ExecContext ctx{&pool, &arena, options.isa};
+  RngStream rng(3, RngPurpose::data, 0);
+  const auto random = [&](int64_t count) {
+    std::vector<float> values(static_cast<size_t>(count));
+    for (float& value : values) value = static_cast<float>(rng.next_unit()) - 0.5f;
+    return values;
+  };
+  const std::vector<float> x = random(m * k), dy = random(m * n), w = random(n * k);
+  std::vector<float> dx(x.size()), dw(w.size());
+  PackedWeight plain, transposed;
+  transposed.assign_transposed(ctx, WeightFormat::f32, {w.data(), n, k, k});
+
+  std::vector<Contender> contenders;
+  const auto add = [&](std::string op, double values_touched, std::function<void(int)> run) {
+    contenders.push_back({"cachalot",
+                          WeightFormat::f32,
+                          MatmulMath::f32,
+                          1,
+                          4 * values_touched,
+                          std::move(run),
+                          {},
+                          std::move(op)});
+  };
+  const auto add_yardstick = [&](int64_t rows, int64_t outputs, int64_t inputs) {
+    if (options.yardstick == nullptr) return;
+    Contender c = theirs(*options.yardstick, false, rows, outputs, inputs, false);
+    c.op = contenders.back().op;
+    contenders.push_back(std::move(c));
+  };
+  add("dx", static_cast<double>(m * n + 2 * m * k + n * k), [&](int) {
+    ops::matmul(ctx, {.x = dy.data(),
+                      .m = m,
+                      .x_stride = n,
+                      .w = &transposed,
+                      .y = dx.data(),
+                      .y_stride = k,
+                      .math = MatmulMath::f32,
+                      .accumulate = true});
+  });
+  add_yardstick(m, k, n);
+  add("dw", static_cast<double>(m * n + m * k + 2 * n * k), [&](int) {
+    ops::matmul_weight_grad(ctx, {.dy = dy.data(),
+                                  .m = m,
+                                  .dy_stride = n,
+                                  .x = x.data(),
+                                  .x_stride = k,
+                                  .dw = dw.data(),
+                                  .n = n,
+                                  .k = k,
+                                  .dw_stride = k});
+  });
+  add_yardstick(n, k, m);
+  add("pack", static_cast<double>(4 * n * k), [&](int) {
+    plain.assign(ctx, WeightFormat::f32, {w.data(), n, k, k});
+    transposed.assign_transposed(ctx, WeightFormat::f32, {w.data(), n, k, k});
+  });
+  time_interleaved(options, pool.num_threads(), contenders);
+  add_timings(pool, limits, m, n, k, contenders, report);
+}
+
 }  // namespace
 
 MatmulReport run_matmul_bench(const MatmulBenchOptions& options) {
@@ -198,6 +270,8 @@ MatmulReport run_matmul_bench(const MatmulBenchOptions& options) {
     for (int64_t size : options.squares)
       run_case(options, pool, limits, size, size, size, false, report);
     for (int64_t m : options.rows) run_case(options, pool, limits, m, 4096, 4096, true, report);
+    for (int64_t m : options.gradient_rows)
+      run_gradient_case(options, pool, limits, m, 1024, 1024, report);
   }
   return report;
 }

@@ -14,6 +14,7 @@ struct MatmulBenchOptions {
   std::vector<int> num_threads = {1, 2};
   std::vector<int64_t> squares = {1024, 2048, 4096};
   std::vector<int64_t> rows = {1, 4, 16, 64};  // times 4096 x 4096 weights too large for the caches
+  std::vector<int64_t> gradient_rows = {64, 2048};  // gradients of x and of 1024 x 1024 weights
   double seconds_per_case = 1.0;
   bool cpu_clock =
       false;  // processor time over threads instead of wall time: for a machine that others use too
@@ -22,7 +23,8 @@ struct MatmulBenchOptions {
 
 struct MatmulTiming {
   std::string implementation;  // "cachalot" or the yardstick's name
-  std::string weights;         // "f32", "bf16", "fp8", "fp4"
+  std::string op;       // "y"; gradients "dx", "dw"; "pack": W and its transpose from floats, m = 0
+  std::string weights;  // "f32", "bf16", "fp8", "fp4"
   std::string math;
   int num_threads;
   int64_t m, n, k;

@@ -1,5 +1,5 @@
-// matmul_bench [--json] [--threads=1,2] [--squares=1024,2048] [--rows=1,4,16,64] [--seconds=S] [--isa=NAME] [--cpu-clock]
-//              [--no-yardstick]
+// matmul_bench [--json] [--threads=1,2] [--squares=1024,2048] [--rows=1,4,16,64] [--gradient-rows=64,2048] [--seconds=S]
+//              [--isa=NAME] [--cpu-clock] [--no-yardstick]
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -49,6 +49,8 @@ int main(int argc, char** argv) {
       options.squares = numbers<int64_t>(value("--squares="));
     } else if (arg.starts_with("--rows=")) {
       options.rows = numbers<int64_t>(value("--rows="));
+    } else if (arg.starts_with("--gradient-rows=")) {
+      options.gradient_rows = numbers<int64_t>(value("--gradient-rows="));
     } else if (arg.starts_with("--seconds=")) {
       options.seconds_per_case = std::atof(std::string(value("--seconds=")).c_str());
     } else if (arg.starts_with("--isa=")) {
