@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <boost/json/serialize.hpp>
-#include <charconv>
 
 #include "base/json.h"
+#include "data/hex64.h"
 #include "formats/json_fields.h"
 
 namespace cachalot::data {
@@ -20,7 +20,7 @@ std::string to_json(const LoaderCursor& cursor) {
     sources.push_back(json::object{
         {"epoch", source.epoch}, {"document", source.document}, {"tokens", source.tokens}});
   }
-  return json::serialize(json::object{{"fingerprint", fmt::format("{:016x}", cursor.fingerprint)},
+  return json::serialize(json::object{{"fingerprint", to_hex64(cursor.fingerprint)},
                                       {"step", cursor.step},
                                       {"window", cursor.window},
                                       {"pack", cursor.pack},
@@ -40,12 +40,10 @@ Result<LoaderCursor> cursor_from_json(std::string_view text, std::string_view or
   fields.integer("step", &cursor.step, 0, kMaxCount, true);
   fields.integer("window", &cursor.window, 0, kMaxCount, true);
   fields.integer("pack", &cursor.pack, 0, kMaxCount, true);
-  const char* end = fingerprint.data() + fingerprint.size();
-  const auto parsed = std::from_chars(fingerprint.data(), end, cursor.fingerprint, 16);
-  if (fingerprint.size() != 16 || parsed.ec != std::errc() || parsed.ptr != end) {
-    fields.fail("fingerprint", "16 hexadecimal digits", fingerprint);
-  }
+  const auto parsed = parse_hex64(fingerprint);
+  if (!parsed) fields.fail("fingerprint", "16 hexadecimal digits", fingerprint);
   CACHALOT_RETURN_IF_ERROR(fields.status());
+  cursor.fingerprint = *parsed;
 
   const json::value* sources = fields.find("sources");
   if (sources == nullptr || !sources->is_array()) {

@@ -1,0 +1,212 @@
+#include "data/tokenize_corpus.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "base/check.h"
+#include "base/file.h"
+#include "data/corpus_list.h"
+#include "data/glued_tokens.h"
+#include "data/streams.h"
+#include "data/token_shard.h"
+
+namespace cachalot::data {
+namespace {
+constexpr int64_t kBatchBytes = int64_t{8} << 20;
+constexpr size_t kBatchDocuments = 4096;
+
+Status check_options(const TokenizeOptions& options, int32_t vocab_size) {
+  const auto fail = [](std::string_view field, std::string_view expected, auto found) {
+    return invalid_argument(
+        fmt::format("tokenize: {}: expected {}, found {}", field, expected, found));
+  };
+  for (const double rate : {options.fim_rate, options.split_glued_rate}) {
+    if (!(rate >= 0 && rate <= 1)) return fail("fim_rate, split_glued_rate", "0 to 1", rate);
+  }
+  if (options.fim_rate > 0 && !options.fim_tokens) {
+    return fail("fim_tokens", "the tokenizer's three ids where fim_rate > 0", "none");
+  }
+  const FimTokens fim = options.fim_tokens.value_or(FimTokens{});
+  for (const int32_t id :
+       {options.bos_id.value_or(0), options.eos_id.value_or(0), fim.begin, fim.hole, fim.end}) {
+    if (id < 0 || id >= vocab_size) {
+      return fail("control token", fmt::format("an id in [0, {})", vocab_size), id);
+    }
+  }
+  if (options.max_shard_tokens < 1) {
+    return fail("max_shard_tokens", "1 or more", options.max_shard_tokens);
+  }
+  if (options.documents.max_document_bytes < 1) {
+    return fail("max_document_bytes", "1 or more", options.documents.max_document_bytes);
+  }
+  return {};
+}
+
+// The tokens of one document, by its number in the corpus.
+class Encoder {
+ public:
+  Encoder(const text::Tokenizer& tokenizer, const TokenizeOptions& options)
+      : tokenizer_(tokenizer), options_(options) {
+    if (options.split_glued_rate > 0) glued_.emplace(tokenizer);
+  }
+
+  std::vector<int32_t> encode(std::string_view text, uint64_t document) const {
+    std::vector<int32_t> body = encode_body(text, document);
+    if (glued_) {
+      body = glued_->split(body, options_.split_glued_rate,
+                           data_stream(options_.seed, DataUse::glued_tokens, 0, 0, document));
+    }
+    std::vector<int32_t> ids;
+    ids.reserve(body.size() + 2);
+    if (options_.bos_id) ids.push_back(*options_.bos_id);
+    ids.insert(ids.end(), body.begin(), body.end());
+    if (options_.eos_id) ids.push_back(*options_.eos_id);
+    return ids;
+  }
+
+ private:
+  std::vector<int32_t> encode_body(std::string_view text, uint64_t document) const {
+    if (options_.fim_rate > 0) {
+      auto cut = draw_fim_cut(data_stream(options_.seed, DataUse::fim, 0, 0, document),
+                              static_cast<int64_t>(text.size()), options_.fim_rate);
+      if (cut) {
+        cut->prefix_end = character_boundary(text, cut->prefix_end);
+        cut->suffix_begin = character_boundary(text, cut->suffix_begin);
+        return encode_fim(tokenizer_, text, *cut, *options_.fim_tokens);
+      }
+    }
+    const text::Segment segment = {.kind = text::Segment::Kind::text, .text = text};
+    return tokenizer_.encode_segments(std::span(&segment, 1));
+  }
+
+  const text::Tokenizer& tokenizer_;
+  const TokenizeOptions& options_;
+  std::optional<GluedTokens> glued_;
+};
+
+// Shards one after another.
+class ShardSeries {
+ public:
+  ShardSeries(std::string prefix, int64_t vocab_size, uint64_t tokenizer, int64_t max_tokens)
+      : prefix_(std::move(prefix)),
+        vocab_size_(vocab_size),
+        tokenizer_(tokenizer),
+        max_tokens_(max_tokens) {}
+
+  Status add(std::span<const int32_t> ids) {
+    const auto count = static_cast<int64_t>(ids.size());
+    if (writer_ && writer_->num_documents() > 0 && writer_->num_tokens() + count > max_tokens_) {
+      CACHALOT_RETURN_IF_ERROR(close());
+    }
+    if (!writer_) {
+      CACHALOT_ASSIGN_OR_RETURN(TokenShardWriter writer,
+                                TokenShardWriter::create(path(), vocab_size_, tokenizer_));
+      writer_ = std::make_unique<TokenShardWriter>(std::move(writer));
+    }
+    return writer_->add_document(ids);
+  }
+
+  Status close() {
+    if (!writer_) return {};
+    CorpusShard shard = {.file = file_name(path()),
+                         .num_documents = writer_->num_documents(),
+                         .num_tokens = writer_->num_tokens()};
+    CACHALOT_ASSIGN_OR_RETURN(shard.fingerprint, writer_->finish());
+    writer_.reset();
+    shards_.push_back(std::move(shard));
+    return {};
+  }
+
+  std::vector<CorpusShard> take_shards() { return std::move(shards_); }
+
+ private:
+  std::string path() const { return fmt::format("{}-{:05}.tokens", prefix_, shards_.size()); }
+
+  std::string prefix_;
+  int64_t vocab_size_;
+  uint64_t tokenizer_;
+  int64_t max_tokens_;
+  std::unique_ptr<TokenShardWriter> writer_;
+  std::vector<CorpusShard> shards_;
+};
+}  // namespace
+
+uint64_t tokenizer_fingerprint(const text::Tokenizer& tokenizer) {
+  std::string all;
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    const auto bytes = tokenizer.token_bytes(id);
+    if (bytes) all += fmt::format("{} {} {}\n", id, bytes->size(), *bytes);
+  }
+  return XXH3_64bits(all.data(), all.size());
+}
+
+Result<CorpusSummary> tokenize_corpus(const text::Tokenizer& tokenizer,
+                                      std::span<const std::string> files, const std::string& prefix,
+                                      const TokenizeOptions& options, ThreadPool& threads) {
+  CACHALOT_RETURN_IF_ERROR(check_options(options, tokenizer.vocab_size()));
+  const Encoder encoder(tokenizer, options);
+  const uint64_t fingerprint = tokenizer_fingerprint(tokenizer);
+  ShardSeries series(prefix, tokenizer.vocab_size(), fingerprint, options.max_shard_tokens);
+  CorpusSummary summary;
+
+  std::vector<std::string> batch;
+  int64_t batch_bytes = 0;
+  std::vector<std::vector<int32_t>> ids;
+  const auto flush = [&]() -> Status {
+    ids.assign(batch.size(), {});
+    threads.run(static_cast<int64_t>(batch.size()), [&](int64_t i, int /*worker*/) {
+      const auto at = static_cast<size_t>(i);
+      ids[at] = encoder.encode(batch[at], static_cast<uint64_t>(summary.num_documents + i));
+    });
+    for (const auto& document : ids) {
+      CACHALOT_RETURN_IF_ERROR(series.add(document));
+      summary.num_tokens += static_cast<int64_t>(document.size());
+    }
+    summary.num_documents += static_cast<int64_t>(batch.size());
+    summary.text_bytes += std::exchange(batch_bytes, 0);
+    batch.clear();
+    return {};
+  };
+
+  for (const std::string& file : files) {
+    CACHALOT_ASSIGN_OR_RETURN(DocumentReader reader, DocumentReader::open(file, options.documents));
+    std::string document;
+    for (;;) {
+      CACHALOT_ASSIGN_OR_RETURN(const bool more, reader.next(&document));
+      if (!more) break;
+      batch_bytes += static_cast<int64_t>(document.size());
+      batch.push_back(std::move(document));
+      if (batch_bytes >= kBatchBytes || batch.size() >= kBatchDocuments) {
+        CACHALOT_RETURN_IF_ERROR(flush());
+      }
+    }
+  }
+  CACHALOT_RETURN_IF_ERROR(flush());
+  CACHALOT_RETURN_IF_ERROR(series.close());
+  summary.shards = series.take_shards();
+  CACHALOT_RETURN_IF_ERROR(
+      write_file_atomically(prefix + ".json", corpus_list_json(summary, fingerprint)));
+  return summary;
+}
+
+Result<Dataset> open_corpus(const std::string& list_path, bool verify_tokens) {
+  CACHALOT_ASSIGN_OR_RETURN(const std::vector<CorpusShard> listed, read_corpus_list(list_path));
+  std::vector<std::shared_ptr<const TokenSource>> shards;
+  for (const CorpusShard& entry : listed) {
+    const std::string path = beside(list_path, entry.file);
+    CACHALOT_ASSIGN_OR_RETURN(auto shard, TokenShard::open(path, {.verify_tokens = verify_tokens}));
+    if (shard->fingerprint() != entry.fingerprint) {
+      return data_loss(
+          fmt::format("{}: expected the shard listed, fingerprint {:016x}, found {:016x}", path,
+                      entry.fingerprint, shard->fingerprint()));
+    }
+    shards.push_back(std::move(shard));
+  }
+  return Dataset::create(list_path, std::move(shards));
+}
+
+}  // namespace cachalot::data
