@@ -15,6 +15,11 @@ struct KeyTerm {
   int64_t place;
 };
 
+struct SoftmaxSums {
+  float max;
+  float sum;  // of exp(score - max)
+};
+
 struct BackwardKernels {
   int64_t lanes;
 
@@ -26,6 +31,11 @@ struct BackwardKernels {
   // dots [n][head_lanes], head_lanes a multiple of 8.
   void (*index_scores)(const float* dots, int64_t head_lanes, int64_t heads, int64_t n,
                        const float* weight, float* scores);
+
+  // What a softmax adds to the gradient of its scores [n]: d_score = d_loss * (exp(score - max) / sum
+  // - target), the sum one chain ascending.
+  SoftmaxSums (*softmax_gradient)(const float* scores, const float* target, int64_t n, float d_loss,
+                                  float* d_score);
 
   // dots [n][head_lanes] becomes d_score[i] * weight where the dot product is positive, else 0;
   // d_weight [head_lanes] += sum over keys of d_score[i] relu(dot).

@@ -47,6 +47,27 @@ void index_scores(const float* dots, int64_t head_lanes, int64_t heads, int64_t 
   }
 }
 
+SoftmaxSums softmax_gradient(const float* scores, const float* target, int64_t n, float d_loss,
+                             float* d_score) {
+  float max = -__builtin_inff();
+  for (int64_t i = 0; i < n; ++i) max = scores[i] > max ? scores[i] : max;
+  const Vec::Reg shift = Vec::set1(max);
+  int64_t i = 0;
+  for (; i + Vec::kLanes <= n; i += Vec::kLanes) {
+    Vec::store(d_score + i, Vec::exp(Vec::sub(Vec::load(scores + i), shift)));
+  }
+  if (i < n) {
+    float tail[Vec::kLanes] = {};
+    for (int64_t j = i; j < n; ++j) tail[j - i] = scores[j];
+    Vec::store(tail, Vec::exp(Vec::sub(Vec::load(tail), shift)));
+    for (int64_t j = i; j < n; ++j) d_score[j] = tail[j - i];
+  }
+  float sum = 0;
+  for (i = 0; i < n; ++i) sum += d_score[i];
+  for (i = 0; i < n; ++i) d_score[i] = d_loss * (d_score[i] / sum - target[i]);
+  return {max, sum};
+}
+
 void index_gradients(float* dots, int64_t head_lanes, int64_t n, const float* d_score,
                      const float* weight, float* d_weight) {
   for (int64_t lane = 0; lane < head_lanes; lane += Vec::kLanes) {
@@ -89,8 +110,8 @@ void add_terms(float* const* d, int64_t n, const float* coefficients, int64_t st
   }
 }
 
-constexpr BackwardKernels kKernels = {Vec::kLanes, attention_gradients, index_scores,
-                                      index_gradients, add_terms};
+constexpr BackwardKernels kKernels = {Vec::kLanes,      attention_gradients, index_scores,
+                                      softmax_gradient, index_gradients,     add_terms};
 
 }  // namespace
 }  // namespace cachalot::ops

@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "device/exec_context.h"
-#include "ops/quant/row_codec.h"
 #include "tensor/rows.h"
 
 namespace cachalot::ops {
@@ -21,10 +20,10 @@ struct DecodedRows {
   }
 };
 
-// Rows [first, last). decode(RowRef, float*) fills `dim` floats.
-template <typename Decode>
-DecodedRows decode_rows(device::ExecContext& ctx, const tensor::RowBlocks& blocks, int64_t first,
-                        int64_t last, int64_t dim, int64_t padded_dim, const Decode& decode) {
+// Rows [first, last) of RowBlocks or RecentRows. decode(RowRef, float*) fills `dim` floats.
+template <typename Rows, typename Decode>
+DecodedRows decode_rows(device::ExecContext& ctx, const Rows& rows, int64_t first, int64_t last,
+                        int64_t dim, int64_t padded_dim, const Decode& decode) {
   constexpr int64_t kTaskRows = 16;
   // A cache line more than the row: rows a power of two apart would share a few cache sets.
   const int64_t stride = padded_dim + 16;
@@ -33,7 +32,7 @@ DecodedRows decode_rows(device::ExecContext& ctx, const tensor::RowBlocks& block
     const int64_t begin = first + task * kTaskRows;
     for (int64_t i = begin; i < std::min(last, begin + kTaskRows); ++i) {
       float* x = base + (i - first) * stride;
-      decode(blocks.row(i), x);
+      decode(rows.row(i), x);
       std::fill(x + dim, x + padded_dim, 0.0f);
     }
   });

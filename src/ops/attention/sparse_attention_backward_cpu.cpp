@@ -3,26 +3,22 @@
 // of outputs are the panel's lanes), P and g from them, dq. By key rows and channels: what the
 // block's tokens add to the rows, in order of tokens.
 //
-// Scratch: the decoded rows of the call, as many floats as its keys have, and kMaxCoefficients.
+// Scratch: the call's keys decoded, and kMaxCoefficients.
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "ops/attention/attention_kernels.h"
 #include "ops/attention/backward_kernels.h"
-#include "ops/attention/decoded_rows.h"
 #include "ops/attention/key_gradient.h"
-#include "ops/attention/key_list.h"
+#include "ops/attention/key_rows.h"
+#include "ops/attention/query_gradient.h"
 #include "ops/attention/sparse_attention_backward_impl.h"
 
 namespace cachalot::ops {
 namespace {
 
 constexpr int64_t kTileKeys = 64;
-// Floats of P and g of a block: half of a usual last-level cache of some 16 MiB, since the second
-// phase reads what the first wrote.
-constexpr int64_t kMaxCoefficients = int64_t{1} << 21;
-
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 class AttentionBackward {
@@ -36,22 +32,10 @@ class AttentionBackward {
         backward_(backward_kernels(isa_)),
         head_lanes_(round_up(f_.heads, kernels_.lanes)),
         padded_dim_(round_up(f_.head_dim, kernels_.channel_lanes)),
-        scope_(*ctx.arena) {
+        scope_(*ctx.arena),
+        rows_(ctx, f_, padded_dim_) {
     for (int64_t row = 0; row < f_.rows; ++row) {
       max_keys_ = std::max(max_keys_, KeyList(f_, row).size());
-    }
-    const KeyList first(f_, 0);
-    const KeyList last(f_, f_.rows - 1);
-    const auto decode = [&](tensor::RowRef row, float* x) {
-      decode_kv_row(ctx.isa, f_.format, row, f_.head_dim, f_.rope_dim, x);
-    };
-    if (f_.window > 0) {
-      window_ = decode_rows(ctx, f_.recent.chunk, first.window_begin(), f_.first_position + f_.rows,
-                            f_.head_dim, padded_dim_, decode);
-    }
-    if (f_.ratio > 0) {
-      entries_ = decode_rows(ctx, f_.entries, 0, (f_.first_position + f_.rows) / f_.ratio,
-                             f_.head_dim, padded_dim_, decode);
     }
   }
 
@@ -70,11 +54,10 @@ class AttentionBackward {
 
   Scratch allocate_scratch();
   void allocate_block();
-  int64_t block_end(int64_t first_row) const;
+  int64_t num_coefficients(int64_t row) const { return KeyList(f_, row).size() * 2 * head_lanes_; }
   void add_block(int64_t first_row, int64_t last_row);
   void token(int64_t row, int64_t idx, float* a, const Scratch& s);
   void describe(int64_t row, int64_t idx, const float* a);
-  void add_queries(int64_t row, const KeyList& keys, const float* a, const Scratch& s) const;
 
   device::ExecContext& ctx_;
   const SparseAttentionBackwardParams& p_;
@@ -85,10 +68,8 @@ class AttentionBackward {
   int64_t head_lanes_;
   int64_t padded_dim_;
   device::ArenaScope scope_;
+  KeyRows rows_;
   int64_t max_keys_ = 0;
-  int64_t max_tokens_ = 0;  // of a block
-  DecodedRows window_;
-  DecodedRows entries_;
   // Of a block.
   float* coefficients_ = nullptr;  // a token's [keys][P, g of head_lanes_], one token after another
   float** token_coefficients_ = nullptr;
@@ -113,33 +94,16 @@ AttentionBackward::Scratch AttentionBackward::allocate_scratch() {
   return s;
 }
 
-// Rows whose coefficients fit the bound, at least one.
-int64_t AttentionBackward::block_end(int64_t first_row) const {
-  int64_t left = kMaxCoefficients;
-  int64_t row = first_row;
-  do {
-    left -= KeyList(f_, row++).size() * 2 * head_lanes_;
-  } while (row < f_.rows && left >= KeyList(f_, row).size() * 2 * head_lanes_);
-  return row;
-}
-
 void AttentionBackward::allocate_block() {
-  int64_t max_floats = 0;
-  for (int64_t first = 0; first < f_.rows;) {
-    const int64_t last = block_end(first);
-    int64_t num_keys = 0;
-    for (int64_t row = first; row < last; ++row) num_keys += KeyList(f_, row).size();
-    max_floats = std::max(max_floats, num_keys * 2 * head_lanes_);
-    max_tokens_ = std::max(max_tokens_, last - first);
-    first = last;
-  }
+  const CoefficientBlocks blocks =
+      measure_coefficient_blocks(f_.rows, [this](int64_t row) { return num_coefficients(row); });
   device::Arena& arena = *ctx_.arena;
-  coefficients_ = arena.allocate<float>(max_floats);
-  token_coefficients_ = arena.allocate<float*>(max_tokens_);
-  window_keys_ = arena.allocate<TokenKeys>(max_tokens_);
-  entry_keys_ = arena.allocate<TokenKeys>(max_tokens_);
-  terms_ = arena.allocate<KeyTerm>(max_tokens_ * 2 * f_.heads);
-  d_sink_terms_ = arena.allocate<float>(max_tokens_ * 2 * f_.heads);
+  coefficients_ = arena.allocate<float>(blocks.max_coefficients);
+  token_coefficients_ = arena.allocate<float*>(blocks.max_tokens);
+  window_keys_ = arena.allocate<TokenKeys>(blocks.max_tokens);
+  entry_keys_ = arena.allocate<TokenKeys>(blocks.max_tokens);
+  terms_ = arena.allocate<KeyTerm>(blocks.max_tokens * 2 * f_.heads);
+  d_sink_terms_ = arena.allocate<float>(blocks.max_tokens * 2 * f_.heads);
 }
 
 void AttentionBackward::run() {
@@ -149,11 +113,12 @@ void AttentionBackward::run() {
   for (int64_t i = 0; i < num_workers; ++i) scratch[i] = allocate_scratch();
 
   for (int64_t first = 0; first < f_.rows;) {
-    const int64_t last = block_end(first);
+    const int64_t last = coefficient_block_end(
+        first, f_.rows, [this](int64_t row) { return num_coefficients(row); });
     float* a = coefficients_;
     for (int64_t row = first; row < last; ++row) {
       token_coefficients_[row - first] = a;
-      a += KeyList(f_, row).size() * 2 * head_lanes_;
+      a += num_coefficients(row);
     }
     ctx_.pool->run(last - first, [&](int64_t idx, int worker) {
       token(first + idx, idx, token_coefficients_[idx], scratch[worker]);
@@ -173,10 +138,7 @@ void AttentionBackward::token(int64_t row, int64_t idx, float* a, const Scratch&
   float* sink_terms = d_sink_terms_ + idx * 2 * f_.heads;
   std::fill_n(sink_terms, 2 * f_.heads, 0.0f);
   if (n == 0) return;
-  for (int64_t i = 0; i < keys.num_window(); ++i) s.list[i] = window_.row(keys.window_begin() + i);
-  for (int64_t i = keys.num_window(); i < n; ++i) {
-    s.list[i] = entries_.row(keys.entry(i - keys.num_window()));
-  }
+  rows_.list(keys, s.list);
 
   std::copy_n(f_.q + row * f_.heads * c, f_.heads * c, s.rows);
   std::copy_n(p_.dout + row * f_.heads * c, f_.heads * c, s.rows + head_lanes_ * c);
@@ -194,29 +156,8 @@ void AttentionBackward::token(int64_t row, int64_t idx, float* a, const Scratch&
   }
   backward_.attention_gradients(a, head_lanes_, n, s.z, s.mean);
   for (int64_t h = 0; h < f_.heads; ++h) sink_terms[f_.heads + h] = s.mean[h] / f_.scale;
-  add_queries(row, keys, a, s);
-}
-
-void AttentionBackward::add_queries(int64_t row, const KeyList& keys, const float* a,
-                                    const Scratch& s) const {
-  const int64_t c = f_.head_dim;
-  const int64_t stride = 2 * head_lanes_;
-  float* dq = p_.dq + row * f_.heads * c;
-  float* sums = s.sums == nullptr ? dq : s.sums;
-  if (sums != dq) {
-    for (int64_t h = 0; h < f_.heads; ++h) {
-      float* padded = std::copy_n(dq + h * c, c, sums + h * padded_dim_);
-      std::fill(padded, sums + (h + 1) * padded_dim_, 0.0f);
-    }
-  }
-  for (int64_t i = 0; i < keys.size(); i += kTileKeys) {
-    kernels_.add_values(a + i * stride + head_lanes_, stride, 0, f_.heads, s.list + i,
-                        std::min(kTileKeys, keys.size() - i), 0, padded_dim_, false, true, sums,
-                        padded_dim_);
-  }
-  if (sums != dq) {
-    for (int64_t h = 0; h < f_.heads; ++h) std::copy_n(sums + h * padded_dim_, c, dq + h * c);
-  }
+  add_query_gradients(kernels_, {a + head_lanes_, stride, f_.heads, s.list, n, c, padded_dim_},
+                      s.sums, p_.dq + row * f_.heads * c);
 }
 
 // What a token has for its keys' rows: g q of every head, then P dout.
