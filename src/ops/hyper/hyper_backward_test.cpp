@@ -160,7 +160,7 @@ TEST(HyperSplitBackward, IsTheGradientThroughEveryPassOfSinkhorn) {
 
 TEST(HyperSplitBackward, BitsDoNotDependOnThreadsInstructionsOrCuts) {
   for (int64_t n : {3, 4, 8}) {
-    for (int64_t rows : {1, 3, 4, 16, 37}) {
+    for (int64_t rows : {0, 1, 3, 4, 16, 37}) {
       const SplitCase c{rows, n, n == 4 ? 20 : 2,
                         rows == 16 ? HyperKind::unconstrained : HyperKind::mhc};
       const SplitInputs in(c);
@@ -390,6 +390,7 @@ TEST(HyperBackward, EveryVersionHasTheReferenceBits) {
   std::vector<MixCase> cases;
   for (int64_t d = 1; d <= 33; d += 4) cases.push_back({3, 1 + d % 8, d});
   for (int64_t d : {16, 255, 256, 257, 1024}) cases.push_back({5, 4, d});
+  cases.push_back({0, 4, 16});
   cases.push_back({1, 4, 4096});
   cases.push_back({40, 2, 300});
   for (const MixCase& c : cases) {

@@ -10,17 +10,21 @@ namespace cachalot::ops {
 
 namespace {
 
-// Integers: sums of any order are the same.
+// Integers: sums of any order are the same. 32 bits for the counts of a row's piece vectorise, 64 do not.
 void add_clamp_counts(const SwigluParams& p, const Tile& tile) {
   SwigluClampCounts counts;
   for (int64_t row = tile.first_row; row < tile.last_row; ++row) {
     const float* gate = p.gate + row * p.columns;
     const float* up = p.up + row * p.columns;
+    int32_t gate_above = 0, up_above = 0, up_below = 0;
     for (int64_t i = tile.first_column; i < tile.last_column; ++i) {
-      counts.gate_above += gate[i] > p.limit;
-      counts.up_above += up[i] > p.limit;
-      counts.up_below += up[i] < -p.limit;
+      gate_above += gate[i] > p.limit;
+      up_above += up[i] > p.limit;
+      up_below += up[i] < -p.limit;
     }
+    counts.gate_above += gate_above;
+    counts.up_above += up_above;
+    counts.up_below += up_below;
   }
   std::atomic_ref(p.clamped->gate_above).fetch_add(counts.gate_above, std::memory_order_relaxed);
   std::atomic_ref(p.clamped->up_above).fetch_add(counts.up_above, std::memory_order_relaxed);
