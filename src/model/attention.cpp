@@ -4,6 +4,10 @@
 #include <cmath>
 #include <limits>
 
+#include "autograd/attention_grad.h"
+#include "autograd/elementwise_grad.h"
+#include "autograd/matmul_grad.h"
+#include "autograd/norm_grad.h"
 #include "model/compressor.h"
 #include "model/faults.h"
 #include "ops/attention/sparse_attention.h"
@@ -38,8 +42,9 @@ void rotate(Step& step, Matrix x, int64_t rows, int64_t heads, int64_t head_dim,
 Matrix queries(Step& step, const formats::LayerConfig& layer, const AttentionWeights& weights,
                Matrix qn_input) {
   const auto& config = step.config;
-  const Matrix q = linear(step, qn_input, step.rows, weights.wq_b);
-  const ops::RmsNormParams norm{q.data,
+  const Matrix raw = linear(step, qn_input, step.rows, weights.wq_b);
+  const Matrix q = result_over(step, raw, step.rows);
+  const ops::RmsNormParams norm{raw.data,
                                 config.head_dim,
                                 nullptr,
                                 q.data,
@@ -50,9 +55,9 @@ Matrix queries(Step& step, const formats::LayerConfig& layer, const AttentionWei
                                 false};
   if (!fault(Fault::query_head_norm_skipped)) {
     if (step.precision.bf16) {
-      ops::rms_norm_bf16_steps(step.exec, norm);
+      autograd::rms_norm_bf16_steps(step.context(), norm);
     } else {
-      ops::rms_norm(step.exec, norm);
+      autograd::rms_norm(step.context(), norm);
     }
   }
   rotate(step, q, step.rows, config.num_attention_heads, config.head_dim, row_rope(step, layer),
@@ -106,14 +111,15 @@ IndexerQueries indexer_queries(Step& step, const formats::LayerConfig& layer,
          false);
   const ops::RowsParams head_rows{q.data, step.rows * config.index_n_heads, config.index_head_dim,
                                   config.index_head_dim};
-  if (step.precision.rotate_index) ops::hadamard(step.exec, head_rows, step.precision.bf16);
+  if (step.precision.rotate_index)
+    autograd::hadamard(step.context(), head_rows, step.precision.bf16);
   if (step.precision.index_fp4) ops::simulate_fp4(step.exec, head_rows);
 
   const Matrix weight = linear(step, x, step.rows, weights.weights_proj);
   const float factor =
       static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.index_head_dim) *
                                          static_cast<double>(config.index_n_heads)));
-  for (int64_t i = 0; i < step.rows * weight.columns; ++i) weight.data[i] *= factor;
+  autograd::scale(step.context(), weight.data, step.rows * weight.columns, factor);
   if (step.precision.bf16) {
     ops::round_bf16(step.exec, {weight.data, step.rows, weight.columns, weight.stride});
   }
@@ -133,14 +139,17 @@ void compress_rows(Step& step, int64_t layer_idx, const formats::LayerConfig& la
     CompressorOutput index;
     index.kind = CompressorOutput::Kind::index;
     index.width = step.config.index_head_dim;
-    run_compressor(step, layer_idx, layer, weights.indexer->compressor, index, x);
+    run_compressor(step, layer_idx, layer, weights.indexer->compressor, index,
+                   detached(step, x, step.rows));
   }
 }
 
 void select_entries(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                     const IndexerWeights& weights, Matrix qn, Matrix x) {
   const auto& config = step.config;
-  const IndexerQueries queries = indexer_queries(step, layer, weights, qn, x);
+  // The indexer learns from its own loss alone (training.md 6.3): nothing goes back to the backbone.
+  const IndexerQueries queries = indexer_queries(
+      step, layer, weights, detached(step, qn, step.rows), detached(step, x, step.rows));
   const Selection selection = step.selections[layer_idx];
   int64_t row = 0;
   for (const Segment& segment : step.batch.segments) {
@@ -221,7 +230,7 @@ Matrix core_attention(Step& step, const formats::LayerConfig& layer,
     p.format = step.precision.kv;
     p.bf16_math = step.precision.bf16;
     p.out = out.data + row * out.stride;
-    ops::sparse_attention(step.exec, p);
+    autograd::sparse_attention(step.context(), p);
     row += segment.num_tokens;
   }
   return out;
@@ -245,7 +254,7 @@ Matrix output_projection(Step& step, const AttentionWeights& weights, Matrix out
     p.math = matmul_math(step, weights.wo_a[g]);
     p.round_y = step.precision.bf16;
   }
-  ops::grouped_matmul(step.exec, products);
+  autograd::matmul(step.context(), products);
   return linear(step, quantised_input(step, low, step.rows, weights.wo_b), step.rows, weights.wo_b);
 }
 

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "autograd/compressor_grad.h"
+#include "autograd/elementwise_grad.h"
+#include "autograd/norm_grad.h"
 #include "model/faults.h"
 #include "model/planted.h"
 #include "ops/compressor/compressor.h"
@@ -21,11 +24,10 @@ Matrix project(Step& step, const formats::LayerConfig& layer, const CompressorWe
   linear_f32(step, x, step.rows, weights.wgate, {ks.data + columns, columns, ks.stride});
   int64_t row = 0;
   for (const Segment& segment : step.batch.segments) {
-    for (int64_t i = 0; i < segment.num_tokens; ++i, ++row) {
-      const float* ape = weights.ape.data() + (segment.first_position + i) % layer.ratio * columns;
-      float* s = ks.data + row * ks.stride + columns;
-      for (int64_t c = 0; c < columns; ++c) s[c] += ape[c];
-    }
+    autograd::add_positional_bias(
+        step.context(), {ks.data + row * ks.stride + columns, ks.stride, segment.num_tokens,
+                         columns, weights.ape.data(), layer.ratio, segment.first_position});
+    row += segment.num_tokens;
   }
   return ks;
 }
@@ -48,6 +50,8 @@ ops::RopeTable entry_rope(Step& step, const formats::LayerConfig& layer, int64_t
 
 void encode_index_rows(Step& step, Matrix keys, int64_t rows, const tensor::RowBlocks& blocks,
                        int64_t first_row) {
+  if (step.tape != nullptr && rows > 0)
+    step.tape->add_encoded(blocks.row(first_row).data, keys.data);
   for (int64_t i = 0; i < rows; ++i) {
     ops::encode_index_row(step.precision.index, keys.data + i * keys.stride, keys.columns,
                           blocks.row(first_row + i));
@@ -81,7 +85,7 @@ void apply_rope(Step& step, const ops::RopeParams& p) {
     permute(true);
     return;
   }
-  ops::rope(step.exec, p);
+  autograd::rope(step.context(), p);
 }
 
 void snap_kv(Step& step, Matrix kv, int64_t rows) {
@@ -92,6 +96,7 @@ void snap_kv(Step& step, Matrix kv, int64_t rows) {
 
 void encode_kv_rows(Step& step, Matrix kv, int64_t rows, const tensor::RowBlocks& blocks,
                     int64_t first_row) {
+  if (step.tape != nullptr && rows > 0) step.tape->add_encoded(blocks.row(first_row).data, kv.data);
   for (int64_t i = 0; i < rows; ++i) {
     ops::encode_kv_row(step.precision.kv, kv.data + i * kv.stride, step.config.head_dim,
                        step.config.qk_rope_head_dim, blocks.row(first_row + i));
@@ -151,7 +156,7 @@ void run_compressor(Step& step, int64_t layer_idx, const formats::LayerConfig& l
     if (const int64_t num_entries = p.last_entry - p.first_entry; num_entries > 0) {
       const Matrix pooled = new_matrix(step, num_entries, output.width);
       p.out = pooled.data;
-      ops::compress(step.exec, p);
+      autograd::compress(step.context(), p);
       if (step.precision.bf16)
         ops::round_bf16(step.exec, {pooled.data, num_entries, pooled.columns, pooled.stride});
       const Matrix entries = rms_norm(step, pooled, num_entries, weights.norm,
@@ -163,7 +168,7 @@ void run_compressor(Step& step, int64_t layer_idx, const formats::LayerConfig& l
       if (is_index) {
         const ops::RowsParams rows{entries.data, num_entries, output.width, entries.stride};
         if (step.precision.rotate_index && !fault(Fault::hadamard_on_queries_only)) {
-          ops::hadamard(step.exec, rows, step.precision.bf16);
+          autograd::hadamard(step.context(), rows, step.precision.bf16);
         }
         if (step.precision.index == tensor::IndexFormat::fp4) ops::simulate_fp4(step.exec, rows);
         encode_index_rows(step, entries, num_entries, view.index_keys, p.first_entry);

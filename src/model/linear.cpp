@@ -2,7 +2,9 @@
 
 #include <cstring>
 
-#include "ops/norm/rms_norm.h"
+#include "autograd/elementwise_grad.h"
+#include "autograd/matmul_grad.h"
+#include "autograd/norm_grad.h"
 #include "ops/quant/act_quant.h"
 
 namespace cachalot::model {
@@ -17,13 +19,20 @@ ops::MatmulMath matmul_math(const Step& step, const ops::PackedWeight& weight) {
                                                                           : ops::MatmulMath::f32;
 }
 
+Matrix detached(Step& step, Matrix x, int64_t rows) {
+  if (step.tape == nullptr) return x;
+  auto* copy = step.exec.arena->allocate<float>(rows * x.columns);  // not the tape's
+  for (int64_t row = 0; row < rows; ++row) {
+    std::memcpy(copy + row * x.columns, x.data + row * x.stride,
+                static_cast<size_t>(x.columns) * sizeof(float));
+  }
+  return {copy, x.columns, x.columns};
+}
+
 Matrix quantised_input(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight) {
   if (!quantises_input(step, weight)) return x;
   const Matrix copy = new_matrix(step, rows, x.columns);
-  for (int64_t row = 0; row < rows; ++row) {
-    std::memcpy(copy.data + row * copy.stride, x.data + row * x.stride,
-                static_cast<size_t>(x.columns) * sizeof(float));
-  }
+  autograd::copy(step.context(), {x.data, x.stride, rows, x.columns, copy.data, copy.stride});
   ops::simulate_fp8(step.exec, {copy.data, rows, copy.columns, copy.stride}, 128);
   return copy;
 }
@@ -40,7 +49,7 @@ void product(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight
   p.y_stride = y.stride;
   p.math = matmul_math(step, weight);
   p.round_y = round_y;
-  ops::matmul(step.exec, p);
+  autograd::matmul(step.context(), {&p, 1});
 }
 }  // namespace
 
@@ -64,8 +73,8 @@ Matrix linear_f32(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& w
 
 Matrix rms_norm(Step& step, Matrix x, int64_t rows, const std::vector<float>& g, float eps) {
   const Matrix y = new_matrix(step, rows, x.columns);
-  ops::rms_norm(step.exec, {x.data, x.stride, g.data(), y.data, y.stride, rows, x.columns, eps,
-                            step.precision.bf16});
+  autograd::rms_norm(step.context(), {x.data, x.stride, g.data(), y.data, y.stride, rows, x.columns,
+                                      eps, step.precision.bf16});
   return y;
 }
 

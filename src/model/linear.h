@@ -22,6 +22,14 @@ inline Matrix new_matrix(Step& step, int64_t rows, int64_t columns) {
 // True where the published code quantises this weight's input (LIN8, LIN4).
 bool quantises_input(const Step& step, const ops::PackedWeight& weight);
 
+// Where an op that could overwrite x puts its result: x itself, or with a tape, which needs x again, a new matrix.
+inline Matrix result_over(Step& step, Matrix x, int64_t rows) {
+  return step.tape == nullptr ? x : new_matrix(step, rows, x.columns);
+}
+
+// x to an op that must not pass a gradient back to it.
+Matrix detached(Step& step, Matrix x, int64_t rows);
+
 // ACT8 applied to a copy where the weight asks for it; x itself otherwise. Linears that read the same input share the result.
 Matrix quantised_input(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight);
 

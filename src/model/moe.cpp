@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "autograd/elementwise_grad.h"
+#include "autograd/matmul_grad.h"
+#include "autograd/moe_grad.h"
 #include "model/faults.h"
 #include "model/planted.h"
 #include "ops/moe/router.h"
@@ -38,7 +41,8 @@ Routing choose_experts(Step& step, int64_t layer_idx, const FfnWeights& weights,
   p.routed_scaling_factor = static_cast<float>(config.routed_scaling_factor);
   p.ids = routing.ids;
   p.weights = routing.weights;
-  ops::route(step.exec, p);
+  if (step.tape != nullptr) p.scores = step.floats(step.rows * config.n_routed_experts);
+  autograd::route(step.context(), p);
   bend_routing(step, weights, logits, routing.ids, routing.weights);
   if (step.probe != nullptr)
     step.probe->on_router(layer_idx, routing.ids, routing.weights, step.rows);
@@ -67,9 +71,9 @@ Dispatch dispatch(Step& step, const Routing& routing) {
   for (int64_t i = 0; i < num_pairs; ++i) {
     const int64_t pair = next[routing.ids[i]]++;
     d.token_of_pair[pair] = static_cast<int32_t>(i / k);
-    d.weight_of_pair[pair] = routing.weights[i];
     d.pair_of_choice[i] = static_cast<int32_t>(pair);
   }
+  autograd::scatter(step.context(), routing.weights, d.pair_of_choice, num_pairs, d.weight_of_pair);
   return d;
 }
 
@@ -88,17 +92,18 @@ ops::MatmulParams product(Step& step, Matrix x, int64_t first_row, int64_t rows,
   return p;
 }
 
-// silu(gate) * up * weight into gate.
-void activate(Step& step, Matrix gate, Matrix up, const float* weight, int64_t rows, float limit) {
+// silu(gate) * up * weight.
+Matrix activate(Step& step, Matrix gate, Matrix up, const float* weight, int64_t rows,
+                float limit) {
+  const Matrix h = result_over(step, gate, rows);
   if (fault(Fault::clamp_after_product)) {
-    ops::swiglu(step.exec,
-                {gate.data, up.data, weight, rows, gate.columns, 0.0f, false, gate.data});
-    for (int64_t i = 0; i < rows * gate.columns; ++i)
-      gate.data[i] = std::clamp(gate.data[i], -limit, limit);
-    return;
+    ops::swiglu(step.exec, {gate.data, up.data, weight, rows, gate.columns, 0.0f, false, h.data});
+    for (int64_t i = 0; i < rows * h.columns; ++i) h.data[i] = std::clamp(h.data[i], -limit, limit);
+    return h;
   }
-  ops::swiglu(step.exec, {gate.data, up.data, weight, rows, gate.columns, limit,
-                          step.precision.bf16, gate.data});
+  autograd::swiglu(step.context(), {gate.data, up.data, weight, rows, gate.columns, limit,
+                                    step.precision.bf16, h.data});
+  return h;
 }
 
 Matrix routed_experts(Step& step, const FfnWeights& weights, const Dispatch& d, Matrix x) {
@@ -115,14 +120,15 @@ Matrix routed_experts(Step& step, const FfnWeights& weights, const Dispatch& d, 
       if (const int64_t rows = d.first_pair[e + 1] - first; rows > 0)
         add(weights.experts[e], first, rows);
     }
-    ops::grouped_matmul(step.exec, products);
+    autograd::matmul(step.context(), products);
   };
   each_expert([&](const ExpertWeights& expert, int64_t first, int64_t rows) {
     products.push_back(product(step, input, first, rows, d.token_of_pair + first, expert.w1, gate));
     products.push_back(product(step, input, first, rows, d.token_of_pair + first, expert.w3, up));
   });
-  activate(step, gate, up, d.weight_of_pair, num_pairs, static_cast<float>(config.swiglu_limit));
-  const Matrix hidden = quantised_input(step, gate, num_pairs, weights.experts[0].w2);
+  const Matrix activated = activate(step, gate, up, d.weight_of_pair, num_pairs,
+                                    static_cast<float>(config.swiglu_limit));
+  const Matrix hidden = quantised_input(step, activated, num_pairs, weights.experts[0].w2);
   const Matrix y = new_matrix(step, num_pairs, config.hidden_size);
   each_expert([&](const ExpertWeights& expert, int64_t first, int64_t rows) {
     products.push_back(product(step, hidden, first, rows, nullptr, expert.w2, y));
@@ -137,8 +143,8 @@ Matrix shared_expert(Step& step, const ExpertWeights& weights, Matrix x) {
   const float limit = fault(Fault::clamp_missing_on_shared_expert)
                           ? 0.0f
                           : static_cast<float>(step.config.swiglu_limit);
-  activate(step, gate, up, nullptr, step.rows, limit);
-  return linear(step, quantised_input(step, gate, step.rows, weights.w2), step.rows, weights.w2);
+  const Matrix h = activate(step, gate, up, nullptr, step.rows, limit);
+  return linear(step, quantised_input(step, h, step.rows, weights.w2), step.rows, weights.w2);
 }
 
 }  // namespace
@@ -149,9 +155,9 @@ Matrix ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x) {
   const Matrix routed = routed_experts(step, weights, d, x);
   const Matrix shared = shared_expert(step, weights.shared_experts, x);
   const Matrix out = new_matrix(step, step.rows, step.config.hidden_size);
-  ops::moe_combine(step.exec,
-                   {routed.data, d.pair_of_choice, shared.data, step.rows,
-                    step.config.num_experts_per_tok, out.columns, step.precision.bf16, out.data});
+  autograd::moe_combine(step.context(), {routed.data, d.pair_of_choice, shared.data, step.rows,
+                                         step.config.num_experts_per_tok, out.columns,
+                                         step.precision.bf16, out.data});
   return out;
 }
 

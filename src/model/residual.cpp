@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
+#include "autograd/elementwise_grad.h"
+#include "autograd/hyper_grad.h"
 #include "model/faults.h"
 #include "model/planted.h"
-#include "ops/elementwise/add.h"
-#include "ops/hyper/hyper_connection.h"
 
 namespace cachalot::model {
 namespace {
@@ -13,8 +13,8 @@ float hyper_eps(const Step& step) { return static_cast<float>(step.config.hc_eps
 
 float* inv_rms(Step& step, Matrix streams, int64_t rows) {
   float* values = step.floats(rows);
-  ops::hyper_inv_rms(step.exec, streams.data, rows, streams.columns,
-                     static_cast<float>(step.config.rms_norm_eps), values);
+  autograd::hyper_inv_rms(step.context(), streams.data, rows, streams.columns,
+                          static_cast<float>(step.config.rms_norm_eps), values);
   return values;
 }
 }  // namespace
@@ -41,21 +41,28 @@ Matrix residual_before(Step& step, const std::optional<HyperWeights>& weights,
   p.pre = pre;
   p.post = mix.post;
   p.comb = mix.comb;
-  ops::hyper_split(step.exec, p);
+  autograd::hyper_split(step.context(), p);
   bend_hyper_split(p);
   const Matrix u = new_matrix(step, step.rows, d);
-  ops::hyper_pre(step.exec, streams.data, pre, step.rows, n, d, step.precision.bf16, u.data);
+  autograd::hyper_pre(step.context(), streams.data, pre, step.rows, n, d, step.precision.bf16,
+                      u.data);
   return u;
 }
 
-void residual_after(Step& step, const ResidualMix& mix, Matrix y, Matrix streams) {
+Matrix residual_after(Step& step, const ResidualMix& mix, Matrix y, Matrix streams) {
+  const Matrix merged = result_over(step, streams, step.rows);
   if (mix.post == nullptr) {
-    ops::add(step.exec, streams.data, y.data, step.rows * y.columns, step.precision.bf16);
-    return;
+    if (merged.data != streams.data) {
+      autograd::copy(step.context(), {streams.data, streams.stride, step.rows, streams.columns,
+                                      merged.data, merged.stride});
+    }
+    autograd::add(step.context(), merged.data, y.data, step.rows * y.columns, step.precision.bf16);
+    return merged;
   }
-  ops::hyper_post(step.exec, streams.data, y.data, mix.post, mix.comb, step.rows,
-                  step.config.hc_mult, step.config.hidden_size, step.precision.bf16,
-                  streams.data);
+  autograd::hyper_post(step.context(), streams.data, y.data, mix.post, mix.comb, step.rows,
+                       step.config.hc_mult, step.config.hidden_size, step.precision.bf16,
+                       merged.data);
+  return merged;
 }
 
 Matrix collapse_streams(Step& step, const std::optional<HyperWeights>& weights, Matrix streams,
@@ -64,10 +71,12 @@ Matrix collapse_streams(Step& step, const std::optional<HyperWeights>& weights, 
   const int64_t n = step.config.hc_mult;
   const Matrix mixes = linear_f32(step, streams, rows, weights->fn);
   float* pre = step.floats(rows * n);
-  ops::hyper_head_split(step.exec, mixes.data, inv_rms(step, streams, rows), weights->base.data(),
-                        weights->scale.data(), rows, n, hyper_eps(step), pre);
+  autograd::hyper_head_split(step.context(), mixes.data, inv_rms(step, streams, rows),
+                             weights->base.data(), weights->scale.data(), rows, n, hyper_eps(step),
+                             pre);
   const Matrix u = new_matrix(step, rows, step.config.hidden_size);
-  ops::hyper_pre(step.exec, streams.data, pre, rows, n, u.columns, step.precision.bf16, u.data);
+  autograd::hyper_pre(step.context(), streams.data, pre, rows, n, u.columns, step.precision.bf16,
+                      u.data);
   return u;
 }
 

@@ -17,8 +17,8 @@ struct ResidualMix {
 Matrix residual_before(Step& step, const std::optional<HyperWeights>& weights,
                        formats::ResidualKind kind, Matrix streams, ResidualMix& mix);
 
-// Merges the sublayer's output y into the streams, in place.
-void residual_after(Step& step, const ResidualMix& mix, Matrix y, Matrix streams);
+// The streams with the sublayer's output y merged into them: in place, or with a tape, which needs the old ones, beside them.
+Matrix residual_after(Step& step, const ResidualMix& mix, Matrix y, Matrix streams);
 
 // The head's collapse of the streams [rows, n * hidden_size] to u [rows, hidden_size].
 Matrix collapse_streams(Step& step, const std::optional<HyperWeights>& weights, Matrix streams,

@@ -1,8 +1,10 @@
 // What the parts of one forward call share. Internal to model/.
 #pragma once
 
+#include <optional>
 #include <vector>
 
+#include "autograd/tape.h"
 #include "device/exec_context.h"
 #include "formats/config.h"
 #include "model/forward_batch.h"
@@ -23,7 +25,8 @@ struct Step {
   const Precision& precision;
   const ForwardBatch& batch;
   ForwardProbe* probe;
-  int64_t rows;  // tokens of the batch
+  autograd::Tape* tape;  // null: nothing is recorded
+  int64_t rows;          // tokens of the batch
   const std::vector<float>& plain_frequencies;
   const std::vector<float>& compressed_frequencies;
   ops::RopeTable plain_rope;  // of every row
@@ -32,7 +35,24 @@ struct Step {
   std::vector<Selection> selections;
   std::vector<std::byte*> kv_chunks;
 
-  float* floats(int64_t count) { return exec.arena->allocate<float>(count); }
+  autograd::Context context() const { return {exec, tape}; }
+  // An array of activations: with a tape, one that has a gradient.
+  float* floats(int64_t count) {
+    float* values = exec.arena->allocate<float>(count);
+    if (tape != nullptr) tape->add_storage(values, count);
+    return values;
+  }
+};
+
+// Releases what a part of the step has allocated; a tape reads it again, and so keeps it.
+class StepScope {
+ public:
+  explicit StepScope(const Step& step) {
+    if (step.tape == nullptr) scope_.emplace(*step.exec.arena);
+  }
+
+ private:
+  std::optional<device::ArenaScope> scope_;
 };
 
 }  // namespace cachalot::model

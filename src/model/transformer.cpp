@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "autograd/elementwise_grad.h"
+#include "autograd/embed_grad.h"
 #include "model/attention.h"
 #include "model/faults.h"
 #include "model/linear.h"
@@ -10,8 +12,6 @@
 #include "model/planted.h"
 #include "model/residual.h"
 #include "model/step.h"
-#include "ops/elementwise/add.h"
-#include "ops/embed/embed.h"
 
 namespace cachalot::model {
 namespace {
@@ -31,26 +31,27 @@ bool has_window(const formats::LayerConfig& layer, int64_t layer_idx) {
   return layer.attention != formats::AttentionKind::full && layer.kv_source == layer_idx;
 }
 
-void run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
-               const LayerWeights& weights, Matrix streams) {
+Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
+                 const LayerWeights& weights, Matrix streams) {
   const float eps = static_cast<float>(step.config.rms_norm_eps);
   auto sublayer = [&](const std::optional<HyperWeights>& hyper, const std::vector<float>& norm,
                       auto body) {
-    const device::ArenaScope scope(*step.exec.arena);
+    const StepScope scope(step);
     ResidualMix mix;
     const Matrix u = residual_before(step, hyper, layer.residual, streams, mix);
-    residual_after(step, mix, body(rms_norm(step, u, step.rows, norm, eps)), streams);
+    streams = residual_after(step, mix, body(rms_norm(step, u, step.rows, norm, eps)), streams);
   };
   sublayer(weights.hc_attn, weights.attn_norm,
            [&](Matrix x) { return attention(step, layer_idx, layer, weights.attn, x); });
   sublayer(weights.hc_ffn, weights.ffn_norm,
            [&](Matrix x) { return ffn(step, layer_idx, weights.ffn, x); });
   if (step.probe != nullptr) step.probe->on_streams(layer_idx, streams.data, step.rows);
+  return streams;
 }
 
 // Layers [first, last): runs them, then moves their KV rows into the window rings, which later layers of the call still read.
-void run_layers(Step& step, std::span<const formats::LayerConfig> layers, int64_t first,
-                int64_t last, std::span<const LayerWeights* const> weights, Matrix streams) {
+Matrix run_layers(Step& step, std::span<const formats::LayerConfig> layers, int64_t first,
+                  int64_t last, std::span<const LayerWeights* const> weights, Matrix streams) {
   for (int64_t layer = first; layer < last; ++layer) {
     const formats::LayerConfig& config = layers[layer];
     if (has_window(config, layer)) {
@@ -62,11 +63,12 @@ void run_layers(Step& step, std::span<const formats::LayerConfig> layers, int64_
           step.exec.arena->allocate<int32_t>(step.rows * step.config.index_topk),
           step.exec.arena->allocate<int32_t>(step.rows)};
     }
-    run_layer(step, layer, config, *weights[layer - first], streams);
+    streams = run_layer(step, layer, config, *weights[layer - first], streams);
   }
   for (int64_t layer = first; layer < last; ++layer) {
     if (has_window(layers[layer], layer)) store_window_rows(step, layer);
   }
+  return streams;
 }
 
 }  // namespace
@@ -95,36 +97,48 @@ Result<Transformer> Transformer::create(device::ExecContext& ctx, formats::Model
 void Transformer::forward(device::ExecContext& ctx, const ForwardBatch& batch, float* streams,
                           ForwardProbe* probe) const {
   const device::ArenaScope scope(*ctx.arena);
+  forward({ctx, nullptr}, batch, streams, probe);
+}
+
+const float* Transformer::forward(autograd::Context ctx, const ForwardBatch& batch, float* streams,
+                                  ForwardProbe* probe) const {
   Step step = new_step(ctx, batch, probe);
   const int64_t d = config_.hidden_size;
   const int64_t n = num_streams();
   {
-    const device::ArenaScope embed_scope(*ctx.arena);
+    const StepScope embed_scope(step);
     float* rows = step.floats(step.rows * d);
-    ops::embed(ctx, weights_.embed, batch.tokens.data(), step.rows, rows);
-    for (int64_t row = 0; row < step.rows; ++row) {
-      for (int64_t j = 0; j < n; ++j) {
-        float* stream = streams + (row * n + j) * d;
-        std::memcpy(stream, rows + row * d, static_cast<size_t>(d) * sizeof(float));
-        if (fault(Fault::only_first_stream_initialised) && j > 0) std::fill_n(stream, d, 0.0f);
+    autograd::embed(ctx, weights_->embed, batch.tokens, rows);
+    for (int64_t j = 0; j < n; ++j) {
+      autograd::copy(ctx, {rows, d, step.rows, d, streams + j * d, n * d});
+      if (fault(Fault::only_first_stream_initialised) && j > 0) {
+        for (int64_t row = 0; row < step.rows; ++row)
+          std::fill_n(streams + (row * n + j) * d, d, 0.0f);
       }
     }
   }
   std::vector<const LayerWeights*> weights;
-  for (const LayerWeights& layer : weights_.layers) weights.push_back(&layer);
-  run_layers(step, layers_, 0, config_.num_hidden_layers, weights, {streams, n * d, n * d});
+  for (const LayerWeights& layer : weights_->layers) weights.push_back(&layer);
+  return run_layers(step, layers_, 0, config_.num_hidden_layers, weights, {streams, n * d, n * d})
+      .data;
 }
 
 void Transformer::mtp_forward(device::ExecContext& ctx, int64_t depth, const ForwardBatch& batch,
                               const float* streams_in, float* streams_out) const {
   const device::ArenaScope scope(*ctx.arena);
+  mtp_forward({ctx, nullptr}, depth, batch, streams_in, streams_out);
+}
+
+const float* Transformer::mtp_forward(autograd::Context ctx, int64_t depth,
+                                      const ForwardBatch& batch, const float* streams_in,
+                                      float* streams_out) const {
   Step step = new_step(ctx, batch, nullptr);
-  const MtpWeights& mtp = weights_.mtp[depth];
+  const MtpWeights& mtp = weights_->mtp[depth];
   const float eps = static_cast<float>(config_.rms_norm_eps);
   const int64_t d = config_.hidden_size;
   const int64_t n = num_streams();
   const Matrix embedded = new_matrix(step, step.rows, d);
-  ops::embed(ctx, weights_.embed, batch.tokens.data(), step.rows, embedded.data);
+  autograd::embed(ctx, weights_->embed, batch.tokens, embedded.data);
   const Matrix enormed = rms_norm(step, embedded, step.rows, mtp.enorm, eps);
   const Matrix e =
       linear(step, quantised_input(step, enormed, step.rows, mtp.e_proj), step.rows, mtp.e_proj);
@@ -134,18 +148,19 @@ void Transformer::mtp_forward(device::ExecContext& ctx, int64_t depth, const For
       rms_norm(step, {const_cast<float*>(streams_in), d, d}, stream_rows, mtp.hnorm, eps);
   const Matrix projected = quantised_input(step, hnormed, stream_rows, mtp.h_proj);
   linear(step, projected, stream_rows, mtp.h_proj, {streams_out, d, d});
-  for (int64_t row = 0; row < step.rows; ++row) {
-    for (int64_t j = 0; j < n; ++j) {
-      ops::add(ctx, streams_out + (row * n + j) * d, e.data + row * d, d, precision_.bf16);
-    }
+  for (int64_t j = 0; j < n; ++j) {
+    autograd::add(ctx, {streams_out + j * d, n * d, step.rows, d, e.data, d}, precision_.bf16);
   }
   const LayerWeights* layer = &mtp.layer;
   const int64_t layer_idx = config_.num_hidden_layers + depth;
-  run_layers(step, layers_, layer_idx, layer_idx + 1, {&layer, 1}, {streams_out, n * d, n * d});
+  return run_layers(step, layers_, layer_idx, layer_idx + 1, {&layer, 1},
+                    {streams_out, n * d, n * d})
+      .data;
 }
 
-Step Transformer::new_step(device::ExecContext& ctx, const ForwardBatch& batch,
+Step Transformer::new_step(autograd::Context context, const ForwardBatch& batch,
                            ForwardProbe* probe) const {
+  device::ExecContext& ctx = context.exec;
   const auto rows = static_cast<int64_t>(batch.tokens.size());
   const int64_t* row_positions = positions(ctx, batch);
   Step step{ctx,
@@ -153,6 +168,7 @@ Step Transformer::new_step(device::ExecContext& ctx, const ForwardBatch& batch,
             precision_,
             batch,
             probe,
+            context.tape,
             rows,
             plain_frequencies_,
             compressed_frequencies_,
@@ -165,32 +181,29 @@ Step Transformer::new_step(device::ExecContext& ctx, const ForwardBatch& batch,
   return step;
 }
 
-void Transformer::head_logits(device::ExecContext& ctx, const std::optional<HyperWeights>& hc_head,
+void Transformer::head_logits(autograd::Context ctx, const std::optional<HyperWeights>& hc_head,
                               const std::vector<float>& norm, const float* streams,
                               std::span<const int64_t> rows, float* logits) const {
-  const device::ArenaScope scope(*ctx.arena);
   const ForwardBatch no_tokens;
   Step step = new_step(ctx, no_tokens, nullptr);
+  const StepScope scope(step);
   const auto num_rows = static_cast<int64_t>(rows.size());
   const int64_t width = num_streams() * config_.hidden_size;
   const Matrix chosen = new_matrix(step, num_rows, width);
-  for (int64_t i = 0; i < num_rows; ++i) {
-    std::memcpy(chosen.data + i * width, streams + rows[i] * width,
-                static_cast<size_t>(width) * sizeof(float));
-  }
+  autograd::gather_rows(ctx, streams, rows, width, chosen.data);
   const Matrix u = collapse_streams(step, hc_head, chosen, num_rows);
   const Matrix x = rms_norm(step, u, num_rows, norm, static_cast<float>(config_.rms_norm_eps));
-  linear_f32(step, x, num_rows, weights_.head, {logits, config_.vocab_size, config_.vocab_size});
+  linear_f32(step, x, num_rows, weights_->head, {logits, config_.vocab_size, config_.vocab_size});
 }
 
-void Transformer::logits(device::ExecContext& ctx, const float* streams,
-                         std::span<const int64_t> rows, float* logits) const {
-  head_logits(ctx, weights_.hc_head, weights_.norm, streams, rows, logits);
+void Transformer::logits(autograd::Context ctx, const float* streams, std::span<const int64_t> rows,
+                         float* logits) const {
+  head_logits(ctx, weights_->hc_head, weights_->norm, streams, rows, logits);
 }
 
-void Transformer::mtp_logits(device::ExecContext& ctx, int64_t depth, const float* streams,
+void Transformer::mtp_logits(autograd::Context ctx, int64_t depth, const float* streams,
                              std::span<const int64_t> rows, float* logits) const {
-  head_logits(ctx, weights_.mtp[depth].hc_head, weights_.mtp[depth].norm, streams, rows, logits);
+  head_logits(ctx, weights_->mtp[depth].hc_head, weights_->mtp[depth].norm, streams, rows, logits);
 }
 
 }  // namespace cachalot::model

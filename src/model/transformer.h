@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 
+#include "autograd/tape.h"
 #include "device/exec_context.h"
 #include "formats/config.h"
 #include "model/forward_batch.h"
@@ -42,8 +43,9 @@ class Transformer {
 
   const formats::ModelConfig& config() const { return config_; }
   const Precision& precision() const { return precision_; }
-  const ModelWeights& weights() const { return weights_; }
-  int64_t num_streams() const;  // hc_mult, or 1 with plain residuals
+  const ModelWeights& weights() const { return *weights_; }
+  ModelWeights& weights() { return *weights_; }  // the trainer packs them anew after every step
+  int64_t num_streams() const;                   // hc_mult, or 1 with plain residuals
 
   // Runs all decoder layers and writes the segments' cache rows.
   // streams out: [tokens, num_streams, hidden_size], after the last layer.
@@ -51,9 +53,13 @@ class Transformer {
   //           calls, or on the thread count.
   void forward(device::ExecContext& ctx, const ForwardBatch& batch, float* streams,
                ForwardProbe* probe = nullptr) const;
+  // The same, recorded: everything that backward reads is taken from ctx.exec.arena and stays there after the call. `streams` is
+  // where the embedding goes, storage of the tape; returns the streams after the last layer, which lie elsewhere.
+  const float* forward(autograd::Context ctx, const ForwardBatch& batch, float* streams,
+                       ForwardProbe* probe) const;
 
   // The chosen rows' logits [rows.size(), vocab_size].
-  void logits(device::ExecContext& ctx, const float* streams, std::span<const int64_t> rows,
+  void logits(autograd::Context ctx, const float* streams, std::span<const int64_t> rows,
               float* logits) const;
 
   // MTP block `depth`: batch.tokens[i] is the token AFTER the one whose streams stand in row i of streams_in
@@ -62,20 +68,22 @@ class Transformer {
   // Source  architecture.md 5.1, 5.2. The embedding at position 0 is not zeroed (5.2: two engines zero it).
   void mtp_forward(device::ExecContext& ctx, int64_t depth, const ForwardBatch& batch,
                    const float* streams_in, float* streams_out) const;
-  void mtp_logits(device::ExecContext& ctx, int64_t depth, const float* streams,
+  const float* mtp_forward(autograd::Context ctx, int64_t depth, const ForwardBatch& batch,
+                           const float* streams_in, float* streams_out) const;
+  void mtp_logits(autograd::Context ctx, int64_t depth, const float* streams,
                   std::span<const int64_t> rows, float* logits) const;
 
  private:
   Transformer() = default;
-  Step new_step(device::ExecContext& ctx, const ForwardBatch& batch, ForwardProbe* probe) const;
-  void head_logits(device::ExecContext& ctx, const std::optional<HyperWeights>& hc_head,
+  Step new_step(autograd::Context ctx, const ForwardBatch& batch, ForwardProbe* probe) const;
+  void head_logits(autograd::Context ctx, const std::optional<HyperWeights>& hc_head,
                    const std::vector<float>& norm, const float* streams,
                    std::span<const int64_t> rows, float* logits) const;
 
   formats::ModelConfig config_;
   std::vector<formats::LayerConfig> layers_;  // decoder layers, then MTP blocks
   Precision precision_;
-  ModelWeights weights_;
+  std::unique_ptr<ModelWeights> weights_;
   std::vector<float> plain_frequencies_;
   std::vector<float> compressed_frequencies_;
 };

@@ -12,10 +12,13 @@ using formats::ModelConfig;
 
 class Loader {
  public:
-  Loader(device::ExecContext& ctx, const ModelConfig& config, const WeightProvider& source)
-      : ctx_(ctx), config_(config), source_(source) {}
+  Loader(device::ExecContext& ctx, const ModelConfig& config, const WeightProvider& source,
+         std::vector<WeightSlot>& slots)
+      : ctx_(ctx), config_(config), source_(source), slots_(slots) {}
 
   Status load(ModelWeights& out) {
+    out.layers.reserve(static_cast<size_t>(config_.num_hidden_layers));  // the slots point into it
+    out.mtp.reserve(static_cast<size_t>(config_.num_nextn_predict_layers));
     const auto layers = formats::layer_configs(config_);
     CACHALOT_ASSIGN_OR_RETURN(out.embed, source_.tensor("embed.weight"));
     for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
@@ -38,6 +41,7 @@ class Loader {
  private:
   Status matrix(const std::string& name, int64_t rows, int64_t columns, ops::PackedWeight& out) {
     CACHALOT_ASSIGN_OR_RETURN(const tensor::QuantTensor quant, source_.matrix(name));
+    slots_.push_back({name, 0, &out, nullptr});
     return pack(name, quant, rows, columns, out);
   }
 
@@ -61,6 +65,7 @@ class Loader {
     CACHALOT_ASSIGN_OR_RETURN(const tensor::TensorView view, source_.tensor(name));
     CACHALOT_CHECK_MSG(view.num_elements() == count, name);
     out = tensor::to_floats(view);
+    slots_.push_back({name, 0, nullptr, &out});
     return {};
   }
 
@@ -133,6 +138,7 @@ class Loader {
           "{}: expected o_lora_rank to be a multiple of the scale block's {} rows, found {}", name,
           whole.block_rows, rank));
     }
+    out.reserve(static_cast<size_t>(config_.o_groups));
     for (int64_t g = 0; g < config_.o_groups; ++g) {
       tensor::QuantTensor group = whole;
       group.rows = rank;
@@ -143,6 +149,7 @@ class Loader {
         group.scale.data += g * group.scale.num_bytes();
       }
       out.emplace_back();
+      slots_.push_back({name, g * rank, &out.back(), nullptr});
       CACHALOT_RETURN_IF_ERROR(pack(name, group, rank, columns, out.back()));
     }
     return {};
@@ -169,6 +176,7 @@ class Loader {
     } else {
       CACHALOT_RETURN_IF_ERROR(vector(prefix + "gate.bias", c.n_routed_experts, out.bias));
     }
+    out.experts.reserve(static_cast<size_t>(c.n_routed_experts));
     for (int64_t e = 0; e < c.n_routed_experts; ++e) {
       out.experts.emplace_back();
       CACHALOT_RETURN_IF_ERROR(load_expert(fmt::format("{}experts.{}.", prefix, e),
@@ -209,6 +217,7 @@ class Loader {
   device::ExecContext& ctx_;
   const ModelConfig& config_;
   const WeightProvider& source_;
+  std::vector<WeightSlot>& slots_;
 };
 
 int64_t bytes(const std::optional<HyperWeights>& w) { return w ? w->fn.num_bytes() : 0; }
@@ -253,10 +262,11 @@ int64_t ModelWeights::expert_bytes() const {
   return total;
 }
 
-Result<ModelWeights> load_weights(device::ExecContext& ctx, const ModelConfig& config,
-                                  const WeightProvider& source) {
-  ModelWeights weights;
-  CACHALOT_RETURN_IF_ERROR(Loader(ctx, config, source).load(weights));
+Result<std::unique_ptr<ModelWeights>> load_weights(device::ExecContext& ctx,
+                                                   const ModelConfig& config,
+                                                   const WeightProvider& source) {
+  auto weights = std::make_unique<ModelWeights>();
+  CACHALOT_RETURN_IF_ERROR(Loader(ctx, config, source, weights->slots).load(*weights));
   return weights;
 }
 

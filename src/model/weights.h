@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "base/status.h"
@@ -80,20 +82,34 @@ struct MtpWeights {
   std::optional<HyperWeights> hc_head;
 };
 
+// Where a stored tensor, or the rows from first_row on of one that is cut (wo_a), lies among the weights. One of the two is not null.
+struct WeightSlot {
+  std::string name;
+  int64_t first_row = 0;
+  ops::PackedWeight* matrix = nullptr;
+  std::vector<float>* values = nullptr;
+};
+
 struct ModelWeights {
+  ModelWeights() = default;
+  ModelWeights(const ModelWeights&) = delete;  // the slots point into it
+  ModelWeights& operator=(const ModelWeights&) = delete;
+
   tensor::TensorView embed;  // [vocab_size, hidden_size]
   std::vector<LayerWeights> layers;
   std::vector<float> norm;
   std::optional<HyperWeights> hc_head;
   ops::PackedWeight head;
   std::vector<MtpWeights> mtp;
+  std::vector<WeightSlot> slots;  // all but the embedding and the hash tables
 
   int64_t num_bytes() const;     // of the packed matrices
   int64_t expert_bytes() const;  // of the decoder layers' routed experts among them
 };
 
 // Errors are the provider's, and those of packing with the tensor's name before them.
-Result<ModelWeights> load_weights(device::ExecContext& ctx, const formats::ModelConfig& config,
-                                  const WeightProvider& source);
+Result<std::unique_ptr<ModelWeights>> load_weights(device::ExecContext& ctx,
+                                                   const formats::ModelConfig& config,
+                                                   const WeightProvider& source);
 
 }  // namespace cachalot::model

@@ -9,6 +9,7 @@
 
 #include "engine/loaded_model.h"
 #include "formats/safetensors.h"
+#include "verify/golden_gradients.h"
 #include "verify/golden_report.h"
 #include "verify/golden_run.h"
 #include "verify/invariance.h"
@@ -58,7 +59,8 @@ class Verifier {
         CACHALOT_RETURN_IF_ERROR(compare_selection(report, b, layer, pass));
       }
     }
-    return verify_invariance(*runner_, options.invariance, report);
+    CACHALOT_RETURN_IF_ERROR(verify_invariance(*runner_, options.invariance, report));
+    return verify_gradients(model_.context(), options.directory, expected_, ids_, report);
   }
 
  private:

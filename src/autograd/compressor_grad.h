@@ -1,0 +1,11 @@
+// Token-level compression, recorded. Source: ops/compressor/compressor.h. The chunk's rows are storage of the tape themselves.
+#pragma once
+
+#include "autograd/tape.h"
+#include "ops/compressor/compressor.h"
+
+namespace cachalot::autograd {
+
+void compress(Context ctx, const ops::CompressParams& p);
+
+}  // namespace cachalot::autograd

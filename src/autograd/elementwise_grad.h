@@ -1,0 +1,57 @@
+// Data movement and elementwise ops, recorded. Roundings pass gradients unchanged (straight-through).
+#pragma once
+
+#include <span>
+
+#include "autograd/tape.h"
+#include "ops/quant/act_quant.h"
+
+namespace cachalot::autograd {
+
+struct RowsCopy {  // to [rows, columns] from one place to another
+  const float* from;
+  int64_t from_stride;
+  int64_t rows;
+  int64_t columns;
+  float* to;
+  int64_t to_stride;
+};
+void copy(Context ctx, const RowsCopy& p);
+
+// x += y, rounded to bf16 where round_x: contiguous, or rows with strides.
+struct RowsAdd {
+  float* x;
+  int64_t x_stride;
+  int64_t rows;
+  int64_t columns;
+  const float* y;
+  int64_t y_stride;
+};
+void add(Context ctx, const RowsAdd& p, bool round_x);
+void add(Context ctx, float* x, const float* y, int64_t n, bool round_x);
+
+// out[i] = x[rows[i]], rows of `columns` floats.
+void gather_rows(Context ctx, const float* x, std::span<const int64_t> rows, int64_t columns,
+                 float* out);
+// out[to[i]] = x[i]; `to` stays in place until backward.
+void scatter(Context ctx, const float* x, const int32_t* to, int64_t n, float* out);
+
+// x *= factor, in place.
+void scale(Context ctx, float* x, int64_t n, float factor);
+
+// ops::hadamard, which is its own transpose.
+void hadamard(Context ctx, const ops::RowsParams& p, bool round_x);
+
+// x[i] += bias[(first_position + i) mod period], rows of `columns` floats.
+struct PositionalBias {
+  float* x;
+  int64_t stride;
+  int64_t rows;
+  int64_t columns;
+  const float* bias;  // [period, columns]
+  int64_t period;
+  int64_t first_position;
+};
+void add_positional_bias(Context ctx, const PositionalBias& p);
+
+}  // namespace cachalot::autograd

@@ -1,0 +1,71 @@
+#include "train/parameters.h"
+
+#include <algorithm>
+
+namespace cachalot::train {
+namespace {
+// Moved by the balancing rule, not by a gradient (training.md 6.5).
+bool has_gradient(const formats::TensorInfo& info) { return !info.name.ends_with("gate.bias"); }
+}  // namespace
+
+void ParameterStore::add(const formats::TensorInfo& info, std::vector<float> values) {
+  by_name_.emplace(info.name, parameters_.size());
+  Parameter& parameter = parameters_.emplace_back();
+  parameter.info = info;
+  parameter.master = std::move(values);
+  if (has_gradient(info)) parameter.grad.resize(parameter.master.size());
+}
+
+Result<ParameterStore> ParameterStore::from_checkpoint(const formats::WeightSource& source) {
+  ParameterStore store;
+  for (const formats::TensorInfo& info : source.inventory()) {
+    if (info.tensor_class == formats::TensorClass::table) {
+      CACHALOT_ASSIGN_OR_RETURN(store.expert_ids_[info.name], source.expert_ids(info.name));
+    } else if (info.tensor_class == formats::TensorClass::linear ||
+               info.tensor_class == formats::TensorClass::expert) {
+      CACHALOT_ASSIGN_OR_RETURN(const tensor::QuantTensor quant, source.matrix(info.name));
+      store.add(info, tensor::dequantize(quant));
+    } else {
+      CACHALOT_ASSIGN_OR_RETURN(std::vector<float> values, source.floats(info.name));
+      store.add(info, std::move(values));
+    }
+  }
+  return store;
+}
+
+Parameter* ParameterStore::find(const std::string& name) {
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? nullptr : &parameters_[found->second];
+}
+
+const Parameter& ParameterStore::get(const std::string& name) const {
+  const auto found = by_name_.find(name);
+  CACHALOT_CHECK_MSG(found != by_name_.end(), name);
+  return parameters_[found->second];
+}
+
+void ParameterStore::clear_grads() {
+  for (Parameter& parameter : parameters_)
+    std::fill(parameter.grad.begin(), parameter.grad.end(), 0.0f);
+}
+
+Result<tensor::TensorView> ParameterStore::tensor(const std::string& name) const {
+  const Parameter& parameter = get(name);
+  return tensor::TensorView{tensor::DType::f32, parameter.info.shape,
+                            reinterpret_cast<const std::byte*>(parameter.master.data())};
+}
+
+Result<tensor::QuantTensor> ParameterStore::matrix(const std::string& name) const {
+  const Parameter& parameter = get(name);
+  tensor::QuantTensor quant;
+  CACHALOT_ASSIGN_OR_RETURN(quant.weight, tensor(name));
+  quant.rows = parameter.info.shape[0];
+  quant.columns = parameter.info.shape[1];
+  return quant;
+}
+
+Result<std::vector<int32_t>> ParameterStore::expert_ids(const std::string& name) const {
+  return expert_ids_.at(name);
+}
+
+}  // namespace cachalot::train

@@ -1,0 +1,49 @@
+// A model's parameters in training: fp32 master weights and their gradients, by the names of the public checkpoint, and what is not
+// trained by gradients (router biases, hash tables). Also what the model's loader reads its weights from.
+// Source  training.md 3.1; architecture.md 7.2.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "formats/inventory.h"
+#include "model/weight_provider.h"
+
+namespace cachalot::train {
+
+struct Parameter {
+  formats::TensorInfo info;
+  std::vector<float> master;
+  std::vector<float> grad;  // empty: no gradient (router biases)
+
+  int64_t num_columns() const { return info.shape.back(); }
+};
+
+// Owns them; their addresses stay. Threads: one owner.
+class ParameterStore : public model::WeightProvider {
+ public:
+  // The checkpoint's values, dequantised.
+  // Errors  the source's.
+  static Result<ParameterStore> from_checkpoint(const formats::WeightSource& source);
+
+  std::vector<Parameter>& parameters() { return parameters_; }
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+  Parameter* find(const std::string& name);  // null where there is none
+  void clear_grads();
+
+  Result<tensor::TensorView> tensor(const std::string& name) const override;
+  Result<tensor::QuantTensor> matrix(const std::string& name) const override;
+  Result<std::vector<int32_t>> expert_ids(const std::string& name) const override;
+
+ private:
+  ParameterStore() = default;
+  void add(const formats::TensorInfo& info, std::vector<float> values);
+  const Parameter& get(const std::string& name) const;
+
+  std::vector<Parameter> parameters_;
+  std::map<std::string, size_t> by_name_;
+  std::map<std::string, std::vector<int32_t>> expert_ids_;
+};
+
+}  // namespace cachalot::train

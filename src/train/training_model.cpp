@@ -1,0 +1,161 @@
+#include "train/training_model.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "autograd/elementwise_grad.h"
+#include "autograd/loss_grad.h"
+#include "train/sample_batch.h"
+
+namespace cachalot::train {
+namespace {
+
+// An array of activations of the arena, with a gradient where a tape listens.
+float* activations(autograd::Context ctx, int64_t count) {
+  float* values = ctx.exec.arena->allocate<float>(count);
+  if (ctx.tape != nullptr) ctx.tape->add_storage(values, count);
+  return values;
+}
+
+std::vector<int64_t> all_rows(int64_t count) {
+  std::vector<int64_t> rows(static_cast<size_t>(count));
+  std::iota(rows.begin(), rows.end(), 0);
+  return rows;
+}
+
+int64_t count_targets(std::span<const int32_t> labels) {
+  return std::count_if(labels.begin(), labels.end(), [](int32_t label) { return label >= 0; });
+}
+
+}  // namespace
+
+Result<std::unique_ptr<TrainingModel>> TrainingModel::create(device::ExecContext& ctx,
+                                                             formats::ModelConfig config,
+                                                             ParameterStore& parameters,
+                                                             model::Precision precision) {
+  CACHALOT_ASSIGN_OR_RETURN(
+      model::Transformer transformer,
+      model::Transformer::create(ctx, std::move(config), parameters, precision));
+  std::unique_ptr<TrainingModel> training(new TrainingModel(std::move(transformer), parameters));
+  training->bind();
+  training->refresh(ctx);
+  return training;
+}
+
+void TrainingModel::bind() {
+  for (const model::WeightSlot& slot : transformer_.weights().slots) {
+    Parameter* parameter = parameters_.find(slot.name);
+    CACHALOT_CHECK_MSG(parameter != nullptr, slot.name);
+    if (slot.matrix != nullptr) {
+      matrices_.push_back({parameter, slot.first_row, slot.matrix, {}});
+    } else {
+      vectors_.push_back({parameter, slot.values});
+    }
+  }
+}
+
+void TrainingModel::refresh(device::ExecContext& ctx) {
+  for (BoundMatrix& bound : matrices_) {
+    const int64_t columns = bound.parameter->num_columns();
+    const ops::FloatMatrix values{bound.parameter->master.data() + bound.first_row * columns,
+                                  bound.packed->rows(), columns, columns};
+    bound.packed->assign(ctx, ops::WeightFormat::f32, values);
+    bound.transposed.assign_transposed(ctx, ops::WeightFormat::f32, values);
+  }
+  for (BoundVector& bound : vectors_) *bound.values = bound.parameter->master;
+}
+
+void TrainingModel::bind(autograd::Tape& tape) {
+  for (const BoundMatrix& bound : matrices_) {
+    const int64_t columns = bound.parameter->num_columns();
+    tape.add_matrix(bound.packed, {bound.parameter->grad.data() + bound.first_row * columns,
+                                   columns, &bound.transposed});
+  }
+  for (const BoundVector& bound : vectors_) {
+    if (bound.parameter->grad.empty()) continue;
+    tape.add_parameter(bound.values->data(), static_cast<int64_t>(bound.values->size()),
+                       bound.parameter->grad.data());
+  }
+  Parameter& embed = *parameters_.find("embed.weight");
+  tape.add_parameter(embed.master.data(), static_cast<int64_t>(embed.master.size()),
+                     embed.grad.data());
+}
+
+LossSums TrainingModel::add_gradients(device::ExecContext& ctx, std::span<const Sample> samples,
+                                      const LossWeights& weights, model::ForwardProbe* probe) {
+  const device::ArenaScope scope(*ctx.arena);
+  autograd::Tape tape;
+  bind(tape);
+  Batches batches;  // hold rows that backward reads
+  const LossSums sums = run({ctx, &tape}, samples, weights, probe, batches);
+  tape.backward();
+  return sums;
+}
+
+LossSums TrainingModel::losses(device::ExecContext& ctx, std::span<const Sample> samples,
+                               bool with_mtp) {
+  const device::ArenaScope scope(*ctx.arena);
+  Batches batches;
+  return run(ctx, samples, {1.0f, with_mtp ? 1.0f : 0.0f}, nullptr, batches);
+}
+
+LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> samples,
+                            const LossWeights& weights, model::ForwardProbe* probe,
+                            Batches& batches) {
+  const formats::ModelConfig& config = transformer_.config();
+  std::vector<int32_t> tokens, labels;
+  std::vector<int64_t> lengths;
+  for (const Sample& sample : samples) {
+    CACHALOT_CHECK(sample.tokens.size() == sample.labels.size());
+    tokens.insert(tokens.end(), sample.tokens.begin(), sample.tokens.end());
+    labels.insert(labels.end(), sample.labels.begin(), sample.labels.end());
+    lengths.push_back(static_cast<int64_t>(sample.tokens.size()));
+  }
+  const SampleBatch& batch = *batches.emplace_back(
+      std::make_unique<SampleBatch>(config, transformer_.precision(), std::move(tokens), lengths));
+  const int64_t rows = batch.rows();
+  float* embedded = activations(ctx, rows * transformer_.num_streams() * config.hidden_size);
+  const float* streams = transformer_.forward(ctx, batch.batch(), embedded, probe);
+  float* logits = activations(ctx, rows * config.vocab_size);
+  transformer_.logits(ctx, streams, all_rows(rows), logits);
+  LossSums sums;
+  sums.lm = autograd::cross_entropy(ctx, logits, labels, config.vocab_size, weights.lm, 0.0);
+  sums.lm_targets = count_targets(labels);
+  if (weights.mtp != 0 && config.num_nextn_predict_layers > 0)
+    mtp_loss(ctx, samples, streams, weights.mtp, batches, sums);
+  return sums;
+}
+
+// The block reads the streams of position i with the token at i + 1 and predicts that at i + 2.
+void TrainingModel::mtp_loss(autograd::Context ctx, std::span<const Sample> samples,
+                             const float* streams, float weight, Batches& batches, LossSums& sums) {
+  const formats::ModelConfig& config = transformer_.config();
+  const int64_t width = transformer_.num_streams() * config.hidden_size;
+  std::vector<int32_t> tokens, labels;
+  std::vector<int64_t> lengths, kept;
+  int64_t first = 0;
+  for (const Sample& sample : samples) {
+    const auto length = static_cast<int64_t>(sample.tokens.size());
+    if (length > 1) {
+      tokens.insert(tokens.end(), sample.tokens.begin() + 1, sample.tokens.end());
+      labels.insert(labels.end(), sample.labels.begin() + 1, sample.labels.end());
+      lengths.push_back(length - 1);
+      for (int64_t i = 0; i + 1 < length; ++i) kept.push_back(first + i);
+    }
+    first += length;
+  }
+  if (kept.empty()) return;
+  const auto rows = static_cast<int64_t>(kept.size());
+  const SampleBatch& batch = *batches.emplace_back(
+      std::make_unique<SampleBatch>(config, transformer_.precision(), std::move(tokens), lengths));
+  float* inputs = activations(ctx, rows * width);
+  autograd::gather_rows(ctx, streams, kept, width, inputs);
+  float* projected = activations(ctx, rows * width);
+  const float* out = transformer_.mtp_forward(ctx, 0, batch.batch(), inputs, projected);
+  float* logits = activations(ctx, rows * config.vocab_size);
+  transformer_.mtp_logits(ctx, 0, out, all_rows(rows), logits);
+  sums.mtp = autograd::cross_entropy(ctx, logits, labels, config.vocab_size, weight, 0.0);
+  sums.mtp_targets = count_targets(labels);
+}
+
+}  // namespace cachalot::train

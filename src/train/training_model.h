@@ -1,0 +1,84 @@
+// The model in training: packs its weights from the masters, runs the one forward over samples with a tape, and adds the gradients of
+// the loss to the parameters'.
+// Source  training.md 6.4, 6.7.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "autograd/tape.h"
+#include "device/exec_context.h"
+#include "model/transformer.h"
+#include "train/parameters.h"
+#include "train/sample_batch.h"
+
+namespace cachalot::train {
+
+struct Sample {
+  std::span<const int32_t> tokens;
+  std::span<const int32_t>
+      labels;  // of each position: the next token's id, or -1 where there is none
+};
+
+// How the samples' losses are weighed. Factors stay those of the whole global batch however it is cut into calls.
+struct LossWeights {
+  float lm = 1;   // of each labelled position: 1 / number of them in the global batch
+  float mtp = 0;  // of each position with a second next token; 0: the MTP block does not run
+};
+
+struct LossSums {  // without the factors above; of several calls: add them up
+  double lm = 0;
+  int64_t lm_targets = 0;
+  double mtp = 0;
+  int64_t mtp_targets = 0;
+};
+
+// Borrows the parameters, which must outlive it. Threads: one owner.
+class TrainingModel {
+ public:
+  static Result<std::unique_ptr<TrainingModel>> create(device::ExecContext& ctx,
+                                                       formats::ModelConfig config,
+                                                       ParameterStore& parameters,
+                                                       model::Precision precision);
+
+  const model::Transformer& transformer() const { return transformer_; }
+
+  // Packs the weights anew: after every change of the masters.
+  void refresh(device::ExecContext& ctx);
+
+  // Adds the gradients of the weighted losses of the samples to the parameters'.
+  LossSums add_gradients(device::ExecContext& ctx, std::span<const Sample> samples,
+                         const LossWeights& weights, model::ForwardProbe* probe = nullptr);
+  // The losses alone.
+  LossSums losses(device::ExecContext& ctx, std::span<const Sample> samples, bool with_mtp);
+
+ private:
+  struct BoundMatrix {
+    Parameter* parameter;
+    int64_t first_row;
+    ops::PackedWeight* packed;
+    ops::PackedWeight transposed;
+  };
+  struct BoundVector {
+    Parameter* parameter;
+    std::vector<float>* values;
+  };
+
+  TrainingModel(model::Transformer transformer, ParameterStore& parameters)
+      : transformer_(std::move(transformer)), parameters_(parameters) {}
+  void bind();
+  void bind(autograd::Tape& tape);
+  using Batches = std::vector<std::unique_ptr<SampleBatch>>;
+  LossSums run(autograd::Context ctx, std::span<const Sample> samples, const LossWeights& weights,
+               model::ForwardProbe* probe, Batches& batches);
+  void mtp_loss(autograd::Context ctx, std::span<const Sample> samples, const float* streams,
+                float weight, Batches& batches, LossSums& sums);
+
+  model::Transformer transformer_;
+  ParameterStore& parameters_;
+  std::vector<BoundMatrix> matrices_;
+  std::vector<BoundVector> vectors_;
+};
+
+}  // namespace cachalot::train
