@@ -40,6 +40,7 @@ TEST(ParameterGroups, NamesDecideTheGroup) {
   EXPECT_EQ(group("layers.3.ffn.gate.weight", {8, 8}), ParameterGroup::muon);
   EXPECT_EQ(group("layers.3.ffn.experts.117.w2.weight", {8, 8}), ParameterGroup::muon);
   EXPECT_EQ(group("layers.3.attn.indexer.weights_proj.weight", {8, 8}), ParameterGroup::muon);
+  EXPECT_EQ(group("layers.3.ffn.w2.weight", {8, 8}), ParameterGroup::muon);  // a dense ablation's
   EXPECT_EQ(group("mtp.0.e_proj.weight", {8, 8}), ParameterGroup::muon);
   EXPECT_EQ(group("mtp.0.hc_head_fn", {4, 8}), ParameterGroup::muon);
 }
