@@ -70,8 +70,8 @@ struct HyperSplitGradients {
   const float* d_comb;
   float* d_mixes;
   float* d_inv_rms;  // [rows]
-  float* d_base;
-  float* d_scale;
+  float* d_base;     // null: frozen
+  float* d_scale;    // null: frozen
 };
 // p.pre, p.post and p.comb are not used.
 void hyper_split_backward(device::ExecContext& ctx, const HyperSplitParams& p,
@@ -87,8 +87,8 @@ struct HyperHeadSplitBackwardParams {
   const float* d_pre;
   float* d_mixes;
   float* d_inv_rms;
-  float* d_base;
-  float* d_scale;
+  float* d_base;   // null: frozen
+  float* d_scale;  // null: frozen
 };
 void hyper_head_split_backward(device::ExecContext& ctx, const HyperHeadSplitBackwardParams& p);
 

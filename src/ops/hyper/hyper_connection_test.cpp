@@ -106,6 +106,29 @@ TEST(HyperSplit, EqualsTheFormulaInDouble) {
   }
 }
 
+TEST(HyperSplit, EveryVersionHasTheReferenceBits) {
+  for (int64_t n : {1, 3, 4, 8}) {
+    for (int64_t rows : {1, 3, 4, 15, 16, 17, 37}) {
+      const int64_t width = 2 * n + n * n;
+      std::vector<float> mixes = random_values(rows * width, 25, 3.0);
+      if (rows > 15) mixes[2 * width] = kNan, mixes[5 * width - 1] = kInf, mixes[7 * width] = -kInf;
+      const std::vector<float> inv_rms = random_values(rows, 26), base = random_values(width, 27);
+      const HyperKind kind = rows == 15 ? HyperKind::unconstrained : HyperKind::mhc;
+      const auto run = [&](device::ExecContext& ctx) {
+        return split(ctx, mixes, inv_rms, base, {0.7f, 1.3f, 0.9f}, n, 5, kind);
+      };
+      TestContext reference(device::Isa::reference);
+      const Split expected = run(reference);
+      for_each_context([&](device::ExecContext& ctx, const std::string& name) {
+        const Split found = run(ctx);
+        expect_same_values(expected.pre, found.pre, "pre, " + name);
+        expect_same_values(expected.post, found.post, "post, " + name);
+        expect_same_values(expected.comb, found.comb, "comb, " + name);
+      });
+    }
+  }
+}
+
 TEST(HyperSplit, SaturatedLogitsStayFinite) {
   for (float size : {80.0f, 1000.0f}) {
     std::vector<float> mixes(24);
@@ -207,12 +230,16 @@ TEST(HyperConnection, EveryVersionHasTheReferenceBits) {
       std::vector<float> x = layer.streams;
       hyper_post(ctx, x.data(), layer.y.data(), layer.pre.data(), layer.comb.data(), c.rows, c.n,
                  c.d, c.round, x.data());
+      std::vector<float> beside(x.size());
+      hyper_post(ctx, layer.streams.data(), layer.y.data(), layer.pre.data(), layer.comb.data(),
+                 c.rows, c.n, c.d, c.round, beside.data());
       std::vector<float> rms(static_cast<size_t>(c.rows));
       hyper_inv_rms(ctx, layer.streams.data(), c.rows, c.n * c.d, 1e-6f, rms.data());
       if (expected_u.empty()) expected_u = u, expected_x = x, expected_rms = rms;
       const std::string where = name + ", n " + std::to_string(c.n) + ", d " + std::to_string(c.d);
       expect_same_values(expected_u, u, "u, " + where);
       expect_same_values(expected_x, x, "streams, " + where);
+      expect_same_values(expected_x, beside, "streams beside the old ones, " + where);
       expect_same_values(expected_rms, rms, "inv_rms, " + where);
     });
   }

@@ -57,8 +57,12 @@ void hyper_split_backward(device::ExecContext& ctx, const HyperSplitParams& p,
   });
   // A few additions a row, in the order of the rows.
   for (int64_t row = 0; row < p.rows; ++row) {
-    for (int64_t i = 0; i < width; ++i) g.d_base[i] += scratch.d_logits[row * width + i];
-    for (int64_t part = 0; part < 3; ++part) g.d_scale[part] += scratch.d_scale[row * 3 + part];
+    for (int64_t i = 0; g.d_base != nullptr && i < width; ++i) {
+      g.d_base[i] += scratch.d_logits[row * width + i];
+    }
+    for (int64_t part = 0; g.d_scale != nullptr && part < 3; ++part) {
+      g.d_scale[part] += scratch.d_scale[row * 3 + part];
+    }
   }
 }
 
@@ -87,10 +91,10 @@ void hyper_head_split_backward(device::ExecContext&, const HyperHeadSplitBackwar
       const float d_logit = p.d_pre[i] * (s * (1.0f - s));
       dot = std::fma(d_logit, p.mixes[i], dot);
       p.d_mixes[i] += d_logit * factor;
-      p.d_base[j] += d_logit;
+      if (p.d_base != nullptr) p.d_base[j] += d_logit;
     }
     p.d_inv_rms[row] += dot * p.scale[0];
-    p.d_scale[0] += dot * p.inv_rms[row];
+    if (p.d_scale != nullptr) p.d_scale[0] += dot * p.inv_rms[row];
   }
 }
 

@@ -44,7 +44,7 @@ void swiglu(device::ExecContext& ctx, const SwigluParams& p) {
 
 void swiglu_backward(device::ExecContext& ctx, const SwigluBackwardParams& p) {
   CACHALOT_CHECK(p.rows >= 0 && p.columns > 0);
-  CACHALOT_CHECK((p.weight == nullptr) == (p.d_weight == nullptr));
+  CACHALOT_CHECK(p.weight != nullptr || p.d_weight == nullptr);
   SwigluBackwardKernel* kernel =
       pick_kernel(ctx.isa, swiglu_backward_ref, swiglu_backward_avx2, swiglu_backward_avx512);
   for_row_blocks(ctx, p.rows, 6 * p.columns,

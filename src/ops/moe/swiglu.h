@@ -36,7 +36,7 @@ void swiglu(device::ExecContext& ctx, const SwigluParams& p);
 //   d_up += weight d_h g s                     where |up| <= limit
 //   d_gate += weight d_h u s (1 + g (1 - s))   where gate <= limit: a clamped element has no gradient
 //   d_weight += sum over columns of d_h g s u
-// Shapes  as above; d_weight [rows], null exactly where weight is. Gradients overlap nothing.
+// Shapes  as above; d_weight [rows], or null: not wanted, or no weight. Gradients overlap nothing.
 // Numerics  fp32, the rounding of h counts as the identity. The sum runs in 16 interleaved fma chains folded 8+8, 4+4, 2+2,
 //         1+1. The bits do not depend on threads, instruction set or the other rows.
 struct SwigluBackwardParams {

@@ -44,7 +44,7 @@ void swiglu_backward_ref(const SwigluBackwardParams& p, int64_t first_row, int64
       p.d_gate[at] += gate_clamped ? 0.0f : d_product * u * (s * std::fma(g, 1.0f - s, 1.0f));
       p.d_up[at] += up_clamped ? 0.0f : d_product * silu;
     }
-    if (p.weight != nullptr) p.d_weight[row] += fold16(chains);
+    if (p.d_weight != nullptr) p.d_weight[row] += fold16(chains);
   }
 }
 

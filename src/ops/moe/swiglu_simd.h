@@ -62,7 +62,7 @@ void swiglu_backward_simd(const SwigluBackwardParams& p, int64_t first_row, int6
       store_first(p.d_gate + i, left, load_first(p.d_gate + i, left) + d_gate);
       store_first(p.d_up + i, left, load_first(p.d_up + i, left) + d_up);
     }
-    if (p.weight != nullptr) p.d_weight[row] += fold_sum(chains);
+    if (p.d_weight != nullptr) p.d_weight[row] += fold_sum(chains);
   }
 }
 
