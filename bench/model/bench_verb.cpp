@@ -58,6 +58,7 @@ void add_bench_verb(CLI::App& app, int* exit_code) {
   matmul_command->add_option("--threads", matmul->num_threads)->delimiter(',');
   matmul_command->add_option("--squares", matmul->squares)->delimiter(',');
   matmul_command->add_option("--rows", matmul->rows)->delimiter(',');
+  matmul_command->add_option("--gradient-rows", matmul->gradient_rows)->delimiter(',');
   matmul_command->callback([matmul, json, exit_code] {
     const Result<device::Isa> isa = device::chosen_isa();
     if (!isa) {

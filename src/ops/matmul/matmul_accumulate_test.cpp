@@ -108,6 +108,36 @@ TEST(MatmulAccumulate, ContinuesTheChainOverK) {
   });
 }
 
+// In a group some products continue and others start anew, beside each other in y and with a prepared x in common.
+TEST(MatmulAccumulate, GroupsHaveTheBitsOfSingleProducts) {
+  const int64_t m = 14, n = 40, k = 96, y_stride = 2 * n;
+  const std::vector<float> x = random_values(m * k, 26), start = random_values(m * y_stride, 27);
+  const std::vector<float> weights[] = {random_values(n * k, 28), random_values(n * k, 29)};
+  for_each_context([&](device::ExecContext& ctx, const std::string& name) {
+    PackedWeight packed[2];
+    std::vector<float> together = start, apart = start;
+    std::vector<MatmulParams> products;
+    for (int i = 0; i < 2; ++i) {
+      packed[i].assign(ctx, WeightFormat::f32, {weights[i].data(), n, k, k});
+      products.push_back({.x = x.data(),
+                          .m = m,
+                          .x_stride = k,
+                          .w = &packed[i],
+                          .y = together.data() + i * n,
+                          .y_stride = y_stride,
+                          .math = MatmulMath::f32,
+                          .accumulate = i == 0});
+      MatmulParams alone = products.back();
+      alone.y = apart.data() + i * n;
+      matmul(ctx, alone);
+    }
+    grouped_matmul(ctx, products);
+    expect_same_values(apart, together, name);
+    EXPECT_NE(std::vector<float>(together.begin(), together.begin() + n),
+              std::vector<float>(start.begin(), start.begin() + n));
+  });
+}
+
 TEST(MatmulAccumulateDeathTest, TakesF32MathOnly) {
   RngStream rng(25, RngPurpose::data, 0);
   const PackedWeight w = pack(make_weight(WeightFormat::bf16, 16, 16, rng).tensor);
