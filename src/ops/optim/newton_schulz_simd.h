@@ -3,6 +3,7 @@
 // (as two halves each) where there are 16 of eight.
 #pragma once
 
+#include "ops/attention/transpose_avx2.h"
 #include "ops/optim/newton_schulz_kernels.h"
 
 namespace cachalot::ops {
@@ -118,12 +119,24 @@ void ns_tile(const NsMicro& t, int64_t rows, bool diagonal) {
   }
 }
 
-// to[j][i] = from[i][j] for i < rows, j < columns (on the diagonal only j > i).
+// to[j][i] = from[i][j] for i < rows, j < columns (on the diagonal only j > i, where `to` is `from`).
 void ns_mirror(const float* from, int64_t from_width, int64_t rows, int64_t columns, bool diagonal,
                float* to, int64_t to_width) {
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = diagonal ? i + 1 : 0; j < columns; ++j)
-      to[j * to_width + i] = from[i * from_width + j];
+  if (!diagonal) return transpose(from, from_width, rows, columns, rows, to, to_width);
+  for (int64_t i0 = 0; i0 < rows; i0 += 8) {
+    const int64_t i_end = rows - i0 < 8 ? rows : i0 + 8;
+    int64_t whole = i0 + 8;  // columns from here on are mirrored in whole blocks
+    for (int64_t i = i0; i < i_end; ++i) {
+      for (int64_t j = i + 1; j < columns && j < whole; ++j)
+        to[j * to_width + i] = from[i * from_width + j];
+    }
+    for (; whole + 8 <= columns; whole += 8) {
+      transpose_8x8(from + i0 * from_width + whole, from_width, to + whole * to_width + i0,
+                    to_width);
+    }
+    for (int64_t i = i0; i < i_end; ++i) {
+      for (int64_t j = whole; j < columns; ++j) to[j * to_width + i] = from[i * from_width + j];
+    }
   }
 }
 
