@@ -1,0 +1,195 @@
+// The reference answers are right: each family's questions are read from the prompt and solved by other means.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+#include <sstream>
+
+#include "data/tasks/task.h"
+
+namespace cachalot::data {
+namespace {
+
+template <typename Fn>
+void for_each_task(TaskFamily family, int hardest, Fn&& solve) {
+  for (int difficulty = 0; difficulty <= hardest; ++difficulty) {
+    for (uint64_t index = 0; index < 60; ++index) {
+      const Task task = make_task(family, difficulty, 77, index);
+      const std::string answer = solve(task.prompt.substr(0, task.prompt.find("\nEnd with")));
+      ASSERT_EQ("Answer: " + answer, task.answer.content) << task.prompt;
+    }
+  }
+}
+
+std::string after(const std::string& text, const std::string& mark) {
+  const size_t at = text.find(mark);
+  return at == std::string::npos ? "" : text.substr(at + mark.size());
+}
+// The words of a text; commas, colons, full stops and question marks part them too.
+std::vector<std::string> words(std::string text) {
+  for (char& c : text) {
+    if (c == ',' || c == ':' || c == '.' || c == '?') c = ' ';
+  }
+  std::istringstream stream(text);
+  return {std::istream_iterator<std::string>(stream), {}};
+}
+template <typename T>
+std::string list(const std::vector<T>& items) {
+  std::ostringstream out;
+  for (size_t i = 0; i < items.size(); ++i) out << (i > 0 ? ", " : "") << items[i];
+  return out.str();
+}
+
+TEST(TaskAnswers, Numbers) {
+  for_each_task(TaskFamily::numbers, kMaxDifficulty, [](const std::string& prompt) {
+    const std::vector<std::string> w = words(prompt);
+    if (w[3] == "greatest") return std::to_string(std::gcd(std::stoll(w[7]), std::stoll(w[9])));
+    if (w[3] == "remainder") return std::to_string(std::stoll(w[5]) % std::stoll(w[8]));
+    if (w[0] == "Which") return std::to_string(std::stoll(w[4], nullptr, std::stoi(w[7])));
+    // Write V in base B: the number whose digits give V back, without a leading zero.
+    EXPECT_EQ(w[0], "Write");
+    const int64_t base = std::stoll(w[4]);
+    int64_t rest = std::stoll(w[1]), power = 1;
+    while (power * base <= rest) power *= base;
+    std::string digits;
+    for (; power > 0; power /= base) {
+      digits += "0123456789abcdef"[rest / power];
+      rest %= power;
+    }
+    return digits;
+  });
+}
+
+TEST(TaskAnswers, Sorting) {
+  for_each_task(TaskFamily::sorting, kMaxDifficulty, [](const std::string& prompt) {
+    const std::vector<std::string> items = words(after(prompt, "by commas:"));
+    if (prompt.find("numbers") != std::string::npos) {
+      std::vector<int64_t> numbers;
+      for (const std::string& item : items) numbers.push_back(std::stoll(item));
+      std::sort(numbers.begin(), numbers.end());
+      if (prompt.find("largest") != std::string::npos) std::reverse(numbers.begin(), numbers.end());
+      return list(numbers);
+    }
+    std::vector<std::pair<size_t, std::string>> keyed;
+    const bool by_length = prompt.find("by length") != std::string::npos;
+    for (const std::string& item : items) keyed.emplace_back(by_length ? item.size() : 0, item);
+    std::sort(keyed.begin(), keyed.end());
+    std::vector<std::string> sorted;
+    for (const auto& [key, item] : keyed) sorted.push_back(item);
+    if (prompt.find("reverse the whole") != std::string::npos)
+      std::reverse(sorted.begin(), sorted.end());
+    return list(sorted);
+  });
+}
+
+TEST(TaskAnswers, StringEdits) {
+  for_each_task(TaskFamily::string_edits, kMaxDifficulty, [](const std::string& prompt) {
+    std::string word = words(prompt)[3];
+    std::istringstream rest(after(prompt, word + ". "));
+    for (std::string edit; std::getline(rest, edit, '.');) {
+      const std::vector<std::string> w = words(edit);
+      const std::string last = w.back();
+      if (edit.find("reverse") != std::string::npos) {
+        std::string other;
+        for (const char c : word) other = c + other;
+        word = other;
+      } else if (edit.find("replace") != std::string::npos) {
+        const char from = w[3][0];
+        for (char& c : word) c = c == from ? last[0] : c;
+      } else if (edit.find("in front") != std::string::npos) {
+        word = w[2] + word;
+      } else if (edit.find("move") != std::string::npos) {
+        word = word.substr(1) + word[0];
+      } else if (edit.find("double") != std::string::npos) {
+        word += word[word.size() - 1];
+      } else if (edit.find("swap") != std::string::npos) {
+        const char first = word[0];
+        word[0] = word[word.size() - 1];
+        word[word.size() - 1] = first;
+      } else {
+        EXPECT_NE(edit.find("What is the word now"), std::string::npos) << edit;
+      }
+    }
+    return word;
+  });
+}
+
+// Days since a fixed day by the rule of leap years, counted year by year and month by month.
+int64_t day_number(const std::string& date) {
+  const int year = std::stoi(date.substr(0, 4)), month = std::stoi(date.substr(5, 2));
+  const auto is_leap = [](int y) { return y % 4 == 0 && (y % 100 != 0 || y % 400 == 0); };
+  int64_t number = std::stoi(date.substr(8, 2));
+  for (int y = 1900; y < year; ++y) number += is_leap(y) ? 366 : 365;
+  const int kDays[] = {31, is_leap(year) ? 29 : 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+  return std::accumulate(kDays, kDays + month - 1, number);
+}
+
+TEST(TaskAnswers, Calendar) {
+  static const std::vector<std::string> kWeek = {"Monday", "Tuesday",  "Wednesday", "Thursday",
+                                                 "Friday", "Saturday", "Sunday"};
+  // 1 January 1900, day 1, was a Monday.
+  const auto weekday = [](int64_t day) { return kWeek[static_cast<size_t>((day - 1) % 7)]; };
+  int64_t longest_easy = 0;
+  for (int difficulty = 0; difficulty <= kMaxDifficulty; ++difficulty) {
+    for (uint64_t index = 0; index < 60; ++index) {
+      const Task task = make_task(TaskFamily::calendar, difficulty, 77, index);
+      const std::vector<std::string> w = words(task.prompt);
+      const std::string answer = task.answer.content.substr(8);
+      if (w[0] == "Which") {
+        EXPECT_EQ(day_number(answer), day_number(w[6]) + std::stoll(w[3])) << task.prompt;
+      } else if (w[0] == "How") {
+        EXPECT_EQ(std::stoll(answer), day_number(w[8]) - day_number(w[6])) << task.prompt;
+      } else {
+        const int64_t span = std::stoll(w[10]);
+        EXPECT_EQ(w[3], weekday(day_number(w[0]))) << task.prompt;
+        EXPECT_EQ(answer, weekday(day_number(w[0]) + span)) << task.prompt;
+        if (difficulty == 0) longest_easy = std::max(longest_easy, span);
+      }
+    }
+  }
+  EXPECT_LE(longest_easy, 8);
+}
+
+TEST(TaskAnswers, Lookup) {
+  for_each_task(TaskFamily::lookup, kMaxDifficulty, [](const std::string& prompt) {
+    std::map<std::string, std::string> table;
+    std::istringstream lines(prompt);
+    std::string question;
+    while (std::getline(lines, question)) {
+      const size_t arrow = question.find(" -> ");
+      if (arrow == std::string::npos) break;
+      EXPECT_TRUE(table.emplace(question.substr(0, arrow), question.substr(arrow + 4)).second);
+    }
+    const std::vector<std::string> w = words(question);
+    if (w[0] == "Where") return table.at(w[2]);
+    std::string name = w[2];
+    for (int64_t hops = std::stoll(w[7]); hops > 0; --hops) name = table.at(name);
+    return name;
+  });
+}
+
+TEST(TaskAnswers, Needles) {
+  int64_t words_at_7 = 0;
+  for_each_task(TaskFamily::needles, 7, [&](const std::string& prompt) {
+    words_at_7 = static_cast<int64_t>(words(prompt).size());
+    const std::string question = prompt.substr(prompt.rfind('\n') + 1);
+    const std::vector<std::string> w = words(question);
+    if (w[0] == "How") {
+      const std::string mark = "Then " + w[4] + " rang the bell.";
+      int64_t count = 0;
+      for (size_t at = prompt.find(mark); at != std::string::npos; at = prompt.find(mark, at + 1))
+        ++count;
+      return std::to_string(count);
+    }
+    std::vector<std::string> codes;
+    for (auto name = w.begin() + 5; *name != "in"; ++name) {
+      codes.push_back(words(after(prompt, "The code of " + *name + " is "))[0]);
+    }
+    return list(codes);
+  });
+  EXPECT_GT(words_at_7, 32 * 128 * 8 / 10);
+}
+
+}  // namespace
+}  // namespace cachalot::data
