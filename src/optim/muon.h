@@ -1,10 +1,9 @@
-// One Muon step for logical matrices of one shape: momentum, Nesterov look-ahead, hybrid Newton-Schulz, RMS rescale, decay.
-// Source  training.md 3.2-3.4; batching infrastructure.md 7.1.
+// One Muon step for logical matrices: momentum, Nesterov look-ahead, hybrid Newton-Schulz, RMS rescale, decay.
+// Source  training.md 3.2-3.4.
 //         M = mu M + G; U = mu M + G; O = HybridNS(U) sqrt(max(rows, columns)) rms; W = W (1 - eta lambda) - eta O.
 // Shapes  master, grad, momentum [rows, columns] float, contiguous; no two overlap.
-// Numerics  ops/optim/muon_update.h and newton_schulz.h: a matrix's bits depend on no other matrix and not on the threads. Zero
-//         gradient and momentum give exactly W (1 - eta lambda).
-// Errors  CHECK: rows or columns below 1.
+// Numerics  ops/optim/muon_update.h: a matrix's bits depend on no other matrix and not on the threads. Zero gradient and momentum
+//         give exactly W (1 - eta lambda).
 // Threads  concurrent calls need distinct ctx.
 #pragma once
 
@@ -23,6 +22,8 @@ struct MuonConfig {
 };
 
 struct MuonMatrix {
+  int64_t rows;
+  int64_t columns;
   float* master;
   const float* grad;
   float* momentum;
@@ -34,6 +35,6 @@ struct MuonStep {
 };
 
 void muon_step(device::ExecContext& ctx, const MuonConfig& config, const MuonStep& step,
-               int64_t rows, int64_t columns, std::span<const MuonMatrix> matrices);
+               std::span<const MuonMatrix> matrices);
 
 }  // namespace cachalot::optim

@@ -32,8 +32,8 @@ constexpr int64_t kShapes[][2] = {{32, 32},  {64, 64},  {96, 96},  {48, 96},  {9
 std::vector<float> update_of(device::ExecContext& ctx, const std::vector<float>& g, int64_t rows,
                              int64_t columns, const MuonConfig& config) {
   std::vector<float> w(g.size(), 0.0f), m(g.size(), 0.0f);
-  const MuonMatrix matrix{w.data(), g.data(), m.data()};
-  muon_step(ctx, config, {.learning_rate = 1}, rows, columns, {&matrix, 1});
+  const MuonMatrix matrix{rows, columns, w.data(), g.data(), m.data()};
+  muon_step(ctx, config, {.learning_rate = 1}, {&matrix, 1});
   return w;
 }
 
@@ -137,8 +137,8 @@ TEST(Muon, ZeroGradientAndMomentumOnlyDecay) {
     const std::vector<float> before = random_values(20 * 12, 50);
     std::vector<float> w = before, m(w.size(), 0.0f);
     const std::vector<float> g(w.size(), 0.0f);
-    const MuonMatrix matrix{w.data(), g.data(), m.data()};
-    muon_step(ctx, {}, {.learning_rate = 0.02}, 20, 12, {&matrix, 1});
+    const MuonMatrix matrix{20, 12, w.data(), g.data(), m.data()};
+    muon_step(ctx, {}, {.learning_rate = 0.02}, {&matrix, 1});
     const auto decay = static_cast<float>(1 - 0.02 * 0.1);
     for (size_t i = 0; i < w.size(); ++i) EXPECT_EQ(w[i], decay * before[i]) << name;
     for (float x : m) EXPECT_EQ(x, 0.0f) << name;
@@ -153,15 +153,15 @@ TEST(Muon, TheThirdStepLooksAheadWithTheNewMomentum) {
   const std::vector<float> g = random_values(rows * columns, 60);
   const std::vector<float> g3 = random_values(rows * columns, 61);
   std::vector<float> w(g.size(), 0.0f), m(g.size(), 0.0f);
-  MuonMatrix matrix{w.data(), g.data(), m.data()};
+  MuonMatrix matrix{rows, columns, w.data(), g.data(), m.data()};
   const MuonConfig config{.weight_decay = 0};
-  for (int i = 0; i < 2; ++i) muon_step(ctx, config, {1}, rows, columns, {&matrix, 1});
+  for (int i = 0; i < 2; ++i) muon_step(ctx, config, {1}, {&matrix, 1});
   // M_2 = 1.95 G: plain accumulation, without a factor 1 - mu.
   for (size_t i = 0; i < m.size(); ++i) EXPECT_NEAR(m[i], 1.95 * g[i], 4e-7 * std::fabs(g[i]));
 
   std::fill(w.begin(), w.end(), 0.0f);
   matrix.grad = g3.data();
-  muon_step(ctx, config, {1}, rows, columns, {&matrix, 1});
+  muon_step(ctx, config, {1}, {&matrix, 1});
   std::vector<float> look_ahead(g.size()), momentum(g.size());
   for (size_t i = 0; i < g.size(); ++i) {
     const double m3 = 0.95 * 1.95 * g[i] + g3[i];
@@ -200,14 +200,14 @@ TEST(Muon, StorageFusionChangesNothing) {
     std::vector<MuonMatrix> cut;
     for (const RowRange& range : cut_evenly(2 * rows, 2)) {
       const int64_t at = range.first_row * columns;
-      cut.push_back({fused.data() + at, g.data() + at, m.data() + at});
+      cut.push_back({rows, columns, fused.data() + at, g.data() + at, m.data() + at});
     }
-    const MuonMatrix gate_matrix{gate.data(), g.data(), m_gate.data()};
-    const MuonMatrix up_matrix{up.data(), g.data() + half, m_up.data()};
+    const MuonMatrix gate_matrix{rows, columns, gate.data(), g.data(), m_gate.data()};
+    const MuonMatrix up_matrix{rows, columns, up.data(), g.data() + half, m_up.data()};
     for (int i = 0; i < 2; ++i) {
-      muon_step(ctx, {}, {.learning_rate = 0.01}, rows, columns, cut);
-      muon_step(ctx, {}, {.learning_rate = 0.01}, rows, columns, {&gate_matrix, 1});
-      muon_step(ctx, {}, {.learning_rate = 0.01}, rows, columns, {&up_matrix, 1});
+      muon_step(ctx, {}, {.learning_rate = 0.01}, cut);
+      muon_step(ctx, {}, {.learning_rate = 0.01}, {&gate_matrix, 1});
+      muon_step(ctx, {}, {.learning_rate = 0.01}, {&up_matrix, 1});
     }
     gate.insert(gate.end(), up.begin(), up.end());
     ops::expect_same_values(gate, fused, name);
@@ -219,9 +219,10 @@ TEST(Muon, GradScaleScalesTheGradientAgainstOldMomentum) {
   const std::vector<float> g = random_values(20 * 20, 80), m0 = random_values(20 * 20, 81);
   std::vector<float> w1(g.size(), 0.0f), m1 = m0, w2 = w1, m2 = m0, half = g;
   for (float& x : half) x *= 0.5f;
-  const MuonMatrix scaled{w1.data(), g.data(), m1.data()}, plain{w2.data(), half.data(), m2.data()};
-  muon_step(ctx, {}, {.learning_rate = 0.1, .grad_scale = 0.5f}, 20, 20, {&scaled, 1});
-  muon_step(ctx, {}, {.learning_rate = 0.1}, 20, 20, {&plain, 1});
+  const MuonMatrix scaled{20, 20, w1.data(), g.data(), m1.data()},
+      plain{20, 20, w2.data(), half.data(), m2.data()};
+  muon_step(ctx, {}, {.learning_rate = 0.1, .grad_scale = 0.5f}, {&scaled, 1});
+  muon_step(ctx, {}, {.learning_rate = 0.1}, {&plain, 1});
   ops::expect_same_values(w2, w1, "weights");
   ops::expect_same_values(m2, m1, "momentum");
 }

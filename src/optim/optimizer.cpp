@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <map>
 
 #include "base/check.h"
 #include "ops/optim/adamw.h"
@@ -74,7 +73,6 @@ Optimizer::Optimizer(std::vector<OptimizedParameter> parameters, ParameterAudit 
   first_moments_.resize(count);
   second_moments_.resize(count);
   steps_.resize(count, 0);
-  std::map<std::pair<int64_t, int64_t>, size_t> batch_of_shape;
   for (size_t i = 0; i < count; ++i) {
     const auto idx = static_cast<int64_t>(i);
     const ParameterRule& rule = audit_.rows[i].rule;
@@ -83,13 +81,6 @@ Optimizer::Optimizer(std::vector<OptimizedParameter> parameters, ParameterAudit 
     first_moments_[i].resize(static_cast<size_t>(size(idx)), 0.0f);
     if (rule.group != ParameterGroup::muon)
       second_moments_[i].resize(static_cast<size_t>(size(idx)), 0.0f);
-    for (const RowRange& cut : rule.matrices) {
-      const int64_t columns = parameters_[i].shape[1];
-      if (cut.rows == 0 || columns == 0) continue;
-      const auto [it, is_new] = batch_of_shape.try_emplace({cut.rows, columns}, batches_.size());
-      if (is_new) batches_.push_back({cut.rows, columns, {}});
-      batches_[it->second].parts.push_back({idx, cut.first_row * columns});
-    }
   }
 }
 
@@ -122,32 +113,37 @@ int64_t Optimizer::num_steps(int64_t parameter_idx) const {
 
 void Optimizer::step_muon(device::ExecContext& ctx, const MuonStep& step) {
   std::vector<MuonMatrix> matrices;
-  for (const MatrixBatch& batch : batches_) {
-    matrices.clear();
-    for (const MatrixBatch::Part& part : batch.parts) {
-      const auto i = static_cast<size_t>(part.parameter_idx);
-      if (!active_[i]) continue;
-      matrices.push_back({parameters_[i].master + part.offset, parameters_[i].grad + part.offset,
-                          first_moments_[i].data() + part.offset});
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    if (!active_[i]) continue;
+    for (const RowRange& cut : audit_.rows[i].rule.matrices) {
+      const int64_t columns = parameters_[i].shape[1];
+      const int64_t offset = cut.first_row * columns;
+      matrices.push_back({cut.rows, columns, parameters_[i].master + offset,
+                          parameters_[i].grad + offset, first_moments_[i].data() + offset});
     }
-    muon_step(ctx, config_.muon, step, batch.rows, batch.columns, matrices);
   }
+  muon_step(ctx, config_.muon, step, matrices);
 }
 
-void Optimizer::step_adamw(device::ExecContext& ctx, int64_t idx, const MuonStep& step) {
-  const auto i = static_cast<size_t>(idx);
-  ops::adamw(ctx, {.n = size(idx),
-                   .g = parameters_[i].grad,
-                   .w = parameters_[i].master,
-                   .m = first_moments_[i].data(),
-                   .v = second_moments_[i].data(),
-                   .step = steps_[i],
-                   .learning_rate = step.learning_rate,
-                   .beta1 = config_.adamw.beta1,
-                   .beta2 = config_.adamw.beta2,
-                   .eps = config_.adamw.eps,
-                   .weight_decay = decay(idx),
-                   .grad_scale = step.grad_scale});
+void Optimizer::step_adamw(device::ExecContext& ctx, const MuonStep& step) {
+  std::vector<ops::AdamwParams> updates;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const auto idx = static_cast<int64_t>(i);
+    if (!active_[i] || group(idx) == ParameterGroup::muon) continue;
+    updates.push_back({.n = size(idx),
+                       .g = parameters_[i].grad,
+                       .w = parameters_[i].master,
+                       .m = first_moments_[i].data(),
+                       .v = second_moments_[i].data(),
+                       .step = steps_[i],
+                       .learning_rate = step.learning_rate,
+                       .beta1 = config_.adamw.beta1,
+                       .beta2 = config_.adamw.beta2,
+                       .eps = config_.adamw.eps,
+                       .weight_decay = decay(idx),
+                       .grad_scale = step.grad_scale});
+  }
+  ops::adamw(ctx, updates);
 }
 
 StepReport Optimizer::step(device::ExecContext& ctx, double learning_rate,
@@ -175,10 +171,7 @@ StepReport Optimizer::step(device::ExecContext& ctx, double learning_rate,
   const MuonStep step{learning_rate, report.grad_scale};
   for (size_t i = 0; i < parameters_.size(); ++i) steps_[i] += active_[i] ? 1 : 0;
   step_muon(ctx, step);
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    const auto idx = static_cast<int64_t>(i);
-    if (active_[i] && group(idx) != ParameterGroup::muon) step_adamw(ctx, idx, step);
-  }
+  step_adamw(ctx, step);
 
   for (size_t i = 0; i < before.size(); ++i) {
     if (!active_[i]) continue;

@@ -5,7 +5,7 @@
 //         changed and the report says so. Otherwise every active parameter takes one step with its own count of steps (AdamW's bias
 //         correction). A parameter that is not active keeps every bit, of its state too: no decay, no momentum.
 // Numerics  A parameter's new bits depend on its own values, gradient and state, the learning rate and the clipping factor; not on
-//         threads, instruction set, or which matrices share a Newton-Schulz batch. The norm adds up parameters in their order.
+//         threads, instruction set, or the other parameters. The norm adds up parameters in their order.
 // Ownership  owns the moments; borrows masters and gradients, whose addresses must stay. Gradients are read only.
 // Threads  one owner.
 #pragma once
@@ -90,27 +90,17 @@ class Optimizer {
   Status check_state() const;
 
  private:
-  // Logical matrices of one shape in all Muon parameters.
-  struct MatrixBatch {
-    int64_t rows, columns;
-    struct Part {
-      int64_t parameter_idx, offset;
-    };
-    std::vector<Part> parts;
-  };
-
   Optimizer(std::vector<OptimizedParameter> parameters, ParameterAudit audit,
             const OptimizerConfig& config);
   ParameterGroup group(int64_t idx) const;
   int64_t size(int64_t idx) const;
   double decay(int64_t idx) const;
   void step_muon(device::ExecContext& ctx, const MuonStep& step);
-  void step_adamw(device::ExecContext& ctx, int64_t idx, const MuonStep& step);
+  void step_adamw(device::ExecContext& ctx, const MuonStep& step);
 
   OptimizerConfig config_;
   std::vector<OptimizedParameter> parameters_;
   ParameterAudit audit_;
-  std::vector<MatrixBatch> batches_;
   std::vector<std::vector<float>> first_moments_;   // momentum or exp_avg
   std::vector<std::vector<float>> second_moments_;  // AdamW's
   std::vector<int64_t> steps_;

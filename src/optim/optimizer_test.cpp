@@ -98,8 +98,9 @@ TEST(Optimizer, EveryParameterTakesTheStepOfItsGroup) {
       expected.fill_grads(step);
       int64_t at = 0;
       for (int64_t n : rows) {
-        const MuonMatrix matrix{t.master.data() + at, t.grad.data() + at, momentum.data() + at};
-        muon_step(ctx, {}, {.learning_rate = 0.01}, n, t.shape[1], {&matrix, 1});
+        const MuonMatrix matrix{n, t.shape[1], t.master.data() + at, t.grad.data() + at,
+                                momentum.data() + at};
+        muon_step(ctx, {}, {.learning_rate = 0.01}, {&matrix, 1});
         at += n * t.shape[1];
       }
     }
@@ -148,7 +149,7 @@ TEST(Optimizer, BitsDoNotDependOnThreadsOrInstructionSet) {
   });
 }
 
-// infrastructure.md 7.1: matrices of a shape share a Newton-Schulz batch, here with and without each other.
+// infrastructure.md 7.1: all matrices of a step share one run of the threads, here with and without each other.
 TEST(Optimizer, AParameterHasTheBitsItHasInAnOptimizerOfItsOwn) {
   TestContext ctx(device::machine_isa(), 2);
   Model together, apart;

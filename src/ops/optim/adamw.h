@@ -1,4 +1,4 @@
-// One AdamW step over a flat parameter: Adam with bias correction and decoupled weight decay.
+// One AdamW step over flat parameters: Adam with bias correction and decoupled weight decay.
 // Source  training.md 3.5; the formula is that of torch.optim.AdamW, which made the golden losses. With t = step, counted from 1:
 //         w = w (1 - lr weight_decay); m = m + (1 - beta1) (g - m); v = beta2 v + (1 - beta2) g g;
 //         w = w - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps), g the gradient times grad_scale.
@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "device/exec_context.h"
 
@@ -32,5 +33,7 @@ struct AdamwParams {
   float grad_scale = 1;
 };
 void adamw(device::ExecContext& ctx, const AdamwParams& p);
+// Several parameters, shared out to the threads at once.
+void adamw(device::ExecContext& ctx, std::span<const AdamwParams> parameters);
 
 }  // namespace cachalot::ops

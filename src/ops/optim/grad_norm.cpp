@@ -4,11 +4,13 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "ops/optim/task_list.h"
 
 namespace cachalot::ops {
 namespace {
 
 constexpr int64_t kBlock = 4096;
+constexpr int64_t kTask = 8 * kBlock;
 
 double block_sum(const float* x, int64_t n) {
   double sums[8] = {};
@@ -31,22 +33,36 @@ double block_sum(const float* x, int64_t n) {
 }  // namespace
 
 double sum_squares(device::ExecContext& ctx, std::span<const float> x) {
-  const auto n = static_cast<int64_t>(x.size());
-  const int64_t num_blocks = (n + kBlock - 1) / kBlock;
+  return sum_squares(ctx, std::span<const std::span<const float>>(&x, 1));
+}
+
+double sum_squares(device::ExecContext& ctx, std::span<const std::span<const float>> arrays) {
+  const auto count = static_cast<int64_t>(arrays.size());
+  const auto size = [&](int64_t i) {
+    return static_cast<int64_t>(arrays[static_cast<size_t>(i)].size());
+  };
+  const auto num_blocks = [](int64_t n) { return (n + kBlock - 1) / kBlock; };
   device::ArenaScope scope(*ctx.arena);
-  double* sums = ctx.arena->allocate<double>(num_blocks);
-  ctx.pool->run(num_blocks, [&](int64_t block, int) {
-    sums[block] = block_sum(x.data() + block * kBlock, std::min(kBlock, n - block * kBlock));
+  auto* first_block = ctx.arena->allocate<int64_t>(count + 1);
+  first_block[0] = 0;
+  for (int64_t i = 0; i < count; ++i) first_block[i + 1] = first_block[i] + num_blocks(size(i));
+  auto* sums = ctx.arena->allocate<double>(first_block[count]);
+  for_array_blocks(ctx, count, kTask, size, [&](int64_t i, int64_t begin, int64_t end) {
+    const float* x = arrays[static_cast<size_t>(i)].data();
+    for (int64_t at = begin; at < end; at += kBlock)
+      sums[first_block[i] + at / kBlock] = block_sum(x + at, std::min(kBlock, end - at));
   });
   double total = 0;
-  for (int64_t i = 0; i < num_blocks; ++i) total += sums[i];
+  for (int64_t i = 0; i < count; ++i) {
+    double array = 0;
+    for (int64_t block = first_block[i]; block < first_block[i + 1]; ++block) array += sums[block];
+    total += array;
+  }
   return total;
 }
 
 double global_norm(device::ExecContext& ctx, std::span<const std::span<const float>> gradients) {
-  double total = 0;
-  for (std::span<const float> gradient : gradients) total += sum_squares(ctx, gradient);
-  return std::sqrt(total);
+  return std::sqrt(sum_squares(ctx, gradients));
 }
 
 float clip_factor(double norm, double max_norm) {

@@ -14,6 +14,7 @@
 namespace cachalot::ops {
 
 double sum_squares(device::ExecContext& ctx, std::span<const float> x);
+double sum_squares(device::ExecContext& ctx, std::span<const std::span<const float>> arrays);
 
 // sqrt(sum over all gradients of sum_squares).
 double global_norm(device::ExecContext& ctx, std::span<const std::span<const float>> gradients);

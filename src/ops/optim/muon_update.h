@@ -1,36 +1,33 @@
-// The two elementwise halves of a Muon step, before and after Newton-Schulz.
-// Source  training.md 3.2.
-// Shapes  all [n] float; none overlaps another.
-// Numerics  fp32; bits depend on nothing but the operands of an element.
-// Errors  CHECK: n < 0.
-// Threads  concurrent calls need distinct ctx.
+// One Muon step for logical matrices: momentum, Nesterov look-ahead, hybrid Newton-Schulz, scaled step with decay.
+// Source  training.md 3.2; batching infrastructure.md 7.1.
+//         m = mu m + g; u = mu m + g (the new m); o = HybridNS(u); w = decay w - scale o.
+// Shapes  g, m, w [rows, columns] float, contiguous; no two overlap, nor do those of different matrices.
+// Numerics  fp32: g = grad_scale g; m = fma(mu, m, g); u = fma(mu, m, g); newton_schulz.h; w = fma(-scale, o, decay w).
+//         A matrix's bits depend on no other matrix, not on the threads and not on the instruction set.
+// Errors  CHECK: negative sizes.
+// Threads  concurrent calls need distinct ctx. Small matrices are tasks of their own, largest first, from momentum to weight without
+//         a barrier; a large one is cut into tiles.
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "device/exec_context.h"
 
 namespace cachalot::ops {
 
-// m = fma(mu, m, g), then the Nesterov look-ahead with the new m: u = fma(mu, m, g); g is the gradient times grad_scale.
-struct MuonMomentumParams {
-  int64_t n;
+struct MuonUpdateParams {
+  int64_t rows;
+  int64_t columns;
   const float* g;
   float* m;
-  float* u;
-  float mu;
-  float grad_scale = 1;
-};
-void muon_momentum(device::ExecContext& ctx, const MuonMomentumParams& p);
-
-// w = fma(-scale, o, decay w): decay is 1 - eta lambda, scale eta gamma sqrt(max(rows, columns)).
-struct MuonApplyParams {
-  int64_t n;
-  const float* o;
   float* w;
-  float decay;
-  float scale;
+  float mu;
+  float decay;  // 1 - eta lambda
+  float scale;  // eta gamma sqrt(max(rows, columns))
+  float grad_scale = 1;
+  bool round_operands = false;
 };
-void muon_apply(device::ExecContext& ctx, const MuonApplyParams& p);
+void muon_update(device::ExecContext& ctx, std::span<const MuonUpdateParams> matrices);
 
 }  // namespace cachalot::ops

@@ -16,9 +16,11 @@ struct Kernels {
   NsApplyKernel* apply;
 };
 
-// Up to this size a thread takes whole matrices, without a barrier between the products; larger ones are cut into tiles, so
-// that their scratch is needed once and not once per thread.
+// Above this size a matrix is cut into tiles even where there are enough others to occupy the threads: each thread would need
+// scratch for one (five times 8 MB).
 constexpr int64_t kWholeMatrixElements = int64_t{1} << 21;
+// Below this cost, a millisecond or so, a barrier that waits for a sleeping thread costs more than an idle thread does.
+constexpr double kWholeMatrixFlops = 1e8;
 
 // One matrix in the panels of newton_schulz_kernels.h.
 struct Work {
@@ -29,12 +31,6 @@ struct Work {
 };
 
 int64_t num_blocks(int64_t rows) { return (rows + kNsTile - 1) / kNsTile; }
-
-int64_t scratch_bytes(int64_t m, int64_t n) {
-  const int64_t floats = 2 * (m + n) * ns_padded(n);
-  const int64_t doubles = num_blocks(m) * ns_panels(n);
-  return (floats * 4 + doubles * 8 + 63) / 64 * 64;
-}
 
 Work make_work(int64_t rows, int64_t columns, std::byte* scratch) {
   Work w{std::max(rows, columns), std::min(rows, columns), rows >= columns, {}, {}, {}, {}, {}};
@@ -84,14 +80,15 @@ void store_block(const Work& w, int64_t task, float* out) {
 
 // `for_tasks(count, fn)` runs fn(0) ... fn(count - 1) in any order: on the pool, or here where whole matrices are its tasks.
 template <typename ForTasks>
-void run(const Kernels& kernels, Work w, const float* u, float* out, bool round,
-         ForTasks&& for_tasks) {
+void run(const Kernels& kernels, const NsMatrix& matrix, std::byte* scratch, ForTasks&& for_tasks) {
+  Work w = make_work(matrix.rows, matrix.columns, scratch);
+  const bool round = matrix.round_operands;
   const int64_t panels = ns_panels(w.n), blocks = num_blocks(w.m), tiles = blocks * panels;
-  for_tasks(tiles, [&](int64_t task) { load_block(w, task, u); });
+  for_tasks(tiles, [&](int64_t task) { load_block(w, task, matrix.u); });
   double sum = 0;
   for (int64_t i = 0; i < tiles; ++i) sum += w.block_sums[i];
   if (sum == 0) {
-    std::fill_n(out, w.m * w.n, 0.0f);
+    std::fill_n(matrix.out, w.m * w.n, 0.0f);
     return;
   }
   const double scale = 1 / std::sqrt(sum);
@@ -126,16 +123,12 @@ void run(const Kernels& kernels, Work w, const float* u, float* out, bool round,
     });
     std::swap(w.z, w.next);
   }
-  for_tasks(tiles, [&](int64_t task) { store_block(w, task, out); });
+  for_tasks(tiles, [&](int64_t task) { store_block(w, task, matrix.out); });
 }
 
-void run_reference(device::ExecContext& ctx, const NewtonSchulzParams& p) {
-  device::ArenaScope scope(*ctx.arena);
-  const int64_t floats = ns_ref_scratch_floats(p.rows, p.columns);
-  float* scratch = ctx.arena->allocate<float>(floats * ctx.pool->num_threads());
-  ctx.pool->run(static_cast<int64_t>(p.u.size()), [&](int64_t idx, int worker) {
-    newton_schulz_ref(p, idx, scratch + worker * floats);
-  });
+Kernels pick_kernels(device::Isa isa) {
+  return {pick_kernel<NsGramKernel>(isa, nullptr, ns_gram_avx2, ns_gram_avx512),
+          pick_kernel<NsApplyKernel>(isa, nullptr, ns_apply_avx2, ns_apply_avx512)};
 }
 
 }  // namespace
@@ -159,35 +152,57 @@ double newton_schulz_flops(int64_t rows, int64_t columns) {
   return kNumNewtonSchulzSteps * (4 * n * n * m + 2 * n * n * n);
 }
 
+int64_t ns_scratch_bytes(device::Isa isa, int64_t rows, int64_t columns) {
+  if (isa == device::Isa::reference) return ns_ref_scratch_floats(rows, columns) * 4;
+  const int64_t m = std::max(rows, columns), n = std::min(rows, columns);
+  const int64_t floats = 2 * (m + n) * ns_padded(n);
+  const int64_t doubles = num_blocks(m) * ns_panels(n);
+  return (floats * 4 + doubles * 8 + 63) / 64 * 64;
+}
+
+void ns_run_here(device::Isa isa, const NsMatrix& matrix, std::byte* scratch) {
+  if (isa == device::Isa::reference)
+    return newton_schulz_ref(matrix, reinterpret_cast<float*>(scratch));
+  run(pick_kernels(isa), matrix, scratch, [](int64_t count, auto&& fn) {
+    for (int64_t task = 0; task < count; ++task) fn(task);
+  });
+}
+
+void ns_run_on_pool(device::ExecContext& ctx, const NsMatrix& matrix) {
+  device::ArenaScope scope(*ctx.arena);
+  auto* scratch =
+      ctx.arena->allocate<std::byte>(ns_scratch_bytes(ctx.isa, matrix.rows, matrix.columns));
+  if (ctx.isa == device::Isa::reference) return ns_run_here(ctx.isa, matrix, scratch);
+  run(pick_kernels(ctx.isa), matrix, scratch, [&](int64_t count, auto&& fn) {
+    ctx.pool->run(count, [&](int64_t task, int) { fn(task); });
+  });
+}
+
+bool ns_takes_pool(int64_t rows, int64_t columns, double total_flops, int num_threads) {
+  if (rows * columns > kWholeMatrixElements) return true;
+  const double flops = newton_schulz_flops(rows, columns);
+  return flops > kWholeMatrixFlops && 2 * num_threads * flops > total_flops;
+}
+
 void newton_schulz(device::ExecContext& ctx, const NewtonSchulzParams& p) {
   CACHALOT_CHECK(p.rows >= 0 && p.columns >= 0 && p.u.size() == p.out.size());
-  if (p.rows == 0 || p.columns == 0 || p.u.empty()) return;
-  if (ctx.isa == device::Isa::reference) return run_reference(ctx, p);
-  const Kernels kernels{
-      pick_kernel<NsGramKernel>(ctx.isa, nullptr, ns_gram_avx2, ns_gram_avx512),
-      pick_kernel<NsApplyKernel>(ctx.isa, nullptr, ns_apply_avx2, ns_apply_avx512)};
-
-  const auto num_matrices = static_cast<int64_t>(p.u.size());
-  const int64_t num_threads = ctx.pool->num_threads();
-  const int64_t num_whole =
-      p.rows * p.columns <= kWholeMatrixElements ? num_matrices / num_threads * num_threads : 0;
-  const int64_t bytes = scratch_bytes(std::max(p.rows, p.columns), std::min(p.rows, p.columns));
-  device::ArenaScope scope(*ctx.arena);
-  std::byte* scratch = ctx.arena->allocate<std::byte>(bytes * (num_whole > 0 ? num_threads : 1));
-
-  ctx.pool->run(num_whole, [&](int64_t idx, int worker) {
+  if (p.rows == 0 || p.columns == 0) return;
+  const auto count = static_cast<int64_t>(p.u.size());
+  const auto matrix = [&](int64_t idx) {
     const auto i = static_cast<size_t>(idx);
-    run(kernels, make_work(p.rows, p.columns, scratch + worker * bytes), p.u[i], p.out[i],
-        p.round_operands, [](int64_t count, auto&& fn) {
-          for (int64_t task = 0; task < count; ++task) fn(task);
-        });
-  });
-  for (auto i = static_cast<size_t>(num_whole); i < p.u.size(); ++i) {
-    run(kernels, make_work(p.rows, p.columns, scratch), p.u[i], p.out[i], p.round_operands,
-        [&](int64_t count, auto&& fn) {
-          ctx.pool->run(count, [&](int64_t task, int) { fn(task); });
-        });
+    return NsMatrix{p.rows, p.columns, p.u[i], p.out[i], p.round_operands};
+  };
+  const double total = static_cast<double>(count) * newton_schulz_flops(p.rows, p.columns);
+  if (ns_takes_pool(p.rows, p.columns, total, ctx.pool->num_threads())) {
+    for (int64_t idx = 0; idx < count; ++idx) ns_run_on_pool(ctx, matrix(idx));
+    return;
   }
+  device::ArenaScope scope(*ctx.arena);
+  const int64_t bytes = ns_scratch_bytes(ctx.isa, p.rows, p.columns);
+  auto* scratch = ctx.arena->allocate<std::byte>(bytes * ctx.pool->num_threads());
+  ctx.pool->run(count, [&](int64_t idx, int worker) {
+    ns_run_here(ctx.isa, matrix(idx), scratch + worker * bytes);
+  });
 }
 
 }  // namespace cachalot::ops

@@ -3,6 +3,7 @@
 // layout all three products read both operands as they lie, so nothing is packed or transposed between them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "ops/optim/newton_schulz.h"
@@ -54,8 +55,23 @@ NsApplyKernel ns_apply_avx2, ns_apply_avx512;
 // Sum of squares of up to 64 x 64 values, in the order of newton_schulz.h.
 double ns_sum_squares(const float* z, int64_t stride, int64_t rows, int64_t columns);
 
-// The definition, one matrix of the batch. scratch: ns_ref_scratch_floats(rows, columns) floats.
+struct NsMatrix {
+  int64_t rows, columns;
+  const float* u;
+  float* out;
+  bool round_operands;
+};
+
+// One matrix on the calling thread, in scratch of ns_scratch_bytes; for callers whose tasks are whole matrices.
+int64_t ns_scratch_bytes(device::Isa isa, int64_t rows, int64_t columns);
+void ns_run_here(device::Isa isa, const NsMatrix& matrix, std::byte* scratch);
+// One matrix cut into tiles, three barriers a step.
+void ns_run_on_pool(device::ExecContext& ctx, const NsMatrix& matrix);
+// Which of the two for a matrix among others that take total_flops together. Never changes a bit.
+bool ns_takes_pool(int64_t rows, int64_t columns, double total_flops, int num_threads);
+
+// The definition, on the calling thread. scratch: ns_ref_scratch_floats(rows, columns) floats.
 int64_t ns_ref_scratch_floats(int64_t rows, int64_t columns);
-void newton_schulz_ref(const NewtonSchulzParams& p, int64_t idx, float* scratch);
+void newton_schulz_ref(const NsMatrix& matrix, float* scratch);
 
 }  // namespace cachalot::ops

@@ -12,17 +12,15 @@ int64_t ns_ref_scratch_floats(int64_t rows, int64_t columns) {
   return 2 * rows * columns + 2 * n * n;
 }
 
-void newton_schulz_ref(const NewtonSchulzParams& p, int64_t idx, float* scratch) {
+void newton_schulz_ref(const NsMatrix& p, float* scratch) {
   const int64_t m = std::max(p.rows, p.columns), n = std::min(p.rows, p.columns);
   const bool tall = p.rows >= p.columns;
   const auto at = [&](int64_t i, int64_t j) { return tall ? i * n + j : j * m + i; };
   const auto operand = [&](float x) { return p.round_operands ? numeric::round_to_bf16(x) : x; };
-  const float* u = p.u[static_cast<size_t>(idx)];
-  float* out = p.out[static_cast<size_t>(idx)];
   float *z = scratch, *next = z + m * n, *a = next + m * n, *b = a + n * n;
 
   for (int64_t i = 0; i < m; ++i) {
-    for (int64_t j = 0; j < n; ++j) z[i * n + j] = u[at(i, j)];
+    for (int64_t j = 0; j < n; ++j) z[i * n + j] = p.u[at(i, j)];
   }
   double sum = 0;
   for (int64_t i = 0; i < m; i += kNsTile) {
@@ -31,7 +29,7 @@ void newton_schulz_ref(const NewtonSchulzParams& p, int64_t idx, float* scratch)
     }
   }
   if (sum == 0) {
-    std::fill_n(out, m * n, 0.0f);
+    std::fill_n(p.out, m * n, 0.0f);
     return;
   }
   const double scale = 1 / std::sqrt(sum);
@@ -68,7 +66,7 @@ void newton_schulz_ref(const NewtonSchulzParams& p, int64_t idx, float* scratch)
     std::swap(z, next);
   }
   for (int64_t i = 0; i < m; ++i) {
-    for (int64_t j = 0; j < n; ++j) out[at(i, j)] = z[i * n + j];
+    for (int64_t j = 0; j < n; ++j) p.out[at(i, j)] = z[i * n + j];
   }
 }
 

@@ -15,9 +15,21 @@ struct AdamwStep {
 
 using AdamwKernel = void(const AdamwStep& p, int64_t begin, int64_t end);
 AdamwKernel adamw_ref, adamw_avx2, adamw_avx512;
-using MuonMomentumKernel = void(const MuonMomentumParams& p, int64_t begin, int64_t end);
+// m = fma(mu, m, g); u = fma(mu, m, g), g the gradient times grad_scale.
+struct MuonMomentum {
+  const float* g;
+  float *m, *u;
+  float mu, grad_scale;
+};
+// w = fma(-scale, o, decay w).
+struct MuonApply {
+  const float* o;
+  float* w;
+  float decay, scale;
+};
+using MuonMomentumKernel = void(const MuonMomentum& p, int64_t begin, int64_t end);
 MuonMomentumKernel muon_momentum_ref, muon_momentum_avx2, muon_momentum_avx512;
-using MuonApplyKernel = void(const MuonApplyParams& p, int64_t begin, int64_t end);
+using MuonApplyKernel = void(const MuonApply& p, int64_t begin, int64_t end);
 MuonApplyKernel muon_apply_ref, muon_apply_avx2, muon_apply_avx512;
 
 }  // namespace cachalot::ops

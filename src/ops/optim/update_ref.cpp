@@ -14,7 +14,7 @@ void adamw_ref(const AdamwStep& p, int64_t begin, int64_t end) {
   }
 }
 
-void muon_momentum_ref(const MuonMomentumParams& p, int64_t begin, int64_t end) {
+void muon_momentum_ref(const MuonMomentum& p, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     const float g = p.grad_scale * p.g[i];
     p.m[i] = std::fma(p.mu, p.m[i], g);
@@ -22,7 +22,7 @@ void muon_momentum_ref(const MuonMomentumParams& p, int64_t begin, int64_t end) 
   }
 }
 
-void muon_apply_ref(const MuonApplyParams& p, int64_t begin, int64_t end) {
+void muon_apply_ref(const MuonApply& p, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) p.w[i] = std::fma(-p.scale, p.o[i], p.decay * p.w[i]);
 }
 

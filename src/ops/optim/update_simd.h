@@ -24,7 +24,7 @@ void adamw_simd(const AdamwStep& p, int64_t begin, int64_t end) {
   }
 }
 
-void muon_momentum_simd(const MuonMomentumParams& p, int64_t begin, int64_t end) {
+void muon_momentum_simd(const MuonMomentum& p, int64_t begin, int64_t end) {
   const F32x16 grad_scale = splat(p.grad_scale), mu = splat(p.mu);
   for (int64_t i = begin; i < end; i += 16) {
     const int64_t left = end - i;
@@ -35,7 +35,7 @@ void muon_momentum_simd(const MuonMomentumParams& p, int64_t begin, int64_t end)
   }
 }
 
-void muon_apply_simd(const MuonApplyParams& p, int64_t begin, int64_t end) {
+void muon_apply_simd(const MuonApply& p, int64_t begin, int64_t end) {
   const F32x16 decay = splat(p.decay), minus_scale = splat(-p.scale);
   for (int64_t i = begin; i < end; i += 16) {
     const int64_t left = end - i;

@@ -5,6 +5,7 @@
 #include "ops/optim/adamw.h"
 #include "ops/optim/grad_norm.h"
 #include "ops/optim/muon_update.h"
+#include "ops/optim/newton_schulz.h"
 
 namespace cachalot::ops {
 namespace {
@@ -98,21 +99,61 @@ TEST(Adamw, EveryVersionHasTheReferenceBits) {
   }
 }
 
-TEST(MuonUpdate, EveryVersionIsTheFormula) {
-  for (int64_t n : {0, 1, 7, 16, 33, 40000}) {
-    const std::vector<float> g = random_values(n, 6), m0 = random_values(n, 7);
-    const std::vector<float> w0 = random_values(n, 8);
-    for_each_context([&](device::ExecContext& ctx, const std::string& name) {
-      std::vector<float> m = m0, u = g, w = w0;
-      muon_momentum(ctx, {n, g.data(), m.data(), u.data(), 0.95f, 0.5f});
-      muon_apply(ctx, {n, u.data(), w.data(), 0.75f, 0.3f});
-      for (size_t i = 0; i < g.size(); ++i) {
-        ASSERT_EQ(m[i], std::fma(0.95f, m0[i], 0.5f * g[i])) << name;
-        ASSERT_EQ(u[i], std::fma(0.95f, m[i], 0.5f * g[i])) << name;
-        ASSERT_EQ(w[i], std::fma(-0.3f, u[i], 0.75f * w0[i])) << name;
+TEST(Adamw, AListIsItsParameters) {
+  for_each_context([&](device::ExecContext& ctx, const std::string& name) {
+    std::vector<std::vector<float>> grads;
+    std::vector<AdamwState> together, alone;
+    for (int64_t n : {5, 0, 40000, 16, 1}) {
+      grads.push_back(random_values(n, 6));
+      together.push_back(random_state(n));
+    }
+    alone = together;
+    std::vector<AdamwParams> list;
+    for (size_t i = 0; i < grads.size(); ++i) {
+      list.push_back(params(together[i], grads[i], static_cast<int64_t>(i) + 1));
+      adamw(ctx, params(alone[i], grads[i], static_cast<int64_t>(i) + 1));
+    }
+    adamw(ctx, list);
+    for (size_t i = 0; i < grads.size(); ++i)
+      expect_same_values(alone[i].w, together[i].w, name + " " + std::to_string(i));
+  });
+}
+
+// Small matrices that share a run, beside one that is cut into tiles.
+TEST(MuonUpdate, IsTheFormulaOnEveryVersion) {
+  const int64_t shapes[][2] = {{1, 1}, {7, 5}, {5, 40}, {33, 16}, {150, 130}, {0, 3}, {16, 33}};
+  for_each_context([&](device::ExecContext& ctx, const std::string& name) {
+    std::vector<std::vector<float>> g, m, w, m0, w0;
+    for (const auto& [rows, columns] : shapes) {
+      const auto seed = static_cast<uint64_t>(g.size());
+      g.push_back(random_values(rows * columns, 10 + seed));
+      m.push_back(random_values(rows * columns, 20 + seed));
+      w.push_back(random_values(rows * columns, 30 + seed));
+    }
+    m0 = m, w0 = w;
+    std::vector<MuonUpdateParams> matrices;
+    for (size_t i = 0; i < g.size(); ++i) {
+      const auto& [rows, columns] = shapes[i];
+      if (ctx.isa == device::Isa::reference && rows == 150) continue;  // takes its time
+      matrices.push_back(
+          {rows, columns, g[i].data(), m[i].data(), w[i].data(), 0.95f, 0.75f, 0.3f, 0.5f});
+    }
+    muon_update(ctx, matrices);
+    for (size_t i = 0; i < g.size(); ++i) {
+      const auto& [rows, columns] = shapes[i];
+      if (ctx.isa == device::Isa::reference && rows == 150) continue;
+      std::vector<float> u(g[i].size());
+      for (size_t j = 0; j < u.size(); ++j) {
+        ASSERT_EQ(m[i][j], std::fma(0.95f, m0[i][j], 0.5f * g[i][j])) << name;
+        u[j] = std::fma(0.95f, m[i][j], 0.5f * g[i][j]);
       }
-    });
-  }
+      const float* from[] = {u.data()};
+      float* to[] = {u.data()};
+      newton_schulz(ctx, {rows, columns, from, to});
+      for (size_t j = 0; j < u.size(); ++j)
+        ASSERT_EQ(w[i][j], std::fma(-0.3f, u[j], 0.75f * w0[i][j])) << name << " " << i;
+    }
+  });
 }
 
 TEST(GradNorm, IsTheNormInTheSameBitsForAnyThreads) {
