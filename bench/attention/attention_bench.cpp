@@ -1,4 +1,4 @@
-// attention_bench [--json] [--threads=N] [--isa=NAME] [--contexts=4096,1048576] [--seconds=S] [--cpu-clock]
+// attention_bench [--json] [--threads=N] [--isa=NAME] [--contexts=4096,1048576 | --training] [--seconds=S] [--cpu-clock]
 // Sparse attention and index selection beside the machine's limits, measured in the same run (docs/kernels/attention.md).
 #include <fmt/format.h>
 #include <time.h>
@@ -18,6 +18,7 @@ using cachalot::bench::AttentionCase;
 
 struct Options {
   bool json = false;
+  bool training = false;
   bool cpu_clock = false;  // the process's time over its threads: for a machine that others use too
   int num_threads = 1;
   double seconds = 1;
@@ -31,6 +32,8 @@ bool parse(int argc, char** argv, Options& options) {
     const std::string value = arg.substr(std::min(arg.find('=') + 1, arg.size()));
     if (arg == "--json") {
       options.json = true;
+    } else if (arg == "--training") {
+      options.training = true;
     } else if (arg == "--cpu-clock") {
       options.cpu_clock = true;
     } else if (arg.starts_with("--threads=")) {
@@ -86,8 +89,8 @@ int main(int argc, char** argv) {
   Options options;
   if (!parse(argc, argv, options)) {
     fmt::print(stderr,
-               "attention_bench [--json] [--threads=N] [--isa=NAME] [--contexts=A,B] [--seconds=S] "
-               "[--cpu-clock]\n");
+               "attention_bench [--json] [--threads=N] [--isa=NAME] [--contexts=A,B | --training] "
+               "[--seconds=S] [--cpu-clock]\n");
     return 1;
   }
   cachalot::ThreadPool pool(options.num_threads);
@@ -100,10 +103,12 @@ int main(int argc, char** argv) {
     fmt::print("{}, {} threads: f32 {:.1f}, bf16 {:.1f} GFLOP/s, read {:.1f} GB/s\n",
                cachalot::device::isa_name(options.isa), options.num_threads, f32_peak / 1e9,
                bf16_peak / 1e9, bandwidth / 1e9);
-    fmt::print("{:<14} {:<5} {:>8} {:>5} {:>11} {:>11} {:>9} {:>7} {:>7}\n", "case", "math",
+    fmt::print("{:<23} {:<5} {:>8} {:>5} {:>11} {:>11} {:>9} {:>7} {:>7}\n", "case", "math",
                "context", "rows", "median ms", "min ms", "GFLOP/s", "peak", "read");
   }
-  for (const AttentionCase& c : cachalot::bench::make_attention_cases(options.contexts)) {
+  for (const AttentionCase& c : options.training
+                                    ? cachalot::bench::make_training_cases()
+                                    : cachalot::bench::make_attention_cases(options.contexts)) {
     const Timing t = measure(options, c, ctx);
     const double rate = c.flops / t.median;
     const double compute_share = rate / (c.bf16_math ? bf16_peak : f32_peak);
@@ -118,7 +123,7 @@ int main(int argc, char** argv) {
           c.name, math, cachalot::device::isa_name(options.isa), options.num_threads, c.context,
           c.rows, t.median, t.min, t.num_runs, c.flops, c.bytes, compute_share, memory_share);
     } else {
-      fmt::print("{:<14} {:<5} {:>8} {:>5} {:>11.4f} {:>11.4f} {:>9.1f} {:>6.1f}% {:>6.1f}%\n",
+      fmt::print("{:<23} {:<5} {:>8} {:>5} {:>11.4f} {:>11.4f} {:>9.1f} {:>6.1f}% {:>6.1f}%\n",
                  c.name, math, c.context, c.rows, t.median * 1e3, t.min * 1e3, rate / 1e9,
                  100 * compute_share, 100 * memory_share);
     }

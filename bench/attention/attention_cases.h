@@ -23,4 +23,7 @@ struct AttentionCase {
 // V4-Flash shapes at these context lengths, and the indexer of a small model (4 heads of 32) at the longest.
 std::vector<AttentionCase> make_attention_cases(const std::vector<int64_t>& contexts);
 
+// Attention, its gradients and the indexer's loss over a whole segment, of a small model and of V4-Flash.
+std::vector<AttentionCase> make_training_cases();
+
 }  // namespace cachalot::bench

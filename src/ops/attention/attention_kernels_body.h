@@ -42,9 +42,8 @@ template <bool kPairs>
           n, lanes, num_k,
           [=](int64_t r, int64_t j)
               __attribute__((always_inline)) { return values_of(keys[r])[k + j]; },
-          [=](int64_t j) __attribute__((always_inline)) { return panel + j * lanes; },
-          [=](int64_t r) __attribute__((always_inline)) { return s + r * head_lanes + begin; },
-          k > 0);
+          [=](int64_t j) __attribute__((always_inline)) { return panel + j * lanes; }, s + begin,
+          head_lanes, k > 0);
     }
   }
 }
@@ -95,15 +94,13 @@ template <bool kPairs>
                                       int64_t begin, int64_t end, bool accumulate, float* sums,
                                       int64_t sums_stride) {
   const float* weights = p + head_begin;
-  float* const first = sums + head_begin * sums_stride;
   for (int64_t channel = begin; channel < end; channel += kTileLanes) {
     product_lanes<kPairs>(
         head_end - head_begin, block_lanes(end, channel), n,
         [=](int64_t r, int64_t i)
             __attribute__((always_inline)) { return weights[i * head_lanes + r]; },
         [=](int64_t i) __attribute__((always_inline)) { return values_of(keys[i]) + channel; },
-        [=](int64_t r) __attribute__((always_inline)) { return first + r * sums_stride + channel; },
-        accumulate);
+        sums + head_begin * sums_stride + channel, sums_stride, accumulate);
   }
 }
 

@@ -9,10 +9,18 @@
 
 namespace cachalot::ops {
 
-// One product of a key row's gradient: coefficient `place` of the key's row times a row of channels.
-struct KeyTerm {
-  const float* row;
-  int64_t place;
+// What a token has for its keys' gradients: runs of `count` rows of channels, `stride` apart (its
+// heads' queries, its heads' gradients of outputs), each with its coefficients' place in a key's row.
+struct KeyTerms {
+  struct Run {
+    const float* rows;
+    int64_t place;
+  };
+  static constexpr int kMaxRuns = 2;
+  Run runs[kMaxRuns];
+  int64_t num_runs;
+  int64_t count;
+  int64_t stride;
 };
 
 struct SoftmaxSums {
@@ -42,9 +50,11 @@ struct BackwardKernels {
   void (*index_gradients)(float* dots, int64_t head_lanes, int64_t n, const float* d_score,
                           const float* weight, float* d_weight);
 
-  // d[i][k] += sum over terms of coefficients[i * stride + place] * row[k], channels [begin, end).
+  // d[i][c] += sum over runs, then their rows k, of coefficients[i * stride + place + k] * row_k[c];
+  // keys i < n, channels c in [begin, end). panel is scratch: the terms' rows times (end - begin), and a
+  // cache line for each 8 channels.
   void (*add_terms)(float* const* d, int64_t n, const float* coefficients, int64_t stride,
-                    const KeyTerm* terms, int64_t num_terms, int64_t begin, int64_t end);
+                    const KeyTerms& terms, int64_t begin, int64_t end, float* panel);
 };
 
 const BackwardKernels& backward_kernels(device::Isa isa);  // avx2 or above

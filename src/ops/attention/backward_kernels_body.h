@@ -2,7 +2,6 @@
 #pragma once
 
 #include "ops/attention/backward_kernels.h"
-#include "ops/attention/tile_product.h"
 #include "ops/attention/transpose_avx2.h"
 
 namespace cachalot::ops {
@@ -84,28 +83,114 @@ void index_gradients(float* dots, int64_t head_lanes, int64_t n, const float* d_
   }
 }
 
+// The terms' rows, channels [begin, end): tiles of kLanes channels, in each the rows one after another.
+// As they lie, rows a power of two apart would share a few cache sets, and each is read by every key.
+// The same hazard, between tiles, is why a tile takes a cache line more than its rows.
+constexpr int64_t kTermsLanes = Vec::kTileRegs * Vec::kLanes;
+
+int64_t tile_floats(const KeyTerms& terms, int64_t lanes) {
+  return terms.num_runs * terms.count * lanes + 16;
+}
+
+void pack_terms(const KeyTerms& terms, int64_t begin, int64_t end, float* panel) {
+  const int64_t num_tiles = (end - begin) / kTermsLanes;
+  const int64_t wide = tile_floats(terms, kTermsLanes);
+  const int64_t narrow = tile_floats(terms, Vec::kLanes);
+  for (int64_t run = 0; run < terms.num_runs; ++run) {
+    for (int64_t k = 0; k < terms.count; ++k) {
+      const float* row = terms.runs[run].rows + k * terms.stride + begin;
+      const int64_t place = run * terms.count + k;
+      float* out = panel + place * kTermsLanes;
+      for (int64_t tile = 0; tile < num_tiles; ++tile, out += wide) {
+#pragma GCC unroll 8
+        for (int v = 0; v < Vec::kTileRegs; ++v, row += Vec::kLanes) {
+          Vec::store(out + v * Vec::kLanes, Vec::load(row));
+        }
+      }
+      out = panel + num_tiles * wide + place * Vec::kLanes;
+      const float* const last = terms.runs[run].rows + k * terms.stride + end - Vec::kLanes;
+      for (; row <= last; row += Vec::kLanes, out += narrow) Vec::store(out, Vec::load(row));
+    }
+  }
+}
+
+// Sums stay in registers over all runs: with 8 heads they are loaded and stored for 16 products.
+template <int kRows, int kRegs>
+[[gnu::always_inline]] inline void add_tile(float* const* d, int64_t channel,
+                                            const float* coefficients, int64_t stride,
+                                            const KeyTerms& terms, const float* panel) {
+  float* out[kRows];
+  Vec::Reg acc[kRows][kRegs];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    out[r] = d[r] + channel;
+#pragma GCC unroll 8
+    for (int v = 0; v < kRegs; ++v) acc[r][v] = Vec::load(out[r] + v * Vec::kLanes);
+  }
+  for (int64_t run = 0; run < terms.num_runs; ++run) {
+    const float* a = coefficients + terms.runs[run].place;
+    for (const float* const end = a + terms.count; a != end; ++a, panel += kRegs * Vec::kLanes) {
+      Vec::Reg row[kRegs];
+#pragma GCC unroll 8
+      for (int v = 0; v < kRegs; ++v) row[v] = Vec::load(panel + v * Vec::kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const Vec::Reg x = Vec::set1(a[r * stride]);
+#pragma GCC unroll 8
+        for (int v = 0; v < kRegs; ++v) acc[r][v] = Vec::fma(x, row[v], acc[r][v]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kRegs; ++v) Vec::store(out[r] + v * Vec::kLanes, acc[r][v]);
+  }
+}
+
+template <int kRegs>
+void add_tiles(float* const* d, int64_t n, int64_t channel, const float* coefficients,
+               int64_t stride, const KeyTerms& terms, const float* panel) {
+  while (n > 0) {
+    const int64_t take = n == 7 || n == 8 ? 4 : n < 6 ? n : 6;  // as tile_product.h cuts rows
+    switch (take) {
+      case 1: add_tile<1, kRegs>(d, channel, coefficients, stride, terms, panel); break;
+      case 2: add_tile<2, kRegs>(d, channel, coefficients, stride, terms, panel); break;
+      case 3: add_tile<3, kRegs>(d, channel, coefficients, stride, terms, panel); break;
+      case 4: add_tile<4, kRegs>(d, channel, coefficients, stride, terms, panel); break;
+      case 5: add_tile<5, kRegs>(d, channel, coefficients, stride, terms, panel); break;
+      default: add_tile<6, kRegs>(d, channel, coefficients, stride, terms, panel);
+    }
+    n -= take;
+    d += take;
+    coefficients += take * stride;
+  }
+}
+
 void add_terms(float* const* d, int64_t n, const float* coefficients, int64_t stride,
-               const KeyTerm* terms, int64_t num_terms, int64_t begin, int64_t end) {
+               const KeyTerms& terms, int64_t begin, int64_t end, float* panel) {
+  pack_terms(terms, begin, end, panel);
   int64_t channel = begin;
-  while (end - channel >= Vec::kLanes) {
-    const int64_t left = (end - channel) / Vec::kLanes * Vec::kLanes;
-    const int64_t lanes = left < kTileLanes ? left : kTileLanes;
-    product_lanes<false>(
-        n, lanes, num_terms,
-        [=](int64_t r, int64_t k)
-            __attribute__((always_inline)) { return coefficients[r * stride + terms[k].place]; },
-        [=](int64_t k) __attribute__((always_inline)) { return terms[k].row + channel; },
-        [=](int64_t r) __attribute__((always_inline)) { return d[r] + channel; }, true);
-    channel += lanes;
+  for (; end - channel >= kTermsLanes; channel += kTermsLanes) {
+    add_tiles<Vec::kTileRegs>(d, n, channel, coefficients, stride, terms, panel);
+    panel += tile_floats(terms, kTermsLanes);
+  }
+  for (; end - channel >= Vec::kLanes; channel += Vec::kLanes) {
+    add_tiles<1>(d, n, channel, coefficients, stride, terms, panel);
+    panel += tile_floats(terms, Vec::kLanes);
   }
   // Widths that are no multiple of a vector occur in tests only.
   for (; channel < end; ++channel) {
-    for (int64_t r = 0; r < n; ++r) {
-      float sum = d[r][channel];
-      for (int64_t k = 0; k < num_terms; ++k) {
-        sum = __builtin_fmaf(coefficients[r * stride + terms[k].place], terms[k].row[channel], sum);
+    for (int64_t i = 0; i < n; ++i) {
+      float sum = d[i][channel];
+      for (int64_t run = 0; run < terms.num_runs; ++run) {
+        const float* a = coefficients + i * stride + terms.runs[run].place;
+        const float* row = terms.runs[run].rows + channel;
+        for (int64_t k = 0; k < terms.count; ++k) {
+          sum = __builtin_fmaf(a[k], row[k * terms.stride], sum);
+        }
       }
-      d[r][channel] = sum;
+      d[i][channel] = sum;
     }
   }
 }

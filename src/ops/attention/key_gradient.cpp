@@ -10,11 +10,16 @@ const BackwardKernels& backward_kernels(device::Isa isa) {
 
 namespace {
 
-// A task's part of d, 64 x 64 floats, and one token's coefficients and channels for it stay near
-// the first-level cache. A list that leaves rows out takes as many more rows as give it that many
-// keys: with less than a register tile's rows a token, the products would wait for their own sums.
-constexpr int64_t kTaskKeys = 64;
-constexpr int64_t kTaskChannels = 64;
+// A task is some rows by some channels of d; how it is cut changes no bit. Every task reads the
+// tokens' rows for its channels and their coefficients for its keys, so that few and large ones read
+// less: up to 256 x 256, what fits the second-level cache, as long as all threads have some. A list
+// that leaves rows out takes as many more rows as give it 64 keys a token: with less than a register
+// tile's keys the products would wait for their own sums.
+constexpr int64_t kMaxTaskRows = 256;
+constexpr int64_t kMinTaskRows = 32;
+constexpr int64_t kMinTaskKeys = 64;
+constexpr int64_t kTaskChannels = 256;
+constexpr int64_t kTasksPerThread = 4;
 
 struct Range {
   int64_t begin;
@@ -39,19 +44,19 @@ Range places_in(const TokenKeys& token, Range rows) {
 }
 
 void add_to_rows(const KeyGradientParams& p, const BackwardKernels& kernels, Range rows,
-                 Range channels) {
-  float* d[kTaskKeys];
+                 Range channels, float* panel) {
+  float* d[kMaxTaskRows];
   for (int64_t t = 0; t < p.num_tokens; ++t) {
     const TokenKeys& token = p.tokens[t];
     const Range places = places_in(token, rows);
-    for (int64_t i = places.begin; i < places.end; i += kTaskKeys) {
-      const int64_t n = std::min(kTaskKeys, places.end - i);
+    for (int64_t i = places.begin; i < places.end; i += kMaxTaskRows) {
+      const int64_t n = std::min(kMaxTaskRows, places.end - i);
       for (int64_t j = 0; j < n; ++j) {
         const int64_t row = token.list == nullptr ? token.first + i + j : token.list[i + j];
         d[j] = p.d + row * p.dim;
       }
-      kernels.add_terms(d, n, token.coefficients + i * p.stride, p.stride,
-                        p.terms + t * p.num_terms, p.num_terms, channels.begin, channels.end);
+      kernels.add_terms(d, n, token.coefficients + i * p.stride, p.stride, p.terms[t],
+                        channels.begin, channels.end, panel);
     }
   }
 }
@@ -61,25 +66,34 @@ void add_to_rows(const KeyGradientParams& p, const BackwardKernels& kernels, Ran
 void add_key_gradients(device::ExecContext& ctx, const KeyGradientParams& p) {
   Range all = {0, 0};
   int64_t longest = 0;
+  int64_t max_count = 0;
   bool listed = false;
   for (int64_t t = 0; t < p.num_tokens; ++t) {
     const Range rows = rows_of(p.tokens[t]);
     if (rows.begin == rows.end) continue;
     all = longest == 0 ? rows : Range{std::min(all.begin, rows.begin), std::max(all.end, rows.end)};
     longest = std::max(longest, p.tokens[t].n);
+    max_count = std::max(max_count, p.terms[t].count);
     listed = listed || p.tokens[t].list != nullptr;
   }
   if (longest == 0) return;
-  const int64_t task_rows =
-      listed ? std::max(kTaskKeys, (all.end - all.begin) * kTaskKeys / longest) : kTaskKeys;
-  const int64_t row_tasks = (all.end - all.begin + task_rows - 1) / task_rows;
+  const int64_t num_rows = all.end - all.begin;
   const int64_t channel_tasks = (p.dim + kTaskChannels - 1) / kTaskChannels;
+  const int64_t tasks =
+      std::max<int64_t>(1, kTasksPerThread * ctx.pool->num_threads() / channel_tasks);
+  int64_t task_rows = std::clamp((num_rows + tasks - 1) / tasks, kMinTaskRows, kMaxTaskRows);
+  if (listed) task_rows = std::max(task_rows, num_rows * kMinTaskKeys / longest);
+  const int64_t row_tasks = (num_rows + task_rows - 1) / task_rows;
   const BackwardKernels& kernels = backward_kernels(ctx.isa);
-  ctx.pool->run(row_tasks * channel_tasks, [&](int64_t task, int) {
+  const device::ArenaScope scope(*ctx.arena);
+  const int64_t panel_floats = (KeyTerms::kMaxRuns * max_count + 2) * kTaskChannels;
+  float* panels = ctx.arena->allocate<float>(ctx.pool->num_threads() * panel_floats);
+  ctx.pool->run(row_tasks * channel_tasks, [&](int64_t task, int worker) {
     const int64_t row = all.begin + task / channel_tasks * task_rows;
     const int64_t channel = task % channel_tasks * kTaskChannels;
     add_to_rows(p, kernels, {row, std::min(all.end, row + task_rows)},
-                {channel, std::min(p.dim, channel + kTaskChannels)});
+                {channel, std::min(p.dim, channel + kTaskChannels)},
+                panels + worker * panel_floats);
   });
 }
 

@@ -19,14 +19,13 @@ struct TokenKeys {
   const int32_t* list;  // rows; null: first, first + 1, ...
   int64_t first;
   int64_t n;
-  const float* coefficients;  // [n, stride], see KeyTerm
+  const float* coefficients;  // [n, stride], see KeyTerms
 };
 
 struct KeyGradientParams {
   const TokenKeys* tokens;
-  const KeyTerm* terms;  // [num_tokens, num_terms]
+  const KeyTerms* terms;  // [num_tokens]
   int64_t num_tokens;
-  int64_t num_terms;
   int64_t stride;
   int64_t dim;
   float* d;  // [rows, dim]

@@ -75,7 +75,7 @@ class AttentionBackward {
   float** token_coefficients_ = nullptr;
   TokenKeys* window_keys_ = nullptr;
   TokenKeys* entry_keys_ = nullptr;
-  KeyTerm* terms_ = nullptr;       // [token][2 * heads]
+  KeyTerms* terms_ = nullptr;
   float* d_sink_terms_ = nullptr;  // [token][P_sink, B / scale of heads]
 };
 
@@ -102,7 +102,7 @@ void AttentionBackward::allocate_block() {
   token_coefficients_ = arena.allocate<float*>(blocks.max_tokens);
   window_keys_ = arena.allocate<TokenKeys>(blocks.max_tokens);
   entry_keys_ = arena.allocate<TokenKeys>(blocks.max_tokens);
-  terms_ = arena.allocate<KeyTerm>(blocks.max_tokens * 2 * f_.heads);
+  terms_ = arena.allocate<KeyTerms>(blocks.max_tokens);
   d_sink_terms_ = arena.allocate<float>(blocks.max_tokens * 2 * f_.heads);
 }
 
@@ -167,17 +167,13 @@ void AttentionBackward::describe(int64_t row, int64_t idx, const float* a) {
   window_keys_[idx] = {nullptr, keys.window_begin(), keys.num_window(), a};
   entry_keys_[idx] = {f_.selected == nullptr ? nullptr : f_.selected + row * f_.topk, 0,
                       keys.size() - keys.num_window(), a + keys.num_window() * 2 * head_lanes_};
-  KeyTerm* terms = terms_ + idx * 2 * f_.heads;
-  for (int64_t h = 0; h < f_.heads; ++h) {
-    terms[h] = {f_.q + (row * f_.heads + h) * c, head_lanes_ + h};
-    terms[f_.heads + h] = {p_.dout + (row * f_.heads + h) * c, h};
-  }
+  const int64_t first = row * f_.heads * c;
+  terms_[idx] = {{{f_.q + first, head_lanes_}, {p_.dout + first, 0}}, 2, f_.heads, c};
 }
 
 void AttentionBackward::add_block(int64_t first_row, int64_t last_row) {
   const int64_t num_tokens = last_row - first_row;
-  KeyGradientParams d{window_keys_,    terms_,      num_tokens, 2 * f_.heads,
-                      2 * head_lanes_, f_.head_dim, p_.d_recent};
+  KeyGradientParams d{window_keys_, terms_, num_tokens, 2 * head_lanes_, f_.head_dim, p_.d_recent};
   if (f_.window > 0) add_key_gradients(ctx_, d);
   d.tokens = entry_keys_;
   d.d = p_.d_entries;

@@ -13,15 +13,15 @@ namespace {
 inline constexpr int kTileRows = 6;
 inline constexpr int64_t kTileLanes = Vec::kTileRegs * Vec::kLanes;
 
-template <int kRows, int kRegs, bool kPairs, typename A, typename B, typename C>
-[[gnu::always_inline]] inline void product_tile(int64_t num_k, const A& a, const B& b, const C& c,
-                                                bool accumulate) {
+template <int kRows, int kRegs, bool kPairs, typename A, typename B>
+[[gnu::always_inline]] inline void product_tile(int64_t num_k, const A& a, const B& b, float* c,
+                                                int64_t c_stride, bool accumulate) {
   Vec::Reg acc[kRows][kRegs];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
     for (int v = 0; v < kRegs; ++v) {
-      acc[r][v] = accumulate ? Vec::load(c(r) + v * Vec::kLanes) : Vec::zero();
+      acc[r][v] = accumulate ? Vec::load(c + r * c_stride + v * Vec::kLanes) : Vec::zero();
     }
   }
   const auto step = [&](int64_t k) __attribute__((always_inline)) {
@@ -57,14 +57,14 @@ template <int kRows, int kRegs, bool kPairs, typename A, typename B, typename C>
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
     for (int v = 0; v < kRegs; ++v) {
-      Vec::store(c(r) + v * Vec::kLanes, acc[r][v]);
+      Vec::store(c + r * c_stride + v * Vec::kLanes, acc[r][v]);
     }
   }
 }
 
-template <int kRegs, bool kPairs, typename A, typename B, typename C>
-inline void product_rows(int64_t num_rows, int64_t num_k, const A& a, const B& b, const C& c,
-                         bool accumulate) {
+template <int kRegs, bool kPairs, typename A, typename B>
+inline void product_rows(int64_t num_rows, int64_t num_k, const A& a, const B& b, float* c,
+                         int64_t c_stride, bool accumulate) {
   for (int64_t r = 0; r < num_rows;) {
     const int64_t left = num_rows - r;
     // 7 and 8 rows as 4 and the rest: two tiles of nearly equal height keep more chains in flight
@@ -73,32 +73,32 @@ inline void product_rows(int64_t num_rows, int64_t num_k, const A& a, const B& b
     const auto rows_from = [&](int i, int64_t k) __attribute__((always_inline)) {
       return a(r + i, k);
     };
-    const auto out = [&](int i) __attribute__((always_inline)) { return c(r + i); };
+    float* out = c + r * c_stride;
     switch (take) {
-      case 1: product_tile<1, kRegs, kPairs>(num_k, rows_from, b, out, accumulate); break;
-      case 2: product_tile<2, kRegs, kPairs>(num_k, rows_from, b, out, accumulate); break;
-      case 3: product_tile<3, kRegs, kPairs>(num_k, rows_from, b, out, accumulate); break;
-      case 4: product_tile<4, kRegs, kPairs>(num_k, rows_from, b, out, accumulate); break;
-      case 5: product_tile<5, kRegs, kPairs>(num_k, rows_from, b, out, accumulate); break;
-      default: product_tile<6, kRegs, kPairs>(num_k, rows_from, b, out, accumulate);
+      case 1: product_tile<1, kRegs, kPairs>(num_k, rows_from, b, out, c_stride, accumulate); break;
+      case 2: product_tile<2, kRegs, kPairs>(num_k, rows_from, b, out, c_stride, accumulate); break;
+      case 3: product_tile<3, kRegs, kPairs>(num_k, rows_from, b, out, c_stride, accumulate); break;
+      case 4: product_tile<4, kRegs, kPairs>(num_k, rows_from, b, out, c_stride, accumulate); break;
+      case 5: product_tile<5, kRegs, kPairs>(num_k, rows_from, b, out, c_stride, accumulate); break;
+      default: product_tile<6, kRegs, kPairs>(num_k, rows_from, b, out, c_stride, accumulate);
     }
     r += take;
   }
 }
 
 // lanes: a multiple of Vec::kLanes, at most kTileLanes.
-template <bool kPairs, typename A, typename B, typename C>
+template <bool kPairs, typename A, typename B>
 inline void product_lanes(int64_t num_rows, int64_t lanes, int64_t num_k, const A& a, const B& b,
-                          const C& c, bool accumulate) {
+                          float* c, int64_t c_stride, bool accumulate) {
   switch (lanes / Vec::kLanes) {
-    case 1: return product_rows<1, kPairs>(num_rows, num_k, a, b, c, accumulate);
-    case 2: return product_rows<2, kPairs>(num_rows, num_k, a, b, c, accumulate);
+    case 1: return product_rows<1, kPairs>(num_rows, num_k, a, b, c, c_stride, accumulate);
+    case 2: return product_rows<2, kPairs>(num_rows, num_k, a, b, c, c_stride, accumulate);
     default:
       if constexpr (Vec::kTileRegs > 2) {
         if (lanes / Vec::kLanes == 3) {
-          return product_rows<3, kPairs>(num_rows, num_k, a, b, c, accumulate);
+          return product_rows<3, kPairs>(num_rows, num_k, a, b, c, c_stride, accumulate);
         }
-        return product_rows<4, kPairs>(num_rows, num_k, a, b, c, accumulate);
+        return product_rows<4, kPairs>(num_rows, num_k, a, b, c, c_stride, accumulate);
       }
   }
 }

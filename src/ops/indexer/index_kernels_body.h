@@ -33,9 +33,7 @@ template <bool kPairs>
           [=](int64_t r, int64_t j)
               __attribute__((always_inline)) { return queries[r * dim + k + j]; },
           [=](int64_t j) __attribute__((always_inline)) { return at + j * kTileLanes; },
-          [=](int64_t r)
-              __attribute__((always_inline)) { return dots + r * kIndexTileKeys + lane; },
-          k > 0);
+          dots + lane, kIndexTileKeys, k > 0);
     }
   }
 }

@@ -62,7 +62,7 @@ class IndexLoss {
   float** token_coefficients_ = nullptr;
   double* losses_ = nullptr;
   TokenKeys* keys_ = nullptr;
-  KeyTerm* terms_ = nullptr;  // [token][heads]
+  KeyTerms* terms_ = nullptr;
 };
 
 IndexLoss::Scratch IndexLoss::allocate_scratch() {
@@ -90,7 +90,7 @@ void IndexLoss::run() {
   token_coefficients_ = arena.allocate<float*>(blocks.max_tokens);
   losses_ = arena.allocate<double>(blocks.max_tokens);
   keys_ = arena.allocate<TokenKeys>(blocks.max_tokens);
-  terms_ = arena.allocate<KeyTerm>(blocks.max_tokens * p_.heads);
+  terms_ = arena.allocate<KeyTerms>(blocks.max_tokens);
   const int64_t num_workers = ctx_.pool->num_threads();
   Scratch* scratch = arena.allocate<Scratch>(num_workers);
   for (int64_t i = 0; i < num_workers; ++i) scratch[i] = allocate_scratch();
@@ -107,8 +107,7 @@ void IndexLoss::run() {
     });
     for (int64_t row = first; row < last; ++row) *p_.loss += losses_[row - first];
     if (p_.dq != nullptr) {
-      add_key_gradients(ctx_,
-                        {keys_, terms_, last - first, p_.heads, head_lanes_, p_.dim, p_.d_keys});
+      add_key_gradients(ctx_, {keys_, terms_, last - first, head_lanes_, p_.dim, p_.d_keys});
     }
     first = last;
   }
@@ -141,7 +140,7 @@ void IndexLoss::token(int64_t row, int64_t idx, float* dots, const Scratch& s) {
   std::copy_n(s.d_weight, p_.heads, d_weight);
   add_query_gradients(kernels_, {dots, head_lanes_, p_.heads, s.list, n, p_.dim, padded_dim_},
                       s.sums, p_.dq + row * p_.heads * p_.dim);
-  for (int64_t h = 0; h < p_.heads; ++h) terms_[idx * p_.heads + h] = {q + h * p_.dim, h};
+  terms_[idx] = {{{q, 0}, {}}, 1, p_.heads, p_.dim};
 }
 
 }  // namespace
