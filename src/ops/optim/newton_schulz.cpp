@@ -181,7 +181,11 @@ void ns_run_on_pool(device::ExecContext& ctx, const NsMatrix& matrix) {
 bool ns_takes_pool(int64_t rows, int64_t columns, double total_flops, int num_threads) {
   if (rows * columns > kWholeMatrixElements) return true;
   const double flops = newton_schulz_flops(rows, columns);
-  return flops > kWholeMatrixFlops && 2 * num_threads * flops > total_flops;
+  if (flops <= kWholeMatrixFlops) return false;
+  const double share = total_flops / num_threads;
+  if (flops > share) return true;  // the other threads would wait for it
+  const int64_t panels = ns_panels(std::min(rows, columns));
+  return 2 * flops > share && panels * (panels + 1) / 2 >= num_threads;
 }
 
 void newton_schulz(device::ExecContext& ctx, const NewtonSchulzParams& p) {

@@ -61,13 +61,16 @@ void ns_micro(const NsMicro& t) {
   }
 }
 
+template <int kVectors>
+constexpr int kNsUpTo = kVectors < kNsVectors ? kVectors : kNsVectors;
+
 template <bool kGram, int kRows>
 void ns_micro_of_vectors(const NsMicro& t, int64_t vectors) {
   switch (vectors) {
-    case 1: return ns_micro<kGram, kRows, 1>(t);
-    case 2: return ns_micro < kGram, kRows, kNsVectors < 2 ? 1 : 2 > (t);
-    case 3: return ns_micro < kGram, kRows, kNsVectors < 3 ? 1 : 3 > (t);
-    default: return ns_micro < kGram, kRows, kNsVectors < 4 ? 1 : 4 > (t);
+    case 1: return ns_micro<kGram, kRows, kNsUpTo<1>>(t);
+    case 2: return ns_micro<kGram, kRows, kNsUpTo<2>>(t);
+    case 3: return ns_micro<kGram, kRows, kNsUpTo<3>>(t);
+    default: return ns_micro<kGram, kRows, kNsUpTo<4>>(t);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <span>
 
 #include "ops/elementwise/kernel_test.h"
+#include "ops/optim/newton_schulz_kernels.h"
 
 namespace cachalot::ops {
 namespace {
@@ -110,6 +111,17 @@ TEST(NewtonSchulz, EveryVersionHasTheReferenceBits) {
       });
     }
   }
+}
+
+TEST(NewtonSchulz, OnlyWhatOccupiesTheThreadsIsCutIntoTiles) {
+  const double one = newton_schulz_flops(256, 256);
+  EXPECT_TRUE(ns_takes_pool(256, 256, one, 2));
+  EXPECT_TRUE(ns_takes_pool(256, 256, 3 * one, 2));
+  EXPECT_FALSE(ns_takes_pool(256, 256, 8 * one, 2));
+  EXPECT_TRUE(ns_takes_pool(256, 256, one, 64));  // alone: ten tiles at a time are better than one
+  EXPECT_FALSE(ns_takes_pool(256, 256, 100 * one, 64));  // ten tiles would leave most threads idle
+  EXPECT_FALSE(ns_takes_pool(64, 64, newton_schulz_flops(64, 64), 64));
+  EXPECT_TRUE(ns_takes_pool(2048, 2048, 1e6 * one, 2));  // scratch
 }
 
 TEST(NewtonSchulz, AMatrixOfABatchHasTheBitsItHasAlone) {
