@@ -25,4 +25,13 @@ void sparse_attention(Context ctx, const ops::SparseAttentionParams& p) {
   });
 }
 
+void index_loss(Context ctx, ops::IndexLossParams p) {
+  if (ctx.tape != nullptr) {
+    p.dq = ctx.tape->grad(p.q);
+    p.d_weight = ctx.tape->grad(p.weight);
+    p.d_keys = rows_grad(*ctx.tape, p.keys);
+  }
+  ops::index_loss(ctx.exec, p);
+}
+
 }  // namespace cachalot::autograd

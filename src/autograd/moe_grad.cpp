@@ -1,5 +1,8 @@
 #include "autograd/moe_grad.h"
 
+#include <numeric>
+#include <vector>
+
 namespace cachalot::autograd {
 
 void route(Context ctx, const ops::RouterParams& p) {
@@ -39,6 +42,16 @@ void moe_combine(Context ctx, const ops::MoeCombineParams& p) {
     ops::moe_combine_backward(ctx.exec, {d_out, p.slots, p.rows, p.k, p.columns, tape.grad(p.y),
                                          p.shared == nullptr ? nullptr : tape.grad(p.shared)});
   });
+}
+
+double balance_loss(Context ctx, const ops::BalanceLossParams& p, float weight) {
+  std::vector<float> losses(p.sequences.size());
+  ops::balance_loss(ctx.exec, p, losses.data());
+  if (ctx.tape != nullptr) {
+    const std::vector<float> d_losses(p.sequences.size(), weight);
+    ops::balance_loss_backward(ctx.exec, p, d_losses.data(), ctx.tape->grad(p.scores));
+  }
+  return std::accumulate(losses.begin(), losses.end(), 0.0);
 }
 
 }  // namespace cachalot::autograd

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "autograd/tape.h"
+#include "ops/moe/balance_loss.h"
 #include "ops/moe/router.h"
 #include "ops/moe/swiglu.h"
 
@@ -11,5 +12,8 @@ void route(Context ctx, const ops::RouterParams& p);
 // With a tape, h is not gate.
 void swiglu(Context ctx, const ops::SwigluParams& p);
 void moe_combine(Context ctx, const ops::MoeCombineParams& p);
+
+// The sum of the sequences' balance losses; `weight` times its gradient goes to the scores' at once (an end of the tape).
+double balance_loss(Context ctx, const ops::BalanceLossParams& p, float weight);
 
 }  // namespace cachalot::autograd

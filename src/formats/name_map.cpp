@@ -89,6 +89,7 @@ std::string canonical_attention(Parts parts) {
     if (parts.take("indexer")) return "attn." + canonical_indexer(parts);
     return "attn.compressor." + translated(kCompressor, parts);
   }
+  if (parts.take("norm")) return join("attn.kv_norm", parts.rest());  // as transformers 5 saves it
   return "attn." + translated(kAttention, parts);
 }
 

@@ -75,6 +75,11 @@ TEST(NameMap, TransformersNames) {
 }
 
 TEST(NameMap, OtherAcceptedSpellings) {
+  // What transformers 5.23 saves: shipped names under "model.", and the KV norm's spelled like a compressor's.
+  EXPECT_EQ(canonical_name("model.layers.2.attn.norm.weight").name, "layers.2.attn.kv_norm.weight");
+  EXPECT_EQ(canonical_name("model.layers.2.attn.compressor.norm.weight").name,
+            "layers.2.attn.compressor.norm.weight");
+  EXPECT_EQ(canonical_name("model.hc_head.hc_fn").name, "hc_head_fn");
   const std::pair<const char*, const char*> rows[] = {
       {"model.layers.1.self_attn.compressor.indexer.weights_proj.weight",
        "layers.1.attn.indexer.weights_proj.weight"},

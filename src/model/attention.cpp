@@ -10,6 +10,7 @@
 #include "autograd/norm_grad.h"
 #include "model/compressor.h"
 #include "model/faults.h"
+#include "ops/attention/attention_target.h"
 #include "ops/attention/sparse_attention.h"
 #include "ops/compressor/compressor.h"
 #include "ops/indexer/index_select.h"
@@ -144,12 +145,27 @@ void compress_rows(Step& step, int64_t layer_idx, const formats::LayerConfig& la
   }
 }
 
+// The picks made before, in place of the indexer's.
+void replay_selection(Step& step, int64_t layer_idx, const std::vector<int32_t>& selected) {
+  const int64_t topk = step.config.index_topk;
+  const Selection selection = step.selections[layer_idx];
+  CACHALOT_CHECK(static_cast<int64_t>(selected.size()) == step.rows * topk);
+  std::copy(selected.begin(), selected.end(), selection.selected);
+  for (int64_t row = 0; row < step.rows; ++row) {
+    const int32_t* picks = selection.selected + row * topk;
+    selection.num_selected[row] = static_cast<int32_t>(
+        std::find_if(picks, picks + topk, [](int32_t e) { return e < 0; }) - picks);
+  }
+}
+
 void select_entries(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
-                    const IndexerWeights& weights, Matrix qn, Matrix x) {
+                    const IndexerQueries& queries) {
   const auto& config = step.config;
-  // The indexer learns from its own loss alone (training.md 6.3): nothing goes back to the backbone.
-  const IndexerQueries queries = indexer_queries(
-      step, layer, weights, detached(step, qn, step.rows), detached(step, x, step.rows));
+  if (step.terms != nullptr && step.terms->replay != nullptr) {
+    const auto& by_layer = step.terms->replay->selected;
+    if (layer_idx < static_cast<int64_t>(by_layer.size()) && !by_layer[layer_idx].empty())
+      return replay_selection(step, layer_idx, by_layer[layer_idx]);
+  }
   const Selection selection = step.selections[layer_idx];
   int64_t row = 0;
   for (const Segment& segment : step.batch.segments) {
@@ -196,9 +212,43 @@ const float* sinks(Step& step, const AttentionWeights& weights) {
   return none;
 }
 
+bool is_dense(const Step& step) { return step.terms != nullptr && step.terms->dense_attention; }
+
+// The loss that the indexer learns from (training.md 6.3), against the attention its entries receive.
+void indexer_loss(Step& step, const formats::LayerConfig& layer, const tensor::RowBlocks& keys,
+                  const IndexerQueries& queries, const ops::SparseAttentionParams& p,
+                  int64_t first_row) {
+  const auto& config = step.config;
+  const device::ArenaScope scope(*step.exec.arena);
+  const int64_t stride = p.selected != nullptr
+                             ? p.topk
+                             : std::max<int64_t>(1, (p.first_position + p.rows) / layer.ratio);
+  auto* target = step.exec.arena->allocate<float>(p.rows * stride);
+  ops::attention_target(step.exec, p, stride, target);
+  ops::IndexLossParams loss{};
+  loss.q = queries.q.data + first_row * queries.q.stride;
+  loss.weight = queries.weight.data + first_row * queries.weight.stride;
+  loss.rows = p.rows;
+  loss.heads = config.index_n_heads;
+  loss.dim = config.index_head_dim;
+  loss.first_position = p.first_position;
+  loss.ratio = layer.ratio;
+  loss.keys = keys;
+  loss.format = step.precision.index;
+  loss.selected = p.selected;
+  loss.num_selected = p.num_selected;
+  loss.topk = p.topk;
+  loss.target = target;
+  loss.target_stride = stride;
+  loss.loss = &step.terms->indexer_kl;
+  loss.d_loss = step.terms->indexer_loss;
+  autograd::index_loss(step.context(), loss);
+}
+
 // Source: architecture.md 3.7. out [rows, heads * head_dim], not yet rotated back.
-Matrix core_attention(Step& step, const formats::LayerConfig& layer,
-                      const AttentionWeights& weights, Matrix q) {
+Matrix core_attention(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
+                      const AttentionWeights& weights, Matrix q,
+                      const std::optional<IndexerQueries>& queries) {
   const auto& config = step.config;
   const Matrix out = new_matrix(step, step.rows, q.columns);
   const bool is_full = layer.attention == AttentionKind::full;
@@ -221,7 +271,7 @@ Matrix core_attention(Step& step, const formats::LayerConfig& layer,
     }
     p.ratio = layer.ratio;
     p.entries = view.entries;
-    if (layer.attention == AttentionKind::csa) {
+    if (layer.attention == AttentionKind::csa && !is_dense(step)) {
       const Selection& selection = step.selections[layer.index_source];
       p.selected = selection.selected + row * config.index_topk;
       p.num_selected = selection.num_selected + row;
@@ -231,6 +281,9 @@ Matrix core_attention(Step& step, const formats::LayerConfig& layer,
     p.bf16_math = step.precision.bf16;
     p.out = out.data + row * out.stride;
     autograd::sparse_attention(step.context(), p);
+    if (queries && step.terms != nullptr && step.terms->indexer_loss != 0) {
+      indexer_loss(step, layer, segment.layers[layer_idx].index_keys, *queries, p, row);
+    }
     row += segment.num_tokens;
   }
   return out;
@@ -294,10 +347,15 @@ Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
     }
   }
   compress_rows(step, layer_idx, layer, weights, x);
-  if (weights.indexer) {
-    select_entries(step, layer_idx, layer, *weights.indexer, qn, x);
+  std::optional<IndexerQueries> queries;
+  const bool has_loss = step.terms != nullptr && step.terms->indexer_loss != 0;
+  if (weights.indexer && (!is_dense(step) || has_loss)) {
+    // The indexer learns from its own loss alone (training.md 6.3): nothing goes back to the backbone.
+    queries = indexer_queries(step, layer, *weights.indexer, detached(step, qn, step.rows),
+                              detached(step, x, step.rows));
+    if (!is_dense(step)) select_entries(step, layer_idx, layer, *queries);
   }
-  const Matrix out = core_attention(step, layer, weights, q);
+  const Matrix out = core_attention(step, layer_idx, layer, weights, q, queries);
   if (!fault(Fault::output_not_derotated)) {
     rotate(step, out, step.rows, config.num_attention_heads, config.head_dim, row_rope(step, layer),
            true);

@@ -7,6 +7,7 @@
 #include "autograd/moe_grad.h"
 #include "model/faults.h"
 #include "model/planted.h"
+#include "ops/moe/balance_loss.h"
 #include "ops/moe/router.h"
 #include "ops/moe/swiglu.h"
 
@@ -18,16 +19,50 @@ struct Routing {
   float* weights;  // [rows, k]
 };
 
+const std::vector<int32_t>* replayed_experts(const Step& step, int64_t layer_idx) {
+  if (step.terms == nullptr || step.terms->replay == nullptr) return nullptr;
+  const auto& by_layer = step.terms->replay->experts;
+  const bool has =
+      layer_idx < static_cast<int64_t>(by_layer.size()) && !by_layer[layer_idx].empty();
+  return has ? &by_layer[layer_idx] : nullptr;
+}
+
+// The balance loss of a score-routed layer, and its loads.
+void balance(Step& step, int64_t layer_idx, const FfnWeights& weights, const ops::RouterParams& p) {
+  TrainingTerms& terms = *step.terms;
+  if (weights.bias.empty()) return;
+  if (!terms.loads.empty()) {
+    auto& loads = terms.loads[layer_idx];
+    loads.resize(static_cast<size_t>(p.n_routed_experts));
+    ops::add_loads({p.ids, static_cast<size_t>(p.rows * p.num_experts_per_tok)}, loads);
+  }
+  if (terms.balance_alpha == 0 || p.scores == nullptr) return;
+  std::vector<ops::TokenRange> sequences;
+  int64_t row = 0;
+  for (const Segment& segment : step.batch.segments) {
+    sequences.push_back({row, row + segment.num_tokens});
+    row += segment.num_tokens;
+  }
+  terms.balance_loss += autograd::balance_loss(
+      step.context(),
+      {p.scores, p.ids, p.n_routed_experts, p.num_experts_per_tok, sequences, terms.balance_alpha},
+      terms.balance_weight);
+}
+
 Routing choose_experts(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x) {
   const auto& config = step.config;
   const int64_t k = config.num_experts_per_tok;
   const Matrix logits = linear_f32(step, x, step.rows, *weights.gate);
-  int32_t* fixed_ids = nullptr;
+  const int32_t* fixed_ids = nullptr;
   if (!weights.tid2eid.empty()) {
-    fixed_ids = step.exec.arena->allocate<int32_t>(step.rows * k);
+    auto* table_ids = step.exec.arena->allocate<int32_t>(step.rows * k);
     for (int64_t row = 0; row < step.rows; ++row) {
-      std::copy_n(weights.tid2eid.data() + step.batch.tokens[row] * k, k, fixed_ids + row * k);
+      std::copy_n(weights.tid2eid.data() + step.batch.tokens[row] * k, k, table_ids + row * k);
     }
+    fixed_ids = table_ids;
+  } else if (const std::vector<int32_t>* replayed = replayed_experts(step, layer_idx)) {
+    CACHALOT_CHECK(static_cast<int64_t>(replayed->size()) == step.rows * k);
+    fixed_ids = replayed->data();
   }
   const Routing routing{step.exec.arena->allocate<int32_t>(step.rows * k),
                         step.floats(step.rows * k)};
@@ -41,8 +76,10 @@ Routing choose_experts(Step& step, int64_t layer_idx, const FfnWeights& weights,
   p.routed_scaling_factor = static_cast<float>(config.routed_scaling_factor);
   p.ids = routing.ids;
   p.weights = routing.weights;
-  if (step.tape != nullptr) p.scores = step.floats(step.rows * config.n_routed_experts);
+  if (step.tape != nullptr || step.terms != nullptr)
+    p.scores = step.floats(step.rows * config.n_routed_experts);
   autograd::route(step.context(), p);
+  if (step.terms != nullptr) balance(step, layer_idx, weights, p);
   bend_routing(step, weights, logits, routing.ids, routing.weights);
   if (step.probe != nullptr)
     step.probe->on_router(layer_idx, routing.ids, routing.weights, step.rows);
@@ -101,8 +138,9 @@ Matrix activate(Step& step, Matrix gate, Matrix up, const float* weight, int64_t
     for (int64_t i = 0; i < rows * h.columns; ++i) h.data[i] = std::clamp(h.data[i], -limit, limit);
     return h;
   }
-  autograd::swiglu(step.context(), {gate.data, up.data, weight, rows, gate.columns, limit,
-                                    step.precision.bf16, h.data});
+  autograd::swiglu(step.context(),
+                   {gate.data, up.data, weight, rows, gate.columns, limit, step.precision.bf16,
+                    h.data, step.terms == nullptr ? nullptr : &step.terms->clamped});
   return h;
 }
 

@@ -9,6 +9,7 @@
 #include "formats/config.h"
 #include "model/forward_batch.h"
 #include "model/precision.h"
+#include "model/training_terms.h"
 #include "model/transformer.h"
 #include "ops/rope/rope.h"
 
@@ -26,6 +27,7 @@ struct Step {
   const ForwardBatch& batch;
   ForwardProbe* probe;
   autograd::Tape* tape;  // null: nothing is recorded
+  TrainingTerms* terms;  // null outside training
   int64_t rows;          // tokens of the batch
   const std::vector<float>& plain_frequencies;
   const std::vector<float>& compressed_frequencies;

@@ -97,12 +97,12 @@ Result<Transformer> Transformer::create(device::ExecContext& ctx, formats::Model
 void Transformer::forward(device::ExecContext& ctx, const ForwardBatch& batch, float* streams,
                           ForwardProbe* probe) const {
   const device::ArenaScope scope(*ctx.arena);
-  forward({ctx, nullptr}, batch, streams, probe);
+  forward(ctx, batch, streams, probe, nullptr);
 }
 
 const float* Transformer::forward(autograd::Context ctx, const ForwardBatch& batch, float* streams,
-                                  ForwardProbe* probe) const {
-  Step step = new_step(ctx, batch, probe);
+                                  ForwardProbe* probe, TrainingTerms* terms) const {
+  Step step = new_step(ctx, batch, probe, terms);
   const int64_t d = config_.hidden_size;
   const int64_t n = num_streams();
   {
@@ -126,13 +126,13 @@ const float* Transformer::forward(autograd::Context ctx, const ForwardBatch& bat
 void Transformer::mtp_forward(device::ExecContext& ctx, int64_t depth, const ForwardBatch& batch,
                               const float* streams_in, float* streams_out) const {
   const device::ArenaScope scope(*ctx.arena);
-  mtp_forward({ctx, nullptr}, depth, batch, streams_in, streams_out);
+  mtp_forward(ctx, depth, batch, streams_in, streams_out, nullptr);
 }
 
 const float* Transformer::mtp_forward(autograd::Context ctx, int64_t depth,
                                       const ForwardBatch& batch, const float* streams_in,
-                                      float* streams_out) const {
-  Step step = new_step(ctx, batch, nullptr);
+                                      float* streams_out, TrainingTerms* terms) const {
+  Step step = new_step(ctx, batch, nullptr, terms);
   const MtpWeights& mtp = weights_->mtp[depth];
   const float eps = static_cast<float>(config_.rms_norm_eps);
   const int64_t d = config_.hidden_size;
@@ -159,7 +159,7 @@ const float* Transformer::mtp_forward(autograd::Context ctx, int64_t depth,
 }
 
 Step Transformer::new_step(autograd::Context context, const ForwardBatch& batch,
-                           ForwardProbe* probe) const {
+                           ForwardProbe* probe, TrainingTerms* terms) const {
   device::ExecContext& ctx = context.exec;
   const auto rows = static_cast<int64_t>(batch.tokens.size());
   const int64_t* row_positions = positions(ctx, batch);
@@ -169,6 +169,7 @@ Step Transformer::new_step(autograd::Context context, const ForwardBatch& batch,
             batch,
             probe,
             context.tape,
+            terms,
             rows,
             plain_frequencies_,
             compressed_frequencies_,
@@ -185,7 +186,7 @@ void Transformer::head_logits(autograd::Context ctx, const std::optional<HyperWe
                               const std::vector<float>& norm, const float* streams,
                               std::span<const int64_t> rows, float* logits) const {
   const ForwardBatch no_tokens;
-  Step step = new_step(ctx, no_tokens, nullptr);
+  Step step = new_step(ctx, no_tokens, nullptr, nullptr);
   const StepScope scope(step);
   const auto num_rows = static_cast<int64_t>(rows.size());
   const int64_t width = num_streams() * config_.hidden_size;

@@ -10,6 +10,7 @@
 #include "formats/config.h"
 #include "model/forward_batch.h"
 #include "model/precision.h"
+#include "model/training_terms.h"
 #include "model/weights.h"
 
 namespace cachalot::model {
@@ -56,7 +57,7 @@ class Transformer {
   // The same, recorded: everything that backward reads is taken from ctx.exec.arena and stays there after the call. `streams` is
   // where the embedding goes, storage of the tape; returns the streams after the last layer, which lie elsewhere.
   const float* forward(autograd::Context ctx, const ForwardBatch& batch, float* streams,
-                       ForwardProbe* probe) const;
+                       ForwardProbe* probe, TrainingTerms* terms) const;
 
   // The chosen rows' logits [rows.size(), vocab_size].
   void logits(autograd::Context ctx, const float* streams, std::span<const int64_t> rows,
@@ -69,13 +70,14 @@ class Transformer {
   void mtp_forward(device::ExecContext& ctx, int64_t depth, const ForwardBatch& batch,
                    const float* streams_in, float* streams_out) const;
   const float* mtp_forward(autograd::Context ctx, int64_t depth, const ForwardBatch& batch,
-                           const float* streams_in, float* streams_out) const;
+                           const float* streams_in, float* streams_out, TrainingTerms* terms) const;
   void mtp_logits(autograd::Context ctx, int64_t depth, const float* streams,
                   std::span<const int64_t> rows, float* logits) const;
 
  private:
   Transformer() = default;
-  Step new_step(autograd::Context ctx, const ForwardBatch& batch, ForwardProbe* probe) const;
+  Step new_step(autograd::Context ctx, const ForwardBatch& batch, ForwardProbe* probe,
+                TrainingTerms* terms) const;
   void head_logits(autograd::Context ctx, const std::optional<HyperWeights>& hc_head,
                    const std::vector<float>& norm, const float* streams,
                    std::span<const int64_t> rows, float* logits) const;

@@ -82,12 +82,13 @@ void TrainingModel::bind(autograd::Tape& tape) {
 }
 
 LossSums TrainingModel::add_gradients(device::ExecContext& ctx, std::span<const Sample> samples,
-                                      const LossWeights& weights, model::ForwardProbe* probe) {
+                                      const LossWeights& weights, model::TrainingTerms* terms,
+                                      model::ForwardProbe* probe) {
   const device::ArenaScope scope(*ctx.arena);
   autograd::Tape tape;
   bind(tape);
   Batches batches;  // hold rows that backward reads
-  const LossSums sums = run({ctx, &tape}, samples, weights, probe, batches);
+  const LossSums sums = run({ctx, &tape}, samples, weights, terms, probe, batches);
   tape.backward();
   return sums;
 }
@@ -96,12 +97,12 @@ LossSums TrainingModel::losses(device::ExecContext& ctx, std::span<const Sample>
                                bool with_mtp) {
   const device::ArenaScope scope(*ctx.arena);
   Batches batches;
-  return run(ctx, samples, {1.0f, with_mtp ? 1.0f : 0.0f}, nullptr, batches);
+  return run(ctx, samples, {1.0f, with_mtp ? 1.0f : 0.0f}, nullptr, nullptr, batches);
 }
 
 LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> samples,
-                            const LossWeights& weights, model::ForwardProbe* probe,
-                            Batches& batches) {
+                            const LossWeights& weights, model::TrainingTerms* terms,
+                            model::ForwardProbe* probe, Batches& batches) {
   const formats::ModelConfig& config = transformer_.config();
   std::vector<int32_t> tokens, labels;
   std::vector<int64_t> lengths;
@@ -115,20 +116,21 @@ LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> sampl
       std::make_unique<SampleBatch>(config, transformer_.precision(), std::move(tokens), lengths));
   const int64_t rows = batch.rows();
   float* embedded = activations(ctx, rows * transformer_.num_streams() * config.hidden_size);
-  const float* streams = transformer_.forward(ctx, batch.batch(), embedded, probe);
+  const float* streams = transformer_.forward(ctx, batch.batch(), embedded, probe, terms);
   float* logits = activations(ctx, rows * config.vocab_size);
   transformer_.logits(ctx, streams, all_rows(rows), logits);
   LossSums sums;
   sums.lm = autograd::cross_entropy(ctx, logits, labels, config.vocab_size, weights.lm, 0.0);
   sums.lm_targets = count_targets(labels);
   if (weights.mtp != 0 && config.num_nextn_predict_layers > 0)
-    mtp_loss(ctx, samples, streams, weights.mtp, batches, sums);
+    mtp_loss(ctx, samples, streams, weights.mtp, terms, batches, sums);
   return sums;
 }
 
 // The block reads the streams of position i with the token at i + 1 and predicts that at i + 2.
 void TrainingModel::mtp_loss(autograd::Context ctx, std::span<const Sample> samples,
-                             const float* streams, float weight, Batches& batches, LossSums& sums) {
+                             const float* streams, float weight, model::TrainingTerms* terms,
+                             Batches& batches, LossSums& sums) {
   const formats::ModelConfig& config = transformer_.config();
   const int64_t width = transformer_.num_streams() * config.hidden_size;
   std::vector<int32_t> tokens, labels;
@@ -151,7 +153,7 @@ void TrainingModel::mtp_loss(autograd::Context ctx, std::span<const Sample> samp
   float* inputs = activations(ctx, rows * width);
   autograd::gather_rows(ctx, streams, kept, width, inputs);
   float* projected = activations(ctx, rows * width);
-  const float* out = transformer_.mtp_forward(ctx, 0, batch.batch(), inputs, projected);
+  const float* out = transformer_.mtp_forward(ctx, 0, batch.batch(), inputs, projected, terms);
   float* logits = activations(ctx, rows * config.vocab_size);
   transformer_.mtp_logits(ctx, 0, out, all_rows(rows), logits);
   sums.mtp = autograd::cross_entropy(ctx, logits, labels, config.vocab_size, weight, 0.0);

@@ -48,8 +48,10 @@ class TrainingModel {
   void refresh(device::ExecContext& ctx);
 
   // Adds the gradients of the weighted losses of the samples to the parameters'.
+  // `terms`, if given, is what layers add and report (the MTP block's too).
   LossSums add_gradients(device::ExecContext& ctx, std::span<const Sample> samples,
-                         const LossWeights& weights, model::ForwardProbe* probe = nullptr);
+                         const LossWeights& weights, model::TrainingTerms* terms = nullptr,
+                         model::ForwardProbe* probe = nullptr);
   // The losses alone.
   LossSums losses(device::ExecContext& ctx, std::span<const Sample> samples, bool with_mtp);
 
@@ -71,9 +73,9 @@ class TrainingModel {
   void bind(autograd::Tape& tape);
   using Batches = std::vector<std::unique_ptr<SampleBatch>>;
   LossSums run(autograd::Context ctx, std::span<const Sample> samples, const LossWeights& weights,
-               model::ForwardProbe* probe, Batches& batches);
+               model::TrainingTerms* terms, model::ForwardProbe* probe, Batches& batches);
   void mtp_loss(autograd::Context ctx, std::span<const Sample> samples, const float* streams,
-                float weight, Batches& batches, LossSums& sums);
+                float weight, model::TrainingTerms* terms, Batches& batches, LossSums& sums);
 
   model::Transformer transformer_;
   ParameterStore& parameters_;

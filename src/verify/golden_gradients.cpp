@@ -183,28 +183,25 @@ class GradientVerifier {
     return {};
   }
 
-  Status compare_steps(train::ParameterStore& parameters) {
-    const std::string path = (fs::path(directory_) / "train.json").string();
-    if (!fs::exists(path)) return {};
-    CACHALOT_ASSIGN_OR_RETURN(const GoldenSteps golden, read_steps(path));
+  // The losses of the steps, each before its update. The first update takes the gradients of `first`, where it is given.
+  std::vector<double> step_losses(train::ParameterStore& parameters, const GoldenSteps& golden,
+                                  const formats::SafetensorsFile* first) {
+    const std::vector<train::Parameter> start = parameters.parameters();
     std::vector<std::vector<float>> m, v;
-    for (const train::Parameter& parameter : parameters.parameters()) {
+    for (const train::Parameter& parameter : start) {
       m.emplace_back(parameter.grad.size());
       v.emplace_back(parameter.grad.size());
     }
-    double worst = 0;
-    size_t worst_step = 0;
+    std::vector<double> losses;
     for (size_t s = 0; s < golden.losses.size(); ++s) {
-      const double found = step(parameters);
-      const double error = std::abs(found - golden.losses[s]) / std::abs(golden.losses[s]);
-      if (!(error <= worst)) {
-        worst = error;
-        worst_step = s;
-      }
+      losses.push_back(step(parameters));
       for (size_t i = 0; i < m.size(); ++i) {
         train::Parameter& parameter = parameters.parameters()[i];
         if (parameter.grad.empty() || is_indexer(parameter))
           continue;  // torch skips what has no gradient
+        const tensor::TensorView* given =
+            s == 0 && first != nullptr ? first->find(parameter.info.name) : nullptr;
+        if (given != nullptr) parameter.grad = tensor::to_floats(*given);
         ops::AdamwParams p = golden.adamw;
         p.n = static_cast<int64_t>(parameter.grad.size());
         p.g = parameter.grad.data();
@@ -216,9 +213,45 @@ class GradientVerifier {
       }
       model_->refresh(ctx_);
     }
-    report_.check(worst <= kStepLossTolerance, "AdamW losses",
-                  fmt::format("{} steps, worst at step {}: off by {:.2g} (bound {})",
-                              golden.losses.size(), worst_step, worst, kStepLossTolerance));
+    for (size_t i = 0; i < start.size(); ++i) parameters.parameters()[i].master = start[i].master;
+    model_->refresh(ctx_);
+    return losses;
+  }
+
+  // Adam divides by a gradient's own size: an element that is rounding noise moves as far as any other, and where that noise crosses a
+  // routing or selection gap a loss moves by 1e-4 and more. Whether it has is measured: the same steps again, but with the golden
+  // gradients, equal to ours up to rounding, in the first update. From the step at which our own two runs part, no loss is determined
+  // to the bound, and none is compared.
+  Status compare_steps(train::ParameterStore& parameters) {
+    const std::string path = (fs::path(directory_) / "train.json").string();
+    const std::string grads_path = (fs::path(directory_) / "grads.safetensors").string();
+    if (!fs::exists(path) || !fs::exists(grads_path)) return {};
+    CACHALOT_ASSIGN_OR_RETURN(const GoldenSteps golden, read_steps(path));
+    CACHALOT_ASSIGN_OR_RETURN(const formats::SafetensorsFile grads,
+                              formats::SafetensorsFile::open(grads_path));
+    const std::vector<double> own = step_losses(parameters, golden, nullptr);
+    const std::vector<double> other = step_losses(parameters, golden, &grads);
+    const auto apart = [&](size_t s, double loss) {
+      return std::abs(own[s] - loss) / std::abs(golden.losses[s]);
+    };
+    double worst = 0, worst_later = 0;
+    size_t parted = 0;
+    while (parted < own.size() && apart(parted, other[parted]) <= kStepLossTolerance) {
+      worst = std::max(worst, apart(parted, golden.losses[parted]));
+      ++parted;
+    }
+    for (size_t s = parted; s < own.size(); ++s)
+      worst_later = std::max(worst_later, apart(s, golden.losses[s]));
+    std::string detail = fmt::format("{} of {} steps, worst off by {:.2g} (bound {})", parted,
+                                     own.size(), worst, kStepLossTolerance);
+    if (parted < own.size()) {
+      detail += fmt::format(
+          "; from step {} on rounding decides: {:.7g} with our first gradient, {:.7g} with the "
+          "golden one, "
+          "golden {:.7g}; later steps off by up to {:.2g}",
+          parted, own[parted], other[parted], golden.losses[parted], worst_later);
+    }
+    report_.check(parted > 1 && worst <= kStepLossTolerance, "AdamW losses", detail);
     return {};
   }
 
