@@ -60,6 +60,7 @@ class Verifier {
       }
     }
     CACHALOT_RETURN_IF_ERROR(verify_invariance(*runner_, options.invariance, report));
+    if (!options.gradients) return {};
     return verify_gradients(model_.context(), options.directory, expected_, ids_, report);
   }
 

@@ -19,6 +19,7 @@ struct VerifyOptions {
   std::string precision = "exact";
   int threads = 0;
   Invariance invariance = Invariance::full;
+  bool gradients = true;  // at exact, where the files hold them
 };
 
 // Prints one line per check. An error where the files cannot be read.

@@ -23,6 +23,7 @@ void expect_holds(const char* name, const char* precision, Invariance invariance
   options.directory = golden(name);
   options.precision = precision;
   options.invariance = invariance;
+  options.gradients = invariance == Invariance::brief;
   const Result<GoldenReport> report = verify_golden(options);
   ASSERT_TRUE(report.has_value()) << report.error().to_string();
   EXPECT_GT(report->num_checks(), 0);
