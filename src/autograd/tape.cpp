@@ -52,6 +52,10 @@ const MatrixGrad* Tape::matrix(const ops::PackedWeight* weight) const {
   return it == matrices_.end() ? nullptr : &it->second;
 }
 
+void Tape::record(std::function<void()> backward) {
+  (segments_ == nullptr ? nodes_ : segments_->back()).push_back(std::move(backward));
+}
+
 void Tape::add_encoded(const std::byte* rows, const float* values) {
   encoded_.insert_or_assign(rows, values);
 }
@@ -77,6 +81,26 @@ void Tape::backward() {
       (*next)->grad = nullptr;
     }
   }
+}
+
+SegmentScope::SegmentScope(Tape* tape) : tape_(tape) {
+  if (tape_ == nullptr) return;
+  CACHALOT_CHECK(tape_->segments_ == nullptr);
+  tape_->segments_ = &segments_;
+}
+
+void SegmentScope::next() {
+  if (tape_ != nullptr) segments_.emplace_back();
+}
+
+SegmentScope::~SegmentScope() {
+  if (tape_ == nullptr) return;
+  tape_->segments_ = nullptr;
+  tape_->record([segments = std::move(segments_)] {
+    for (const Tape::Nodes& nodes : segments) {
+      for (auto node = nodes.rbegin(); node != nodes.rend(); ++node) (*node)();
+    }
+  });
 }
 
 }  // namespace cachalot::autograd

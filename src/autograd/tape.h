@@ -49,12 +49,14 @@ class Tape {
   void add_encoded(const std::byte* rows, const float* values);
   const float* values_of(const std::byte* rows) const;  // null: none
 
-  void record(std::function<void()> backward) { nodes_.push_back(std::move(backward)); }
+  void record(std::function<void()> backward);
   // Runs the nodes, last first, once.
   void backward();
   int64_t num_nodes() const { return static_cast<int64_t>(nodes_.size()); }
 
  private:
+  friend class SegmentScope;
+  using Nodes = std::vector<std::function<void()>>;
   struct Storage {
     int64_t count;
     float* grad;  // null: not asked for yet
@@ -66,7 +68,23 @@ class Tape {
   std::map<const float*, Storage, std::greater<>> storages_;
   std::unordered_map<const ops::PackedWeight*, MatrixGrad> matrices_;
   std::unordered_map<const std::byte*, const float*> encoded_;
-  std::vector<std::function<void()>> nodes_;
+  Nodes nodes_;
+  std::vector<Nodes>* segments_ = nullptr;  // where a SegmentScope collects
+};
+
+// For ops that run segment by segment: what is recorded in the scope becomes one node, whose backward takes the segments in their
+// order, so that sums over rows into a parameter's gradient ascend there too. Without a tape it does nothing. Scopes do not nest.
+class SegmentScope {
+ public:
+  explicit SegmentScope(Tape* tape);
+  ~SegmentScope();
+  SegmentScope(const SegmentScope&) = delete;
+  SegmentScope& operator=(const SegmentScope&) = delete;
+  void next();  // before each segment
+
+ private:
+  Tape* tape_;
+  std::vector<Tape::Nodes> segments_;
 };
 
 // What a recorded op runs on: style.md 3. Without a tape an op is the plain op.

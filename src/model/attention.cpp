@@ -253,7 +253,9 @@ Matrix core_attention(Step& step, int64_t layer_idx, const formats::LayerConfig&
   const Matrix out = new_matrix(step, step.rows, q.columns);
   const bool is_full = layer.attention == AttentionKind::full;
   int64_t row = 0;
+  autograd::SegmentScope scope(step.tape);
   for (const Segment& segment : step.batch.segments) {
+    scope.next();
     const LayerCacheView& view = segment.layers[layer.kv_source];
     ops::SparseAttentionParams p{};
     p.q = q.data + row * q.stride;

@@ -23,7 +23,9 @@ Matrix project(Step& step, const formats::LayerConfig& layer, const CompressorWe
   linear_f32(step, x, step.rows, weights.wkv, {ks.data, columns, ks.stride});
   linear_f32(step, x, step.rows, weights.wgate, {ks.data + columns, columns, ks.stride});
   int64_t row = 0;
+  autograd::SegmentScope scope(step.tape);
   for (const Segment& segment : step.batch.segments) {
+    scope.next();
     autograd::add_positional_bias(
         step.context(), {ks.data + row * ks.stride + columns, ks.stride, segment.num_tokens,
                          columns, weights.ape.data(), layer.ratio, segment.first_position});
@@ -127,7 +129,9 @@ void run_compressor(Step& step, int64_t layer_idx, const formats::LayerConfig& l
   }
 
   int64_t row = 0;
+  autograd::SegmentScope scope(step.tape);
   for (const Segment& segment : step.batch.segments) {
+    scope.next();
     const LayerCacheView& view = segment.layers[layer_idx];
     const tensor::RowRing ring = is_index ? view.index_tail : view.tail;
     auto** blocks = step.exec.arena->allocate<std::byte*>(1);
