@@ -111,13 +111,13 @@ std::vector<int64_t> Pack::sample_begins() const {
   return begins;
 }
 
-DataLoader::DataLoader(LoaderConfig config, std::vector<MixEntry> mix, uint64_t fingerprint)
-    : config_(std::move(config)), mix_(std::move(mix)), fingerprint_(fingerprint) {}
+DataLoader::DataLoader(const LoaderConfig& config, std::vector<MixEntry> mix, uint64_t fingerprint)
+    : config_(config), mix_(std::move(mix)), fingerprint_(fingerprint) {}
 
-Result<DataLoader> DataLoader::create(LoaderConfig config, std::vector<MixEntry> mix) {
+Result<DataLoader> DataLoader::create(const LoaderConfig& config, std::vector<MixEntry> mix) {
   CACHALOT_RETURN_IF_ERROR(check_config(config, mix));
   const uint64_t fingerprint = fingerprint_of(config, mix);
-  return DataLoader(std::move(config), std::move(mix), fingerprint);
+  return DataLoader(config, std::move(mix), fingerprint);
 }
 
 LoaderCursor DataLoader::start() const {

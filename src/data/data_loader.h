@@ -4,7 +4,8 @@
 // The stream is cut into windows of about window_packs * sequence_length tokens. A window's documents are drawn one by one,
 // always from the dataset that is furthest behind its share of tokens, in the dataset's order of the epoch (a keyed
 // permutation); best_fit_packing packs the window, and its packs come in a keyed order. So memory is bounded by a window, no
-// document is cut that fits, and a share is kept in every window to within one document.
+// document is cut that fits, and a share is kept in every window to within one document. What a window's last packs leave
+// empty is about half a pack.
 //
 // Exact    A pack is a pure function of (configuration, datasets, place in the stream). How packs are grouped into steps does
 //          not change them; nor do threads, reading ahead, or a restart from a cursor.
@@ -76,7 +77,7 @@ struct Batch {
 
 class DataLoader {
  public:
-  static Result<DataLoader> create(LoaderConfig config, std::vector<MixEntry> mix);
+  static Result<DataLoader> create(const LoaderConfig& config, std::vector<MixEntry> mix);
 
   const LoaderConfig& config() const { return config_; }
   LoaderCursor start() const;
@@ -105,7 +106,7 @@ class DataLoader {
     std::vector<std::vector<Sample>> packs;
     std::vector<SourceCursor> end;
   };
-  DataLoader(LoaderConfig config, std::vector<MixEntry> mix, uint64_t fingerprint);
+  DataLoader(const LoaderConfig& config, std::vector<MixEntry> mix, uint64_t fingerprint);
   std::shared_ptr<const Window> window_at(const LoaderCursor& cursor);
   std::shared_ptr<const Window> make_window(int64_t number, std::vector<SourceCursor> begin) const;
   Sample whole_document(int64_t dataset, int64_t epoch, int64_t document) const;

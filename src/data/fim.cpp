@@ -17,14 +17,15 @@ Result<FimTokens> fim_tokens(const text::Tokenizer& tokenizer) {
   const std::pair<std::string_view, int32_t*> wanted[] = {{text::kFimBegin, &tokens.begin},
                                                           {text::kFimHole, &tokens.hole},
                                                           {text::kFimEnd, &tokens.end}};
-  for (const auto& [content, id] : wanted) {
+  for (const auto& entry : wanted) {
+    const std::string_view content = entry.first;
     const auto added = tokenizer.added_tokens();
     const auto found = std::find_if(added.begin(), added.end(),
                                     [&](const auto& token) { return token.content == content; });
     if (found == added.end()) {
       return not_found(fmt::format("tokenizer: expected the token {}, found none", content));
     }
-    *id = found->id;
+    *entry.second = found->id;
   }
   return tokens;
 }

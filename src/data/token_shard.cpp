@@ -16,7 +16,7 @@ constexpr uint32_t kVersion = 1;
 constexpr int64_t kMaxNarrowVocab = 65536;
 constexpr int64_t kMaxVocab = (int64_t{1} << 31) - 1;
 constexpr size_t kEndBytes = sizeof(uint64_t);
-enum SectionSeed : uint64_t { kHeaderSeed, kTokensSeed, kEndsSeed, kTrailerSeed };
+enum SectionSeed : uint64_t { header_seed, tokens_seed, ends_seed, trailer_seed };
 
 struct Header {
   std::array<char, 8> magic = kMagic;
@@ -58,14 +58,14 @@ size_t padding_to_8(size_t size) { return (8 - size % 8) % 8; }
 
 // Two shards are the same to a cursor if they hold the same tokens in the same documents.
 uint64_t fingerprint_of(const Trailer& trailer) {
-  return XXH3_64bits_withSeed(&trailer, offsetof(Trailer, magic), kTrailerSeed);
+  return XXH3_64bits_withSeed(&trailer, offsetof(Trailer, magic), trailer_seed);
 }
 }  // namespace
 
 TokenShardWriter::TokenShardWriter(AtomicFile file, int64_t vocab_size)
     : file_(std::move(file)), vocab_size_(vocab_size), tokens_hash_(XXH3_createState()) {
   CACHALOT_CHECK(tokens_hash_ != nullptr);
-  XXH3_64bits_reset_withSeed(tokens_hash_.get(), kTokensSeed);
+  XXH3_64bits_reset_withSeed(tokens_hash_.get(), tokens_seed);
 }
 
 Result<TokenShardWriter> TokenShardWriter::create(const std::string& path, int64_t vocab_size,
@@ -75,7 +75,7 @@ Result<TokenShardWriter> TokenShardWriter::create(const std::string& path, int64
   header.token_bytes = static_cast<uint32_t>(token_type_bytes(token_type(vocab_size)));
   header.vocab_size = static_cast<uint64_t>(vocab_size);
   header.tokenizer_fingerprint = tokenizer_fingerprint;
-  header.checksum = checksum_of(header, kHeaderSeed);
+  header.checksum = checksum_of(header, header_seed);
   CACHALOT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
   CACHALOT_RETURN_IF_ERROR(file.write(bytes_of(header)));
   return TokenShardWriter(std::move(file), vocab_size);
@@ -112,8 +112,8 @@ Result<uint64_t> TokenShardWriter::finish() {
   trailer.num_documents = ends_.size();
   trailer.num_tokens = static_cast<uint64_t>(num_tokens());
   trailer.tokens_checksum = XXH3_64bits_digest(tokens_hash_.get());
-  trailer.ends_checksum = XXH3_64bits_withSeed(ends_.data(), ends_.size() * kEndBytes, kEndsSeed);
-  trailer.checksum = checksum_of(trailer, kTrailerSeed);
+  trailer.ends_checksum = XXH3_64bits_withSeed(ends_.data(), ends_.size() * kEndBytes, ends_seed);
+  trailer.checksum = checksum_of(trailer, trailer_seed);
   CACHALOT_RETURN_IF_ERROR(file_.write(bytes_of(trailer)));
   CACHALOT_RETURN_IF_ERROR(file_.commit());
   return fingerprint_of(trailer);
@@ -154,8 +154,8 @@ Status TokenShard::parse(std::span<const std::byte> bytes, Options options) {
     return unsupported(
         fmt::format("{}: version: expected {}, found {}", name_, kVersion, header.version));
   }
-  if (header.checksum != checksum_of(header, kHeaderSeed)) {
-    return fail("header checksum", checksum_of(header, kHeaderSeed), header.checksum);
+  if (header.checksum != checksum_of(header, header_seed)) {
+    return fail("header checksum", checksum_of(header, header_seed), header.checksum);
   }
   if (header.vocab_size < 1 || header.vocab_size > uint64_t{kMaxVocab}) {
     return fail("vocab_size", "1 to 2^31 - 1", header.vocab_size);
@@ -174,8 +174,8 @@ Status TokenShard::parse(std::span<const std::byte> bytes, Options options) {
   if (trailer.magic != kEndMagic) {
     return data_loss(name_ + ": expected the trailer's magic number at the end: truncated?");
   }
-  if (trailer.checksum != checksum_of(trailer, kTrailerSeed)) {
-    return fail("trailer checksum", checksum_of(trailer, kTrailerSeed), trailer.checksum);
+  if (trailer.checksum != checksum_of(trailer, trailer_seed)) {
+    return fail("trailer checksum", checksum_of(trailer, trailer_seed), trailer.checksum);
   }
   // Counts beyond the file are refused before they are multiplied.
   const uint64_t room = bytes.size() - kFrameBytes;
@@ -200,7 +200,7 @@ Status TokenShard::parse(std::span<const std::byte> bytes, Options options) {
   for (const std::byte pad : bytes.subspan(sizeof(Header) + tokens_size, padding)) {
     if (pad != std::byte{0}) return fail("padding", 0, static_cast<int>(pad));
   }
-  const uint64_t ends_checksum = XXH3_64bits_withSeed(ends_.data(), ends_.size(), kEndsSeed);
+  const uint64_t ends_checksum = XXH3_64bits_withSeed(ends_.data(), ends_.size(), ends_seed);
   if (ends_checksum != trailer.ends_checksum) {
     return fail("checksum of document ends", trailer.ends_checksum, ends_checksum);
   }
@@ -218,7 +218,7 @@ Status TokenShard::parse(std::span<const std::byte> bytes, Options options) {
     return fail("end of the last document", trailer.num_tokens, previous);
   }
   if (options.verify_tokens) {
-    const uint64_t checksum = XXH3_64bits_withSeed(tokens_.data(), tokens_.size(), kTokensSeed);
+    const uint64_t checksum = XXH3_64bits_withSeed(tokens_.data(), tokens_.size(), tokens_seed);
     if (checksum != trailer.tokens_checksum) {
       return fail("checksum of tokens", trailer.tokens_checksum, checksum);
     }

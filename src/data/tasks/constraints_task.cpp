@@ -198,7 +198,8 @@ Task make_form(int difficulty, Draw draw) {
     for (const Rule& rule : rules) {
       if (!rule.holds(reply.content)) broken += (broken.empty() ? "" : " ") + rule.text;
     }
-    return {.correct = broken.empty(), .why = std::move(broken)};
+    const bool correct = broken.empty();
+    return {.correct = correct, .why = std::move(broken)};
   };
   return task;
 }

@@ -62,6 +62,7 @@ Task make_countdown(int difficulty, Draw draw) {
   std::vector<int64_t> numbers;
   for (int64_t i = 0; i < count; ++i) numbers.push_back(draw.between(1, 10 + 5 * difficulty));
   std::vector<Part> parts;
+  parts.reserve(numbers.size());
   for (const int64_t number : numbers) parts.push_back({fmt::format("{}", number), number, true});
   if (difficulty >= 4 && draw.coin()) parts.pop_back();
   std::string reasoning;

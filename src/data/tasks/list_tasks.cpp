@@ -28,7 +28,8 @@ Edit draw_edit(Draw& draw, const std::string& word) {
     }
     case 2: {
       const char letter = "yhc"[draw.between(0, 2)];
-      return {fmt::format("put {} in front", letter), [=](std::string w) { return letter + w; }};
+      return {fmt::format("put {} in front", letter),
+              [=](const std::string& w) { return letter + w; }};
     }
     case 3:
       return {"move its first letter to the end", [](std::string w) {

@@ -24,6 +24,7 @@ std::string hidden_in_text(const std::vector<std::string>& facts, int64_t num_wo
   std::vector<std::string> shuffled = facts;
   draw.shuffle(shuffled);
   std::vector<std::pair<int64_t, std::string>> placed;
+  placed.reserve(shuffled.size());
   for (std::string& fact : shuffled) {
     placed.emplace_back(draw.between(0, static_cast<int64_t>(sentences.size())), std::move(fact));
   }

@@ -90,13 +90,16 @@ std::vector<std::string> Draw::names(int64_t count, int64_t syllables) {
   static const std::vector<std::string> kOnsets = {"b", "d", "f", "g", "k", "l", "m",
                                                    "n", "p", "r", "s", "t", "v", "z"};
   static const std::vector<std::string> kVowels = {"a", "e", "i", "o", "u"};
-  std::set<std::string> seen;
+  std::set<std::string> seen = {"none"};  // what a lookup that leads nowhere is called
   std::vector<std::string> names;
   for (int64_t tries = 0; static_cast<int64_t>(names.size()) < count; ++tries) {
     std::string name;
     // Many names of few syllables would run out: after some misses they grow.
     const int64_t length = syllables + tries / (4 * count);
-    for (int64_t s = 0; s < length; ++s) name += pick(kOnsets) + pick(kVowels);
+    for (int64_t s = 0; s < length; ++s) {
+      name += pick(kOnsets);
+      name += pick(kVowels);
+    }
     if (seen.insert(name).second) names.push_back(std::move(name));
   }
   return names;
