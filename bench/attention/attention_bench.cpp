@@ -1,7 +1,6 @@
 // attention_bench [--json] [--threads=N] [--isa=NAME] [--contexts=4096,1048576 | --training] [--seconds=S] [--cpu-clock]
 // Sparse attention and index selection beside the machine's limits, measured in the same run (docs/kernels/attention.md).
 #include <fmt/format.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -10,19 +9,17 @@
 #include <vector>
 
 #include "attention_cases.h"
+#include "bench_run.h"
 #include "matmul/machine_limits.h"
 
 namespace {
 
 using cachalot::bench::AttentionCase;
 
-struct Options {
-  bool json = false;
+using cachalot::bench::Timing;
+
+struct Options : cachalot::bench::BenchOptions {
   bool training = false;
-  bool cpu_clock = false;  // the process's time over its threads: for a machine that others use too
-  int num_threads = 1;
-  double seconds = 1;
-  cachalot::device::Isa isa = cachalot::device::machine_isa();
   std::vector<int64_t> contexts = {4096, 16384, 65536, 262144, 1048576};
 };
 
@@ -30,57 +27,19 @@ bool parse(int argc, char** argv, Options& options) {
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
     const std::string value = arg.substr(std::min(arg.find('=') + 1, arg.size()));
-    if (arg == "--json") {
-      options.json = true;
-    } else if (arg == "--training") {
+    if (arg == "--training") {
       options.training = true;
-    } else if (arg == "--cpu-clock") {
-      options.cpu_clock = true;
-    } else if (arg.starts_with("--threads=")) {
-      options.num_threads = std::max(1, std::atoi(value.c_str()));
-    } else if (arg.starts_with("--seconds=")) {
-      options.seconds = std::atof(value.c_str());
     } else if (arg.starts_with("--contexts=")) {
       options.contexts.clear();
       for (size_t at = 0; at < value.size();
            at = std::min(value.find(',', at), value.size() - 1) + 1) {
         options.contexts.push_back(std::max(256LL, std::atoll(value.c_str() + at)));
       }
-    } else if (arg.starts_with("--isa=")) {
-      const auto isa = cachalot::device::parse_isa(value);
-      if (!isa.has_value() || *isa > cachalot::device::machine_isa()) return false;
-      options.isa = *isa;
-    } else {
+    } else if (!cachalot::bench::take_option(arg, options)) {
       return false;
     }
   }
   return !options.contexts.empty();
-}
-
-double now(const Options& options) {
-  timespec t;
-  clock_gettime(options.cpu_clock ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &t);
-  const double seconds = static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-  return options.cpu_clock ? seconds / options.num_threads : seconds;
-}
-
-struct Timing {
-  double median;
-  double min;
-  size_t num_runs;
-};
-
-Timing measure(const Options& options, const AttentionCase& c, cachalot::device::ExecContext& ctx) {
-  c.run(ctx);
-  std::vector<double> times;
-  const double end = now(options) + options.seconds;
-  while (times.size() < 3 || (now(options) < end && times.size() < 1000)) {
-    const double begin = now(options);
-    c.run(ctx);
-    times.push_back(now(options) - begin);
-  }
-  std::sort(times.begin(), times.end());
-  return {times[times.size() / 2], times[0], times.size()};
 }
 
 }  // namespace
@@ -109,7 +68,7 @@ int main(int argc, char** argv) {
   for (const AttentionCase& c : options.training
                                     ? cachalot::bench::make_training_cases()
                                     : cachalot::bench::make_attention_cases(options.contexts)) {
-    const Timing t = measure(options, c, ctx);
+    const Timing t = measure(options, [&] { c.run(ctx); });
     const double rate = c.flops / t.median;
     const double compute_share = rate / (c.bf16_math ? bf16_peak : f32_peak);
     const double memory_share = c.bytes / t.median / bandwidth;

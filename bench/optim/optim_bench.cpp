@@ -4,15 +4,12 @@
 // FLOPs of Newton-Schulz are counted without symmetry (training.md 3.3), of which the kernels skip up to a third: a share above
 // 100 % is possible (docs/kernels/newton_schulz.md).
 #include <fmt/format.h>
-#include <time.h>
 
-#include <algorithm>
-#include <cstdlib>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "base/rng.h"
+#include "bench_run.h"
 #include "matmul/machine_limits.h"
 #include "ops/optim/adamw.h"
 #include "ops/optim/newton_schulz.h"
@@ -21,63 +18,11 @@ namespace {
 
 using cachalot::device::ExecContext;
 
-struct Options {
-  bool json = false;
-  bool cpu_clock = false;  // the process's time over its threads: for a machine that others use too
-  int num_threads = 1;
-  double seconds = 1;
-  cachalot::device::Isa isa = cachalot::device::machine_isa();
-};
-
-bool parse(int argc, char** argv, Options& options) {
-  for (int i = 1; i < argc; ++i) {
-    const std::string arg = argv[i];
-    const std::string value = arg.substr(std::min(arg.find('=') + 1, arg.size()));
-    if (arg == "--json") {
-      options.json = true;
-    } else if (arg == "--cpu-clock") {
-      options.cpu_clock = true;
-    } else if (arg.starts_with("--threads=")) {
-      options.num_threads = std::max(1, std::atoi(value.c_str()));
-    } else if (arg.starts_with("--seconds=")) {
-      options.seconds = std::atof(value.c_str());
-    } else if (arg.starts_with("--isa=")) {
-      const auto isa = cachalot::device::parse_isa(value);
-      if (!isa.has_value() || *isa > cachalot::device::machine_isa()) return false;
-      options.isa = *isa;
-    } else {
-      return false;
-    }
-  }
-  return true;
-}
-
-double now(const Options& options) {
-  timespec t;
-  clock_gettime(options.cpu_clock ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &t);
-  const double seconds = static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-  return options.cpu_clock ? seconds / options.num_threads : seconds;
-}
-
-struct Timing {
-  double median, min;
-};
-
-Timing measure(const Options& options, const std::function<void()>& work) {
-  work();
-  std::vector<double> times;
-  const double end = now(options) + options.seconds;
-  while (times.size() < 3 || (now(options) < end && times.size() < 1000)) {
-    const double begin = now(options);
-    work();
-    times.push_back(now(options) - begin);
-  }
-  std::sort(times.begin(), times.end());
-  return {times[times.size() / 2], times[0]};
-}
+using cachalot::bench::BenchOptions;
+using cachalot::bench::Timing;
 
 // `rate` per second of the median, `share` of the limit that it comes to.
-void print(const Options& options, const std::string& name, const std::string& shape,
+void print(const BenchOptions& options, const std::string& name, const std::string& shape,
            const Timing& t, double amount, const char* unit, double limit) {
   const double rate = amount / t.median;
   if (options.json) {
@@ -98,7 +43,8 @@ struct Shape {
   int64_t count, rows, columns;
 };
 
-void bench_newton_schulz(const Options& options, ExecContext& ctx, double peak, const Shape& s) {
+void bench_newton_schulz(const BenchOptions& options, ExecContext& ctx, double peak,
+                         const Shape& s) {
   const auto size = static_cast<size_t>(s.rows * s.columns);
   std::vector<float> u(size * static_cast<size_t>(s.count)), out(u.size());
   cachalot::RngStream rng(1, cachalot::RngPurpose::data, 1);
@@ -115,7 +61,7 @@ void bench_newton_schulz(const Options& options, ExecContext& ctx, double peak, 
         "FLOP", peak);
 }
 
-void bench_adamw(const Options& options, ExecContext& ctx, double bandwidth, int64_t n) {
+void bench_adamw(const BenchOptions& options, ExecContext& ctx, double bandwidth, int64_t n) {
   const auto size = static_cast<size_t>(n);
   std::vector<float> g(size, 0.5f), w(size, 1.0f), m(size, 0.0f), v(size, 0.0f);
   const Timing t = measure(options, [&] {
@@ -133,8 +79,9 @@ void bench_adamw(const Options& options, ExecContext& ctx, double bandwidth, int
 }  // namespace
 
 int main(int argc, char** argv) {
-  Options options;
-  if (!parse(argc, argv, options)) {
+  BenchOptions options;
+  for (int i = 1; i < argc; ++i) {
+    if (cachalot::bench::take_option(argv[i], options)) continue;
     fmt::print(stderr,
                "optim_bench [--json] [--threads=N] [--isa=NAME] [--seconds=S] [--cpu-clock]\n");
     return 1;
