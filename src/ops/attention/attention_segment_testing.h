@@ -10,6 +10,7 @@
 
 #include "base/rng.h"
 #include "ops/attention/sparse_attention_backward.h"
+#include "ops/elementwise/kernel_test.h"
 #include "ops/quant/row_codec.h"
 
 namespace cachalot::ops {
@@ -18,8 +19,6 @@ namespace {
 using device::Isa;
 using tensor::KvFormat;
 using tensor::RowLayout;
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
 
 struct Shape {
   int64_t heads;

@@ -12,6 +12,7 @@
 
 #include "base/rng.h"
 #include "ops/attention/attention_segment_testing.h"
+#include "ops/elementwise/kernel_test.h"
 
 namespace cachalot::ops {
 namespace {
@@ -82,18 +83,10 @@ void expect_gradients(const Segment& segment, const Gradients& g) {
 }
 
 void expect_same_bits(const Gradients& a, const Gradients& b, const std::string& what) {
-  const auto compare = [&](const std::vector<float>& x, const std::vector<float>& y,
-                           const char* name) {
-    ASSERT_EQ(x.size(), y.size());
-    for (size_t i = 0; i < x.size(); ++i) {
-      ASSERT_EQ(std::bit_cast<uint32_t>(x[i]), std::bit_cast<uint32_t>(y[i]))
-          << what << ": " << name << " element " << i << " expected " << x[i] << " found " << y[i];
-    }
-  };
-  compare(a.q, b.q, "dq");
-  compare(a.recent, b.recent, "d_recent");
-  compare(a.entries, b.entries, "d_entries");
-  compare(a.sink, b.sink, "d_sink");
+  ops::expect_same_bits(a.q, b.q, what + ": dq");
+  ops::expect_same_bits(a.recent, b.recent, what + ": d_recent");
+  ops::expect_same_bits(a.entries, b.entries, what + ": d_entries");
+  ops::expect_same_bits(a.sink, b.sink, what + ": d_sink");
 }
 
 TEST(SparseAttentionBackward, EqualsCentralDifferences) {

@@ -16,6 +16,7 @@
 #include "base/rng.h"
 #include "numeric/formats.h"
 #include "ops/compressor/compressor.h"
+#include "ops/elementwise/kernel_test.h"
 #include "ops/quant/row_codec.h"
 
 namespace cachalot::ops {
@@ -24,8 +25,6 @@ namespace {
 using device::Isa;
 using tensor::KvFormat;
 using tensor::RowLayout;
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
 
 struct Shape {
   int64_t heads;
@@ -242,15 +241,6 @@ void expect_close(const Sequence& seq, int64_t t, const float* out) {
           << "position " << t << " head " << h << " channel " << j << " expected " << sum / z
           << " found " << out[h * c + j];
     }
-  }
-}
-
-void expect_same_bits(const std::vector<float>& a, const std::vector<float>& b,
-                      const std::string& what) {
-  ASSERT_EQ(a.size(), b.size());
-  for (size_t i = 0; i < a.size(); ++i) {
-    ASSERT_EQ(std::bit_cast<uint32_t>(a[i]), std::bit_cast<uint32_t>(b[i]))
-        << what << ": element " << i << " expected " << a[i] << " found " << b[i];
   }
 }
 

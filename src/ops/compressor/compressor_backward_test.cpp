@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/rng.h"
+#include "ops/elementwise/kernel_test.h"
 
 namespace cachalot::ops {
 namespace {
@@ -127,15 +128,6 @@ struct Problem {
   std::vector<float> rows;
   std::vector<float> d_out;
 };
-
-void expect_same_bits(const std::vector<float>& a, const std::vector<float>& b,
-                      const std::string& what) {
-  ASSERT_EQ(a.size(), b.size());
-  for (size_t i = 0; i < a.size(); ++i) {
-    ASSERT_EQ(std::bit_cast<uint32_t>(a[i]), std::bit_cast<uint32_t>(b[i]))
-        << what << ": element " << i << " expected " << a[i] << " found " << b[i];
-  }
-}
 
 TEST(CompressBackward, EqualsCentralDifferences) {
   for (const Shape& shape :

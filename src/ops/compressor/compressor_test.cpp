@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/rng.h"
+#include "ops/elementwise/kernel_test.h"
 
 namespace cachalot::ops {
 namespace {
@@ -94,15 +95,6 @@ class Sequence {
   int64_t row_width_;
   std::vector<float> rows_;
 };
-
-void expect_same_bits(const std::vector<float>& a, const std::vector<float>& b,
-                      const std::string& what) {
-  ASSERT_EQ(a.size(), b.size());
-  for (size_t i = 0; i < a.size(); ++i) {
-    ASSERT_EQ(std::bit_cast<uint32_t>(a[i]), std::bit_cast<uint32_t>(b[i]))
-        << what << ": element " << i << " expected " << a[i] << " found " << b[i];
-  }
-}
 
 // With u = 2^-24: a difference of scores up to 40 is off by 40 u, exp by 2 u, and each of two sums
 // of n terms by n u.

@@ -21,12 +21,4 @@ void add(device::ExecContext& ctx, float* x, const float* y, int64_t n, bool rou
   });
 }
 
-// Bound by memory: what the compiler makes of the loop for the baseline is as fast as any.
-void axpy(device::ExecContext& ctx, float a, const float* x, float* y, int64_t n) {
-  ctx.pool->run((n + kTaskValues - 1) / kTaskValues, [&](int64_t task, int) {
-    const int64_t end = std::min(n, (task + 1) * kTaskValues);
-    for (int64_t i = task * kTaskValues; i < end; ++i) y[i] += a * x[i];
-  });
-}
-
 }  // namespace cachalot::ops

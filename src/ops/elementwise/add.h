@@ -10,7 +10,4 @@ namespace cachalot::ops {
 // x += y; one rounding to bf16 of each sum where round_x.
 void add(device::ExecContext& ctx, float* x, const float* y, int64_t n, bool round_x);
 
-// y += a * x, product and sum rounded once each.
-void axpy(device::ExecContext& ctx, float a, const float* x, float* y, int64_t n);
-
 }  // namespace cachalot::ops

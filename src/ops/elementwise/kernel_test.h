@@ -79,6 +79,16 @@ inline void expect_same_values(const std::vector<float>& expected, const std::ve
   }
 }
 
+// The same, NaN payloads included.
+inline void expect_same_bits(const std::vector<float>& expected, const std::vector<float>& found,
+                             const std::string& what) {
+  ASSERT_EQ(expected.size(), found.size()) << what;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    ASSERT_EQ(std::bit_cast<uint32_t>(expected[i]), std::bit_cast<uint32_t>(found[i]))
+        << what << ": element " << i << ": expected " << expected[i] << ", found " << found[i];
+  }
+}
+
 // The distance of a float from a real number in units of the float's last place (of the smallest
 // normal below that).
 inline double ulp_distance(float found, double expected) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/rng.h"
+#include "ops/elementwise/kernel_test.h"
 #include "ops/indexer/index_select.h"
 #include "ops/quant/row_codec.h"
 
@@ -304,17 +305,9 @@ TEST(IndexLoss, EqualsCentralDifferences) {
 
 void expect_same_bits(const Gradients& a, const Gradients& b, const std::string& what) {
   EXPECT_EQ(std::bit_cast<uint64_t>(a.loss), std::bit_cast<uint64_t>(b.loss)) << what;
-  const auto compare = [&](const std::vector<float>& x, const std::vector<float>& y,
-                           const char* name) {
-    ASSERT_EQ(x.size(), y.size());
-    for (size_t i = 0; i < x.size(); ++i) {
-      ASSERT_EQ(std::bit_cast<uint32_t>(x[i]), std::bit_cast<uint32_t>(y[i]))
-          << what << ": " << name << " element " << i << " expected " << x[i] << " found " << y[i];
-    }
-  };
-  compare(a.q, b.q, "dq");
-  compare(a.weight, b.weight, "d_weight");
-  compare(a.keys, b.keys, "d_keys");
+  ops::expect_same_bits(a.q, b.q, what + ": dq");
+  ops::expect_same_bits(a.weight, b.weight, what + ": d_weight");
+  ops::expect_same_bits(a.keys, b.keys, what + ": d_keys");
 }
 
 // Onto buffers that already hold something.
