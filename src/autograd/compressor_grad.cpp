@@ -1,6 +1,7 @@
 #include "autograd/compressor_grad.h"
 
 #include "ops/compressor/compressor_backward.h"
+#include "ops/elementwise/add.h"
 
 namespace cachalot::autograd {
 
@@ -12,6 +13,21 @@ void compress(Context ctx, const ops::CompressParams& p) {
     if (d_out == nullptr) return;
     const auto* rows = reinterpret_cast<const float*>(p.rows.chunk.row(0).data);
     ops::compress_backward(ctx.exec, {p, d_out, ctx.tape->grad(rows)});
+  });
+}
+
+void add_positional_bias(Context ctx, const PositionalBias& p) {
+  for (int64_t row = 0; row < p.num_rows; ++row) {
+    ops::add(ctx.exec, p.rows + (2 * row + 1) * p.columns,
+             p.ape + (p.first_position + row) % p.ratio * p.columns, p.columns, false);
+  }
+  if (ctx.tape == nullptr) return;
+  ctx.tape->record([=] {
+    const float* d_rows = ctx.tape->existing_grad(p.rows);
+    float* d_ape = d_rows == nullptr ? nullptr : ctx.tape->grad(p.ape);
+    if (d_ape == nullptr) return;
+    ops::compress_bias_backward(ctx.exec,
+                                {d_rows, p.num_rows, p.first_position, p.ratio, p.columns, d_ape});
   });
 }
 

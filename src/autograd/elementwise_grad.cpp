@@ -90,21 +90,4 @@ void hadamard(Context ctx, const ops::RowsParams& p, bool round_x) {
   });
 }
 
-void add_positional_bias(Context ctx, const PositionalBias& p) {
-  for (int64_t row = 0; row < p.rows; ++row) {
-    ops::add(ctx.exec, p.x + row * p.stride,
-             p.bias + (p.first_position + row) % p.period * p.columns, p.columns, false);
-  }
-  if (ctx.tape == nullptr) return;
-  ctx.tape->record([ctx, p] {
-    const float* d_x = ctx.tape->existing_grad(p.x);
-    float* d_bias = d_x == nullptr ? nullptr : ctx.tape->grad(p.bias);
-    if (d_bias == nullptr) return;
-    for (int64_t row = 0; row < p.rows; ++row) {
-      ops::add(ctx.exec, d_bias + (p.first_position + row) % p.period * p.columns,
-               d_x + row * p.stride, p.columns, false);
-    }
-  });
-}
-
 }  // namespace cachalot::autograd

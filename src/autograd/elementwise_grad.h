@@ -42,16 +42,4 @@ void scale(Context ctx, float* x, int64_t n, float factor);
 // ops::hadamard, which is its own transpose.
 void hadamard(Context ctx, const ops::RowsParams& p, bool round_x);
 
-// x[i] += bias[(first_position + i) mod period], rows of `columns` floats.
-struct PositionalBias {
-  float* x;
-  int64_t stride;
-  int64_t rows;
-  int64_t columns;
-  const float* bias;  // [period, columns]
-  int64_t period;
-  int64_t first_position;
-};
-void add_positional_bias(Context ctx, const PositionalBias& p);
-
 }  // namespace cachalot::autograd

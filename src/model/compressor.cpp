@@ -27,8 +27,8 @@ Matrix project(Step& step, const formats::LayerConfig& layer, const CompressorWe
   for (const Segment& segment : step.batch.segments) {
     scope.next();
     autograd::add_positional_bias(
-        step.context(), {ks.data + row * ks.stride + columns, ks.stride, segment.num_tokens,
-                         columns, weights.ape.data(), layer.ratio, segment.first_position});
+        step.context(), {ks.data + row * ks.stride, segment.num_tokens, segment.first_position,
+                         layer.ratio, columns, weights.ape.data()});
     row += segment.num_tokens;
   }
   return ks;

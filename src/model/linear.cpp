@@ -1,7 +1,5 @@
 #include "model/linear.h"
 
-#include <cstring>
-
 #include "autograd/elementwise_grad.h"
 #include "autograd/matmul_grad.h"
 #include "autograd/norm_grad.h"
@@ -22,10 +20,7 @@ ops::MatmulMath matmul_math(const Step& step, const ops::PackedWeight& weight) {
 Matrix detached(Step& step, Matrix x, int64_t rows) {
   if (step.tape == nullptr) return x;
   auto* copy = step.exec.arena->allocate<float>(rows * x.columns);  // not the tape's
-  for (int64_t row = 0; row < rows; ++row) {
-    std::memcpy(copy + row * x.columns, x.data + row * x.stride,
-                static_cast<size_t>(x.columns) * sizeof(float));
-  }
+  autograd::copy(step.exec, {x.data, x.stride, rows, x.columns, copy, x.columns});
   return {copy, x.columns, x.columns};
 }
 

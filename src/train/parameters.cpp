@@ -65,7 +65,9 @@ Result<tensor::QuantTensor> ParameterStore::matrix(const std::string& name) cons
 }
 
 Result<std::vector<int32_t>> ParameterStore::expert_ids(const std::string& name) const {
-  return expert_ids_.at(name);
+  const auto found = expert_ids_.find(name);
+  CACHALOT_CHECK_MSG(found != expert_ids_.end(), name);
+  return found->second;
 }
 
 }  // namespace cachalot::train

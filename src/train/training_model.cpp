@@ -93,13 +93,6 @@ LossSums TrainingModel::add_gradients(device::ExecContext& ctx, std::span<const 
   return sums;
 }
 
-LossSums TrainingModel::losses(device::ExecContext& ctx, std::span<const Sample> samples,
-                               bool with_mtp) {
-  const device::ArenaScope scope(*ctx.arena);
-  Batches batches;
-  return run(ctx, samples, {1.0f, with_mtp ? 1.0f : 0.0f}, nullptr, nullptr, batches);
-}
-
 LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> samples,
                             const LossWeights& weights, model::TrainingTerms* terms,
                             model::ForwardProbe* probe, Batches& batches) {

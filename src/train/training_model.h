@@ -52,8 +52,6 @@ class TrainingModel {
   LossSums add_gradients(device::ExecContext& ctx, std::span<const Sample> samples,
                          const LossWeights& weights, model::TrainingTerms* terms = nullptr,
                          model::ForwardProbe* probe = nullptr);
-  // The losses alone.
-  LossSums losses(device::ExecContext& ctx, std::span<const Sample> samples, bool with_mtp);
 
  private:
   struct BoundMatrix {
