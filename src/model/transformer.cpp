@@ -126,13 +126,14 @@ const float* Transformer::forward(autograd::Context ctx, const ForwardBatch& bat
 void Transformer::mtp_forward(device::ExecContext& ctx, int64_t depth, const ForwardBatch& batch,
                               const float* streams_in, float* streams_out) const {
   const device::ArenaScope scope(*ctx.arena);
-  mtp_forward(ctx, depth, batch, streams_in, streams_out, nullptr);
+  mtp_forward(ctx, depth, batch, streams_in, streams_out, nullptr, nullptr);
 }
 
 const float* Transformer::mtp_forward(autograd::Context ctx, int64_t depth,
                                       const ForwardBatch& batch, const float* streams_in,
-                                      float* streams_out, TrainingTerms* terms) const {
-  Step step = new_step(ctx, batch, nullptr, terms);
+                                      float* streams_out, ForwardProbe* probe,
+                                      TrainingTerms* terms) const {
+  Step step = new_step(ctx, batch, probe, terms);
   const MtpWeights& mtp = weights_->mtp[depth];
   const float eps = static_cast<float>(config_.rms_norm_eps);
   const int64_t d = config_.hidden_size;

@@ -70,7 +70,8 @@ class Transformer {
   void mtp_forward(device::ExecContext& ctx, int64_t depth, const ForwardBatch& batch,
                    const float* streams_in, float* streams_out) const;
   const float* mtp_forward(autograd::Context ctx, int64_t depth, const ForwardBatch& batch,
-                           const float* streams_in, float* streams_out, TrainingTerms* terms) const;
+                           const float* streams_in, float* streams_out, ForwardProbe* probe,
+                           TrainingTerms* terms) const;
   void mtp_logits(autograd::Context ctx, int64_t depth, const float* streams,
                   std::span<const int64_t> rows, float* logits) const;
 

@@ -33,6 +33,24 @@ Result<ParameterStore> ParameterStore::from_checkpoint(const formats::WeightSour
   return store;
 }
 
+ParameterStore ParameterStore::from_values(std::span<const formats::TensorInfo> inventory,
+                                           const Values& values) {
+  ParameterStore store;
+  for (const formats::TensorInfo& info : inventory) {
+    const auto count = static_cast<size_t>(tensor::num_elements(info.shape));
+    if (info.tensor_class == formats::TensorClass::table) {
+      std::vector<int32_t> ids = values.expert_ids(info);
+      CACHALOT_CHECK_MSG(ids.size() == count, info.name);
+      store.expert_ids_[info.name] = std::move(ids);
+    } else {
+      std::vector<float> floats = values.floats(info);
+      CACHALOT_CHECK_MSG(floats.size() == count, info.name);
+      store.add(info, std::move(floats));
+    }
+  }
+  return store;
+}
+
 Parameter* ParameterStore::find(const std::string& name) {
   const auto found = by_name_.find(name);
   return found == by_name_.end() ? nullptr : &parameters_[found->second];

@@ -3,7 +3,9 @@
 // Source  training.md 3.1; architecture.md 7.2.
 #pragma once
 
+#include <functional>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,6 +28,13 @@ class ParameterStore : public model::WeightProvider {
   // The checkpoint's values, dequantised.
   // Errors  the source's.
   static Result<ParameterStore> from_checkpoint(const formats::WeightSource& source);
+  // Made-up values: of every tensor of the inventory as many as its shape says (CHECK).
+  struct Values {
+    std::function<std::vector<float>(const formats::TensorInfo&)> floats;
+    std::function<std::vector<int32_t>(const formats::TensorInfo&)> expert_ids;  // of tables
+  };
+  static ParameterStore from_values(std::span<const formats::TensorInfo> inventory,
+                                    const Values& values);
 
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }

@@ -93,6 +93,14 @@ LossSums TrainingModel::add_gradients(device::ExecContext& ctx, std::span<const 
   return sums;
 }
 
+LossSums TrainingModel::losses(device::ExecContext& ctx, std::span<const Sample> samples,
+                               const LossWeights& weights, model::TrainingTerms* terms,
+                               model::ForwardProbe* probe) {
+  const device::ArenaScope scope(*ctx.arena);
+  Batches batches;
+  return run({ctx, nullptr}, samples, weights, terms, probe, batches);
+}
+
 LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> samples,
                             const LossWeights& weights, model::TrainingTerms* terms,
                             model::ForwardProbe* probe, Batches& batches) {
@@ -116,14 +124,14 @@ LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> sampl
   sums.lm = autograd::cross_entropy(ctx, logits, labels, config.vocab_size, weights.lm, 0.0);
   sums.lm_targets = count_targets(labels);
   if (weights.mtp != 0 && config.num_nextn_predict_layers > 0)
-    mtp_loss(ctx, samples, streams, weights.mtp, terms, batches, sums);
+    mtp_loss(ctx, samples, streams, weights.mtp, terms, probe, batches, sums);
   return sums;
 }
 
 // The block reads the streams of position i with the token at i + 1 and predicts that at i + 2.
 void TrainingModel::mtp_loss(autograd::Context ctx, std::span<const Sample> samples,
                              const float* streams, float weight, model::TrainingTerms* terms,
-                             Batches& batches, LossSums& sums) {
+                             model::ForwardProbe* probe, Batches& batches, LossSums& sums) {
   const formats::ModelConfig& config = transformer_.config();
   const int64_t width = transformer_.num_streams() * config.hidden_size;
   std::vector<int32_t> tokens, labels;
@@ -146,7 +154,8 @@ void TrainingModel::mtp_loss(autograd::Context ctx, std::span<const Sample> samp
   float* inputs = activations(ctx, rows * width);
   autograd::gather_rows(ctx, streams, kept, width, inputs);
   float* projected = activations(ctx, rows * width);
-  const float* out = transformer_.mtp_forward(ctx, 0, batch.batch(), inputs, projected, terms);
+  const float* out =
+      transformer_.mtp_forward(ctx, 0, batch.batch(), inputs, projected, probe, terms);
   float* logits = activations(ctx, rows * config.vocab_size);
   transformer_.mtp_logits(ctx, 0, out, all_rows(rows), logits);
   sums.mtp = autograd::cross_entropy(ctx, logits, labels, config.vocab_size, weight, 0.0);

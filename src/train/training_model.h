@@ -52,6 +52,10 @@ class TrainingModel {
   LossSums add_gradients(device::ExecContext& ctx, std::span<const Sample> samples,
                          const LossWeights& weights, model::TrainingTerms* terms = nullptr,
                          model::ForwardProbe* probe = nullptr);
+  // The same forward pass and sums, without gradients and without their memory. Of the weights only whether mtp is 0 counts.
+  LossSums losses(device::ExecContext& ctx, std::span<const Sample> samples,
+                  const LossWeights& weights, model::TrainingTerms* terms = nullptr,
+                  model::ForwardProbe* probe = nullptr);
 
  private:
   struct BoundMatrix {
@@ -73,7 +77,8 @@ class TrainingModel {
   LossSums run(autograd::Context ctx, std::span<const Sample> samples, const LossWeights& weights,
                model::TrainingTerms* terms, model::ForwardProbe* probe, Batches& batches);
   void mtp_loss(autograd::Context ctx, std::span<const Sample> samples, const float* streams,
-                float weight, model::TrainingTerms* terms, Batches& batches, LossSums& sums);
+                float weight, model::TrainingTerms* terms, model::ForwardProbe* probe,
+                Batches& batches, LossSums& sums);
 
   model::Transformer transformer_;
   ParameterStore& parameters_;
