@@ -83,27 +83,27 @@ void TrainingModel::bind(autograd::Tape& tape) {
 
 LossSums TrainingModel::add_gradients(device::ExecContext& ctx, std::span<const Sample> samples,
                                       const LossWeights& weights, model::TrainingTerms* terms,
-                                      model::ForwardProbe* probe) {
+                                      model::ForwardProbe* probe, LossSums sums) {
   const device::ArenaScope scope(*ctx.arena);
   autograd::Tape tape;
   bind(tape);
   Batches batches;  // hold rows that backward reads
-  const LossSums sums = run({ctx, &tape}, samples, weights, terms, probe, batches);
+  sums = run({ctx, &tape}, samples, weights, terms, probe, batches, sums);
   tape.backward();
   return sums;
 }
 
 LossSums TrainingModel::losses(device::ExecContext& ctx, std::span<const Sample> samples,
                                const LossWeights& weights, model::TrainingTerms* terms,
-                               model::ForwardProbe* probe) {
+                               model::ForwardProbe* probe, LossSums sums) {
   const device::ArenaScope scope(*ctx.arena);
   Batches batches;
-  return run({ctx, nullptr}, samples, weights, terms, probe, batches);
+  return run({ctx, nullptr}, samples, weights, terms, probe, batches, sums);
 }
 
 LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> samples,
                             const LossWeights& weights, model::TrainingTerms* terms,
-                            model::ForwardProbe* probe, Batches& batches) {
+                            model::ForwardProbe* probe, Batches& batches, LossSums sums) {
   const formats::ModelConfig& config = transformer_.config();
   std::vector<int32_t> tokens, labels;
   std::vector<int64_t> lengths;
@@ -120,9 +120,11 @@ LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> sampl
   const float* streams = transformer_.forward(ctx, batch.batch(), embedded, probe, terms);
   float* logits = activations(ctx, rows * config.vocab_size);
   transformer_.logits(ctx, streams, all_rows(rows), logits);
-  LossSums sums;
-  sums.lm = autograd::cross_entropy(ctx, logits, labels, config.vocab_size, weights.lm, 0.0);
-  sums.lm_targets = count_targets(labels);
+  // Without a weight nothing behind the logits has a gradient, and backward passes it by.
+  const autograd::Context loss_ctx(ctx.exec, weights.lm == 0 ? nullptr : ctx.tape);
+  sums.lm =
+      autograd::cross_entropy(loss_ctx, logits, labels, config.vocab_size, weights.lm, sums.lm);
+  sums.lm_targets += count_targets(labels);
   if (weights.mtp != 0 && config.num_nextn_predict_layers > 0)
     mtp_loss(ctx, samples, streams, weights.mtp, terms, probe, batches, sums);
   return sums;
@@ -158,8 +160,8 @@ void TrainingModel::mtp_loss(autograd::Context ctx, std::span<const Sample> samp
       transformer_.mtp_forward(ctx, 0, batch.batch(), inputs, projected, probe, terms);
   float* logits = activations(ctx, rows * config.vocab_size);
   transformer_.mtp_logits(ctx, 0, out, all_rows(rows), logits);
-  sums.mtp = autograd::cross_entropy(ctx, logits, labels, config.vocab_size, weight, 0.0);
-  sums.mtp_targets = count_targets(labels);
+  sums.mtp = autograd::cross_entropy(ctx, logits, labels, config.vocab_size, weight, sums.mtp);
+  sums.mtp_targets += count_targets(labels);
 }
 
 }  // namespace cachalot::train

@@ -23,11 +23,13 @@ struct Sample {
 
 // How the samples' losses are weighed. Factors stay those of the whole global batch however it is cut into calls.
 struct LossWeights {
-  float lm = 1;   // of each labelled position: 1 / number of them in the global batch
+  float lm =
+      1;  // of each labelled position: 1 / number of them in the global batch; 0: no gradient
   float mtp = 0;  // of each position with a second next token; 0: the MTP block does not run
 };
 
-struct LossSums {  // without the factors above; of several calls: add them up
+struct
+    LossSums {  // without the factors above; of several calls: each goes on from the sums of those before
   double lm = 0;
   int64_t lm_targets = 0;
   double mtp = 0;
@@ -47,15 +49,15 @@ class TrainingModel {
   // Packs the weights anew: after every change of the masters.
   void refresh(device::ExecContext& ctx);
 
-  // Adds the gradients of the weighted losses of the samples to the parameters'.
-  // `terms`, if given, is what layers add and report (the MTP block's too).
+  // Adds the gradients of the weighted losses of the samples to the parameters', and the losses to `sums`, row after row, so that
+  // their bits too depend on no cut. `terms`, if given, is what layers add and report (the MTP block's too).
   LossSums add_gradients(device::ExecContext& ctx, std::span<const Sample> samples,
                          const LossWeights& weights, model::TrainingTerms* terms = nullptr,
-                         model::ForwardProbe* probe = nullptr);
+                         model::ForwardProbe* probe = nullptr, LossSums sums = {});
   // The same forward pass and sums, without gradients and without their memory. Of the weights only whether mtp is 0 counts.
   LossSums losses(device::ExecContext& ctx, std::span<const Sample> samples,
                   const LossWeights& weights, model::TrainingTerms* terms = nullptr,
-                  model::ForwardProbe* probe = nullptr);
+                  model::ForwardProbe* probe = nullptr, LossSums sums = {});
 
  private:
   struct BoundMatrix {
@@ -75,7 +77,8 @@ class TrainingModel {
   void bind(autograd::Tape& tape);
   using Batches = std::vector<std::unique_ptr<SampleBatch>>;
   LossSums run(autograd::Context ctx, std::span<const Sample> samples, const LossWeights& weights,
-               model::TrainingTerms* terms, model::ForwardProbe* probe, Batches& batches);
+               model::TrainingTerms* terms, model::ForwardProbe* probe, Batches& batches,
+               LossSums sums);
   void mtp_loss(autograd::Context ctx, std::span<const Sample> samples, const float* streams,
                 float weight, model::TrainingTerms* terms, model::ForwardProbe* probe,
                 Batches& batches, LossSums& sums);

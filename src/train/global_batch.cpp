@@ -1,0 +1,45 @@
+#include "train/global_batch.h"
+
+#include <algorithm>
+
+#include "data/labels.h"
+
+namespace cachalot::train {
+
+GlobalBatch::GlobalBatch(std::vector<data::Pack> packs, int64_t sequence_length,
+                         int64_t max_positions, int64_t micro_batch_tokens) {
+  const int64_t packs_per_call = std::max<int64_t>(1, micro_batch_tokens / sequence_length);
+  int64_t left = max_positions, num_packs = 0;
+  for (data::Pack& pack : packs) {
+    const auto length = std::min(left, static_cast<int64_t>(pack.tokens.size()));
+    left -= std::min(left, sequence_length);
+    if (length == 0) break;
+    pack.tokens.resize(static_cast<size_t>(length));
+    std::vector<int64_t> begins = pack.sample_begins();
+    while (begins.back() >= length) begins.pop_back();
+    if (num_packs++ % packs_per_call == 0) first_sample_.push_back(samples_.size());
+    const auto& tokens = tokens_.emplace_back(std::move(pack.tokens));
+    const auto& labels = labels_.emplace_back(data::shifted_labels(tokens, begins, 1));
+    for (size_t i = 0; i < begins.size(); ++i) {
+      const auto begin = static_cast<size_t>(begins[i]);
+      const size_t end = i + 1 < begins.size() ? static_cast<size_t>(begins[i + 1]) : tokens.size();
+      samples_.push_back({std::span(tokens).subspan(begin, end - begin),
+                          std::span(labels).subspan(begin, end - begin)});
+    }
+    num_tokens_ += length;
+  }
+  first_sample_.push_back(samples_.size());
+  for (const Sample& sample : samples_) {
+    // The MTP block's row i predicts what is the label of row i + 1.
+    const auto is_target = [](int32_t label) { return label >= 0; };
+    lm_targets_ += std::count_if(sample.labels.begin(), sample.labels.end(), is_target);
+    mtp_targets_ += std::count_if(sample.labels.begin() + 1, sample.labels.end(), is_target);
+  }
+}
+
+std::span<const Sample> GlobalBatch::micro_batch(int64_t idx) const {
+  return std::span(samples_).subspan(first_sample_[idx],
+                                     first_sample_[idx + 1] - first_sample_[idx]);
+}
+
+}  // namespace cachalot::train
