@@ -6,6 +6,10 @@ namespace cachalot::train {
 namespace {
 // Moved by the balancing rule, not by a gradient (training.md 6.5).
 bool has_gradient(const formats::TensorInfo& info) { return !info.name.ends_with("gate.bias"); }
+bool is_shared_with_mtp(const formats::TensorInfo& info) {
+  return info.component == formats::Component::embedding ||
+         info.component == formats::Component::head;
+}
 }  // namespace
 
 void ParameterStore::add(const formats::TensorInfo& info, std::vector<float> values) {
@@ -14,6 +18,7 @@ void ParameterStore::add(const formats::TensorInfo& info, std::vector<float> val
   parameter.info = info;
   parameter.master = std::move(values);
   if (has_gradient(info)) parameter.grad.resize(parameter.master.size());
+  if (is_shared_with_mtp(info)) parameter.mtp_grad.resize(parameter.master.size());
 }
 
 Result<ParameterStore> ParameterStore::from_checkpoint(const formats::WeightSource& source) {
@@ -63,8 +68,17 @@ const Parameter& ParameterStore::get(const std::string& name) const {
 }
 
 void ParameterStore::clear_grads() {
-  for (Parameter& parameter : parameters_)
+  for (Parameter& parameter : parameters_) {
     std::fill(parameter.grad.begin(), parameter.grad.end(), 0.0f);
+    std::fill(parameter.mtp_grad.begin(), parameter.mtp_grad.end(), 0.0f);
+  }
+}
+
+void ParameterStore::finish_grads() {
+  for (Parameter& parameter : parameters_) {
+    for (size_t i = 0; i < parameter.mtp_grad.size(); ++i)
+      parameter.grad[i] += parameter.mtp_grad[i];
+  }
 }
 
 Result<tensor::TensorView> ParameterStore::tensor(const std::string& name) const {

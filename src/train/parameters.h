@@ -18,6 +18,9 @@ struct Parameter {
   formats::TensorInfo info;
   std::vector<float> master;
   std::vector<float> grad;  // empty: no gradient (router biases)
+  // Of the embedding and the head, which the MTP block shares: its part of the gradient, summed apart, so that the order of the
+  // whole sum depends on no cut into calls. Else empty.
+  std::vector<float> mtp_grad;
 
   int64_t num_columns() const { return info.shape.back(); }
 };
@@ -40,6 +43,8 @@ class ParameterStore : public model::WeightProvider {
   const std::vector<Parameter>& parameters() const { return parameters_; }
   Parameter* find(const std::string& name);  // null where there is none
   void clear_grads();
+  // Once after the last call that adds gradients: grad += mtp_grad.
+  void finish_grads();
 
   Result<tensor::TensorView> tensor(const std::string& name) const override;
   Result<tensor::QuantTensor> matrix(const std::string& name) const override;

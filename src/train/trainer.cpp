@@ -150,6 +150,7 @@ Result<std::optional<StepResult>> Trainer::step(bool report_update_rms) {
     if (choices != nullptr) terms.replay = &(*choices)[i];
     sums = model_->add_gradients(ctx_, batch.micro_batch(i), weights, &terms, &probe, sums);
   }
+  parameters_.finish_grads();
 
   StepResult result;
   result.optimizer = optimizer_->step(ctx_, input->point.learning_rate,

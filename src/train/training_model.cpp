@@ -65,11 +65,15 @@ void TrainingModel::refresh(device::ExecContext& ctx) {
   for (BoundVector& bound : vectors_) *bound.values = bound.parameter->master;
 }
 
-void TrainingModel::bind(autograd::Tape& tape) {
+// shared_grad: the member that takes the gradients of what the MTP block shares with the main model.
+void TrainingModel::bind(autograd::Tape& tape, std::vector<float> Parameter::*shared_grad) {
+  const auto grad_of = [&](Parameter& parameter) {
+    return (parameter.mtp_grad.empty() ? parameter.grad : parameter.*shared_grad).data();
+  };
   for (const BoundMatrix& bound : matrices_) {
     const int64_t columns = bound.parameter->num_columns();
-    tape.add_matrix(bound.packed, {bound.parameter->grad.data() + bound.first_row * columns,
-                                   columns, &bound.transposed});
+    tape.add_matrix(bound.packed, {grad_of(*bound.parameter) + bound.first_row * columns, columns,
+                                   &bound.transposed});
   }
   for (const BoundVector& bound : vectors_) {
     if (bound.parameter->grad.empty()) continue;
@@ -78,7 +82,7 @@ void TrainingModel::bind(autograd::Tape& tape) {
   }
   Parameter& embed = *parameters_.find("embed.weight");
   tape.add_parameter(embed.master.data(), static_cast<int64_t>(embed.master.size()),
-                     embed.grad.data());
+                     grad_of(embed));
 }
 
 LossSums TrainingModel::add_gradients(device::ExecContext& ctx, std::span<const Sample> samples,
@@ -86,7 +90,7 @@ LossSums TrainingModel::add_gradients(device::ExecContext& ctx, std::span<const 
                                       model::ForwardProbe* probe, LossSums sums) {
   const device::ArenaScope scope(*ctx.arena);
   autograd::Tape tape;
-  bind(tape);
+  bind(tape, &Parameter::grad);
   Batches batches;  // hold rows that backward reads
   sums = run({ctx, &tape}, samples, weights, terms, probe, batches, sums);
   tape.backward();
@@ -118,6 +122,8 @@ LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> sampl
   const int64_t rows = batch.rows();
   float* embedded = activations(ctx, rows * transformer_.num_streams() * config.hidden_size);
   const float* streams = transformer_.forward(ctx, batch.batch(), embedded, probe, terms);
+  if (weights.mtp != 0 && config.num_nextn_predict_layers > 0)
+    mtp_loss(ctx, samples, streams, weights.mtp, terms, probe, batches, sums);
   float* logits = activations(ctx, rows * config.vocab_size);
   transformer_.logits(ctx, streams, all_rows(rows), logits);
   // Without a weight nothing behind the logits has a gradient, and backward passes it by.
@@ -125,13 +131,12 @@ LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> sampl
   sums.lm =
       autograd::cross_entropy(loss_ctx, logits, labels, config.vocab_size, weights.lm, sums.lm);
   sums.lm_targets += count_targets(labels);
-  if (weights.mtp != 0 && config.num_nextn_predict_layers > 0)
-    mtp_loss(ctx, samples, streams, weights.mtp, terms, probe, batches, sums);
   return sums;
 }
 
-// The block reads the streams of position i with the token at i + 1 and predicts that at i + 2.
-void TrainingModel::mtp_loss(autograd::Context ctx, std::span<const Sample> samples,
+// The block reads the streams of position i with the token at i + 1 and predicts that at i + 2. It has a tape of its own that has run
+// backward when this returns: all it leaves behind is its part of the streams' gradient, and its memory is the main model's again.
+void TrainingModel::mtp_loss(autograd::Context main, std::span<const Sample> samples,
                              const float* streams, float weight, model::TrainingTerms* terms,
                              model::ForwardProbe* probe, Batches& batches, LossSums& sums) {
   const formats::ModelConfig& config = transformer_.config();
@@ -150,6 +155,14 @@ void TrainingModel::mtp_loss(autograd::Context ctx, std::span<const Sample> samp
     first += length;
   }
   if (kept.empty()) return;
+  const device::ArenaScope scope(*main.exec.arena);
+  autograd::Tape tape;
+  autograd::Context ctx(main.exec);
+  if (main.tape != nullptr) {
+    ctx.tape = &tape;
+    bind(tape, &Parameter::mtp_grad);
+    tape.add_parameter(streams, first * width, main.tape->grad(streams));
+  }
   const auto rows = static_cast<int64_t>(kept.size());
   const SampleBatch& batch = *batches.emplace_back(
       std::make_unique<SampleBatch>(config, transformer_.precision(), std::move(tokens), lengths));
@@ -162,6 +175,7 @@ void TrainingModel::mtp_loss(autograd::Context ctx, std::span<const Sample> samp
   transformer_.mtp_logits(ctx, 0, out, all_rows(rows), logits);
   sums.mtp = autograd::cross_entropy(ctx, logits, labels, config.vocab_size, weight, sums.mtp);
   sums.mtp_targets += count_targets(labels);
+  if (ctx.tape != nullptr) tape.backward();
 }
 
 }  // namespace cachalot::train

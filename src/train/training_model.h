@@ -49,7 +49,7 @@ class TrainingModel {
   // Packs the weights anew: after every change of the masters.
   void refresh(device::ExecContext& ctx);
 
-  // Adds the gradients of the weighted losses of the samples to the parameters', and the losses to `sums`, row after row, so that
+  // Adds the gradients of the weighted losses of the samples to the parameters' (whose finish_grads() ends a step), and the losses to `sums`, row after row, so that
   // their bits too depend on no cut. `terms`, if given, is what layers add and report (the MTP block's too).
   LossSums add_gradients(device::ExecContext& ctx, std::span<const Sample> samples,
                          const LossWeights& weights, model::TrainingTerms* terms = nullptr,
@@ -74,12 +74,12 @@ class TrainingModel {
   TrainingModel(model::Transformer transformer, ParameterStore& parameters)
       : transformer_(std::move(transformer)), parameters_(parameters) {}
   void bind();
-  void bind(autograd::Tape& tape);
+  void bind(autograd::Tape& tape, std::vector<float> Parameter::*shared_grad);
   using Batches = std::vector<std::unique_ptr<SampleBatch>>;
   LossSums run(autograd::Context ctx, std::span<const Sample> samples, const LossWeights& weights,
                model::TrainingTerms* terms, model::ForwardProbe* probe, Batches& batches,
                LossSums sums);
-  void mtp_loss(autograd::Context ctx, std::span<const Sample> samples, const float* streams,
+  void mtp_loss(autograd::Context main, std::span<const Sample> samples, const float* streams,
                 float weight, model::TrainingTerms* terms, model::ForwardProbe* probe,
                 Batches& batches, LossSums& sums);
 

@@ -87,6 +87,7 @@ class Training {
     parameters_.clear_grads();
     for (const std::vector<Sample>& samples : calls)
       sums = model_->add_gradients(ctx_, samples, weights, terms, recorder);
+    parameters_.finish_grads();
     std::map<std::string, std::vector<float>> grads;
     for (const Parameter& parameter : parameters_.parameters())
       if (!parameter.grad.empty()) grads[parameter.info.name] = parameter.grad;

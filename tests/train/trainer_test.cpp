@@ -1,0 +1,272 @@
+// A training run's step: what its bits may depend on, its stages, its budget, and routing by stale choices.
+#include "train/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/rng.h"
+#include "data/data_testing.h"
+#include "formats/config.h"
+#include "train/initialize.h"
+
+namespace cachalot::train {
+namespace {
+
+constexpr int64_t kSequence = 96;
+
+formats::ModelConfig small_config() {
+  formats::ModelConfig config =
+      formats::load_config(std::string(CACHALOT_TEST_DATA) + "/golden/tiny").value();
+  config.num_hidden_layers = 4;
+  config.num_nextn_predict_layers = 1;
+  config.num_hash_layers = 1;
+  config.compress_ratios = {0, 4, 8, 4, 0};
+  config.vocab_size = 128;
+  config.index_topk = 4;
+  return config;
+}
+
+// Documents of many lengths in which most tokens follow from the one before.
+std::shared_ptr<const data::TokenSource> documents(int64_t vocab_size) {
+  RngStream rng(5, RngPurpose::data, 0);
+  std::vector<std::vector<int32_t>> all;
+  for (int64_t d = 0; d < 400; ++d) {
+    auto& ids = all.emplace_back();
+    const auto length = static_cast<size_t>(3 + rng.next_u32() % 200);
+    uint32_t id = 0;
+    while (ids.size() < length) {
+      id = (rng.next_u32() % 8 == 0 ? rng.next_u32() : 5 * id + 1) % 32;
+      ids.push_back(static_cast<int32_t>(id % static_cast<uint32_t>(vocab_size)));
+    }
+  }
+  return std::make_shared<data::MemorySource>(std::move(all));
+}
+
+struct RunConfig {
+  int threads = 2;
+  int64_t packs_per_call = 4;
+  int64_t packs_per_step = 4;
+  int64_t total_tokens = 12 * 4 * kSequence;
+  optim::AttentionSchedule attention = {};
+  std::vector<optim::SequenceStage> sequence = {{0, kSequence}};
+  TrainerConfig trainer = {};
+};
+
+class TestRun {
+ public:
+  explicit TestRun(const RunConfig& run = {})
+      : config_(small_config()), pool_(run.threads), ctx_{&pool_, &arena_, device::machine_isa()} {
+    optim::TrainingSchedule schedule;
+    schedule.learning_rate.peak = 0.01;
+    schedule.learning_rate.warmup_steps = 2;
+    schedule.sequence = run.sequence;
+    schedule.batch = {run.packs_per_step * kSequence, run.packs_per_step * kSequence, 0,
+                      run.total_tokens};
+    schedule.attention = run.attention;
+    data::LoaderConfig loader;
+    loader.window_packs = 16;
+    loader.seed = 3;
+    std::vector<data::MixEntry> mix;
+    mix.push_back({data::Dataset::create("text", {documents(config_.vocab_size)}).value(), 1.0});
+    TrainerConfig trainer = run.trainer;
+    optim::GroupingOptions& grouping = trainer.optimizer.grouping;
+    grouping.hc_mult = config_.hc_mult;
+    grouping.head_dim = config_.head_dim;
+    grouping.index_head_dim = config_.index_head_dim;
+    grouping.num_attention_heads = config_.num_attention_heads;
+    grouping.index_n_heads = config_.index_n_heads;
+    grouping.o_groups = config_.o_groups;
+    trainer_ = Trainer::create(ctx_, config_, initial_parameters(config_, {0.02, 0.01, 7}),
+                               StepStream::create(loader, std::move(mix), schedule,
+                                                  run.packs_per_call * kSequence)
+                                   .value(),
+                               trainer)
+                   .value();
+  }
+  Trainer& trainer() { return *trainer_; }
+  StepResult step() { return trainer_->step().value().value(); }
+  std::vector<double> losses(int64_t steps) {
+    std::vector<double> out;
+    for (int64_t i = 0; i < steps; ++i) out.push_back(step().lm_loss);
+    return out;
+  }
+
+  // Masters and moments, all bytes.
+  std::vector<std::vector<std::byte>> state() {
+    std::vector<std::vector<std::byte>> out;
+    for (const std::span<std::byte> bytes : spans()) out.emplace_back(bytes.begin(), bytes.end());
+    return out;
+  }
+  void set_state(const std::vector<std::vector<std::byte>>& from) {
+    const auto to = spans();
+    ASSERT_EQ(to.size(), from.size());
+    for (size_t i = 0; i < to.size(); ++i) std::copy(from[i].begin(), from[i].end(), to[i].begin());
+  }
+
+ private:
+  std::vector<std::span<std::byte>> spans() {
+    std::vector<std::span<std::byte>> out;
+    for (Parameter& p : trainer_->parameters().parameters())
+      out.push_back(std::as_writable_bytes(std::span(p.master)));
+    for (const optim::StateArray& array : trainer_->optimizer().state()) out.push_back(array.bytes);
+    return out;
+  }
+
+  formats::ModelConfig config_;
+  ThreadPool pool_;
+  device::Arena arena_;
+  device::ExecContext ctx_;
+  std::unique_ptr<Trainer> trainer_;
+};
+
+TEST(Trainer, LossFalls) {
+  TestRun run;
+  const std::vector<double> losses = run.losses(12);
+  // Only 32 of the 128 ids occur, at ln 32 = 3.47 nats each where nothing else is known.
+  EXPECT_NEAR(losses.front(), std::log(128.0), 0.1);
+  EXPECT_LT(losses.back(), 3.4);
+}
+
+TEST(Trainer, BitsDependOnNeitherThreadsNorMicroBatches) {
+  TestRun one, other({.threads = 1, .packs_per_call = 1});
+  EXPECT_EQ(one.losses(4), other.losses(4));
+  EXPECT_TRUE(one.state() == other.state());
+}
+
+TEST(Trainer, GoesOnFromASavedStateAsIfUndisturbed) {
+  RunConfig config;
+  config.attention = {3 * 4 * kSequence, 2 * 4 * kSequence, 1e-3};
+  config.sequence = {{0, kSequence}, {4 * 4 * kSequence, 2 * kSequence}};
+  TestRun undisturbed(config);
+  undisturbed.losses(2);
+  // Every stage's switch, of attention and of length, lies behind one of the places where the run is broken off.
+  for (int64_t saved = 2; saved < 7; ++saved) {
+    TestRun resumed(config);
+    resumed.set_state(undisturbed.state());
+    ASSERT_TRUE(resumed.trainer().restore(undisturbed.trainer().position(), 0, {}).ok());
+    const double next = undisturbed.step().lm_loss;
+    EXPECT_EQ(next, resumed.step().lm_loss);
+    EXPECT_TRUE(undisturbed.state() == resumed.state()) << "after step " << saved;
+  }
+}
+
+TEST(Trainer, MeetsItsBudgetToTheToken) {
+  RunConfig config;
+  config.total_tokens = 2 * 4 * kSequence + 100;
+  TestRun run(config);
+  EXPECT_EQ(run.step().tokens_seen, 4 * kSequence);
+  EXPECT_EQ(run.step().tokens_seen, 8 * kSequence);
+  const StepResult last = run.step();
+  EXPECT_EQ(last.tokens_seen, config.total_tokens);
+  EXPECT_LE(last.num_tokens, 100);
+  EXPECT_FALSE(run.trainer().step().value().has_value());
+}
+
+TEST(Trainer, WarmUpTrainsTheIndexerAlone) {
+  RunConfig config;
+  config.attention = {2 * 4 * kSequence, 20 * 4 * kSequence, 3e-3};
+  config.total_tokens = 22 * 4 * kSequence;
+  TestRun run(config);
+  run.losses(2);
+  std::map<std::string, std::vector<float>> before;
+  for (const Parameter& p : run.trainer().parameters().parameters()) before[p.info.name] = p.master;
+  double first_kl = 0, last_kl = 0;
+  for (int64_t i = 0; i < 20; ++i) {
+    const StepResult result = run.step();
+    EXPECT_EQ(result.point.attention, optim::AttentionStage::indexer_warmup);
+    (i < 5 ? first_kl : last_kl) += i < 5 || i >= 15 ? result.indexer_kl / 5 : 0;
+  }
+  EXPECT_LT(last_kl, first_kl);
+  int64_t moved = 0;
+  for (const Parameter& p : run.trainer().parameters().parameters()) {
+    const bool same = p.master == before[p.info.name];
+    if (optim::is_indexer_parameter(p.info.name)) {
+      moved += same ? 0 : 1;
+    } else {
+      EXPECT_TRUE(same) << p.info.name;
+    }
+  }
+  EXPECT_GT(moved, 0);
+}
+
+TEST(Trainer, ADenseStageLeavesTheIndexerAlone) {
+  RunConfig config;
+  config.attention = {1000 * kSequence, 0, 1e-3};
+  TestRun run(config);
+  std::map<std::string, std::vector<float>> before;
+  for (const Parameter& p : run.trainer().parameters().parameters()) before[p.info.name] = p.master;
+  run.losses(2);
+  for (const Parameter& p : run.trainer().parameters().parameters()) {
+    if (optim::is_indexer_parameter(p.info.name)) {
+      EXPECT_TRUE(p.master == before[p.info.name]) << p.info.name;
+    }
+  }
+}
+
+// training.md A1: choices of the same parameters change nothing.
+TEST(Anticipation, WithoutDelayIsTheNormalStep) {
+  RunConfig config;
+  config.trainer.anticipation_delta_steps = 0;
+  TestRun normal(config), anticipating(config);
+  normal.losses(2);
+  anticipating.losses(2);
+  anticipating.trainer().anticipate(2);
+  for (int64_t i = 0; i < 2; ++i) {
+    const StepResult result = anticipating.step();
+    EXPECT_TRUE(result.anticipated);
+    EXPECT_EQ(result.lm_loss, normal.step().lm_loss);
+  }
+  EXPECT_TRUE(normal.state() == anticipating.state());
+  EXPECT_FALSE(anticipating.trainer().anticipation().active());
+}
+
+// A2: the choices of step t are those of a forward pass that starts from the parameters of step t - delta.
+TEST(Anticipation, UsesTheChoicesOfEarlierParameters) {
+  constexpr int64_t kDelta = 2;
+  RunConfig config;
+  config.trainer.anticipation_delta_steps = kDelta;
+  TestRun run(config);
+  run.losses(1);
+  run.trainer().anticipate(6);
+  for (int64_t i = 0; i < 5; ++i) {
+    const StreamPosition position = run.trainer().position();
+    const auto before = run.state();
+    run.step();
+    // After the step the choices for i + 1 ... i + delta remain; the last of them was made from this step's parameters.
+    const auto& ahead = run.trainer().anticipation().ahead();
+    ASSERT_EQ(ahead.size(), static_cast<size_t>(kDelta));
+    // The first step of the mode chooses for itself and the delta steps after it.
+    TestRun fresh(config);
+    fresh.set_state(before);
+    ASSERT_TRUE(fresh.trainer().restore(position, 0, {}).ok());
+    fresh.trainer().anticipate(kDelta + 1);
+    fresh.step();
+    const int64_t step = position.step + kDelta;
+    const StepChoices& expected = fresh.trainer().anticipation().ahead().at(step);
+    const StepChoices& found = ahead.at(step);
+    ASSERT_EQ(expected.size(), found.size());
+    for (size_t m = 0; m < found.size(); ++m) EXPECT_EQ(expected[m].experts, found[m].experts);
+  }
+}
+
+TEST(Anticipation, GoesOnFromASavedState) {
+  RunConfig config;
+  config.trainer.anticipation_delta_steps = 2;
+  TestRun undisturbed(config);
+  undisturbed.losses(1);
+  undisturbed.trainer().anticipate(4);
+  undisturbed.losses(2);
+  TestRun resumed(config);
+  resumed.set_state(undisturbed.state());
+  const Anticipation& anticipation = undisturbed.trainer().anticipation();
+  ASSERT_TRUE(resumed.trainer()
+                  .restore(undisturbed.trainer().position(), anticipation.steps_left(),
+                           anticipation.ahead())
+                  .ok());
+  EXPECT_EQ(undisturbed.losses(3), resumed.losses(3));
+  EXPECT_TRUE(undisturbed.state() == resumed.state());
+}
+
+}  // namespace
+}  // namespace cachalot::train
