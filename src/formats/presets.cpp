@@ -1,5 +1,7 @@
 #include "formats/presets.h"
 
+#include <fmt/format.h>
+
 namespace cachalot::formats {
 namespace {
 
@@ -60,6 +62,66 @@ ModelConfig pro_config() {
   c.moe_intermediate_size = 3072;
   c.routed_scaling_factor = 2.5;
   return c;
+}
+
+ModelConfig nano_config() {
+  ModelConfig c = common();
+  c.vocab_size = 4096;
+  c.hidden_size = 256;
+  c.num_hidden_layers = 6;
+  c.num_hash_layers = 1;
+  c.num_attention_heads = 8;
+  c.head_dim = 64;
+  c.qk_rope_head_dim = 32;
+  c.q_lora_rank = 128;
+  c.o_groups = 2;
+  c.o_lora_rank = 128;
+  c.sliding_window = 64;
+  c.compress_ratios = {0, 4, 128, 4, 128, 4, 0};
+  c.index_n_heads = 8;
+  c.index_head_dim = 32;
+  c.index_topk = 32;
+  c.n_routed_experts = 16;
+  c.num_experts_per_tok = 2;
+  c.moe_intermediate_size = 128;
+  c.routed_scaling_factor = 1.5;
+  c.rope_scaling.original_max_position_embeddings = 4096;
+  c.max_position_embeddings = 65536;
+  return c;
+}
+
+ModelConfig mini_config() {
+  ModelConfig c = common();
+  c.vocab_size = 32768;
+  c.hidden_size = 768;
+  c.num_hidden_layers = 12;
+  c.num_hash_layers = 2;
+  c.num_attention_heads = 12;
+  c.head_dim = 128;
+  c.qk_rope_head_dim = 64;
+  c.q_lora_rank = 384;
+  c.o_groups = 4;
+  c.o_lora_rank = 256;
+  c.compress_ratios = ratios(0, c.num_hidden_layers);
+  c.index_n_heads = 16;
+  c.index_head_dim = 64;
+  c.index_topk = 128;
+  c.n_routed_experts = 16;
+  c.num_experts_per_tok = 2;
+  c.moe_intermediate_size = 384;
+  c.routed_scaling_factor = 1.5;
+  c.rope_scaling.original_max_position_embeddings = 16384;
+  c.max_position_embeddings = 262144;
+  return c;
+}
+
+Result<ModelConfig> preset_config(std::string_view name) {
+  if (name == "nano") return nano_config();
+  if (name == "mini") return mini_config();
+  if (name == "flash") return flash_config();
+  if (name == "pro") return pro_config();
+  return invalid_argument(
+      fmt::format("preset: expected nano, mini, flash or pro, found \"{}\"", name));
 }
 
 }  // namespace cachalot::formats

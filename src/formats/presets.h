@@ -1,6 +1,8 @@
-// The published models as configurations, for comparisons where no file is at hand.
+// The published models as configurations, and smaller ones of the same kind to train on one machine.
 // Source  architecture.md 1.1, 1.2.
 #pragma once
+
+#include <string_view>
 
 #include "formats/config.h"
 
@@ -8,5 +10,12 @@ namespace cachalot::formats {
 
 ModelConfig flash_config();
 ModelConfig pro_config();
+// Every part of V4 at a size that two CPU cores train in minutes: about 4 M active parameters beside the embedding.
+ModelConfig nano_config();
+// For one GPU: about 150 M parameters.
+ModelConfig mini_config();
+
+// "nano", "mini", "flash" or "pro". Errors  invalid_argument: another name.
+Result<ModelConfig> preset_config(std::string_view name);
 
 }  // namespace cachalot::formats

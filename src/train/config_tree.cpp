@@ -1,0 +1,232 @@
+#include "train/config_tree.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <numeric>
+
+#define TOML_EXCEPTIONS 0
+#include <toml++/toml.h>
+
+#include "base/file.h"
+#include "base/python_json.h"
+
+namespace cachalot::train {
+namespace {
+
+constexpr size_t kMaxConfigBytes = size_t{16} << 20;
+
+class Converter {
+ public:
+  Converter(const std::string& origin, std::map<std::string, std::string>* origins)
+      : origin_(origin), origins_(origins) {}
+
+  json::object table(const toml::table& table, const std::string& path) {
+    json::object out;
+    for (const auto& [key, node] : table) {
+      const std::string name(key.str());
+      out[name] = value(node, path.empty() ? name : path + "." + name);
+    }
+    return out;
+  }
+  const Status& status() const { return status_; }
+
+ private:
+  json::value value(const toml::node& node, const std::string& path) {
+    if (origins_ != nullptr)
+      (*origins_)[path] = fmt::format("{}:{}", origin_, node.source().begin.line);
+    if (const auto* v = node.as_table()) return table(*v, path);
+    if (const auto* v = node.as_string()) return json::string(v->get());
+    if (const auto* v = node.as_integer()) return v->get();
+    if (const auto* v = node.as_floating_point()) return v->get();
+    if (const auto* v = node.as_boolean()) return v->get();
+    if (const auto* v = node.as_array()) {
+      json::array out;
+      for (const toml::node& element : *v)
+        out.push_back(value(element, fmt::format("{}.{}", path, out.size())));
+      return out;
+    }
+    status_ = invalid_argument(
+        fmt::format("{}:{}: {}: expected a string, number, boolean, array or table, found a date",
+                    origin_, node.source().begin.line, path));
+    return nullptr;
+  }
+
+  const std::string& origin_;
+  std::map<std::string, std::string>* origins_;
+  Status status_;
+};
+
+void merge(json::object& base, const json::object& over) {
+  for (const auto& [key, value] : over) {
+    json::value* old = base.if_contains(key);
+    if (old != nullptr && old->is_object() && value.is_object()) {
+      merge(old->get_object(), value.get_object());
+    } else {
+      base[key] = value;
+    }
+  }
+}
+
+// The right side of an assignment.
+json::value assigned_value(const std::string& text) {
+  const toml::parse_result parsed = toml::parse("v = " + text);
+  if (parsed && parsed.table().size() == 1) {
+    Converter converter(text, nullptr);
+    json::object object = converter.table(parsed.table(), "");
+    if (converter.status().ok()) return object["v"];
+  }
+  return json::string(text);
+}
+
+bool is_bare_key(std::string_view key) {
+  return !key.empty() && std::all_of(key.begin(), key.end(), [](unsigned char c) {
+    return std::isalnum(c) != 0 || c == '_' || c == '-';
+  });
+}
+std::string key_text(std::string_view key) {
+  return is_bare_key(key) ? std::string(key) : json_quoted(key);
+}
+
+std::string value_text(const json::value& value);
+std::string number_text(double value) {
+  if (std::isnan(value)) return "nan";
+  if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
+  return python_float(value);
+}
+std::string value_text(const json::value& value) {
+  if (value.is_string()) return json_quoted(value.get_string());
+  if (value.is_double()) return number_text(value.get_double());
+  std::vector<std::string> parts;
+  if (value.is_array()) {
+    for (const json::value& element : value.get_array()) parts.push_back(value_text(element));
+    return fmt::format("[{}]", fmt::join(parts, ", "));
+  }
+  if (value.is_object()) {
+    for (const auto& [key, element] : value.get_object())
+      parts.push_back(fmt::format("{} = {}", key_text(key), value_text(element)));
+    return parts.empty() ? "{}" : fmt::format("{{ {} }}", fmt::join(parts, ", "));
+  }
+  return python_json(value);  // integers, booleans
+}
+
+void print_table(const json::object& table, const std::string& path, std::string& out) {
+  for (const auto& [key, value] : table) {
+    if (!value.is_object()) out += fmt::format("{} = {}\n", key_text(key), value_text(value));
+  }
+  for (const auto& [key, value] : table) {
+    if (!value.is_object()) continue;
+    const std::string name = path.empty() ? key_text(key) : path + "." + key_text(key);
+    out += fmt::format("\n[{}]\n", name);
+    print_table(value.get_object(), name, out);
+  }
+}
+
+int64_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<int64_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), 0);
+  for (size_t i = 0; i < a.size(); ++i) {
+    int64_t diagonal = row[0];
+    row[0] = static_cast<int64_t>(i) + 1;
+    for (size_t j = 0; j < b.size(); ++j) {
+      const int64_t replace = diagonal + (a[i] == b[j] ? 0 : 1);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({replace, row[j] + 1, diagonal + 1});
+    }
+  }
+  return row.back();
+}
+
+}  // namespace
+
+Result<ConfigTree> parse_config_tree(std::string_view text, const std::string& origin) {
+  const toml::parse_result parsed = toml::parse(text, origin);
+  if (!parsed) {
+    return invalid_argument(fmt::format("{}:{}: expected TOML, found: {}", origin,
+                                        parsed.error().source().begin.line,
+                                        parsed.error().description()));
+  }
+  ConfigTree tree;
+  Converter converter(origin, &tree.origins);
+  tree.root = converter.table(parsed.table(), "");
+  CACHALOT_RETURN_IF_ERROR(converter.status());
+  return tree;
+}
+
+void overlay(ConfigTree& base, const ConfigTree& over) {
+  merge(base.root, over.root);
+  for (const auto& [path, origin] : over.origins) base.origins[path] = origin;
+}
+
+Status assign(ConfigTree& tree, const std::string& assignment) {
+  const size_t equals = assignment.find('=');
+  const std::string path = assignment.substr(0, equals);
+  const auto fail = [&](std::string_view what) {
+    return invalid_argument(fmt::format("--{}: expected {}", assignment, what));
+  };
+  if (equals == std::string::npos || path.empty()) return fail("key=value");
+  json::value* at = nullptr;
+  json::object* table = &tree.root;
+  for (size_t begin = 0; begin <= path.size();) {
+    const size_t end = std::min(path.find('.', begin), path.size());
+    const std::string key = path.substr(begin, end - begin);
+    if (key.empty()) return fail("names between the dots");
+    if (at != nullptr && at->is_array()) {
+      size_t place = 0;
+      const auto [rest, error] = std::from_chars(key.data(), key.data() + key.size(), place);
+      if (error != std::errc() || rest != key.data() + key.size() ||
+          place >= at->get_array().size()) {
+        return fail(
+            fmt::format("a place below {} where it says \"{}\"", at->get_array().size(), key));
+      }
+      at = &at->get_array()[place];
+    } else {
+      if (at != nullptr && !at->is_object()) {
+        if (!at->is_null()) return fail(fmt::format("a table before \"{}\"", key));
+        at->emplace_object();
+      }
+      table = at == nullptr ? table : &at->get_object();
+      at = &(*table)[key];
+    }
+    begin = end + 1;
+  }
+  *at = assigned_value(assignment.substr(equals + 1));
+  tree.origins[path] = "--" + assignment;
+  return {};
+}
+
+Result<ConfigTree> read_config_tree(std::span<const std::string> files,
+                                    std::span<const std::string> assignments) {
+  ConfigTree tree;
+  for (const std::string& file : files) {
+    CACHALOT_ASSIGN_OR_RETURN(const std::string text, read_text_file(file, kMaxConfigBytes));
+    CACHALOT_ASSIGN_OR_RETURN(const ConfigTree over, parse_config_tree(text, file));
+    overlay(tree, over);
+  }
+  for (const std::string& assignment : assignments)
+    CACHALOT_RETURN_IF_ERROR(assign(tree, assignment));
+  return tree;
+}
+
+std::string to_toml(const json::object& root) {
+  std::string out;
+  print_table(root, "", out);
+  return out;
+}
+
+std::string closest(const std::string& key, std::span<const std::string> known) {
+  std::string best;
+  int64_t best_distance = std::max<int64_t>(2, static_cast<int64_t>(key.size()) / 3) + 1;
+  for (const std::string& candidate : known) {
+    const int64_t distance = edit_distance(key, candidate);
+    if (distance < best_distance) {
+      best = candidate;
+      best_distance = distance;
+    }
+  }
+  return best;
+}
+
+}  // namespace cachalot::train

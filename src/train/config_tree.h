@@ -1,0 +1,39 @@
+// Configuration files as one tree: TOML files laid over each other from left to right, then assignments of the command line.
+// Source  design.md 2 (config is TOML with left-to-right overlays and --a.b=c).
+// Overlay  tables merge key by key; everything else, arrays of tables too, replaces what was there.
+// Assignments  "a.b=c": c is read as a TOML value, and where it is none taken as a string; a number after a dot is a place in an array.
+// Errors  invalid_argument, naming file and line (or the assignment), what was expected and what was found. Any bytes are safe to give.
+// Threads  pure.
+#pragma once
+
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "base/status.h"
+
+namespace cachalot::train {
+
+struct ConfigTree {
+  json::object root;
+  std::map<std::string, std::string> origins;  // of "a.b": "run.toml:12", "--a.b=c"
+};
+
+// `origin` names the text in errors.
+Result<ConfigTree> parse_config_tree(std::string_view text, const std::string& origin);
+void overlay(ConfigTree& base, const ConfigTree& over);
+Status assign(ConfigTree& tree, const std::string& assignment);
+
+// All of it: files, then assignments without their leading dashes.
+Result<ConfigTree> read_config_tree(std::span<const std::string> files,
+                                    std::span<const std::string> assignments);
+
+// The tree as TOML: keys in their order, values before tables. Reading it gives the tree again.
+std::string to_toml(const json::object& root);
+
+// The one of `known` with the fewest edits to `key`, if they are few enough to be a slip; else empty.
+std::string closest(const std::string& key, std::span<const std::string> known);
+
+}  // namespace cachalot::train

@@ -1,0 +1,409 @@
+#include "train/train_config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <functional>
+#include <limits>
+
+#include "base/python_json.h"
+#include "base/sha256.h"
+#include "formats/json_fields.h"
+#include "formats/presets.h"
+
+namespace cachalot::train {
+namespace {
+
+constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
+constexpr double kBig = 1e30;
+
+// A list of the configuration's fields is written once, as visit(); a reader and a printer walk it. `Value` members have the same
+// names and arguments in both.
+class Reader {
+ public:
+  explicit Reader(const ConfigTree& tree) : tree_(tree) { levels_.push_back({&tree.root, "", {}}); }
+
+  void integer(const char* key, int64_t* out, int64_t min, int64_t max) {
+    known(key);
+    fields(key, [&](formats::JsonFields& f) { f.integer(key, out, min, max); });
+  }
+  void seed(const char* key, uint64_t* out) {
+    auto value = static_cast<int64_t>(*out);
+    integer(key, &value, 0, kMax);
+    *out = static_cast<uint64_t>(value);
+  }
+  void real(const char* key, double* out, double min, double max) {
+    known(key);
+    fields(key, [&](formats::JsonFields& f) { f.real(key, out, min, max); });
+  }
+  void boolean(const char* key, bool* out) {
+    known(key);
+    fields(key, [&](formats::JsonFields& f) { f.boolean(key, out); });
+  }
+  void text(const char* key, std::string* out) {
+    known(key);
+    fields(key, [&](formats::JsonFields& f) { f.text(key, out); });
+  }
+  void choice(const char* key, std::string* out, const std::vector<std::string_view>& allowed) {
+    known(key);
+    fields(key, [&](formats::JsonFields& f) { f.choice(key, out, allowed); });
+  }
+  void table(const char* key, const std::function<void()>& visit) {
+    known(key);
+    const json::value* value = find(key);
+    if (value == nullptr) return;
+    if (!value->is_object()) return fail(key, "a table", formats::json_excerpt(*value));
+    enter(value->get_object(), path(key), visit);
+  }
+  template <typename T>
+  void tables(const char* key, std::vector<T>* out, const std::function<void(T&)>& visit) {
+    known(key);
+    const json::value* value = find(key);
+    if (value == nullptr) return;
+    if (!value->is_array()) return fail(key, "an array of tables", formats::json_excerpt(*value));
+    out->clear();
+    for (const json::value& element : value->get_array()) {
+      if (!element.is_object())
+        return fail(key, "an array of tables", formats::json_excerpt(element));
+      T& item = out->emplace_back();
+      enter(element.get_object(), fmt::format("{}.{}", path(key), out->size() - 1),
+            [&] { visit(item); });
+    }
+  }
+  // What the keys of this table that no other call names say.
+  void rest(json::object* out) {
+    for (const auto& [key, value] : *levels_.back().object) {
+      const auto& known = levels_.back().known;
+      if (std::find(known.begin(), known.end(), std::string_view(key)) == known.end())
+        (*out)[key] = value;
+    }
+    for (const auto& [key, value] : *out) known(std::string(key));
+  }
+
+  Status finish() {
+    check_unknown();
+    return status_;
+  }
+
+ private:
+  struct Level {
+    const json::object* object;
+    std::string path;
+    std::vector<std::string> known;
+  };
+  std::string path(std::string_view key) const {
+    const std::string& base = levels_.back().path;
+    return base.empty() ? std::string(key) : fmt::format("{}.{}", base, key);
+  }
+  std::string origin(std::string_view key) const {
+    const auto found = tree_.origins.find(path(key));
+    return found == tree_.origins.end() ? "configuration" : found->second;
+  }
+  void known(std::string key) { levels_.back().known.push_back(std::move(key)); }
+  const json::value* find(std::string_view key) const {
+    return levels_.back().object->if_contains(key);
+  }
+  void fields(const char* key, const std::function<void(formats::JsonFields&)>& read) {
+    if (!status_.ok() || find(key) == nullptr) return;
+    const std::string where = origin(key);
+    const std::string prefix = path("");
+    formats::JsonFields json(*levels_.back().object, where, prefix);
+    read(json);
+    status_ = json.status();
+  }
+  void fail(const std::string& key, std::string_view expected, std::string_view found) {
+    if (!status_.ok()) return;
+    status_ = invalid_argument(
+        fmt::format("{}: {}: expected {}, found {}", origin(key), path(key), expected, found));
+  }
+  void enter(const json::object& object, std::string path, const std::function<void()>& visit) {
+    levels_.push_back({&object, std::move(path), {}});
+    visit();
+    check_unknown();
+    levels_.pop_back();
+  }
+  void check_unknown() {
+    const Level& level = levels_.back();
+    for (const auto& [key, value] : *level.object) {
+      const std::string name(key);
+      if (std::find(level.known.begin(), level.known.end(), name) != level.known.end()) continue;
+      const std::string near = closest(name, level.known);
+      return fail(name, near.empty() ? "a known key" : fmt::format("a known key (\"{}\"?)", near),
+                  fmt::format("\"{}\"", name));
+    }
+  }
+
+  const ConfigTree& tree_;
+  std::vector<Level> levels_;
+  Status status_;
+};
+
+class Printer {
+ public:
+  void integer(const char* key, const int64_t* value, int64_t, int64_t) { (*at_)[key] = *value; }
+  void seed(const char* key, const uint64_t* value) { (*at_)[key] = static_cast<int64_t>(*value); }
+  void real(const char* key, const double* value, double, double) { (*at_)[key] = *value; }
+  void boolean(const char* key, const bool* value) { (*at_)[key] = *value; }
+  void text(const char* key, const std::string* value) { (*at_)[key] = *value; }
+  void choice(const char* key, const std::string* value, const std::vector<std::string_view>&) {
+    (*at_)[key] = *value;
+  }
+  void table(const char* key, const std::function<void()>& visit) {
+    json::object inside;
+    fill(inside, visit);
+    (*at_)[key] = std::move(inside);
+  }
+  template <typename T>
+  void tables(const char* key, std::vector<T>* items, const std::function<void(T&)>& visit) {
+    json::array out;
+    for (T& item : *items) {
+      json::object inside;
+      fill(inside, [&] { visit(item); });
+      out.push_back(std::move(inside));
+    }
+    (*at_)[key] = std::move(out);
+  }
+  void rest(const json::object* fields) {
+    for (const auto& [key, value] : *fields) (*at_)[key] = value;
+  }
+  const json::object& root() const { return root_; }
+
+ private:
+  void fill(json::object& inside, const std::function<void()>& visit) {
+    json::object* const outer = std::exchange(at_, &inside);
+    visit();
+    at_ = outer;
+  }
+  json::object root_;
+  json::object* at_ = &root_;
+};
+
+template <typename Visitor>
+void visit_schedule(Visitor& v, TrainConfig& c) {
+  v.table("learning_rate", [&] {
+    optim::LearningRateSchedule& s = c.schedule.learning_rate;
+    v.choice("course", &c.learning_rate_course, {"constant", "budget"});
+    v.real("peak", &s.peak, 0, 1);
+    v.integer("warmup_steps", &s.warmup_steps, 0, kMax);
+    v.integer("decay_begin_tokens", &s.decay_begin_tokens, 0, kMax);
+    v.integer("decay_end_tokens", &s.decay_end_tokens, 0, kMax);
+    v.real("floor_fraction", &s.floor_fraction, 0, 1);
+  });
+  v.table("mtp", [&] {
+    v.real("before_decay", &c.schedule.mtp.before_decay, 0, 100);
+    v.real("from_decay", &c.schedule.mtp.from_decay, 0, 100);
+  });
+  v.template tables<optim::SequenceStage>(
+      "sequence", &c.schedule.sequence, [&](optim::SequenceStage& stage) {
+        v.integer("from_tokens", &stage.from_tokens, 0, kMax);
+        v.integer("sequence_length", &stage.sequence_length, 1, int64_t{1} << 31);
+      });
+  v.table("batch", [&] {
+    optim::BatchSchedule& s = c.schedule.batch;
+    v.integer("first_batch_tokens", &s.first_batch_tokens, 1, kMax);
+    v.integer("batch_tokens", &s.batch_tokens, 1, kMax);
+    v.integer("ramp_tokens", &s.ramp_tokens, 0, kMax);
+    v.integer("total_tokens", &s.total_tokens, 0, kMax);
+  });
+  v.integer("micro_batch_tokens", &c.micro_batch_tokens, 1, kMax);
+  v.table("attention", [&] {
+    optim::AttentionSchedule& s = c.schedule.attention;
+    v.integer("dense_tokens", &s.dense_tokens, 0, kMax);
+    v.integer("indexer_warmup_tokens", &s.indexer_warmup_tokens, 0, kMax);
+    v.real("indexer_warmup_learning_rate", &s.indexer_warmup_learning_rate, 0, 1);
+  });
+}
+
+template <typename Visitor>
+void visit_optimizer(Visitor& v, TrainConfig& c) {
+  optim::OptimizerConfig& o = c.optimizer;
+  v.choice("kind", &c.optimizer_kind, {"muon", "adamw"});
+  v.real("max_grad_norm", &o.max_grad_norm, 0, kBig);
+  v.boolean("split_heads", &o.grouping.split_heads);
+  v.boolean("decay_vectors", &o.grouping.decay_vectors);
+  v.table("muon", [&] {
+    v.real("momentum", &o.muon.momentum, 0, 1);
+    v.real("weight_decay", &o.muon.weight_decay, 0, kBig);
+    v.real("update_rms", &o.muon.update_rms, 0, kBig);
+    v.boolean("round_operands", &o.muon.round_operands);
+  });
+  v.table("adamw", [&] {
+    v.real("beta1", &o.adamw.beta1, 0, 1);
+    v.real("beta2", &o.adamw.beta2, 0, 1);
+    v.real("eps", &o.adamw.eps, 0, 1);
+    v.real("weight_decay", &o.adamw.weight_decay, 0, kBig);
+  });
+}
+
+template <typename Visitor>
+void visit(Visitor& v, TrainConfig& c) {
+  v.seed("seed", &c.seed);
+  v.text("run_dir", &c.run_dir);
+  v.text("tokenizer", &c.tokenizer);
+  v.choice("precision", &c.precision, {"fp32"});
+  v.table("model", [&] {
+    v.text("preset", &c.model.preset);
+    v.text("config", &c.model.config);
+    v.text("init_from", &c.model.init_from);
+    v.rest(&c.model.fields);
+  });
+  v.table("init", [&] {
+    v.real("std", &c.init.std, 0, 10);
+    v.real("hc_gate", &c.init.hc_gate, -10, 10);
+  });
+  v.template tables<DataEntry>("data", &c.data, [&](DataEntry& entry) {
+    v.text("name", &entry.name);
+    v.text("path", &entry.path);
+    v.choice("format", &entry.format, {"auto", "cachalot", "nanogpt", "megatron"});
+    v.real("weight", &entry.weight, 1e-9, kBig);
+  });
+  v.template tables<DataEntry>("validation", &c.validation, [&](DataEntry& entry) {
+    v.text("name", &entry.name);
+    v.text("path", &entry.path);
+    v.choice("format", &entry.format, {"auto", "cachalot", "nanogpt", "megatron"});
+  });
+  v.table("loader", [&] {
+    v.integer("window_packs", &c.loader.window_packs, 1, int64_t{1} << 32);
+    v.boolean("shuffle", &c.loader.shuffle);
+    v.real("fim_rate", &c.loader.fim_rate, 0, 1);
+    v.integer("fim_keep_first", &c.loader.fim_keep_first, 0, 1024);
+    v.integer("fim_keep_last", &c.loader.fim_keep_last, 0, 1024);
+  });
+  v.table("evaluate", [&] {
+    v.integer("every_steps", &c.evaluate.every_steps, 0, kMax);
+    v.integer("max_tokens", &c.evaluate.max_tokens, 1, kMax);
+  });
+  v.table("schedule", [&] { visit_schedule(v, c); });
+  v.table("losses", [&] {
+    v.real("balance_alpha", &c.losses.balance_alpha, 0, kBig);
+    v.real("bias_update_rate", &c.losses.bias_update_rate, 0, kBig);
+    v.real("indexer", &c.losses.indexer, 0, kBig);
+  });
+  v.table("optimizer", [&] { visit_optimizer(v, c); });
+  v.table("anticipation", [&] {
+    TrainConfig::Anticipation& a = c.anticipation;
+    v.boolean("enabled", &a.enabled);
+    v.integer("delta_steps", &a.delta_steps, 0, 1 << 20);
+    v.integer("rollback_margin_steps", &a.rollback_margin_steps, 0, kMax);
+    v.integer("hold_steps", &a.hold_steps, 1, kMax);
+    v.table("detector", [&] {
+      v.integer("window", &a.detector.window, 1, 1 << 20);
+      v.integer("min_steps", &a.detector.min_steps, 1, 1 << 20);
+      v.real("loss_mad", &a.detector.loss_mad, 0, kBig);
+      v.real("grad_norm_ratio", &a.detector.grad_norm_ratio, 0, kBig);
+    });
+  });
+  v.table("checkpoint", [&] {
+    v.integer("every_steps", &c.checkpoint.every_steps, 1, kMax);
+    v.integer("keep_last", &c.checkpoint.keep_last, 1, kMax);
+    v.integer("keep_every_steps", &c.checkpoint.keep_every_steps, 0, kMax);
+  });
+  v.table("log", [&] {
+    v.integer("every_steps", &c.log.every_steps, 1, kMax);
+    v.integer("update_rms_every_steps", &c.log.update_rms_every_steps, 0, kMax);
+    v.boolean("tensorboard", &c.log.tensorboard);
+    v.real("peak_gflops", &c.log.peak_gflops, 0, kBig);
+  });
+}
+
+json::object printed(const TrainConfig& config) {
+  Printer printer;
+  TrainConfig copy = config;
+  visit(printer, copy);
+  return printer.root();
+}
+
+Result<json::object> base_fields(const TrainConfig::Model& model) {
+  const auto given = static_cast<int>(!model.preset.empty()) +
+                     static_cast<int>(!model.config.empty()) +
+                     static_cast<int>(!model.init_from.empty());
+  if (given != 1) {
+    return invalid_argument(fmt::format(
+        "model: expected one of preset, config and init_from, found {} of them", given));
+  }
+  if (!model.preset.empty()) {
+    CACHALOT_ASSIGN_OR_RETURN(const formats::ModelConfig preset,
+                              formats::preset_config(model.preset));
+    return formats::to_json(preset);
+  }
+  CACHALOT_ASSIGN_OR_RETURN(
+      const formats::ModelConfig read,
+      formats::load_config(model.config.empty() ? model.init_from : model.config));
+  return formats::to_json(read);
+}
+
+// Laid over the base as config.json's own keys; an ablation object may be new.
+Status lay_over(json::object& base, const json::object& fields) {
+  std::vector<std::string> known = {"cachalot", "quantization_config", "expert_dtype"};
+  for (const auto& [key, value] : base) known.emplace_back(key);
+  for (const auto& [key, value] : fields) {
+    if (std::find(known.begin(), known.end(), std::string_view(key)) == known.end()) {
+      const std::string near = closest(std::string(key), known);
+      return invalid_argument(
+          fmt::format("model.{}: expected a field of config.json{}, found none "
+                      "of that name",
+                      std::string_view(key), near.empty() ? "" : fmt::format(" (\"{}\"?)", near)));
+    }
+    json::value* old = base.if_contains(key);
+    if (old != nullptr && old->is_object() && value.is_object()) {
+      for (const auto& [name, inner] : value.get_object()) old->get_object()[name] = inner;
+    } else {
+      base[key] = value;
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<TrainConfig> train_config_from(const ConfigTree& tree) {
+  TrainConfig config;
+  Reader reader(tree);
+  visit(reader, config);
+  CACHALOT_RETURN_IF_ERROR(reader.finish());
+  if (config.run_dir.empty()) return invalid_argument("run_dir: expected a directory, found none");
+  if (config.data.empty()) return invalid_argument("data: expected at least one entry, found none");
+  for (const std::vector<DataEntry>* entries : {&config.data, &config.validation}) {
+    for (const DataEntry& entry : *entries) {
+      if (entry.path.empty() || entry.name.empty()) {
+        return invalid_argument(fmt::format(
+            "data: expected a name and a path in every entry, found name \"{}\", path \"{}\"",
+            entry.name, entry.path));
+      }
+    }
+  }
+  config.init.seed = config.seed;
+  config.optimizer.grouping.muon = config.optimizer_kind == "muon";
+  if (config.learning_rate_course == "budget") {
+    optim::LearningRateSchedule& s = config.schedule.learning_rate;
+    const optim::LearningRateSchedule budget =
+        optim::learning_rate_for_budget(s.peak, config.schedule.batch.total_tokens);
+    s.decay_begin_tokens = budget.decay_begin_tokens;
+    s.decay_end_tokens = budget.decay_end_tokens;
+  }
+  const Status schedule = optim::validate(config.schedule);
+  if (!schedule.ok()) return invalid_argument("schedule." + schedule.message());
+  return config;
+}
+
+Result<TrainConfig> read_train_config(std::span<const std::string> files,
+                                      std::span<const std::string> assignments) {
+  CACHALOT_ASSIGN_OR_RETURN(const ConfigTree tree, read_config_tree(files, assignments));
+  return train_config_from(tree);
+}
+
+std::string resolved_toml(const TrainConfig& config) { return to_toml(printed(config)); }
+
+std::string config_hash(const TrainConfig& config) {
+  json::object fields = printed(config);
+  fields.erase("run_dir");
+  return sha256_hex(to_toml(fields));
+}
+
+Result<formats::ModelConfig> model_config(const TrainConfig& config) {
+  CACHALOT_ASSIGN_OR_RETURN(json::object fields, base_fields(config.model));
+  CACHALOT_RETURN_IF_ERROR(lay_over(fields, config.model.fields));
+  return formats::parse_config(python_json(fields), "model");
+}
+
+}  // namespace cachalot::train

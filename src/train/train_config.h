@@ -1,0 +1,106 @@
+// What a training run is, from its TOML files: docs/training.md lists every key. Each key has a default but where to write, what to
+// read and how much; unknown keys are errors that name the closest known one.
+// Source  training.md 3, 5, 6, 7; where the report is silent the defaults are its suggested ones.
+// Errors  invalid_argument: file and line (or the assignment), key, what was expected, what was found.
+// Threads  pure.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "formats/config.h"
+#include "optim/optimizer.h"
+#include "optim/schedule.h"
+#include "train/config_tree.h"
+#include "train/initialize.h"
+#include "train/spike_detector.h"
+
+namespace cachalot::train {
+
+struct DataEntry {
+  std::string name;
+  std::string path;
+  std::string format = "auto";  // data/open_dataset.h
+  double weight = 1;            // not of validation sets
+};
+
+struct TrainConfig {
+  uint64_t seed = 0;
+  std::string run_dir;
+
+  // [model]: a preset, a config.json or a checkpoint directory to start from, then fields of config.json over it.
+  struct Model {
+    std::string preset;
+    std::string config;
+    std::string init_from;
+    json::object fields;
+  } model;
+  InitConfig init;  // its seed is the run's
+  std::string tokenizer;
+
+  std::vector<DataEntry> data;
+  std::vector<DataEntry> validation;
+  struct Loader {
+    int64_t window_packs = 1024;
+    bool shuffle = true;
+    double fim_rate = 0;
+    int64_t fim_keep_first = 0;
+    int64_t fim_keep_last = 0;
+  } loader;
+  struct Evaluate {
+    int64_t every_steps = 0;  // 0: at the end only
+    int64_t max_tokens = 1 << 20;
+  } evaluate;
+
+  optim::TrainingSchedule schedule;
+  std::string learning_rate_course =
+      "constant";  // or "budget": decay over the suggested parts of the budget
+  int64_t micro_batch_tokens = 4096;
+
+  struct Losses {
+    double balance_alpha = 1e-4;
+    double bias_update_rate = 0.001;
+    double indexer = 1;
+  } losses;
+  std::string optimizer_kind = "muon";  // or "adamw", for the matrices too
+  optim::OptimizerConfig optimizer;
+
+  std::string precision = "fp32";
+
+  struct Anticipation {
+    bool enabled = false;
+    int64_t delta_steps = 4;
+    int64_t rollback_margin_steps = 10;
+    int64_t hold_steps = 1000;
+    SpikeConfig detector;
+  } anticipation;
+
+  struct Checkpoint {
+    int64_t every_steps = 1000;
+    int64_t keep_last = 3;
+    int64_t keep_every_steps = 0;  // 0: none but the last ones
+  } checkpoint;
+  struct Log {
+    int64_t every_steps = 10;
+    int64_t update_rms_every_steps = 0;  // 0: never
+    bool tensorboard = true;
+    double peak_gflops = 0;  // of the machine, for shares of it; 0: not reported
+  } log;
+};
+
+// Files from left to right, then assignments "a.b=c". Checks each value's range and the schedule.
+Result<TrainConfig> read_train_config(std::span<const std::string> files,
+                                      std::span<const std::string> assignments);
+Result<TrainConfig> train_config_from(const ConfigTree& tree);
+
+// Every key with its value, in a fixed order; reading it gives the same configuration.
+std::string resolved_toml(const TrainConfig& config);
+// SHA-256 of resolved_toml without run_dir: equal for runs that must give equal bits.
+std::string config_hash(const TrainConfig& config);
+
+// The model that [model] describes, checked. Errors  also an unknown preset or field, a config.json that is not there.
+Result<formats::ModelConfig> model_config(const TrainConfig& config);
+
+}  // namespace cachalot::train
