@@ -10,8 +10,6 @@
 #include "base/env.h"
 
 namespace cachalot::apps {
-namespace {
-
 std::string duration_text(double seconds) {
   if (!(seconds < 360000)) return "> 100 h";
   const auto whole = static_cast<int64_t>(std::ceil(seconds));
@@ -19,8 +17,6 @@ std::string duration_text(double seconds) {
   if (whole < 3600) return fmt::format("{}:{:02} min", whole / 60, whole % 60);
   return fmt::format("{}:{:02} h", whole / 3600, whole % 3600 / 60);
 }
-
-}  // namespace
 
 bool is_terminal(int fd) { return ::isatty(fd) != 0; }
 bool wants_color(int fd) { return is_terminal(fd) && env_allows_color(); }

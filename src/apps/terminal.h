@@ -19,6 +19,9 @@ std::string printable(std::string_view text);
 // 1234567 as "1,234,567".
 std::string grouped(int64_t number);
 
+// "12 s", "3:20 min", "1:05 h".
+std::string duration_text(double seconds);
+
 // One line on standard error, rewritten in place, while a long prompt runs. Silent where standard error is no terminal.
 class PrefillProgress {
  public:

@@ -103,11 +103,13 @@ Status AtomicFile::commit() {
   if (::fsync(fd_.get()) != 0) return system_error(temporary_, "fsync");
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) return system_error(path_, "rename");
   temporary_.clear();
-  std::string directory = std::filesystem::path(path_).parent_path().string();
-  if (directory.empty()) directory = ".";
-  Fd parent(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (parent.get() < 0 || ::fsync(parent.get()) != 0)
-    return system_error(directory, "sync directory");
+  return sync_directory(std::filesystem::path(path_).parent_path().string());
+}
+
+Status sync_directory(const std::string& directory) {
+  const std::string path = directory.empty() ? "." : directory;
+  Fd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (fd.get() < 0 || ::fsync(fd.get()) != 0) return system_error(path, "sync directory");
   return {};
 }
 

@@ -78,6 +78,9 @@ class AtomicFile : public Sink {
   Fd fd_;
 };
 
+// What has been created, renamed or removed in it survives a crash.
+Status sync_directory(const std::string& directory);
+
 Status write_file_atomically(const std::string& path, std::span<const std::byte> bytes);
 Status write_file_atomically(const std::string& path, std::string_view text);
 

@@ -1,5 +1,7 @@
 #include "train/parameters.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace cachalot::train {
@@ -59,6 +61,52 @@ ParameterStore ParameterStore::from_values(std::span<const formats::TensorInfo> 
 Parameter* ParameterStore::find(const std::string& name) {
   const auto found = by_name_.find(name);
   return found == by_name_.end() ? nullptr : &parameters_[found->second];
+}
+
+const Parameter* ParameterStore::find(const std::string& name) const {
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? nullptr : &parameters_[found->second];
+}
+
+const std::vector<int32_t>* ParameterStore::table(const std::string& name) const {
+  const auto found = expert_ids_.find(name);
+  return found == expert_ids_.end() ? nullptr : &found->second;
+}
+
+Status ParameterStore::check_shapes(const ParameterStore& other, const std::string& origin) const {
+  for (const Parameter& parameter : parameters_) {
+    const Parameter* found = other.find(parameter.info.name);
+    if (found == nullptr || found->info.shape != parameter.info.shape) {
+      return invalid_argument(
+          fmt::format("{}: {}: expected {}, found {}", origin, parameter.info.name,
+                      tensor::shape_string(parameter.info.shape),
+                      found == nullptr ? "none" : tensor::shape_string(found->info.shape)));
+    }
+  }
+  if (parameters_.size() != other.parameters_.size()) {
+    return invalid_argument(fmt::format("{}: expected {} parameters, found {}", origin,
+                                        parameters_.size(), other.parameters_.size()));
+  }
+  return {};
+}
+
+Status ParameterStore::check_same(const ParameterStore& other, const std::string& origin) const {
+  CACHALOT_RETURN_IF_ERROR(check_shapes(other, origin));
+  for (const auto& [name, ids] : expert_ids_) {
+    const std::vector<int32_t>* found = other.table(name);
+    if (found == nullptr || *found != ids) {
+      return invalid_argument(fmt::format("{}: {}: expected the run's hash table, found {}", origin,
+                                          name, found == nullptr ? "none" : "another"));
+    }
+  }
+  return {};
+}
+
+void ParameterStore::copy_values(const ParameterStore& other) {
+  for (Parameter& parameter : parameters_) {
+    const std::vector<float>& from = other.get(parameter.info.name).master;
+    std::copy(from.begin(), from.end(), parameter.master.begin());
+  }
 }
 
 const Parameter& ParameterStore::get(const std::string& name) const {

@@ -42,6 +42,16 @@ class ParameterStore : public model::WeightProvider {
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
   Parameter* find(const std::string& name);  // null where there is none
+  const Parameter* find(const std::string& name) const;
+  const std::vector<int32_t>* table(const std::string& name) const;  // a hash table; null: none
+
+  // Whether `other`, read from `origin`, holds the same names and shapes; check_same() also the same hash tables, which no training
+  // changes.
+  Status check_shapes(const ParameterStore& other, const std::string& origin) const;
+  Status check_same(const ParameterStore& other, const std::string& origin) const;
+  // Masters of a store that is the same; their addresses stay.
+  void copy_values(const ParameterStore& other);
+
   void clear_grads();
   // Once after the last call that adds gradients: grad += mtp_grad.
   void finish_grads();

@@ -406,4 +406,15 @@ Result<formats::ModelConfig> model_config(const TrainConfig& config) {
   return formats::parse_config(python_json(fields), "model");
 }
 
+optim::GroupingOptions grouping_of(const TrainConfig& config, const formats::ModelConfig& model) {
+  optim::GroupingOptions out = config.optimizer.grouping;
+  out.hc_mult = model.hc_mult;
+  out.head_dim = model.head_dim;
+  out.index_head_dim = model.index_head_dim;
+  out.num_attention_heads = model.num_attention_heads;
+  out.index_n_heads = model.index_n_heads;
+  out.o_groups = model.o_groups;
+  return out;
+}
+
 }  // namespace cachalot::train

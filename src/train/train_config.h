@@ -103,4 +103,7 @@ std::string config_hash(const TrainConfig& config);
 // The model that [model] describes, checked. Errors  also an unknown preset or field, a config.json that is not there.
 Result<formats::ModelConfig> model_config(const TrainConfig& config);
 
+// The optimizer's grouping options with the model's shapes.
+optim::GroupingOptions grouping_of(const TrainConfig& config, const formats::ModelConfig& model);
+
 }  // namespace cachalot::train

@@ -1,0 +1,101 @@
+#include "apps/train_progress.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "apps/interrupts.h"
+#include "apps/terminal.h"
+
+namespace cachalot::apps {
+namespace {
+
+constexpr double kSmoothing = 0.1;  // weight of the newest step
+constexpr int kLeastBar = 8, kMostBar = 30;
+
+int terminal_width() {
+  winsize size{};
+  return ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
+double value_of(const train::MetricValues& values, std::string_view name) {
+  for (const auto& [key, value] : values) {
+    if (key == name) return value;
+  }
+  return 0;
+}
+
+std::string rate_text(double per_s) {
+  return per_s < 10000 ? fmt::format("{:.0f}", per_s) : fmt::format("{:.1f}k", per_s / 1000);
+}
+
+}  // namespace
+
+std::string progress_line(const ProgressNumbers& n, int width) {
+  std::string text =
+      fmt::format("step {}  {:.1f} %  loss {:.4f}  lr {:.2g}  {} tok/s", grouped(n.step),
+                  100 * n.share_done, n.loss, n.learning_rate, rate_text(n.tokens_per_s));
+  if (n.share_of_peak > 0) text += fmt::format("  {:.0f} % of peak", 100 * n.share_of_peak);
+  text += "  ETA " + duration_text(n.seconds_left);
+  const int left = width - 1 - static_cast<int>(text.size()) - 3;
+  if (left < kLeastBar) return text.substr(0, static_cast<size_t>(std::max(width - 1, 0)));
+  const int bar = std::min(left, kMostBar);
+  const int full = static_cast<int>(std::clamp(n.share_done, 0.0, 1.0) * bar);
+  return fmt::format("[{:#<{}}{:.<{}}] {}", "", full, "", bar - full, text);
+}
+
+TrainProgress::TrainProgress(int64_t total_tokens, int64_t log_every_steps)
+    : total_tokens_(total_tokens),
+      log_every_steps_(log_every_steps),
+      is_terminal_(is_terminal(STDOUT_FILENO)) {}
+
+void TrainProgress::clear() {
+  if (!is_dirty_) return;
+  fmt::print("\r\x1b[K");
+  std::fflush(stdout);
+  is_dirty_ = false;
+}
+
+void TrainProgress::on_step(const train::StepResult& result, const train::MetricValues& values) {
+  const double tokens_per_s = value_of(values, "throughput/tokens_per_s");
+  const double weight = has_steps_ ? kSmoothing : 1.0;
+  loss_ += weight * (result.lm_loss - loss_);
+  tokens_per_s_ += weight * (tokens_per_s - tokens_per_s_);
+  has_steps_ = true;
+  const auto left = static_cast<double>(total_tokens_ - result.tokens_seen);
+  if (!is_terminal_) {
+    if (result.step % log_every_steps_ != 0 && result.tokens_seen < total_tokens_) return;
+    fmt::print(
+        "step {} tokens {} loss {:.5f} mtp {:.5f} lr {:.4g} grad_norm {:.4g} tokens_per_s {:.0f} "
+        "share_of_peak {:.3f} eta_s {:.0f}\n",
+        result.step, result.tokens_seen, result.lm_loss, result.mtp_loss,
+        result.point.learning_rate, result.optimizer.grad_norm, tokens_per_s,
+        value_of(values, "throughput/share_of_peak"), left / tokens_per_s_);
+    std::fflush(stdout);
+    return;
+  }
+  ProgressNumbers n;
+  n.step = result.step;
+  n.share_done = static_cast<double>(result.tokens_seen) / static_cast<double>(total_tokens_);
+  n.loss = loss_;
+  n.learning_rate = result.point.learning_rate;
+  n.tokens_per_s = tokens_per_s_;
+  n.share_of_peak = value_of(values, "throughput/share_of_peak");
+  n.seconds_left = left / tokens_per_s_;
+  fmt::print("\r{}\x1b[K", progress_line(n, terminal_width()));
+  std::fflush(stdout);
+  is_dirty_ = true;
+}
+
+void TrainProgress::on_event(int64_t step, std::string_view event, std::string_view detail) {
+  clear();
+  fmt::print("step {} {}: {}\n", step, event, printable(detail));
+  std::fflush(stdout);
+}
+
+bool TrainProgress::wants_stop() { return interrupts() > 0; }
+
+}  // namespace cachalot::apps

@@ -1,0 +1,304 @@
+#include "train/checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/python_json.h"
+#include "base/sha256.h"
+#include "formats/json_fields.h"
+#include "formats/safetensors_writer.h"
+#include "formats/weight_source.h"
+
+namespace cachalot::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kMaxShardBytes = 5'000'000'000;
+constexpr size_t kMaxManifestBytes = size_t{16} << 20;
+constexpr char kPrefix[] = "step-";
+constexpr char kAside[] = ".aside-";  // what is being written or removed
+
+Status failed(const std::string& path, std::string_view what, const std::error_code& error) {
+  return io_error(fmt::format("{}: {}: {}", path, what, error.message()));
+}
+
+fs::path checkpoints_of(const std::string& run_dir) { return fs::path(run_dir) / "checkpoints"; }
+
+std::optional<int64_t> step_of(const std::string& name) {
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  const std::string_view digits = std::string_view(name).substr(sizeof(kPrefix) - 1);
+  int64_t step = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), step);
+  if (error != std::errc() || end != digits.data() + digits.size() || step < 0) return std::nullopt;
+  return step;
+}
+
+// The configuration of the masters' files.
+formats::ModelConfig float_config(formats::ModelConfig config) {
+  config.torch_dtype = "float32";
+  config.quantization_config = {};
+  config.expert_dtype = formats::ExpertDType::none;
+  return config;
+}
+
+Status write_model(const std::string& directory, const CheckpointContents& c) {
+  const formats::ModelConfig config = float_config(c.config);
+  CACHALOT_RETURN_IF_ERROR(write_file_atomically(directory + "/config.json",
+                                                 python_json(formats::to_json(config)) + "\n"));
+  CACHALOT_ASSIGN_OR_RETURN(formats::CheckpointWriter writer,
+                            formats::CheckpointWriter::create(
+                                directory, formats::stored_tensors(config), kMaxShardBytes));
+  for (size_t i = 0; i < writer.order().size(); ++i) {
+    const std::string& name = writer.next().name;
+    if (const std::vector<int32_t>* table = c.parameters.table(name)) {
+      const std::vector<int64_t> ids(table->begin(), table->end());
+      CACHALOT_RETURN_IF_ERROR(writer.write(std::as_bytes(std::span(ids))));
+    } else {
+      const Parameter* parameter = c.parameters.find(name);
+      CACHALOT_CHECK_MSG(parameter != nullptr, name);
+      CACHALOT_RETURN_IF_ERROR(writer.write(std::as_bytes(std::span(parameter->master))));
+    }
+  }
+  return writer.finish();
+}
+
+Status write_arrays(const std::string& path, const std::vector<optim::StateArray>& arrays) {
+  std::vector<formats::TensorSpec> specs;
+  for (const optim::StateArray& array : arrays)
+    specs.push_back({array.name, array.dtype, array.shape});
+  CACHALOT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
+  CACHALOT_ASSIGN_OR_RETURN(formats::SafetensorsWriter writer,
+                            formats::SafetensorsWriter::begin(&file, specs, {}));
+  for (const optim::StateArray& array : arrays) CACHALOT_RETURN_IF_ERROR(writer.write(array.bytes));
+  CACHALOT_RETURN_IF_ERROR(writer.finish());
+  return file.commit();
+}
+
+Result<json::object> describe_file(const fs::path& path) {
+  CACHALOT_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::open(path.string()));
+  Sha256 hash;
+  hash.add(file.bytes());
+  json::object out;
+  out["bytes"] = static_cast<int64_t>(file.bytes().size());
+  out["sha256"] = hash.hex();
+  return out;
+}
+
+// Of every file of the directory but the manifest itself, by name.
+Result<json::object> describe_files(const std::string& directory) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(directory, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name != "manifest.json") names.push_back(name);
+  }
+  if (error) return failed(directory, "list", error);
+  std::sort(names.begin(), names.end());
+  json::object files;
+  for (const std::string& name : names) {
+    CACHALOT_ASSIGN_OR_RETURN(files[name], describe_file(fs::path(directory) / name));
+  }
+  return files;
+}
+
+Status write_manifest(const std::string& directory, const CheckpointContents& c) {
+  json::object manifest;
+  manifest["format"] = "cachalot-training-checkpoint";
+  manifest["version"] = 1;
+  manifest["step"] = c.step;
+  manifest["config_hash"] = c.config_hash;
+  CACHALOT_ASSIGN_OR_RETURN(manifest["files"], describe_files(directory));
+  return write_file_atomically(directory + "/manifest.json", python_json(manifest) + "\n");
+}
+
+Status rename_directory(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::rename(from, to, error);
+  return error ? failed(to.string(), "rename", error) : sync_directory(to.parent_path().string());
+}
+
+// Out of sight first: what is half removed is no checkpoint.
+Status remove_checkpoint(const fs::path& directory) {
+  const fs::path aside = directory.parent_path() / (kAside + directory.filename().string());
+  std::error_code error;
+  fs::remove_all(aside, error);
+  CACHALOT_RETURN_IF_ERROR(rename_directory(directory, aside));
+  fs::remove_all(aside, error);
+  return error ? failed(aside.string(), "remove", error) : Status();
+}
+
+Status remove_leftovers(const fs::path& checkpoints) {
+  std::error_code error;
+  std::vector<fs::path> leftovers;
+  for (const auto& entry : fs::directory_iterator(checkpoints, error)) {
+    if (entry.path().filename().string().starts_with(kAside)) leftovers.push_back(entry.path());
+  }
+  for (const fs::path& path : leftovers) fs::remove_all(path, error);
+  return error ? failed(checkpoints.string(), "remove leftovers", error) : Status();
+}
+
+Status compare_manifest(const std::string& directory, const json::object& manifest) {
+  const json::value* listed = manifest.if_contains("files");
+  if (listed == nullptr || !listed->is_object())
+    return data_loss(directory + "/manifest.json: files: expected an object, found none");
+  CACHALOT_ASSIGN_OR_RETURN(const json::object found, describe_files(directory));
+  for (const auto& [name, expected] : listed->get_object()) {
+    const json::value* file = found.if_contains(name);
+    if (file == nullptr || *file != expected) {
+      return data_loss(fmt::format("{}/{}: expected {}, found {}", directory,
+                                   std::string_view(name), formats::json_excerpt(expected, 120),
+                                   file == nullptr ? "none" : formats::json_excerpt(*file, 120)));
+    }
+  }
+  for (const char* name : {"config.json", "optimizer.safetensors", "trainer.json"}) {
+    if (!listed->get_object().contains(name))
+      return data_loss(
+          fmt::format("{}/manifest.json: files: expected {}, found none", directory, name));
+  }
+  return {};
+}
+
+Result<json::object> read_object(const std::string& path) {
+  CACHALOT_ASSIGN_OR_RETURN(const std::string text, read_text_file(path, kMaxManifestBytes));
+  CACHALOT_ASSIGN_OR_RETURN(const json::value document, parse_json(text, path, 16));
+  if (!document.is_object())
+    return data_loss(
+        fmt::format("{}: expected an object, found {}", path, json_kind_name(document)));
+  return document.get_object();
+}
+
+Status check_array(const std::string& path, const optim::StateArray& target,
+                   const tensor::TensorView* found) {
+  if (found != nullptr && found->dtype == target.dtype && found->shape == target.shape) return {};
+  return invalid_argument(
+      fmt::format("{}: {}: expected {} {}, found {}", path, target.name,
+                  tensor::dtype_name(target.dtype), tensor::shape_string(target.shape),
+                  found == nullptr ? "none"
+                                   : fmt::format("{} {}", tensor::dtype_name(found->dtype),
+                                                 tensor::shape_string(found->shape))));
+}
+
+}  // namespace
+
+std::string checkpoint_directory(const std::string& run_dir, int64_t step) {
+  return (checkpoints_of(run_dir) / fmt::format("{}{:010}", kPrefix, step)).string();
+}
+
+Status save_checkpoint(const std::string& run_dir, const CheckpointContents& contents) {
+  const fs::path final_path = checkpoint_directory(run_dir, contents.step);
+  const fs::path checkpoints = final_path.parent_path();
+  const std::string aside = (checkpoints / fmt::format("{}new", kAside)).string();
+  std::error_code error;
+  fs::create_directories(checkpoints, error);
+  if (error) return failed(checkpoints.string(), "create", error);
+  CACHALOT_RETURN_IF_ERROR(remove_leftovers(checkpoints));
+  fs::create_directory(aside, error);
+  if (error) return failed(aside, "create", error);
+  CACHALOT_RETURN_IF_ERROR(write_model(aside, contents));
+  CACHALOT_RETURN_IF_ERROR(write_arrays(aside + "/optimizer.safetensors", contents.arrays));
+  CACHALOT_RETURN_IF_ERROR(
+      write_file_atomically(aside + "/trainer.json", python_json(contents.trainer) + "\n"));
+  CACHALOT_RETURN_IF_ERROR(write_file_atomically(aside + "/run.toml", contents.run_toml));
+  if (!contents.tokenizer_json.empty())
+    CACHALOT_RETURN_IF_ERROR(
+        write_file_atomically(aside + "/tokenizer.json", contents.tokenizer_json));
+  CACHALOT_RETURN_IF_ERROR(write_manifest(aside, contents));
+  if (fs::exists(final_path)) CACHALOT_RETURN_IF_ERROR(remove_checkpoint(final_path));
+  return rename_directory(aside, final_path);
+}
+
+std::vector<int64_t> list_checkpoints(const std::string& run_dir) {
+  std::vector<int64_t> steps;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(checkpoints_of(run_dir), error)) {
+    if (const std::optional<int64_t> step = step_of(entry.path().filename().string()))
+      steps.push_back(*step);
+  }
+  std::sort(steps.begin(), steps.end());
+  return steps;
+}
+
+Status prune_checkpoints(const std::string& run_dir, int64_t keep_last, int64_t keep_every_steps) {
+  CACHALOT_CHECK(keep_last >= 1);
+  const std::vector<int64_t> steps = list_checkpoints(run_dir);
+  const auto count = static_cast<int64_t>(steps.size());
+  for (int64_t i = 0; i < count - keep_last; ++i) {
+    if (keep_every_steps > 0 && steps[i] % keep_every_steps == 0) continue;
+    CACHALOT_RETURN_IF_ERROR(remove_checkpoint(checkpoint_directory(run_dir, steps[i])));
+  }
+  return {};
+}
+
+Status drop_checkpoints_after(const std::string& run_dir, int64_t step) {
+  std::vector<int64_t> steps = list_checkpoints(run_dir);
+  // The newest first: a kill in between leaves a run that goes on from before what is left.
+  for (auto it = steps.rbegin(); it != steps.rend() && *it > step; ++it)
+    CACHALOT_RETURN_IF_ERROR(remove_checkpoint(checkpoint_directory(run_dir, *it)));
+  return {};
+}
+
+Result<Checkpoint> Checkpoint::open(const std::string& directory) {
+  const std::string manifest_path = directory + "/manifest.json";
+  CACHALOT_ASSIGN_OR_RETURN(const json::object manifest, read_object(manifest_path));
+  formats::JsonFields fields(manifest, manifest_path);
+  std::string format, hash;
+  int64_t version = 0, step = 0;
+  fields.choice("format", &format, {"cachalot-training-checkpoint"});
+  fields.integer("version", &version, 1, 1, true);
+  fields.integer("step", &step, 0, int64_t{1} << 60, true);
+  fields.text("config_hash", &hash);
+  CACHALOT_RETURN_IF_ERROR(fields.status());
+  CACHALOT_RETURN_IF_ERROR(compare_manifest(directory, manifest));
+  CACHALOT_ASSIGN_OR_RETURN(json::object trainer, read_object(directory + "/trainer.json"));
+  CACHALOT_ASSIGN_OR_RETURN(formats::SafetensorsFile arrays,
+                            formats::SafetensorsFile::open(directory + "/optimizer.safetensors"));
+  return Checkpoint(directory, step, std::move(hash), std::move(trainer), std::move(arrays));
+}
+
+Status Checkpoint::restore(ParameterStore& parameters,
+                           const std::vector<optim::StateArray>& arrays) const {
+  CACHALOT_ASSIGN_OR_RETURN(const formats::WeightSource source,
+                            formats::WeightSource::open(directory_));
+  CACHALOT_ASSIGN_OR_RETURN(const ParameterStore stored, ParameterStore::from_checkpoint(source));
+  CACHALOT_RETURN_IF_ERROR(parameters.check_same(stored, directory_));
+  std::vector<std::string_view> known;
+  for (const optim::StateArray& array : arrays) {
+    CACHALOT_RETURN_IF_ERROR(check_array(arrays_.path(), array, arrays_.find(array.name)));
+    known.push_back(array.name);
+  }
+  std::sort(known.begin(), known.end());
+  for (const formats::NamedTensor& found : arrays_.tensors()) {
+    if (found.name.starts_with("trainer.") ||
+        std::binary_search(known.begin(), known.end(), std::string_view(found.name)))
+      continue;
+    return invalid_argument(
+        fmt::format("{}: expected no array \"{}\" of this run's optimizer, found one",
+                    arrays_.path(), found.name));
+  }
+  parameters.copy_values(stored);
+  for (const optim::StateArray& array : arrays)
+    std::memcpy(array.bytes.data(), arrays_.find(array.name)->data, array.bytes.size());
+  return {};
+}
+
+Result<std::optional<Checkpoint>> open_newest_checkpoint(const std::string& run_dir) {
+  const std::vector<int64_t> steps = list_checkpoints(run_dir);
+  Status first;
+  for (auto it = steps.rbegin(); it != steps.rend(); ++it) {
+    Result<Checkpoint> opened = Checkpoint::open(checkpoint_directory(run_dir, *it));
+    if (opened) return std::optional<Checkpoint>(*std::move(opened));
+    log_warning(opened.error().message());
+    if (first.ok()) first = opened.error();
+  }
+  if (!first.ok()) return first;
+  return std::optional<Checkpoint>();
+}
+
+}  // namespace cachalot::train

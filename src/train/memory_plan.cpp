@@ -1,0 +1,126 @@
+#include "train/memory_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "formats/accounting.h"
+#include "train/run.h"
+
+namespace cachalot::train {
+namespace {
+
+constexpr int64_t kFloat = sizeof(float);
+constexpr double kUsualShareOfPeak = 0.3;  // what a run reaches, for the time estimate
+
+// Floats per position that a layer's backward reads.
+int64_t layer_activations(const formats::ModelConfig& c, const formats::LayerConfig& layer) {
+  const int64_t d = c.hidden_size;
+  // Two sublayers: new streams, the maps, the mixed input, its norm, the sublayer's output.
+  int64_t floats = 2 * (c.hc_mult * d + 2 * c.hc_rows() + 3 * d);
+  floats += 2 * c.q_lora_rank + 3 * c.heads_dim() +
+            c.num_attention_heads;  // q before and after norm and rope
+  floats += 3 * c.head_dim + 2 * c.heads_dim() + c.o_groups * c.o_lora_rank;
+  const int64_t series = layer.ratio == 4 ? 2 : 1;
+  if (layer.ratio > 1) floats += 2 * series * c.head_dim + c.head_dim / layer.ratio;
+  if (layer.attention == formats::AttentionKind::csa) {
+    floats += 2 * c.index_n_heads * c.index_head_dim + c.index_n_heads +
+              2 * series * c.index_head_dim + c.index_topk;
+  }
+  const int64_t width = layer.ffn == formats::FfnKind::dense
+                            ? c.dense_width()
+                            : c.n_shared_experts * c.moe_intermediate_size;
+  floats += 3 * width + d;
+  if (layer.ffn != formats::FfnKind::dense) {
+    floats +=
+        2 * c.n_routed_experts + c.num_experts_per_tok * (3 * c.moe_intermediate_size + d + 2);
+  }
+  return floats;
+}
+
+std::string bytes_text(int64_t bytes) {
+  const auto b = static_cast<double>(bytes);
+  if (b >= 1e9) return fmt::format("{:.2f} GB", b * 1e-9);
+  return fmt::format("{:.1f} MB", b * 1e-6);
+}
+
+}  // namespace
+
+int64_t MemoryPlan::total_bytes() const {
+  return master_bytes + gradient_bytes + moment_bytes + packed_bytes +
+         micro_batch_tokens * (activation_bytes_per_token + logit_bytes_per_token);
+}
+
+std::string MemoryPlan::to_text() const {
+  std::string out;
+  const auto row = [&](std::string_view name, const std::string& value) {
+    out += fmt::format("# {:<24}{}\n", name, value);
+  };
+  row("parameters", fmt::format("{} ({} active)", parameters, active_parameters));
+  row("masters", bytes_text(master_bytes));
+  row("gradients", bytes_text(gradient_bytes));
+  row("moments", bytes_text(moment_bytes));
+  row("packed weights", bytes_text(packed_bytes));
+  row("activations", fmt::format("{} ({} bytes for each of {} positions)",
+                                 bytes_text(micro_batch_tokens * activation_bytes_per_token),
+                                 activation_bytes_per_token, micro_batch_tokens));
+  row("logits", bytes_text(micro_batch_tokens * logit_bytes_per_token));
+  row("memory in all", bytes_text(total_bytes()));
+  row("a checkpoint", bytes_text(checkpoint_bytes));
+  row("steps", fmt::format("{} ({} tokens)", num_steps, total_tokens));
+  row("operations", fmt::format("{:.3g} FLOP", flops));
+  if (peak_gflops > 0) {
+    row("time", fmt::format("{:.3g} h at {:.0f} % of {} GFLOP/s",
+                            flops / (peak_gflops * 1e9 * kUsualShareOfPeak) / 3600,
+                            100 * kUsualShareOfPeak, peak_gflops));
+  }
+  return out;
+}
+
+Result<MemoryPlan> memory_plan(const TrainConfig& config) {
+  CACHALOT_ASSIGN_OR_RETURN(const formats::ModelConfig model, model_config(config));
+  const std::vector<formats::TensorInfo> inventory = formats::tensor_inventory(model);
+  const formats::ParameterCount count = formats::count_parameters(model, inventory);
+  MemoryPlan plan;
+  plan.parameters = count.main + count.mtp;
+  plan.active_parameters = count.active;
+  optim::GroupingOptions grouping = grouping_of(config, model);
+  for (const formats::TensorInfo& info : inventory) {
+    if (info.tensor_class == formats::TensorClass::table) continue;
+    const int64_t bytes = tensor::num_elements(info.shape) * kFloat;
+    CACHALOT_ASSIGN_OR_RETURN(const optim::ParameterRule rule,
+                              optim::parameter_rule(info.name, info.shape, grouping));
+    const bool shared = info.component == formats::Component::embedding ||
+                        info.component == formats::Component::head;
+    plan.master_bytes += bytes;
+    plan.gradient_bytes += (shared ? 2 : 1) * bytes;
+    if (rule.group == optim::ParameterGroup::muon) plan.moment_bytes += bytes;
+    if (rule.group == optim::ParameterGroup::adamw ||
+        rule.group == optim::ParameterGroup::adamw_decay)
+      plan.moment_bytes += 2 * bytes;
+    if (info.shape.size() == 2 && info.component != formats::Component::embedding)
+      plan.packed_bytes += 2 * bytes;
+  }
+  const std::vector<formats::LayerConfig> layers = formats::layer_configs(model);
+  int64_t floats = model.hidden_size * (model.hc_mult + 1);
+  for (const formats::LayerConfig& layer : layers) floats += layer_activations(model, layer);
+  plan.activation_bytes_per_token = kFloat * floats;
+  plan.logit_bytes_per_token = 2 * kFloat * model.vocab_size;
+  const optim::TrainingSchedule& schedule = config.schedule;
+  plan.checkpoint_bytes = plan.master_bytes + plan.moment_bytes;
+  plan.peak_gflops = config.log.peak_gflops;
+  int64_t longest = 0;
+  for (int64_t step = 0;; ++step) {
+    const optim::TrainingPoint point = optim::training_point(schedule, step, plan.total_tokens);
+    if (point.step_tokens == 0) break;
+    longest = std::max(longest, point.sequence_length);
+    plan.flops += static_cast<double>(point.step_tokens) *
+                  training_flops_per_token(model, point.sequence_length);
+    plan.total_tokens += point.step_tokens;
+    ++plan.num_steps;
+  }
+  plan.micro_batch_tokens = std::max(config.micro_batch_tokens, longest);
+  return plan;
+}
+
+}  // namespace cachalot::train

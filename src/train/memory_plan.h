@@ -1,0 +1,39 @@
+// What a run will need, before it runs: `cachalot train --dry-run`.
+// Terms   masters, gradients (the embedding's and the head's twice, for the MTP block), moments of the optimizer's groups, weights
+//         packed for forward and backward; activations that backward reads, per position of a micro-batch, with their gradients' peak
+//         taken as a layer's; one micro-batch's logits and their gradient.
+// Numerics  bytes of the arrays that the training pass takes, an estimate: alignment, scratch of single ops and the data loader's window
+//         are left out.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "train/train_config.h"
+
+namespace cachalot::train {
+
+struct MemoryPlan {
+  int64_t parameters = 0;
+  int64_t active_parameters = 0;  // of the main network, for one token
+  int64_t master_bytes = 0;
+  int64_t gradient_bytes = 0;
+  int64_t moment_bytes = 0;
+  int64_t packed_bytes = 0;
+  int64_t activation_bytes_per_token = 0;
+  int64_t logit_bytes_per_token = 0;
+  int64_t micro_batch_tokens = 0;
+  int64_t checkpoint_bytes = 0;
+  int64_t num_steps = 0;
+  int64_t total_tokens = 0;
+  double flops = 0;  // of the whole run
+
+  int64_t total_bytes() const;
+  // Lines "# name  value"; a time estimate where peak_gflops is known.
+  std::string to_text() const;
+  double peak_gflops = 0;
+};
+
+Result<MemoryPlan> memory_plan(const TrainConfig& config);
+
+}  // namespace cachalot::train

@@ -1,0 +1,297 @@
+#include "train/run.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <filesystem>
+
+#include "data/fim.h"
+#include "data/open_dataset.h"
+#include "formats/accounting.h"
+#include "formats/weight_source.h"
+#include "text/tokenizer.h"
+#include "train/checkpoint.h"
+#include "train/evaluate.h"
+#include "train/run_metrics.h"
+#include "train/trainer_state.h"
+
+namespace cachalot::train {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+constexpr size_t kMaxTokenizerBytes = size_t{256} << 20;
+
+Result<data::Dataset> open_entry(const DataEntry& entry, int64_t vocab_size) {
+  CACHALOT_ASSIGN_OR_RETURN(data::Dataset dataset,
+                            data::open_dataset(entry.name, entry.path, entry.format, vocab_size));
+  if (dataset.vocab_size() > vocab_size) {
+    return invalid_argument(
+        fmt::format("data \"{}\": expected ids below {}, the model's "
+                    "vocab_size, found a vocabulary of {}",
+                    entry.name, vocab_size, dataset.vocab_size()));
+  }
+  return dataset;
+}
+
+TokenBytes token_bytes(const text::Tokenizer& tokenizer, int64_t vocab_size) {
+  TokenBytes bytes(static_cast<size_t>(vocab_size), 0);
+  for (int32_t id = 0; id < std::min<int64_t>(vocab_size, tokenizer.vocab_size()); ++id) {
+    if (const Result<std::string_view> text = tokenizer.token_bytes(id))
+      bytes[id] = static_cast<int32_t>(text->size());
+  }
+  for (const text::AddedToken& token : tokenizer.added_tokens()) {
+    if (token.id < vocab_size) bytes[token.id] = 0;
+  }
+  return bytes;
+}
+
+class Run {
+ public:
+  Run(device::ExecContext& ctx, const TrainConfig& config, const RunRequest& request,
+      RunObserver& observer)
+      : ctx_(ctx),
+        config_(config),
+        request_(request),
+        observer_(observer),
+        detector_(config.anticipation.detector) {}
+
+  Status run() {
+    CACHALOT_RETURN_IF_ERROR(open());
+    while (true) {
+      const int64_t next = trainer_->position().step + 1;
+      const int64_t every = config_.log.update_rms_every_steps;
+      const Clock::time_point start = Clock::now();
+      CACHALOT_ASSIGN_OR_RETURN(const std::optional<StepResult> result,
+                                trainer_->step(every > 0 && next % every == 0));
+      if (!result) break;
+      const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+      CACHALOT_ASSIGN_OR_RETURN(const bool rolled_back, after_step(*result, seconds));
+      if (rolled_back) continue;
+      if (next == request_.stop_at_step || observer_.wants_stop()) break;
+    }
+    if (last_evaluated_ != trainer_->position().step) CACHALOT_RETURN_IF_ERROR(evaluate_all());
+    return last_saved_ == trainer_->position().step ? Status() : save();
+  }
+
+ private:
+  // Everything that the configuration names, and the state to go on from.
+  Status open() {
+    CACHALOT_ASSIGN_OR_RETURN(model_, model_config(config_));
+    std::error_code error;
+    fs::create_directories(config_.run_dir, error);
+    if (error) return io_error(fmt::format("{}: create: {}", config_.run_dir, error.message()));
+    std::optional<text::Tokenizer> tokenizer;
+    if (!config_.tokenizer.empty()) {
+      CACHALOT_ASSIGN_OR_RETURN(tokenizer_json_,
+                                read_text_file(config_.tokenizer, kMaxTokenizerBytes));
+      CACHALOT_ASSIGN_OR_RETURN(tokenizer,
+                                text::Tokenizer::from_json(tokenizer_json_, config_.tokenizer));
+      token_bytes_ = token_bytes(*tokenizer, model_.vocab_size);
+    }
+    CACHALOT_ASSIGN_OR_RETURN(StepStream stream, open_stream(tokenizer));
+    for (const DataEntry& entry : config_.validation) {
+      CACHALOT_ASSIGN_OR_RETURN(data::Dataset dataset, open_entry(entry, model_.vocab_size));
+      validation_.push_back(std::move(dataset));
+    }
+    CACHALOT_ASSIGN_OR_RETURN(ParameterStore parameters, starting_parameters());
+    TrainerConfig trainer;
+    trainer.optimizer = config_.optimizer;
+    trainer.optimizer.grouping = grouping_of(config_, model_);
+    trainer.balance_alpha = static_cast<float>(config_.losses.balance_alpha);
+    trainer.bias_update_rate = static_cast<float>(config_.losses.bias_update_rate);
+    trainer.indexer_loss = static_cast<float>(config_.losses.indexer);
+    trainer.anticipation_delta_steps = config_.anticipation.delta_steps;
+    CACHALOT_ASSIGN_OR_RETURN(
+        trainer_, Trainer::create(ctx_, model_, std::move(parameters), std::move(stream), trainer));
+    return start_or_resume();
+  }
+
+  Result<StepStream> open_stream(const std::optional<text::Tokenizer>& tokenizer) {
+    std::vector<data::MixEntry> mix;
+    for (const DataEntry& entry : config_.data) {
+      CACHALOT_ASSIGN_OR_RETURN(data::Dataset dataset, open_entry(entry, model_.vocab_size));
+      mix.push_back({std::move(dataset), entry.weight});
+    }
+    data::LoaderConfig loader;
+    loader.window_packs = config_.loader.window_packs;
+    loader.seed = config_.seed;
+    loader.shuffle = config_.loader.shuffle;
+    loader.fim_rate = config_.loader.fim_rate;
+    loader.fim_keep_first = config_.loader.fim_keep_first;
+    loader.fim_keep_last = config_.loader.fim_keep_last;
+    if (loader.fim_rate > 0) {
+      if (!tokenizer)
+        return invalid_argument("loader.fim_rate: expected a tokenizer for its tokens, found none");
+      CACHALOT_ASSIGN_OR_RETURN(loader.fim_tokens, data::fim_tokens(*tokenizer));
+    }
+    return StepStream::create(loader, std::move(mix), config_.schedule, config_.micro_batch_tokens);
+  }
+
+  Result<ParameterStore> starting_parameters() {
+    if (config_.model.init_from.empty()) return initial_parameters(model_, config_.init);
+    CACHALOT_ASSIGN_OR_RETURN(const formats::WeightSource source,
+                              formats::WeightSource::open(config_.model.init_from));
+    CACHALOT_ASSIGN_OR_RETURN(ParameterStore given, ParameterStore::from_checkpoint(source));
+    // The model may have been changed by fields of the configuration: its shapes must still be the checkpoint's.
+    ParameterStore own = initial_parameters(model_, config_.init);
+    CACHALOT_RETURN_IF_ERROR(own.check_shapes(given, config_.model.init_from));
+    return given;
+  }
+
+  Status start_or_resume() {
+    CACHALOT_ASSIGN_OR_RETURN(const std::optional<Checkpoint> newest,
+                              open_newest_checkpoint(config_.run_dir));
+    if (newest && !request_.resume) {
+      return invalid_argument(
+          fmt::format("{}: expected a directory without a run (or --resume), found a checkpoint of "
+                      "step {}",
+                      config_.run_dir, newest->step()));
+    }
+    CACHALOT_RETURN_IF_ERROR(
+        write_file_atomically(config_.run_dir + "/run.toml", resolved_toml(config_)));
+    if (newest)
+      CACHALOT_RETURN_IF_ERROR(restore_trainer(*newest, *trainer_, detector_, &num_rollbacks_));
+    const int64_t step = trainer_->position().step;
+    CACHALOT_ASSIGN_OR_RETURN(MetricsLog log,
+                              MetricsLog::open(config_.run_dir + "/metrics.jsonl", step));
+    log_.emplace(std::move(log));
+    if (newest) {
+      last_saved_ = step;
+      observer_.on_event(step, "resume", newest->directory());
+      if (newest->config_hash() != config_hash(config_))
+        return event("changed configuration",
+                     fmt::format("the checkpoint's is {}, this run's {}", newest->config_hash(),
+                                 config_hash(config_)));
+      return {};
+    }
+    return config_.anticipation.enabled ? save() : Status();
+  }
+
+  // True: the run has gone back to an earlier step.
+  Result<bool> after_step(const StepResult& result, double seconds) {
+    const double flops = training_flops_per_token(model_, result.point.sequence_length);
+    const MetricValues values = step_metrics(result, seconds, flops, config_.log.peak_gflops);
+    CACHALOT_RETURN_IF_ERROR(log_->write(result.step, result.tokens_seen, values));
+    observer_.on_step(result, values);
+    const std::string spike = detector_.add(result.lm_loss, result.optimizer.grad_norm);
+    if (!spike.empty()) {
+      CACHALOT_RETURN_IF_ERROR(event("spike", spike));
+      if (config_.anticipation.enabled && !result.anticipated) {
+        CACHALOT_ASSIGN_OR_RETURN(const bool rolled_back, roll_back(result.step));
+        if (rolled_back) return true;
+      }
+    }
+    if (config_.evaluate.every_steps > 0 && result.step % config_.evaluate.every_steps == 0)
+      CACHALOT_RETURN_IF_ERROR(evaluate_all());
+    if (result.step % config_.checkpoint.every_steps == 0) CACHALOT_RETURN_IF_ERROR(save());
+    return false;
+  }
+
+  // To the newest checkpoint far enough before the spike, or the oldest there is.
+  Result<bool> roll_back(int64_t spike_step) {
+    const TrainConfig::Anticipation& a = config_.anticipation;
+    const std::vector<int64_t> steps = list_checkpoints(config_.run_dir);
+    if (steps.empty()) return false;
+    int64_t target = steps.front();
+    for (const int64_t step : steps) {
+      if (step <= spike_step - a.delta_steps - a.rollback_margin_steps) target = step;
+    }
+    CACHALOT_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
+                              Checkpoint::open(checkpoint_directory(config_.run_dir, target)));
+    CACHALOT_RETURN_IF_ERROR(restore_trainer(checkpoint, *trainer_, detector_, &num_rollbacks_));
+    trainer_->anticipate(a.hold_steps);
+    ++num_rollbacks_;
+    CACHALOT_RETURN_IF_ERROR(drop_checkpoints_after(config_.run_dir, target));
+    CACHALOT_RETURN_IF_ERROR(save());
+    CACHALOT_RETURN_IF_ERROR(log_->rewind(target));
+    CACHALOT_RETURN_IF_ERROR(
+        event("rollback", fmt::format("from step {} to {}, routing by choices of {} steps before "
+                                      "for {} steps",
+                                      spike_step, target, a.delta_steps, a.hold_steps)));
+    return true;
+  }
+
+  Status evaluate_all() {
+    last_evaluated_ = trainer_->position().step;
+    const StreamPosition& position = trainer_->position();
+    MetricValues values;
+    for (const data::Dataset& dataset : validation_) {
+      EvaluationConfig evaluation;
+      evaluation.sequence_length =
+          optim::sequence_length(config_.schedule.sequence, position.tokens_seen);
+      evaluation.max_tokens = config_.evaluate.max_tokens;
+      evaluation.micro_batch_tokens = config_.micro_batch_tokens;
+      evaluation.dense_attention = trainer_->dense_attention();
+      CACHALOT_ASSIGN_OR_RETURN(const Evaluation result, evaluate(ctx_, trainer_->model(), dataset,
+                                                                  token_bytes_, evaluation));
+      values.emplace_back(fmt::format("validation/{}/loss", dataset.name()), result.loss);
+      if (!token_bytes_.empty())
+        values.emplace_back(fmt::format("validation/{}/bits_per_byte", dataset.name()),
+                            result.bits_per_byte);
+    }
+    if (values.empty()) return {};
+    for (const auto& [name, value] : values)
+      observer_.on_event(position.step, name, fmt::format("{:.4f}", value));
+    return log_->write(position.step, position.tokens_seen, values);
+  }
+
+  Status save() {
+    const int64_t step = trainer_->position().step;
+    TrainerState state(*trainer_, detector_, num_rollbacks_);
+    std::vector<optim::StateArray> arrays = trainer_->optimizer().state();
+    for (optim::StateArray& array : state.arrays()) arrays.push_back(std::move(array));
+    CACHALOT_RETURN_IF_ERROR(save_checkpoint(
+        config_.run_dir, {model_, trainer_->parameters(), std::move(arrays), state.fields(),
+                          resolved_toml(config_), tokenizer_json_, step, config_hash(config_)}));
+    last_saved_ = step;
+    observer_.on_event(step, "checkpoint", checkpoint_directory(config_.run_dir, step));
+    return prune_checkpoints(config_.run_dir, config_.checkpoint.keep_last,
+                             config_.checkpoint.keep_every_steps);
+  }
+
+  Status event(std::string_view name, const std::string& detail) {
+    const int64_t step = trainer_->position().step;
+    observer_.on_event(step, name, detail);
+    return log_->write_event(step, name, detail);
+  }
+
+  device::ExecContext& ctx_;
+  const TrainConfig& config_;
+  const RunRequest& request_;
+  RunObserver& observer_;
+  formats::ModelConfig model_;
+  std::string tokenizer_json_;
+  TokenBytes token_bytes_;
+  std::vector<data::Dataset> validation_;
+  std::unique_ptr<Trainer> trainer_;
+  SpikeDetector detector_;
+  std::optional<MetricsLog> log_;
+  int64_t num_rollbacks_ = 0;
+  int64_t last_saved_ = -1;
+  int64_t last_evaluated_ = -1;
+};
+
+}  // namespace
+
+Status run_training(device::ExecContext& ctx, const TrainConfig& config, const RunRequest& request,
+                    RunObserver& observer) {
+  return Run(ctx, config, request, observer).run();
+}
+
+double training_flops_per_token(const formats::ModelConfig& config, int64_t sequence_length) {
+  const std::vector<formats::TensorInfo> inventory = formats::tensor_inventory(config);
+  const formats::ParameterCount count = formats::count_parameters(config, inventory);
+  // Of an MTP block's routed experts a token runs as many as anywhere.
+  const int64_t idle = (config.n_routed_experts - config.num_experts_per_tok) * 3 *
+                       config.hidden_size * config.moe_intermediate_size;
+  const int64_t mtp = count.mtp - config.num_nextn_predict_layers * idle;
+  const formats::TokenFlops forward =
+      formats::token_flops(config, count, static_cast<double>(sequence_length) / 2);
+  // token_flops counts operations of bf16 twice.
+  const double attention = (forward.window + forward.csa + forward.hca + forward.full) / 2;
+  return 6.0 * static_cast<double>(count.active + mtp) + 3.0 * attention;
+}
+
+}  // namespace cachalot::train
