@@ -33,6 +33,7 @@ int run(int argc, char** argv) {
   add_logits_verb(app, &exit_code);
   add_checkpoint_verbs(app, &exit_code);
   add_verify_verb(app, &exit_code);
+  add_data_verb(app, &exit_code);
   add_train_verb(app, &exit_code);
   add_bench_verb(app, &exit_code);
 

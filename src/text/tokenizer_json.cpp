@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "base/json.h"
+#include "text/byte_alphabet.h"
 #include "text/pre_tokenizer.h"
 #include "text/tokenizer_spec.h"
 
@@ -181,37 +182,6 @@ Result<std::vector<AddedToken>> read_added_tokens(const Field& field, const Fiel
   }
   return tokens;
 }
-
-// GPT-2's byte alphabet: the printable bytes of Latin-1 stand for themselves, the other 68 for U+0100, U+0101, ... in order.
-class ByteAlphabet {
- public:
-  ByteAlphabet() {
-    bytes_.fill(-1);
-    int next = 0x100;
-    for (int byte = 0; byte < 256; ++byte) {
-      const bool printable =
-          (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
-      bytes_[static_cast<size_t>(printable ? byte : next++)] = static_cast<int16_t>(byte);
-    }
-  }
-
-  // nullopt if a character is not in the alphabet. `symbols` is UTF-8.
-  std::optional<std::string> decode(std::string_view symbols) const {
-    std::string bytes;
-    for (size_t i = 0; i < symbols.size(); ++i) {
-      size_t code_point = static_cast<unsigned char>(symbols[i]);
-      if (code_point >= 0xC0 && i + 1 < symbols.size()) {
-        code_point = (code_point & 0x3F) << 6 | (static_cast<unsigned char>(symbols[++i]) & 0x3F);
-      }
-      if (code_point >= bytes_.size() || bytes_[code_point] < 0) return std::nullopt;
-      bytes += static_cast<char>(bytes_[code_point]);
-    }
-    return bytes;
-  }
-
- private:
-  std::array<int16_t, 0x144> bytes_{};  // by code point
-};
 
 Result<std::vector<VocabularyEntry>> read_vocabulary(const Field& field) {
   CACHALOT_RETURN_IF_ERROR(field.expect_object());

@@ -217,19 +217,19 @@ class Run {
     last_evaluated_ = trainer_->position().step;
     const StreamPosition& position = trainer_->position();
     MetricValues values;
-    for (const data::Dataset& dataset : validation_) {
+    for (size_t i = 0; i < validation_.size(); ++i) {
+      const std::string name = "validation/" + config_.validation[i].name;
       EvaluationConfig evaluation;
       evaluation.sequence_length =
           optim::sequence_length(config_.schedule.sequence, position.tokens_seen);
       evaluation.max_tokens = config_.evaluate.max_tokens;
       evaluation.micro_batch_tokens = config_.micro_batch_tokens;
       evaluation.dense_attention = trainer_->dense_attention();
-      CACHALOT_ASSIGN_OR_RETURN(const Evaluation result, evaluate(ctx_, trainer_->model(), dataset,
-                                                                  token_bytes_, evaluation));
-      values.emplace_back(fmt::format("validation/{}/loss", dataset.name()), result.loss);
-      if (!token_bytes_.empty())
-        values.emplace_back(fmt::format("validation/{}/bits_per_byte", dataset.name()),
-                            result.bits_per_byte);
+      CACHALOT_ASSIGN_OR_RETURN(
+          const Evaluation result,
+          evaluate(ctx_, trainer_->model(), validation_[i], token_bytes_, evaluation));
+      values.emplace_back(name + "/loss", result.loss);
+      if (!token_bytes_.empty()) values.emplace_back(name + "/bits_per_byte", result.bits_per_byte);
     }
     if (values.empty()) return {};
     for (const auto& [name, value] : values)

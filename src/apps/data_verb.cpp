@@ -1,0 +1,196 @@
+// cachalot data: from text and tasks to the shards that `train` reads.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+
+#include "apps/run_options.h"
+#include "apps/verbs.h"
+#include "base/file.h"
+#include "base/rng.h"
+#include "data/document_reader.h"
+#include "data/fim.h"
+#include "data/streams.h"
+#include "data/tasks/task_document.h"
+#include "data/token_shard.h"
+#include "data/tokenize_corpus.h"
+#include "text/bpe_trainer.h"
+
+namespace cachalot::apps {
+namespace {
+
+struct TokenizerOptions {
+  std::vector<std::string> files;
+  int64_t vocab_size = 4096;
+  std::string out;
+  data::DocumentOptions documents;
+};
+
+Status train_tokenizer(const TokenizerOptions& options) {
+  text::BpeTrainer trainer;
+  for (const std::string& file : options.files) {
+    CACHALOT_ASSIGN_OR_RETURN(data::DocumentReader reader,
+                              data::DocumentReader::open(file, options.documents));
+    std::string document;
+    while (true) {
+      CACHALOT_ASSIGN_OR_RETURN(const bool more, reader.next(&document));
+      if (!more) break;
+      trainer.add(document);
+    }
+  }
+  CACHALOT_ASSIGN_OR_RETURN(const text::TokenizerSpec spec, trainer.train(options.vocab_size));
+  const std::string json = text::tokenizer_json(spec);
+  // What is written is read again first: a vocabulary that does not load is no result.
+  CACHALOT_ASSIGN_OR_RETURN(const text::Tokenizer tokenizer,
+                            text::Tokenizer::from_json(json, options.out));
+  CACHALOT_RETURN_IF_ERROR(write_file_atomically(options.out, json));
+  fmt::print("{}: {} tokens, {} merges, {} control tokens, from {} distinct pieces\n", options.out,
+             tokenizer.vocab_size(), spec.merges.size(), spec.added_tokens.size(),
+             trainer.num_pieces());
+  return {};
+}
+
+struct TokenizeCorpusOptions {
+  std::vector<std::string> files;
+  std::string tokenizer;
+  std::string out;
+  bool bos = true;
+  bool eos = true;
+  data::TokenizeOptions options;
+};
+
+Status tokenize_files(TokenizeCorpusOptions options) {
+  CACHALOT_ASSIGN_OR_RETURN(const text::Tokenizer tokenizer, open_tokenizer(options.tokenizer));
+  if (options.bos) options.options.bos_id = 0;
+  if (options.eos) options.options.eos_id = 1;
+  if (options.options.fim_rate > 0) {
+    CACHALOT_ASSIGN_OR_RETURN(options.options.fim_tokens, data::fim_tokens(tokenizer));
+  }
+  ThreadPool threads;
+  CACHALOT_ASSIGN_OR_RETURN(
+      const data::CorpusSummary summary,
+      data::tokenize_corpus(tokenizer, options.files, options.out, options.options, threads));
+  fmt::print("{}.json: {} documents, {} tokens, {} bytes of text ({:.3f} a token), {} shards\n",
+             options.out, summary.num_documents, summary.num_tokens, summary.text_bytes,
+             static_cast<double>(summary.text_bytes) / static_cast<double>(summary.num_tokens),
+             summary.shards.size());
+  return {};
+}
+
+struct TasksOptions {
+  std::string tokenizer;
+  std::string out;
+  std::vector<std::string> families;  // empty: all
+  int64_t count = 10000;
+  int min_difficulty = 0;
+  int max_difficulty = 3;
+  uint64_t seed = 0;
+  double reasoning_share = 0.5;
+  std::string chat = "v4";
+};
+
+Status write_tasks(const TasksOptions& options) {
+  CACHALOT_ASSIGN_OR_RETURN(const text::Tokenizer tokenizer, open_tokenizer(options.tokenizer));
+  CACHALOT_ASSIGN_OR_RETURN(const text::PromptFamily chat, text::parse_prompt_family(options.chat));
+  std::vector<data::TaskFamily> families;
+  for (const std::string& name : options.families) {
+    const std::optional<data::TaskFamily> family = data::parse_task_family(name);
+    if (!family) {
+      std::vector<std::string_view> known;
+      for (const data::TaskFamily f : data::task_families())
+        known.push_back(data::task_family_name(f));
+      return invalid_argument(fmt::format("--families: expected some of {}, found \"{}\"",
+                                          fmt::join(known, ", "), name));
+    }
+    families.push_back(*family);
+  }
+  if (families.empty()) families.assign(data::task_families().begin(), data::task_families().end());
+  if (options.min_difficulty > options.max_difficulty) {
+    return invalid_argument(fmt::format("--max-difficulty: expected at least {}, found {}",
+                                        options.min_difficulty, options.max_difficulty));
+  }
+  CACHALOT_ASSIGN_OR_RETURN(data::TokenShardWriter writer,
+                            data::TokenShardWriter::create(options.out, tokenizer.vocab_size(),
+                                                           data::tokenizer_fingerprint(tokenizer)));
+  const int levels = options.max_difficulty - options.min_difficulty + 1;
+  for (int64_t i = 0; i < options.count; ++i) {
+    const auto index = static_cast<uint64_t>(i);
+    RngStream rng(options.seed, RngPurpose::data, index);
+    const data::TaskFamily family = families[index % families.size()];
+    const int difficulty =
+        options.min_difficulty + static_cast<int>(rng.next_u32() % static_cast<uint32_t>(levels));
+    const data::Task task = data::make_task(family, difficulty, options.seed, index);
+    CACHALOT_ASSIGN_OR_RETURN(
+        const std::vector<int32_t> ids,
+        data::task_document(tokenizer, task, chat, rng.next_unit() < options.reasoning_share));
+    CACHALOT_RETURN_IF_ERROR(writer.add_document(ids));
+  }
+  const int64_t num_tokens = writer.num_tokens();
+  CACHALOT_ASSIGN_OR_RETURN(const uint64_t fingerprint, writer.finish());
+  fmt::print("{}: {} tasks, {} tokens, fingerprint {:016x}\n", options.out, options.count,
+             num_tokens, fingerprint);
+  return {};
+}
+
+void add_documents_options(CLI::App* command, data::DocumentOptions* documents) {
+  command->add_option("--text-field", documents->text_field,
+                      "JSON lines: the member that holds the text");
+  command->add_flag("--split-on-blank-lines", documents->split_on_blank_lines,
+                    "plain text: a document ends at a blank line");
+}
+
+}  // namespace
+
+void add_data_verb(CLI::App& app, int* exit_code) {
+  CLI::App* data_verb =
+      app.add_subcommand("data", "vocabularies, token shards and tasks for training");
+  data_verb->require_subcommand(1);
+
+  auto tokenizer = std::make_shared<TokenizerOptions>();
+  CLI::App* command = data_verb->add_subcommand(
+      "tokenizer", "learn a BPE vocabulary with V4's splits and control tokens");
+  command->add_option("files", tokenizer->files, "text or .jsonl, plain, .gz or .zst")->required();
+  command->add_option("--vocab-size", tokenizer->vocab_size, "ids in all");
+  command->add_option("--out", tokenizer->out, "tokenizer.json to write")->required();
+  add_documents_options(command, &tokenizer->documents);
+  command->callback(
+      [tokenizer, exit_code] { *exit_code = exit_code_of(train_tokenizer(*tokenizer)); });
+
+  auto tokenize = std::make_shared<TokenizeCorpusOptions>();
+  command = data_verb->add_subcommand("tokenize", "text to token shards");
+  command->add_option("files", tokenize->files, "text or .jsonl, plain, .gz or .zst")->required();
+  command->add_option("--tokenizer", tokenize->tokenizer, "tokenizer.json or its directory")
+      ->required();
+  command->add_option("--out", tokenize->out, "prefix: PREFIX.json and PREFIX-00000.tokens ...")
+      ->required();
+  command->add_flag("--bos,!--no-bos", tokenize->bos, "a begin token before each document");
+  command->add_flag("--eos,!--no-eos", tokenize->eos, "an end token after each document");
+  command->add_option("--fim-rate", tokenize->options.fim_rate, "share of fill-in-the-middle");
+  command->add_option("--split-glued-rate", tokenize->options.split_glued_rate,
+                      "share of glued punctuation tokens that are split");
+  command->add_option("--seed", tokenize->options.seed, "of both");
+  add_documents_options(command, &tokenize->options.documents);
+  command->callback(
+      [tokenize, exit_code] { *exit_code = exit_code_of(tokenize_files(*tokenize)); });
+
+  auto tasks = std::make_shared<TasksOptions>();
+  command = data_verb->add_subcommand("tasks", "verifiable tasks with answers as a token shard");
+  command->add_option("--tokenizer", tasks->tokenizer, "tokenizer.json or its directory")
+      ->required();
+  command->add_option("--out", tasks->out, "FILE.tokens to write")->required();
+  command->add_option("--families", tasks->families, "a,b,c (default: all)")->delimiter(',');
+  command->add_option("--count", tasks->count, "tasks")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  command->add_option("--min-difficulty", tasks->min_difficulty, "")
+      ->check(CLI::Range(0, data::kMaxDifficulty));
+  command->add_option("--max-difficulty", tasks->max_difficulty, "")
+      ->check(CLI::Range(0, data::kMaxDifficulty));
+  command->add_option("--seed", tasks->seed, "");
+  command->add_option("--reasoning-share", tasks->reasoning_share, "of those that tell a way")
+      ->check(CLI::Range(0.0, 1.0));
+  command->add_option("--chat", tasks->chat, "prompt family: v4, v4-0731 or v4.1");
+  command->callback([tasks, exit_code] { *exit_code = exit_code_of(write_tasks(*tasks)); });
+}
+
+}  // namespace cachalot::apps
