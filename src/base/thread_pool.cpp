@@ -2,6 +2,9 @@
 
 #include <immintrin.h>
 
+#include <limits>
+
+#include "base/check.h"
 #include "base/env.h"
 
 namespace cachalot {
@@ -31,26 +34,36 @@ void ThreadPool::run_erased(int64_t num_tasks, void* fn, Invoke invoke) {
     for (int64_t task = 0; task < num_tasks; ++task) invoke(fn, task, 0);
     return;
   }
+  CACHALOT_CHECK(num_tasks <= std::numeric_limits<int32_t>::max());
   fn_ = fn;
   invoke_ = invoke;
-  num_tasks_ = num_tasks;
-  next_task_.store(0, std::memory_order_relaxed);
-  num_busy_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
+  num_tasks_ = static_cast<int32_t>(num_tasks);
+  pending_.store(num_tasks_, std::memory_order_relaxed);
+  tasks_left_.store(num_tasks_, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   drain(0);
-  for (int spin = 0; num_busy_.load(std::memory_order_acquire) != 0; ++spin) {
+  for (int spin = 0;; ++spin) {
+    const int32_t pending = pending_.load(std::memory_order_acquire);
+    if (pending == 0) return;
     if (spin < kSpins) {
       _mm_pause();
-    } else if (int busy = num_busy_.load(std::memory_order_acquire); busy != 0) {
-      num_busy_.wait(busy, std::memory_order_acquire);
+    } else {
+      pending_.wait(pending, std::memory_order_acquire);
     }
   }
 }
 
+// Whoever lowers tasks_left_ holds a task of the run that stored it, and so may read that run's fields: it is not over before
+// this task is.
 void ThreadPool::drain(int worker_idx) {
-  for (int64_t task; (task = next_task_.fetch_add(1, std::memory_order_relaxed)) < num_tasks_;) {
-    invoke_(fn_, task, worker_idx);
+  for (int32_t left = tasks_left_.load(std::memory_order_relaxed); left > 0;) {
+    if (!tasks_left_.compare_exchange_weak(left, left - 1, std::memory_order_acquire,
+                                           std::memory_order_relaxed))
+      continue;
+    invoke_(fn_, num_tasks_ - left, worker_idx);
+    if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
+    left = tasks_left_.load(std::memory_order_relaxed);
   }
 }
 
@@ -64,10 +77,9 @@ void ThreadPool::work(int worker_idx) {
         generation_.wait(seen, std::memory_order_acquire);
       }
     }
-    ++seen;
+    seen = generation_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
     drain(worker_idx);
-    if (num_busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) num_busy_.notify_one();
   }
 }
 

@@ -1,7 +1,8 @@
 // A fixed set of threads that runs indexed tasks. Workers spin briefly, then sleep on a futex.
 //
 // What a task computes may not depend on which worker runs it, nor on how many there are: kernels cut their work by shape
-// alone, so a result has the same bits for any thread count. Tasks are handed out in index order.
+// alone, so a result has the same bits for any thread count. Tasks are handed out in index order. A run is over when its tasks are: a
+// worker that has not woken up by then, its core being taken, is not waited for.
 // Threads: one owner calls run(); run() may not be nested. The caller works too, as worker 0.
 #pragma once
 
@@ -24,7 +25,7 @@ class ThreadPool {
 
   int num_threads() const { return static_cast<int>(threads_.size()) + 1; }
 
-  // Calls fn(task_idx, worker_idx) once for each task_idx in [0, num_tasks); returns when all are done.
+  // Calls fn(task_idx, worker_idx) once for each task_idx in [0, num_tasks), num_tasks < 2^31; returns when all are done.
   template <typename Fn>
   void run(int64_t num_tasks, Fn&& fn) {
     if (num_tasks <= 0) return;
@@ -40,12 +41,13 @@ class ThreadPool {
   void drain(int worker_idx);
 
   std::vector<std::jthread> threads_;
+  // Of the run that is on. Read only by who holds one of its tasks, and so before it is over.
   void* fn_ = nullptr;
   Invoke invoke_ = nullptr;
-  int64_t num_tasks_ = 0;
-  alignas(64) std::atomic<int64_t> next_task_{0};
+  int32_t num_tasks_ = 0;
+  alignas(64) std::atomic<int32_t> tasks_left_{0};  // not handed out
+  alignas(64) std::atomic<int32_t> pending_{0};     // not done
   alignas(64) std::atomic<uint32_t> generation_{0};
-  alignas(64) std::atomic<int> num_busy_{0};
   std::atomic<bool> stop_{false};
 };
 
