@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <memory>
 
+#include "apps/data_build_verb.h"
 #include "apps/run_options.h"
 #include "apps/verbs.h"
 #include "base/file.h"
@@ -146,6 +147,7 @@ void add_data_verb(CLI::App& app, int* exit_code) {
   CLI::App* data_verb =
       app.add_subcommand("data", "vocabularies, token shards and tasks for training");
   data_verb->require_subcommand(1);
+  add_data_build_verb(*data_verb, exit_code);
 
   auto tokenizer = std::make_shared<TokenizerOptions>();
   CLI::App* command = data_verb->add_subcommand(

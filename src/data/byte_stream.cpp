@@ -127,7 +127,7 @@ class ZstdStream final : public ByteStream {
 Result<std::unique_ptr<ByteStream>> ByteStream::open(const std::string& path) {
   CACHALOT_ASSIGN_OR_RETURN(MappedFile file, MappedFile::open(path));
   std::unique_ptr<ByteStream> stream;
-  if (path.ends_with(".gz")) {
+  if (path.ends_with(".gz") || path.ends_with(".dz")) {
     stream = std::make_unique<GzipStream>(std::move(file));
   } else if (path.ends_with(".zst")) {
     stream = std::make_unique<ZstdStream>(std::move(file));
