@@ -1,0 +1,197 @@
+// Checkpoints: whole or absent, verified, refused where they are another model's.
+#include "train/checkpoint.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+
+#include "base/file.h"
+#include "data/data_testing.h"
+#include "formats/presets.h"
+#include "formats/weight_source.h"
+#include "train/initialize.h"
+
+namespace cachalot::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+formats::ModelConfig small_config() {
+  formats::ModelConfig config = formats::nano_config();
+  config.vocab_size = 64;
+  config.hidden_size = 128;
+  config.num_hidden_layers = 2;
+  config.compress_ratios = {0, 4, 0};
+  config.n_routed_experts = 4;
+  return config;
+}
+
+class CheckpointTest : public data::DataFiles {
+ protected:
+  CheckpointTest()
+      : config_(small_config()), parameters_(initial_parameters(config_, {0.02, 0.01, 1})) {}
+  std::vector<optim::StateArray> arrays() {
+    return {{"a.momentum", tensor::DType::f32, {3}, std::as_writable_bytes(std::span(momentum_))},
+            {"trainer.x", tensor::DType::f64, {2}, std::as_writable_bytes(std::span(own_))}};
+  }
+  std::vector<optim::StateArray> targets(std::vector<float>& momentum) {
+    return {{"a.momentum", tensor::DType::f32, {3}, std::as_writable_bytes(std::span(momentum))}};
+  }
+  Status save(int64_t step) {
+    return save_checkpoint(
+        path("run"), {config_, parameters_, arrays(), json::object{{"step", step}}, "seed = 1\n",
+                      "", step, "hash"});
+  }
+  std::string at(int64_t step) { return checkpoint_directory(path("run"), step); }
+
+  formats::ModelConfig config_;
+  ParameterStore parameters_;
+  std::vector<float> momentum_ = {1, 2, 3};
+  std::vector<double> own_ = {0.1, 0.2};
+};
+
+TEST_F(CheckpointTest, GivesBackWhatWasSaved) {
+  ASSERT_TRUE(save(7).ok());
+  ParameterStore other = initial_parameters(config_, {0.02, 0.01, 2});
+  // Hash tables are the run's own; another seed's are refused.
+  const Checkpoint checkpoint = Checkpoint::open(at(7)).value();
+  std::vector<float> momentum(3);
+  EXPECT_FALSE(checkpoint.restore(other, targets(momentum)).ok());
+  ParameterStore same = initial_parameters(config_, {0.02, 0.01, 1});
+  for (Parameter& p : same.parameters()) std::fill(p.master.begin(), p.master.end(), 0.0f);
+  ASSERT_TRUE(checkpoint.restore(same, targets(momentum)).ok());
+  EXPECT_EQ(momentum, momentum_);
+  for (const Parameter& p : parameters_.parameters())
+    EXPECT_EQ(same.find(p.info.name)->master, p.master) << p.info.name;
+  EXPECT_EQ(checkpoint.step(), 7);
+  EXPECT_EQ(checkpoint.config_hash(), "hash");
+  EXPECT_EQ(checkpoint.array("trainer.x")->shape, (tensor::Shape{2}));
+}
+
+TEST_F(CheckpointTest, IsAModelDirectory) {
+  ASSERT_TRUE(save(1).ok());
+  const Result<formats::WeightSource> source = formats::WeightSource::open(at(1));
+  ASSERT_TRUE(source.has_value()) << source.error().message();
+  EXPECT_TRUE(source->validate().ok());
+}
+
+TEST_F(CheckpointTest, EveryAlteredByteAndMissingFileIsSeen) {
+  ASSERT_TRUE(save(1).ok());
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(at(1))) files.push_back(entry.path());
+  ASSERT_GE(files.size(), 5u);
+  for (const fs::path& file : files) {
+    const fs::path kept = file.string() + ".kept";
+    fs::copy_file(file, kept);
+    const auto size = fs::file_size(file);
+    for (const uint64_t offset :
+         {uint64_t{0}, static_cast<uint64_t>(size / 2), static_cast<uint64_t>(size - 1)}) {
+      std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+      stream.seekg(static_cast<std::streamoff>(offset));
+      const auto byte = static_cast<char>(stream.get() ^ 0x10);
+      stream.seekp(static_cast<std::streamoff>(offset));
+      stream.put(byte);
+      stream.close();
+      fs::rename(kept, path("aside"));  // not a file of the checkpoint
+      EXPECT_FALSE(Checkpoint::open(at(1)).has_value()) << file << " byte " << offset;
+      fs::copy_file(path("aside"), file, fs::copy_options::overwrite_existing);
+      fs::rename(path("aside"), kept);
+    }
+    fs::resize_file(file, size - 2);  // more than a last line break
+    fs::rename(kept, path("aside"));
+    EXPECT_FALSE(Checkpoint::open(at(1)).has_value()) << file << " truncated";
+    fs::remove(file);
+    EXPECT_FALSE(Checkpoint::open(at(1)).has_value()) << file << " missing";
+    fs::rename(path("aside"), file);
+  }
+  EXPECT_TRUE(Checkpoint::open(at(1)).has_value());
+}
+
+TEST_F(CheckpointTest, ADamagedNewestGivesWayToTheOneBefore) {
+  EXPECT_FALSE(open_newest_checkpoint(path("run")).value().has_value());
+  ASSERT_TRUE(save(1).ok());
+  ASSERT_TRUE(save(2).ok());
+  EXPECT_EQ(open_newest_checkpoint(path("run")).value()->step(), 2);
+  fs::resize_file(at(2) + "/model.safetensors", 100);
+  EXPECT_EQ(open_newest_checkpoint(path("run")).value()->step(), 1);
+  fs::remove(at(1) + "/trainer.json");
+  EXPECT_FALSE(open_newest_checkpoint(path("run")).has_value());
+}
+
+TEST_F(CheckpointTest, AnotherModelOrOptimizerIsRefusedAndChangesNothing) {
+  ASSERT_TRUE(save(1).ok());
+  const Checkpoint checkpoint = Checkpoint::open(at(1)).value();
+  formats::ModelConfig wider = config_;
+  wider.moe_intermediate_size = 256;
+  ParameterStore other = initial_parameters(wider, {0.02, 0.01, 1});
+  std::vector<float> momentum(3), longer(4);
+  const std::vector<float> before = other.parameters()[0].master;
+  EXPECT_EQ(checkpoint.restore(other, targets(momentum)).code(), StatusCode::invalid_argument);
+  EXPECT_EQ(other.parameters()[0].master, before);
+  ParameterStore same = initial_parameters(config_, {0.02, 0.01, 1});
+  const std::vector<optim::StateArray> wrong = {
+      {"a.momentum", tensor::DType::f32, {4}, std::as_writable_bytes(std::span(longer))}};
+  EXPECT_EQ(checkpoint.restore(same, wrong).code(), StatusCode::invalid_argument);
+  EXPECT_EQ(checkpoint.restore(same, {}).code(), StatusCode::invalid_argument);  // one too many
+}
+
+TEST_F(CheckpointTest, PruningKeepsTheLastAndTheRound) {
+  for (int64_t step = 1; step <= 6; ++step) ASSERT_TRUE(save(step).ok());
+  ASSERT_TRUE(prune_checkpoints(path("run"), 2, 3).ok());
+  EXPECT_EQ(list_checkpoints(path("run")), (std::vector<int64_t>{3, 5, 6}));
+  ASSERT_TRUE(drop_checkpoints_after(path("run"), 3).ok());
+  EXPECT_EQ(list_checkpoints(path("run")), (std::vector<int64_t>{3}));
+}
+
+// Killed at any moment of a save, the run has its old checkpoint or the new one, and the next save clears up.
+TEST_F(CheckpointTest, AKilledSaveLeavesOldOrNew) {
+  ASSERT_TRUE(save(1).ok());
+  int64_t news = 0;
+  for (int attempt = 0; attempt < 40; ++attempt) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      (void)save(2);
+      ::_exit(0);
+    }
+    ::usleep(static_cast<useconds_t>(attempt * 700));
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, 0);
+    const std::vector<int64_t> steps = list_checkpoints(path("run"));
+    ASSERT_TRUE(Checkpoint::open(at(1)).has_value());
+    if (steps.size() == 2) {
+      ++news;
+      ASSERT_TRUE(Checkpoint::open(at(2)).has_value());
+      ASSERT_TRUE(drop_checkpoints_after(path("run"), 1).ok());
+    }
+  }
+  EXPECT_GT(news + 1, 0);
+  ASSERT_TRUE(save(3).ok());
+  for (const auto& entry : fs::directory_iterator(path("run/checkpoints")))
+    EXPECT_TRUE(entry.path().filename().string().starts_with("step-")) << entry.path();
+}
+
+// A full disk is an error, and what was there stays.
+TEST_F(CheckpointTest, AFullDiskLosesNothing) {
+  ASSERT_TRUE(save(1).ok());
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::signal(SIGXFSZ, SIG_IGN);
+    rlimit limit{100000, 100000};  // bytes of a file: the model's does not fit
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    const Status status = save(2);
+    ::_exit(status.code() == StatusCode::io_error ? 0 : 1);
+  }
+  int status = 1;
+  ::waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(list_checkpoints(path("run")), (std::vector<int64_t>{1}));
+  EXPECT_TRUE(Checkpoint::open(at(1)).has_value());
+}
+
+}  // namespace
+}  // namespace cachalot::train

@@ -1,0 +1,131 @@
+// Configurations: overlays, assignments, strictness, and that what is printed reads back.
+#include "train/train_config.h"
+
+#include <gtest/gtest.h>
+
+#include "base/rng.h"
+#include "formats/presets.h"
+
+namespace cachalot::train {
+namespace {
+
+constexpr char kBase[] = R"(
+run_dir = "run"
+[model]
+preset = "nano"
+[[data]]
+name = "text"
+path = "text.json"
+[schedule]
+sequence = [{from_tokens = 0, sequence_length = 512}]
+batch = {first_batch_tokens = 4096, batch_tokens = 4096, total_tokens = 81920}
+)";
+
+Result<TrainConfig> read(const std::vector<std::string>& texts,
+                         const std::vector<std::string>& assignments = {}) {
+  ConfigTree tree;
+  for (const std::string& text : texts) {
+    CACHALOT_ASSIGN_OR_RETURN(const ConfigTree over, parse_config_tree(text, "test.toml"));
+    overlay(tree, over);
+  }
+  for (const std::string& assignment : assignments)
+    CACHALOT_RETURN_IF_ERROR(assign(tree, assignment));
+  return train_config_from(tree);
+}
+std::string error_of(const std::vector<std::string>& texts,
+                     const std::vector<std::string>& assignments = {}) {
+  const Result<TrainConfig> config = read(texts, assignments);
+  return config ? "" : config.error().message();
+}
+
+TEST(TrainConfig, LaterFilesAndAssignmentsWin) {
+  const TrainConfig config = read({kBase, "seed = 3\n[schedule]\nbatch = {total_tokens = 40960}\n"},
+                                  {"seed=4", "schedule.sequence.0.sequence_length=256",
+                                   "optimizer.kind=adamw", "data.0.name=other"})
+                                 .value();
+  EXPECT_EQ(config.seed, 4u);
+  EXPECT_EQ(config.init.seed, 4u);
+  EXPECT_EQ(config.schedule.batch.total_tokens, 40960);
+  EXPECT_EQ(config.schedule.batch.batch_tokens, 4096);
+  EXPECT_EQ(config.schedule.sequence.at(0).sequence_length, 256);
+  EXPECT_FALSE(config.optimizer.grouping.muon);
+  EXPECT_EQ(config.data.at(0).name, "other");
+}
+
+TEST(TrainConfig, WhatIsPrintedReadsBack) {
+  const TrainConfig config = read({kBase}, {"schedule.learning_rate.peak=0.00027",
+                                            "model.hidden_size=128", "optimizer.adamw.eps=1e-20"})
+                                 .value();
+  const std::string printed = resolved_toml(config);
+  const TrainConfig again = read({printed}).value();
+  EXPECT_EQ(resolved_toml(again), printed);
+  EXPECT_EQ(config_hash(again), config_hash(config));
+}
+
+TEST(TrainConfig, HashIsOfAllButTheDirectory) {
+  const std::string hash = config_hash(read({kBase}).value());
+  EXPECT_EQ(config_hash(read({kBase}, {"run_dir=elsewhere"}).value()), hash);
+  EXPECT_NE(config_hash(read({kBase}, {"seed=1"}).value()), hash);
+}
+
+TEST(TrainConfig, UnknownKeysNameTheClosest) {
+  EXPECT_NE(error_of({kBase, "[optimizer]\nkindd = \"muon\"\n"}).find("\"kind\"?"),
+            std::string::npos);
+  EXPECT_NE(error_of({kBase, "[optimizer]\nkindd = \"muon\"\n"}).find("test.toml:2"),
+            std::string::npos);
+  EXPECT_NE(error_of({kBase}, {"schedule.batch.totl_tokens=1"}).find("total_tokens"),
+            std::string::npos);
+  const TrainConfig config = read({kBase}, {"model.hiden_size=1"}).value();
+  EXPECT_NE(model_config(config).error().message().find("hidden_size"), std::string::npos);
+}
+
+TEST(TrainConfig, WrongValuesNameKeyExpectedAndFound) {
+  for (const auto& [assignment, key] : std::vector<std::pair<std::string, std::string>>{
+           {"optimizer.adamw.beta1=2", "optimizer.adamw.beta1"},
+           {"optimizer.kind=sgd", "optimizer.kind"},
+           {"checkpoint.every_steps=0", "checkpoint.every_steps"},
+           {"log.tensorboard=7", "log.tensorboard"},
+           {"data=[]", "data"},
+           {"schedule.batch.total_tokens=-1", "schedule.batch.total_tokens"},
+           {"init.std=nan", "init.std"}}) {
+    const std::string message = error_of({kBase}, {assignment});
+    EXPECT_NE(message.find(key), std::string::npos) << assignment << ": " << message;
+  }
+  EXPECT_NE(error_of({"run_dir = \n"}).find("test.toml:1"), std::string::npos);
+  EXPECT_FALSE(error_of({kBase}, {"run_dir"}).empty());
+  EXPECT_FALSE(error_of({kBase}, {"a..b=1"}).empty());
+  EXPECT_FALSE(error_of({kBase}, {"data.7.name=x"}).empty());
+}
+
+TEST(TrainConfig, FieldsLieOverThePreset) {
+  const TrainConfig config =
+      read({kBase}, {"model.hidden_size=128", "model.cachalot={residual = \"plain\"}"}).value();
+  const formats::ModelConfig model = model_config(config).value();
+  EXPECT_EQ(model.hidden_size, 128);
+  EXPECT_EQ(model.head_dim, formats::nano_config().head_dim);
+  EXPECT_EQ(formats::layer_configs(model)[0].residual, formats::ResidualKind::plain);
+  EXPECT_FALSE(model_config(read({kBase}, {"model.preset=huge"}).value()).has_value());
+}
+
+// Any bytes give a configuration or an error.
+TEST(TrainConfig, RandomBytesNeverCrash) {
+  RngStream rng(9, RngPurpose::data, 0);
+  for (int i = 0; i < 2000; ++i) {
+    std::string text = kBase;
+    for (int edit = 0; edit < 4; ++edit)
+      text[rng.next_u32() % text.size()] = static_cast<char>(rng.next_u32() % 256);
+    (void)read({text});
+  }
+  EXPECT_FALSE(error_of({std::string(100000, '[')}).empty());
+  EXPECT_FALSE(error_of({"a = " + std::string(100000, '[')}).empty());
+}
+
+TEST(ConfigTree, ClosestIsASlipOrNothing) {
+  const std::vector<std::string> known = {"peak", "warmup_steps"};
+  EXPECT_EQ(closest("peek", known), "peak");
+  EXPECT_EQ(closest("warmup_step", known), "warmup_steps");
+  EXPECT_EQ(closest("tokenizer", known), "");
+}
+
+}  // namespace
+}  // namespace cachalot::train
