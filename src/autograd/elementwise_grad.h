@@ -42,4 +42,9 @@ void scale(Context ctx, float* x, int64_t n, float factor);
 // ops::hadamard, which is its own transpose.
 void hadamard(Context ctx, const ops::RowsParams& p, bool round_x);
 
+// The roundings of ops/quant/act_quant.h, in place.
+void simulate_fp8(Context ctx, const ops::RowsParams& p, int64_t block);
+void simulate_fp4(Context ctx, const ops::RowsParams& p);
+void round_bf16(Context ctx, const ops::RowsParams& p);
+
 }  // namespace cachalot::autograd

@@ -77,10 +77,17 @@ void weight_grads(Context ctx, const Products& products) {
 void matmul(Context ctx, std::span<const ops::MatmulParams> products) {
   ops::grouped_matmul(ctx.exec, products);
   if (ctx.tape == nullptr) return;
-  ctx.tape->record([ctx, products = Products(products.begin(), products.end())] {
+  Op op{.name = "matmul"};
+  for (const ops::MatmulParams& p : products) {
+    op.reads.push_back(p.x);
+    op.writes.push_back(p.y);
+  }
+  op.needs = op.reads;
+  op.backward = [ctx, products = Products(products.begin(), products.end())] {
     weight_grads(ctx, products);
     input_grads(ctx, products);
-  });
+  };
+  ctx.tape->record(std::move(op));
 }
 
 }  // namespace cachalot::autograd

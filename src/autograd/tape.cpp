@@ -6,16 +6,47 @@
 
 namespace cachalot::autograd {
 
-void Tape::add_storage(const float* values, int64_t count) {
-  if (count == 0) return;
+Tape::Tape(device::PagedArena& memory, Tape* outer)
+    : memory_(memory), outer_(outer), mark_(memory.mark()), outer_bytes_(memory.live_bytes()) {}
+
+Tape::~Tape() {
+  int64_t live = 0;
+  for (auto& [values, storage] : storages_) {
+    drop_grad(storage);
+    if (storage.values != nullptr && !storage.is_released) live += storage.bytes();
+  }
+  memory_.rewind(mark_, live);
+  for (auto& [values, storage] : storages_) {  // whoever is given the address next may use it
+    if (!storage.is_released) continue;
+    memory_.restore(storage.values, storage.count);
+    memory_.charge(-storage.bytes());
+  }
+}
+
+Tape::Storage& Tape::add(const float* values, int64_t count) {
   int64_t offset = 0;
   CACHALOT_CHECK(find(values, &offset) == nullptr && find(values + count - 1, &offset) == nullptr);
-  storages_.emplace(values, Storage{count, nullptr, nullptr, num_nodes()});
+  Storage storage{};
+  storage.count = count;
+  storage.born = num_ops();
+  storage.released = -1;
+  return storages_.emplace(values, std::move(storage)).first->second;
+}
+
+float* Tape::allocate(int64_t count) {
+  float* values = memory_.allocate(count);
+  if (count == 0) count = 1;  // an address of its own
+  add(values, count).values = values;
+  report_.measured_peak = std::max(report_.measured_peak, memory_.live_bytes());
+  return values;
+}
+
+void Tape::add_storage(const float* values, int64_t count) {
+  if (count > 0) add(values, count);
 }
 
 void Tape::add_parameter(const float* values, int64_t count, float* grad) {
-  add_storage(values, count);
-  storages_.at(values).grad = grad;
+  if (count > 0) add(values, count).grad = grad;
 }
 
 void Tape::add_matrix(const ops::PackedWeight* weight, const MatrixGrad& grad) {
@@ -33,27 +64,34 @@ Tape::Storage* Tape::find(const float* values, int64_t* offset) {
 float* Tape::grad(const float* values) {
   int64_t offset = 0;
   Storage* storage = find(values, &offset);
-  if (storage == nullptr) return nullptr;
+  if (storage == nullptr) return outer_ == nullptr ? nullptr : outer_->grad(values);
   if (storage->grad == nullptr) {
     storage->owned = std::make_unique<float[]>(static_cast<size_t>(storage->count));
     storage->grad = storage->owned.get();
+    memory_.charge(storage->bytes());
+    report_.measured_peak = std::max(report_.measured_peak, memory_.live_bytes());
   }
   return storage->grad + offset;
+}
+
+void Tape::drop_grad(Storage& storage) {
+  if (storage.owned == nullptr) return;
+  storage.owned.reset();
+  storage.grad = nullptr;
+  memory_.charge(-storage.bytes());
 }
 
 float* Tape::existing_grad(const float* values) {
   int64_t offset = 0;
   Storage* storage = find(values, &offset);
-  return storage == nullptr || storage->grad == nullptr ? nullptr : storage->grad + offset;
+  if (storage == nullptr) return outer_ == nullptr ? nullptr : outer_->existing_grad(values);
+  return storage->grad == nullptr ? nullptr : storage->grad + offset;
 }
 
 const MatrixGrad* Tape::matrix(const ops::PackedWeight* weight) const {
   const auto it = matrices_.find(weight);
-  return it == matrices_.end() ? nullptr : &it->second;
-}
-
-void Tape::record(std::function<void()> backward) {
-  (segments_ == nullptr ? nodes_ : segments_->back()).push_back(std::move(backward));
+  if (it != matrices_.end()) return &it->second;
+  return outer_ == nullptr ? nullptr : outer_->matrix(weight);
 }
 
 void Tape::add_encoded(const std::byte* rows, const float* values) {
@@ -65,22 +103,59 @@ const float* Tape::values_of(const std::byte* rows) const {
   return it == encoded_.end() ? nullptr : it->second;
 }
 
+std::vector<Tape::Storage*> Tape::storages_of(const std::vector<const float*>& arrays) {
+  std::vector<Storage*> found;
+  for (const float* array : arrays) {
+    int64_t offset = 0;
+    Storage* storage = find(array, &offset);
+    if (storage != nullptr && std::find(found.begin(), found.end(), storage) == found.end())
+      found.push_back(storage);
+  }
+  return found;
+}
+
+void Tape::record(Op op) {
+  Node node{op.name,
+            storages_of(op.reads),
+            storages_of(op.writes),
+            storages_of(op.needs),
+            std::move(op.replay),
+            std::move(op.backward)};
+  if (segments_ != nullptr) {
+    segments_->back().push_back(std::move(node));
+    return;
+  }
+  for (Storage* storage : node.writes) storage->writers.push_back(num_ops());
+  ops_.push_back(std::move(node));
+}
+
 void Tape::backward() {
-  // By age, youngest first: an array's gradient is final once the nodes recorded after it was added have all run.
+  const std::vector<Around> around = plan();
+  report_.planned_peak = plan_peak(around);
+  report_.num_ops = num_ops();
+  // By age, youngest first: an array's gradient is final once the ops recorded after it was added have all run.
   std::vector<Storage*> by_age;
   for (auto& [values, storage] : storages_) by_age.push_back(&storage);
   std::sort(by_age.begin(), by_age.end(),
-            [](const Storage* a, const Storage* b) { return a->num_nodes > b->num_nodes; });
+            [](const Storage* a, const Storage* b) { return a->born > b->born; });
   auto next = by_age.begin();
-  while (!nodes_.empty()) {
-    nodes_.back()();
-    nodes_.pop_back();
-    for (; next != by_age.end() && (*next)->num_nodes >= num_nodes(); ++next) {
-      if ((*next)->owned == nullptr) continue;
-      (*next)->owned.reset();
-      (*next)->grad = nullptr;
-    }
+  for (int64_t i = num_ops() - 1; i >= 0; --i) {
+    run_backward(ops_[i], around[i]);
+    for (; next != by_age.end() && (*next)->born >= i; ++next) drop_grad(**next);
   }
+}
+
+void Tape::run_backward(Node& node, const Around& around) {
+  for (Storage* storage : around.restored) {
+    memory_.restore(storage->values, storage->count);
+    storage->is_released = false;
+    report_.rebuilt_bytes += storage->bytes();
+  }
+  report_.measured_peak = std::max(report_.measured_peak, memory_.live_bytes());
+  for (const int64_t op : around.replayed) ops_[op].replay();
+  report_.num_replayed += static_cast<int64_t>(around.replayed.size());
+  if (node.backward) node.backward();
+  for (Storage* storage : around.released) release(*storage);
 }
 
 SegmentScope::SegmentScope(Tape* tape) : tape_(tape) {
@@ -96,11 +171,35 @@ void SegmentScope::next() {
 SegmentScope::~SegmentScope() {
   if (tape_ == nullptr) return;
   tape_->segments_ = nullptr;
-  tape_->record([segments = std::move(segments_)] {
-    for (const Tape::Nodes& nodes : segments) {
-      for (auto node = nodes.rbegin(); node != nodes.rend(); ++node) (*node)();
+  Tape::Node all{"segments", {}, {}, {}, {}, {}};
+  bool can_replay = true;
+  const auto merge = [](std::vector<Tape::Storage*>& to, const std::vector<Tape::Storage*>& from) {
+    for (Tape::Storage* storage : from)
+      if (std::find(to.begin(), to.end(), storage) == to.end()) to.push_back(storage);
+  };
+  for (const auto& segment : segments_) {
+    for (const Tape::Node& node : segment) {
+      merge(all.reads, node.reads);
+      merge(all.writes, node.writes);
+      merge(all.needs, node.needs);
+      can_replay = can_replay && node.replay;
     }
-  });
+  }
+  const auto nodes = std::make_shared<std::vector<std::vector<Tape::Node>>>(std::move(segments_));
+  if (can_replay) {
+    all.replay = [nodes] {
+      for (const auto& segment : *nodes)
+        for (const Tape::Node& node : segment) node.replay();
+    };
+  }
+  all.backward = [nodes] {
+    for (const auto& segment : *nodes) {
+      for (auto node = segment.rbegin(); node != segment.rend(); ++node)
+        if (node->backward) node->backward();
+    }
+  };
+  for (Tape::Storage* storage : all.writes) storage->writers.push_back(tape_->num_ops());
+  tape_->ops_.push_back(std::move(all));
 }
 
 }  // namespace cachalot::autograd

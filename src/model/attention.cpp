@@ -114,7 +114,7 @@ IndexerQueries indexer_queries(Step& step, const formats::LayerConfig& layer,
                                   config.index_head_dim};
   if (step.precision.rotate_index)
     autograd::hadamard(step.context(), head_rows, step.precision.bf16);
-  if (step.precision.index_fp4) ops::simulate_fp4(step.exec, head_rows);
+  if (step.precision.index_fp4) autograd::simulate_fp4(step.context(), head_rows);
 
   const Matrix weight = linear(step, x, step.rows, weights.weights_proj);
   const float factor =
@@ -122,7 +122,7 @@ IndexerQueries indexer_queries(Step& step, const formats::LayerConfig& layer,
                                          static_cast<double>(config.index_n_heads)));
   autograd::scale(step.context(), weight.data, step.rows * weight.columns, factor);
   if (step.precision.bf16) {
-    ops::round_bf16(step.exec, {weight.data, step.rows, weight.columns, weight.stride});
+    autograd::round_bf16(step.context(), {weight.data, step.rows, weight.columns, weight.stride});
   }
   return {q, weight};
 }
@@ -347,6 +347,7 @@ Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
     } else {
       encode_chunks(step, layer_idx, kv);
     }
+    step.recompute(Recomputed::norms, kv.data);
   }
   compress_rows(step, layer_idx, layer, weights, x);
   std::optional<IndexerQueries> queries;
@@ -357,7 +358,9 @@ Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
                               detached(step, x, step.rows));
     if (!is_dense(step)) select_entries(step, layer_idx, layer, *queries);
   }
+  step.recompute(Recomputed::norms, qn.data);
   const Matrix out = core_attention(step, layer_idx, layer, weights, q, queries);
+  step.recompute(Recomputed::queries, q.data);
   if (!fault(Fault::output_not_derotated)) {
     rotate(step, out, step.rows, config.num_attention_heads, config.head_dim, row_rope(step, layer),
            true);

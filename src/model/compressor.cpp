@@ -92,8 +92,8 @@ void apply_rope(Step& step, const ops::RopeParams& p) {
 
 void snap_kv(Step& step, Matrix kv, int64_t rows) {
   if (step.precision.kv != tensor::KvFormat::fp8) return;
-  ops::simulate_fp8(step.exec,
-                    {kv.data, rows, kv.columns - step.config.qk_rope_head_dim, kv.stride}, 64);
+  autograd::simulate_fp8(step.context(),
+                         {kv.data, rows, kv.columns - step.config.qk_rope_head_dim, kv.stride}, 64);
 }
 
 void encode_kv_rows(Step& step, Matrix kv, int64_t rows, const tensor::RowBlocks& blocks,
@@ -162,7 +162,8 @@ void run_compressor(Step& step, int64_t layer_idx, const formats::LayerConfig& l
       p.out = pooled.data;
       autograd::compress(step.context(), p);
       if (step.precision.bf16)
-        ops::round_bf16(step.exec, {pooled.data, num_entries, pooled.columns, pooled.stride});
+        autograd::round_bf16(step.context(),
+                             {pooled.data, num_entries, pooled.columns, pooled.stride});
       const Matrix entries = rms_norm(step, pooled, num_entries, weights.norm,
                                       static_cast<float>(config.rms_norm_eps));
       apply_rope(
@@ -174,7 +175,8 @@ void run_compressor(Step& step, int64_t layer_idx, const formats::LayerConfig& l
         if (step.precision.rotate_index && !fault(Fault::hadamard_on_queries_only)) {
           autograd::hadamard(step.context(), rows, step.precision.bf16);
         }
-        if (step.precision.index == tensor::IndexFormat::fp4) ops::simulate_fp4(step.exec, rows);
+        if (step.precision.index == tensor::IndexFormat::fp4)
+          autograd::simulate_fp4(step.context(), rows);
         encode_index_rows(step, entries, num_entries, view.index_keys, p.first_entry);
       } else {
         snap_kv(step, entries, num_entries);

@@ -28,7 +28,7 @@ Matrix quantised_input(Step& step, Matrix x, int64_t rows, const ops::PackedWeig
   if (!quantises_input(step, weight)) return x;
   const Matrix copy = new_matrix(step, rows, x.columns);
   autograd::copy(step.context(), {x.data, x.stride, rows, x.columns, copy.data, copy.stride});
-  ops::simulate_fp8(step.exec, {copy.data, rows, copy.columns, copy.stride}, 128);
+  autograd::simulate_fp8(step.context(), {copy.data, rows, copy.columns, copy.stride}, 128);
   return copy;
 }
 

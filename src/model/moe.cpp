@@ -171,6 +171,7 @@ Matrix routed_experts(Step& step, const FfnWeights& weights, const Dispatch& d, 
   each_expert([&](const ExpertWeights& expert, int64_t first, int64_t rows) {
     products.push_back(product(step, hidden, first, rows, nullptr, expert.w2, y));
   });
+  step.recompute(Recomputed::swiglu, activated.data);
   return y;
 }
 
@@ -182,7 +183,10 @@ Matrix shared_expert(Step& step, const ExpertWeights& weights, Matrix x) {
                           ? 0.0f
                           : static_cast<float>(step.config.swiglu_limit);
   const Matrix h = activate(step, gate, up, nullptr, step.rows, limit);
-  return linear(step, quantised_input(step, h, step.rows, weights.w2), step.rows, weights.w2);
+  const Matrix y =
+      linear(step, quantised_input(step, h, step.rows, weights.w2), step.rows, weights.w2);
+  step.recompute(Recomputed::swiglu, h.data);
+  return y;
 }
 
 }  // namespace

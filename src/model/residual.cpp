@@ -46,6 +46,7 @@ Matrix residual_before(Step& step, const std::optional<HyperWeights>& weights,
   const Matrix u = new_matrix(step, step.rows, d);
   autograd::hyper_pre(step.context(), streams.data, pre, step.rows, n, d, step.precision.bf16,
                       u.data);
+  step.recompute(Recomputed::maps, pre);
   return u;
 }
 
@@ -62,6 +63,8 @@ Matrix residual_after(Step& step, const ResidualMix& mix, Matrix y, Matrix strea
   autograd::hyper_post(step.context(), streams.data, y.data, mix.post, mix.comb, step.rows,
                        step.config.hc_mult, step.config.hidden_size, step.precision.bf16,
                        merged.data);
+  step.recompute(Recomputed::maps, mix.post);
+  step.recompute(Recomputed::maps, mix.comb);
   return merged;
 }
 

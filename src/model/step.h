@@ -36,13 +36,15 @@ struct Step {
   // By layer: the indexer's picks, and the batch's encoded KV rows, for the layer itself and for layers that share them.
   std::vector<Selection> selections;
   std::vector<std::byte*> kv_chunks;
+  int64_t sublayer_idx = 0;     // of this call
+  int64_t block_sublayers = 1;  // recompute: the streams before each so many sublayers stay
 
   autograd::Context context() const { return {exec, tape}; }
   // An array of activations: with a tape, one that has a gradient.
-  float* floats(int64_t count) {
-    float* values = exec.arena->allocate<float>(count);
-    if (tape != nullptr) tape->add_storage(values, count);
-    return values;
+  float* floats(int64_t count) const { return context().floats(count); }
+  // The forward pass is done with this tensor: backward makes it again if the plan says so.
+  void recompute(Recomputed which, const float* values) const {
+    if (tape != nullptr && terms != nullptr && terms->recompute.has(which)) tape->recompute(values);
   }
 };
 

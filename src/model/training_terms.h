@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "model/recompute_plan.h"
 #include "ops/moe/swiglu.h"
 
 namespace cachalot::model {
@@ -27,6 +28,7 @@ struct TrainingTerms {
   float balance_weight = 0;
   // Not null: these experts and entries instead of those that the model would choose. Expert weights are the present ones.
   const Choices* replay = nullptr;
+  RecomputePlan recompute;
 
   // Results, added to.
   double indexer_kl = 0;    // sum over rows and layers, without the weight

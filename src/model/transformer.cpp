@@ -39,7 +39,15 @@ Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
     const StepScope scope(step);
     ResidualMix mix;
     const Matrix u = residual_before(step, hyper, layer.residual, streams, mix);
-    streams = residual_after(step, mix, body(rms_norm(step, u, step.rows, norm, eps)), streams);
+    const Matrix x = rms_norm(step, u, step.rows, norm, eps);
+    if (hyper) step.recompute(Recomputed::mixed, u.data);
+    const Matrix y = body(x);
+    step.recompute(Recomputed::input, x.data);
+    const Matrix merged = residual_after(step, mix, y, streams);
+    if (step.sublayer_idx % step.block_sublayers != 0)
+      step.recompute(Recomputed::streams, streams.data);
+    ++step.sublayer_idx;
+    streams = merged;
   };
   sublayer(weights.hc_attn, weights.attn_norm,
            [&](Matrix x) { return attention(step, layer_idx, layer, weights.attn, x); });
@@ -177,9 +185,16 @@ Step Transformer::new_step(autograd::Context context, const ForwardBatch& batch,
             ops::rope_table(ctx, plain_frequencies_, row_positions, rows),
             ops::rope_table(ctx, compressed_frequencies_, row_positions, rows),
             std::vector<Selection>(layers_.size()),
-            std::vector<std::byte*>(layers_.size())};
+            std::vector<std::byte*>(layers_.size()),
+            0,
+            1};
   bend_rope_table(step.compressed_rope,
                   rows * static_cast<int64_t>(compressed_frequencies_.size()));
+  if (terms != nullptr) {
+    const int64_t block = terms->recompute.block_sublayers;
+    step.block_sublayers =
+        block > 0 ? block : optimal_block_sublayers(num_streams(), 2 * config_.num_hidden_layers);
+  }
   return step;
 }
 

@@ -10,19 +10,6 @@
 namespace cachalot::train {
 namespace {
 
-// An array of activations of the arena, with a gradient where a tape listens.
-float* activations(autograd::Context ctx, int64_t count) {
-  float* values = ctx.exec.arena->allocate<float>(count);
-  if (ctx.tape != nullptr) ctx.tape->add_storage(values, count);
-  return values;
-}
-
-std::vector<int64_t> all_rows(int64_t count) {
-  std::vector<int64_t> rows(static_cast<size_t>(count));
-  std::iota(rows.begin(), rows.end(), 0);
-  return rows;
-}
-
 int64_t count_targets(std::span<const int32_t> labels) {
   return std::count_if(labels.begin(), labels.end(), [](int32_t label) { return label >= 0; });
 }
@@ -89,11 +76,14 @@ LossSums TrainingModel::add_gradients(device::ExecContext& ctx, std::span<const 
                                       const LossWeights& weights, model::TrainingTerms* terms,
                                       model::ForwardProbe* probe, LossSums sums) {
   const device::ArenaScope scope(*ctx.arena);
-  autograd::Tape tape;
+  activations_.reset_peak();
+  memory_ = {};
+  autograd::Tape tape(activations_);
   bind(tape, &Parameter::grad);
   Batches batches;  // hold rows that backward reads
   sums = run({ctx, &tape}, samples, weights, terms, probe, batches, sums);
-  tape.backward();
+  run_backward(tape);
+  memory_.measured_peak = activations_.peak_bytes();
   return sums;
 }
 
@@ -120,18 +110,56 @@ LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> sampl
   const SampleBatch& batch = *batches.emplace_back(
       std::make_unique<SampleBatch>(config, transformer_.precision(), std::move(tokens), lengths));
   const int64_t rows = batch.rows();
-  float* embedded = activations(ctx, rows * transformer_.num_streams() * config.hidden_size);
+  float* embedded = ctx.floats(rows * transformer_.num_streams() * config.hidden_size);
   const float* streams = transformer_.forward(ctx, batch.batch(), embedded, probe, terms);
   if (weights.mtp != 0 && config.num_nextn_predict_layers > 0)
     mtp_loss(ctx, samples, streams, weights.mtp, terms, probe, batches, sums);
-  float* logits = activations(ctx, rows * config.vocab_size);
-  transformer_.logits(ctx, streams, all_rows(rows), logits);
-  // Without a weight nothing behind the logits has a gradient, and backward passes it by.
+  // Without a weight nothing behind the logits has a gradient.
   const autograd::Context loss_ctx(ctx.exec, weights.lm == 0 ? nullptr : ctx.tape);
-  sums.lm =
-      autograd::cross_entropy(loss_ctx, logits, labels, config.vocab_size, weights.lm, sums.lm);
+  sums.lm = logits_loss(loss_ctx, kMainHead, streams, labels, weights.lm, terms, sums.lm);
   sums.lm_targets += count_targets(labels);
   return sums;
+}
+
+// Rows of logits, their loss and its gradients down to the streams, some rows after the other: each lot runs backward on a tape of its
+// own and leaves only its rows' gradient of the streams behind. Sums over rows go on where the lot before has ended, so that the cut
+// shows in no bit.
+double TrainingModel::logits_loss(autograd::Context ctx, int64_t head, const float* streams,
+                                  std::span<const int32_t> labels, float weight,
+                                  const model::TrainingTerms* terms, double loss_sum) {
+  const int64_t vocab_size = transformer_.config().vocab_size;
+  const model::RecomputePlan plan = terms == nullptr ? model::RecomputePlan() : terms->recompute;
+  const int64_t lot = plan.rows_of_logits(vocab_size);
+  const auto rows = static_cast<int64_t>(labels.size());
+  for (int64_t first = 0; first < rows; first += lot) {
+    std::vector<int64_t> chosen(static_cast<size_t>(std::min(lot, rows - first)));
+    std::iota(chosen.begin(), chosen.end(), first);
+    const auto count = static_cast<int64_t>(chosen.size());
+    const device::ArenaScope scope(*ctx.exec.arena);
+    autograd::Tape tape(activations_, ctx.tape);
+    const autograd::Context lot_ctx(ctx.exec, ctx.tape == nullptr ? nullptr : &tape);
+    float* logits = lot_ctx.floats(count * vocab_size);
+    if (head == kMainHead) {
+      transformer_.logits(lot_ctx, streams, chosen, logits);
+    } else {
+      transformer_.mtp_logits(lot_ctx, head, streams, chosen, logits);
+    }
+    loss_sum = autograd::cross_entropy(lot_ctx, logits,
+                                       labels.subspan(static_cast<size_t>(first), chosen.size()),
+                                       vocab_size, weight, loss_sum);
+    if (ctx.tape != nullptr) run_backward(tape);
+  }
+  return loss_sum;
+}
+
+void TrainingModel::run_backward(autograd::Tape& tape) {
+  tape.backward();
+  const autograd::TapeMemory& one = tape.memory();
+  memory_.planned_peak = std::max(memory_.planned_peak, one.planned_peak);
+  memory_.released_bytes += one.released_bytes;
+  memory_.rebuilt_bytes += one.rebuilt_bytes;
+  memory_.num_ops += one.num_ops;
+  memory_.num_replayed += one.num_replayed;
 }
 
 // The block reads the streams of position i with the token at i + 1 and predicts that at i + 2. It has a tape of its own that has run
@@ -156,7 +184,7 @@ void TrainingModel::mtp_loss(autograd::Context main, std::span<const Sample> sam
   }
   if (kept.empty()) return;
   const device::ArenaScope scope(*main.exec.arena);
-  autograd::Tape tape;
+  autograd::Tape tape(activations_);
   autograd::Context ctx(main.exec);
   if (main.tape != nullptr) {
     ctx.tape = &tape;
@@ -166,16 +194,14 @@ void TrainingModel::mtp_loss(autograd::Context main, std::span<const Sample> sam
   const auto rows = static_cast<int64_t>(kept.size());
   const SampleBatch& batch = *batches.emplace_back(
       std::make_unique<SampleBatch>(config, transformer_.precision(), std::move(tokens), lengths));
-  float* inputs = activations(ctx, rows * width);
+  float* inputs = ctx.floats(rows * width);
   autograd::gather_rows(ctx, streams, kept, width, inputs);
-  float* projected = activations(ctx, rows * width);
+  float* projected = ctx.floats(rows * width);
   const float* out =
       transformer_.mtp_forward(ctx, 0, batch.batch(), inputs, projected, probe, terms);
-  float* logits = activations(ctx, rows * config.vocab_size);
-  transformer_.mtp_logits(ctx, 0, out, all_rows(rows), logits);
-  sums.mtp = autograd::cross_entropy(ctx, logits, labels, config.vocab_size, weight, sums.mtp);
+  sums.mtp = logits_loss(ctx, 0, out, labels, weight, terms, sums.mtp);
   sums.mtp_targets += count_targets(labels);
-  if (ctx.tape != nullptr) tape.backward();
+  if (ctx.tape != nullptr) run_backward(tape);
 }
 
 }  // namespace cachalot::train

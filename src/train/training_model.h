@@ -9,6 +9,7 @@
 
 #include "autograd/tape.h"
 #include "device/exec_context.h"
+#include "device/paged_arena.h"
 #include "model/transformer.h"
 #include "train/parameters.h"
 #include "train/sample_batch.h"
@@ -59,6 +60,11 @@ class TrainingModel {
                   const LossWeights& weights, model::TrainingTerms* terms = nullptr,
                   model::ForwardProbe* probe = nullptr, LossSums sums = {});
 
+  // Activations and their gradients of the last add_gradients(), all tapes together; without the step arena's scratch and integers.
+  const autograd::TapeMemory& memory() const { return memory_; }
+  // Where they lie: its address space and memory are kept from call to call.
+  const device::PagedArena& activations() const { return activations_; }
+
  private:
   struct BoundMatrix {
     Parameter* parameter;
@@ -83,8 +89,16 @@ class TrainingModel {
                 float weight, model::TrainingTerms* terms, model::ForwardProbe* probe,
                 Batches& batches, LossSums& sums);
 
+  static constexpr int64_t kMainHead = -1;  // or the MTP block of this depth
+  double logits_loss(autograd::Context ctx, int64_t head, const float* streams,
+                     std::span<const int32_t> labels, float weight,
+                     const model::TrainingTerms* terms, double loss_sum);
+  void run_backward(autograd::Tape& tape);
+
   model::Transformer transformer_;
   ParameterStore& parameters_;
+  device::PagedArena activations_;
+  autograd::TapeMemory memory_;
   std::vector<BoundMatrix> matrices_;
   std::vector<BoundVector> vectors_;
 };
