@@ -74,7 +74,8 @@ Result run(int64_t num_sublayers, int64_t block) {
     const auto kept = [](const float* values, int64_t count) {
       return std::make_shared<std::vector<float>>(values, values + count);
     };
-    const auto kept_x = kept(x, kC), kept_u = kept(u, kC), kept_streams = kept(streams, kStreams * kC);
+    const auto kept_x = kept(x, kC), kept_u = kept(u, kC),
+               kept_streams = kept(streams, kStreams * kC);
     tape.record({.name = "F",
                  .reads = {x},
                  .writes = {y},

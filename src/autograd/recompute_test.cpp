@@ -168,9 +168,10 @@ TEST(Recompute, OpsInPlaceRunAgainInTheirOrder) {
   EXPECT_TRUE(g.tape().recompute(a));
   bool same = false;
   float* end = g.square({b});
-  g.tape().record({.name = "look",
-                   .backward = [&] { same = std::memcmp(a, values.data(), sizeof(float) * kCount) == 0; },
-                   .needs = {a}});
+  g.tape().record(
+      {.name = "look",
+       .backward = [&] { same = std::memcmp(a, values.data(), sizeof(float) * kCount) == 0; },
+       .needs = {a}});
   begin(g, end);
   g.tape().backward();
   EXPECT_TRUE(same);
@@ -230,7 +231,12 @@ TEST(RecomputeDeathTest, ReadingAReleasedArrayEndsTheProcess) {
   Graph g;
   float* a = g.square({g.leaf(1)});
   g.tape().recompute(a);
-  EXPECT_DEATH({ volatile float x = a[0]; (void)x; }, "");
+  EXPECT_DEATH(
+      {
+        volatile float x = a[0];
+        (void)x;
+      },
+      "");
 }
 
 TEST(RecomputeDeathTest, AnUpdateThatMustNotRunAgainUnderARebuiltArrayIsACheck) {

@@ -131,6 +131,7 @@ double TrainingModel::logits_loss(autograd::Context ctx, int64_t head, const flo
   const model::RecomputePlan plan = terms == nullptr ? model::RecomputePlan() : terms->recompute;
   const int64_t lot = plan.rows_of_logits(vocab_size);
   const auto rows = static_cast<int64_t>(labels.size());
+  if (ctx.tape != nullptr) ctx.tape->grad(streams);  // the outer tape's, not a lot's
   for (int64_t first = 0; first < rows; first += lot) {
     std::vector<int64_t> chosen(static_cast<size_t>(std::min(lot, rows - first)));
     std::iota(chosen.begin(), chosen.end(), first);

@@ -56,9 +56,8 @@ float fold_sum(const F32x16& a) {
 }  // namespace
 }  // namespace cachalot::ops
 
-#include "ops/hyper/hyper_connection_simd.h"
-
 #include "ops/elementwise/kernel_test.h"
+#include "ops/hyper/hyper_connection_simd.h"
 
 namespace cachalot::ops {
 namespace {
@@ -129,7 +128,8 @@ std::vector<float> unfused_post(const Shape& s, const std::vector<float>& x,
     });
   }
   if (round_x) {
-    each_value([](int64_t, int64_t, int64_t, float& value) { value = numeric::round_to_bf16(value); });
+    each_value(
+        [](int64_t, int64_t, int64_t, float& value) { value = numeric::round_to_bf16(value); });
   }
   return out;
 }
