@@ -2,8 +2,9 @@
 // spellings.
 // Source  architecture.md 1.1, 1.2, 1.3; the ablation keys are our own (docs/formats/config.md).
 //
-// Reads every published variant (Flash, Pro, their Base siblings) and the small config of the
-// reference code (inference/config.json, recognised by its key "dim"). Fields that give a tensor
+// Reads every published variant (Flash, Pro, their Base siblings), the small config of the
+// reference code (inference/config.json, recognised by its key "dim"), and what transformers 5
+// saves (recognised by its key "layer_types"). Fields that give a tensor
 // its shape are required; the others default to the value that Flash and Pro share. Unknown keys
 // are ignored, except under "cachalot".
 // Errors  wrong type or range: invalid_argument; a known field with a value nothing here computes:

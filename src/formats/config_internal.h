@@ -1,7 +1,9 @@
 // Shared by the config_*.cpp files only: limits, and the derivation of layer kinds that can fail.
 #pragma once
 
+#include "base/json.h"
 #include "formats/config.h"
+#include "formats/json_fields.h"
 
 namespace cachalot::formats {
 
@@ -28,8 +30,21 @@ inline constexpr int64_t kMaxSinkhornIters = 10000;
 inline constexpr int64_t kMaxTokens = int64_t{1} << 40;
 inline constexpr int64_t kMaxWindow = 1 << 24;
 inline constexpr int64_t kMaxRatio = 1 << 20;
+inline constexpr double kMaxTheta = 1e12;
 inline constexpr int64_t kCsaRatio = 4;  // the ratio with an indexer and overlapped entries
 
 Result<std::vector<LayerConfig>> derive_layers(const ModelConfig& config, std::string_view origin);
+
+// factor, original_max_position_embeddings, beta_fast, beta_slow.
+void read_rope_scaling(JsonFields& fields, RopeScaling& rope);
+
+// What transformers' save_pretrained writes of version 5 on: kinds of layers by name instead of ratios and counts, both rotary
+// embeddings under rope_parameters.
+bool is_transformers_layout(const json::object& object);
+// Layers, rotary embeddings and dtype of that layout; all other fields are spelled as published. There are no MTP blocks, whatever
+// num_nextn_predict_layers says: transformers has none and drops them on loading.
+// Errors  as parse_config; also one or both of layer_types and mlp_layer_types with a length that is not num_hidden_layers, or hash
+//         layers after others (unsupported).
+Status read_transformers_layout(JsonFields& fields, std::string_view origin, ModelConfig& config);
 
 }  // namespace cachalot::formats

@@ -30,8 +30,6 @@ const std::vector<JsonFields::Alias>& reference_spellings() {
   return aliases;
 }
 
-constexpr double kMaxTheta = 1e12;
-
 // Fields that the forward pass fixes; another value would be a different model.
 void check_fixed_fields(JsonFields& fields) {
   std::string scoring = "sqrtsoftplus", topk = "noaux_tc", act = "silu", model = "deepseek_v4";
@@ -57,10 +55,8 @@ void read_shapes(JsonFields& fields, ModelConfig& c) {
   fields.integer("vocab_size", &c.vocab_size, 1, kMaxVocab, true);
   fields.integer("hidden_size", &c.hidden_size, 1, kMaxHidden, true);
   fields.integer("num_hidden_layers", &c.num_hidden_layers, 1, kMaxLayers, true);
-  fields.integer("num_hash_layers", &c.num_hash_layers, 0, kMaxLayers, true);
   fields.integer("num_attention_heads", &c.num_attention_heads, 1, kMaxHeads, true);
   fields.integer("head_dim", &c.head_dim, 1, kMaxHeadDim, true);
-  fields.integer("qk_rope_head_dim", &c.qk_rope_head_dim, 2, kMaxHeadDim, true);
   fields.integer("q_lora_rank", &c.q_lora_rank, 1, kMaxRank, true);
   fields.integer("o_groups", &c.o_groups, 1, kMaxHeads, true);
   fields.integer("o_lora_rank", &c.o_lora_rank, 1, kMaxOutputRank, true);
@@ -73,6 +69,11 @@ void read_shapes(JsonFields& fields, ModelConfig& c) {
   fields.integer("moe_intermediate_size", &c.moe_intermediate_size, 1, kMaxExpertWidth, true);
   fields.integer("n_shared_experts", &c.n_shared_experts, 1, 1);
   fields.integer("hc_mult", &c.hc_mult, 1, kMaxStreams);
+}
+
+void read_layers(JsonFields& fields, ModelConfig& c) {
+  fields.integer("num_hash_layers", &c.num_hash_layers, 0, kMaxLayers, true);
+  fields.integer("qk_rope_head_dim", &c.qk_rope_head_dim, 2, kMaxHeadDim, true);
   if (fields.find("compress_ratios") == nullptr) {
     fields.fail("compress_ratios", "an array with one ratio per layer", "no such key");
   }
@@ -100,6 +101,8 @@ void read_numbers(JsonFields& fields, ModelConfig& c) {
   fields.text("torch_dtype", &c.torch_dtype);
 }
 
+}  // namespace
+
 void read_rope_scaling(JsonFields& fields, RopeScaling& rope) {
   fields.real("factor", &rope.factor, 1.0, 1e6);
   fields.integer("original_max_position_embeddings", &rope.original_max_position_embeddings, 1,
@@ -107,6 +110,8 @@ void read_rope_scaling(JsonFields& fields, RopeScaling& rope) {
   fields.real("beta_fast", &rope.beta_fast, 1e-6, 1e9);
   fields.real("beta_slow", &rope.beta_slow, 1e-6, 1e9);
 }
+
+namespace {
 
 Status read_rope(JsonFields& fields, std::string_view origin, bool is_reference,
                  RopeScaling& rope) {
@@ -160,10 +165,16 @@ Status read_quantization(JsonFields& fields, std::string_view origin, bool is_re
   return inner.status();
 }
 
-Status read_expert_dtype(JsonFields& fields, ModelConfig& c) {
+Status read_expert_dtype(JsonFields& fields, std::string_view origin, ModelConfig& c) {
   // Missing in the first upload, whose experts were FP4 (architecture.md 1.1, notes).
   std::string name = c.quantization_config.present ? "fp4" : "none";
-  fields.choice("expert_dtype", &name, {"fp4", "fp8", "none"});
+  const std::vector<std::string_view> names = {"fp4", "fp8", "none"};
+  if (const json::object* object = fields.object("quantization_config")) {
+    JsonFields inner(*object, origin, "quantization_config.");  // where transformers 5 has it
+    inner.choice("expert_dtype", &name, names);
+    CACHALOT_RETURN_IF_ERROR(inner.status());
+  }
+  fields.choice("expert_dtype", &name, names);
   c.expert_dtype = name == "fp4"   ? ExpertDType::fp4
                    : name == "fp8" ? ExpertDType::fp8
                                    : ExpertDType::none;
@@ -242,11 +253,16 @@ Result<ModelConfig> parse_config(std::string_view text, std::string_view origin)
   check_fixed_fields(fields);
   read_shapes(fields, config);
   read_numbers(fields, config);
-  CACHALOT_RETURN_IF_ERROR(fields.status());
-  CACHALOT_RETURN_IF_ERROR(read_rope(fields, origin, is_reference, config.rope_scaling));
+  if (is_transformers_layout(object)) {
+    CACHALOT_RETURN_IF_ERROR(read_transformers_layout(fields, origin, config));
+  } else {
+    read_layers(fields, config);
+    CACHALOT_RETURN_IF_ERROR(fields.status());
+    CACHALOT_RETURN_IF_ERROR(read_rope(fields, origin, is_reference, config.rope_scaling));
+  }
   CACHALOT_RETURN_IF_ERROR(
       read_quantization(fields, origin, is_reference, config.quantization_config));
-  CACHALOT_RETURN_IF_ERROR(read_expert_dtype(fields, config));
+  CACHALOT_RETURN_IF_ERROR(read_expert_dtype(fields, origin, config));
   CACHALOT_RETURN_IF_ERROR(read_ablations(fields, origin, config.cachalot));
   CACHALOT_RETURN_IF_ERROR(validate_config(config, origin));
   return config;

@@ -85,6 +85,74 @@ TEST(Config, TheReferenceSpellingIsCheckedToo) {
   expect_error(c, "moe_inter_dim", "E300");
 }
 
+// Saved by transformers 5.24 from golden-tiny.json.
+TEST(Config, TransformersLayoutIsTheSameModel) {
+  json::object golden = to_json(load_config(data("golden-tiny.json")).value());
+  golden["torch_dtype"] = "float32";
+  json::object saved = to_json(load_config(data("transformers5-tiny.json")).value());
+  EXPECT_EQ(to_pretty_json(saved), to_pretty_json(golden));
+}
+
+TEST(Config, TransformersLayoutHasNoMtpBlocks) {
+  json::object c = document("transformers5-tiny.json");
+  c["num_nextn_predict_layers"] = 1;
+  EXPECT_EQ(parse(c).value().num_nextn_predict_layers, 0);
+}
+
+TEST(Config, TransformersLayoutDerivesTheRotaryWidth) {
+  json::object c = document("transformers5-tiny.json");
+  c.erase("qk_rope_head_dim");
+  EXPECT_EQ(parse(c).value().qk_rope_head_dim, 16);
+  c.erase("partial_rotary_factor");
+  expect_error(c, "qk_rope_head_dim", "no such key");
+}
+
+TEST(Config, TransformersLayoutKeepsRates) {
+  json::object c = document("transformers5-tiny.json");
+  json::object& rates = c["compress_rates"].get_object();
+  rates["heavily_compressed_attention"] = 64;
+  EXPECT_EQ(parse(c).value().compress_ratios, (std::vector<int64_t>{0, 0, 4, 64, 4, 0}));
+  rates["heavily_compressed_attention"] = 4;
+  expect_error(c, "compress_rates.heavily_compressed_attention", "4");
+  rates["heavily_compressed_attention"] = 128;
+  rates["compressed_sparse_attention"] = 8;
+  expect_error(c, "compress_rates.compressed_sparse_attention", "8");
+}
+
+TEST(Config, TransformersLayoutIsCheckedToo) {
+  const json::object good = document("transformers5-tiny.json");
+  json::object c = good;
+  c["layer_types"].get_array().pop_back();
+  expect_error(c, "layer_types", "5");
+  c = good;
+  c["layer_types"].get_array()[1] = "full_attention";
+  expect_error(c, "layer_types", "full_attention");
+  c = good;
+  c["mlp_layer_types"].get_array()[5] = "hash_moe";
+  expect_error(c, "mlp_layer_types", "after moe");
+  c = good;
+  c.erase("rope_parameters");
+  expect_error(c, "rope_parameters", "no such key");
+  c = good;
+  json::object& rope = c["rope_parameters"].get_object();
+  rope["compress"].get_object()["attention_factor"] = 1.25;
+  expect_error(c, "rope_parameters.compress.attention_factor", "1.25");
+  rope["compress"].get_object()["attention_factor"] = 1.0;
+  rope["compress"].get_object()["factor"] = 0.5;
+  expect_error(c, "rope_parameters.compress.factor", "5E-1");
+  rope["compress"].get_object()["rope_type"] = "default";
+  EXPECT_EQ(parse(c).value().rope_scaling.factor, 1);
+  rope["main"].get_object()["rope_type"] = "yarn";
+  expect_error(c, "rope_parameters.main.rope_type", "yarn");
+}
+
+TEST(Config, TransformersKeepsTheExpertFormatWithTheQuantization) {
+  json::object c = document("v4-flash.json");
+  c["quantization_config"].get_object()["expert_dtype"] = "fp8";
+  c.erase("expert_dtype");
+  EXPECT_EQ(parse(c).value().expert_dtype, ExpertDType::fp8);
+}
+
 TEST(Config, PresetsAreThePublishedFiles) {
   EXPECT_EQ(json::serialize(to_json(flash_config())),
             json::serialize(to_json(load_config(data("v4-flash.json")).value())));

@@ -1,0 +1,131 @@
+// config.json as transformers 5 saves it.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "formats/config_internal.h"
+
+namespace cachalot::formats {
+namespace {
+
+struct Rates {
+  int64_t csa = kCsaRatio;
+  int64_t hca = 128;
+};
+
+Result<Rates> read_rates(JsonFields& fields, std::string_view origin) {
+  Rates rates;
+  const json::object* object = fields.object("compress_rates");
+  CACHALOT_RETURN_IF_ERROR(fields.status());
+  if (object == nullptr) return rates;
+  JsonFields inner(*object, origin, "compress_rates.");
+  inner.integer("compressed_sparse_attention", &rates.csa, kCsaRatio, kCsaRatio);
+  inner.integer("heavily_compressed_attention", &rates.hca, 2, kMaxRatio);
+  // A ratio decides a layer's kind here.
+  if (rates.hca == kCsaRatio) {
+    inner.fail("heavily_compressed_attention", fmt::format("another rate than CSA's {}", rates.csa),
+               fmt::format("{}", rates.hca), StatusCode::unsupported);
+  }
+  CACHALOT_RETURN_IF_ERROR(inner.status());
+  return rates;
+}
+
+// One text per layer, each one of the names; their indices within the names.
+std::vector<size_t> read_kinds(JsonFields& fields, std::string_view key, int64_t num_layers,
+                               const std::vector<std::string_view>& names) {
+  std::vector<std::string> kinds;
+  fields.texts(key, &kinds, static_cast<size_t>(kMaxLayers));
+  if (static_cast<int64_t>(kinds.size()) != num_layers) {
+    fields.fail(key, fmt::format("{} names, one per layer", num_layers),
+                fmt::format("{}", kinds.size()));
+  }
+  std::vector<size_t> indices;
+  for (const std::string& kind : kinds) {
+    const auto found = std::find(names.begin(), names.end(), kind);
+    if (found == names.end()) {
+      fields.fail(key, fmt::format("{}", fmt::join(names, ", ")), kind.substr(0, 64),
+                  StatusCode::unsupported);
+      return {};
+    }
+    indices.push_back(static_cast<size_t>(found - names.begin()));
+  }
+  return indices;
+}
+
+Status read_layers(JsonFields& fields, std::string_view origin, ModelConfig& c) {
+  CACHALOT_ASSIGN_OR_RETURN(const Rates rates, read_rates(fields, origin));
+  const int64_t ratios[] = {0, rates.csa, rates.hca};
+  for (const size_t kind : read_kinds(
+           fields, "layer_types", c.num_hidden_layers,
+           {"sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"})) {
+    c.compress_ratios.push_back(ratios[kind]);
+  }
+  const std::vector<size_t> ffns =
+      read_kinds(fields, "mlp_layer_types", c.num_hidden_layers, {"hash_moe", "moe"});
+  c.num_hash_layers = std::count(ffns.begin(), ffns.end(), 0);
+  if (!std::is_sorted(ffns.begin(), ffns.end())) {
+    fields.fail("mlp_layer_types", "hash_moe in the first layers only", "one after moe",
+                StatusCode::unsupported);
+  }
+  c.num_nextn_predict_layers = 0;
+  return fields.status();
+}
+
+Status read_rope_dim(JsonFields& fields, ModelConfig& c) {
+  double share = 0;
+  fields.real("partial_rotary_factor", &share, 0.0, 1.0);
+  c.qk_rope_head_dim = std::lround(share * static_cast<double>(c.head_dim));
+  fields.integer("qk_rope_head_dim", &c.qk_rope_head_dim, 2, kMaxHeadDim, share == 0);
+  return fields.status();
+}
+
+Status read_rope_parameters(JsonFields& fields, std::string_view origin, ModelConfig& c) {
+  const json::object* object = fields.object("rope_parameters");
+  if (object == nullptr) fields.fail("rope_parameters", "an object", "no such key");
+  CACHALOT_RETURN_IF_ERROR(fields.status());
+  JsonFields both(*object, origin, "rope_parameters.");
+  const json::object* main = both.object("main");
+  const json::object* compress = both.object("compress");
+  if (main == nullptr) both.fail("main", "an object", "no such key");
+  if (compress == nullptr) both.fail("compress", "an object", "no such key");
+  CACHALOT_RETURN_IF_ERROR(both.status());
+
+  JsonFields main_fields(*main, origin, "rope_parameters.main.");
+  std::string type = "default";
+  main_fields.choice("rope_type", &type, {"default"});
+  main_fields.real("rope_theta", &c.rope_theta, 1.0, kMaxTheta);
+  CACHALOT_RETURN_IF_ERROR(main_fields.status());
+
+  JsonFields compress_fields(*compress, origin, "rope_parameters.compress.");
+  compress_fields.choice("rope_type", &type, {"default", "yarn"});
+  compress_fields.real("rope_theta", &c.compress_rope_theta, 1.0, kMaxTheta);
+  if (type == "yarn") {
+    if (compress_fields.find("factor") == nullptr)
+      compress_fields.fail("factor", "a number", "no such key");
+    read_rope_scaling(compress_fields, c.rope_scaling);
+    double attention_factor = 1;
+    compress_fields.real("attention_factor", &attention_factor, 0.0, 1e6);
+    if (attention_factor != 1) {
+      compress_fields.fail("attention_factor", "1", fmt::format("{}", attention_factor),
+                           StatusCode::unsupported);
+    }
+  }
+  return compress_fields.status();
+}
+
+}  // namespace
+
+bool is_transformers_layout(const json::object& object) { return object.contains("layer_types"); }
+
+Status read_transformers_layout(JsonFields& fields, std::string_view origin, ModelConfig& config) {
+  CACHALOT_RETURN_IF_ERROR(fields.status());
+  CACHALOT_RETURN_IF_ERROR(read_layers(fields, origin, config));
+  CACHALOT_RETURN_IF_ERROR(read_rope_dim(fields, config));
+  fields.text("dtype", &config.torch_dtype);
+  CACHALOT_RETURN_IF_ERROR(fields.status());
+  return read_rope_parameters(fields, origin, config);
+}
+
+}  // namespace cachalot::formats
