@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""train_replay on what torch and transformers did: tests/train/replay holds the batches, choices and losses of six steps from
+tests/golden/tiny, recorded by train_compare.py --no-times --steps 6 --length 136 (torch 2.15.0, transformers 5.24.0).
+
+    replay_test.py TRAIN_REPLAY
+"""
+
+import json
+import pathlib
+import struct
+import subprocess
+import sys
+import tempfile
+
+BOUND = 1e-5
+TESTS = pathlib.Path(__file__).resolve().parents[2] / "tests"
+FIXTURE = TESTS / "train/replay"
+ADAMW = json.loads((TESTS / "golden/tiny/train.json").read_text())["adamw"]
+
+
+class Choices:
+    """The fixture's, to change elements of."""
+
+    def __init__(self):
+        self.bytes = bytearray((FIXTURE / "choices.safetensors").read_bytes())
+        size = struct.unpack_from("<Q", self.bytes)[0]
+        self.header, self.data = json.loads(self.bytes[8:8 + size]), 8 + size
+
+    def place(self, name, step, row, column):
+        entry = self.header[name]
+        _, rows, columns = entry["shape"]
+        return self.data + entry["data_offsets"][0] + 4 * ((step * rows + row) * columns + column)
+
+    def get(self, *place):
+        return struct.unpack_from("<i", self.bytes, self.place(*place))[0]
+
+    def set(self, value, *place):
+        struct.pack_into("<i", self.bytes, self.place(*place), value)
+
+
+def run(program, folder, choices):
+    path, out = folder / "choices.safetensors", folder / "out.json"
+    path.write_bytes(choices.bytes)
+    command = [program, TESTS / "golden/tiny", "--batches", FIXTURE / "batches.safetensors", "--choices", path, "--out", out,
+               "--lr", ADAMW["lr"], "--beta1", ADAMW["betas"][0], "--beta2", ADAMW["betas"][1], "--eps", ADAMW["eps"],
+               "--weight-decay", ADAMW["weight_decay"], "--threads", 1]
+    done = subprocess.run([str(c) for c in command], stderr=subprocess.PIPE, text=True)
+    return done.returncode, done.stderr, json.loads(out.read_text())["losses"] if done.returncode == 0 else None
+
+
+def main():
+    program = pathlib.Path(sys.argv[1]).resolve()
+    failures = []
+
+    def check(condition, message):
+        if not condition:
+            failures.append(message)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        code, error, replayed = run(program, folder, Choices())
+        assert code == 0, error
+        expected = json.loads((FIXTURE / "losses.json").read_text())["losses"]
+        off = [abs(f - e) / e for e, f in zip(expected, replayed)]
+        check(len(replayed) == len(expected) and max(off) <= BOUND, f"losses: relative differences {off}, bound {BOUND}")
+
+        # A choice changed in step 3 changes that step's loss, and none before.
+        for tensor, column in (("layers.3.experts", 0), ("layers.2.selected", 15)):
+            changed, place = Choices(), (tensor, 3, 100, column)
+            chosen = {changed.get(tensor, 3, 100, c) for c in range(2)}
+            changed.set(-1 if "selected" in tensor else min(set(range(8)) - chosen), *place)
+            code, error, losses = run(program, folder, changed)
+            assert code == 0, error
+            check(losses[:3] == replayed[:3], f"{tensor}: a change in step 3 reached an earlier one")
+            check(losses[3] != replayed[3], f"{tensor}: a change in step 3 did not reach it")
+
+        # Row 100's position leaves it 25 entries.
+        for tensor, value in (("layers.3.experts", 8), ("layers.2.selected", 25)):
+            wrong = Choices()
+            wrong.set(value, tensor, 3, 100, 0)
+            code, error, _ = run(program, folder, wrong)
+            check(code == 2 and tensor in error and str(value) in error, f"{tensor} = {value}: exit code {code}, {error!r}")
+
+    print("\n".join(failures) or "passed")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
