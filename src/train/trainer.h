@@ -25,7 +25,7 @@ namespace cachalot::train {
 
 struct TrainerConfig {
   optim::OptimizerConfig optimizer;
-  model::Precision precision;
+  TrainingPrecision precision;
   float balance_alpha = 1e-4f;
   float bias_update_rate = 0.001f;
   float indexer_loss = 1;
