@@ -97,9 +97,9 @@ void weight_grads(Context ctx, const Products& products, GradientFormat format) 
     const MatrixGrad* weight = ctx.tape->matrix(p.w);
     const float* d_y = ctx.tape->existing_grad(p.y);
     if (weight == nullptr || weight->grad == nullptr || d_y == nullptr || p.m == 0) continue;
-    ops::MatmulWeightGradParams d{d_y,          p.m,          p.y_stride,        p.x,
-                                  p.x_stride,   p.x_rows,     weight->grad,      p.w->rows(),
-                                  p.w->columns(), weight->stride};
+    ops::MatmulWeightGradParams d{
+        d_y,          p.m,         p.y_stride,     p.x,           p.x_stride, p.x_rows,
+        weight->grad, p.w->rows(), p.w->columns(), weight->stride};
     if (format != GradientFormat::f32) {
       const ops::RowsParams dy = copy_rows(ctx.exec, d_y, p.y_stride, nullptr, p.m, p.w->rows());
       d.dy = dy.x;

@@ -143,7 +143,8 @@ namespace {
 
 constexpr int64_t kFp4Group = 32;
 constexpr int64_t kFp8Block = 128;
-constexpr int kHeadroom = 6;  // 6 * 2^6 = 384, the largest multiple of the largest FP4 code that E4M3 holds
+constexpr int kHeadroom =
+    6;  // 6 * 2^6 = 384, the largest multiple of the largest FP4 code that E4M3 holds
 
 struct Fp4Matrix {
   std::span<const uint8_t> codes;
@@ -200,8 +201,7 @@ void recast_fp4_to_fp8(std::span<const uint8_t> codes, std::span<const uint8_t> 
     const int64_t first_row = at / block_columns * kFp8Block,
                   last_row = std::min(rows, first_row + kFp8Block);
     const int64_t first_group = at % block_columns * (kFp8Block / kFp4Group),
-                  last_group =
-                      std::min(columns / kFp4Group, first_group + kFp8Block / kFp4Group);
+                  last_group = std::min(columns / kFp4Group, first_group + kFp8Block / kFp4Group);
     int largest = 0, smallest = 255;
     for (int64_t row = first_row; row < last_row; ++row) {
       for (int64_t group = first_group; group < last_group; ++group) {

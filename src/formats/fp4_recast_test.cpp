@@ -27,9 +27,7 @@ struct Fp4 {
   std::vector<float> values() const {
     return tensor::dequantize(
         {{DType::i8, {rows, columns / 2}, reinterpret_cast<const std::byte*>(codes.data())},
-         {DType::f8_e8m0,
-          {rows, columns / 32},
-          reinterpret_cast<const std::byte*>(scales.data())},
+         {DType::f8_e8m0, {rows, columns / 32}, reinterpret_cast<const std::byte*>(scales.data())},
          rows,
          columns,
          1,
@@ -65,8 +63,7 @@ Fp8 recast(const Fp4& from, int limit = kMaxFp4ExponentSpread) {
 Fp4 quantise(const std::vector<float>& values, int64_t rows, int64_t columns) {
   Fp4 out(rows, columns);
   QuantizeCounts counts;
-  EXPECT_TRUE(
-      quantize_fp4_groups(values, rows, columns, {}, out.codes, out.scales, &counts).ok());
+  EXPECT_TRUE(quantize_fp4_groups(values, rows, columns, {}, out.codes, out.scales, &counts).ok());
   return out;
 }
 
@@ -143,7 +140,8 @@ TEST(Fp4Quantiser, IsIdempotent) {
 
 TEST(Fp4Quantiser, TheLargestValueNeverClips) {
   for (uint64_t seed = 0; seed < 200; ++seed) {
-    const std::vector<float> x = normals(32, std::ldexp(1.0, static_cast<int>(seed % 40) - 20), seed);
+    const std::vector<float> x =
+        normals(32, std::ldexp(1.0, static_cast<int>(seed % 40) - 20), seed);
     const Fp4 q = quantise(x, 1, 32);
     const float scale = numeric::float_from_e8m0(q.scales[0]);
     const std::vector<float> values = q.values();

@@ -60,9 +60,8 @@ tensor::QuantTensor Fp8Matrix::view() const {
   tensor::QuantTensor t;
   t.rows = rows;
   t.columns = columns;
-  t.weight = {tensor::DType::f8_e4m3,
-              {rows, columns},
-              reinterpret_cast<const std::byte*>(codes.data())};
+  t.weight = {
+      tensor::DType::f8_e4m3, {rows, columns}, reinterpret_cast<const std::byte*>(codes.data())};
   t.scale = {tensor::DType::f8_e8m0,
              {blocks(rows), blocks(columns)},
              reinterpret_cast<const std::byte*>(scales.data())};

@@ -158,6 +158,7 @@ Result<std::optional<StepResult>> Trainer::step(bool report_update_rms) {
   if (!warmup) update_biases(terms);
   CACHALOT_RETURN_IF_ERROR(model_->refresh(ctx_));
 
+  result.recast = model_->recast();
   result.step = input->next.step;
   result.tokens_seen = input->next.tokens_seen;
   result.point = input->point;

@@ -99,9 +99,9 @@ class GradientVerifier {
                               formats::WeightSource::open(directory_));
     CACHALOT_ASSIGN_OR_RETURN(train::ParameterStore parameters,
                               train::ParameterStore::from_checkpoint(source));
-    CACHALOT_ASSIGN_OR_RETURN(
-        model_,
-        train::TrainingModel::create(ctx_, source.config(), parameters, train::TrainingPrecision::fp32()));
+    CACHALOT_ASSIGN_OR_RETURN(model_,
+                              train::TrainingModel::create(ctx_, source.config(), parameters,
+                                                           train::TrainingPrecision::fp32()));
     const double found = step(parameters);
     const double golden = tensor::to_floats(*loss).at(0);
     const double error = std::abs(found - golden) / std::abs(golden);

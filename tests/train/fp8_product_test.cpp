@@ -135,9 +135,8 @@ TEST(Fp8Product, OfFp4ValuesHasTheBitsOfTheNativeFp4Product) {
   ASSERT_TRUE(formats::quantize_fp4_groups(master, n, k, {}, codes, scales, &counts).ok());
   tensor::QuantTensor fp4;
   fp4.weight = {tensor::DType::i8, {n, k / 2}, reinterpret_cast<const std::byte*>(codes.data())};
-  fp4.scale = {tensor::DType::f8_e8m0,
-               {n, k / 32},
-               reinterpret_cast<const std::byte*>(scales.data())};
+  fp4.scale = {
+      tensor::DType::f8_e8m0, {n, k / 32}, reinterpret_cast<const std::byte*>(scales.data())};
   fp4.rows = n;
   fp4.columns = k;
   fp4.block_rows = 1;

@@ -20,8 +20,7 @@ constexpr int64_t kSamples = 4;  // of a step
 constexpr int kSteps = 40;
 
 formats::ModelConfig small_config() {
-  formats::ModelConfig config =
-      formats::load_config(CACHALOT_TEST_DATA "/golden/quant").value();
+  formats::ModelConfig config = formats::load_config(CACHALOT_TEST_DATA "/golden/quant").value();
   config.num_hidden_layers = 3;
   config.num_nextn_predict_layers = 0;
   config.compress_ratios = {0, 4, 128};
@@ -78,16 +77,14 @@ Losses train(TrainingPrecision precision, bool muon) {
   grouping.o_groups = config.o_groups;
   std::vector<optim::OptimizedParameter> optimized;
   for (Parameter& p : parameters.parameters()) {
-    optimized.push_back({p.info.name, p.info.shape, p.master.data(),
-                         p.grad.empty() ? nullptr : p.grad.data()});
+    optimized.push_back(
+        {p.info.name, p.info.shape, p.master.data(), p.grad.empty() ? nullptr : p.grad.data()});
   }
   optim::Optimizer optimizer =
       optim::Optimizer::create(std::move(optimized), optimizer_config).value();
   const std::vector<Text> held_out = texts(1000);
   const double targets = kLength * kSamples;
-  const auto evaluate = [&] {
-    return model->losses(ctx, samples(held_out), {}).lm / targets;
-  };
+  const auto evaluate = [&] { return model->losses(ctx, samples(held_out), {}).lm / targets; };
   Losses out{evaluate(), 0};
   for (int step = 0; step < kSteps; ++step) {
     const std::vector<Text> batch = texts(static_cast<uint64_t>(step) * kSamples);

@@ -62,8 +62,7 @@ class Training {
         precision_(precision) {
     RngStream rng(17, RngPurpose::weights, 0);
     for (Parameter& parameter : parameters_.parameters()) {
-      for (float& x : parameter.master)
-        x = static_cast<float>(x * (1 + 0.05 * rng.next_normal()));
+      for (float& x : parameter.master) x = static_cast<float>(x * (1 + 0.05 * rng.next_normal()));
     }
     model_ = TrainingModel::create(ctx_, source_.config(), parameters_, precision).value();
   }
@@ -130,8 +129,7 @@ class Training {
         data.push_back(std::as_bytes(std::span(tables.back())));
       }
     }
-    ASSERT_TRUE(
-        formats::write_safetensors(directory + "/model.safetensors", specs, data).ok());
+    ASSERT_TRUE(formats::write_safetensors(directory + "/model.safetensors", specs, data).ok());
     ASSERT_TRUE(write_file_atomically(directory + "/config.json",
                                       formats::to_pretty_json(formats::to_json(config)))
                     .ok());
@@ -212,7 +210,8 @@ TEST(TrainingPrecision, LogitsAtFp32AreThoseOfTheMasters) {
 }
 
 TEST(TrainingPrecision, TheRecordedForwardPassHasTheBitsOfThePlainOne) {
-  for (const TrainingPrecision precision : {TrainingPrecision::bf16(), TrainingPrecision::fp4_qat()}) {
+  for (const TrainingPrecision precision :
+       {TrainingPrecision::bf16(), TrainingPrecision::fp4_qat()}) {
     Training t(precision);
     t.gradients();
     const Tokens tokens = random_tokens(kLength, 1, t.config().vocab_size);
@@ -243,8 +242,8 @@ TEST(TrainingPrecision, QatChangesPreparedWeightsAlone) {
     EXPECT_EQ(x.matrix->format(), y.matrix->format()) << x.name;
     EXPECT_EQ(x.matrix->num_bytes(), y.matrix->num_bytes()) << x.name;
     const int64_t panel_bytes = x.matrix->panel_bytes(x.matrix->panel_width(0));
-    const bool same = std::memcmp(x.matrix->panel(0), y.matrix->panel(0),
-                                  static_cast<size_t>(panel_bytes)) == 0;
+    const bool same =
+        std::memcmp(x.matrix->panel(0), y.matrix->panel(0), static_cast<size_t>(panel_bytes)) == 0;
     EXPECT_EQ(same, !expert) << x.name;
   }
   EXPECT_EQ(num_experts, 3 * 8 * 6);
@@ -300,9 +299,10 @@ TEST(TrainingPrecision, GradientsPointWhereThoseOfTheSameWeightsInFp32Do) {
 TEST(TrainingPrecision, GradientsDependOnNeitherThreadsNorInstructionSet) {
   for (const TrainingPrecision precision :
        {TrainingPrecision::bf16(), TrainingPrecision::fp4_qat()}) {
-    Training one(precision, 1), other(precision, 3, device::machine_isas().back() == device::Isa::reference
-                                                        ? device::Isa::reference
-                                                        : device::Isa::avx2);
+    Training one(precision, 1),
+        other(precision, 3,
+              device::machine_isas().back() == device::Isa::reference ? device::Isa::reference
+                                                                      : device::Isa::avx2);
     const Grads a = one.gradients(), b = other.gradients();
     for (const auto& [name, grad] : a) EXPECT_EQ(num_different(grad, b.at(name)), 0) << name;
   }

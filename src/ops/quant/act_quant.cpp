@@ -25,9 +25,8 @@ void simulate_fp8(device::ExecContext& ctx, const RowsParams& p, int64_t block, 
   check_rows(p);
   CACHALOT_CHECK(block > 0);
   SimulateFp8Kernel* kernel = fp8_kernel(ctx);
-  for_row_blocks(ctx, p.rows, p.columns, [&](int64_t first, int64_t last) {
-    kernel(p, block, amax_floor, first, last);
-  });
+  for_row_blocks(ctx, p.rows, p.columns,
+                 [&](int64_t first, int64_t last) { kernel(p, block, amax_floor, first, last); });
 }
 
 // Some columns of a block turned into rows of a copy, whose kernel is the one above.
