@@ -139,4 +139,91 @@ Status quantize_fp4_groups(std::span<const float> values, int64_t rows, int64_t 
   return {};
 }
 
+namespace {
+
+constexpr int64_t kFp4Group = 32;
+constexpr int64_t kFp8Block = 128;
+constexpr int kHeadroom =
+    6;  // 6 * 2^6 = 384, the largest multiple of the largest FP4 code that E4M3 holds
+
+struct Fp4Matrix {
+  std::span<const uint8_t> codes;
+  std::span<const uint8_t> scales;
+  int64_t columns;
+
+  uint8_t scale(int64_t row, int64_t group) const {
+    return scales[row * (columns / kFp4Group) + group];
+  }
+  std::span<const uint8_t> group(int64_t row, int64_t group) const {
+    return codes.subspan((row * columns + group * kFp4Group) / 2, kFp4Group / 2);
+  }
+  bool is_zero(int64_t row, int64_t group_idx) const {
+    const auto pairs = group(row, group_idx);
+    return std::all_of(pairs.begin(), pairs.end(), [](uint8_t p) { return (p & 0x77) == 0; });
+  }
+};
+
+// A group's codes as E4M3 at 2^shift times their value. True if all are exact.
+bool recast_group(std::span<const uint8_t> pairs, int shift, uint8_t* out) {
+  uint8_t table[16];
+  bool exact[16];
+  for (int code = 0; code < 16; ++code) {
+    const float value = std::ldexp(numeric::float_from_e2m1(static_cast<uint8_t>(code)), shift);
+    table[code] = numeric::e4m3_from_float(value);
+    exact[code] = numeric::float_from_e4m3(table[code]) == value;
+  }
+  bool all_exact = true;
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    const int low = pairs[i] & 15, high = pairs[i] >> 4;
+    out[2 * i] = table[low];
+    out[2 * i + 1] = table[high];
+    all_exact = all_exact && exact[low] && exact[high];
+  }
+  return all_exact;
+}
+
+}  // namespace
+
+void recast_fp4_to_fp8(std::span<const uint8_t> codes, std::span<const uint8_t> scales,
+                       int64_t rows, int64_t columns, std::span<uint8_t> fp8_codes,
+                       std::span<uint8_t> fp8_scales, int max_exponent_spread,
+                       RecastCounts* counts) {
+  const int64_t block_columns = ceil_div(columns, kFp8Block);
+  CACHALOT_CHECK(columns % kFp4Group == 0);
+  CACHALOT_CHECK(static_cast<int64_t>(codes.size()) == rows * columns / 2 &&
+                 static_cast<int64_t>(scales.size()) == rows * columns / kFp4Group);
+  CACHALOT_CHECK(static_cast<int64_t>(fp8_codes.size()) == rows * columns &&
+                 static_cast<int64_t>(fp8_scales.size()) ==
+                     ceil_div(rows, kFp8Block) * block_columns);
+  const Fp4Matrix fp4{codes, scales, columns};
+  for (size_t block = 0; block < fp8_scales.size(); ++block) {
+    const int64_t at = static_cast<int64_t>(block);
+    const int64_t first_row = at / block_columns * kFp8Block,
+                  last_row = std::min(rows, first_row + kFp8Block);
+    const int64_t first_group = at % block_columns * (kFp8Block / kFp4Group),
+                  last_group = std::min(columns / kFp4Group, first_group + kFp8Block / kFp4Group);
+    int largest = 0, smallest = 255;
+    for (int64_t row = first_row; row < last_row; ++row) {
+      for (int64_t group = first_group; group < last_group; ++group) {
+        if (fp4.is_zero(row, group)) continue;
+        largest = std::max<int>(largest, fp4.scale(row, group));
+        smallest = std::min<int>(smallest, fp4.scale(row, group));
+      }
+    }
+    if (smallest == 255) largest = smallest = kScaleBias;  // zeros alone
+    fp8_scales[block] = static_cast<uint8_t>(std::max(0, largest - kHeadroom));
+    bool exact = true;
+    for (int64_t row = first_row; row < last_row; ++row) {
+      for (int64_t group = first_group; group < last_group; ++group) {
+        exact &= recast_group(fp4.group(row, group), fp4.scale(row, group) - fp8_scales[block],
+                              fp8_codes.data() + row * columns + group * kFp4Group);
+      }
+    }
+    ++counts->blocks;
+    counts->max_spread = std::max(counts->max_spread, largest - smallest);
+    if (largest - smallest > max_exponent_spread) ++counts->blocks_over_limit;
+    if (!exact) ++counts->inexact_blocks;
+  }
+}
+
 }  // namespace cachalot::formats

@@ -39,4 +39,22 @@ Status quantize_fp4_groups(std::span<const float> values, int64_t rows, int64_t 
                            std::span<const uint8_t> preferred, std::span<uint8_t> codes,
                            std::span<uint8_t> scales, QuantizeCounts* counts);
 
+// FP4 groups as FP8 in blocks of 128 x 128, the values of a block kept exactly where its scales lie close enough (training.md 9.3).
+//         E = the largest exponent of the block's groups;  block scale 2^(E - 6);  code = e4m3(q * 2^(e - E + 6))
+// e4m3 holds every code exactly while E - e <= 14 (the last three among its subnormals), and what lies below rounds. The published
+// kernel asserts E - e <= 11. Groups of zeros alone, which have the floor's scale, are exact anywhere and do not count.
+// Shapes  codes and scales as quantize_fp4_groups writes them; fp8_codes [rows, columns]; fp8_scales [ceil(rows / 128),
+//         ceil(columns / 128)]. CHECK.
+inline constexpr int kMaxFp4ExponentSpread = 11;
+struct RecastCounts {
+  int64_t blocks = 0;
+  int64_t blocks_over_limit = 0;  // with E - e above the limit given
+  int64_t inexact_blocks = 0;     // a value changed
+  int max_spread = 0;             // the largest E - e
+};
+void recast_fp4_to_fp8(std::span<const uint8_t> codes, std::span<const uint8_t> scales,
+                       int64_t rows, int64_t columns, std::span<uint8_t> fp8_codes,
+                       std::span<uint8_t> fp8_scales, int max_exponent_spread,
+                       RecastCounts* counts);
+
 }  // namespace cachalot::formats

@@ -6,7 +6,6 @@
 
 #include "autograd/attention_grad.h"
 #include "autograd/elementwise_grad.h"
-#include "autograd/matmul_grad.h"
 #include "autograd/norm_grad.h"
 #include "model/compressor.h"
 #include "model/faults.h"
@@ -309,7 +308,7 @@ Matrix output_projection(Step& step, const AttentionWeights& weights, Matrix out
     p.math = matmul_math(step, weights.wo_a[g]);
     p.round_y = step.precision.bf16;
   }
-  autograd::matmul(step.context(), products);
+  autograd::matmul(step.context(), products, unquantised_gradient_format(step, weights.wo_a[0]));
   return linear(step, quantised_input(step, low, step.rows, weights.wo_b), step.rows, weights.wo_b);
 }
 

@@ -1,7 +1,6 @@
 #include "model/linear.h"
 
 #include "autograd/elementwise_grad.h"
-#include "autograd/matmul_grad.h"
 #include "autograd/norm_grad.h"
 #include "ops/quant/act_quant.h"
 
@@ -32,7 +31,19 @@ Matrix quantised_input(Step& step, Matrix x, int64_t rows, const ops::PackedWeig
   return copy;
 }
 
+autograd::GradientFormat unquantised_gradient_format(const Step& step,
+                                                     const ops::PackedWeight& weight) {
+  return matmul_math(step, weight) == ops::MatmulMath::bf16 ? autograd::GradientFormat::bf16
+                                                            : autograd::GradientFormat::f32;
+}
+
+autograd::GradientFormat gradient_format(const Step& step, const ops::PackedWeight& weight) {
+  return quantises_input(step, weight) ? autograd::GradientFormat::fp8
+                                       : unquantised_gradient_format(step, weight);
+}
+
 namespace {
+// A result that is not rounded (LINF) is fp32 in both directions.
 void product(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight, Matrix y,
              bool round_y) {
   ops::MatmulParams p{};
@@ -44,7 +55,8 @@ void product(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight
   p.y_stride = y.stride;
   p.math = matmul_math(step, weight);
   p.round_y = round_y;
-  autograd::matmul(step.context(), {&p, 1});
+  autograd::matmul(step.context(), {&p, 1},
+                   round_y ? gradient_format(step, weight) : autograd::GradientFormat::f32);
 }
 }  // namespace
 

@@ -2,6 +2,7 @@
 // Source  architecture.md 0.5, 3.9.
 #pragma once
 
+#include "autograd/matmul_grad.h"
 #include "model/step.h"
 #include "ops/matmul/matmul.h"
 #include "ops/matmul/packed_weight.h"
@@ -43,6 +44,12 @@ Matrix linear_f32(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& w
 
 // How a weight's product runs at this precision.
 ops::MatmulMath matmul_math(const Step& step, const ops::PackedWeight& weight);
+
+// What the gradient of this weight's product is rounded to: fp8 where the forward pass quantises the input (the linears of
+// architecture.md 3.9), bf16 where it multiplies bf16 values otherwise; and of a product that takes its input as it is (wo_a).
+autograd::GradientFormat gradient_format(const Step& step, const ops::PackedWeight& weight);
+autograd::GradientFormat unquantised_gradient_format(const Step& step,
+                                                     const ops::PackedWeight& weight);
 
 // Weighted RMS norm into a new matrix, rounded as activations are.
 Matrix rms_norm(Step& step, Matrix x, int64_t rows, const std::vector<float>& g, float eps);

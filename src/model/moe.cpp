@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "autograd/elementwise_grad.h"
-#include "autograd/matmul_grad.h"
 #include "autograd/moe_grad.h"
 #include "model/faults.h"
 #include "model/planted.h"
@@ -158,7 +157,7 @@ Matrix routed_experts(Step& step, const FfnWeights& weights, const Dispatch& d, 
       if (const int64_t rows = d.first_pair[e + 1] - first; rows > 0)
         add(weights.experts[e], first, rows);
     }
-    autograd::matmul(step.context(), products);
+    autograd::matmul(step.context(), products, gradient_format(step, weights.experts[0].w1));
   };
   each_expert([&](const ExpertWeights& expert, int64_t first, int64_t rows) {
     products.push_back(product(step, input, first, rows, d.token_of_pair + first, expert.w1, gate));

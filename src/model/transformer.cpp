@@ -12,6 +12,7 @@
 #include "model/planted.h"
 #include "model/residual.h"
 #include "model/step.h"
+#include "ops/quant/act_quant.h"
 
 namespace cachalot::model {
 namespace {
@@ -25,6 +26,14 @@ int64_t* positions(device::ExecContext& ctx, const ForwardBatch& batch) {
   }
   CACHALOT_CHECK(row == static_cast<int64_t>(batch.tokens.size()));
   return out;
+}
+
+// Embeddings of the batch's tokens. A table of masters counts at bf16 as the published code stores it, straight through.
+void embed(Step& step, const tensor::TensorView& table, float* rows) {
+  autograd::embed(step.context(), table, step.batch.tokens, rows);
+  const int64_t d = step.config.hidden_size;
+  if (step.precision.bf16 && table.dtype == tensor::DType::f32)
+    ops::round_bf16(step.exec, {rows, step.rows, d, d});
 }
 
 bool has_window(const formats::LayerConfig& layer, int64_t layer_idx) {
@@ -116,7 +125,7 @@ const float* Transformer::forward(autograd::Context ctx, const ForwardBatch& bat
   {
     const StepScope embed_scope(step);
     float* rows = step.floats(step.rows * d);
-    autograd::embed(ctx, weights_->embed, batch.tokens, rows);
+    embed(step, weights_->embed, rows);
     for (int64_t j = 0; j < n; ++j) {
       autograd::copy(ctx, {rows, d, step.rows, d, streams + j * d, n * d});
       if (fault(Fault::only_first_stream_initialised) && j > 0) {
@@ -147,7 +156,7 @@ const float* Transformer::mtp_forward(autograd::Context ctx, int64_t depth,
   const int64_t d = config_.hidden_size;
   const int64_t n = num_streams();
   const Matrix embedded = new_matrix(step, step.rows, d);
-  autograd::embed(ctx, weights_->embed, batch.tokens, embedded.data);
+  embed(step, weights_->embed, embedded.data);
   const Matrix enormed = rms_norm(step, embedded, step.rows, mtp.enorm, eps);
   const Matrix e =
       linear(step, quantised_input(step, enormed, step.rows, mtp.e_proj), step.rows, mtp.e_proj);

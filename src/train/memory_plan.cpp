@@ -38,6 +38,16 @@ int64_t layer_activations(const formats::ModelConfig& c, const formats::LayerCon
   return floats;
 }
 
+int64_t bytes_per_value(PreparedFormat format) {
+  switch (format) {
+    case PreparedFormat::f32: return 4;
+    case PreparedFormat::bf16: return 2;
+    case PreparedFormat::fp8:
+    case PreparedFormat::fp8_of_fp4: return 1;
+  }
+  return 0;
+}
+
 std::string bytes_text(int64_t bytes) {
   const auto b = static_cast<double>(bytes);
   if (b >= 1e9) return fmt::format("{:.2f} GB", b * 1e-9);
@@ -85,6 +95,8 @@ Result<MemoryPlan> memory_plan(const TrainConfig& config) {
   plan.parameters = count.main + count.mtp;
   plan.active_parameters = count.active;
   optim::GroupingOptions grouping = grouping_of(config, model);
+  CACHALOT_ASSIGN_OR_RETURN(const TrainingPrecision precision,
+                            parse_training_precision(config.precision, config.qat));
   for (const formats::TensorInfo& info : inventory) {
     if (info.tensor_class == formats::TensorClass::table) continue;
     const int64_t bytes = tensor::num_elements(info.shape) * kFloat;
@@ -99,7 +111,7 @@ Result<MemoryPlan> memory_plan(const TrainConfig& config) {
         rule.group == optim::ParameterGroup::adamw_decay)
       plan.moment_bytes += 2 * bytes;
     if (info.shape.size() == 2 && info.component != formats::Component::embedding)
-      plan.packed_bytes += 2 * bytes;
+      plan.packed_bytes += 2 * bytes / kFloat * bytes_per_value(prepared_format(precision, info));
   }
   const std::vector<formats::LayerConfig> layers = formats::layer_configs(model);
   int64_t floats = model.hidden_size * (model.hc_mult + 1);

@@ -97,6 +97,8 @@ class Run {
     }
     CACHALOT_ASSIGN_OR_RETURN(ParameterStore parameters, starting_parameters());
     TrainerConfig trainer;
+    CACHALOT_ASSIGN_OR_RETURN(trainer.precision,
+                              parse_training_precision(config_.precision, config_.qat));
     trainer.optimizer = config_.optimizer;
     trainer.optimizer.grouping = grouping_of(config_, model_);
     trainer.balance_alpha = static_cast<float>(config_.losses.balance_alpha);

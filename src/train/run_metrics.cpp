@@ -25,6 +25,11 @@ MetricValues step_metrics(const StepResult& r, double seconds, double flops_per_
       {"clamp/up_below", static_cast<double>(r.clamped.up_below)},
       {"data/tokens", static_cast<double>(r.num_tokens)},
   };
+  if (r.recast.blocks > 0) {
+    out.emplace_back("qat/blocks_over_limit", static_cast<double>(r.recast.blocks_over_limit));
+    out.emplace_back("qat/inexact_blocks", static_cast<double>(r.recast.inexact_blocks));
+    out.emplace_back("qat/max_exponent_spread", static_cast<double>(r.recast.max_spread));
+  }
   if (!r.update_rms.empty()) {
     double least = r.update_rms[0].rms, most = least, sum = 0;
     for (const optim::UpdateRms& update : r.update_rms) {

@@ -10,6 +10,7 @@
 #include "base/sha256.h"
 #include "formats/json_fields.h"
 #include "formats/presets.h"
+#include "train/training_precision.h"
 
 namespace cachalot::train {
 namespace {
@@ -240,7 +241,8 @@ void visit(Visitor& v, TrainConfig& c) {
   v.seed("seed", &c.seed);
   v.text("run_dir", &c.run_dir);
   v.text("tokenizer", &c.tokenizer);
-  v.choice("precision", &c.precision, {"fp32"});
+  v.choice("precision", &c.precision, {"fp32", "bf16", "fp8"});
+  v.boolean("qat", &c.qat);
   v.table("model", [&] {
     v.text("preset", &c.model.preset);
     v.text("config", &c.model.config);
@@ -381,6 +383,8 @@ Result<TrainConfig> train_config_from(const ConfigTree& tree) {
     s.decay_begin_tokens = budget.decay_begin_tokens;
     s.decay_end_tokens = budget.decay_end_tokens;
   }
+  if (const auto precision = parse_training_precision(config.precision, config.qat); !precision)
+    return precision.error();
   const Status schedule = optim::validate(config.schedule);
   if (!schedule.ok()) return invalid_argument("schedule." + schedule.message());
   return config;

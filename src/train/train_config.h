@@ -67,7 +67,8 @@ struct TrainConfig {
   std::string optimizer_kind = "muon";  // or "adamw", for the matrices too
   optim::OptimizerConfig optimizer;
 
-  std::string precision = "fp32";
+  std::string precision = "fp32";  // or bf16, fp8: training_precision.h
+  bool qat = false;                // of fp8: routed experts by way of FP4
 
   struct Anticipation {
     bool enabled = false;

@@ -156,8 +156,9 @@ Result<std::optional<StepResult>> Trainer::step(bool report_update_rms) {
   result.optimizer = optimizer_->step(ctx_, input->point.learning_rate,
                                       report_update_rms ? &result.update_rms : nullptr);
   if (!warmup) update_biases(terms);
-  model_->refresh(ctx_);
+  CACHALOT_RETURN_IF_ERROR(model_->refresh(ctx_));
 
+  result.recast = model_->recast();
   result.step = input->next.step;
   result.tokens_seen = input->next.tokens_seen;
   result.point = input->point;
@@ -189,7 +190,7 @@ Status Trainer::restore(const StreamPosition& position, int64_t anticipated_step
   CACHALOT_RETURN_IF_ERROR(optimizer_->check_state());
   position_ = position;
   anticipation_.restore(anticipated_steps_left, std::move(ahead));
-  model_->refresh(ctx_);
+  CACHALOT_RETURN_IF_ERROR(model_->refresh(ctx_));
   return {};
 }
 

@@ -4,7 +4,8 @@
 //         biases, packs the weights anew. The loss is L_LM + lambda L_MTP + the mean over samples of every layer's balance loss +
 //         the mean over positions of every CSA layer's indexer KL, each over the whole global batch.
 // Stages  dense: the indexer is not trained. indexer_warmup: nothing else is, routing biases included. sparse: all.
-// Numerics  the state after a step has the same bits for any number of threads, any cut into micro-batches, and after a restore.
+// Numerics  the state after a step has the same bits for any number of threads, any cut into micro-batches (but at precision fp8: its
+//         scales reach over 128 rows of a micro-batch), and after a restore.
 // Threads  one owner.
 #pragma once
 
@@ -25,7 +26,7 @@ namespace cachalot::train {
 
 struct TrainerConfig {
   optim::OptimizerConfig optimizer;
-  model::Precision precision;
+  TrainingPrecision precision;
   float balance_alpha = 1e-4f;
   float bias_update_rate = 0.001f;
   float indexer_loss = 1;
@@ -46,6 +47,7 @@ struct StepResult {
       0;  // the most loaded expert's load over its layer's mean, largest of all layers; 0: no router
   double max_activation = 0;  // largest magnitude in the residual streams
   ops::SwigluClampCounts clamped;
+  formats::RecastCounts recast;  // of the weights that the step left, under qat (prepared_weight.h)
   optim::StepReport optimizer;
   std::vector<optim::UpdateRms> update_rms;  // where asked for
 };
@@ -60,7 +62,8 @@ class Trainer {
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  // Nothing once the budget is spent. Errors  the data sources'; the state is then that of before the step.
+  // Nothing once the budget is spent. Errors  the data sources'; the state is then that of before the step. Or a master that is no
+  // longer finite, at precision fp8: the run is over.
   Result<std::optional<StepResult>> step(bool report_update_rms = false);
   // Routes by stale choices for the next num_steps steps.
   void anticipate(int64_t num_steps) { anticipation_.begin(num_steps); }

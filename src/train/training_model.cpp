@@ -1,14 +1,32 @@
 #include "train/training_model.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <numeric>
 
 #include "autograd/elementwise_grad.h"
 #include "autograd/loss_grad.h"
+#include "numeric/formats.h"
 #include "train/sample_batch.h"
 
 namespace cachalot::train {
 namespace {
+
+// A slot of several in one stored tensor begins with a block of its own; FP4 groups lie in a row.
+Status check_blocks(PreparedFormat format, const model::WeightSlot& slot,
+                    const Parameter& parameter) {
+  if ((format == PreparedFormat::fp8 || format == PreparedFormat::fp8_of_fp4) &&
+      slot.first_row % 128 != 0) {
+    return unsupported(fmt::format("{}: expected parts of a multiple of 128 rows, found one at {}",
+                                   slot.name, slot.first_row));
+  }
+  if (format == PreparedFormat::fp8_of_fp4 && parameter.num_columns() % 32 != 0) {
+    return unsupported(fmt::format("{}: expected a multiple of 32 columns for FP4, found {}",
+                                   slot.name, parameter.num_columns()));
+  }
+  return {};
+}
 
 int64_t count_targets(std::span<const int32_t> labels) {
   return std::count_if(labels.begin(), labels.end(), [](int32_t label) { return label >= 0; });
@@ -19,37 +37,51 @@ int64_t count_targets(std::span<const int32_t> labels) {
 Result<std::unique_ptr<TrainingModel>> TrainingModel::create(device::ExecContext& ctx,
                                                              formats::ModelConfig config,
                                                              ParameterStore& parameters,
-                                                             model::Precision precision) {
+                                                             TrainingPrecision precision) {
+  CACHALOT_RETURN_IF_ERROR(precision.validate());
   CACHALOT_ASSIGN_OR_RETURN(
       model::Transformer transformer,
-      model::Transformer::create(ctx, std::move(config), parameters, precision));
-  std::unique_ptr<TrainingModel> training(new TrainingModel(std::move(transformer), parameters));
-  training->bind();
-  training->refresh(ctx);
+      model::Transformer::create(ctx, std::move(config), parameters, precision.activations()));
+  std::unique_ptr<TrainingModel> training(
+      new TrainingModel(std::move(transformer), parameters, precision));
+  CACHALOT_RETURN_IF_ERROR(training->bind());
+  CACHALOT_RETURN_IF_ERROR(training->refresh(ctx));
   return training;
 }
 
-void TrainingModel::bind() {
+Status TrainingModel::bind() {
   for (const model::WeightSlot& slot : transformer_.weights().slots) {
     Parameter* parameter = parameters_.find(slot.name);
     CACHALOT_CHECK_MSG(parameter != nullptr, slot.name);
     if (slot.matrix != nullptr) {
+      CACHALOT_RETURN_IF_ERROR(
+          check_blocks(prepared_format(precision_, parameter->info), slot, *parameter));
       matrices_.push_back({parameter, slot.first_row, slot.matrix, {}});
     } else {
       vectors_.push_back({parameter, slot.values});
     }
   }
+  return {};
 }
 
-void TrainingModel::refresh(device::ExecContext& ctx) {
+Status TrainingModel::refresh(device::ExecContext& ctx) {
+  recast_ = {};
   for (BoundMatrix& bound : matrices_) {
-    const int64_t columns = bound.parameter->num_columns();
-    const ops::FloatMatrix values{bound.parameter->master.data() + bound.first_row * columns,
+    const Parameter& parameter = *bound.parameter;
+    const int64_t columns = parameter.num_columns();
+    const ops::FloatMatrix master{parameter.master.data() + bound.first_row * columns,
                                   bound.packed->rows(), columns, columns};
-    bound.packed->assign(ctx, ops::WeightFormat::f32, values);
-    bound.transposed.assign_transposed(ctx, ops::WeightFormat::f32, values);
+    const Status status = prepare_weight(ctx, prepared_format(precision_, parameter.info), master,
+                                         *bound.packed, bound.transposed, &recast_);
+    if (!status.ok()) return {status.code(), parameter.info.name + ": " + status.message()};
   }
-  for (BoundVector& bound : vectors_) *bound.values = bound.parameter->master;
+  for (BoundVector& bound : vectors_) {
+    const Parameter& parameter = *bound.parameter;
+    *bound.values = parameter.master;
+    if (prepared_format(precision_, parameter.info) == PreparedFormat::f32) continue;
+    for (float& value : *bound.values) value = numeric::round_to_bf16(value);
+  }
+  return {};
 }
 
 // shared_grad: the member that takes the gradients of what the MTP block shares with the main model.

@@ -12,6 +12,7 @@
 #include "device/paged_arena.h"
 #include "model/transformer.h"
 #include "train/parameters.h"
+#include "train/prepared_weight.h"
 #include "train/sample_batch.h"
 
 namespace cachalot::train {
@@ -40,15 +41,18 @@ struct
 // Borrows the parameters, which must outlive it. Threads: one owner.
 class TrainingModel {
  public:
+  // Errors  also unsupported: a matrix whose shape the precision's blocks do not fit.
   static Result<std::unique_ptr<TrainingModel>> create(device::ExecContext& ctx,
                                                        formats::ModelConfig config,
                                                        ParameterStore& parameters,
-                                                       model::Precision precision);
+                                                       TrainingPrecision precision);
 
   const model::Transformer& transformer() const { return transformer_; }
 
-  // Packs the weights anew: after every change of the masters.
-  void refresh(device::ExecContext& ctx);
+  // Prepares the weights anew: after every change of the masters. Errors  prepared_weight.h's, with the tensor's name.
+  Status refresh(device::ExecContext& ctx);
+  // Of the last refresh, under qat: whether the experts' FP4 scales lay close enough for FP8 (prepared_weight.h).
+  const formats::RecastCounts& recast() const { return recast_; }
 
   // Adds the gradients of the weighted losses of the samples to the parameters' (whose finish_grads() ends a step), and the losses to `sums`, row after row, so that
   // their bits too depend on no cut. `terms`, if given, is what layers add and report (the MTP block's too).
@@ -77,9 +81,10 @@ class TrainingModel {
     std::vector<float>* values;
   };
 
-  TrainingModel(model::Transformer transformer, ParameterStore& parameters)
-      : transformer_(std::move(transformer)), parameters_(parameters) {}
-  void bind();
+  TrainingModel(model::Transformer transformer, ParameterStore& parameters,
+                TrainingPrecision precision)
+      : transformer_(std::move(transformer)), parameters_(parameters), precision_(precision) {}
+  Status bind();
   void bind(autograd::Tape& tape, std::vector<float> Parameter::*shared_grad);
   using Batches = std::vector<std::unique_ptr<SampleBatch>>;
   LossSums run(autograd::Context ctx, std::span<const Sample> samples, const LossWeights& weights,
@@ -99,6 +104,8 @@ class TrainingModel {
   ParameterStore& parameters_;
   device::PagedArena activations_;
   autograd::TapeMemory memory_;
+  TrainingPrecision precision_;
+  formats::RecastCounts recast_;
   std::vector<BoundMatrix> matrices_;
   std::vector<BoundVector> vectors_;
 };

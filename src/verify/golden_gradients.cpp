@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "base/check.h"
 #include "base/file.h"
 #include "formats/json_fields.h"
 #include "ops/optim/adamw.h"
@@ -98,9 +99,9 @@ class GradientVerifier {
                               formats::WeightSource::open(directory_));
     CACHALOT_ASSIGN_OR_RETURN(train::ParameterStore parameters,
                               train::ParameterStore::from_checkpoint(source));
-    CACHALOT_ASSIGN_OR_RETURN(
-        model_,
-        train::TrainingModel::create(ctx_, source.config(), parameters, model::Precision::exact()));
+    CACHALOT_ASSIGN_OR_RETURN(model_,
+                              train::TrainingModel::create(ctx_, source.config(), parameters,
+                                                           train::TrainingPrecision::fp32()));
     const double found = step(parameters);
     const double golden = tensor::to_floats(*loss).at(0);
     const double error = std::abs(found - golden) / std::abs(golden);
@@ -211,10 +212,10 @@ class GradientVerifier {
         p.step = static_cast<int64_t>(s) + 1;
         ops::adamw(ctx_, p);
       }
-      model_->refresh(ctx_);
+      CACHALOT_CHECK(model_->refresh(ctx_).ok());
     }
     for (size_t i = 0; i < start.size(); ++i) parameters.parameters()[i].master = start[i].master;
-    model_->refresh(ctx_);
+    CACHALOT_CHECK(model_->refresh(ctx_).ok());
     return losses;
   }
 

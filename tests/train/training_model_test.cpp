@@ -63,7 +63,7 @@ class Training {
         parameters_(ParameterStore::from_checkpoint(source_).value()),
         pool_(threads),
         ctx_{&pool_, &arena_, device::machine_isa()} {
-    model_ = TrainingModel::create(ctx_, source_.config(), parameters_, model::Precision::exact())
+    model_ = TrainingModel::create(ctx_, source_.config(), parameters_, TrainingPrecision::fp32())
                  .value();
   }
   const formats::ModelConfig& config() const { return source_.config(); }
@@ -204,12 +204,12 @@ TEST(TrainingModel, TheIndexersGradientIsThatOfItsLoss) {
     const auto moved = [&](double sign) {
       for (size_t i = 0; i < start.size(); ++i)
         parameter.master[i] = static_cast<float>(start[i] + sign * step * grad[i] / length);
-      t.model().refresh(t.ctx());
+      EXPECT_TRUE(t.model().refresh(t.ctx()).ok());
       return kl_at();
     };
     const double slope = (moved(1) - moved(-1)) / (2 * step);
     parameter.master = start;
-    t.model().refresh(t.ctx());
+    ASSERT_TRUE(t.model().refresh(t.ctx()).ok());
     // Second order cancels; third order and fp32 scores leave a few parts in a thousand at this step.
     EXPECT_NEAR(slope, length, 0.01 * length) << name;
   }
@@ -234,7 +234,7 @@ TEST(TrainingModel, ReplayedExpertsKeepTheWeightsOfThePresentRouter) {
   t.gradients({{text.sample()}}, weights, nullptr, &stale);
   Parameter& gate = *t.parameters().find("layers.5.ffn.gate.weight");
   for (size_t i = 0; i < gate.master.size(); ++i) gate.master[i] *= i % 3 == 0 ? 1.5f : -0.5f;
-  t.model().refresh(t.ctx());
+  ASSERT_TRUE(t.model().refresh(t.ctx()).ok());
   Recorder fresh = t.recorder(), replayed = t.recorder();
   t.gradients({{text.sample()}}, weights, nullptr, &fresh);
   EXPECT_NE(fresh.choices.experts[5], stale.choices.experts[5]);

@@ -89,7 +89,7 @@ void run_task(const MatmulKernels& kernels, const Product& product, int64_t pane
                  .has_nan_codes = w.has_nan_codes(),
                  .width = width,
                  .k = w.padded_columns(),
-                 .group = scale_group(w.format()),
+                 .group = w.sum_group(),
                  .x = product.x + block * product.x_block_bytes,
                  .m = rows,
                  .y = y,

@@ -10,6 +10,7 @@
 //                    vdpbf16ps, which counts as zero every x, bf16 weight and step result that is denormal; so do all versions.
 //         scales     fp8 per 128 inputs, fp4 per 32: total = 0; per group ascending: acc as above from 0 over the group with unscaled
 //                    codes, total = fma(acc, scale, total). In bf16 math a denormal total counts as zero, a denormal scale does not.
+//                    An fp8 weight may be summed per 32 too (PackedWeight::set_sum_group).
 //         round_y    y = bf16(total), nearest even.
 //         accumulate (f32 math, no round_y) acc, with scales total, starts as what y holds instead of 0. Without scales a product over
 //                    all of K so has the bits of several over consecutive parts of K.

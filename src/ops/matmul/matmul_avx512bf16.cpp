@@ -127,11 +127,11 @@ struct Fp4Decoder {
 };
 
 template <int kVectors>
-CACHALOT_KERNEL void one_row_fp8(const uint32_t* x, int64_t k, const uint8_t* w,
+CACHALOT_KERNEL void one_row_fp8(const uint32_t* x, int64_t k, int64_t group, const uint8_t* w,
                                  const float* scales, float* y) {
   const Fp8Decoder decoder;
-  for (int64_t begin = 0; begin < k; begin += 128, ++scales) {
-    const int64_t end = smaller(k, begin + 128);
+  for (int64_t begin = 0; begin < k; begin += group) {
+    const int64_t end = smaller(k, begin + group);
     F acc[1][kVectors];
     clear<1, kVectors>(acc);
     for (int64_t i = begin; i < end; i += 4, x += 2) {
@@ -146,7 +146,7 @@ CACHALOT_KERNEL void one_row_fp8(const uint32_t* x, int64_t k, const uint8_t* w,
     }
     F scale[kVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) scale[j] = Vec::broadcast(scales);
+    for (int j = 0; j < kVectors; ++j) scale[j] = Vec::broadcast(scales + begin / 128);
     add_scaled<1, kVectors>(acc, scale, y, 0, begin == 0);
   }
 }
@@ -188,9 +188,9 @@ void decode_fp8_panel(const PanelTask& t, int64_t begin, int64_t end, uint16_t* 
       _mm512_storeu_si512(out + 2 * t.width + 2 * j, pairs[1]);
     }
   }
-  const float* group_scales = t.scales + begin / 128;
-  for (int64_t k = begin; k < end; k += 128, ++group_scales, scales += PackedWeight::kPanelWidth) {
-    for (int64_t j = 0; j < t.width; j += 16) Vec::store(scales + j, Vec::broadcast(group_scales));
+  for (int64_t k = begin; k < end; k += t.group, scales += PackedWeight::kPanelWidth) {
+    const F scale = Vec::broadcast(t.scales + k / 128);
+    for (int64_t j = 0; j < t.width; j += 16) Vec::store(scales + j, scale);
   }
 }
 
@@ -267,7 +267,7 @@ void run(const PanelTask& t) {
     run_quantised(t);
   } else {
     with_vectors(t.width, [&]<int kVectors>() {
-      t.format == WeightFormat::fp8 ? one_row_fp8<kVectors>(x, t.k, panel, t.scales, t.y)
+      t.format == WeightFormat::fp8 ? one_row_fp8<kVectors>(x, t.k, t.group, panel, t.scales, t.y)
                                     : one_row_fp4<kVectors>(x, t.k, panel, t.y);
     });
   }

@@ -22,7 +22,7 @@ struct PanelTask {
   bool has_nan_codes;
   int64_t width;
   int64_t k;      // padded
-  int64_t group;  // inputs that share a scale, or 0
+  int64_t group;  // inputs that are summed before their scale, or 0
   const void* x;  // prepare_x's output for these m rows
   int64_t m;
   float* y;

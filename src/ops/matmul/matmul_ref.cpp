@@ -36,11 +36,11 @@ float output(const PackedWeight& w, int64_t row, MatmulMath math, const float* x
   auto input = [&](int64_t k) { return x[k]; };
   auto weight = [&](int64_t k) { return w.code_value(row, k); };
   const int64_t k = w.padded_columns();
-  const int64_t group = scale_group(w.format());
+  const int64_t group = w.sum_group();
   if (group == 0) return chain(total, 0, k, math, input, weight);
   for (int64_t begin = 0; begin < k; begin += group) {
     const float sum = chain(0, begin, std::min(k, begin + group), math, input, weight);
-    total = std::fma(sum, w.scale(row, begin / group), total);
+    total = std::fma(sum, w.scale(row, begin / scale_group(w.format())), total);
     if (math == MatmulMath::bf16) total = without_denormal(total);
   }
   return total;

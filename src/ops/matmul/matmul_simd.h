@@ -113,7 +113,7 @@ void decode_strip_bf16(const Strip& s) {
 
 template <bool kOddFirst, bool kNanCodes>
 void decode_strip_fp8(const Strip& s) {
-  constexpr int64_t kGroup = scale_group(WeightFormat::fp8);
+  constexpr int64_t kScaleGroup = scale_group(WeightFormat::fp8);
   const int64_t width = s.t.width;
   const auto* in = reinterpret_cast<const uint8_t*>(s.t.panel) + s.begin * width + s.lane * 4;
   float* out = s.out;
@@ -125,9 +125,9 @@ void decode_strip_fp8(const Strip& s) {
       for (int t = 0; t < 4; ++t) Vec::store(out + t * s.lanes + j, decoded[t]);
     }
   }
-  const float* scales = s.t.scales + s.begin / kGroup;
-  for (int64_t k = s.begin, g = 0; k < s.end; k += kGroup, ++g) {
-    for (int64_t j = 0; j < s.lanes; ++j) s.scales[g * PackedWeight::kPanelWidth + j] = scales[g];
+  for (int64_t k = s.begin, g = 0; k < s.end; k += s.t.group, ++g) {
+    const float scale = s.t.scales[k / kScaleGroup];
+    for (int64_t j = 0; j < s.lanes; ++j) s.scales[g * PackedWeight::kPanelWidth + j] = scale;
   }
 }
 
@@ -221,9 +221,9 @@ void one_row(const PanelTask& t) {
     if (t.format == WeightFormat::fp4) {
       one_row_fp4<kVectors, kOddFirst>(x, k, panel, t.y, t.accumulate);
     } else if (t.has_nan_codes) {
-      one_row_fp8<kVectors, kOddFirst, true>(x, k, panel, t.scales, t.y, t.accumulate);
+      one_row_fp8<kVectors, kOddFirst, true>(x, k, t.group, panel, t.scales, t.y, t.accumulate);
     } else {
-      one_row_fp8<kVectors, kOddFirst, false>(x, k, panel, t.scales, t.y, t.accumulate);
+      one_row_fp8<kVectors, kOddFirst, false>(x, k, t.group, panel, t.scales, t.y, t.accumulate);
     }
   });
 }

@@ -130,11 +130,11 @@ CACHALOT_KERNEL void one_row_bf16(const float* x, int64_t k, const uint16_t* w, 
 
 // One row against a whole panel, decoding in registers. x holds Vec::kXCopies of every input.
 template <int kVectors, bool kOddFirst, bool kNanCodes>
-CACHALOT_KERNEL void one_row_fp8(const float* x, int64_t k, const uint8_t* w, const float* scales,
-                                 float* y, bool from_y) {
-  constexpr int64_t kGroup = scale_group(WeightFormat::fp8);
-  for (int64_t begin = 0; begin < k; begin += kGroup, ++scales) {
-    const int64_t end = begin + kGroup < k ? begin + kGroup : k;
+CACHALOT_KERNEL void one_row_fp8(const float* x, int64_t k, int64_t group, const uint8_t* w,
+                                 const float* scales, float* y, bool from_y) {
+  constexpr int64_t kScaleGroup = scale_group(WeightFormat::fp8);
+  for (int64_t begin = 0; begin < k; begin += group) {
+    const int64_t end = begin + group < k ? begin + group : k;
     Vec::F acc[kVectors];
 #pragma GCC unroll 8
     for (int j = 0; j < kVectors; ++j) acc[j] = Vec::zero();
@@ -150,7 +150,7 @@ CACHALOT_KERNEL void one_row_fp8(const float* x, int64_t k, const uint8_t* w, co
           acc[j] = Vec::fma(Vec::load_copies(a + t * Vec::kXCopies), b[t], acc[j]);
       }
     }
-    const Vec::F scale = Vec::broadcast(scales);
+    const Vec::F scale = Vec::broadcast(scales + begin / kScaleGroup);
 #pragma GCC unroll 8
     for (int j = 0; j < kVectors; ++j) {
       const Vec::F total = begin > 0 || from_y ? Vec::load(y + j * Vec::kLanes) : Vec::zero();

@@ -207,6 +207,7 @@ Result<PackedWeight> PackedWeight::pack(device::ExecContext& ctx, const QuantTen
   w.rows_ = tensor.rows;
   w.columns_ = tensor.columns;
   w.format_ = format;
+  w.sum_group_ = scale_group(format);
   const int64_t step = format == WeightFormat::f32    ? 1
                        : format == WeightFormat::bf16 ? 2
                        : format == WeightFormat::fp8  ? 4
@@ -260,11 +261,18 @@ void PackedWeight::resize(WeightFormat format, int64_t rows, int64_t columns) {
   columns_ = columns;
   padded_columns_ = format == WeightFormat::bf16 ? round_up(columns, 2) : columns;
   format_ = format;
+  sum_group_ = 0;
   has_nan_codes_ = false;
   scales_ = {};
   const int64_t last = num_panels() - 1;
   const int64_t num_bytes = last * panel_bytes(kPanelWidth) + panel_bytes(panel_width(last));
   if (data_.size() != num_bytes) data_ = device::Buffer(num_bytes);
+}
+
+void PackedWeight::set_sum_group(int64_t inputs) {
+  CACHALOT_CHECK(format_ == WeightFormat::fp8);
+  CACHALOT_CHECK(inputs == kFp4BlockInputs || inputs == kFp8BlockInputs);
+  sum_group_ = inputs;
 }
 
 void PackedWeight::assign(device::ExecContext& ctx, WeightFormat format, const FloatMatrix& w) {

@@ -53,10 +53,17 @@ class PackedWeight {
   void assign(device::ExecContext& ctx, WeightFormat format, const FloatMatrix& w);
   void assign_transposed(device::ExecContext& ctx, WeightFormat format, const FloatMatrix& w);
 
+  // fp8: sums run over 32 inputs before their scale, as those of an fp4 weight do (matmul.h), or over 128 again. Where an fp8 weight holds
+  // the values of an fp4 one, scales being powers of two, 32 makes its products have the bits of the fp4 weight's.
+  void set_sum_group(int64_t inputs);
+
   int64_t rows() const { return rows_; }        // N
   int64_t columns() const { return columns_; }  // K
   WeightFormat format() const { return format_; }
   int64_t num_bytes() const { return data_.size() + scales_.size(); }
+
+  // Inputs that are summed before their scale is applied: scale_group(format()), or what set_sum_group() says.
+  int64_t sum_group() const { return sum_group_; }
 
   // For the kernels.
   int64_t padded_columns() const { return padded_columns_; }
@@ -84,6 +91,7 @@ class PackedWeight {
   int64_t rows_ = 0;
   int64_t columns_ = 0;
   int64_t padded_columns_ = 0;
+  int64_t sum_group_ = 0;
   WeightFormat format_ = WeightFormat::f32;
   bool has_nan_codes_ = false;
   device::Buffer data_;

@@ -15,15 +15,41 @@ void check_rows(const RowsParams& p) {
   CACHALOT_CHECK(p.rows <= 1 || p.row_stride >= p.columns);
 }
 
+SimulateFp8Kernel* fp8_kernel(const device::ExecContext& ctx) {
+  return pick_kernel(ctx.isa, simulate_fp8_ref, simulate_fp8_avx2, simulate_fp8_avx512);
+}
+
 }  // namespace
 
-void simulate_fp8(device::ExecContext& ctx, const RowsParams& p, int64_t block) {
+void simulate_fp8(device::ExecContext& ctx, const RowsParams& p, int64_t block, float amax_floor) {
   check_rows(p);
   CACHALOT_CHECK(block > 0);
-  SimulateFp8Kernel* kernel =
-      pick_kernel(ctx.isa, simulate_fp8_ref, simulate_fp8_avx2, simulate_fp8_avx512);
+  SimulateFp8Kernel* kernel = fp8_kernel(ctx);
   for_row_blocks(ctx, p.rows, p.columns,
-                 [&](int64_t first, int64_t last) { kernel(p, block, first, last); });
+                 [&](int64_t first, int64_t last) { kernel(p, block, amax_floor, first, last); });
+}
+
+// Some columns of a block turned into rows of a copy, whose kernel is the one above.
+void simulate_fp8_columns(device::ExecContext& ctx, const RowsParams& p, int64_t block,
+                          float amax_floor) {
+  check_rows(p);
+  constexpr int64_t kColumns = 16;
+  constexpr int64_t kMaxBlock = 128;
+  CACHALOT_CHECK(block > 0 && block <= kMaxBlock);
+  SimulateFp8Kernel* kernel = fp8_kernel(ctx);
+  const int64_t across = (p.columns + kColumns - 1) / kColumns;
+  ctx.pool->run((p.rows + block - 1) / block * across, [&](int64_t task, int) {
+    alignas(64) float copy[kColumns * kMaxBlock];
+    const int64_t row = task / across * block, column = task % across * kColumns;
+    const int64_t rows = std::min(block, p.rows - row),
+                  columns = std::min(kColumns, p.columns - column);
+    float* x = p.x + row * p.row_stride + column;
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < columns; ++c) copy[c * rows + r] = x[r * p.row_stride + c];
+    kernel({copy, columns, rows, rows}, block, amax_floor, 0, columns);
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < columns; ++c) x[r * p.row_stride + c] = copy[c * rows + r];
+  });
 }
 
 void simulate_fp4(device::ExecContext& ctx, const RowsParams& p) {

@@ -22,10 +22,20 @@ struct RowsParams {
   int64_t row_stride;
 };
 
+// What a block's maximum counts as at least, so that scales stay in range. Gradients shrink with the
+// batch: 1e-4 would flush all of them below 2^-32, so theirs lies far under any.
+inline constexpr float kFp8AmaxFloor = 1e-4f;
+inline constexpr float kFp8GradientFloor = 448 * 0x1p-100f;
+
 // Snap to e4m3 with one power-of-two scale per run of `block` values (128 before a quantised
-// linear, 64 in KV rows); floor of the block maximum 1e-4. A last shorter run is a block of its
-// own.
-void simulate_fp8(device::ExecContext& ctx, const RowsParams& p, int64_t block);
+// linear, 64 in KV rows). A last shorter run is a block of its own.
+void simulate_fp8(device::ExecContext& ctx, const RowsParams& p, int64_t block,
+                  float amax_floor = kFp8AmaxFloor);
+
+// The same with one scale per `block` x 1 values of a column, rows from the first on: operands of a
+// product that sums over rows (training.md 6.8, wgrad).
+void simulate_fp8_columns(device::ExecContext& ctx, const RowsParams& p, int64_t block,
+                          float amax_floor = kFp8AmaxFloor);
 
 // Snap to e2m1 with one power-of-two scale per run of 32; floor of the block maximum 6 * 2^-126.
 // columns % 32 == 0.

@@ -6,8 +6,9 @@
 
 namespace cachalot::ops {
 
-void simulate_fp8_avx2(const RowsParams& p, int64_t block, int64_t first_row, int64_t last_row) {
-  simulate_fp8_simd(p, block, first_row, last_row);
+void simulate_fp8_avx2(const RowsParams& p, int64_t block, float amax_floor, int64_t first_row,
+                       int64_t last_row) {
+  simulate_fp8_simd(p, block, amax_floor, first_row, last_row);
 }
 
 void simulate_fp4_avx2(const RowsParams& p, int64_t first_row, int64_t last_row) {

@@ -6,7 +6,6 @@
 
 namespace cachalot::ops {
 
-inline constexpr float kFp8AmaxFloor = 1e-4f;
 inline constexpr float kFp4AmaxFloor = 6 * 0x1p-126f;
 inline constexpr float kInvE4m3Max = 1.0f / 448.0f;
 inline constexpr float kInvE2m1Max = 1.0f / 6.0f;
@@ -14,8 +13,8 @@ inline constexpr float kInvE2m1Max = 1.0f / 6.0f;
 // values of its block finite.
 inline constexpr int kMaxScaleExponent = 127;
 
-using SimulateFp8Kernel = void(const RowsParams& p, int64_t block, int64_t first_row,
-                               int64_t last_row);
+using SimulateFp8Kernel = void(const RowsParams& p, int64_t block, float amax_floor,
+                               int64_t first_row, int64_t last_row);
 SimulateFp8Kernel simulate_fp8_ref, simulate_fp8_avx2, simulate_fp8_avx512;
 
 using RowsKernel = void(const RowsParams& p, int64_t first_row, int64_t last_row);
@@ -27,7 +26,7 @@ using HadamardKernel = void(const RowsParams& p, float factor, bool round_bf16, 
 HadamardKernel hadamard_ref, hadamard_avx2, hadamard_avx512;
 
 // The scale exponents of architecture.md 0.4 for a run of n values.
-int fp8_scale_exponent(const float* x, int64_t n);
+int fp8_scale_exponent(const float* x, int64_t n, float amax_floor = kFp8AmaxFloor);
 int fp4_scale_exponent(const float* x, int64_t n);
 
 }  // namespace cachalot::ops

@@ -18,8 +18,8 @@ float max_magnitude(const float* x, int64_t n) {
 
 }  // namespace
 
-int fp8_scale_exponent(const float* x, int64_t n) {
-  const float amax = std::max(max_magnitude(x, n), kFp8AmaxFloor);
+int fp8_scale_exponent(const float* x, int64_t n, float amax_floor) {
+  const float amax = std::max(max_magnitude(x, n), amax_floor);
   return std::min(numeric::pow2_ceil_exponent(amax * kInvE4m3Max), kMaxScaleExponent);
 }
 
@@ -28,12 +28,13 @@ int fp4_scale_exponent(const float* x, int64_t n) {
   return std::min(numeric::pow2_ceil_exponent(amax * kInvE2m1Max), kMaxScaleExponent);
 }
 
-void simulate_fp8_ref(const RowsParams& p, int64_t block, int64_t first_row, int64_t last_row) {
+void simulate_fp8_ref(const RowsParams& p, int64_t block, float amax_floor, int64_t first_row,
+                      int64_t last_row) {
   for (int64_t row = first_row; row < last_row; ++row) {
     for (int64_t begin = 0; begin < p.columns; begin += block) {
       float* x = p.x + row * p.row_stride + begin;
       const int64_t n = std::min(block, p.columns - begin);
-      const float scale = numeric::pow2(fp8_scale_exponent(x, n));
+      const float scale = numeric::pow2(fp8_scale_exponent(x, n, amax_floor));
       for (int64_t i = 0; i < n; ++i) {
         x[i] = numeric::float_from_e4m3(numeric::e4m3_from_float(x[i] / scale)) * scale;
       }

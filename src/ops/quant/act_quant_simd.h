@@ -45,7 +45,8 @@ inline void snap_block(float* x, int64_t n, float scale, F32x16 largest, F32x16 
   }
 }
 
-void simulate_fp8_simd(const RowsParams& p, int64_t block, int64_t first_row, int64_t last_row) {
+void simulate_fp8_simd(const RowsParams& p, int64_t block, float amax_floor, int64_t first_row,
+                       int64_t last_row) {
   // e4m3: steps of 2^(exponent - 3), smallest normal 2^-6.
   const F32x16 largest = splat(448.0f);
   const F32x16 min_normal = splat(0x1p-6f);
@@ -54,7 +55,7 @@ void simulate_fp8_simd(const RowsParams& p, int64_t block, int64_t first_row, in
     for (int64_t begin = 0; begin < p.columns; begin += block) {
       float* x = p.x + row * p.row_stride + begin;
       const int64_t n = block < p.columns - begin ? block : p.columns - begin;
-      const float scale = block_scale(max_magnitude_simd(x, n), kFp8AmaxFloor, kInvE4m3Max);
+      const float scale = block_scale(max_magnitude_simd(x, n), amax_floor, kInvE4m3Max);
       snap_block(x, n, scale, largest, min_normal, steps_2_23);
     }
   }

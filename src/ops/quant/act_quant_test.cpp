@@ -239,5 +239,60 @@ TEST(Hadamard, EveryVersionHasTheReferenceBits) {
   }
 }
 
+TEST(Hadamard, KeepsDotProducts) {
+  const Op rotate = hadamard_op(false);
+  for (uint32_t seed = 0; seed < 50; ++seed) {
+    const std::vector<float> q = rounded_to_bf16(random_values(128, 100 + seed, 1.0)),
+                             k = rounded_to_bf16(random_values(128, 200 + seed, 1.0));
+    const std::vector<float> rotated_q = apply(q, rotate), rotated_k = apply(k, rotate);
+    double before = 0, after = 0, q2 = 0, k2 = 0;
+    for (size_t i = 0; i < 128; ++i) {
+      before += static_cast<double>(q[i]) * k[i];
+      after += static_cast<double>(rotated_q[i]) * rotated_k[i];
+      q2 += static_cast<double>(q[i]) * q[i];
+      k2 += static_cast<double>(k[i]) * k[i];
+    }
+    EXPECT_NEAR(after, before, 1e-6 * std::sqrt(q2 * k2));
+  }
+}
+
+TEST(SimulateFp8, ColumnsAreRowsOfTheTranspose) {
+  const int64_t rows = 300, columns = 37, stride = 41;
+  const std::vector<float> x = rounded_to_bf16(random_values(rows * stride, 71, 3.0));
+  const Op of_columns = [](device::ExecContext& ctx, const RowsParams& p) {
+    simulate_fp8_columns(ctx, p, 128);
+  };
+  expect_every_version(x, rows, columns, stride, of_columns, "columns");
+  TestContext ctx(device::machine_isa());
+  const std::vector<float> found = apply(ctx, x, rows, columns, stride, of_columns);
+  std::vector<float> transposed(static_cast<size_t>(rows * columns));
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < columns; ++c) transposed[c * rows + r] = x[r * stride + c];
+  transposed = apply(ctx, transposed, columns, rows, rows, kFp8Of128);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < stride; ++c) {
+      const float expected = c < columns ? transposed[c * rows + r] : x[r * stride + c];
+      ASSERT_EQ(found[r * stride + c], expected) << r << ", " << c;
+    }
+  }
+}
+
+TEST(SimulateFp8, TheGradientsFloorKeepsSmallValues) {
+  const Op gradient = [](device::ExecContext& ctx, const RowsParams& p) {
+    simulate_fp8(ctx, p, 128, kFp8GradientFloor);
+  };
+  std::vector<float> x = random_values(128, 73);
+  for (float& v : x) v *= 1e-11f;
+  EXPECT_EQ(apply(x, kFp8Of128), std::vector<float>(128));  // under 2^-32 all is 0
+  const std::vector<float> kept = apply(x, gradient);
+  float largest = 0;
+  for (const float v : x) largest = std::max(largest, std::abs(v));
+  for (size_t i = 0; i < x.size(); ++i)
+    EXPECT_NEAR(kept[i], x[i], std::max(std::abs(x[i]) / 16, largest * 2 / 448 * 0x1p-10f));
+  expect_every_version(x, 1, 128, 128, gradient, "gradient");
+  for (float& v : x) v *= 1e-22f;
+  expect_every_version(x, 1, 128, 128, gradient, "below the floor");
+}
+
 }  // namespace
 }  // namespace cachalot::ops
