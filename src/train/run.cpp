@@ -104,6 +104,7 @@ class Run {
     trainer.balance_alpha = static_cast<float>(config_.losses.balance_alpha);
     trainer.bias_update_rate = static_cast<float>(config_.losses.bias_update_rate);
     trainer.indexer_loss = static_cast<float>(config_.losses.indexer);
+    CACHALOT_ASSIGN_OR_RETURN(trainer.recompute, recompute_plan(config_));
     trainer.anticipation_delta_steps = config_.anticipation.delta_steps;
     CACHALOT_ASSIGN_OR_RETURN(
         trainer_, Trainer::create(ctx_, model_, std::move(parameters), std::move(stream), trainer));

@@ -276,6 +276,11 @@ void visit(Visitor& v, TrainConfig& c) {
     v.integer("max_tokens", &c.evaluate.max_tokens, 1, kMax);
   });
   v.table("schedule", [&] { visit_schedule(v, c); });
+  v.table("recompute", [&] {
+    v.text("tensors", &c.recompute.tensors);
+    v.integer("block_sublayers", &c.recompute.block_sublayers, 0, 1 << 20);
+    v.integer("logit_rows", &c.recompute.logit_rows, 0, kMax);
+  });
   v.table("losses", [&] {
     v.real("balance_alpha", &c.losses.balance_alpha, 0, kBig);
     v.real("bias_update_rate", &c.losses.bias_update_rate, 0, kBig);
@@ -387,6 +392,7 @@ Result<TrainConfig> train_config_from(const ConfigTree& tree) {
     return precision.error();
   const Status schedule = optim::validate(config.schedule);
   if (!schedule.ok()) return invalid_argument("schedule." + schedule.message());
+  if (const auto plan = recompute_plan(config); !plan) return plan.error();
   return config;
 }
 
@@ -401,6 +407,7 @@ std::string resolved_toml(const TrainConfig& config) { return to_toml(printed(co
 std::string config_hash(const TrainConfig& config) {
   json::object fields = printed(config);
   fields.erase("run_dir");
+  fields.erase("recompute");
   return sha256_hex(to_toml(fields));
 }
 
@@ -408,6 +415,14 @@ Result<formats::ModelConfig> model_config(const TrainConfig& config) {
   CACHALOT_ASSIGN_OR_RETURN(json::object fields, base_fields(config.model));
   CACHALOT_RETURN_IF_ERROR(lay_over(fields, config.model.fields));
   return formats::parse_config(python_json(fields), "model");
+}
+
+Result<model::RecomputePlan> recompute_plan(const TrainConfig& config) {
+  CACHALOT_ASSIGN_OR_RETURN(model::RecomputePlan plan,
+                            model::RecomputePlan::parse(config.recompute.tensors));
+  plan.block_sublayers = config.recompute.block_sublayers;
+  plan.logit_rows = config.recompute.logit_rows;
+  return plan;
 }
 
 optim::GroupingOptions grouping_of(const TrainConfig& config, const formats::ModelConfig& model) {

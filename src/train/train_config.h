@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "formats/config.h"
+#include "model/recompute_plan.h"
 #include "optim/optimizer.h"
 #include "optim/schedule.h"
 #include "train/config_tree.h"
@@ -59,6 +60,12 @@ struct TrainConfig {
       "constant";  // or "budget": decay over the suggested parts of the budget
   int64_t micro_batch_tokens = 4096;
 
+  struct Recompute {  // model/recompute_plan.h
+    std::string tensors = "none";
+    int64_t block_sublayers = 0;
+    int64_t logit_rows = 0;
+  } recompute;
+
   struct Losses {
     double balance_alpha = 1e-4;
     double bias_update_rate = 0.001;
@@ -98,11 +105,14 @@ Result<TrainConfig> train_config_from(const ConfigTree& tree);
 
 // Every key with its value, in a fixed order; reading it gives the same configuration.
 std::string resolved_toml(const TrainConfig& config);
-// SHA-256 of resolved_toml without run_dir: equal for runs that must give equal bits.
+// SHA-256 of resolved_toml without run_dir and recompute: equal for runs that must give equal bits.
 std::string config_hash(const TrainConfig& config);
 
 // The model that [model] describes, checked. Errors  also an unknown preset or field, a config.json that is not there.
 Result<formats::ModelConfig> model_config(const TrainConfig& config);
+
+// What [recompute] names. Errors  invalid_argument: a name that is none.
+Result<model::RecomputePlan> recompute_plan(const TrainConfig& config);
 
 // The optimizer's grouping options with the model's shapes.
 optim::GroupingOptions grouping_of(const TrainConfig& config, const formats::ModelConfig& model);

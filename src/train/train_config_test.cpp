@@ -62,9 +62,10 @@ TEST(TrainConfig, WhatIsPrintedReadsBack) {
   EXPECT_EQ(config_hash(again), config_hash(config));
 }
 
-TEST(TrainConfig, HashIsOfAllButTheDirectory) {
+TEST(TrainConfig, HashIsOfAllThatDecidesBits) {
   const std::string hash = config_hash(read({kBase}).value());
   EXPECT_EQ(config_hash(read({kBase}, {"run_dir=elsewhere"}).value()), hash);
+  EXPECT_EQ(config_hash(read({kBase}, {"recompute.tensors=mhc"}).value()), hash);
   EXPECT_NE(config_hash(read({kBase}, {"seed=1"}).value()), hash);
 }
 
@@ -87,6 +88,7 @@ TEST(TrainConfig, WrongValuesNameKeyExpectedAndFound) {
            {"log.tensorboard=7", "log.tensorboard"},
            {"data=[]", "data"},
            {"schedule.batch.total_tokens=-1", "schedule.batch.total_tokens"},
+           {"recompute.tensors=logits", "recompute"},
            {"init.std=nan", "init.std"}}) {
     const std::string message = error_of({kBase}, {assignment});
     EXPECT_NE(message.find(key), std::string::npos) << assignment << ": " << message;

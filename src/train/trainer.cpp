@@ -98,6 +98,7 @@ void Trainer::set_stage(optim::AttentionStage stage) {
 model::TrainingTerms Trainer::terms_of(const StepInput& input) const {
   const optim::AttentionStage stage = input.point.attention;
   model::TrainingTerms terms;
+  terms.recompute = config_.recompute;
   terms.dense_attention = stage != optim::AttentionStage::sparse;
   if (stage != optim::AttentionStage::dense)
     terms.indexer_loss = share(config_.indexer_loss, input.batch.num_tokens());

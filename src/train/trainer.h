@@ -30,6 +30,7 @@ struct TrainerConfig {
   float balance_alpha = 1e-4f;
   float bias_update_rate = 0.001f;
   float indexer_loss = 1;
+  model::RecomputePlan recompute;
   int64_t anticipation_delta_steps = 4;
 };
 

@@ -217,12 +217,14 @@ void TrainingModel::mtp_loss(autograd::Context main, std::span<const Sample> sam
   }
   if (kept.empty()) return;
   const device::ArenaScope scope(*main.exec.arena);
+  // The outer tape's, and so there before this one begins.
+  float* d_streams = main.tape == nullptr ? nullptr : main.tape->grad(streams);
   autograd::Tape tape(activations_);
   autograd::Context ctx(main.exec);
   if (main.tape != nullptr) {
     ctx.tape = &tape;
     bind(tape, &Parameter::mtp_grad);
-    tape.add_parameter(streams, first * width, main.tape->grad(streams));
+    tape.add_parameter(streams, first * width, d_streams);
   }
   const auto rows = static_cast<int64_t>(kept.size());
   const SampleBatch& batch = *batches.emplace_back(
