@@ -31,7 +31,7 @@ class Training {
         parameters_(ParameterStore::from_checkpoint(source_).value()),
         pool_(2),
         ctx_{&pool_, &arena_, device::machine_isa()} {
-    model_ = TrainingModel::create(ctx_, source_.config(), parameters_, model::Precision::exact())
+    model_ = TrainingModel::create(ctx_, source_.config(), parameters_, TrainingPrecision::fp32())
                  .value();
   }
   const formats::ModelConfig& config() const { return source_.config(); }
