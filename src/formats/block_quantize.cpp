@@ -163,24 +163,31 @@ struct Fp4Matrix {
   }
 };
 
-// A group's codes as E4M3 at 2^shift times their value. True if all are exact.
-bool recast_group(std::span<const uint8_t> pairs, int shift, uint8_t* out) {
-  uint8_t table[16];
+// The FP4 codes as E4M3 at 2^shift times their value.
+struct RecastTable {
+  int shift = 0;
+  uint8_t code[16];
   bool exact[16];
-  for (int code = 0; code < 16; ++code) {
-    const float value = std::ldexp(numeric::float_from_e2m1(static_cast<uint8_t>(code)), shift);
-    table[code] = numeric::e4m3_from_float(value);
-    exact[code] = numeric::float_from_e4m3(table[code]) == value;
+
+  explicit RecastTable(int shift) : shift(shift) {
+    for (int fp4 = 0; fp4 < 16; ++fp4) {
+      const float value = std::ldexp(numeric::float_from_e2m1(static_cast<uint8_t>(fp4)), shift);
+      code[fp4] = numeric::e4m3_from_float(value);
+      exact[fp4] = numeric::float_from_e4m3(code[fp4]) == value;
+    }
   }
-  bool all_exact = true;
-  for (size_t i = 0; i < pairs.size(); ++i) {
-    const int low = pairs[i] & 15, high = pairs[i] >> 4;
-    out[2 * i] = table[low];
-    out[2 * i + 1] = table[high];
-    all_exact = all_exact && exact[low] && exact[high];
+  // True if all of the group's codes are exact.
+  bool apply(std::span<const uint8_t> pairs, uint8_t* out) const {
+    bool all_exact = true;
+    for (size_t i = 0; i < pairs.size(); ++i) {
+      const int low = pairs[i] & 15, high = pairs[i] >> 4;
+      out[2 * i] = code[low];
+      out[2 * i + 1] = code[high];
+      all_exact &= exact[low] & exact[high];
+    }
+    return all_exact;
   }
-  return all_exact;
-}
+};
 
 }  // namespace
 
@@ -196,6 +203,7 @@ void recast_fp4_to_fp8(std::span<const uint8_t> codes, std::span<const uint8_t> 
                  static_cast<int64_t>(fp8_scales.size()) ==
                      ceil_div(rows, kFp8Block) * block_columns);
   const Fp4Matrix fp4{codes, scales, columns};
+  RecastTable table(kHeadroom);
   for (size_t block = 0; block < fp8_scales.size(); ++block) {
     const int64_t at = static_cast<int64_t>(block);
     const int64_t first_row = at / block_columns * kFp8Block,
@@ -215,8 +223,10 @@ void recast_fp4_to_fp8(std::span<const uint8_t> codes, std::span<const uint8_t> 
     bool exact = true;
     for (int64_t row = first_row; row < last_row; ++row) {
       for (int64_t group = first_group; group < last_group; ++group) {
-        exact &= recast_group(fp4.group(row, group), fp4.scale(row, group) - fp8_scales[block],
-                              fp8_codes.data() + row * columns + group * kFp4Group);
+        const int shift = fp4.scale(row, group) - fp8_scales[block];
+        if (shift != table.shift) table = RecastTable(shift);
+        exact &= table.apply(fp4.group(row, group),
+                             fp8_codes.data() + row * columns + group * kFp4Group);
       }
     }
     ++counts->blocks;
