@@ -71,8 +71,8 @@ int main(int argc, char** argv) {
   cachalot::device::ExecContext ctx{&pool, &arena, options.isa};
   const cachalot::formats::ModelConfig config = cachalot::formats::nano_config();
   cachalot::train::ParameterStore parameters = cachalot::train::initial_parameters(config, {});
-  const auto model = cachalot::train::TrainingModel::create(ctx, config, parameters,
-                                                            cachalot::model::Precision::exact())
+  const auto model = cachalot::train::TrainingModel::create(
+                         ctx, config, parameters, cachalot::train::TrainingPrecision::fp32())
                          .value();
   std::vector<int32_t> tokens;
   cachalot::RngStream rng(1, cachalot::RngPurpose::data, 0);

@@ -199,7 +199,7 @@ Status run(const Options& options) {
   CACHALOT_ASSIGN_OR_RETURN(auto store, cachalot::train::ParameterStore::from_checkpoint(source));
   CACHALOT_ASSIGN_OR_RETURN(const auto model,
                             cachalot::train::TrainingModel::create(
-                                ctx, config, store, cachalot::model::Precision::exact()));
+                                ctx, config, store, cachalot::train::TrainingPrecision::fp32()));
   CACHALOT_ASSIGN_OR_RETURN(auto optimizer, make_optimizer(store, config, options));
 
   const int64_t targets = batches.rows * (batches.columns - 1);
@@ -217,7 +217,7 @@ Status run(const Options& options) {
                              options.choices.empty() ? nullptr : &terms);
     store.finish_grads();
     norms.push_back(optimizer.step(ctx, options.learning_rate).grad_norm);
-    model->refresh(ctx);
+    CACHALOT_RETURN_IF_ERROR(model->refresh(ctx));
     seconds.push_back(
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     losses.push_back(sums.lm / static_cast<double>(targets));

@@ -12,7 +12,6 @@
 #include "model/planted.h"
 #include "model/residual.h"
 #include "model/step.h"
-#include "ops/quant/act_quant.h"
 
 namespace cachalot::model {
 namespace {
@@ -33,7 +32,7 @@ void embed(Step& step, const tensor::TensorView& table, float* rows) {
   autograd::embed(step.context(), table, step.batch.tokens, rows);
   const int64_t d = step.config.hidden_size;
   if (step.precision.bf16 && table.dtype == tensor::DType::f32)
-    ops::round_bf16(step.exec, {rows, step.rows, d, d});
+    autograd::round_bf16(step.context(), {rows, step.rows, d, d});
 }
 
 bool has_window(const formats::LayerConfig& layer, int64_t layer_idx) {

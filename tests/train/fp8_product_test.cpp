@@ -181,7 +181,8 @@ Gradients gradients(Machine& machine, autograd::GradientFormat format, const Pre
   p.math = prepared.weight.format() == ops::WeightFormat::f32 ? ops::MatmulMath::f32
                                                               : ops::MatmulMath::bf16;
   Gradients out{Floats(x.size()), dw_before};
-  autograd::Tape tape;
+  device::PagedArena activations;
+  autograd::Tape tape(activations);
   Floats d_y = dy;
   tape.add_parameter(x.data(), static_cast<int64_t>(x.size()), out.dx.data());
   tape.add_parameter(y.data(), static_cast<int64_t>(y.size()), d_y.data());

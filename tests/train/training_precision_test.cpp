@@ -223,6 +223,22 @@ TEST(TrainingPrecision, TheRecordedForwardPassHasTheBitsOfThePlainOne) {
   }
 }
 
+TEST(TrainingPrecision, WhatIsMadeAgainHasTheBitsOfWhatWasKept) {
+  for (const TrainingPrecision precision :
+       {TrainingPrecision::bf16(), TrainingPrecision::fp4_qat()}) {
+    Training t(precision);
+    model::TrainingTerms terms;
+    terms.indexer_loss = 1e-3f;
+    const Grads kept = t.gradients(&terms);
+    EXPECT_EQ(t.model().memory().num_replayed, 0);
+    terms.recompute = model::RecomputePlan::parse("all").value();
+    const Grads made_again = t.gradients(&terms);
+    EXPECT_GT(t.model().memory().num_replayed, 0);
+    for (const auto& [name, grad] : kept)
+      EXPECT_EQ(num_different(grad, made_again.at(name)), 0) << name;
+  }
+}
+
 // Kernels are chosen by these alone (ops/matmul/matmul_plan.h, model/linear.h).
 TEST(TrainingPrecision, QatChangesPreparedWeightsAlone) {
   Training fp8(TrainingPrecision::fp8()), qat(TrainingPrecision::fp4_qat());
