@@ -21,6 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
+constexpr float kProvokedScale = 50;
 constexpr size_t kMaxTokenizerBytes = size_t{256} << 20;
 
 Result<data::Dataset> open_entry(const DataEntry& entry, int64_t vocab_size) {
@@ -62,9 +63,12 @@ class Run {
     while (true) {
       const int64_t next = trainer_->position().step + 1;
       const int64_t every = config_.log.update_rms_every_steps;
+      const bool provoked = next == request_.provoked_step && !trainer_->anticipation().active();
+      if (provoked) CACHALOT_RETURN_IF_ERROR(scale_head(kProvokedScale));
       const Clock::time_point start = Clock::now();
       CACHALOT_ASSIGN_OR_RETURN(const std::optional<StepResult> result,
                                 trainer_->step(every > 0 && next % every == 0));
+      if (provoked) CACHALOT_RETURN_IF_ERROR(scale_head(1 / kProvokedScale));
       if (!result) break;
       const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
       CACHALOT_ASSIGN_OR_RETURN(const bool rolled_back, after_step(*result, seconds));
@@ -170,6 +174,11 @@ class Run {
       return {};
     }
     return config_.anticipation.enabled ? save() : Status();
+  }
+
+  Status scale_head(float factor) {
+    for (float& value : trainer_->parameters().find("head.weight")->master) value *= factor;
+    return trainer_->model().refresh(ctx_);
   }
 
   // True: the run has gone back to an earlier step.

@@ -29,6 +29,8 @@ class RunObserver {
 
 struct RunRequest {
   bool resume = false;
+  // For tests of the controller: this step's head is 50 times too large, unless it routes by stale choices. -1: none.
+  int64_t provoked_step = -1;
   int64_t stop_at_step =
       -1;  // ends the run with a checkpoint after this step; -1: at the budget's end
 };

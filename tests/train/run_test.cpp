@@ -1,0 +1,133 @@
+// Whole training runs: a provoked spike is found, gone back from and bridged; a run goes on from its checkpoints.
+#include "train/run.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "base/file.h"
+#include "data/data_testing.h"
+#include "train/checkpoint.h"
+
+namespace cachalot::train {
+namespace {
+
+struct Event {
+  int64_t step;
+  std::string name;
+  std::string detail;
+};
+
+class Recorder : public RunObserver {
+ public:
+  void on_step(const StepResult& result, const MetricValues&) override {
+    results.push_back(result);
+  }
+  void on_event(int64_t step, std::string_view event, std::string_view detail) override {
+    events.push_back({step, std::string(event), std::string(detail)});
+  }
+  int64_t count(const std::string& name) const {
+    return std::count_if(events.begin(), events.end(),
+                         [&](const Event& event) { return event.name == name; });
+  }
+  std::vector<StepResult> results;
+  std::vector<Event> events;
+};
+
+class RunTest : public data::DataFiles {
+ protected:
+  void SetUp() override {
+    data::DataFiles::SetUp();
+    std::vector<uint16_t> ids;
+    uint32_t state = 1;
+    for (int i = 0; i < 40000; ++i) {
+      state = i % 9 == 0 ? state * 1664525 + 1013904223 : 5 * state + 1;
+      ids.push_back(static_cast<uint16_t>(state % 64));
+    }
+    std::ofstream(path("bytes.bin"), std::ios::binary)
+        .write(reinterpret_cast<const char*>(ids.data()),
+               static_cast<std::streamsize>(ids.size() * 2));
+  }
+  TrainConfig config(const std::string& name, std::vector<std::string> more = {}) {
+    more.push_back("run_dir=" + path(name));
+    more.push_back("data.0.path=" + path("bytes.bin"));
+    const std::vector<std::string> files = {std::string(CACHALOT_TEST_DATA) + "/train/small.toml"};
+    return read_train_config(files, more).value();
+  }
+  Recorder run(const TrainConfig& config, const RunRequest& request = {}) {
+    ThreadPool pool(2);
+    device::Arena arena;
+    device::ExecContext ctx{&pool, &arena, device::machine_isa()};
+    Recorder recorder;
+    const Status status = run_training(ctx, config, request, recorder);
+    EXPECT_TRUE(status.ok()) << status.message();
+    return recorder;
+  }
+  std::string model_bytes(const std::string& name) {
+    const int64_t step = list_checkpoints(path(name)).back();
+    return read_text_file(checkpoint_directory(path(name), step) + "/model.safetensors").value();
+  }
+};
+
+// training.md A4.
+TEST_F(RunTest, AProvokedSpikeIsBridged) {
+  const std::vector<std::string> keys = {"anticipation.enabled=true",
+                                         "anticipation.delta_steps=2",
+                                         "anticipation.rollback_margin_steps=3",
+                                         "anticipation.hold_steps=8",
+                                         "anticipation.detector.min_steps=8",
+                                         "anticipation.detector.window=20",
+                                         "checkpoint.keep_last=20",
+                                         "schedule.attention.dense_tokens=0",
+                                         "schedule.attention.indexer_warmup_tokens=0",
+                                         "schedule.batch.ramp_tokens=0"};
+  const RunRequest request{.resume = false, .provoked_step = 20, .stop_at_step = -1};
+  const Recorder first = run(config("first", keys), request);
+  EXPECT_EQ(first.count("rollback"), 1);
+  ASSERT_GE(first.count("spike"), 1);
+  const auto spike = std::find_if(first.events.begin(), first.events.end(),
+                                  [](const Event& event) { return event.name == "spike"; });
+  EXPECT_EQ(spike->step, 20);
+  // Back to the newest checkpoint at least 5 steps before, then 8 steps by stale choices, then as ever.
+  std::vector<int64_t> anticipated;
+  for (const StepResult& result : first.results) {
+    if (result.anticipated) anticipated.push_back(result.step);
+  }
+  EXPECT_EQ(anticipated, (std::vector<int64_t>{16, 17, 18, 19, 20, 21, 22, 23}));
+  EXPECT_FALSE(first.results.back().anticipated);
+  EXPECT_TRUE(std::isfinite(first.results.back().lm_loss));
+  // The log holds each step once, and the spike.
+  const std::vector<MetricsLine> lines = read_metrics(path("first") + "/metrics.jsonl").value();
+  int64_t steps = 0;
+  for (const MetricsLine& line : lines)
+    steps += line.event.empty() && !line.values.empty() && line.values[0].first == "loss/lm";
+  EXPECT_EQ(steps, first.results.back().step);
+  // Again, to the bit.
+  run(config("second", keys), request);
+  EXPECT_TRUE(model_bytes("first") == model_bytes("second"));
+}
+
+TEST_F(RunTest, AStoppedRunGoesOnAsIfUndisturbed) {
+  run(config("whole"));
+  for (const int64_t stop : {5, 9, 14, 21, 30})
+    run(config("parts"), {.resume = true, .provoked_step = -1, .stop_at_step = stop});
+  run(config("parts"), {.resume = true, .provoked_step = -1, .stop_at_step = -1});
+  EXPECT_TRUE(model_bytes("whole") == model_bytes("parts"));
+}
+
+TEST_F(RunTest, ARunIsNotOverwritten) {
+  run(config("run"), {.resume = false, .provoked_step = -1, .stop_at_step = 3});
+  ThreadPool pool(1);
+  device::Arena arena;
+  device::ExecContext ctx{&pool, &arena, device::machine_isa()};
+  Recorder recorder;
+  const Status status = run_training(ctx, config("run"), {}, recorder);
+  EXPECT_EQ(status.code(), StatusCode::invalid_argument);
+  EXPECT_NE(status.message().find("--resume"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace cachalot::train
