@@ -314,6 +314,7 @@ bool is_companion(const fs::path& path, const ConvertOptions& options) {
   const std::string name = path.filename().string();
   const std::string extension = path.extension().string();
   if (name == "config.json" || name.ends_with(".index.json") || name.starts_with(".")) return false;
+  if (name == "manifest.json" || name == "trainer.json") return false;  // of a training checkpoint
   if (name == kScalesFile) return options.precision != ConvertPrecision::quantized;
   return extension == ".json" || extension == ".jinja" || extension == ".txt" ||
          extension == ".md" || name == "LICENSE";
