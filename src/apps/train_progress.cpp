@@ -91,6 +91,7 @@ void TrainProgress::on_step(const train::StepResult& result, const train::Metric
 }
 
 void TrainProgress::on_event(int64_t step, std::string_view event, std::string_view detail) {
+  if (is_terminal_ && event == "checkpoint") return;  // they come all the time
   clear();
   fmt::print("step {} {}: {}\n", step, event, printable(detail));
   std::fflush(stdout);

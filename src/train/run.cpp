@@ -13,6 +13,7 @@
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
 #include "train/run_metrics.h"
+#include "train/spectrum_metrics.h"
 #include "train/trainer_state.h"
 
 namespace cachalot::train {
@@ -184,7 +185,11 @@ class Run {
   // True: the run has gone back to an earlier step.
   Result<bool> after_step(const StepResult& result, double seconds) {
     const double flops = training_flops_per_token(model_, result.point.sequence_length);
-    const MetricValues values = step_metrics(result, seconds, flops, config_.log.peak_gflops);
+    MetricValues values = step_metrics(result, seconds, flops, config_.log.peak_gflops);
+    if (config_.log.spectrum_every_steps > 0 &&
+        result.step % config_.log.spectrum_every_steps == 0) {
+      for (auto& value : spectrum_metrics(ctx_, trainer_->optimizer())) values.push_back(value);
+    }
     CACHALOT_RETURN_IF_ERROR(log_->write(result.step, result.tokens_seen, values));
     observer_.on_step(result, values);
     const std::string spike = detector_.add(result.lm_loss, result.optimizer.grad_norm);

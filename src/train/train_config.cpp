@@ -308,6 +308,7 @@ void visit(Visitor& v, TrainConfig& c) {
   v.table("log", [&] {
     v.integer("every_steps", &c.log.every_steps, 1, kMax);
     v.integer("update_rms_every_steps", &c.log.update_rms_every_steps, 0, kMax);
+    v.integer("spectrum_every_steps", &c.log.spectrum_every_steps, 0, kMax);
     v.boolean("tensorboard", &c.log.tensorboard);
     v.real("peak_gflops", &c.log.peak_gflops, 0, kBig);
   });

@@ -93,6 +93,7 @@ struct TrainConfig {
   struct Log {
     int64_t every_steps = 10;
     int64_t update_rms_every_steps = 0;  // 0: never
+    int64_t spectrum_every_steps = 0;    // likewise
     bool tensorboard = true;
     double peak_gflops = 0;  // of the machine, for shares of it; 0: not reported
   } log;
