@@ -1,0 +1,206 @@
+// training_bench [--json] [--threads=N] [--isa=NAME] [--seconds=S] [--cpu-clock]
+// Where a training step's time goes, and what its parts cost: the nano model over 4 sequences of 512 tokens a step.
+//   phases     forward, forward and backward, optimizer, packing of weights: time, and FLOP/s as a share of the f32 peak measured in
+//              the same run (FLOPs: train/run.h; a third of them forward; Newton-Schulz by training.md 3.3)
+//   overheads  a whole step with one thing changed, as a ratio to the step as it is
+// Cases take turns, so that a machine's mood meets all of them.
+// Source  training.md 3.3, 6, 10; infrastructure.md 7.1, 7.2 (C3), 7.4.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/rng.h"
+#include "bench_run.h"
+#include "formats/presets.h"
+#include "matmul/machine_limits.h"
+#include "optim/optimizer.h"
+#include "train/initialize.h"
+#include "train/run.h"
+#include "train/training_model.h"
+
+namespace {
+
+namespace cc = cachalot;
+using cc::bench::BenchOptions;
+
+constexpr int64_t kSequences = 4;
+constexpr int64_t kLength = 512;
+constexpr int64_t kTokens = kSequences * kLength;
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// A model, its optimizer and a batch.
+class Step {
+ public:
+  Step(cc::device::ExecContext& ctx, const cc::formats::ModelConfig& config, bool muon,
+       cc::train::TrainingPrecision precision)
+      : ctx_(ctx), config_(config), parameters_(cc::train::initial_parameters(config, {})) {
+    model_ = cc::train::TrainingModel::create(ctx, config, parameters_, precision).value();
+    std::vector<cc::optim::OptimizedParameter> optimized;
+    for (cc::train::Parameter& p : parameters_.parameters()) {
+      optimized.push_back(
+          {p.info.name, p.info.shape, p.master.data(), p.grad.empty() ? nullptr : p.grad.data()});
+    }
+    cc::optim::OptimizerConfig optimizer;
+    optimizer.grouping = {config.hc_mult,        config.head_dim,
+                          config.index_head_dim, config.num_attention_heads,
+                          config.index_n_heads,  config.o_groups};
+    optimizer.grouping.muon = muon;
+    optimizer_ = std::make_unique<cc::optim::Optimizer>(
+        cc::optim::Optimizer::create(std::move(optimized), optimizer).value());
+    cc::RngStream rng(1, cc::RngPurpose::data, 0);
+    for (int64_t s = 0; s < kSequences; ++s) {
+      auto& ids = tokens_.emplace_back();
+      for (int64_t i = 0; i < kLength; ++i)
+        ids.push_back(
+            static_cast<int32_t>(rng.next_u32() % static_cast<uint32_t>(config.vocab_size)));
+      auto& next = labels_.emplace_back(ids.begin() + 1, ids.end());
+      next.push_back(-1);
+    }
+    for (int64_t s = 0; s < kSequences; ++s) samples_.push_back({tokens_[s], labels_[s]});
+  }
+
+  float indexer = 1;
+  cc::model::RecomputePlan recompute;
+
+  void forward() {
+    cc::model::TrainingTerms terms;
+    model_->losses(ctx_, samples_, kWeights, &terms);
+  }
+  void gradients() {
+    parameters_.clear_grads();
+    cc::model::TrainingTerms terms;
+    terms.indexer_loss = indexer / kTokens;
+    terms.balance_alpha = 1e-4f;
+    terms.balance_weight = 1.0f / kSequences;
+    terms.recompute = recompute;
+    model_->add_gradients(ctx_, samples_, kWeights, &terms);
+    parameters_.finish_grads();
+  }
+  void optimize() { optimizer_->step(ctx_, 1e-6); }
+  void pack() { CACHALOT_CHECK(model_->refresh(ctx_).ok()); }
+  void whole() {
+    gradients();
+    optimize();
+    pack();
+  }
+  // 10 (4 n^2 m + 2 n^3) of every logical matrix, n its smaller side.
+  double newton_schulz_flops() const {
+    double flops = 0;
+    for (size_t i = 0; i < optimizer_->parameters().size(); ++i) {
+      for (const cc::optim::RowRange& cut : optimizer_->audit().rows[i].rule.matrices) {
+        const auto rows = static_cast<double>(cut.rows);
+        const auto columns = static_cast<double>(optimizer_->parameters()[i].shape[1]);
+        const double n = std::min(rows, columns), m = std::max(rows, columns);
+        flops += 10 * (4 * n * n * m + 2 * n * n * n);
+      }
+    }
+    return flops;
+  }
+
+ private:
+  static constexpr cc::train::LossWeights kWeights{1.0f / kTokens, 0.3f / kTokens};
+  cc::device::ExecContext& ctx_;
+  cc::formats::ModelConfig config_;
+  cc::train::ParameterStore parameters_;
+  std::unique_ptr<cc::train::TrainingModel> model_;
+  std::unique_ptr<cc::optim::Optimizer> optimizer_;
+  std::vector<std::vector<int32_t>> tokens_, labels_;
+  std::vector<cc::train::Sample> samples_;
+};
+
+struct Case {
+  std::string name;
+  std::function<void()> run;
+  double flops;  // 0: not counted
+  std::vector<double> seconds = {};
+};
+
+void take_turns(const BenchOptions& options, std::vector<Case>& cases) {
+  BenchOptions once = options;
+  once.seconds = 0;
+  const int rounds = std::max(1, static_cast<int>(std::lround(options.seconds)));
+  for (int round = 0; round < rounds; ++round) {
+    for (Case& c : cases) c.seconds.push_back(measure(once, c.run).median);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  BenchOptions options;
+  for (int i = 1; i < argc; ++i) {
+    if (cc::bench::take_option(argv[i], options)) continue;
+    fmt::print(stderr,
+               "training_bench [--json] [--threads=N] [--isa=NAME] [--seconds=S] [--cpu-clock]\n");
+    return 1;
+  }
+  cc::ThreadPool pool(options.num_threads);
+  cc::device::Arena arena;
+  cc::device::ExecContext ctx{&pool, &arena, options.isa};
+  const cc::formats::ModelConfig config = cc::formats::nano_config();
+  cc::formats::ModelConfig plain = config;
+  plain.cachalot.residual = {"plain"};
+  using cc::train::TrainingPrecision;
+  Step base(ctx, config, true, TrainingPrecision::fp32());
+  Step adamw(ctx, config, false, TrainingPrecision::fp32());
+  Step no_mhc(ctx, plain, true, TrainingPrecision::fp32());
+  Step bf16(ctx, config, true, TrainingPrecision::bf16());
+  Step fp8(ctx, config, true, TrainingPrecision::fp8());
+  Step qat(ctx, config, true, TrainingPrecision::fp4_qat());
+  Step no_indexer(ctx, config, true, TrainingPrecision::fp32());
+  no_indexer.indexer = 0;
+  Step recompute(ctx, config, true, TrainingPrecision::fp32());
+  recompute.recompute = cc::model::RecomputePlan::parse("mhc").value();
+
+  const double peak = cc::bench::measure_f32_peak(pool, options.isa);
+  const double flops = kTokens * cc::train::training_flops_per_token(config, kLength);
+  std::vector<Case> phases = {
+      {"forward", [&] { base.forward(); }, flops / 3},
+      {"forward and backward", [&] { base.gradients(); }, flops},
+      {"optimizer", [&] { base.optimize(); }, base.newton_schulz_flops()},
+      {"packing", [&] { base.pack(); }, 0},
+      {"whole step", [&] { base.whole(); }, flops + base.newton_schulz_flops()}};
+  take_turns(options, phases);
+  for (const Case& c : phases) {
+    const double s = median(c.seconds);
+    if (options.json) {
+      fmt::print(
+          "{{\"phase\":\"{}\",\"threads\":{},\"median_s\":{:.6f},\"flops\":{:.4g},\"share_of_"
+          "peak\":{:.4f}}}\n",
+          c.name, options.num_threads, s, c.flops, c.flops / s / peak);
+    } else {
+      fmt::print("{:<24}{:>9.1f} ms {:>8.1f} GFLOP/s {:>6.1f} % of {:.0f}\n", c.name, s * 1e3,
+                 c.flops / s * 1e-9, 100 * c.flops / s / peak, peak * 1e-9);
+    }
+  }
+  std::vector<Case> changes = {{"as it is", [&] { base.whole(); }, 0},
+                               {"AdamW only", [&] { adamw.whole(); }, 0},
+                               {"plain residual", [&] { no_mhc.whole(); }, 0},
+                               {"no indexer loss", [&] { no_indexer.whole(); }, 0},
+                               {"recompute mhc", [&] { recompute.whole(); }, 0},
+                               {"bf16", [&] { bf16.whole(); }, 0},
+                               {"fp8", [&] { fp8.whole(); }, 0},
+                               {"fp8 and qat", [&] { qat.whole(); }, 0}};
+  take_turns(options, changes);
+  const double whole = median(changes[0].seconds);
+  for (const Case& c : changes) {
+    const double s = median(c.seconds);
+    if (options.json) {
+      fmt::print(
+          "{{\"change\":\"{}\",\"threads\":{},\"median_s\":{:.6f},\"ratio\":{:.4f},\"tokens_per_"
+          "s\":{:.0f}}}\n",
+          c.name, options.num_threads, s, s / whole, kTokens / s);
+    } else {
+      fmt::print("{:<24}{:>9.1f} ms {:>8.3f} of the step as it is {:>8.0f} tokens/s\n", c.name,
+                 s * 1e3, s / whole, kTokens / s);
+    }
+  }
+}
