@@ -232,7 +232,7 @@ void run_quantised(const PanelTask& t) {
 }
 
 // Inputs of a pass over the panel, where several row tiles read it: 32 KB of it, or 16 where the next 16 are on their way.
-constexpr int64_t kPassInputs = 256, kPrefetchedPassInputs = 128;
+constexpr int64_t kPassInputs = 512, kPrefetchedPassInputs = 128;
 
 void direct_pairs(const uint32_t* x, int64_t m, int64_t k, const uint16_t* w, int64_t width,
                   float* y, int64_t y_stride, bool from_y) {
@@ -248,6 +248,9 @@ void direct_pairs(const uint32_t* x, int64_t m, int64_t k, const uint16_t* w, in
       if (ahead) {
         micro_pairs<kRows, kVectors, true>(rows, count / 2, part, y + row * y_stride, y_stride,
                                            from_y, next_pass(part + count * width, width, row));
+      } else if (m > kPrefetchedRows) {
+        micro_pairs<kRows, kVectors, true>(rows, count / 2, part, y + row * y_stride, y_stride,
+                                           from_y, next_row_tile<kRows>(rows, k / 2));
       } else {
         micro_pairs<kRows, kVectors, false>(rows, count / 2, part, y + row * y_stride, y_stride,
                                             from_y, {});

@@ -12,6 +12,9 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Rows that share one decoded tile: enough to make decoding cheap (2 percent at 192 rows), few enough that x's rows of one k block
 // (192 x 256 floats: 192 KB) stay in a 512 KB second-level cache beside the tile.
 constexpr int64_t kMaxRows = 192;
+// Weights that need no decoding: fewer rows where inputs are many, so that x's of a block stay in a 1 MB cache over all passes.
+constexpr int64_t kLeastRows = 48;
+constexpr int64_t kCachedBytes = int64_t{768} << 10;
 constexpr int64_t kRowTile = 6;  // rows of the register tile
 // Tasks per thread that even out their finishing times.
 constexpr int64_t kTasksPerThread = 6;
@@ -20,7 +23,14 @@ constexpr int64_t kTasksPerThread = 6;
 
 MatmulPlan plan_matmul(const MatmulProblem& p) {
   const int64_t panels = ceil_div(p.n, PackedWeight::kPanelWidth);
-  int64_t blocks = std::max<int64_t>(1, ceil_div(p.m, kMaxRows));
+  const bool direct = p.format == WeightFormat::f32 || p.format == WeightFormat::bf16;
+  const bool pairs = p.math == MatmulMath::bf16 && p.isa == device::Isa::avx512bf16;
+  const int64_t row_bytes = p.k * (pairs ? 2 : 4);
+  const int64_t most =
+      direct && p.k > 0
+          ? std::clamp(kCachedBytes / row_bytes / kRowTile * kRowTile, kLeastRows, kMaxRows)
+          : kMaxRows;
+  int64_t blocks = std::max<int64_t>(1, ceil_div(p.m, most));
   const int64_t wanted = p.num_threads == 1 ? 1 : kTasksPerThread * p.num_threads;
   if (panels * blocks < wanted) {
     blocks = std::max(blocks, std::min(ceil_div(wanted, panels), ceil_div(p.m, kRowTile)));

@@ -14,10 +14,12 @@ namespace cachalot::ops {
 namespace {
 
 // Inputs per pass over a panel that is read in place: 16 KB of it, so that later strips and row tiles find it in the first-level
-// cache; all of them where there is one strip and one row tile.
+// cache; of many row tiles 64 KB, since each pass reads and writes y once (Zen 5, 2048^3: 16 KB reach 74 % of the peak, 32 KB 85 %,
+// 64 KB 89 %); all of them where there is one strip and one row tile.
 inline int64_t direct_inputs(int64_t m, int64_t width, int64_t k, int64_t input_bytes) {
   if (strip_lanes(width) == width && m <= kRowTile) return k;
-  return (int64_t{16} << 10) / (PackedWeight::kPanelWidth * input_bytes);
+  const int64_t bytes = int64_t{m > kPrefetchedRows ? 64 : 16} << 10;
+  return bytes / (PackedWeight::kPanelWidth * input_bytes);
 }
 
 __attribute__((noinline)) void direct_f32(const float* x, int64_t m, int64_t k, const float* w,
@@ -40,6 +42,9 @@ __attribute__((noinline)) void direct_f32(const float* x, int64_t m, int64_t k, 
         if (ahead && prefetches(row)) {
           micro_f32<kRows, kVectors, true>(rows, count, strip, width, out, y_stride, from_y,
                                            next_pass(strip + count * width, width, row));
+        } else if (m > kPrefetchedRows && lane == 0) {
+          micro_f32<kRows, kVectors, true>(rows, count, strip, width, out, y_stride, from_y,
+                                           next_row_tile<kRows>(rows, k));
         } else {
           micro_f32<kRows, kVectors, false>(rows, count, strip, width, out, y_stride, from_y, {});
         }

@@ -99,6 +99,13 @@ inline Ahead next_pass(const void* next, int64_t width, int64_t row) {
   return {static_cast<const char*>(next) + line * 64, width * 4};
 }
 
+// Where many row tiles take turns, a tile's part of x comes from far away: each asks for the next one's, `elements` of four bytes apart
+// from row to row of the tile.
+template <int kRows>
+inline Ahead next_row_tile(const void* rows, int64_t elements) {
+  return {static_cast<const char*>(rows) + elements * kRows * 4, kRows * 4};
+}
+
 // Calls fn.operator()<rows, vectors>(first row) for each row tile, for a strip of `lanes`.
 template <typename Fn>
 inline void each_row_tile(int64_t m, int64_t lanes, Fn fn) {
