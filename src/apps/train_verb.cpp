@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "apps/interrupts.h"
+#include "apps/report.h"
 #include "apps/terminal.h"
 #include "apps/train_progress.h"
 #include "apps/verbs.h"
@@ -52,7 +53,8 @@ Status run(const TrainOptions& options, const std::vector<std::string>& rest) {
   device::ExecContext ctx{&pool, &arena, isa};
   TrainProgress progress(config.schedule.batch.total_tokens, config.log.every_steps);
   watch_interrupts(2);
-  return train::run_training(ctx, config, options.request, progress);
+  CACHALOT_RETURN_IF_ERROR(train::run_training(ctx, config, options.request, progress));
+  return write_report({config.run_dir}, "");
 }
 
 }  // namespace

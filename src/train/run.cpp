@@ -14,6 +14,7 @@
 #include "train/evaluate.h"
 #include "train/run_metrics.h"
 #include "train/spectrum_metrics.h"
+#include "train/tensorboard_writer.h"
 #include "train/trainer_state.h"
 
 namespace cachalot::train {
@@ -165,9 +166,10 @@ class Run {
     CACHALOT_ASSIGN_OR_RETURN(MetricsLog log,
                               MetricsLog::open(config_.run_dir + "/metrics.jsonl", step));
     log_.emplace(std::move(log));
+    CACHALOT_RETURN_IF_ERROR(start_tensorboard(step));
     if (newest) {
       last_saved_ = step;
-      observer_.on_event(step, "resume", newest->directory());
+      CACHALOT_RETURN_IF_ERROR(event("resume", newest->directory()));
       if (newest->config_hash() != config_hash(config_))
         return event("changed configuration",
                      fmt::format("the checkpoint's is {}, this run's {}", newest->config_hash(),
@@ -175,6 +177,19 @@ class Run {
       return {};
     }
     return config_.anticipation.enabled ? save() : Status();
+  }
+
+  Status start_tensorboard(int64_t last_step) {
+    if (!config_.log.tensorboard) return {};
+    CACHALOT_ASSIGN_OR_RETURN(TensorboardWriter writer,
+                              TensorboardWriter::open(config_.run_dir + "/tensorboard", last_step));
+    tensorboard_.emplace(std::move(writer));
+    return {};
+  }
+
+  Status write_values(int64_t step, int64_t tokens, const MetricValues& values) {
+    CACHALOT_RETURN_IF_ERROR(log_->write(step, tokens, values));
+    return tensorboard_ ? tensorboard_->write(step, values) : Status();
   }
 
   Status scale_head(float factor) {
@@ -190,7 +205,7 @@ class Run {
         result.step % config_.log.spectrum_every_steps == 0) {
       for (auto& value : spectrum_metrics(ctx_, trainer_->optimizer())) values.push_back(value);
     }
-    CACHALOT_RETURN_IF_ERROR(log_->write(result.step, result.tokens_seen, values));
+    CACHALOT_RETURN_IF_ERROR(write_values(result.step, result.tokens_seen, values));
     observer_.on_step(result, values);
     const std::string spike = detector_.add(result.lm_loss, result.optimizer.grad_norm);
     if (!spike.empty()) {
@@ -223,6 +238,7 @@ class Run {
     CACHALOT_RETURN_IF_ERROR(drop_checkpoints_after(config_.run_dir, target));
     CACHALOT_RETURN_IF_ERROR(save());
     CACHALOT_RETURN_IF_ERROR(log_->rewind(target));
+    CACHALOT_RETURN_IF_ERROR(start_tensorboard(target));
     CACHALOT_RETURN_IF_ERROR(
         event("rollback", fmt::format("from step {} to {}, routing by choices of {} steps before "
                                       "for {} steps",
@@ -251,7 +267,7 @@ class Run {
     if (values.empty()) return {};
     for (const auto& [name, value] : values)
       observer_.on_event(position.step, name, fmt::format("{:.4f}", value));
-    return log_->write(position.step, position.tokens_seen, values);
+    return write_values(position.step, position.tokens_seen, values);
   }
 
   Status save() {
@@ -285,6 +301,7 @@ class Run {
   std::unique_ptr<Trainer> trainer_;
   SpikeDetector detector_;
   std::optional<MetricsLog> log_;
+  std::optional<TensorboardWriter> tensorboard_;
   int64_t num_rollbacks_ = 0;
   int64_t last_saved_ = -1;
   int64_t last_evaluated_ = -1;

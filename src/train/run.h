@@ -1,7 +1,8 @@
 // A training run from its configuration to its last checkpoint: `cachalot train`.
-// Files   RUN/checkpoints (checkpoint.h), RUN/metrics.jsonl (metrics.h), RUN/run.toml (the resolved configuration).
-// Resume  goes on from the newest checkpoint that is whole; the files of the finished run are then those of an undisturbed one, bit for
-//         bit, but for times. Without `resume` a directory that holds a run is refused.
+// Files   RUN/checkpoints (checkpoint.h), RUN/metrics.jsonl (metrics.h), RUN/run.toml (the resolved configuration),
+//         RUN/tensorboard (tensorboard_writer.h; log.tensorboard).
+// Resume  goes on from the newest checkpoint that is whole; checkpoints and the values of metrics.jsonl are then those of an undisturbed
+//         run, bit for bit, but for times. The log tells of each resumption. Without `resume` a directory that holds a run is refused.
 // Spikes  told in the log; with anticipation.enabled the run goes back to a checkpoint at least delta_steps +
 //         rollback_margin_steps before, and routes by stale choices for hold_steps from there (training.md 7.1).
 // Errors  of every part, with its own message; what has been written stays valid.

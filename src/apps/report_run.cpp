@@ -1,0 +1,123 @@
+#include "apps/report_run.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+
+#include "base/file.h"
+#include "train/metrics.h"
+
+namespace cachalot::apps {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string group_of(const std::string& name) {
+  const size_t at = name.rfind("-s");
+  if (at == std::string::npos || at == 0 || at + 2 == name.size()) return name;
+  const bool is_seed = name.find_first_not_of("0123456789", at + 2) == std::string::npos;
+  return is_seed ? name.substr(0, at) : name;
+}
+
+void add_lines(const std::vector<train::MetricsLine>& lines, ReportRun& run) {
+  std::map<int64_t, double> tokens_of;
+  for (const train::MetricsLine& line : lines) {
+    if (!line.event.empty()) continue;
+    const auto tokens = static_cast<double>(line.tokens);
+    tokens_of[line.step] = tokens;
+    run.num_steps = std::max(run.num_steps, line.step);
+    run.num_tokens = std::max(run.num_tokens, tokens);
+    for (const auto& [name, value] : line.values) run.series[name].emplace_back(tokens, value);
+  }
+  for (auto& [name, points] : run.series) {
+    std::stable_sort(points.begin(), points.end(),
+                     [](const ChartPoint& a, const ChartPoint& b) { return a.first < b.first; });
+  }
+  // An event stands where its step does, or the last one before it.
+  for (const train::MetricsLine& line : lines) {
+    if (line.event.empty()) continue;
+    const auto after = tokens_of.upper_bound(line.step);
+    const double tokens = after == tokens_of.begin() ? 0 : std::prev(after)->second;
+    run.events.push_back({line.step, tokens, line.event, line.detail});
+  }
+}
+
+}  // namespace
+
+Result<ReportRun> read_report_run(const std::string& directory) {
+  const fs::path base = fs::path(directory).lexically_normal();
+  const std::string metrics = (base / "metrics.jsonl").string();
+  const std::string toml = (base / "run.toml").string();
+  std::error_code error;
+  const bool has_metrics = fs::exists(metrics, error), has_toml = fs::exists(toml, error);
+  if (!has_metrics && !has_toml) {
+    return not_found(fmt::format(
+        "{}: expected a run's directory with run.toml or metrics.jsonl, found neither", directory));
+  }
+  ReportRun run;
+  run.name =
+      base.filename().empty() ? base.parent_path().filename().string() : base.filename().string();
+  if (run.name.empty() || run.name == "." || run.name == "..")
+    run.name = fs::absolute(base, error).lexically_normal().parent_path().filename().string();
+  run.group = group_of(run.name);
+  if (has_toml) {
+    CACHALOT_ASSIGN_OR_RETURN(run.configuration, read_text_file(toml));
+  }
+  if (has_metrics) {
+    CACHALOT_ASSIGN_OR_RETURN(const std::vector<train::MetricsLine> lines,
+                              train::read_metrics(metrics));
+    add_lines(lines, run);
+  }
+  return run;
+}
+
+std::vector<ChartPoint> smoothed(const std::vector<ChartPoint>& points) {
+  const double width = std::max(2.0, static_cast<double>(points.size()) / 100);
+  const double keep = 1 - 1 / width;
+  double sum = 0, weight = 0;
+  std::vector<ChartPoint> out;
+  out.reserve(points.size());
+  for (const auto& [x, y] : points) {
+    if (!std::isfinite(y)) {
+      out.emplace_back(x, y);
+      continue;
+    }
+    sum = keep * sum + y;
+    weight = keep * weight + 1;
+    out.emplace_back(x, sum / weight);
+  }
+  return out;
+}
+
+double final_value(const std::vector<ChartPoint>& points) {
+  std::vector<double> finite;
+  for (const ChartPoint& point : points) {
+    if (std::isfinite(point.second)) finite.push_back(point.second);
+  }
+  const size_t count = std::max<size_t>(1, finite.size() / 10);
+  double sum = 0;
+  if (finite.empty()) return std::numeric_limits<double>::quiet_NaN();
+  for (size_t i = finite.size() - count; i < finite.size(); ++i) sum += finite[i];
+  return sum / static_cast<double>(count);
+}
+
+double value_at(const std::vector<ChartPoint>& points, double x) {
+  constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+  auto after = std::lower_bound(points.begin(), points.end(), x,
+                                [](const ChartPoint& p, double at) { return p.first < at; });
+  auto before = after;
+  while (after != points.end() && !std::isfinite(after->second)) ++after;
+  if (after == points.end()) return kNone;
+  if (after->first == x) return after->second;
+  do {
+    if (before == points.begin()) return kNone;
+    --before;
+  } while (!std::isfinite(before->second));
+  const double share = (x - before->first) / (after->first - before->first);
+  return before->second + share * (after->second - before->second);
+}
+
+}  // namespace cachalot::apps

@@ -1,0 +1,44 @@
+// What a run directory holds for its report: run.toml and metrics.jsonl, as series over tokens.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "apps/svg_chart.h"
+#include "base/status.h"
+
+namespace cachalot::apps {
+
+struct ReportEvent {
+  int64_t step = 0;
+  double tokens = 0;
+  std::string name;
+  std::string detail;
+};
+
+struct ReportRun {
+  std::string name;   // the directory's own
+  std::string group;  // the name without "-s<digits>": runs that differ in their seed alone
+  std::string configuration;
+  std::map<std::string, std::vector<ChartPoint>>
+      series;  // by metric; x: tokens seen, y: NaN where the log has null
+  std::vector<ReportEvent> events;
+  int64_t num_steps = 0;  // the last one's number
+  double num_tokens = 0;
+};
+
+// A run without metrics.jsonl (or an empty one) has no series; a directory with neither file is not_found.
+Result<ReportRun> read_report_run(const std::string& directory);
+
+// Exponential mean over a hundredth of the points (at least 2), as if the series had always been its first values; gaps stay gaps.
+std::vector<ChartPoint> smoothed(const std::vector<ChartPoint>& points);
+
+// The mean of the last tenth of the finite values, at least one; NaN if there are none.
+double final_value(const std::vector<ChartPoint>& points);
+
+// y at x by straight lines between finite points; NaN outside of them.
+double value_at(const std::vector<ChartPoint>& points, double x);
+
+}  // namespace cachalot::apps
