@@ -39,7 +39,8 @@ svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--dim); font-size: 13px; } svg .grid { stroke: var(--grid); } svg .axis-line { stroke: var(--dim); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 14px 4px 0; text-align: right; border-bottom: 1px solid var(--edge); white-space: nowrap; }
+th, td { padding: 4px 14px 4px 0; text-align: right; border-bottom: 1px solid var(--edge); white-space: nowrap; vertical-align: bottom; }
+table.compared th { white-space: normal; overflow-wrap: anywhere; min-width: 90px; }
 th { color: var(--dim); font-weight: 500; }
 th:first-child, td:first-child { text-align: left; }
 td.text { text-align: left; white-space: normal; min-width: 200px; overflow-wrap: anywhere; }
@@ -166,13 +167,14 @@ std::string spread_cell(const ReportGroup& group, const std::string& metric) {
     ++count;
   }
   if (count == 0) return "<td>–</td>";
-  if (count == 1) return fmt::format("<td>{}</td>", short_number(sum));
+  if (short_number(least) == short_number(most))
+    return fmt::format("<td>{}</td>", short_number(least));
   return fmt::format("<td>{} <small>{}…{}</small></td>", short_number(sum / count),
                      short_number(least), short_number(most));
 }
 
 std::string comparison_table(const std::vector<ReportGroup>& groups) {
-  std::string out = "<div class=\"wide\"><table><tr><th>metric</th>";
+  std::string out = "<div class=\"wide\"><table class=\"compared\"><tr><th>metric</th>";
   for (size_t i = 0; i < groups.size(); ++i) {
     const size_t count = groups[i].runs.size();
     out += fmt::format("<th>{}{}</th>", escape_html(groups[i].name),

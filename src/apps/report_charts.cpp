@@ -6,10 +6,13 @@
 #include <cmath>
 #include <set>
 
+#include "base/check.h"
+
 namespace cachalot::apps {
 namespace {
 
 constexpr size_t kNumColors = 8;
+constexpr double kCutShare = 0.04;
 constexpr size_t kColumns = 500;  // of a drawn line; about one a pixel
 
 // A metric's name, or "begin*end": every metric between.
@@ -17,15 +20,18 @@ struct ChartOfMetrics {
   std::string title;
   std::vector<std::string> metrics;
   bool is_noisy = true;
+  bool may_be_log = true;
+  bool cuts_start =
+      false;  // the first values, which are far above the rest, do not stretch the axis
 };
 
 const std::vector<ChartOfMetrics>& standard_charts() {
   static const std::vector<ChartOfMetrics> kCharts = {
-      {"Loss", {"loss/lm", "loss/mtp"}},
+      {"Loss", {"loss/lm", "loss/mtp"}, true, false, true},
       {"Validation loss", {"validation/*/loss"}, false},
       {"Validation, bits per byte", {"validation/*/bits_per_byte"}, false},
       {"Auxiliary losses", {"loss/balance", "loss/indexer_kl"}},
-      {"Learning rate", {"optimizer/learning_rate"}, false},
+      {"Learning rate", {"optimizer/learning_rate"}, false, false},
       {"Gradient norm", {"optimizer/grad_norm"}},
       {"Tokens per second", {"throughput/tokens_per_s"}},
       {"Expert load, greatest over mean", {"load/max_over_mean"}},
@@ -79,6 +85,19 @@ std::set<std::string> names_of(const std::vector<const ReportRun*>& runs) {
     for (const auto& [name, points] : run->series) names.insert(name);
   }
   return names;
+}
+
+// Of a metric that stands in one.
+const ChartOfMetrics& standard_chart_of(const std::string& metric) {
+  const auto found = std::find_if(
+      standard_charts().begin(), standard_charts().end(),
+      [&](const ChartOfMetrics& chart) { return !matching(chart.metrics, {metric}).empty(); });
+  CACHALOT_CHECK(found != standard_charts().end());
+  return *found;
+}
+
+double axis_start(const ChartOfMetrics& chart, double num_tokens) {
+  return chart.cuts_start ? kCutShare * num_tokens : 0;
 }
 
 struct GroupCourse {
@@ -165,7 +184,8 @@ std::vector<ReportChart> charts_of(const ReportRun& run) {
            fmt::format("{} at step {}: {}", event.name, event.step, event.detail)});
     }
     chart.drawing.x = token_axis(run.num_tokens);
-    chart.drawing.y = axis_for("", chart.drawing.lines, {});
+    chart.drawing.y =
+        axis_for(chart.drawing.lines, {}, axis_start(wanted, run.num_tokens), wanted.may_be_log);
     charts.push_back(std::move(chart));
   }
   return charts;
@@ -208,14 +228,11 @@ std::vector<ReportChart> comparison_charts(const std::vector<ReportGroup>& group
   }
   std::vector<ReportChart> charts;
   for (const std::string& name : compared_metrics(groups)) {
-    const bool is_noisy = std::any_of(
-        standard_charts().begin(), standard_charts().end(), [&](const ChartOfMetrics& chart) {
-          return chart.is_noisy && !matching(chart.metrics, {name}).empty();
-        });
+    const ChartOfMetrics& wanted = standard_chart_of(name);
     ReportChart chart;
     chart.title = chart.drawing.title = name;
     for (size_t i = 0; i < groups.size(); ++i) {
-      GroupCourse course = course_of(groups[i], name, is_noisy);
+      GroupCourse course = course_of(groups[i], name, wanted.is_noisy);
       if (course.mean.empty()) continue;
       if (!course.band.x.empty()) {
         course.band.color = line_color(i);
@@ -226,7 +243,8 @@ std::vector<ReportChart> comparison_charts(const std::vector<ReportGroup>& group
     }
     if (chart.drawing.lines.empty()) continue;
     chart.drawing.x = token_axis(max_tokens);
-    chart.drawing.y = axis_for("", chart.drawing.lines, chart.drawing.bands);
+    chart.drawing.y = axis_for(chart.drawing.lines, chart.drawing.bands,
+                               axis_start(wanted, max_tokens), wanted.may_be_log);
     charts.push_back(std::move(chart));
   }
   return charts;

@@ -166,9 +166,16 @@ std::string draw(const SvgChart& chart, std::string_view inside) {
       chart.width, chart.height, chart.width, chart.height, escape_html(chart.title), inside);
   if (chart.top >= 40) out += text(frame.left, 40, "start", "class=\"title\"", chart.title);
   out += axes(chart, frame);
+  // An inner drawing of the plot's size cuts off what lies outside; three units of room for a line's width and dots.
+  out += fmt::format(
+      "<svg x=\"{0:.1f}\" y=\"{1:.1f}\" width=\"{2:.1f}\" height=\"{3:.1f}\" viewBox=\"{0:.1f} "
+      "{1:.1f} "
+      "{2:.1f} {3:.1f}\">\n",
+      frame.left - 3, frame.top - 3, frame.right - frame.left + 6, frame.bottom - frame.top + 6);
   for (const ChartBand& shown : chart.bands) out += band(chart, frame, shown);
   for (const ChartMark& shown : chart.marks) out += mark(frame, shown);
   for (const ChartLine& shown : chart.lines) out += curve(chart, frame, shown);
+  out += "</svg>\n";
   out += end_notes(chart, frame);
   if (chart.has_legend) out += legend(chart, frame);
   return out + "</svg>\n";
@@ -210,8 +217,8 @@ std::string short_number(double value) {
 }
 
 ChartAxis linear_axis(std::string title, double min, double max) {
-  if (min > 0 && min < 0.4 * max) min = 0;
-  if (max < 0 && max > 0.4 * min) max = 0;
+  if (min > 0 && min < 0.2 * max) min = 0;
+  if (max < 0 && max > 0.2 * min) max = 0;
   // Below this range double's own rounding would be all there is to see.
   const double least = std::max(1e-9 * std::max(std::abs(min), std::abs(max)), 1e-300);
   if (max - min < least) {
@@ -250,24 +257,26 @@ ChartAxis log_axis(std::string title, double min, double max) {
   return axis;
 }
 
-ChartAxis axis_for(std::string title, const std::vector<ChartLine>& lines,
-                   const std::vector<ChartBand>& bands) {
+ChartAxis axis_for(const std::vector<ChartLine>& lines, const std::vector<ChartBand>& bands,
+                   double from_x, bool may_be_log) {
   double min = std::numeric_limits<double>::infinity(), max = -min;
-  const auto add = [&](double value) {
-    if (!std::isfinite(value)) return;
+  const auto add = [&](double x, double value) {
+    if (x < from_x || !std::isfinite(value)) return;
     min = std::min(min, value);
     max = std::max(max, value);
   };
   for (const ChartLine& shown : lines) {
-    for (const ChartPoint& point : shown.points) add(point.second);
+    for (const ChartPoint& point : shown.points) add(point.first, point.second);
   }
   for (const ChartBand& shown : bands) {
-    for (const double value : shown.low) add(value);
-    for (const double value : shown.high) add(value);
+    for (size_t i = 0; i < shown.x.size(); ++i) {
+      add(shown.x[i], shown.low[i]);
+      add(shown.x[i], shown.high[i]);
+    }
   }
-  if (min > max) return linear_axis(std::move(title), 0, 1);
-  return min > 0 && max > 30 * min ? log_axis(std::move(title), min, max)
-                                   : linear_axis(std::move(title), min, max);
+  if (min > max) return linear_axis("", 0, 1);
+  return may_be_log && min > 0 && max > 30 * min ? log_axis("", min, max)
+                                                 : linear_axis("", min, max);
 }
 
 std::vector<ChartPoint> thin_points(const std::vector<ChartPoint>& points, size_t num_columns) {

@@ -48,7 +48,7 @@ struct ChartMark {
 
 struct SvgChart {
   std::string title;  // for readers of the screen; drawn if top leaves it room
-  ChartAxis x, y;
+  ChartAxis x, y;     // what lies outside is cut off
   std::vector<ChartLine> lines;
   std::vector<ChartBand> bands;
   std::vector<ChartMark> marks;
@@ -69,9 +69,10 @@ std::string escape_html(std::string_view text);
 ChartAxis linear_axis(std::string title, double min, double max);
 // Likewise with a logarithmic scale; 0 < min.
 ChartAxis log_axis(std::string title, double min, double max);
-// Logarithmic if every value is positive and the greatest is more than 30 times the least. Values that are not finite do not count.
-ChartAxis axis_for(std::string title, const std::vector<ChartLine>& lines,
-                   const std::vector<ChartBand>& bands);
+// For the values at x >= from_x; those that are not finite do not count. Logarithmic, if may_be_log, where every value is positive and
+// the greatest is more than 30 times the least.
+ChartAxis axis_for(const std::vector<ChartLine>& lines, const std::vector<ChartBand>& bands,
+                   double from_x, bool may_be_log);
 
 // "0", "250K", "1.5M", "3e-05": at most four digits.
 std::string short_number(double value);
