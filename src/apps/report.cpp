@@ -37,6 +37,7 @@ figcaption { font-weight: 600; overflow-wrap: anywhere; }
 .legend i.event { width: 0; height: 12px; border-left: 2px dashed; border-radius: 0; }
 svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--dim); font-size: 13px; } svg .grid { stroke: var(--grid); } svg .axis-line { stroke: var(--dim); }
+.zeros { margin-top: 12px; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 14px 4px 0; text-align: right; border-bottom: 1px solid var(--edge); white-space: nowrap; vertical-align: bottom; }
@@ -50,7 +51,7 @@ details { margin: 14px 0; } summary { cursor: pointer; font-weight: 600; }
 pre { overflow-x: auto; padding: 12px; background: var(--card); border: 1px solid var(--edge); border-radius: 8px;
   font: 12.5px/1.45 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 @media (max-width: 560px) { body { padding: 14px 10px 40px; } figure { padding: 10px 6px 4px; } svg text { font-size: 17px; }
-  svg .axis { display: none; } figcaption, .legend { padding-left: 4px; } }
+  svg .axis { display: none; } td small { display: block; } th, td { padding-right: 10px; } figcaption, .legend { padding-left: 4px; } }
 )";
 
 std::string page(std::string_view title, std::string_view body) {
@@ -79,21 +80,32 @@ std::string event_legend(const std::vector<ReportEvent>& events) {
   return out.empty() ? "" : fmt::format("<div class=\"legend\">{}</div>\n", out);
 }
 
+std::string figure(const ReportChart& chart) {
+  std::string legend;
+  for (const ChartLine& line : chart.drawing.lines) {
+    if (!line.label.empty()) legend += legend_entry("", line.color, line.label);
+  }
+  for (const std::string& zero : chart.zeros)
+    legend += fmt::format("<span>{}: 0 throughout</span>", escape_html(zero));
+  return fmt::format(
+      "<figure><figcaption>{}</figcaption><div class=\"legend\">{}</div>\n{}</figure>\n",
+      escape_html(chart.title), legend, svg_chart(chart.drawing));
+}
+
+// A chart that is 0 throughout is a word below the others.
 std::string figures(const std::vector<ReportChart>& charts) {
-  std::string out = "<div class=\"charts\">\n";
+  std::string drawn, zeros;
   for (const ReportChart& chart : charts) {
-    std::string legend;
-    for (const ChartLine& line : chart.drawing.lines) {
-      if (!line.label.empty()) legend += legend_entry("", line.color, line.label);
+    if (!chart.drawing.lines.empty()) {
+      drawn += figure(chart);
+      continue;
     }
     for (const std::string& zero : chart.zeros)
-      legend += fmt::format("<span>{}: 0 throughout</span>", escape_html(zero));
-    out += fmt::format(
-        "<figure><figcaption>{}</figcaption><div class=\"legend\">{}</div>\n{}</figure>\n",
-        escape_html(chart.title), legend,
-        chart.drawing.lines.empty() ? "" : svg_chart(chart.drawing));
+      zeros += fmt::format("{}{}", zeros.empty() ? "" : ", ", escape_html(zero));
   }
-  return out + "</div>\n";
+  std::string out = fmt::format("<div class=\"charts\">\n{}</div>\n", drawn);
+  if (!zeros.empty()) out += fmt::format("<p class=\"zeros\">0 throughout: {}</p>\n", zeros);
+  return out;
 }
 
 std::string event_table(const std::vector<ReportEvent>& events) {

@@ -36,6 +36,7 @@ class ReportTest : public testing::Test {
       ASSERT_TRUE(log.write(s, s * 100,
                             {{"loss/lm", s == 7 ? NAN : base + 1.0 / static_cast<double>(s)},
                              {"loss/mtp", 0},
+                             {"clamp/up_above", 0},
                              {"update_rms/<w>", 0.2}})
                       .ok());
     }
@@ -74,6 +75,7 @@ TEST_F(ReportTest, OneRunsPage) {
   EXPECT_EQ(count(page, "<figure>"), 2u);          // losses, validation
   EXPECT_EQ(count(page, "stroke-dasharray"), 2u);  // the spike in both
   EXPECT_NE(page.find("loss/mtp: 0 throughout"), std::string::npos);
+  EXPECT_NE(page.find("0 throughout: clamp/up_above<"), std::string::npos);
   EXPECT_NE(page.find("# &lt;i&gt;&amp;"), std::string::npos);
   EXPECT_NE(page.find("loss &lt;/td&gt; &quot;7&quot;"), std::string::npos);
   EXPECT_EQ(page.find("<w>"), std::string::npos);

@@ -213,7 +213,9 @@ std::string short_number(double value) {
   for (const auto& [unit, name] : {std::pair(1e12, "T"), {1e9, "G"}, {1e6, "M"}, {1e3, "K"}}) {
     if (size >= unit * 0.99995 && size < 1e15) return fmt::format("{:.4g}{}", value / unit, name);
   }
-  return fmt::format("{:.4g}", value);
+  if (size == 0 || size >= 1e-3) return fmt::format("{:.4g}", value);
+  const auto exponent = static_cast<int>(std::floor(std::log10(size * 1.00005)));
+  return fmt::format("{:.4g}e{}", value / std::pow(10.0, exponent), exponent);
 }
 
 ChartAxis linear_axis(std::string title, double min, double max) {

@@ -74,7 +74,7 @@ ChartAxis log_axis(std::string title, double min, double max);
 ChartAxis axis_for(const std::vector<ChartLine>& lines, const std::vector<ChartBand>& bands,
                    double from_x, bool may_be_log);
 
-// "0", "250K", "1.5M", "3e-05": at most four digits.
+// "0", "250K", "1.5M", "3.2e-5": at most four digits.
 std::string short_number(double value);
 
 // Points that draw like `points` in about 2 * num_columns: in each column of x its least and greatest value, in order.

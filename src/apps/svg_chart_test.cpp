@@ -109,7 +109,10 @@ TEST(SvgChart, NumbersAreShort) {
   EXPECT_EQ(short_number(163840000), "163.8M");
   EXPECT_EQ(short_number(999999), "1M");
   EXPECT_EQ(short_number(-40000), "-40K");
-  EXPECT_EQ(short_number(1e-05), "1e-05");
+  EXPECT_EQ(short_number(0.001), "0.001");
+  EXPECT_EQ(short_number(1e-05), "1e-5");
+  EXPECT_EQ(short_number(-0.000199999), "-2e-4");
+  EXPECT_EQ(short_number(9.99999e-5), "1e-4");
   EXPECT_EQ(short_number(std::nan("")), "–");
 }
 
