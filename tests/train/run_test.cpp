@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -70,6 +71,13 @@ class RunTest : public data::DataFiles {
     const int64_t step = list_checkpoints(path(name)).back();
     return read_text_file(checkpoint_directory(path(name), step) + "/model.safetensors").value();
   }
+  std::vector<std::string> tensorboard_files(const std::string& name) {
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(path(name) + "/tensorboard"))
+      names.push_back(entry.path().filename().string());
+    std::sort(names.begin(), names.end());
+    return names;
+  }
 };
 
 // training.md A4.
@@ -105,6 +113,10 @@ TEST_F(RunTest, AProvokedSpikeIsBridged) {
   for (const MetricsLine& line : lines)
     steps += line.event.empty() && !line.values.empty() && line.values[0].first == "loss/lm";
   EXPECT_EQ(steps, first.results.back().step);
+  // TensorBoard has a file for the start and one from where the run went back to.
+  EXPECT_EQ(tensorboard_files("first"),
+            (std::vector<std::string>{"events.out.tfevents.000001.step0",
+                                      "events.out.tfevents.000002.step15"}));
   // Again, to the bit.
   run(config("second", keys), request);
   EXPECT_TRUE(model_bytes("first") == model_bytes("second"));
@@ -116,6 +128,17 @@ TEST_F(RunTest, AStoppedRunGoesOnAsIfUndisturbed) {
     run(config("parts"), {.resume = true, .provoked_step = -1, .stop_at_step = stop});
   run(config("parts"), {.resume = true, .provoked_step = -1, .stop_at_step = -1});
   EXPECT_TRUE(model_bytes("whole") == model_bytes("parts"));
+  // The log tells of the five times; TensorBoard has a file for each of the six starts.
+  const std::vector<MetricsLine> lines = read_metrics(path("parts") + "/metrics.jsonl").value();
+  std::vector<int64_t> resumed;
+  for (const MetricsLine& line : lines) {
+    if (line.event == "resume") resumed.push_back(line.step);
+  }
+  EXPECT_EQ(resumed, (std::vector<int64_t>{5, 9, 14, 21, 30}));
+  EXPECT_EQ(tensorboard_files("parts").size(), 6u);
+  run(config("without", {"log.tensorboard=false"}),
+      {.resume = false, .provoked_step = -1, .stop_at_step = 1});
+  EXPECT_FALSE(std::filesystem::exists(path("without") + "/tensorboard"));
 }
 
 TEST_F(RunTest, ARunIsNotOverwritten) {

@@ -1,0 +1,44 @@
+// train leaves a report, and report compares runs.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "apps/binary.h"
+#include "base/file.h"
+
+namespace cachalot::apps {
+namespace {
+
+Outcome train(const std::string& run_dir, const std::string& data) {
+  return run_binary({"train", std::string(CACHALOT_TEST_DATA) + "/train/small.toml",
+                     "--stop-at-step", "3", "--run_dir=" + run_dir, "--data.0.path=" + data});
+}
+
+TEST(Report, TrainLeavesOneAndTheVerbComparesRuns) {
+  const std::string data = scratch_path("report_bytes.bin");
+  std::string ids;
+  for (int i = 0; i < 20000; ++i) ids += {static_cast<char>(i * i % 64), '\0'};
+  ASSERT_TRUE(write_file_atomically(data, ids).ok());
+  const std::string first = scratch_path("report-s1"), second = scratch_path("report-s2");
+  for (const std::string& run : {first, second}) {
+    const Outcome outcome = train(run, data);
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+    const std::string page = read_text_file(run + "/report.html").value();
+    EXPECT_NE(page.find("3 steps"), std::string::npos);
+    EXPECT_NE(page.find("loss/lm"), std::string::npos);
+  }
+  const std::string page_path = scratch_path("report-both.html");
+  const Outcome both = run_binary({"report", first, second, "--out", page_path});
+  ASSERT_EQ(both.exit_code, 0) << both.err;
+  EXPECT_NE(read_text_file(page_path).value().find("report × 2"), std::string::npos);
+
+  const Outcome nowhere = run_binary({"report", first, second});
+  EXPECT_EQ(nowhere.exit_code, 2);
+  EXPECT_NE(nowhere.err.find("--out"), std::string::npos);
+  const Outcome none = run_binary({"report", scratch_path("no-run")});
+  EXPECT_EQ(none.exit_code, 2);
+  EXPECT_NE(none.err.find("no-run"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace cachalot::apps
