@@ -55,7 +55,7 @@ struct SvgChart {
   bool has_legend = false;  // inside the plot, at its upper left
   // The drawing's size and the plot's margins.
   double width = 560, height = 270;
-  double left = 62, right = 14, top = 10, bottom = 44;
+  double left = 70, right = 22, top = 10, bottom = 44;
 };
 
 // <svg>...</svg>
