@@ -204,6 +204,32 @@ TEST(Trainer, ADenseStageLeavesTheIndexerAlone) {
   }
 }
 
+// training.md 6.5: too busy an expert's bias falls, an idle one's rises, by the same step.
+TEST(Trainer, RoutingBiasesEvenTheLoads) {
+  constexpr int64_t kSteps = 12;
+  const auto load_of_second_half = [](float rate, float* moved) {
+    RunConfig config;
+    config.trainer.bias_update_rate = rate;
+    config.trainer.balance_alpha = 0;
+    TestRun run(config);
+    double load = 0;
+    for (int64_t i = 0; i < kSteps; ++i) {
+      const double of_step = run.step().max_load;
+      load += i >= kSteps / 2 ? of_step : 0;
+    }
+    for (const Parameter& p : run.trainer().parameters().parameters()) {
+      if (!p.info.name.ends_with("gate.bias")) continue;
+      for (const float bias : p.master) *moved = std::max(*moved, std::abs(bias));
+    }
+    return load;
+  };
+  float still = 0, moved = 0;
+  const double without = load_of_second_half(0, &still), with = load_of_second_half(0.003f, &moved);
+  EXPECT_EQ(still, 0);
+  EXPECT_GT(moved, 0);
+  EXPECT_LT(with, without);
+}
+
 // training.md A1: choices of the same parameters change nothing.
 TEST(Anticipation, WithoutDelayIsTheNormalStep) {
   RunConfig config;
@@ -229,6 +255,7 @@ TEST(Anticipation, UsesTheChoicesOfEarlierParameters) {
   TestRun run(config);
   run.losses(1);
   run.trainer().anticipate(6);
+  std::map<int64_t, StepChoices> made;  // choices stay as they were made until their step
   for (int64_t i = 0; i < 5; ++i) {
     const StreamPosition position = run.trainer().position();
     const auto before = run.state();
@@ -236,6 +263,13 @@ TEST(Anticipation, UsesTheChoicesOfEarlierParameters) {
     // After the step the choices for i + 1 ... i + delta remain; the last of them was made from this step's parameters.
     const auto& ahead = run.trainer().anticipation().ahead();
     ASSERT_EQ(ahead.size(), static_cast<size_t>(kDelta));
+    for (const auto& [at, choices] : ahead) {
+      const auto before_step = made.find(at);
+      if (before_step == made.end()) continue;
+      for (size_t m = 0; m < choices.size(); ++m)
+        EXPECT_EQ(choices[m].experts, before_step->second[m].experts) << "of step " << at;
+    }
+    made = ahead;
     // The first step of the mode chooses for itself and the delta steps after it.
     TestRun fresh(config);
     fresh.set_state(before);

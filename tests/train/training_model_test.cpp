@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <numeric>
 
@@ -57,14 +58,16 @@ class Recorder : public model::ForwardProbe {
 
 class Training {
  public:
-  explicit Training(const std::string& name, int threads = 2)
+  explicit Training(const std::string& name, int threads = 2,
+                    const std::function<void(formats::ModelConfig&)>& change = {})
       : source_(formats::WeightSource::open(std::string(CACHALOT_TEST_DATA) + "/golden/" + name)
                     .value()),
         parameters_(ParameterStore::from_checkpoint(source_).value()),
         pool_(threads),
         ctx_{&pool_, &arena_, device::machine_isa()} {
-    model_ = TrainingModel::create(ctx_, source_.config(), parameters_, TrainingPrecision::fp32())
-                 .value();
+    formats::ModelConfig config = source_.config();
+    if (change) change(config);
+    model_ = TrainingModel::create(ctx_, config, parameters_, TrainingPrecision::fp32()).value();
   }
   const formats::ModelConfig& config() const { return source_.config(); }
   ParameterStore& parameters() { return parameters_; }
@@ -243,6 +246,19 @@ TEST(TrainingModel, ReplayedExpertsKeepTheWeightsOfThePresentRouter) {
   t.gradients({{text.sample()}}, weights, &terms, &replayed);
   EXPECT_EQ(replayed.choices.experts[5], stale.choices.experts[5]);
   EXPECT_NE(replayed.streams, stale.streams);
+}
+
+// A limit that every value exceeds: what was clamped has no gradient (training.md 7.2).
+TEST(TrainingModel, ClampedValuesHaveNoGradient) {
+  Training t("tiny", 2, [](formats::ModelConfig& config) { config.swiglu_limit = 1e-9; });
+  const Text text = random_text(60, 7, 512);
+  int64_t num_up = 0;
+  for (const auto& [name, grad] : t.gradients({{text.sample()}}, {1.0f / 59, 0})) {
+    if (!name.ends_with(".w3.weight") || name.starts_with("mtp.")) continue;
+    EXPECT_EQ(norm(grad), 0) << name;
+    ++num_up;
+  }
+  EXPECT_GT(num_up, 0);
 }
 
 TEST(TrainingModel, LoadsCountEveryChoiceOfTheScoredLayers) {
