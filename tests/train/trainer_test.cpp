@@ -284,6 +284,28 @@ TEST(Anticipation, UsesTheChoicesOfEarlierParameters) {
   }
 }
 
+// Made-up choices, all of the same experts: only if the step follows them are these loaded with everything.
+TEST(Anticipation, AStepRoutesByItsEarlierChoices) {
+  RunConfig config;
+  config.trainer.anticipation_delta_steps = 1;
+  TestRun run(config);
+  run.trainer().anticipate(2);
+  run.step();
+  std::map<int64_t, StepChoices> ahead = run.trainer().anticipation().ahead();
+  const formats::ModelConfig model = small_config();
+  for (auto& [step, choices] : ahead) {
+    for (model::Choices& micro_batch : choices) {
+      for (std::vector<int32_t>& ids : micro_batch.experts) {
+        for (size_t i = 0; i < ids.size(); ++i)
+          ids[i] = static_cast<int32_t>(i % static_cast<size_t>(model.num_experts_per_tok));
+      }
+    }
+  }
+  ASSERT_TRUE(run.trainer().restore(run.trainer().position(), 1, std::move(ahead)).ok());
+  EXPECT_EQ(run.step().max_load, static_cast<double>(model.n_routed_experts) /
+                                     static_cast<double>(model.num_experts_per_tok));
+}
+
 TEST(Anticipation, GoesOnFromASavedState) {
   RunConfig config;
   config.trainer.anticipation_delta_steps = 2;

@@ -289,6 +289,8 @@ TEST(TrainingModel, TheMtpBlockLearnsAndReachesTheMainModel) {
     }
   }
   EXPECT_GT(norm(both.at("mtp.0.e_proj.weight")), 0);
+  // The shared head's gradient has both losses' parts; what the streams pass on does not reach it.
+  EXPECT_NE(both.at("head.weight"), lm.at("head.weight"));
   EXPECT_NE(both.at("layers.0.attn.wq_a.weight"), lm.at("layers.0.attn.wq_a.weight"));
 }
 
