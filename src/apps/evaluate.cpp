@@ -99,9 +99,8 @@ class Evaluation {
   }
 
   Result<text::Message> next_turn(const Conversation& conversation, uint64_t index, Score& score) {
-    CACHALOT_ASSIGN_OR_RETURN(
-        const ChatPrompt prompt,
-        chat_prompt(*session_.tokenizer, conversation.request(), style_));
+    CACHALOT_ASSIGN_OR_RETURN(const ChatPrompt prompt,
+                              chat_prompt(*session_.tokenizer, conversation.request(), style_));
     engine::Engine& engine = *session_.engine;
     CACHALOT_ASSIGN_OR_RETURN(const engine::SequenceId sequence, engine.open());
     engine::GenerateRequest request;

@@ -67,6 +67,7 @@ namespace cachalot {
   X(optimizer_steps_not_saved)          \
   X(data_cursor_not_restored)           \
   X(routing_bias_not_restored)          \
+  X(routing_bias_not_updated)           \
   X(recompute_with_other_bits)
 
 enum class Fault {

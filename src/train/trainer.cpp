@@ -171,7 +171,7 @@ Result<std::optional<StepResult>> Trainer::step(bool report_update_rms) {
   StepResult result;
   result.optimizer = optimizer_->step(ctx_, input->point.learning_rate,
                                       report_update_rms ? &result.update_rms : nullptr);
-  if (!warmup) update_biases(terms);
+  if (!warmup && !fault(Fault::routing_bias_not_updated)) update_biases(terms);
   CACHALOT_RETURN_IF_ERROR(model_->refresh(ctx_));
 
   result.recast = model_->recast();
