@@ -302,6 +302,20 @@ Status drop_checkpoints_after(const std::string& run_dir, int64_t step) {
   return {};
 }
 
+Status set_aside_checkpoints_after(const std::string& run_dir, int64_t step) {
+  const std::vector<int64_t> steps = list_checkpoints(run_dir);
+  for (auto it = steps.rbegin(); it != steps.rend() && *it > step; ++it) {
+    const fs::path from = checkpoint_directory(run_dir, *it);
+    const fs::path to = from.parent_path() / ("damaged-" + from.filename().string());
+    std::error_code error;
+    fs::remove_all(to, error);
+    if (error) return failed(to.string(), "remove", error);
+    CACHALOT_RETURN_IF_ERROR(rename_directory(from, to));
+    log_warning(fmt::format("{}: set aside as {}", from.string(), to.filename().string()));
+  }
+  return {};
+}
+
 Result<Checkpoint> Checkpoint::open(const std::string& directory) {
   const std::string manifest_path = directory + "/manifest.json";
   CACHALOT_ASSIGN_OR_RETURN(const json::object manifest, read_object(manifest_path));

@@ -42,6 +42,8 @@ std::vector<int64_t> list_checkpoints(const std::string& run_dir);
 Status prune_checkpoints(const std::string& run_dir, int64_t keep_last, int64_t keep_every_steps);
 // Removes all after `step`.
 Status drop_checkpoints_after(const std::string& run_dir, int64_t step);
+// Renames all after `step` to damaged-step-…: pruning no longer counts them, and they can still be looked at.
+Status set_aside_checkpoints_after(const std::string& run_dir, int64_t step);
 
 // A checkpoint whose files are those of its manifest, all verified. Move-only.
 class Checkpoint {

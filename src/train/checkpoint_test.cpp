@@ -148,6 +148,15 @@ TEST_F(CheckpointTest, PruningKeepsTheLastAndTheRound) {
   EXPECT_EQ(list_checkpoints(path("run")), (std::vector<int64_t>{3}));
 }
 
+TEST_F(CheckpointTest, DamagedOnesSetAsideDoNotCountInPruning) {
+  for (int64_t step = 1; step <= 4; ++step) ASSERT_TRUE(save(step).ok());
+  for (const int64_t step : {3, 4}) fs::resize_file(at(step) + "/model.safetensors", 100);
+  ASSERT_TRUE(set_aside_checkpoints_after(path("run"), 2).ok());
+  ASSERT_TRUE(prune_checkpoints(path("run"), 2, 0).ok());
+  EXPECT_EQ(list_checkpoints(path("run")), (std::vector<int64_t>{1, 2}));
+  EXPECT_TRUE(fs::exists(path("run/checkpoints/damaged-step-0000000004")));
+}
+
 // Killed at any moment of a save, the run has its old checkpoint or the new one, and the next save clears up.
 TEST_F(CheckpointTest, AKilledSaveLeavesOldOrNew) {
   ASSERT_TRUE(save(1).ok());
