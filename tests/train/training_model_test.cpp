@@ -248,6 +248,20 @@ TEST(TrainingModel, ReplayedExpertsKeepTheWeightsOfThePresentRouter) {
   EXPECT_NE(replayed.streams, stale.streams);
 }
 
+// training.md S8.
+TEST(TrainingModel, WithoutTheMtpBlockTheMainModelHasTheSameBits) {
+  Training with("quant"),
+      without("quant", 2, [](formats::ModelConfig&config) { config.num_nextn_predict_layers = 0; });
+  const Text text = random_text(180, 8, with.config().vocab_size);
+  Recorder streams_with = with.recorder(), streams_without = without.recorder();
+  with.gradients({{text.sample()}}, {1.0f / 179, 0.3f}, nullptr, &streams_with);
+  without.gradients({{text.sample()}}, {1.0f / 179, 0}, nullptr, &streams_without);
+  EXPECT_EQ(streams_with.streams, streams_without.streams);
+  EXPECT_EQ(with.sums.lm, without.sums.lm);
+  EXPECT_GT(with.sums.mtp_targets, 0);
+  EXPECT_EQ(without.sums.mtp_targets, 0);
+}
+
 // A limit that every value exceeds: what was clamped has no gradient (training.md 7.2).
 TEST(TrainingModel, ClampedValuesHaveNoGradient) {
   Training t("tiny", 2, [](formats::ModelConfig& config) { config.swiglu_limit = 1e-9; });
