@@ -185,13 +185,6 @@ int main(int argc, char** argv) {
                                {"AdamW only", [&] { adamw.whole(); }, 0},
                                {"plain residual", [&] { no_mhc.whole(); }, 0},
                                {"no indexer loss", [&] { no_indexer.whole(); }, 0},
-                               // The choices of a later step, then this one (training.md 7.1).
-                               {"anticipatory routing",
-                                [&] {
-                                  base.forward();
-                                  base.whole();
-                                },
-                                0},
                                {"recompute mhc", [&] { recompute.whole(); }, 0},
                                {"bf16", [&] { bf16.whole(); }, 0},
                                {"fp8", [&] { fp8.whole(); }, 0},

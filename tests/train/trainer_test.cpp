@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "test_run.h"
+#include "trainer_testing.h"
 
 namespace cachalot::train {
 namespace {

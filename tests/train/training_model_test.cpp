@@ -248,20 +248,6 @@ TEST(TrainingModel, ReplayedExpertsKeepTheWeightsOfThePresentRouter) {
   EXPECT_NE(replayed.streams, stale.streams);
 }
 
-// training.md S8.
-TEST(TrainingModel, WithoutTheMtpBlockTheMainModelHasTheSameBits) {
-  Training with("quant"),
-      without("quant", 2, [](formats::ModelConfig&config) { config.num_nextn_predict_layers = 0; });
-  const Text text = random_text(180, 8, with.config().vocab_size);
-  Recorder streams_with = with.recorder(), streams_without = without.recorder();
-  with.gradients({{text.sample()}}, {1.0f / 179, 0.3f}, nullptr, &streams_with);
-  without.gradients({{text.sample()}}, {1.0f / 179, 0}, nullptr, &streams_without);
-  EXPECT_EQ(streams_with.streams, streams_without.streams);
-  EXPECT_EQ(with.sums.lm, without.sums.lm);
-  EXPECT_GT(with.sums.mtp_targets, 0);
-  EXPECT_EQ(without.sums.mtp_targets, 0);
-}
-
 // A limit that every value exceeds: what was clamped has no gradient (training.md 7.2).
 TEST(TrainingModel, ClampedValuesHaveNoGradient) {
   Training t("tiny", 2, [](formats::ModelConfig& config) { config.swiglu_limit = 1e-9; });
@@ -306,6 +292,30 @@ TEST(TrainingModel, TheMtpBlockLearnsAndReachesTheMainModel) {
   // The shared head's gradient has both losses' parts; what the streams pass on does not reach it.
   EXPECT_NE(both.at("head.weight"), lm.at("head.weight"));
   EXPECT_NE(both.at("layers.0.attn.wq_a.weight"), lm.at("layers.0.attn.wq_a.weight"));
+}
+
+// Without its MTP block the model gives the logits that it gives beside it, even while the block's loss is computed.
+TEST(TrainingModel, WithoutTheMtpBlockTheMainLogitsKeepTheirBits) {
+  Training with("quant"), without("quant", 2, [](formats::ModelConfig&config) {
+    config.num_nextn_predict_layers = 0;
+    config.compress_ratios.resize(static_cast<size_t>(config.num_hidden_layers));
+  });
+  ASSERT_GT(with.config().num_nextn_predict_layers, 0);
+  const Text text = random_text(150, 12, with.config().vocab_size);
+  std::vector<int64_t> rows(150);
+  std::iota(rows.begin(), rows.end(), 0);
+  const auto logits = [&](Training& t, float mtp_weight) {
+    Recorder recorder = t.recorder();
+    t.gradients({{text.sample()}}, {1.0f / 149, mtp_weight}, nullptr, &recorder);
+    std::vector<float> out(rows.size() * static_cast<size_t>(t.config().vocab_size));
+    t.model().transformer().logits(t.ctx(), recorder.streams.data(), rows, out.data());
+    return out;
+  };
+  const std::vector<float> beside = logits(with, 0.3f / 148), alone = logits(without, 0);
+  EXPECT_EQ(with.sums.mtp_targets, 148);
+  EXPECT_EQ(without.sums.mtp_targets, 0);
+  EXPECT_EQ(0, std::memcmp(beside.data(), alone.data(), alone.size() * sizeof(float)));
+  EXPECT_EQ(with.sums.lm, without.sums.lm);
 }
 
 }  // namespace

@@ -1,10 +1,16 @@
-// A small training run for tests: a tiny model on documents in which most tokens follow from the one before.
+// A small model's training run in memory: 4 layers, MTP, made-up documents.
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <memory>
+#include <vector>
+
 #include "base/rng.h"
+#include "base/thread_pool.h"
 #include "data/data_testing.h"
+#include "device/isa.h"
 #include "formats/config.h"
 #include "train/initialize.h"
 #include "train/trainer.h"
@@ -25,9 +31,9 @@ inline formats::ModelConfig small_config() {
   return config;
 }
 
-// Documents of many lengths.
-inline std::shared_ptr<const data::TokenSource> documents(int64_t vocab_size) {
-  RngStream rng(5, RngPurpose::data, 0);
+// Documents of many lengths in which most tokens follow from the one before.
+inline std::shared_ptr<const data::TokenSource> documents(int64_t vocab_size, uint64_t seed = 5) {
+  RngStream rng(seed, RngPurpose::data, 0);
   std::vector<std::vector<int32_t>> all;
   for (int64_t d = 0; d < 400; ++d) {
     auto& ids = all.emplace_back();
@@ -46,16 +52,19 @@ struct RunConfig {
   int64_t packs_per_call = 4;
   int64_t packs_per_step = 4;
   int64_t total_tokens = 12 * 4 * kSequence;
-  double learning_rate = 0.01;
   optim::AttentionSchedule attention = {};
   std::vector<optim::SequenceStage> sequence = {{0, kSequence}};
   TrainerConfig trainer = {};
+  double learning_rate = 0.01;
+  double init_std = 0.02;
+  std::function<void(formats::ModelConfig&)> change = {};  // of the model
 };
 
 class TestRun {
  public:
   explicit TestRun(const RunConfig& run = {})
       : config_(small_config()), pool_(run.threads), ctx_{&pool_, &arena_, device::machine_isa()} {
+    if (run.change) run.change(config_);
     optim::TrainingSchedule schedule;
     schedule.learning_rate.peak = run.learning_rate;
     schedule.learning_rate.warmup_steps = 2;
@@ -76,7 +85,7 @@ class TestRun {
     grouping.num_attention_heads = config_.num_attention_heads;
     grouping.index_n_heads = config_.index_n_heads;
     grouping.o_groups = config_.o_groups;
-    trainer_ = Trainer::create(ctx_, config_, initial_parameters(config_, {0.02, 0.01, 7}),
+    trainer_ = Trainer::create(ctx_, config_, initial_parameters(config_, {run.init_std, 0.01, 7}),
                                StepStream::create(loader, std::move(mix), schedule,
                                                   run.packs_per_call * kSequence)
                                    .value(),
@@ -84,6 +93,7 @@ class TestRun {
                    .value();
   }
   Trainer& trainer() { return *trainer_; }
+  const formats::ModelConfig& config() const { return config_; }
   StepResult step() { return trainer_->step().value().value(); }
   std::vector<double> losses(int64_t steps) {
     std::vector<double> out;
