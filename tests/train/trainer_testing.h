@@ -32,8 +32,8 @@ inline formats::ModelConfig small_config() {
 }
 
 // Documents of many lengths in which most tokens follow from the one before.
-inline std::shared_ptr<const data::TokenSource> documents(int64_t vocab_size, uint64_t seed = 5) {
-  RngStream rng(seed, RngPurpose::data, 0);
+inline std::shared_ptr<const data::TokenSource> documents(int64_t vocab_size) {
+  RngStream rng(5, RngPurpose::data, 0);
   std::vector<std::vector<int32_t>> all;
   for (int64_t d = 0; d < 400; ++d) {
     auto& ids = all.emplace_back();
@@ -57,7 +57,8 @@ struct RunConfig {
   TrainerConfig trainer = {};
   double learning_rate = 0.01;
   double init_std = 0.02;
-  std::function<void(formats::ModelConfig&)> change = {};  // of the model
+  std::function<void(formats::ModelConfig&)> change = {};   // of the model
+  std::shared_ptr<const data::TokenSource> text = nullptr;  // null: documents()
 };
 
 class TestRun {
@@ -76,7 +77,10 @@ class TestRun {
     loader.window_packs = 16;
     loader.seed = 3;
     std::vector<data::MixEntry> mix;
-    mix.push_back({data::Dataset::create("text", {documents(config_.vocab_size)}).value(), 1.0});
+    mix.push_back(
+        {data::Dataset::create("text", {run.text ? run.text : documents(config_.vocab_size)})
+             .value(),
+         1.0});
     TrainerConfig trainer = run.trainer;
     optim::GroupingOptions& grouping = trainer.optimizer.grouping;
     grouping.hc_mult = config_.hc_mult;
