@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """train_replay on what torch and transformers did: tests/train/replay holds the batches, choices and losses of six steps from
-tests/golden/tiny, recorded by train_compare.py --no-times --steps 6 --length 136 (torch 2.15.0, transformers 5.24.0).
+tests/golden/tiny, recorded by train_compare.py --no-times --steps 6 --length 136 (torch 2.15.0, transformers 5.24.0), and
+tests/train/replay_golden those of the golden run's own twenty steps, the golden batch each time, its masked labels with it.
 
     replay_test.py TRAIN_REPLAY
 """
@@ -15,14 +16,15 @@ import tempfile
 BOUND = 1e-5
 TESTS = pathlib.Path(__file__).resolve().parents[2] / "tests"
 FIXTURE = TESTS / "train/replay"
+GOLDEN_STEPS = TESTS / "train/replay_golden"
 ADAMW = json.loads((TESTS / "golden/tiny/train.json").read_text())["adamw"]
 
 
 class Choices:
     """The fixture's, to change elements of."""
 
-    def __init__(self):
-        self.bytes = bytearray((FIXTURE / "choices.safetensors").read_bytes())
+    def __init__(self, fixture=FIXTURE):
+        self.bytes = bytearray((fixture / "choices.safetensors").read_bytes())
         size = struct.unpack_from("<Q", self.bytes)[0]
         self.header, self.data = json.loads(self.bytes[8:8 + size]), 8 + size
 
@@ -38,10 +40,10 @@ class Choices:
         struct.pack_into("<i", self.bytes, self.place(*place), value)
 
 
-def run(program, folder, choices):
+def run(program, folder, choices, fixture=FIXTURE):
     path, out = folder / "choices.safetensors", folder / "out.json"
     path.write_bytes(choices.bytes)
-    command = [program, TESTS / "golden/tiny", "--batches", FIXTURE / "batches.safetensors", "--choices", path, "--out", out,
+    command = [program, TESTS / "golden/tiny", "--batches", fixture / "batches.safetensors", "--choices", path, "--out", out,
                "--lr", ADAMW["lr"], "--beta1", ADAMW["betas"][0], "--beta2", ADAMW["betas"][1], "--eps", ADAMW["eps"],
                "--weight-decay", ADAMW["weight_decay"], "--threads", 1]
     done = subprocess.run([str(c) for c in command], stderr=subprocess.PIPE, text=True)
@@ -58,11 +60,13 @@ def main():
 
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        code, error, replayed = run(program, folder, Choices())
-        assert code == 0, error
-        expected = json.loads((FIXTURE / "losses.json").read_text())["losses"]
-        off = [abs(f - e) / e for e, f in zip(expected, replayed)]
-        check(len(replayed) == len(expected) and max(off) <= BOUND, f"losses: relative differences {off}, bound {BOUND}")
+        for fixture in (GOLDEN_STEPS, FIXTURE):
+            code, error, replayed = run(program, folder, Choices(fixture), fixture)
+            assert code == 0, error
+            expected = json.loads((fixture / "losses.json").read_text())["losses"]
+            off = [abs(f - e) / e for e, f in zip(expected, replayed)]
+            check(len(replayed) == len(expected) and max(off) <= BOUND,
+                  f"{fixture.name}: losses: relative differences {off}, bound {BOUND}")
 
         # A choice changed in step 3 changes that step's loss, and none before.
         for tensor, column in (("layers.3.experts", 0), ("layers.2.selected", 15)):

@@ -1,6 +1,7 @@
 // train_replay MODEL --batches FILE --out FILE [--choices FILE] [settings]
 // Our side of train_compare.py: AdamW steps from a checkpoint's weights on given batches, with or without given choices.
-// batches   safetensors: input_ids [steps, rows, length] I32 or I64; each row's labels are its next tokens, the last has none.
+// batches   safetensors: input_ids [steps, rows, length] I32 or I64; each row's labels are its next tokens, the last has none;
+//           labels, if there, in the same shape, of the tokens themselves: a negative one is no target.
 // choices   safetensors: layers.N.experts [steps, rows * length, num_experts_per_tok] of score-routed layers, layers.N.selected
 //           [steps, rows * length, index_topk] of CSA layers, unused places -1 and last.
 // out       JSON: the loss of each step before its update, its gradient norm, its seconds (gradients, update, packing of the weights).
@@ -9,7 +10,9 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
+#include <limits>
 
 #include "base/file.h"
 #include "base/thread_pool.h"
@@ -164,14 +167,16 @@ Result<cachalot::optim::Optimizer> make_optimizer(cachalot::train::ParameterStor
   return optimizer;
 }
 
-// One row per sample: its tokens, and as labels its next tokens.
-std::vector<cachalot::train::Sample> samples_of(std::span<const int32_t> ids, int64_t rows,
+// One row per sample: its tokens, and as labels those of its next tokens.
+std::vector<cachalot::train::Sample> samples_of(std::span<const int32_t> ids,
+                                                std::span<const int32_t> token_labels, int64_t rows,
                                                 std::vector<int32_t>& labels) {
   const size_t length = ids.size() / static_cast<size_t>(rows);
   labels.assign(ids.size(), -1);
   std::vector<cachalot::train::Sample> samples;
   for (size_t first = 0; first < ids.size(); first += length) {
-    std::copy_n(ids.data() + first + 1, length - 1, labels.data() + first);
+    std::transform(token_labels.data() + first + 1, token_labels.data() + first + length,
+                   labels.data() + first, [](int32_t label) { return std::max(label, -1); });
     samples.push_back({ids.subspan(first, length), std::span(labels).subspan(first, length)});
   }
   return samples;
@@ -188,6 +193,19 @@ Status run(const Options& options) {
     return invalid_argument(
         fmt::format("{}: input_ids: expected rows of at least 2 tokens", options.batches));
   }
+  StepArray token_labels = batches;
+  if (file.find("labels") != nullptr) {
+    CACHALOT_ASSIGN_OR_RETURN(
+        token_labels,
+        read_array(file, "labels", std::numeric_limits<int32_t>::min(), config.vocab_size - 1));
+    if (token_labels.steps != batches.steps || token_labels.rows != batches.rows ||
+        token_labels.columns != batches.columns) {
+      return invalid_argument(fmt::format(
+          "{}: labels: expected the shape of input_ids, [{}, {}, {}], found [{}, {}, {}]",
+          options.batches, batches.steps, batches.rows, batches.columns, token_labels.steps,
+          token_labels.rows, token_labels.columns));
+    }
+  }
   RecordedChoices recorded;
   if (!options.choices.empty()) {
     CACHALOT_ASSIGN_OR_RETURN(recorded, read_choices(options.choices, config, batches));
@@ -202,11 +220,16 @@ Status run(const Options& options) {
                                 ctx, config, store, cachalot::train::TrainingPrecision::fp32()));
   CACHALOT_ASSIGN_OR_RETURN(auto optimizer, make_optimizer(store, config, options));
 
-  const int64_t targets = batches.rows * (batches.columns - 1);
   std::vector<double> losses, norms, seconds;
   std::vector<int32_t> labels;
   for (int64_t s = 0; s < batches.steps; ++s) {
-    const auto samples = samples_of(batches.step(s), batches.rows, labels);
+    const auto samples = samples_of(batches.step(s), token_labels.step(s), batches.rows, labels);
+    const int64_t targets =
+        std::count_if(labels.begin(), labels.end(), [](int32_t label) { return label >= 0; });
+    if (targets == 0) {
+      return invalid_argument(fmt::format(
+          "{}: labels: expected a target in each step, found none in step {}", options.batches, s));
+    }
     const cachalot::model::Choices choices = recorded.step(s);
     cachalot::model::TrainingTerms terms;
     terms.replay = &choices;
