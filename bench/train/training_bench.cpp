@@ -4,7 +4,9 @@
 //              the same run (FLOPs: train/run.h; a third of them forward; Newton-Schulz by training.md 3.3)
 //   overheads  a whole step with one thing changed, as a ratio to the step as it is
 // Cases take turns, so that a machine's mood meets all of them.
-// Source  training.md 3.3, 6, 10; infrastructure.md 7.1, 7.2 (C3), 7.4.
+// Anticipatory routing's cost is bounded by what the same run's phases say of a forward pass (training.md A5: a third of forward and
+// backward, done naively).
+// Source  training.md 3.3, 6, 7.3 (A5), 10; infrastructure.md 7.1, 7.2 (C3), 7.4.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -35,6 +37,22 @@ double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
 }
+
+// What a forward pass chose, for a step that routes by it.
+class ChosenExperts : public cc::model::ForwardProbe {
+ public:
+  ChosenExperts(int64_t num_layers, int64_t per_token) : per_token_(per_token) {
+    choices.experts.resize(static_cast<size_t>(num_layers));
+    choices.selected.resize(static_cast<size_t>(num_layers));
+  }
+  void on_router(int64_t layer, const int32_t* ids, const float*, int64_t rows) override {
+    choices.experts[layer].insert(choices.experts[layer].end(), ids, ids + rows * per_token_);
+  }
+  cc::model::Choices choices;
+
+ private:
+  int64_t per_token_;
+};
 
 // A model, its optimizer and a batch.
 class Step {
@@ -68,6 +86,7 @@ class Step {
   }
 
   float indexer = 1;
+  bool anticipate = false;  // routes by the choices of a forward pass of its own (training.md 7.1)
   cc::model::RecomputePlan recompute;
 
   void forward() {
@@ -77,6 +96,12 @@ class Step {
   void gradients() {
     parameters_.clear_grads();
     cc::model::TrainingTerms terms;
+    ChosenExperts chosen(config_.num_all_layers(), config_.num_experts_per_tok);
+    if (anticipate) {
+      cc::model::TrainingTerms nothing;
+      model_->losses(ctx_, samples_, kWeights, &nothing, &chosen);
+      terms.replay = &chosen.choices;
+    }
     terms.indexer_loss = indexer / kTokens;
     terms.balance_alpha = 1e-4f;
     terms.balance_weight = 1.0f / kSequences;
@@ -160,6 +185,9 @@ int main(int argc, char** argv) {
   Step recompute(ctx, config, true, TrainingPrecision::fp32());
   recompute.recompute = cc::model::RecomputePlan::parse("mhc").value();
 
+  Step anticipating(ctx, config, true, TrainingPrecision::fp32());
+  anticipating.anticipate = true;
+
   const double peak = cc::bench::measure_f32_peak(pool, options.isa);
   const double flops = kTokens * cc::train::training_flops_per_token(config, kLength);
   std::vector<Case> phases = {
@@ -185,6 +213,7 @@ int main(int argc, char** argv) {
                                {"AdamW only", [&] { adamw.whole(); }, 0},
                                {"plain residual", [&] { no_mhc.whole(); }, 0},
                                {"no indexer loss", [&] { no_indexer.whole(); }, 0},
+                               {"anticipatory routing", [&] { anticipating.whole(); }, 0},
                                {"recompute mhc", [&] { recompute.whole(); }, 0},
                                {"bf16", [&] { bf16.whole(); }, 0},
                                {"fp8", [&] { fp8.whole(); }, 0},

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 #include "apps/interrupts.h"
@@ -41,7 +42,14 @@ std::string progress_line(const ProgressNumbers& n, int width) {
   if (n.share_of_peak > 0) text += fmt::format("  {:.0f} % of peak", 100 * n.share_of_peak);
   text += "  ETA " + duration_text(n.seconds_left);
   const int left = width - 1 - static_cast<int>(text.size()) - 3;
-  if (left < kLeastBar) return text.substr(0, static_cast<size_t>(std::max(width - 1, 0)));
+  if (left < kLeastBar) {
+    // Whole fields, as many as fit.
+    while (static_cast<int>(text.size()) >= std::max(width, 1)) {
+      const size_t field = text.rfind("  ");
+      text.resize(field == std::string::npos ? 0 : field);
+    }
+    return text;
+  }
   const int bar = std::min(left, kMostBar);
   const int full = static_cast<int>(std::clamp(n.share_done, 0.0, 1.0) * bar);
   return fmt::format("[{:#<{}}{:.<{}}] {}", "", full, "", bar - full, text);
@@ -62,7 +70,7 @@ void TrainProgress::clear() {
 void TrainProgress::on_step(const train::StepResult& result, const train::MetricValues& values) {
   const double tokens_per_s = value_of(values, "throughput/tokens_per_s");
   const double weight = has_steps_ ? kSmoothing : 1.0;
-  loss_ += weight * (result.lm_loss - loss_);
+  loss_ = std::isfinite(loss_) ? loss_ + weight * (result.lm_loss - loss_) : result.lm_loss;
   tokens_per_s_ += weight * (tokens_per_s - tokens_per_s_);
   has_steps_ = true;
   const auto left = static_cast<double>(total_tokens_ - result.tokens_seen);

@@ -9,6 +9,7 @@
 #include "apps/terminal.h"
 #include "apps/train_progress.h"
 #include "apps/verbs.h"
+#include "base/log.h"
 #include "device/isa.h"
 #include "formats/accounting.h"
 #include "train/memory_plan.h"
@@ -54,7 +55,10 @@ Status run(const TrainOptions& options, const std::vector<std::string>& rest) {
   TrainProgress progress(config.schedule.batch.total_tokens, config.log.every_steps);
   watch_interrupts(2);
   CACHALOT_RETURN_IF_ERROR(train::run_training(ctx, config, options.request, progress));
-  return write_report({config.run_dir}, "");
+  // The run is whole without its page.
+  if (const Status status = write_report({config.run_dir}, ""); !status.ok())
+    log_warning(fmt::format("report: {}", status.message()));
+  return {};
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ void add_logits_verb(CLI::App& app, int* exit_code);
 void add_verify_verb(CLI::App& app, int* exit_code);
 void add_data_verb(CLI::App& app, int* exit_code);
 void add_train_verb(CLI::App& app, int* exit_code);
+void add_evaluate_verb(CLI::App& app, int* exit_code);
 void add_report_verb(CLI::App& app, int* exit_code);
 void add_bench_verb(CLI::App& app, int* exit_code);  // in bench/model
 

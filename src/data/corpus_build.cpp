@@ -21,6 +21,7 @@
 #include "data/jsonl_writer.h"
 #include "data/package_cache.h"
 #include "data/run_program.h"
+#include "data/split_text.h"
 
 namespace cachalot::data {
 namespace {
@@ -30,6 +31,7 @@ namespace fs = std::filesystem;
 constexpr int64_t kShardBytes = int64_t{64} << 20;
 constexpr size_t kMaxFileBytes = size_t{1} << 30;
 constexpr size_t kLeastBytes = 200;
+constexpr size_t kMaxPieceBytes = size_t{32} << 10;
 constexpr int kMenuFiles = 8;
 constexpr uint64_t kHeldOutOf = 100;
 
@@ -212,15 +214,21 @@ class Builder {
                               writer_of(part.held_out ? "outofdomain-" + part.package
                                         : held_out    ? "heldout"
                                                       : train_));
+    // What is held out stays whole: its last tokens are evaluated with all that comes before.
+    const std::vector<std::string_view> pieces =
+        split_text(document.text, held_out ? kMaxFileBytes : kMaxPieceBytes);
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      CACHALOT_RETURN_IF_ERROR(
+          writer->write(python_json(json::object{{"text", pieces[i]},
+                                                 {"package", part.package},
+                                                 {"version", package.version},
+                                                 {"path", document.path},
+                                                 {"piece", i},
+                                                 {"licence", package.licence},
+                                                 {"xxh3", to_hex64(hash_of(pieces[i]))}})));
+    }
     const auto bytes = static_cast<int64_t>(document.text.size());
-    CACHALOT_RETURN_IF_ERROR(
-        writer->write(python_json(json::object{{"text", document.text},
-                                               {"package", part.package},
-                                               {"version", package.version},
-                                               {"path", document.path},
-                                               {"licence", package.licence},
-                                               {"xxh3", to_hex64(hash_of(document.text))}})));
-    ++summary_.num_documents;
+    summary_.num_documents += static_cast<int64_t>(pieces.size());
     (held_out ? summary_.held_out_bytes : summary_.text_bytes) += bytes;
     if (!held_out && (train_bytes_ += bytes) >= kShardBytes) {
       train_bytes_ = 0;

@@ -67,6 +67,17 @@ TEST(Accounting, Parameters) {
   EXPECT_EQ(pro().parameters.active_wide, 1971453952 - 61 * (2 * 7168 + 1536 + 512));
 }
 
+// training.md 6.1 as published, to the rounding of its figures: Flash 284B with 13B active, Pro 1.6T with 49B active. The embedding,
+// looked up and not multiplied, is not active, as in the report's count of Pro (with it: 49.8B).
+TEST(Accounting, ParametersRoundToThePublishedTotals) {
+  const auto rounded = [](int64_t count, int64_t unit) { return (count + unit / 2) / unit; };
+  constexpr int64_t kBillion = 1'000'000'000;
+  EXPECT_EQ(rounded(flash().parameters.main, kBillion), 284);
+  EXPECT_EQ(rounded(flash().parameters.active, kBillion), 13);
+  EXPECT_EQ(rounded(pro().parameters.main, 100 * kBillion), 16);
+  EXPECT_EQ(rounded(pro().parameters.active, kBillion), 49);
+}
+
 TEST(Accounting, ParametersPerLayer) {
   auto of_layer = [](const Model& model, int64_t layer, Component component) {
     int64_t count = 0;

@@ -1,9 +1,9 @@
 #include "formats/json_text.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <boost/json/serialize.hpp>
+
+#include "base/python_json.h"
 
 namespace cachalot::formats {
 namespace {
@@ -17,9 +17,8 @@ bool is_flat(const json::array& array) {
 void append(const json::value& value, int indent, std::string* out) {
   const std::string margin(static_cast<size_t>(indent) * 2, ' ');
   if (value.is_double()) {
-    // Shortest text that reads back as the same number; fmt keeps ".0" on integral values, like
-    // Python.
-    *out += fmt::format("{}", value.get_double());
+    // Integral values keep their ".0": transformers refuses an integer where it expects a float.
+    *out += python_float(value.get_double());
   } else if (value.is_object() && !value.get_object().empty()) {
     *out += "{\n";
     bool first = true;

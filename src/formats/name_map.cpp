@@ -213,6 +213,8 @@ TransformersName transformers_name(std::string_view canonical) {
     name = translated_back(kTopLevel, parts);
     if (first != "head") name = "model." + name;
   }
+  // Of a quantised weight; attn_hc.scale and ffn_hc.scale are no such scales.
+  if (!canonical.ends_with(".scale")) return {std::move(name)};
   return {with_ending(std::move(name), ".scale", ".weight_scale_inv")};
 }
 

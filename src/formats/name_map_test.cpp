@@ -27,6 +27,8 @@ TEST(NameMap, TransformersNames) {
       {"layers.1.ffn_norm.weight", "model.layers.1.post_attention_layernorm.weight"},
       {"layers.1.hc_attn_base", "model.layers.1.attn_hc.base"},
       {"layers.1.hc_ffn_fn", "model.layers.1.ffn_hc.fn"},
+      {"layers.1.hc_attn_scale", "model.layers.1.attn_hc.scale"},
+      {"layers.1.hc_ffn_scale", "model.layers.1.ffn_hc.scale"},
       {"layers.1.attn.wq_a.weight", "model.layers.1.self_attn.q_a_proj.weight"},
       {"layers.1.attn.wq_a.scale", "model.layers.1.self_attn.q_a_proj.weight_scale_inv"},
       {"layers.1.attn.wq_b.weight", "model.layers.1.self_attn.q_b_proj.weight"},

@@ -6,7 +6,7 @@
 #include "autograd/compressor_grad.h"
 #include "autograd/elementwise_grad.h"
 #include "autograd/norm_grad.h"
-#include "model/faults.h"
+#include "base/faults.h"
 #include "model/planted.h"
 #include "ops/compressor/compressor.h"
 #include "ops/quant/act_quant.h"
@@ -136,6 +136,8 @@ void run_compressor(Step& step, int64_t layer_idx, const formats::LayerConfig& l
     const tensor::RowRing ring = is_index ? view.index_tail : view.tail;
     auto** blocks = step.exec.arena->allocate<std::byte*>(1);
     blocks[0] = reinterpret_cast<std::byte*>(ks.data + row * ks.stride);
+    if (fault(Fault::compressor_crosses_samples) && row >= layer.ratio)
+      blocks[0] -= layer.ratio * ks.stride * static_cast<int64_t>(sizeof(float));
     const tensor::RowBlocks chunk{blocks, segment.num_tokens, {2 * columns * 4, 0}};
     const tensor::RecentRows recent{ring, chunk, segment.first_position};
     if (fault(Fault::tail_lost_at_chunk_boundary) && ring.base != nullptr) {

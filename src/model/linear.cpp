@@ -2,6 +2,7 @@
 
 #include "autograd/elementwise_grad.h"
 #include "autograd/norm_grad.h"
+#include "base/faults.h"
 #include "ops/quant/act_quant.h"
 
 namespace cachalot::model {
@@ -17,7 +18,7 @@ ops::MatmulMath matmul_math(const Step& step, const ops::PackedWeight& weight) {
 }
 
 Matrix detached(Step& step, Matrix x, int64_t rows) {
-  if (step.tape == nullptr) return x;
+  if (step.tape == nullptr || fault(Fault::indexer_loss_not_detached)) return x;
   auto* copy = step.exec.arena->allocate<float>(rows * x.columns);  // not the tape's
   autograd::copy(step.exec, {x.data, x.stride, rows, x.columns, copy, x.columns});
   return {copy, x.columns, x.columns};

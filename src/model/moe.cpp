@@ -4,7 +4,7 @@
 
 #include "autograd/elementwise_grad.h"
 #include "autograd/moe_grad.h"
-#include "model/faults.h"
+#include "base/faults.h"
 #include "model/planted.h"
 #include "ops/moe/balance_loss.h"
 #include "ops/moe/router.h"
@@ -62,6 +62,10 @@ Routing choose_experts(Step& step, int64_t layer_idx, const FfnWeights& weights,
   } else if (const std::vector<int32_t>* replayed = replayed_experts(step, layer_idx)) {
     CACHALOT_CHECK(static_cast<int64_t>(replayed->size()) == step.rows * k);
     fixed_ids = replayed->data();
+  }
+  if (fault(Fault::hash_layers_not_replayed) && step.terms != nullptr &&
+      step.terms->replay != nullptr && !weights.tid2eid.empty()) {
+    fixed_ids = nullptr;
   }
   const Routing routing{step.exec.arena->allocate<int32_t>(step.rows * k),
                         step.floats(step.rows * k)};

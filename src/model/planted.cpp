@@ -4,12 +4,10 @@
 #include <cmath>
 #include <vector>
 
-#include "model/faults.h"
+#include "base/faults.h"
 #include "numeric/formats.h"
 
 namespace cachalot::model {
-
-Fault planted_fault = Fault::none;
 
 namespace {
 

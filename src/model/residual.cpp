@@ -4,7 +4,7 @@
 
 #include "autograd/elementwise_grad.h"
 #include "autograd/hyper_grad.h"
-#include "model/faults.h"
+#include "base/faults.h"
 #include "model/planted.h"
 
 namespace cachalot::model {

@@ -5,8 +5,8 @@
 
 #include "autograd/elementwise_grad.h"
 #include "autograd/embed_grad.h"
+#include "base/faults.h"
 #include "model/attention.h"
-#include "model/faults.h"
 #include "model/linear.h"
 #include "model/moe.h"
 #include "model/planted.h"

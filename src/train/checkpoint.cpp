@@ -1,8 +1,11 @@
 #include "train/checkpoint.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <stdio.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cstring>
 #include <filesystem>
@@ -23,7 +26,8 @@ namespace fs = std::filesystem;
 constexpr int64_t kMaxShardBytes = 5'000'000'000;
 constexpr size_t kMaxManifestBytes = size_t{16} << 20;
 constexpr char kPrefix[] = "step-";
-constexpr char kAside[] = ".aside-";  // what is being written or removed
+constexpr char kAside[] = ".aside-";        // what is being written or removed
+constexpr char kReplaced[] = ".replaced-";  // whole, and the step's until its successor is in place
 
 Status failed(const std::string& path, std::string_view what, const std::error_code& error) {
   return io_error(fmt::format("{}: {}: {}", path, what, error.message()));
@@ -31,12 +35,16 @@ Status failed(const std::string& path, std::string_view what, const std::error_c
 
 fs::path checkpoints_of(const std::string& run_dir) { return fs::path(run_dir) / "checkpoints"; }
 
+std::string checkpoint_name(int64_t step) { return fmt::format("{}{:010}", kPrefix, step); }
+
+// Of a name as written; others are not checkpoints.
 std::optional<int64_t> step_of(const std::string& name) {
   if (!name.starts_with(kPrefix)) return std::nullopt;
   const std::string_view digits = std::string_view(name).substr(sizeof(kPrefix) - 1);
   int64_t step = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), step);
   if (error != std::errc() || end != digits.data() + digits.size() || step < 0) return std::nullopt;
+  if (checkpoint_name(step) != name) return std::nullopt;
   return step;
 }
 
@@ -91,16 +99,23 @@ Result<json::object> describe_file(const fs::path& path) {
   return out;
 }
 
+Result<std::vector<fs::path>> entries_of(const fs::path& directory) {
+  std::vector<fs::path> entries;
+  std::error_code error;
+  for (fs::directory_iterator it(directory, error), end; !error && it != end; it.increment(error))
+    entries.push_back(it->path());
+  if (error) return failed(directory.string(), "list", error);
+  std::sort(entries.begin(), entries.end());
+  return entries;
+}
+
 // Of every file of the directory but the manifest itself, by name.
 Result<json::object> describe_files(const std::string& directory) {
+  CACHALOT_ASSIGN_OR_RETURN(const std::vector<fs::path> entries, entries_of(directory));
   std::vector<std::string> names;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(directory, error)) {
-    const std::string name = entry.path().filename().string();
-    if (name != "manifest.json") names.push_back(name);
+  for (const fs::path& entry : entries) {
+    if (entry.filename() != "manifest.json") names.push_back(entry.filename().string());
   }
-  if (error) return failed(directory, "list", error);
-  std::sort(names.begin(), names.end());
   json::object files;
   for (const std::string& name : names) {
     CACHALOT_ASSIGN_OR_RETURN(files[name], describe_file(fs::path(directory) / name));
@@ -134,14 +149,38 @@ Status remove_checkpoint(const fs::path& directory) {
   return error ? failed(aside.string(), "remove", error) : Status();
 }
 
+// What a kill has left. A replaced checkpoint without a successor is the step's again.
 Status remove_leftovers(const fs::path& checkpoints) {
-  std::error_code error;
-  std::vector<fs::path> leftovers;
-  for (const auto& entry : fs::directory_iterator(checkpoints, error)) {
-    if (entry.path().filename().string().starts_with(kAside)) leftovers.push_back(entry.path());
+  CACHALOT_ASSIGN_OR_RETURN(const std::vector<fs::path> entries, entries_of(checkpoints));
+  for (const fs::path& path : entries) {
+    const std::string name = path.filename().string();
+    const bool replaced = name.starts_with(kReplaced);
+    if (!replaced && !name.starts_with(kAside)) continue;
+    std::error_code error;
+    const fs::path own = checkpoints / name.substr(replaced ? sizeof(kReplaced) - 1 : 0);
+    if (replaced && !fs::exists(own, error) && !error) {
+      CACHALOT_RETURN_IF_ERROR(rename_directory(path, own));
+      continue;
+    }
+    if (!error) fs::remove_all(path, error);
+    if (error) return failed(path.string(), "remove", error);
   }
-  for (const fs::path& path : leftovers) fs::remove_all(path, error);
-  return error ? failed(checkpoints.string(), "remove leftovers", error) : Status();
+  return {};
+}
+
+// `to` is there, whole, before and after and at every moment between, or where the file system cannot exchange names under one
+// that remove_leftovers gives back.
+Status replace_directory(const fs::path& from, const fs::path& to) {
+  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0) {
+    CACHALOT_RETURN_IF_ERROR(sync_directory(to.parent_path().string()));
+  } else if (errno == EINVAL || errno == ENOSYS) {
+    const fs::path replaced = to.parent_path() / (kReplaced + to.filename().string());
+    CACHALOT_RETURN_IF_ERROR(rename_directory(to, replaced));
+    CACHALOT_RETURN_IF_ERROR(rename_directory(from, to));
+  } else {
+    return failed(to.string(), "exchange", {errno, std::generic_category()});
+  }
+  return remove_leftovers(to.parent_path());
 }
 
 Status compare_manifest(const std::string& directory, const json::object& manifest) {
@@ -157,10 +196,19 @@ Status compare_manifest(const std::string& directory, const json::object& manife
                                    file == nullptr ? "none" : formats::json_excerpt(*file, 120)));
     }
   }
-  for (const char* name : {"config.json", "optimizer.safetensors", "trainer.json"}) {
+  // A model is one file, or shards and their index.
+  const bool sharded = listed->get_object().contains("model.safetensors.index.json");
+  for (const char* name : {"config.json", "optimizer.safetensors", "trainer.json", "run.toml",
+                           sharded ? "model.safetensors.index.json" : "model.safetensors"}) {
     if (!listed->get_object().contains(name))
       return data_loss(
           fmt::format("{}/manifest.json: files: expected {}, found none", directory, name));
+  }
+  for (const auto& [name, file] : found) {
+    if (!listed->get_object().contains(name))
+      return data_loss(
+          fmt::format("{}/{}: expected a file of the manifest, found one it does not list",
+                      directory, std::string_view(name)));
   }
   return {};
 }
@@ -185,10 +233,22 @@ Status check_array(const std::string& path, const optim::StateArray& target,
                                                  tensor::shape_string(found->shape))));
 }
 
+Status write_contents(const std::string& directory, const CheckpointContents& contents) {
+  CACHALOT_RETURN_IF_ERROR(write_model(directory, contents));
+  CACHALOT_RETURN_IF_ERROR(write_arrays(directory + "/optimizer.safetensors", contents.arrays));
+  CACHALOT_RETURN_IF_ERROR(
+      write_file_atomically(directory + "/trainer.json", python_json(contents.trainer) + "\n"));
+  CACHALOT_RETURN_IF_ERROR(write_file_atomically(directory + "/run.toml", contents.run_toml));
+  if (!contents.tokenizer_json.empty())
+    CACHALOT_RETURN_IF_ERROR(
+        write_file_atomically(directory + "/tokenizer.json", contents.tokenizer_json));
+  return write_manifest(directory, contents);
+}
+
 }  // namespace
 
 std::string checkpoint_directory(const std::string& run_dir, int64_t step) {
-  return (checkpoints_of(run_dir) / fmt::format("{}{:010}", kPrefix, step)).string();
+  return (checkpoints_of(run_dir) / checkpoint_name(step)).string();
 }
 
 Status save_checkpoint(const std::string& run_dir, const CheckpointContents& contents) {
@@ -201,25 +261,23 @@ Status save_checkpoint(const std::string& run_dir, const CheckpointContents& con
   CACHALOT_RETURN_IF_ERROR(remove_leftovers(checkpoints));
   fs::create_directory(aside, error);
   if (error) return failed(aside, "create", error);
-  CACHALOT_RETURN_IF_ERROR(write_model(aside, contents));
-  CACHALOT_RETURN_IF_ERROR(write_arrays(aside + "/optimizer.safetensors", contents.arrays));
-  CACHALOT_RETURN_IF_ERROR(
-      write_file_atomically(aside + "/trainer.json", python_json(contents.trainer) + "\n"));
-  CACHALOT_RETURN_IF_ERROR(write_file_atomically(aside + "/run.toml", contents.run_toml));
-  if (!contents.tokenizer_json.empty())
-    CACHALOT_RETURN_IF_ERROR(
-        write_file_atomically(aside + "/tokenizer.json", contents.tokenizer_json));
-  CACHALOT_RETURN_IF_ERROR(write_manifest(aside, contents));
-  if (fs::exists(final_path)) CACHALOT_RETURN_IF_ERROR(remove_checkpoint(final_path));
-  return rename_directory(aside, final_path);
+  if (const Status written = write_contents(aside, contents); !written.ok()) {
+    fs::remove_all(aside, error);
+    return written;
+  }
+  const bool replaces = fs::exists(final_path, error);
+  if (error) return failed(final_path.string(), "look up", error);
+  return replaces ? replace_directory(aside, final_path) : rename_directory(aside, final_path);
 }
 
 std::vector<int64_t> list_checkpoints(const std::string& run_dir) {
   std::vector<int64_t> steps;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(checkpoints_of(run_dir), error)) {
-    if (const std::optional<int64_t> step = step_of(entry.path().filename().string()))
-      steps.push_back(*step);
+  const Result<std::vector<fs::path>> entries = entries_of(checkpoints_of(run_dir));
+  if (!entries) return steps;
+  for (const fs::path& entry : *entries) {
+    std::error_code error;
+    const std::optional<int64_t> step = step_of(entry.filename().string());
+    if (step && fs::is_directory(entry, error)) steps.push_back(*step);
   }
   std::sort(steps.begin(), steps.end());
   return steps;
@@ -241,6 +299,20 @@ Status drop_checkpoints_after(const std::string& run_dir, int64_t step) {
   // The newest first: a kill in between leaves a run that goes on from before what is left.
   for (auto it = steps.rbegin(); it != steps.rend() && *it > step; ++it)
     CACHALOT_RETURN_IF_ERROR(remove_checkpoint(checkpoint_directory(run_dir, *it)));
+  return {};
+}
+
+Status set_aside_checkpoints_after(const std::string& run_dir, int64_t step) {
+  const std::vector<int64_t> steps = list_checkpoints(run_dir);
+  for (auto it = steps.rbegin(); it != steps.rend() && *it > step; ++it) {
+    const fs::path from = checkpoint_directory(run_dir, *it);
+    const fs::path to = from.parent_path() / ("damaged-" + from.filename().string());
+    std::error_code error;
+    fs::remove_all(to, error);
+    if (error) return failed(to.string(), "remove", error);
+    CACHALOT_RETURN_IF_ERROR(rename_directory(from, to));
+    log_warning(fmt::format("{}: set aside as {}", from.string(), to.filename().string()));
+  }
   return {};
 }
 
@@ -289,6 +361,9 @@ Status Checkpoint::restore(ParameterStore& parameters,
 }
 
 Result<std::optional<Checkpoint>> open_newest_checkpoint(const std::string& run_dir) {
+  std::error_code error;
+  if (fs::exists(checkpoints_of(run_dir), error))
+    CACHALOT_RETURN_IF_ERROR(remove_leftovers(checkpoints_of(run_dir)));
   const std::vector<int64_t> steps = list_checkpoints(run_dir);
   Status first;
   for (auto it = steps.rbegin(); it != steps.rend(); ++it) {

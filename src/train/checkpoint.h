@@ -3,6 +3,7 @@
 //          names) and tokenizer.json make it a model directory that every verb opens; optimizer.safetensors, trainer.json, run.toml and
 //          manifest.json (bytes and SHA-256 of every other file) make it a place to go on from.
 // Writing  into a directory aside, every file synced, the manifest last, then renamed: a kill at any moment leaves the old state or the new.
+//          A save that fails removes its directory and leaves the others as they were.
 // Errors   io_error with the path; data_loss where a file is missing, altered or not what the manifest says (expected, found);
 //          invalid_argument where a checkpoint is of another model or optimizer (array, expected, found).
 // Threads  one owner of a run directory.
@@ -35,12 +36,14 @@ struct CheckpointContents {
 Status save_checkpoint(const std::string& run_dir, const CheckpointContents& contents);
 
 std::string checkpoint_directory(const std::string& run_dir, int64_t step);
-// Steps of the checkpoints that are there, ascending; none where there is no such directory.
+// Steps of the directories that are named as written, ascending; none where there is no such directory.
 std::vector<int64_t> list_checkpoints(const std::string& run_dir);
 // Keeps the newest keep_last, and those whose step is a multiple of keep_every_steps (0: none).
 Status prune_checkpoints(const std::string& run_dir, int64_t keep_last, int64_t keep_every_steps);
 // Removes all after `step`.
 Status drop_checkpoints_after(const std::string& run_dir, int64_t step);
+// Renames all after `step` to damaged-step-…: pruning no longer counts them, and they can still be looked at.
+Status set_aside_checkpoints_after(const std::string& run_dir, int64_t step);
 
 // A checkpoint whose files are those of its manifest, all verified. Move-only.
 class Checkpoint {
@@ -73,7 +76,7 @@ class Checkpoint {
   formats::SafetensorsFile arrays_;
 };
 
-// The newest that opens; a damaged one is logged and the one before it taken. Nothing where there is none.
+// Clears up what killed writes have left. The newest that opens; a damaged one is logged and the one before it taken. Nothing where there is none.
 // Errors  the newest's, where there are some and none opens.
 Result<std::optional<Checkpoint>> open_newest_checkpoint(const std::string& run_dir);
 

@@ -160,8 +160,10 @@ class Run {
     }
     CACHALOT_RETURN_IF_ERROR(
         write_file_atomically(config_.run_dir + "/run.toml", resolved_toml(config_)));
-    if (newest)
+    if (newest) {
       CACHALOT_RETURN_IF_ERROR(restore_trainer(*newest, *trainer_, detector_, &num_rollbacks_));
+      CACHALOT_RETURN_IF_ERROR(set_aside_checkpoints_after(config_.run_dir, newest->step()));
+    }
     const int64_t step = trainer_->position().step;
     CACHALOT_ASSIGN_OR_RETURN(MetricsLog log,
                               MetricsLog::open(config_.run_dir + "/metrics.jsonl", step));

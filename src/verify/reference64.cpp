@@ -437,16 +437,26 @@ class Reference {
     }
     if (layer.attention == AttentionKind::csa && layer.index_source == layer_idx) {
       picks_[layer_idx] = select(prefix + "indexer.", layer_idx, qn, x, layer.ratio);
+      result_->picks[layer_idx] = picks_[layer_idx];
     }
     Mat out(x.rows, heads * dim);
     const double* sink = vector(prefix + "attn_sink");
     if (!status_.ok()) return Mat(x.rows, c_.hidden_size);
-    for (int64_t t = 0; t < x.rows; ++t) attend(layer, t, q.row(t), sink, out.row(t));
+    const bool csa = layer.attention == AttentionKind::csa;
+    for (int64_t t = 0; t < x.rows; ++t) {
+      std::vector<double>* received = nullptr;
+      if (csa) {
+        const size_t num_picks = picks_.at(layer.index_source)[t].size();
+        received = &result_->received[layer_idx].emplace_back(num_picks);
+      }
+      attend(layer, t, q.row(t), sink, out.row(t), received);
+    }
     return output(prefix, out, compressed_rope);
   }
 
-  void attend(const LayerConfig& layer, int64_t t, const double* q, const double* sink,
-              double* out) {
+  // received: a place for each of the picked entries, or null.
+  void attend(const LayerConfig& layer, int64_t t, const double* q, const double* sink, double* out,
+              std::vector<double>* received) {
     const int64_t dim = c_.head_dim;
     std::vector<const double*> keys;
     const Mat& kv = kv_.at(layer.kv_source);
@@ -454,6 +464,7 @@ class Reference {
                               ? 0
                               : std::max<int64_t>(0, t - c_.sliding_window + 1);
     for (int64_t p = first; p <= t; ++p) keys.push_back(kv.row(p));
+    const size_t num_window = keys.size();
     if (layer.attention == AttentionKind::csa) {
       for (const int64_t e : picks_.at(layer.index_source)[t])
         keys.push_back(entries_.at(layer.kv_source).row(e));
@@ -468,9 +479,12 @@ class Reference {
         for (int64_t j = 0; j < dim; ++j) s[i] += q[h * dim + j] * keys[i][j];
         s[i] /= std::sqrt(static_cast<double>(dim));
         top = std::max(top, s[i]);
+        result_->max_attention_logit = std::max(result_->max_attention_logit, std::fabs(s[i]));
       }
       double z = std::exp(sink[h] - top);
       for (double& score : s) z += score = std::exp(score - top);
+      for (size_t i = num_window; received != nullptr && i < s.size(); ++i)
+        (*received)[i - num_window] += s[i] / z;
       for (int64_t j = 0; j < dim; ++j) {
         double sum = 0.0;
         for (size_t i = 0; i < keys.size(); ++i) sum += round(s[i]) * keys[i][j];
@@ -506,8 +520,10 @@ class Reference {
       for (int64_t i = 0; i < g.columns; ++i) {
         const double gate = std::min(g.row(t)[i], limit);
         const double up = std::clamp(u.row(t)[i], -limit, limit);
-        g.row(t)[i] =
-            round(gate / (1.0 + std::exp(-gate)) * up * (weights != nullptr ? weights[t] : 1.0));
+        const double activation = gate / (1.0 + std::exp(-gate)) * up;
+        result_->max_expert_activation =
+            std::max(result_->max_expert_activation, std::fabs(activation));
+        g.row(t)[i] = round(activation * (weights != nullptr ? weights[t] : 1.0));
       }
     }
     return linear(g, prefix + "w2.weight");
@@ -554,6 +570,7 @@ class Reference {
       }
       order.resize(static_cast<size_t>(k));
       std::sort(order.begin(), order.end());
+      result_->experts[layer_idx].push_back(order);
       double sum = 0.0;
       for (const int64_t e : order) sum += a[e];
       for (const int64_t e : order)

@@ -31,6 +31,12 @@ struct Reference64Result {
   std::map<int64_t, std::vector<Choice>> selection;  // indexer scores
   std::map<int64_t, std::vector<std::vector<double>>>
       index_scores;  // by layer and row, of every visible entry
+  // What was taken, by layer and row, ascending: experts (hash layers too) and compressed entries.
+  std::map<int64_t, std::vector<std::vector<int64_t>>> experts, picks;
+  // By CSA layer, a row each: the attention that each picked entry receives, summed over heads.
+  std::map<int64_t, std::vector<std::vector<double>>> received;
+  double max_attention_logit = 0;    // magnitude, of all heads and keys
+  double max_expert_activation = 0;  // magnitude of silu(gate) * up, before the routing weight
   // MTP block 0 fed with the streams of rows 0 .. T-2 and the tokens after them: [rows - 1, vocab]. Empty without MTP.
   std::vector<double> mtp_logits;
 };

@@ -1,6 +1,6 @@
 // Sabotage: every planted fault of the forward pass must make some check fail, and none may fail without one. Writes the table
 // of what caught what to faults.tsv in the working directory; tests/faults/faults.tsv is its committed copy.
-#include "model/faults.h"
+#include "base/faults.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -17,15 +17,13 @@
 namespace cachalot::verify {
 namespace {
 
-using model::Fault;
-
 struct Planted {
   Fault fault;
   const char* name;
 };
 constexpr Planted kFaults[] = {
 #define CACHALOT_FAULT_ENTRY(name) {Fault::name, #name},
-    CACHALOT_FAULT_LIST(CACHALOT_FAULT_ENTRY)
+    CACHALOT_FORWARD_FAULT_LIST(CACHALOT_FAULT_ENTRY)
 #undef CACHALOT_FAULT_ENTRY
 };
 
@@ -84,7 +82,7 @@ class Driver {
     CACHALOT_CHECK(runner_->run(sequence, prefix, {}, false).has_value());
     const std::vector<int32_t> wrong = {1, 2, 3, 4};
     CACHALOT_CHECK(runner_->run(sequence, wrong, {}, false).has_value());
-    if (!model::fault(Fault::state_not_rolled_back)) {
+    if (!fault(Fault::state_not_rolled_back)) {
       CACHALOT_CHECK(sequence.rewind(static_cast<int64_t>(prefix.size())).ok());
     }
     return sequence;
@@ -92,7 +90,7 @@ class Driver {
   cache::SequenceCache after_another_request(std::span<const int32_t> prefix) {
     cache::SequenceCache sequence = *runner_->new_sequence();
     CACHALOT_CHECK(runner_->run(sequence, std::vector<int32_t>{5, 6, 7}, {}, false).has_value());
-    if (!model::fault(Fault::state_not_reset)) sequence.clear();
+    if (!fault(Fault::state_not_reset)) sequence.clear();
     CACHALOT_CHECK(runner_->run(sequence, prefix, {}, false).has_value());
     return sequence;
   }
@@ -100,7 +98,7 @@ class Driver {
     cache::SequenceCache sequence = *runner_->new_sequence();
     CACHALOT_CHECK(runner_->run(sequence, prefix, {}, false).has_value());
     cache::SequenceCache fork = *sequence.fork();
-    if (model::fault(Fault::prefix_restored_without_state)) {
+    if (fault(Fault::prefix_restored_without_state)) {
       for (int64_t layer = 0; layer < fork.layout().num_layers(); ++layer) {
         const cache::LayerViews views = fork.views(layer);
         for (const tensor::RowRing& ring : {views.window, views.tail, views.index_tail}) {
@@ -171,7 +169,7 @@ std::string caught_by() {
 }
 
 TEST(PlantedFaults, NothingFailsWithoutOne) {
-  model::planted_fault = Fault::none;
+  planted_fault = Fault::none;
   EXPECT_EQ(caught_by(), "");
 }
 
@@ -179,13 +177,13 @@ TEST(PlantedFaults, EveryOneIsCaught) {
   std::ofstream table("faults.tsv");
   table << "fault\ttest\tverdict\n";
   for (const Planted& planted : kFaults) {
-    model::planted_fault = planted.fault;
+    planted_fault = planted.fault;
     const std::string check = caught_by();
     EXPECT_NE(check, "") << planted.name << " was not noticed";
     table << planted.name << '\t' << (check.empty() ? "-" : check) << '\t'
           << (check.empty() ? "missed" : "caught") << '\n';
   }
-  model::planted_fault = Fault::none;
+  planted_fault = Fault::none;
 }
 
 }  // namespace

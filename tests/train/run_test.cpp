@@ -141,6 +141,15 @@ TEST_F(RunTest, AStoppedRunGoesOnAsIfUndisturbed) {
   EXPECT_FALSE(std::filesystem::exists(path("without") + "/tensorboard"));
 }
 
+TEST_F(RunTest, ResumedBeforeADamagedCheckpointItIsSetAside) {
+  for (const int64_t stop : {5, 9})
+    run(config("run"), {.resume = true, .provoked_step = -1, .stop_at_step = stop});
+  std::filesystem::resize_file(checkpoint_directory(path("run"), 9) + "/model.safetensors", 100);
+  run(config("run"), {.resume = true, .provoked_step = -1, .stop_at_step = 7});
+  EXPECT_EQ(list_checkpoints(path("run")), (std::vector<int64_t>{6, 7}));
+  EXPECT_TRUE(std::filesystem::exists(path("run") + "/checkpoints/damaged-step-0000000009"));
+}
+
 TEST_F(RunTest, ARunIsNotOverwritten) {
   run(config("run"), {.resume = false, .provoked_step = -1, .stop_at_step = 3});
   ThreadPool pool(1);

@@ -5,120 +5,10 @@
 
 #include <cmath>
 
-#include "base/rng.h"
-#include "data/data_testing.h"
-#include "formats/config.h"
-#include "train/initialize.h"
+#include "trainer_testing.h"
 
 namespace cachalot::train {
 namespace {
-
-constexpr int64_t kSequence = 96;
-
-formats::ModelConfig small_config() {
-  formats::ModelConfig config =
-      formats::load_config(std::string(CACHALOT_TEST_DATA) + "/golden/tiny").value();
-  config.num_hidden_layers = 4;
-  config.num_nextn_predict_layers = 1;
-  config.num_hash_layers = 1;
-  config.compress_ratios = {0, 4, 8, 4, 0};
-  config.vocab_size = 128;
-  config.index_topk = 4;
-  return config;
-}
-
-// Documents of many lengths in which most tokens follow from the one before.
-std::shared_ptr<const data::TokenSource> documents(int64_t vocab_size) {
-  RngStream rng(5, RngPurpose::data, 0);
-  std::vector<std::vector<int32_t>> all;
-  for (int64_t d = 0; d < 400; ++d) {
-    auto& ids = all.emplace_back();
-    const auto length = static_cast<size_t>(3 + rng.next_u32() % 200);
-    uint32_t id = 0;
-    while (ids.size() < length) {
-      id = (rng.next_u32() % 8 == 0 ? rng.next_u32() : 5 * id + 1) % 32;
-      ids.push_back(static_cast<int32_t>(id % static_cast<uint32_t>(vocab_size)));
-    }
-  }
-  return std::make_shared<data::MemorySource>(std::move(all));
-}
-
-struct RunConfig {
-  int threads = 2;
-  int64_t packs_per_call = 4;
-  int64_t packs_per_step = 4;
-  int64_t total_tokens = 12 * 4 * kSequence;
-  optim::AttentionSchedule attention = {};
-  std::vector<optim::SequenceStage> sequence = {{0, kSequence}};
-  TrainerConfig trainer = {};
-};
-
-class TestRun {
- public:
-  explicit TestRun(const RunConfig& run = {})
-      : config_(small_config()), pool_(run.threads), ctx_{&pool_, &arena_, device::machine_isa()} {
-    optim::TrainingSchedule schedule;
-    schedule.learning_rate.peak = 0.01;
-    schedule.learning_rate.warmup_steps = 2;
-    schedule.sequence = run.sequence;
-    schedule.batch = {run.packs_per_step * kSequence, run.packs_per_step * kSequence, 0,
-                      run.total_tokens};
-    schedule.attention = run.attention;
-    data::LoaderConfig loader;
-    loader.window_packs = 16;
-    loader.seed = 3;
-    std::vector<data::MixEntry> mix;
-    mix.push_back({data::Dataset::create("text", {documents(config_.vocab_size)}).value(), 1.0});
-    TrainerConfig trainer = run.trainer;
-    optim::GroupingOptions& grouping = trainer.optimizer.grouping;
-    grouping.hc_mult = config_.hc_mult;
-    grouping.head_dim = config_.head_dim;
-    grouping.index_head_dim = config_.index_head_dim;
-    grouping.num_attention_heads = config_.num_attention_heads;
-    grouping.index_n_heads = config_.index_n_heads;
-    grouping.o_groups = config_.o_groups;
-    trainer_ = Trainer::create(ctx_, config_, initial_parameters(config_, {0.02, 0.01, 7}),
-                               StepStream::create(loader, std::move(mix), schedule,
-                                                  run.packs_per_call * kSequence)
-                                   .value(),
-                               trainer)
-                   .value();
-  }
-  Trainer& trainer() { return *trainer_; }
-  StepResult step() { return trainer_->step().value().value(); }
-  std::vector<double> losses(int64_t steps) {
-    std::vector<double> out;
-    for (int64_t i = 0; i < steps; ++i) out.push_back(step().lm_loss);
-    return out;
-  }
-
-  // Masters and moments, all bytes.
-  std::vector<std::vector<std::byte>> state() {
-    std::vector<std::vector<std::byte>> out;
-    for (const std::span<std::byte> bytes : spans()) out.emplace_back(bytes.begin(), bytes.end());
-    return out;
-  }
-  void set_state(const std::vector<std::vector<std::byte>>& from) {
-    const auto to = spans();
-    ASSERT_EQ(to.size(), from.size());
-    for (size_t i = 0; i < to.size(); ++i) std::copy(from[i].begin(), from[i].end(), to[i].begin());
-  }
-
- private:
-  std::vector<std::span<std::byte>> spans() {
-    std::vector<std::span<std::byte>> out;
-    for (Parameter& p : trainer_->parameters().parameters())
-      out.push_back(std::as_writable_bytes(std::span(p.master)));
-    for (const optim::StateArray& array : trainer_->optimizer().state()) out.push_back(array.bytes);
-    return out;
-  }
-
-  formats::ModelConfig config_;
-  ThreadPool pool_;
-  device::Arena arena_;
-  device::ExecContext ctx_;
-  std::unique_ptr<Trainer> trainer_;
-};
 
 TEST(Trainer, LossFalls) {
   TestRun run;
@@ -204,6 +94,32 @@ TEST(Trainer, ADenseStageLeavesTheIndexerAlone) {
   }
 }
 
+// training.md 6.5: too busy an expert's bias falls, an idle one's rises, by the same step.
+TEST(Trainer, RoutingBiasesEvenTheLoads) {
+  constexpr int64_t kSteps = 12;
+  const auto load_of_second_half = [](float rate, float* moved) {
+    RunConfig config;
+    config.trainer.bias_update_rate = rate;
+    config.trainer.balance_alpha = 0;
+    TestRun run(config);
+    double load = 0;
+    for (int64_t i = 0; i < kSteps; ++i) {
+      const double of_step = run.step().max_load;
+      load += i >= kSteps / 2 ? of_step : 0;
+    }
+    for (const Parameter& p : run.trainer().parameters().parameters()) {
+      if (!p.info.name.ends_with("gate.bias")) continue;
+      for (const float bias : p.master) *moved = std::max(*moved, std::abs(bias));
+    }
+    return load;
+  };
+  float still = 0, moved = 0;
+  const double without = load_of_second_half(0, &still), with = load_of_second_half(0.003f, &moved);
+  EXPECT_EQ(still, 0);
+  EXPECT_GT(moved, 0);
+  EXPECT_LT(with, without);
+}
+
 // training.md A1: choices of the same parameters change nothing.
 TEST(Anticipation, WithoutDelayIsTheNormalStep) {
   RunConfig config;
@@ -229,6 +145,7 @@ TEST(Anticipation, UsesTheChoicesOfEarlierParameters) {
   TestRun run(config);
   run.losses(1);
   run.trainer().anticipate(6);
+  std::map<int64_t, StepChoices> made;  // choices stay as they were made until their step
   for (int64_t i = 0; i < 5; ++i) {
     const StreamPosition position = run.trainer().position();
     const auto before = run.state();
@@ -236,6 +153,13 @@ TEST(Anticipation, UsesTheChoicesOfEarlierParameters) {
     // After the step the choices for i + 1 ... i + delta remain; the last of them was made from this step's parameters.
     const auto& ahead = run.trainer().anticipation().ahead();
     ASSERT_EQ(ahead.size(), static_cast<size_t>(kDelta));
+    for (const auto& [at, choices] : ahead) {
+      const auto before_step = made.find(at);
+      if (before_step == made.end()) continue;
+      for (size_t m = 0; m < choices.size(); ++m)
+        EXPECT_EQ(choices[m].experts, before_step->second[m].experts) << "of step " << at;
+    }
+    made = ahead;
     // The first step of the mode chooses for itself and the delta steps after it.
     TestRun fresh(config);
     fresh.set_state(before);
@@ -248,6 +172,28 @@ TEST(Anticipation, UsesTheChoicesOfEarlierParameters) {
     ASSERT_EQ(expected.size(), found.size());
     for (size_t m = 0; m < found.size(); ++m) EXPECT_EQ(expected[m].experts, found[m].experts);
   }
+}
+
+// Made-up choices, all of the same experts: only if the step follows them are these loaded with everything.
+TEST(Anticipation, AStepRoutesByItsEarlierChoices) {
+  RunConfig config;
+  config.trainer.anticipation_delta_steps = 1;
+  TestRun run(config);
+  run.trainer().anticipate(2);
+  run.step();
+  std::map<int64_t, StepChoices> ahead = run.trainer().anticipation().ahead();
+  const formats::ModelConfig model = small_config();
+  for (auto& [step, choices] : ahead) {
+    for (model::Choices& micro_batch : choices) {
+      for (std::vector<int32_t>& ids : micro_batch.experts) {
+        for (size_t i = 0; i < ids.size(); ++i)
+          ids[i] = static_cast<int32_t>(i % static_cast<size_t>(model.num_experts_per_tok));
+      }
+    }
+  }
+  ASSERT_TRUE(run.trainer().restore(run.trainer().position(), 1, std::move(ahead)).ok());
+  EXPECT_EQ(run.step().max_load, static_cast<double>(model.n_routed_experts) /
+                                     static_cast<double>(model.num_experts_per_tok));
 }
 
 TEST(Anticipation, GoesOnFromASavedState) {

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <numeric>
 
@@ -57,14 +58,16 @@ class Recorder : public model::ForwardProbe {
 
 class Training {
  public:
-  explicit Training(const std::string& name, int threads = 2)
+  explicit Training(const std::string& name, int threads = 2,
+                    const std::function<void(formats::ModelConfig&)>& change = {})
       : source_(formats::WeightSource::open(std::string(CACHALOT_TEST_DATA) + "/golden/" + name)
                     .value()),
         parameters_(ParameterStore::from_checkpoint(source_).value()),
         pool_(threads),
         ctx_{&pool_, &arena_, device::machine_isa()} {
-    model_ = TrainingModel::create(ctx_, source_.config(), parameters_, TrainingPrecision::fp32())
-                 .value();
+    formats::ModelConfig config = source_.config();
+    if (change) change(config);
+    model_ = TrainingModel::create(ctx_, config, parameters_, TrainingPrecision::fp32()).value();
   }
   const formats::ModelConfig& config() const { return source_.config(); }
   ParameterStore& parameters() { return parameters_; }
@@ -245,6 +248,19 @@ TEST(TrainingModel, ReplayedExpertsKeepTheWeightsOfThePresentRouter) {
   EXPECT_NE(replayed.streams, stale.streams);
 }
 
+// A limit that every value exceeds: what was clamped has no gradient (training.md 7.2).
+TEST(TrainingModel, ClampedValuesHaveNoGradient) {
+  Training t("tiny", 2, [](formats::ModelConfig& config) { config.swiglu_limit = 1e-9; });
+  const Text text = random_text(60, 7, 512);
+  int64_t num_up = 0;
+  for (const auto& [name, grad] : t.gradients({{text.sample()}}, {1.0f / 59, 0})) {
+    if (!name.ends_with(".w3.weight") || name.starts_with("mtp.")) continue;
+    EXPECT_EQ(norm(grad), 0) << name;
+    ++num_up;
+  }
+  EXPECT_GT(num_up, 0);
+}
+
 TEST(TrainingModel, LoadsCountEveryChoiceOfTheScoredLayers) {
   Training t("tiny");
   const Text text = random_text(77, 10, 512);
@@ -273,7 +289,33 @@ TEST(TrainingModel, TheMtpBlockLearnsAndReachesTheMainModel) {
     }
   }
   EXPECT_GT(norm(both.at("mtp.0.e_proj.weight")), 0);
+  // The shared head's gradient has both losses' parts; what the streams pass on does not reach it.
+  EXPECT_NE(both.at("head.weight"), lm.at("head.weight"));
   EXPECT_NE(both.at("layers.0.attn.wq_a.weight"), lm.at("layers.0.attn.wq_a.weight"));
+}
+
+// Without its MTP block the model gives the logits that it gives beside it, even while the block's loss is computed.
+TEST(TrainingModel, WithoutTheMtpBlockTheMainLogitsKeepTheirBits) {
+  Training with("quant"), without("quant", 2, [](formats::ModelConfig&config) {
+    config.num_nextn_predict_layers = 0;
+    config.compress_ratios.resize(static_cast<size_t>(config.num_hidden_layers));
+  });
+  ASSERT_GT(with.config().num_nextn_predict_layers, 0);
+  const Text text = random_text(150, 12, with.config().vocab_size);
+  std::vector<int64_t> rows(150);
+  std::iota(rows.begin(), rows.end(), 0);
+  const auto logits = [&](Training& t, float mtp_weight) {
+    Recorder recorder = t.recorder();
+    t.gradients({{text.sample()}}, {1.0f / 149, mtp_weight}, nullptr, &recorder);
+    std::vector<float> out(rows.size() * static_cast<size_t>(t.config().vocab_size));
+    t.model().transformer().logits(t.ctx(), recorder.streams.data(), rows, out.data());
+    return out;
+  };
+  const std::vector<float> beside = logits(with, 0.3f / 148), alone = logits(without, 0);
+  EXPECT_EQ(with.sums.mtp_targets, 148);
+  EXPECT_EQ(without.sums.mtp_targets, 0);
+  EXPECT_EQ(0, std::memcmp(beside.data(), alone.data(), alone.size() * sizeof(float)));
+  EXPECT_EQ(with.sums.lm, without.sums.lm);
 }
 
 }  // namespace
