@@ -16,6 +16,7 @@
 #include "data/extract/clean_text.h"
 #include "data/extract/html_text.h"
 #include "data/extract/roff_text.h"
+#include "data/extract/sword_text.h"
 #include "data/hex64.h"
 #include "data/jsonl_writer.h"
 #include "data/package_cache.h"
@@ -84,40 +85,12 @@ Result<std::string> read_whole(const std::string& path) {
       fmt::format("{}: expected less than {} bytes, found more", path, kMaxFileBytes));
 }
 
-// A SWORD module's text: mod2imp prints "$$$Genesis 1:1" before each verse. A chapter is a paragraph of the book.
-std::string sword_text(std::string_view imp) {
-  std::string out, chapter;
-  for (size_t begin = 0; begin < imp.size();) {
-    const size_t end = std::min(imp.find('\n', begin), imp.size());
-    const std::string_view line = imp.substr(begin, end - begin);
-    if (line.starts_with("$$$")) {
-      const std::string name(line.substr(3, std::min(line.rfind(':'), line.size()) - 3));
-      if (name != chapter) out += "\n\n" + name + "\n\n";
-      chapter = name;
-    } else if (!line.empty()) {
-      // Footnotes and cross references stand in elements of their own.
-      std::string verse(line);
-      for (const char* element : {"<note", "<title"}) {
-        for (size_t at; (at = verse.find(element)) != std::string::npos;) {
-          const std::string close = std::string("</") + (element + 1) + ">";
-          const size_t stop = verse.find(close, at);
-          verse.erase(at, stop == std::string::npos ? std::string::npos : stop + close.size() - at);
-        }
-      }
-      std::string text = html_text(verse);
-      std::replace(text.begin(), text.end(), '\n', ' ');
-      out += text;
-    }
-    begin = end + 1;
-  }
-  return out;
-}
-
 Result<std::string> extract(const RecipePart& part, const std::string& root,
                             const std::string& path) {
   const std::string full = (fs::path(root) / path).string();
   if (part.kind == ExtractKind::pdf)
-    return run_program({"pdftotext", "-enc", "UTF-8", full, "-"}, "");
+    return run_program(
+        {.argv = {"pdftotext", "-enc", "UTF-8", full, "-"}, .debian_package = "poppler-utils"});
   CACHALOT_ASSIGN_OR_RETURN(const std::string bytes, read_whole(full));
   if (looks_binary(bytes)) return std::string();
   switch (part.kind) {
@@ -133,8 +106,9 @@ Result<std::vector<Document>> sword_documents(const RecipePart& part, const std:
   CACHALOT_ASSIGN_OR_RETURN(
       const std::string imp,
       run_program(
-          {"env", "SWORD_PATH=" + (fs::path(root) / "usr/share/sword").string(), "mod2imp", module},
-          ""));
+          {.argv = {"mod2imp", module},
+           .debian_package = "libsword-utils",
+           .environment = {"SWORD_PATH=" + (fs::path(root) / "usr/share/sword").string()}}));
   documents.push_back({"sword/" + module, clean_text(sword_text(imp))});
   return documents;
 }
@@ -158,7 +132,8 @@ Result<std::vector<Document>> documents_of(const RecipePart& part, const std::st
   if (part.kind == ExtractKind::html) drop_repeated_lines(texts, kMenuFiles, '\x01');
   threads.run(count, [&](int64_t i, int) { texts[i] = clean_text(texts[i]); });
   std::vector<Document> documents;
-  for (size_t i = 0; i < paths.size(); ++i) documents.push_back({paths[i], std::move(texts[i])});
+  for (size_t i = 0; i < paths.size(); ++i)
+    documents.push_back({utf8_of(paths[i]), std::move(texts[i])});
   return documents;
 }
 

@@ -29,19 +29,58 @@ Result<fs::path> find_archive(const fs::path& folder, const std::string& name) {
   return not_found(fmt::format("{}: expected an archive of {}, found none", folder.string(), name));
 }
 
-Result<fs::path> fetch(const fs::path& folder, const std::string& name,
-                       const LockedPackage& package) {
-  if (const Result<fs::path> there = find_archive(folder, name)) return there;
-  CACHALOT_RETURN_IF_ERROR(make_directory(folder));
+Result<std::string> sha256_of(const fs::path& path) {
+  CACHALOT_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::open(path.string()));
+  Sha256 hash;
+  hash.add(file.bytes());
+  return hash.hex();
+}
+
+Status expect_locked(const fs::path& archive, const std::string& name,
+                     const LockedPackage& package) {
+  CACHALOT_ASSIGN_OR_RETURN(const std::string found, sha256_of(archive));
+  if (found == package.sha256) return {};
+  return data_loss(fmt::format("{} {}: {}: expected SHA-256 {}, found {}", name, package.version,
+                               archive.string(), package.sha256, found));
+}
+
+Result<fs::path> download(const fs::path& folder, const std::string& name,
+                          const LockedPackage& package) {
   const Result<std::string> fetched =
-      run_program({"apt-get", "-q", "download", name + "=" + package.version}, folder.string());
-  if (!fetched) {
-    const Result<std::string> offered = run_program({"apt-cache", "madison", name}, "");
-    return not_found(fmt::format("{}: expected version {}, offered: {} ({})", name, package.version,
-                                 offered && !offered->empty() ? *offered : "none",
-                                 fetched.error().message()));
+      run_program({.argv = {"apt-get", "-q", "download", name + "=" + package.version},
+                   .debian_package = "apt",
+                   .directory = folder.string()});
+  if (fetched) return find_archive(folder, name);
+  if (fetched.error().code() == StatusCode::not_found) return fetched.error();
+  const Result<std::string> offered =
+      run_program({.argv = {"apt-cache", "madison", name}, .debian_package = "apt"});
+  return not_found(fmt::format("{}: expected version {}, offered: {} ({})", name, package.version,
+                               offered && !offered->empty() ? *offered : "none",
+                               fetched.error().message()));
+}
+
+// The archive in `folder`. One that is not there, or not whole (the machine went down while it came), is fetched.
+Result<fs::path> locked_archive(const fs::path& folder, const std::string& name,
+                                const LockedPackage& package) {
+  Status damage;
+  if (const Result<fs::path> there = find_archive(folder, name)) {
+    damage = expect_locked(*there, name, package);
+    if (damage.ok()) return there;
   }
-  return find_archive(folder, name);
+  std::error_code error;
+  const fs::path aside = folder.string() + ".aside";
+  fs::remove_all(aside, error);
+  CACHALOT_RETURN_IF_ERROR(make_directory(aside));
+  const Result<fs::path> fetched = download(aside, name, package);
+  if (!fetched && !damage.ok())
+    return data_loss(
+        fmt::format("{}; fetching it again: {}", damage.message(), fetched.error().message()));
+  CACHALOT_RETURN_IF_ERROR(fetched.error());
+  CACHALOT_RETURN_IF_ERROR(expect_locked(*fetched, name, package));
+  fs::remove_all(folder, error);
+  fs::rename(aside, folder, error);
+  if (error) return io_error(fmt::format("{}: rename: {}", folder.string(), error.message()));
+  return folder / fetched->filename();
 }
 
 }  // namespace
@@ -49,25 +88,21 @@ Result<fs::path> fetch(const fs::path& folder, const std::string& name,
 Result<std::string> unpacked_package(const std::string& cache, const std::string& name,
                                      const LockedPackage& package) {
   const fs::path root = fs::path(cache);
-  const fs::path unpacked = root / "unpacked" / (name + "_" + package.sha256.substr(0, 16));
+  const std::string key = name + "_" + package.sha256.substr(0, 16);
+  const fs::path unpacked = root / "unpacked" / key;
   if (fs::exists(unpacked)) return unpacked.string();
-  const fs::path folder = root / "archives" / (name + "_" + package.sha256.substr(0, 16));
-  CACHALOT_ASSIGN_OR_RETURN(const fs::path archive, fetch(folder, name, package));
-  {
-    CACHALOT_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::open(archive.string()));
-    Sha256 hash;
-    hash.add(file.bytes());
-    const std::string found = hash.hex();
-    if (found != package.sha256)
-      return data_loss(fmt::format("{}: expected SHA-256 {}, found {}", archive.string(),
-                                   package.sha256, found));
-  }
+  CACHALOT_ASSIGN_OR_RETURN(const fs::path archive,
+                            locked_archive(root / "archives" / key, name, package));
   const fs::path aside = unpacked.string() + ".aside";
   std::error_code error;
   fs::remove_all(aside, error);
   CACHALOT_RETURN_IF_ERROR(make_directory(aside));
-  CACHALOT_ASSIGN_OR_RETURN(const std::string said,
-                            run_program({"dpkg-deb", "-x", archive.string(), aside.string()}, ""));
+  const Result<std::string> said = run_program(
+      {.argv = {"dpkg-deb", "-x", archive.string(), aside.string()}, .debian_package = "dpkg"});
+  if (!said && said.error().code() != StatusCode::not_found)
+    return data_loss(fmt::format("{} {}: expected an archive that can be unpacked, found: {}", name,
+                                 package.version, said.error().message()));
+  CACHALOT_RETURN_IF_ERROR(said.error());
   fs::rename(aside, unpacked, error);
   if (error) return io_error(fmt::format("{}: rename: {}", unpacked.string(), error.message()));
   return unpacked.string();

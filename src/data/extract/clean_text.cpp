@@ -24,6 +24,11 @@ size_t utf8_length(std::string_view text, size_t at) {
   return overlong || out_of_range ? 0 : length;
 }
 
+void append_latin1(std::string& out, unsigned char byte) {
+  out += static_cast<char>(0xC0 | byte >> 6);
+  out += static_cast<char>(0x80 | (byte & 0x3F));
+}
+
 template <typename Fn>
 void for_each_line(std::string_view text, Fn&& fn) {
   for (size_t begin = 0; begin < text.size();) {
@@ -52,8 +57,7 @@ std::string clean_text(std::string_view text) {
     }
     const size_t length = utf8_length(text, at);
     if (length == 0) {
-      out += static_cast<char>(0xC0 | byte >> 6);
-      out += static_cast<char>(0x80 | (byte & 0x3F));
+      append_latin1(out, byte);
       breaks = 0;
       ++at;
       continue;
@@ -66,6 +70,20 @@ std::string clean_text(std::string_view text) {
   }
   end_line();
   while (out.ends_with("\n\n")) out.pop_back();
+  return out;
+}
+
+std::string utf8_of(std::string_view bytes) {
+  std::string out;
+  for (size_t at = 0; at < bytes.size();) {
+    const size_t length = utf8_length(bytes, at);
+    if (length == 0) {
+      append_latin1(out, static_cast<unsigned char>(bytes[at++]));
+    } else {
+      out += bytes.substr(at, length);
+      at += length;
+    }
+  }
   return out;
 }
 

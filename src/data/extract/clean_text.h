@@ -12,6 +12,9 @@ namespace cachalot::data {
 // of lines goes; more than two line breaks in a row become two.
 std::string clean_text(std::string_view text);
 
+// The same bytes where they are UTF-8, Latin-1 where they are not.
+std::string utf8_of(std::string_view bytes);
+
 // Whether it holds a NUL in its first 4096 bytes: no text.
 bool looks_binary(std::string_view bytes);
 

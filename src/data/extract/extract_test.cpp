@@ -5,6 +5,7 @@
 #include "data/extract/clean_text.h"
 #include "data/extract/html_text.h"
 #include "data/extract/roff_text.h"
+#include "data/extract/sword_text.h"
 
 namespace cachalot::data {
 namespace {
@@ -56,6 +57,15 @@ TEST(CleanText, GivesUtf8WithoutControls) {
   EXPECT_TRUE(looks_binary(std::string_view("a\0b", 3)));
 }
 
+TEST(SwordText, IsAParagraphAChapter) {
+  EXPECT_EQ(
+      clean_text(sword_text("$$$[ Module Heading ]\n$$$Jonah 1:1\n<title>The fish</title>Now the"
+                            "<note type=\"x\">or: a</note> word\ncame<note>cut off\n$$$Jonah 1:2\n"
+                            "Arise.\n$$$Jonah 2:1\nThen &amp; there.\n$$$\n")),
+      "[ Module Heading ]\n\nJonah 1\n\nNow the word came Arise.\n\nJonah 2\n\nThen & there.\n");
+  EXPECT_EQ(clean_text(sword_text("no heading\n$$$:\n$$")), "no heading $$\n");
+}
+
 TEST(RepeatedLines, MenusGoAndMarkedLinesStay) {
   std::vector<std::string> texts;
   for (int i = 0; i < 8; ++i) texts.push_back("Menu\n\x01True\nbody " + std::to_string(i) + "\n");
@@ -77,6 +87,7 @@ TEST(Extract, RandomMarkupNeverCrashes) {
       text += parts[rng.next_u32() % std::size(parts)];
     (void)html(text);
     (void)clean_text(roff_text(text));
+    (void)clean_text(sword_text(text));
   }
 }
 
