@@ -17,27 +17,67 @@ namespace cachalot::train {
 namespace {
 
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
+constexpr int kMaxDepth = 32;  // of tables and arrays
+
+// The parser, and whoever walks what it makes, calls itself once for each name of a dotted key: the names are counted before. Strings and
+// comments are passed over; anything that belongs to no key begins the count again.
+Status check_key_depth(std::string_view text, const std::string& origin) {
+  int64_t line = 1;
+  int names = 1;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '"' || c == '\'') {
+      const std::string three(3, c);
+      const std::string_view quote =
+          text.substr(i).starts_with(three) ? std::string_view(three) : text.substr(i, 1);
+      for (i += quote.size(); i < text.size() && !text.substr(i).starts_with(quote); ++i) {
+        if (text[i] == '\n') ++line;
+        if (text[i] == '\n' && quote.size() == 1) break;  // never closed: the parser's to tell
+        if (text[i] == '\\' && c == '"') ++i;
+      }
+      i += quote.size() - 1;
+    } else if (c == '#') {
+      i = std::min(text.find('\n', i), text.size()) - 1;
+    } else if (c == '.') {
+      if (++names > kMaxDepth) {
+        return invalid_argument(fmt::format("{}:{}: expected a key of at most {} names, found more",
+                                            origin, line, kMaxDepth));
+      }
+    } else if (std::isalnum(static_cast<unsigned char>(c)) == 0 && c != '_' && c != '-' &&
+               c != ' ' && c != '\t') {
+      names = 1;
+      if (c == '\n') ++line;
+    }
+  }
+  return {};
+}
 
 class Converter {
  public:
   Converter(const std::string& origin, std::map<std::string, std::string>* origins)
       : origin_(origin), origins_(origins) {}
 
-  json::object table(const toml::table& table, const std::string& path) {
+  json::object table(const toml::table& table, const std::string& path, int depth = 0) {
     json::object out;
     for (const auto& [key, node] : table) {
       const std::string name(key.str());
-      out[name] = value(node, path.empty() ? name : path + "." + name);
+      out[name] = value(node, path.empty() ? name : path + "." + name, depth);
     }
     return out;
   }
   const Status& status() const { return status_; }
 
  private:
-  json::value value(const toml::node& node, const std::string& path) {
+  json::value value(const toml::node& node, const std::string& path, int depth) {
+    if (depth > kMaxDepth) {
+      status_ = invalid_argument(
+          fmt::format("{}:{}: expected tables and arrays at most {} deep, found more", origin_,
+                      node.source().begin.line, kMaxDepth));
+      return nullptr;
+    }
     if (origins_ != nullptr)
       (*origins_)[path] = fmt::format("{}:{}", origin_, node.source().begin.line);
-    if (const auto* v = node.as_table()) return table(*v, path);
+    if (const auto* v = node.as_table()) return table(*v, path, depth + 1);
     if (const auto* v = node.as_string()) return json::string(v->get());
     if (const auto* v = node.as_integer()) return v->get();
     if (const auto* v = node.as_floating_point()) return v->get();
@@ -45,7 +85,7 @@ class Converter {
     if (const auto* v = node.as_array()) {
       json::array out;
       for (const toml::node& element : *v)
-        out.push_back(value(element, fmt::format("{}.{}", path, out.size())));
+        out.push_back(value(element, fmt::format("{}.{}", path, out.size()), depth + 1));
       return out;
     }
     status_ = invalid_argument(
@@ -142,6 +182,7 @@ int64_t edit_distance(std::string_view a, std::string_view b) {
 }  // namespace
 
 Result<ConfigTree> parse_config_tree(std::string_view text, const std::string& origin) {
+  CACHALOT_RETURN_IF_ERROR(check_key_depth(text, origin));
   const toml::parse_result parsed = toml::parse(text, origin);
   if (!parsed) {
     return invalid_argument(fmt::format("{}:{}: expected TOML, found: {}", origin,
@@ -167,6 +208,12 @@ Status assign(ConfigTree& tree, const std::string& assignment) {
     return invalid_argument(fmt::format("--{}: expected {}", assignment, what));
   };
   if (equals == std::string::npos || path.empty()) return fail("key=value");
+  if (std::count(path.begin(), path.end(), '.') >= kMaxDepth) {
+    return invalid_argument(fmt::format("--{}...: expected a key of at most {} names, found more",
+                                        path.substr(0, 60), kMaxDepth));
+  }
+  CACHALOT_RETURN_IF_ERROR(
+      check_key_depth(assignment.substr(equals + 1), "--" + path.substr(0, 60)));
   json::value* at = nullptr;
   json::object* table = &tree.root;
   for (size_t begin = 0; begin <= path.size();) {

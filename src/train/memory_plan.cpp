@@ -87,6 +87,20 @@ std::string MemoryPlan::to_text() const {
   return out;
 }
 
+namespace {
+
+// Steps from here on, this one included, that have its tokens and its sequence length: up to the next stage or the budget's end.
+int64_t equal_steps(const optim::TrainingSchedule& schedule, int64_t step_tokens, int64_t seen) {
+  if (seen < schedule.batch.ramp_tokens) return 1;
+  int64_t until = schedule.batch.total_tokens;
+  for (const optim::SequenceStage& stage : schedule.sequence) {
+    if (stage.from_tokens > seen) until = std::min(until, stage.from_tokens);
+  }
+  return std::max<int64_t>(1, (until - seen) / step_tokens);
+}
+
+}  // namespace
+
 Result<MemoryPlan> memory_plan(const TrainConfig& config) {
   CACHALOT_ASSIGN_OR_RETURN(const formats::ModelConfig model, model_config(config));
   const std::vector<formats::TensorInfo> inventory = formats::tensor_inventory(model);
@@ -122,14 +136,16 @@ Result<MemoryPlan> memory_plan(const TrainConfig& config) {
   plan.checkpoint_bytes = plan.master_bytes + plan.moment_bytes;
   plan.peak_gflops = config.log.peak_gflops;
   int64_t longest = 0;
-  for (int64_t step = 0;; ++step) {
-    const optim::TrainingPoint point = optim::training_point(schedule, step, plan.total_tokens);
+  for (;;) {
+    const optim::TrainingPoint point =
+        optim::training_point(schedule, plan.num_steps, plan.total_tokens);
     if (point.step_tokens == 0) break;
+    const int64_t steps = equal_steps(schedule, point.step_tokens, plan.total_tokens);
     longest = std::max(longest, point.sequence_length);
-    plan.flops += static_cast<double>(point.step_tokens) *
+    plan.flops += static_cast<double>(steps) * static_cast<double>(point.step_tokens) *
                   training_flops_per_token(model, point.sequence_length);
-    plan.total_tokens += point.step_tokens;
-    ++plan.num_steps;
+    plan.total_tokens += steps * point.step_tokens;
+    plan.num_steps += steps;
   }
   plan.micro_batch_tokens = std::max(config.micro_batch_tokens, longest);
   return plan;

@@ -122,6 +122,36 @@ TEST(TrainConfig, RandomBytesNeverCrash) {
   EXPECT_FALSE(error_of({"a = " + std::string(100000, '[')}).empty());
 }
 
+std::string repeated(std::string_view text, int times) {
+  std::string out;
+  for (int i = 0; i < times; ++i) out += text;
+  return out;
+}
+
+TEST(ConfigTree, DeepKeysAreRefusedBeforeTheyAreParsed) {
+  const std::string deep = repeated("a.", 100000) + "a";
+  for (const std::string& text : {deep + " = 1", "[" + deep + "]\nb = 1", "x = {" + deep + " = 1}",
+                                  "x = 1\n\n" + deep + " = 1", repeated("a . ", 100000) + "a = 1",
+                                  repeated("\"a\".", 100000) + "a = 1"}) {
+    const auto tree = parse_config_tree(text, "deep.toml");
+    ASSERT_FALSE(tree.has_value());
+    EXPECT_NE(tree.error().message().find("at most 32 names"), std::string::npos)
+        << tree.error().message();
+  }
+  ConfigTree tree;
+  EXPECT_FALSE(assign(tree, deep + "=1").ok());
+  EXPECT_FALSE(assign(tree, "x={" + deep + "=1}").ok());
+  EXPECT_FALSE(
+      parse_config_tree("x = " + repeated("[", 200) + repeated("]", 200), "d").has_value());
+  // Dots that belong to no key, and a key as deep as it may be.
+  for (const std::string& text :
+       {"x = [" + repeated("1.5, ", 100) + "2.5]", "x = \"" + repeated("a.", 100) + "\"",
+        "# " + repeated("a.", 100) + "\nx = 1", "x = \'\'\'" + repeated("a.", 100) + "\'\'\'",
+        repeated("a.", 31) + "a = 1\n"}) {
+    EXPECT_TRUE(parse_config_tree(text, "flat.toml").has_value()) << text;
+  }
+}
+
 TEST(ConfigTree, ClosestIsASlipOrNothing) {
   const std::vector<std::string> known = {"peak", "warmup_steps"};
   EXPECT_EQ(closest("peek", known), "peak");
