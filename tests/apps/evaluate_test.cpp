@@ -1,0 +1,43 @@
+// cachalot evaluate, on the bundled model: what its card says, and that neither threads nor drafts change a score.
+#include <gtest/gtest.h>
+
+#include "apps/binary.h"
+
+namespace cachalot::apps {
+namespace {
+
+json::object evaluated(int count, const std::vector<std::string>& extra) {
+  std::vector<std::string> words = {"evaluate", CACHALOT_TEST_DATA "/../models/nano",
+                                    "--greedy", "--max-tokens",
+                                    "160",      "--json",
+                                    "--count",  std::to_string(count)};
+  words.insert(words.end(), extra.begin(), extra.end());
+  return run_json(words);
+}
+
+TEST(Evaluate, NanoSortsAsItsCardSays) {
+  const json::object report = evaluated(40, {"--families", "sorting"});
+  EXPECT_EQ(report.at("count").to_number<int64_t>(), 40);
+  EXPECT_EQ(report.at("correct").to_number<int64_t>(), 40);
+}
+
+TEST(Evaluate, ScoresDependOnNeitherThreadsNorDrafts) {
+  const std::vector<std::string> families = {"--families", "arithmetic,tools,constraints"};
+  std::vector<std::string> other = families;
+  other.insert(other.end(), {"--threads", "1", "--drafts", "2"});
+  const json::object one = evaluated(8, families);
+  EXPECT_EQ(one.at("tasks"), evaluated(8, other).at("tasks"));
+  const auto correct = one.at("correct").to_number<int64_t>();
+  EXPECT_GT(correct, 0);
+  EXPECT_LT(correct, 24);
+}
+
+TEST(Evaluate, AnUnknownFamilyIsNamed) {
+  const Outcome output = run_binary(
+      {"evaluate", CACHALOT_TEST_DATA "/../models/nano", "--families", "sorting,sortin"});
+  EXPECT_NE(output.exit_code, 0);
+  EXPECT_NE(output.err.find("found \"sortin\""), std::string::npos);
+}
+
+}  // namespace
+}  // namespace cachalot::apps
