@@ -12,7 +12,7 @@ ModelConfig flash_config();
 ModelConfig pro_config();
 // Every part of V4 at a size that two CPU cores train in minutes: about 4 M active parameters beside the embedding.
 ModelConfig nano_config();
-// For one GPU: about 150 M parameters.
+// For one GPU: about 283 M parameters.
 ModelConfig mini_config();
 
 // "nano", "mini", "flash" or "pro". Errors  invalid_argument: another name.
