@@ -53,7 +53,9 @@ Status ChatSession::decode(bool starts_in_reasoning, const Callbacks& callbacks)
   text::Detokenizer detokenizer(tokenizer_);
   std::vector<text::CompletionEvent> events;
   const auto send = [&] {
-    for (const text::CompletionEvent& event : events) callbacks.on_event(event);
+    for (const text::CompletionEvent& event : events) {
+      if (callbacks.on_event) callbacks.on_event(event);
+    }
     events.clear();
   };
   std::string piece;

@@ -43,6 +43,7 @@ class ChatSession {
   ChatStyle style;
   engine::SamplingParams& sampling() { return sampling_; }
 
+  // Each may be empty.
   struct Callbacks {
     std::function<void(int64_t done_tokens, int64_t total_tokens)> on_prefill;
     std::function<void(const text::CompletionEvent&)> on_event;

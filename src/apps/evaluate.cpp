@@ -3,13 +3,11 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <optional>
 
-#include "apps/conversation.h"
-#include "apps/prompt_ids.h"
+#include "apps/chat_session.h"
 #include "base/python_json.h"
 #include "data/tasks/task.h"
-#include "text/completion_parser.h"
-#include "text/detokenizer.h"
 
 namespace cachalot::apps {
 namespace {
@@ -34,11 +32,13 @@ class Evaluation {
     }
     CACHALOT_ASSIGN_OR_RETURN(sampling_, sampling_params(options_.run, 0));
     CACHALOT_ASSIGN_OR_RETURN(session_, open_session(options_.run, true));
-    CACHALOT_ASSIGN_OR_RETURN(style_.family, prompt_family(*session_.tokenizer, options_.family));
+    chat_.emplace(session_, sampling_, ChatLimits{options_.max_tokens, options_.run.drafts});
+    ChatStyle& style = chat_->style;
+    CACHALOT_ASSIGN_OR_RETURN(style.family, prompt_family(*session_.tokenizer, options_.family));
     CACHALOT_ASSIGN_OR_RETURN(const text::ClientEffort effort,
-                              text::resolve_client_effort(options_.effort, style_.family));
-    style_.thinking = effort.thinking;
-    style_.effort = effort.effort;
+                              text::resolve_client_effort(options_.effort, style.family));
+    style.thinking = effort.thinking;
+    style.effort = effort.effort;
     for (const data::TaskFamily family : families) {
       for (int64_t d = options_.min_difficulty; d <= options_.max_difficulty; ++d) {
         Score score{.family = family, .difficulty = d};
@@ -77,14 +77,18 @@ class Evaluation {
                                             options_.task_seed, index);
     const std::unique_ptr<data::ToolEnvironment> world =
         task.environment ? task.environment() : nullptr;
-    Conversation conversation;
+    chat_->forget();
+    chat_->sampling().seed = sampling_.seed + index;
+    Conversation& conversation = chat_->conversation;
+    conversation = {};
     conversation.tools = task.tools;
     conversation.messages.push_back(make_message(text::Role::user, task.prompt));
     data::Reply reply;
     for (int64_t turn = 0; turn < options_.max_turns; ++turn) {
-      CACHALOT_ASSIGN_OR_RETURN(const text::Message answer, next_turn(conversation, index, score));
+      CACHALOT_RETURN_IF_ERROR(chat_->answer({}));
+      score.tokens += chat_->stats().answer_tokens;
+      const text::Message answer = conversation.messages.back();
       reply.content = answer.content;
-      conversation.messages.push_back(answer);
       if (answer.tool_calls.empty() || world == nullptr) break;
       for (const text::ToolCall& call : answer.tool_calls) {
         reply.tool_calls.push_back(call);
@@ -96,56 +100,6 @@ class Evaluation {
     ++score.count;
     score.correct += task.check(reply).correct ? 1 : 0;
     return {};
-  }
-
-  Result<text::Message> next_turn(const Conversation& conversation, uint64_t index, Score& score) {
-    CACHALOT_ASSIGN_OR_RETURN(const ChatPrompt prompt,
-                              chat_prompt(*session_.tokenizer, conversation.request(), style_));
-    engine::Engine& engine = *session_.engine;
-    CACHALOT_ASSIGN_OR_RETURN(const engine::SequenceId sequence, engine.open());
-    engine::GenerateRequest request;
-    request.prompt = prompt.ids;
-    request.sampling = sampling_;
-    request.sampling.seed += index;
-    request.max_new_tokens = options_.max_tokens;
-    request.num_drafts = options_.run.drafts;
-    request.stop_tokens = {static_cast<int32_t>(engine.config().eos_token_id)};
-    const Result<engine::Completion> completion = engine.generate(sequence, request);
-    engine.close(sequence);
-    if (!completion) return completion.error();
-    score.tokens += static_cast<int64_t>(completion->ids.size());
-
-    text::CompletionParserOptions parsing;
-    parsing.family = style_.family;
-    parsing.starts_in_reasoning = prompt.ends_in_reasoning;
-    CACHALOT_ASSIGN_OR_RETURN(parsing.tools,
-                              text::offered_tools(conversation.tools, style_.family));
-    text::CompletionParser parser(std::move(parsing));
-    std::vector<text::CompletionEvent> events;
-    text::Detokenizer detokenizer(*session_.tokenizer);
-    std::string piece;
-    for (const int32_t id : completion->ids) {
-      piece.clear();
-      if (!detokenizer.push(id, piece).ok()) piece = "\xEF\xBF\xBD";
-      parser.feed(piece, events);
-    }
-    piece.clear();
-    detokenizer.finish(piece);
-    parser.feed(piece, events);
-    parser.finish(completion->finish == engine::Finish::stop ? text::FinishCause::end_of_turn
-                                                             : text::FinishCause::length_limit,
-                  events);
-    text::Message answer = make_message(text::Role::assistant, parser.content());
-    answer.reasoning_content = parser.reasoning();
-    for (const text::ParsedCall& call : parser.calls()) {
-      if (!call.complete) continue;
-      text::ToolCall made;
-      made.id = call.id;
-      made.name = call.name;
-      made.arguments = call.arguments;
-      answer.tool_calls.push_back(std::move(made));
-    }
-    return answer;
   }
 
   static void print_row(const Score& score) {
@@ -183,7 +137,7 @@ class Evaluation {
   const EvaluateOptions& options_;
   Session session_;
   engine::SamplingParams sampling_;
-  ChatStyle style_;
+  std::optional<ChatSession> chat_;
   std::vector<Score> scores_;
 };
 
