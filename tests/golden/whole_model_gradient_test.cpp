@@ -4,7 +4,9 @@
 //         the sum of gradient times difference, to which no rounding of the masters adds. The length is halved until a third of what
 //         the slopes of the last two differ by, the error of the shorter, is below the bound; then the two are extrapolated to zero.
 // Bound   1e-6 of the gradient's norm. Gates and static maps of the hyper-connections and sinks are sums over all tokens and channels
-//         that cancel in fp32: theirs is 1e-6 of what is summed, the norms of the single targets' gradients together.
+//         that cancel in fp32: theirs is 1e-6 of what is summed, the norms of the single targets' gradients together. This wider
+//         bound was set after the strict one had failed for them: by up to 1.3e-5 for 16 tensors of `tiny`, and for six of the MTP
+//         block of `quant`, of which one gradient of norm 1.6e-7 is off by 6.6 %, which says nothing of it. The test prints them.
 // Choices of experts and entries are jumps of the loss: a length at which any choice changes is halved too.
 #include <fmt/format.h>
 #include <gtest/gtest.h>

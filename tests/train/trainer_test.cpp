@@ -94,7 +94,8 @@ TEST(Trainer, ADenseStageLeavesTheIndexerAlone) {
   }
 }
 
-// training.md 6.5: too busy an expert's bias falls, an idle one's rises, by the same step.
+// training.md 6.5: too busy an expert's bias falls, an idle one's rises, by the same step. The rate is below what the scores of this young
+// model differ by, and loads are added over half the run: at 0.05 the choices swing, and a single step's load can be either way.
 TEST(Trainer, RoutingBiasesEvenTheLoads) {
   constexpr int64_t kSteps = 12;
   const auto load_of_second_half = [](float rate, float* moved) {
