@@ -38,22 +38,6 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// What a forward pass chose, for a step that routes by it.
-class ChosenExperts : public cc::model::ForwardProbe {
- public:
-  ChosenExperts(int64_t num_layers, int64_t per_token) : per_token_(per_token) {
-    choices.experts.resize(static_cast<size_t>(num_layers));
-    choices.selected.resize(static_cast<size_t>(num_layers));
-  }
-  void on_router(int64_t layer, const int32_t* ids, const float*, int64_t rows) override {
-    choices.experts[layer].insert(choices.experts[layer].end(), ids, ids + rows * per_token_);
-  }
-  cc::model::Choices choices;
-
- private:
-  int64_t per_token_;
-};
-
 // A model, its optimizer and a batch.
 class Step {
  public:
@@ -96,11 +80,10 @@ class Step {
   void gradients() {
     parameters_.clear_grads();
     cc::model::TrainingTerms terms;
-    ChosenExperts chosen(config_.num_all_layers(), config_.num_experts_per_tok);
+    cc::model::Choices chosen;
     if (anticipate) {
-      cc::model::TrainingTerms nothing;
-      model_->losses(ctx_, samples_, kWeights, &nothing, &chosen);
-      terms.replay = &chosen.choices;
+      chosen = model_->choose_experts(ctx_, samples_, false);
+      terms.replay = &chosen;
     }
     terms.indexer_loss = indexer / kTokens;
     terms.balance_alpha = 1e-4f;

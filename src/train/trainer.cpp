@@ -13,30 +13,20 @@ bool is_routing_bias(const Parameter& parameter) {
   return parameter.info.name.ends_with("gate.bias");
 }
 
-// The largest magnitude of the streams, and the experts chosen where they are asked for.
+// The largest magnitude of the streams.
 class StepProbe : public model::ForwardProbe {
  public:
-  explicit StepProbe(int64_t width, int64_t num_experts_per_tok = 0)
-      : width_(width), k_(num_experts_per_tok) {}
+  explicit StepProbe(int64_t width) : width_(width) {}
   void on_streams(int64_t, const float* streams, int64_t rows) override {
     float largest = max_activation;
     for (int64_t i = 0; i < rows * width_; ++i) largest = std::max(largest, std::abs(streams[i]));
     max_activation = largest;
   }
-  void on_router(int64_t layer, const int32_t* ids, const float*, int64_t rows) override {
-    if (k_ == 0) return;
-    auto& experts = choices.experts;
-    if (layer >= static_cast<int64_t>(experts.size()))
-      experts.resize(static_cast<size_t>(layer) + 1);
-    experts[layer].assign(ids, ids + rows * k_);
-  }
 
   float max_activation = 0;
-  model::Choices choices;
 
  private:
   int64_t width_;
-  int64_t k_;
 };
 
 double max_over_mean(const std::vector<std::vector<int64_t>>& loads) {
@@ -121,15 +111,9 @@ model::TrainingTerms Trainer::terms_of(const StepInput& input) const {
 }
 
 StepChoices Trainer::choose_experts(const GlobalBatch& batch) {
-  const formats::ModelConfig& config = model_->transformer().config();
   StepChoices choices;
-  for (int64_t i = 0; i < batch.num_micro_batches(); ++i) {
-    StepProbe probe(0, config.num_experts_per_tok);
-    model::TrainingTerms terms;
-    terms.dense_attention = dense_attention();
-    model_->losses(ctx_, batch.micro_batch(i), {0, 1}, &terms, &probe);
-    choices.push_back(std::move(probe.choices));
-  }
+  for (int64_t i = 0; i < batch.num_micro_batches(); ++i)
+    choices.push_back(model_->choose_experts(ctx_, batch.micro_batch(i), dense_attention()));
   return choices;
 }
 

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <numeric>
 
 #include "autograd/elementwise_grad.h"
 #include "autograd/loss_grad.h"
@@ -46,6 +45,20 @@ Status check_blocks(PreparedFormat format, const model::WeightSlot& slot,
 int64_t count_targets(std::span<const int32_t> labels) {
   return std::count_if(labels.begin(), labels.end(), [](int32_t label) { return label >= 0; });
 }
+
+class ExpertProbe : public model::ForwardProbe {
+ public:
+  ExpertProbe(int64_t num_layers, int64_t per_token) : per_token_(per_token) {
+    choices.experts.resize(static_cast<size_t>(num_layers));
+  }
+  void on_router(int64_t layer, const int32_t* ids, const float*, int64_t rows) override {
+    choices.experts[layer].assign(ids, ids + rows * per_token_);
+  }
+  model::Choices choices;
+
+ private:
+  int64_t per_token_;
+};
 
 }  // namespace
 
@@ -143,6 +156,23 @@ LossSums TrainingModel::losses(device::ExecContext& ctx, std::span<const Sample>
   return run({ctx, nullptr}, samples, weights, terms, probe, batches, sums);
 }
 
+model::Choices TrainingModel::choose_experts(device::ExecContext& ctx,
+                                             std::span<const Sample> samples,
+                                             bool dense_attention) {
+  const formats::ModelConfig& config = transformer_.config();
+  size_t longest = 0;
+  for (const Sample& sample : samples) longest = std::max(longest, sample.tokens.size());
+  const std::vector<int32_t> no_labels(longest, -1);
+  std::vector<Sample> unlabelled;
+  for (const Sample& sample : samples)
+    unlabelled.push_back({sample.tokens, std::span(no_labels).first(sample.tokens.size())});
+  ExpertProbe probe(config.num_all_layers(), config.num_experts_per_tok);
+  model::TrainingTerms terms;
+  terms.dense_attention = dense_attention;
+  losses(ctx, unlabelled, {0, 1}, &terms, &probe);
+  return std::move(probe.choices);
+}
+
 LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> samples,
                             const LossWeights& weights, model::TrainingTerms* terms,
                             model::ForwardProbe* probe, Batches& batches, LossSums sums) {
@@ -170,7 +200,7 @@ LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> sampl
   return sums;
 }
 
-// Rows of logits, their loss and its gradients down to the streams, some rows after the other: each lot runs backward on a tape of its
+// Logits of the rows with a target, their loss and its gradients down to the streams, some rows after the other: each lot runs backward on a tape of its
 // own and leaves only its rows' gradient of the streams behind. Sums over rows go on where the lot before has ended, so that the cut
 // shows in no bit.
 double TrainingModel::logits_loss(autograd::Context ctx, int64_t head, const float* streams,
@@ -179,12 +209,18 @@ double TrainingModel::logits_loss(autograd::Context ctx, int64_t head, const flo
   const int64_t vocab_size = transformer_.config().vocab_size;
   const model::RecomputePlan plan = terms == nullptr ? model::RecomputePlan() : terms->recompute;
   const int64_t lot = plan.rows_of_logits(vocab_size);
-  const auto rows = static_cast<int64_t>(labels.size());
+  std::vector<int64_t> rows;
+  std::vector<int32_t> targets;
+  for (size_t i = 0; i < labels.size(); ++i) {
+    if (labels[i] < 0) continue;
+    rows.push_back(static_cast<int64_t>(i));
+    targets.push_back(labels[i]);
+  }
+  const auto num_targets = static_cast<int64_t>(rows.size());
   if (ctx.tape != nullptr) ctx.tape->grad(streams);  // the outer tape's, not a lot's
-  for (int64_t first = 0; first < rows; first += lot) {
-    std::vector<int64_t> chosen(static_cast<size_t>(std::min(lot, rows - first)));
-    std::iota(chosen.begin(), chosen.end(), first);
-    const auto count = static_cast<int64_t>(chosen.size());
+  for (int64_t first = 0; first < num_targets; first += lot) {
+    const int64_t count = std::min(lot, num_targets - first);
+    const std::span<const int64_t> chosen(&rows[first], static_cast<size_t>(count));
     const device::ArenaScope scope(*ctx.exec.arena);
     autograd::Tape tape(activations_, ctx.tape);
     const autograd::Context lot_ctx(ctx.exec, ctx.tape == nullptr ? nullptr : &tape);
@@ -195,8 +231,8 @@ double TrainingModel::logits_loss(autograd::Context ctx, int64_t head, const flo
       transformer_.mtp_logits(lot_ctx, head, streams, chosen, logits);
     }
     loss_sum = autograd::cross_entropy(lot_ctx, logits,
-                                       labels.subspan(static_cast<size_t>(first), chosen.size()),
-                                       vocab_size, weight, loss_sum);
+                                       std::span(&targets[first], chosen.size()), vocab_size,
+                                       weight, loss_sum);
     if (ctx.tape != nullptr) run_backward(tape);
   }
   return loss_sum;

@@ -63,6 +63,9 @@ class TrainingModel {
   LossSums losses(device::ExecContext& ctx, std::span<const Sample> samples,
                   const LossWeights& weights, model::TrainingTerms* terms = nullptr,
                   model::ForwardProbe* probe = nullptr, LossSums sums = {});
+  // The experts that every layer's router, the MTP block's too, gives the samples' tokens; no logits are computed.
+  model::Choices choose_experts(device::ExecContext& ctx, std::span<const Sample> samples,
+                                bool dense_attention);
 
   // Activations and their gradients of the last add_gradients(), all tapes together; without the step arena's scratch and integers.
   const autograd::TapeMemory& memory() const { return memory_; }
