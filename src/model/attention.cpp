@@ -43,7 +43,8 @@ Matrix queries(Step& step, const formats::LayerConfig& layer, const AttentionWei
                Matrix qn_input) {
   const auto& config = step.config;
   const Matrix raw = linear(step, qn_input, step.rows, weights.wq_b);
-  const Matrix q = result_over(step, raw, step.rows);
+  const bool normed = !fault(Fault::query_head_norm_skipped);
+  const Matrix q = normed ? result_over(step, raw, step.rows) : raw;
   const ops::RmsNormParams norm{raw.data,
                                 config.head_dim,
                                 nullptr,
@@ -53,12 +54,10 @@ Matrix queries(Step& step, const formats::LayerConfig& layer, const AttentionWei
                                 config.head_dim,
                                 static_cast<float>(config.rms_norm_eps),
                                 false};
-  if (!fault(Fault::query_head_norm_skipped)) {
-    if (step.precision.bf16) {
-      autograd::rms_norm_bf16_steps(step.context(), norm);
-    } else {
-      autograd::rms_norm(step.context(), norm);
-    }
+  if (normed && step.precision.bf16) {
+    autograd::rms_norm_bf16_steps(step.context(), norm);
+  } else if (normed) {
+    autograd::rms_norm(step.context(), norm);
   }
   rotate(step, q, step.rows, config.num_attention_heads, config.head_dim, row_rope(step, layer),
          false);

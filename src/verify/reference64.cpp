@@ -78,8 +78,13 @@ Choice choice(const std::vector<double>& scores, const std::vector<int64_t>& ord
 
 class Reference {
  public:
-  Reference(const ModelConfig& config, const model::WeightProvider& source, bool official)
-      : c_(config), layers_(formats::layer_configs(config)), source_(source), official_(official) {}
+  Reference(const ModelConfig& config, const model::WeightProvider& source, bool official,
+            bool normed_queries)
+      : c_(config),
+        layers_(formats::layer_configs(config)),
+        source_(source),
+        official_(official),
+        normed_queries_(normed_queries) {}
 
   Result<Reference64Result> run(std::span<const int32_t> tokens) {
     tokens_ = tokens;
@@ -408,6 +413,14 @@ class Reference {
     return picks;
   }
 
+  void norm_query(double* head, int64_t dim) const {
+    double sum = 0.0;
+    for (int64_t i = 0; i < dim; ++i) sum += round(head[i] * head[i]);
+    const double g =
+        round(1.0 / std::sqrt(round(round(sum / static_cast<double>(dim)) + c_.rms_norm_eps)));
+    for (int64_t i = 0; i < dim; ++i) head[i] = round(head[i] * g);
+  }
+
   Mat attention(const std::string& prefix, int64_t layer_idx, const Mat& x) {
     const LayerConfig& layer = layers_[layer_idx];
     const int64_t heads = c_.num_attention_heads, dim = c_.head_dim;
@@ -417,11 +430,7 @@ class Reference {
     for (int64_t t = 0; t < q.rows; ++t) {
       for (int64_t h = 0; h < heads; ++h) {
         double* head = q.row(t) + h * dim;
-        double sum = 0.0;
-        for (int64_t i = 0; i < dim; ++i) sum += round(head[i] * head[i]);
-        const double g =
-            round(1.0 / std::sqrt(round(round(sum / static_cast<double>(dim)) + c_.rms_norm_eps)));
-        for (int64_t i = 0; i < dim; ++i) head[i] = round(head[i] * g);
+        if (normed_queries_) norm_query(head, dim);
         rotate(head + dim, t, compressed_rope, false);
       }
     }
@@ -626,6 +635,7 @@ class Reference {
   std::vector<LayerConfig> layers_;
   const model::WeightProvider& source_;
   bool official_;
+  bool normed_queries_;
   std::span<const int32_t> tokens_;
   Reference64Result* result_ = nullptr;
   Status status_;
@@ -641,8 +651,9 @@ class Reference {
 
 Result<Reference64Result> run_reference64(const ModelConfig& config,
                                           const model::WeightProvider& source,
-                                          std::span<const int32_t> tokens, bool official) {
-  return Reference(config, source, official).run(tokens);
+                                          std::span<const int32_t> tokens, bool official,
+                                          bool normed_queries) {
+  return Reference(config, source, official, normed_queries).run(tokens);
 }
 
 }  // namespace cachalot::verify

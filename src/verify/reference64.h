@@ -41,8 +41,10 @@ struct Reference64Result {
   std::vector<double> mtp_logits;
 };
 
+// normed_queries false: without the norm of every head's query, for what it is there for (training.md M9).
 Result<Reference64Result> run_reference64(const formats::ModelConfig& config,
                                           const model::WeightProvider& source,
-                                          std::span<const int32_t> tokens, bool official);
+                                          std::span<const int32_t> tokens, bool official,
+                                          bool normed_queries = true);
 
 }  // namespace cachalot::verify

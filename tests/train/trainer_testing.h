@@ -57,6 +57,7 @@ struct RunConfig {
   TrainerConfig trainer = {};
   double learning_rate = 0.01;
   double init_std = 0.02;
+  uint64_t weight_seed = 7, data_seed = 3;
   std::function<void(formats::ModelConfig&)> change = {};   // of the model
   std::shared_ptr<const data::TokenSource> text = nullptr;  // null: documents()
 };
@@ -75,7 +76,7 @@ class TestRun {
     schedule.attention = run.attention;
     data::LoaderConfig loader;
     loader.window_packs = 16;
-    loader.seed = 3;
+    loader.seed = run.data_seed;
     std::vector<data::MixEntry> mix;
     mix.push_back(
         {data::Dataset::create("text", {run.text ? run.text : documents(config_.vocab_size)})
@@ -89,12 +90,13 @@ class TestRun {
     grouping.num_attention_heads = config_.num_attention_heads;
     grouping.index_n_heads = config_.index_n_heads;
     grouping.o_groups = config_.o_groups;
-    trainer_ = Trainer::create(ctx_, config_, initial_parameters(config_, {run.init_std, 0.01, 7}),
-                               StepStream::create(loader, std::move(mix), schedule,
-                                                  run.packs_per_call * kSequence)
-                                   .value(),
-                               trainer)
-                   .value();
+    trainer_ =
+        Trainer::create(
+            ctx_, config_, initial_parameters(config_, {run.init_std, 0.01, run.weight_seed}),
+            StepStream::create(loader, std::move(mix), schedule, run.packs_per_call * kSequence)
+                .value(),
+            trainer)
+            .value();
   }
   Trainer& trainer() { return *trainer_; }
   const formats::ModelConfig& config() const { return config_; }
