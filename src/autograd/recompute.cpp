@@ -97,7 +97,7 @@ int64_t Tape::plan_peak(const std::vector<Around>& around) const {
   for (const auto& [values, storage] : storages_) {
     ends[storage.born].push_back(&storage);
     if (storage.grad != nullptr) has_grad.insert(&storage);
-    if (storage.owned != nullptr) early_grads += storage.bytes();
+    if (storage.owns_grad) early_grads += storage.bytes();
     if (storage.values == nullptr) continue;
     change[storage.born] += storage.bytes();
     if (storage.released >= 0) change[storage.released] -= storage.bytes();
@@ -119,7 +119,7 @@ int64_t Tape::plan_peak(const std::vector<Around>& around) const {
     for (const Storage* storage : around[i].released) live -= storage->bytes();
     for (int64_t born = i; born <= (i + 1 == num_ops() ? num_ops() : i); ++born) {
       for (const Storage* storage : ends[born]) {
-        const bool is_callers = storage->grad != nullptr && storage->owned == nullptr;
+        const bool is_callers = storage->grad != nullptr && !storage->owns_grad;
         if (!is_callers && has_grad.erase(storage) > 0) live -= storage->bytes();
       }
     }

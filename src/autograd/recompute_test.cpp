@@ -16,7 +16,7 @@ constexpr int64_t kPage = 4096;
 
 class Graph {
  public:
-  Graph() : tape_(memory_) {}
+  Graph() : tape_(memory_, pool_) {}
   Tape& tape() { return tape_; }
   device::PagedArena& memory() { return memory_; }
 
@@ -86,6 +86,7 @@ class Graph {
   std::vector<int> runs_;  // of each op, the forward one included
 
  private:
+  ThreadPool pool_{1};
   device::PagedArena memory_;
   Tape tape_;
 };

@@ -5,9 +5,29 @@
 #include "base/check.h"
 
 namespace cachalot::autograd {
+namespace {
 
-Tape::Tape(device::PagedArena& memory, Tape* outer)
-    : memory_(memory), outer_(outer), mark_(memory.mark()), outer_bytes_(memory.live_bytes()) {}
+constexpr int64_t kFloatsPerTask = int64_t{1} << 16;
+
+void clear(ThreadPool& pool, float* values, int64_t count) {
+  if (count <= kFloatsPerTask) {
+    std::fill_n(values, count, 0.0f);
+    return;
+  }
+  pool.run((count + kFloatsPerTask - 1) / kFloatsPerTask, [=](int64_t task, int) {
+    const int64_t first = task * kFloatsPerTask;
+    std::fill_n(values + first, std::min(kFloatsPerTask, count - first), 0.0f);
+  });
+}
+
+}  // namespace
+
+Tape::Tape(device::PagedArena& memory, ThreadPool& pool, Tape* outer)
+    : memory_(memory),
+      pool_(pool),
+      outer_(outer),
+      mark_(memory.mark()),
+      outer_bytes_(memory.live_bytes()) {}
 
 Tape::~Tape() {
   int64_t live = 0;
@@ -19,7 +39,7 @@ Tape::~Tape() {
   for (auto& [values, storage] : storages_) {  // whoever is given the address next may use it
     if (!storage.is_released) continue;
     memory_.restore(storage.values, storage.count);
-    memory_.charge(-storage.bytes());
+    memory_.rewind(mark_, storage.bytes());
   }
 }
 
@@ -66,19 +86,19 @@ float* Tape::grad(const float* values) {
   Storage* storage = find(values, &offset);
   if (storage == nullptr) return outer_ == nullptr ? nullptr : outer_->grad(values);
   if (storage->grad == nullptr) {
-    storage->owned = std::make_unique<float[]>(static_cast<size_t>(storage->count));
-    storage->grad = storage->owned.get();
-    memory_.charge(storage->bytes());
+    storage->grad = memory_.take_block(storage->count);
+    storage->owns_grad = true;
+    clear(pool_, storage->grad, storage->count);
     report_.measured_peak = std::max(report_.measured_peak, memory_.live_bytes());
   }
   return storage->grad + offset;
 }
 
 void Tape::drop_grad(Storage& storage) {
-  if (storage.owned == nullptr) return;
-  storage.owned.reset();
+  if (!storage.owns_grad) return;
+  memory_.give_block(storage.grad, storage.count);
   storage.grad = nullptr;
-  memory_.charge(-storage.bytes());
+  storage.owns_grad = false;
 }
 
 float* Tape::existing_grad(const float* values) {

@@ -11,7 +11,8 @@
 //         Ops that ran in place on the way run again in their order. A rebuilt array serves all its readers: no op runs twice.
 //         An array is kept after all (recompute() is false) where an op that must not run again wrote it (products, attention, the
 //         compressor: ops without `replay`), where no recorded op filled it, and where its memory is not the tape's.
-// Memory  gradients are zero when first asked for, and are given back once the op that made the array has run backward.
+// Memory  gradients are zero when first asked for, in blocks of the arena that are given back once the op that made the array has run
+//         backward.
 // Errors  CHECK: an op that must not run again updates in place what a released array is to be rebuilt from.
 // Threads  one owner.
 #pragma once
@@ -24,6 +25,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "base/thread_pool.h"
 #include "device/paged_arena.h"
 #include "ops/matmul/packed_weight.h"
 
@@ -61,7 +63,7 @@ struct TapeMemory {
 class Tape {
  public:
   // A tape within `outer` takes gradients and matrices that it does not know itself from there.
-  explicit Tape(device::PagedArena& memory, Tape* outer = nullptr);
+  Tape(device::PagedArena& memory, ThreadPool& pool, Tape* outer = nullptr);
   ~Tape();
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
@@ -100,7 +102,7 @@ class Tape {
     int64_t count;
     float* values;          // null: not the tape's memory
     float* grad = nullptr;  // null: not asked for yet
-    std::unique_ptr<float[]> owned;
+    bool owns_grad = false;
     int64_t born;           // num_ops() when it was added: the ops before it know nothing of it
     int64_t released = -1;  // num_ops() at recompute()
     bool is_released = false;
@@ -134,6 +136,7 @@ class Tape {
   void drop_grad(Storage& storage);
 
   device::PagedArena& memory_;
+  ThreadPool& pool_;
   Tape* outer_;
   device::PagedArena::Mark mark_;
   int64_t outer_bytes_;  // alive when the tape began

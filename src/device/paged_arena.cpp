@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "base/check.h"
 
@@ -27,6 +28,8 @@ int64_t PagedArena::bytes_of(int64_t count) {
 }
 
 PagedArena::~PagedArena() {
+  free_blocks(given_);
+  free_blocks(idle_);
   for (const Slab& slab : slabs_) ::munmap(slab.data, static_cast<size_t>(slab.size));
 }
 
@@ -67,6 +70,43 @@ void PagedArena::restore(float* values, int64_t count) {
   const int64_t bytes = bytes_of(count);
   CACHALOT_CHECK(::mprotect(values, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE) == 0);
   charge(bytes);
+}
+
+float* PagedArena::take_block(int64_t count) {
+  const int64_t bytes = bytes_of(count);
+  charge(bytes);
+  for (Blocks* blocks : {&given_, &idle_}) {
+    const auto it = blocks->find(bytes);
+    if (it == blocks->end() || it->second.empty()) continue;
+    float* values = it->second.back();
+    it->second.pop_back();
+    return values;
+  }
+  const int64_t alignment = bytes >= kHugePage ? kHugePage : page_bytes();
+  void* data = std::aligned_alloc(static_cast<size_t>(alignment),
+                                  static_cast<size_t>(round_up(bytes, alignment)));
+  CACHALOT_CHECK_MSG(data != nullptr, "no memory for a block of gradients");
+  if (bytes >= kHugePage)
+    ::madvise(data, static_cast<size_t>(bytes), MADV_HUGEPAGE);  // advice: may be refused
+  return static_cast<float*>(data);
+}
+
+void PagedArena::give_block(float* values, int64_t count) {
+  const int64_t bytes = bytes_of(count);
+  charge(-bytes);
+  given_[bytes].push_back(values);
+}
+
+void PagedArena::free_blocks(Blocks& blocks) {
+  for (const auto& [bytes, all] : blocks)
+    for (float* values : all) std::free(values);
+  blocks.clear();
+}
+
+void PagedArena::reset_peak() {
+  peak_bytes_ = live_bytes_;
+  free_blocks(idle_);
+  std::swap(idle_, given_);
 }
 
 void PagedArena::charge(int64_t num_bytes) {

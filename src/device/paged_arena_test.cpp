@@ -63,15 +63,30 @@ TEST(PagedArena, RewindGivesTheSameAddressesAgain) {
   EXPECT_EQ(arena.reserved_bytes(), reserved);
 }
 
-TEST(PagedArena, ChargesCountInThePeak) {
+TEST(PagedArena, BlocksCountInThePeakAndServeTheNextOfTheirSize) {
   PagedArena arena;
   arena.allocate(1024);
-  arena.charge(100);
-  arena.charge(-100);
-  EXPECT_EQ(arena.live_bytes(), kPage);
-  EXPECT_EQ(arena.peak_bytes(), kPage + 100);
+  float* block = arena.take_block(1025);
+  float* other = arena.take_block(1);
+  std::fill_n(block, 1025, 1.0f);
+  EXPECT_EQ(arena.live_bytes(), 4 * kPage);
+  arena.give_block(block, 1025);
+  EXPECT_EQ(arena.live_bytes(), 2 * kPage);
+  EXPECT_EQ(arena.peak_bytes(), 4 * kPage);
+  float* third = arena.take_block(1024);
+  EXPECT_NE(third, block);
+  EXPECT_EQ(arena.take_block(2048), block);
+  EXPECT_EQ(arena.live_bytes(), 5 * kPage);
+  arena.give_block(other, 1);
   arena.reset_peak();
-  EXPECT_EQ(arena.peak_bytes(), kPage);
+  EXPECT_EQ(arena.peak_bytes(), 4 * kPage);
+  EXPECT_EQ(arena.take_block(1024), other);  // idle since one reset
+  arena.give_block(other, 1024);
+  arena.reset_peak();
+  arena.reset_peak();  // to the system
+  EXPECT_EQ(arena.live_bytes(), 4 * kPage);
+  arena.give_block(third, 1024);
+  arena.give_block(block, 2048);
 }
 
 }  // namespace

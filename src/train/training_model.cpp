@@ -138,7 +138,7 @@ LossSums TrainingModel::add_gradients(device::ExecContext& ctx, std::span<const 
   const device::ArenaScope scope(*ctx.arena);
   activations_.reset_peak();
   memory_ = {};
-  autograd::Tape tape(activations_);
+  autograd::Tape tape(activations_, *ctx.pool);
   bind(tape, &Parameter::grad);
   Batches batches;  // hold rows that backward reads
   sums = run({ctx, &tape}, samples, weights, terms, probe, batches, sums);
@@ -222,7 +222,7 @@ double TrainingModel::logits_loss(autograd::Context ctx, int64_t head, const flo
     const int64_t count = std::min(lot, num_targets - first);
     const std::span<const int64_t> chosen(&rows[first], static_cast<size_t>(count));
     const device::ArenaScope scope(*ctx.exec.arena);
-    autograd::Tape tape(activations_, ctx.tape);
+    autograd::Tape tape(activations_, *ctx.exec.pool, ctx.tape);
     const autograd::Context lot_ctx(ctx.exec, ctx.tape == nullptr ? nullptr : &tape);
     float* logits = lot_ctx.floats(count * vocab_size);
     if (head == kMainHead) {
@@ -230,9 +230,8 @@ double TrainingModel::logits_loss(autograd::Context ctx, int64_t head, const flo
     } else {
       transformer_.mtp_logits(lot_ctx, head, streams, chosen, logits);
     }
-    loss_sum = autograd::cross_entropy(lot_ctx, logits,
-                                       std::span(&targets[first], chosen.size()), vocab_size,
-                                       weight, loss_sum);
+    loss_sum = autograd::cross_entropy(lot_ctx, logits, std::span(&targets[first], chosen.size()),
+                                       vocab_size, weight, loss_sum);
     if (ctx.tape != nullptr) run_backward(tape);
   }
   return loss_sum;
@@ -273,7 +272,7 @@ void TrainingModel::mtp_loss(autograd::Context main, std::span<const Sample> sam
   const device::ArenaScope scope(*main.exec.arena);
   // The outer tape's, and so there before this one begins.
   float* d_streams = main.tape == nullptr ? nullptr : main.tape->grad(streams);
-  autograd::Tape tape(activations_);
+  autograd::Tape tape(activations_, *main.exec.pool);
   autograd::Context ctx(main.exec);
   if (main.tape != nullptr) {
     ctx.tape = &tape;
