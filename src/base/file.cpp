@@ -113,6 +113,19 @@ Status sync_directory(const std::string& directory) {
   return {};
 }
 
+Status create_directories(const std::string& directory) {
+  std::error_code error;
+  if (std::filesystem::is_directory(directory, error)) return {};
+  const std::string parent = std::filesystem::path(directory).parent_path().string();
+  if (!parent.empty()) CACHALOT_RETURN_IF_ERROR(create_directories(parent));
+  if (::mkdir(directory.c_str(), 0777) != 0) {
+    // "a/" is made as the parent of itself.
+    if (errno == EEXIST && std::filesystem::is_directory(directory, error)) return {};
+    return system_error(directory, "create directory");
+  }
+  return sync_directory(parent);
+}
+
 Status write_file_atomically(const std::string& path, std::span<const std::byte> bytes) {
   CACHALOT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
   CACHALOT_RETURN_IF_ERROR(file.write(bytes));

@@ -81,6 +81,9 @@ class AtomicFile : public Sink {
 // What has been created, renamed or removed in it survives a crash.
 Status sync_directory(const std::string& directory);
 
+// With its parents, where they are missing; every one that is made survives a crash.
+Status create_directories(const std::string& directory);
+
 Status write_file_atomically(const std::string& path, std::span<const std::byte> bytes);
 Status write_file_atomically(const std::string& path, std::string_view text);
 

@@ -255,10 +255,9 @@ Status save_checkpoint(const std::string& run_dir, const CheckpointContents& con
   const fs::path final_path = checkpoint_directory(run_dir, contents.step);
   const fs::path checkpoints = final_path.parent_path();
   const std::string aside = (checkpoints / fmt::format("{}new", kAside)).string();
-  std::error_code error;
-  fs::create_directories(checkpoints, error);
-  if (error) return failed(checkpoints.string(), "create", error);
+  CACHALOT_RETURN_IF_ERROR(create_directories(checkpoints.string()));
   CACHALOT_RETURN_IF_ERROR(remove_leftovers(checkpoints));
+  std::error_code error;
   fs::create_directory(aside, error);
   if (error) return failed(aside, "create", error);
   if (const Status written = write_contents(aside, contents); !written.ok()) {

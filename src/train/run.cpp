@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <filesystem>
 
+#include "base/file.h"
 #include "data/fim.h"
 #include "data/open_dataset.h"
 #include "formats/accounting.h"
@@ -20,7 +20,6 @@
 namespace cachalot::train {
 namespace {
 
-namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr float kProvokedScale = 50;
@@ -85,9 +84,7 @@ class Run {
   // Everything that the configuration names, and the state to go on from.
   Status open() {
     CACHALOT_ASSIGN_OR_RETURN(model_, model_config(config_));
-    std::error_code error;
-    fs::create_directories(config_.run_dir, error);
-    if (error) return io_error(fmt::format("{}: create: {}", config_.run_dir, error.message()));
+    CACHALOT_RETURN_IF_ERROR(create_directories(config_.run_dir));
     std::optional<text::Tokenizer> tokenizer;
     if (!config_.tokenizer.empty()) {
       CACHALOT_ASSIGN_OR_RETURN(tokenizer_json_,
