@@ -337,6 +337,7 @@ Status Checkpoint::restore(ParameterStore& parameters,
                            const std::vector<optim::StateArray>& arrays) const {
   CACHALOT_ASSIGN_OR_RETURN(const formats::WeightSource source,
                             formats::WeightSource::open(directory_));
+  CACHALOT_RETURN_IF_ERROR(refuse_extra(source.unknown_names(), directory_));
   CACHALOT_ASSIGN_OR_RETURN(const ParameterStore stored, ParameterStore::from_checkpoint(source));
   CACHALOT_RETURN_IF_ERROR(parameters.check_same(stored, directory_));
   std::vector<std::string_view> known;
