@@ -13,43 +13,17 @@
 #include "base/file.h"
 #include "base/python_json.h"
 #include "base/sha256.h"
-#include "data/data_testing.h"
-#include "formats/presets.h"
 #include "formats/safetensors_writer.h"
 #include "formats/weight_source.h"
-#include "train/initialize.h"
+#include "train/checkpoint_testing.h"
 
 namespace cachalot::train {
 namespace {
 
 namespace fs = std::filesystem;
 
-formats::ModelConfig small_config() {
-  formats::ModelConfig config = formats::nano_config();
-  config.vocab_size = 64;
-  config.hidden_size = 128;
-  config.num_hidden_layers = 2;
-  config.compress_ratios = {0, 4, 0};
-  config.n_routed_experts = 4;
-  return config;
-}
-
-class CheckpointTest : public data::DataFiles {
+class CheckpointTest : public CheckpointFiles {
  protected:
-  CheckpointTest()
-      : config_(small_config()), parameters_(initial_parameters(config_, {0.02, 0.01, 1})) {}
-  std::vector<optim::StateArray> arrays() {
-    return {{"a.momentum", tensor::DType::f32, {3}, std::as_writable_bytes(std::span(momentum_))},
-            {"trainer.x", tensor::DType::f64, {2}, std::as_writable_bytes(std::span(own_))}};
-  }
-  std::vector<optim::StateArray> targets(std::vector<float>& momentum) {
-    return {{"a.momentum", tensor::DType::f32, {3}, std::as_writable_bytes(std::span(momentum))}};
-  }
-  Status save(int64_t step) {
-    return save_checkpoint(
-        path("run"), {config_, parameters_, arrays(), json::object{{"step", step}}, "seed = 1\n",
-                      "", step, "hash"});
-  }
   // Makes the manifest of step 1 right for a file that the test has changed.
   void describe_again(const std::string& name) {
     const std::string manifest_path = at(1) + "/manifest.json";
@@ -60,12 +34,6 @@ class CheckpointTest : public data::DataFiles {
         json::object{{"bytes", static_cast<int64_t>(text.size())}, {"sha256", sha256_hex(text)}};
     ASSERT_TRUE(write_file_atomically(manifest_path, python_json(manifest)).ok());
   }
-  std::string at(int64_t step) { return checkpoint_directory(path("run"), step); }
-
-  formats::ModelConfig config_;
-  ParameterStore parameters_;
-  std::vector<float> momentum_ = {1, 2, 3};
-  std::vector<double> own_ = {0.1, 0.2};
 };
 
 TEST_F(CheckpointTest, GivesBackWhatWasSaved) {
