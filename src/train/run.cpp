@@ -160,6 +160,8 @@ class Run {
     if (newest) {
       CACHALOT_RETURN_IF_ERROR(restore_trainer(*newest, *trainer_, detector_, &num_rollbacks_));
       CACHALOT_RETURN_IF_ERROR(set_aside_checkpoints_after(config_.run_dir, newest->step()));
+      // A kill may have come between: a rollback must find the checkpoints of an undisturbed run.
+      CACHALOT_RETURN_IF_ERROR(prune());
     }
     const int64_t step = trainer_->position().step;
     CACHALOT_ASSIGN_OR_RETURN(MetricsLog log,
@@ -279,6 +281,10 @@ class Run {
                           resolved_toml(config_), tokenizer_json_, step, config_hash(config_)}));
     last_saved_ = step;
     observer_.on_event(step, "checkpoint", checkpoint_directory(config_.run_dir, step));
+    return prune();
+  }
+
+  Status prune() {
     return prune_checkpoints(config_.run_dir, config_.checkpoint.keep_last,
                              config_.checkpoint.keep_every_steps);
   }

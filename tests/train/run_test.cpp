@@ -122,6 +122,39 @@ TEST_F(RunTest, AProvokedSpikeIsBridged) {
   EXPECT_TRUE(model_bytes("first") == model_bytes("second"));
 }
 
+// Killed before it removed its oldest checkpoint, a run goes back to the one that an undisturbed run goes back to.
+TEST_F(RunTest, ARollbackDoesNotDependOnWhatAKillLeft) {
+  const std::vector<std::string> keys = {"anticipation.enabled=true",
+                                         "anticipation.delta_steps=2",
+                                         "anticipation.rollback_margin_steps=6",
+                                         "anticipation.hold_steps=8",
+                                         "anticipation.detector.min_steps=8",
+                                         "anticipation.detector.window=20",
+                                         "schedule.attention.dense_tokens=0",
+                                         "schedule.attention.indexer_warmup_tokens=0",
+                                         "schedule.batch.ramp_tokens=0"};
+  const auto provoked = [](bool resume, int64_t stop) {
+    return RunRequest{.resume = resume, .provoked_step = 20, .stop_at_step = stop};
+  };
+  const Recorder whole = run(config("whole", keys), provoked(false, -1));
+  ASSERT_EQ(whole.count("rollback"), 1);
+  run(config("parts", keys), provoked(false, 12));
+  const std::string removed = checkpoint_directory(path("parts"), 12);
+  std::filesystem::copy(removed, path("kept"));
+  run(config("parts", keys), provoked(true, 18));
+  EXPECT_EQ(list_checkpoints(path("parts")), (std::vector<int64_t>{15, 18}));
+  std::filesystem::rename(path("kept"), removed);
+  const Recorder parts = run(config("parts", keys), provoked(true, -1));
+  const auto rollback = [](const Recorder& recorder) {
+    return std::find_if(recorder.events.begin(), recorder.events.end(),
+                        [](const Event& event) { return event.name == "rollback"; })
+        ->detail;
+  };
+  ASSERT_EQ(parts.count("rollback"), 1);
+  EXPECT_EQ(rollback(parts), rollback(whole));
+  EXPECT_TRUE(model_bytes("parts") == model_bytes("whole"));
+}
+
 TEST_F(RunTest, AStoppedRunGoesOnAsIfUndisturbed) {
   run(config("whole"));
   for (const int64_t stop : {5, 9, 14, 21, 30})
