@@ -7,6 +7,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 
 #include "apps/report_charts.h"
 #include "base/file.h"
@@ -121,6 +122,37 @@ TEST_F(ReportTest, SeedsAreOneLineWithABand) {
   EXPECT_NE(page.find("<td>2.5 <small>2…3</small></td><td>5</td>"), std::string::npos);
   EXPECT_EQ(write_report({directory("other"), directory("base-s1")}, "").code(),
             StatusCode::invalid_argument);
+}
+
+TEST_F(ReportTest, ExtremeLossesHaveAPage) {
+  const double most = std::numeric_limits<double>::max();
+  const std::vector<double> losses = {1e308, -1e308, NAN, INFINITY, -INFINITY, most, -most, 5e-324};
+  for (const std::string name : {"x-s1", "x-s2"}) {
+    fs::create_directories(root_ / name);
+    train::MetricsLog log = train::MetricsLog::open(directory(name) + "/metrics.jsonl", 0).value();
+    for (int64_t s = 1; s <= 48; ++s) {
+      const double loss = losses[static_cast<size_t>(s) % losses.size()];
+      ASSERT_TRUE(log.write(s, s * 100,
+                            {{"loss/lm", loss},
+                             {"loss/mtp", s < 24 ? 2.0 : loss},
+                             {"optimizer/grad_norm", std::abs(loss)},
+                             {"load/max_over_mean", most},
+                             {"validation/a/loss", s % 2 == 0 ? most : -most}})
+                      .ok());
+    }
+  }
+  std::vector<ReportRun> runs;
+  for (const char* name : {"x-s1", "x-s2"})
+    runs.push_back(read_report_run(directory(name)).value());
+  for (const std::string& page : {run_report(runs[0]), comparison_report(runs)}) {
+    EXPECT_GE(count(page, "<figure>"), 4u);
+    EXPECT_GE(count(page, "<polyline"), 4u);
+    EXPECT_EQ(page.find("nan"), std::string::npos);
+    EXPECT_EQ(page.find("inf"), std::string::npos);
+  }
+  EXPECT_EQ(mean(std::vector<double>{most, most}), most);
+  EXPECT_EQ(smoothed({{0, most}, {1, most}, {2, -most}})[1].second, most);
+  EXPECT_EQ(value_at({{0, -most}, {2, most}}, 1), 0);
 }
 
 TEST(ReportNumbers, SmoothingFinalValuesAndInterpolation) {
