@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <cmath>
 
 #include "base/file.h"
 #include "data/fim.h"
@@ -216,10 +217,26 @@ class Run {
         if (rolled_back) return true;
       }
     }
+    CACHALOT_RETURN_IF_ERROR(check_losses(result));
     if (config_.evaluate.every_steps > 0 && result.step % config_.evaluate.every_steps == 0)
       CACHALOT_RETURN_IF_ERROR(evaluate_all());
     if (result.step % config_.checkpoint.every_steps == 0) CACHALOT_RETURN_IF_ERROR(save());
     return false;
+  }
+
+  // A loss that is no number comes from parameters or data that give no number again: nothing is saved from there on.
+  Status check_losses(const StepResult& result) const {
+    for (const auto& [name, value] : {std::pair("loss/lm", result.lm_loss),
+                                      {"loss/mtp", result.mtp_loss},
+                                      {"loss/balance", result.balance_loss},
+                                      {"loss/indexer_kl", result.indexer_kl}}) {
+      if (std::isfinite(value)) continue;
+      return invalid_argument(fmt::format(
+          "{}: step {}: {}: expected a finite value, found {}; the last checkpoint is of {}",
+          config_.run_dir, result.step, name, value,
+          last_saved_ < 0 ? "no step" : fmt::format("step {}", last_saved_)));
+    }
+    return {};
   }
 
   // To the newest checkpoint far enough before the spike, or the oldest there is.

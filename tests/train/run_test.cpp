@@ -1,6 +1,7 @@
 // Whole training runs: a provoked spike is found, gone back from and bridged; a run goes on from its checkpoints.
 #include "train/run.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 
 #include "base/file.h"
 #include "data/data_testing.h"
+#include "formats/safetensors.h"
 #include "train/checkpoint.h"
 
 namespace cachalot::train {
@@ -58,14 +60,22 @@ class RunTest : public data::DataFiles {
     const std::vector<std::string> files = {std::string(CACHALOT_TEST_DATA) + "/train/small.toml"};
     return read_train_config(files, more).value();
   }
-  Recorder run(const TrainConfig& config, const RunRequest& request = {}) {
+  struct Outcome {
+    Status status;
+    Recorder recorder;
+  };
+  static Outcome try_run(const TrainConfig& config, const RunRequest& request) {
     ThreadPool pool(2);
     device::Arena arena;
     device::ExecContext ctx{&pool, &arena, device::machine_isa()};
-    Recorder recorder;
-    const Status status = run_training(ctx, config, request, recorder);
-    EXPECT_TRUE(status.ok()) << status.message();
-    return recorder;
+    Outcome outcome;
+    outcome.status = run_training(ctx, config, request, outcome.recorder);
+    return outcome;
+  }
+  static Recorder run(const TrainConfig& config, const RunRequest& request = {}) {
+    Outcome outcome = try_run(config, request);
+    EXPECT_TRUE(outcome.status.ok()) << outcome.status.message();
+    return std::move(outcome.recorder);
   }
   std::string model_bytes(const std::string& name) {
     const int64_t step = list_checkpoints(path(name)).back();
@@ -183,13 +193,65 @@ TEST_F(RunTest, ResumedBeforeADamagedCheckpointItIsSetAside) {
   EXPECT_TRUE(std::filesystem::exists(path("run") + "/checkpoints/damaged-step-0000000009"));
 }
 
+// A model whose embedding of one token is so large that the loss is no number where that token comes up.
+TEST_F(RunTest, ALossThatIsNoNumberEndsTheRun) {
+  constexpr uint16_t kToken = 200;
+  run(config("first"), {.resume = false, .provoked_step = -1, .stop_at_step = 1});
+  const std::string model = checkpoint_directory(path("first"), 1);
+  {
+    std::string bytes = read_text_file(model + "/model.safetensors").value();
+    const formats::SafetensorsFile file =
+        formats::SafetensorsFile::open(model + "/model.safetensors").value();
+    const tensor::TensorView* embedding = file.find("embed.weight");
+    ASSERT_NE(embedding, nullptr);
+    const auto row_bytes = static_cast<size_t>(embedding->shape[1]) * sizeof(float);
+    const std::string row(reinterpret_cast<const char*>(embedding->data) + kToken * row_bytes,
+                          row_bytes);
+    const std::vector<float> large(static_cast<size_t>(embedding->shape[1]), 3e38f);
+    bytes.replace(bytes.find(row), row_bytes, reinterpret_cast<const char*>(large.data()),
+                  row_bytes);
+    ASSERT_TRUE(write_file_atomically(model + "/model.safetensors", bytes).ok());
+  }
+  std::filesystem::resize_file(path("bytes.bin"), 20480 * sizeof(kToken));  // all of it is read
+  std::fstream(path("bytes.bin"), std::ios::in | std::ios::out | std::ios::binary)
+      .seekp(5000 * sizeof(kToken))
+      .write(reinterpret_cast<const char*>(&kToken), sizeof(kToken));
+
+  const std::vector<std::string> keys = {"model.preset=", "model.init_from=" + model};
+  const RunRequest request{.resume = true, .provoked_step = -1, .stop_at_step = -1};
+  const Outcome outcome = try_run(config("run", keys), request);
+  ASSERT_FALSE(outcome.recorder.results.empty()) << outcome.status.message();
+  const int64_t step = outcome.recorder.results.back().step;
+  const int64_t saved = (step - 1) / 3 * 3;
+  ASSERT_GT(saved, 0);
+  const std::string& message = outcome.status.message();
+  EXPECT_NE(message.find(fmt::format("step {}: loss/lm: expected a finite value, found ", step)),
+            std::string::npos)
+      << message;
+  EXPECT_NE(message.find(fmt::format("the last checkpoint is of step {}", saved)),
+            std::string::npos)
+      << message;
+  EXPECT_FALSE(std::isfinite(outcome.recorder.results.back().lm_loss));
+  // What was saved is whole and of before; the log is read, and the run goes on from there to the same end.
+  EXPECT_EQ(list_checkpoints(path("run")).back(), saved);
+  EXPECT_TRUE(Checkpoint::open(checkpoint_directory(path("run"), saved)).has_value());
+  EXPECT_EQ(read_metrics(path("run") + "/metrics.jsonl").value().back().event, "spike");
+  EXPECT_EQ(try_run(config("run", keys), request).status.message(), message);
+
+  // A rollback is tried once, and saves nothing more either.
+  std::vector<std::string> bridged = keys;
+  bridged.insert(bridged.end(), {"anticipation.enabled=true", "anticipation.delta_steps=1",
+                                 "anticipation.rollback_margin_steps=1"});
+  const Outcome again = try_run(config("bridged", bridged), request);
+  EXPECT_EQ(again.recorder.count("rollback"), 1);
+  EXPECT_NE(again.status.message().find("loss/lm: expected a finite value"), std::string::npos)
+      << again.status.message();
+  EXPECT_EQ(list_checkpoints(path("bridged")).back(), saved);
+}
+
 TEST_F(RunTest, ARunIsNotOverwritten) {
   run(config("run"), {.resume = false, .provoked_step = -1, .stop_at_step = 3});
-  ThreadPool pool(1);
-  device::Arena arena;
-  device::ExecContext ctx{&pool, &arena, device::machine_isa()};
-  Recorder recorder;
-  const Status status = run_training(ctx, config("run"), {}, recorder);
+  const Status status = try_run(config("run"), {}).status;
   EXPECT_EQ(status.code(), StatusCode::invalid_argument);
   EXPECT_NE(status.message().find("--resume"), std::string::npos);
 }
