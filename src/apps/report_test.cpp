@@ -2,12 +2,14 @@
 #include "apps/report.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <set>
 
 #include "apps/report_charts.h"
 #include "base/file.h"
@@ -122,6 +124,37 @@ TEST_F(ReportTest, SeedsAreOneLineWithABand) {
   EXPECT_NE(page.find("<td>2.5 <small>2…3</small></td><td>5</td>"), std::string::npos);
   EXPECT_EQ(write_report({directory("other"), directory("base-s1")}, "").code(),
             StatusCode::invalid_argument);
+}
+
+// In a process of its own, without the rights that root has everywhere.
+TEST_F(ReportTest, APageThatCannotBeWrittenIsAnErrorAndLeavesNothing) {
+  write_run("run", 2);
+  fs::create_directory(root_ / "locked");
+  fs::permissions(root_ / "locked", fs::perms::owner_read | fs::perms::owner_exec |
+                                        fs::perms::others_read | fs::perms::others_exec);
+  std::ofstream(root_ / "file");
+  fs::create_directory(root_ / "directory");
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::geteuid() == 0 && ::seteuid(65534) != 0) ::_exit(2);
+    const Status status = write_report({directory("run")}, directory("locked") + "/page.html");
+    ::_exit(status.code() == StatusCode::io_error &&
+                    status.message().starts_with(directory("locked") + "/page.html")
+                ? 0
+                : 1);
+  }
+  int state = 1;
+  ASSERT_EQ(::waitpid(child, &state, 0), child);
+  EXPECT_EQ(state, 0);
+  EXPECT_TRUE(fs::is_empty(root_ / "locked"));
+  for (const std::string path : {"file/page.html", "nowhere/page.html", "directory"}) {
+    const Status status = write_report({directory("run")}, directory(path));
+    EXPECT_FALSE(status.ok()) << path;
+    EXPECT_TRUE(status.message().starts_with(directory(path))) << status.message();
+  }
+  std::set<std::string> left;
+  for (const auto& entry : fs::directory_iterator(root_)) left.insert(entry.path().filename());
+  EXPECT_EQ(left, (std::set<std::string>{"directory", "file", "locked", "run"}));
 }
 
 TEST_F(ReportTest, ExtremeLossesHaveAPage) {
