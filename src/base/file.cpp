@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -124,6 +125,17 @@ Status create_directories(const std::string& directory) {
     return system_error(directory, "create directory");
   }
   return sync_directory(parent);
+}
+
+Result<std::vector<std::string>> list_directory(const std::string& directory) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(directory, error), end; !error && it != end;
+       it.increment(error))
+    names.push_back(it->path().filename().string());
+  if (error) return io_error(fmt::format("{}: list: {}", directory, error.message()));
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 Status write_file_atomically(const std::string& path, std::span<const std::byte> bytes) {

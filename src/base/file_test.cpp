@@ -185,6 +185,8 @@ TEST_F(FileTest, DirectoriesAreMadeWithTheirParents) {
     ASSERT_TRUE(create_directories(path(name)).ok()) << name;
     EXPECT_TRUE(fs::is_directory(path(name))) << name;
   }
+  EXPECT_EQ(list_directory(directory_).value(), (std::vector<std::string>{"a", "d", "f"}));
+  EXPECT_EQ(list_directory(path("none")).error().code(), StatusCode::io_error);
   ASSERT_TRUE(write_file_atomically(path("file"), "x").ok());
   for (const char* name : {"file", "file/below"}) {
     const Status status = create_directories(path(name));
