@@ -99,12 +99,12 @@ Result<Fd> open_for_append(const std::string& path) {
   return fd;
 }
 
-// The file again with the lines that `keeps` wants.
-Status rewrite(const std::string& path, const std::function<bool(const MetricsLine&)>& keeps) {
-  CACHALOT_ASSIGN_OR_RETURN(const std::vector<MetricsLine> lines, read_metrics(path));
+// The file again with the lines that `keeps` wants; their number in the file is its second argument.
+Status rewrite(const std::string& path, const std::vector<MetricsLine>& lines,
+               const std::function<bool(const MetricsLine&, size_t)>& keeps) {
   std::string text;
-  for (const MetricsLine& line : lines) {
-    if (keeps(line)) text += to_line(line);
+  for (size_t i = 0; i < lines.size(); ++i) {
+    if (keeps(lines[i], i)) text += to_line(lines[i]);
   }
   return write_file_atomically(path, text);
 }
@@ -128,15 +128,22 @@ Result<std::vector<MetricsLine>> read_metrics(const std::string& path) {
 
 Result<MetricsLog> MetricsLog::open(const std::string& path, int64_t last_step) {
   if (std::filesystem::exists(path)) {
-    CACHALOT_RETURN_IF_ERROR(
-        rewrite(path, [&](const MetricsLine& line) { return line.step <= last_step; }));
+    CACHALOT_ASSIGN_OR_RETURN(const std::vector<MetricsLine> lines, read_metrics(path));
+    size_t num_past = 0;
+    for (size_t i = 0; i < lines.size(); ++i) {
+      if (lines[i].step <= last_step) num_past = i + 1;
+    }
+    CACHALOT_RETURN_IF_ERROR(rewrite(path, lines, [&](const MetricsLine& line, size_t i) {
+      return line.step <= last_step || (!line.event.empty() && i < num_past);
+    }));
   }
   CACHALOT_ASSIGN_OR_RETURN(Fd fd, open_for_append(path));
   return MetricsLog(path, std::move(fd));
 }
 
 Status MetricsLog::rewind(int64_t last_step) {
-  CACHALOT_RETURN_IF_ERROR(rewrite(path_, [&](const MetricsLine& line) {
+  CACHALOT_ASSIGN_OR_RETURN(const std::vector<MetricsLine> lines, read_metrics(path_));
+  CACHALOT_RETURN_IF_ERROR(rewrite(path_, lines, [&](const MetricsLine& line, size_t) {
     return !line.event.empty() || line.step <= last_step;
   }));
   CACHALOT_ASSIGN_OR_RETURN(fd_, open_for_append(path_));

@@ -35,7 +35,7 @@ Result<std::vector<MetricsLine>> read_metrics(const std::string& path);
 
 class MetricsLog {
  public:
-  // Goes on after `last_step`: lines of later steps are dropped first.
+  // Goes on after `last_step`: lines of later steps are dropped first, but for events before a line that stays (a rollback's spike).
   static Result<MetricsLog> open(const std::string& path, int64_t last_step);
 
   Status write(int64_t step, int64_t tokens, const MetricValues& values);

@@ -45,6 +45,25 @@ TEST_F(MetricsTest, RewindingKeepsEvents) {
   EXPECT_EQ(lines[2].step, 2);
 }
 
+// A run killed after a rollback goes on from before the spike that it went back from.
+TEST_F(MetricsTest, TheSpikeOfARollbackStaysAfterAResume) {
+  {
+    MetricsLog log = MetricsLog::open(path("m.jsonl"), 0).value();
+    for (int64_t step = 1; step <= 5; ++step) ASSERT_TRUE(log.write(step, step, {}).ok());
+    ASSERT_TRUE(log.write_event(5, "spike", "bridged").ok());
+    ASSERT_TRUE(log.rewind(2).ok());
+    ASSERT_TRUE(log.write_event(2, "rollback", "x").ok());
+    for (int64_t step = 3; step <= 4; ++step) ASSERT_TRUE(log.write(step, step, {}).ok());
+    ASSERT_TRUE(log.write_event(4, "spike", "to come again").ok());
+  }
+  ASSERT_TRUE(MetricsLog::open(path("m.jsonl"), 3).has_value());
+  const std::vector<MetricsLine> lines = read_metrics(path("m.jsonl")).value();
+  std::vector<std::string> left;
+  for (const MetricsLine& line : lines)
+    left.push_back(line.event.empty() ? std::to_string(line.step) : line.detail);
+  EXPECT_EQ(left, (std::vector<std::string>{"1", "2", "bridged", "x", "3"}));
+}
+
 TEST_F(MetricsTest, BadLinesNameTheirPlace) {
   const std::string good = "{\"step\": 1, \"tokens\": 1}\n";
   const std::vector<std::pair<std::string, std::string>> cases = {
