@@ -24,6 +24,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr float kProvokedScale = 50;
+constexpr char kValidation[] = "validation/";  // begins the names of an evaluation's values
 constexpr size_t kMaxTokenizerBytes = size_t{256} << 20;
 
 Result<data::Dataset> open_entry(const DataEntry& entry, int64_t vocab_size) {
@@ -171,6 +172,7 @@ class Run {
     CACHALOT_RETURN_IF_ERROR(start_tensorboard(step));
     if (newest) {
       last_saved_ = step;
+      CACHALOT_RETURN_IF_ERROR(find_evaluation(step));
       CACHALOT_RETURN_IF_ERROR(event("resume", newest->directory()));
       if (newest->config_hash() != config_hash(config_))
         return event("changed configuration",
@@ -179,6 +181,18 @@ class Run {
       return {};
     }
     return config_.anticipation.enabled ? save() : Status();
+  }
+
+  // One that the log holds is not made again.
+  Status find_evaluation(int64_t step) {
+    CACHALOT_ASSIGN_OR_RETURN(const std::vector<MetricsLine> lines,
+                              read_metrics(config_.run_dir + "/metrics.jsonl"));
+    for (const MetricsLine& line : lines) {
+      if (line.step == step && !line.values.empty() &&
+          line.values[0].first.starts_with(kValidation))
+        last_evaluated_ = step;
+    }
+    return {};
   }
 
   Status start_tensorboard(int64_t last_step) {
@@ -269,7 +283,7 @@ class Run {
     const StreamPosition& position = trainer_->position();
     MetricValues values;
     for (size_t i = 0; i < validation_.size(); ++i) {
-      const std::string name = "validation/" + config_.validation[i].name;
+      const std::string name = kValidation + config_.validation[i].name;
       EvaluationConfig evaluation;
       evaluation.sequence_length =
           optim::sequence_length(config_.schedule.sequence, position.tokens_seen);

@@ -54,10 +54,12 @@ class RunTest : public data::DataFiles {
         .write(reinterpret_cast<const char*>(ids.data()),
                static_cast<std::streamsize>(ids.size() * 2));
   }
-  TrainConfig config(const std::string& name, std::vector<std::string> more = {}) {
+  TrainConfig config(const std::string& name, std::vector<std::string> more = {},
+                     const std::string& over = "") {
     more.push_back("run_dir=" + path(name));
     more.push_back("data.0.path=" + path("bytes.bin"));
-    const std::vector<std::string> files = {std::string(CACHALOT_TEST_DATA) + "/train/small.toml"};
+    std::vector<std::string> files = {std::string(CACHALOT_TEST_DATA) + "/train/small.toml"};
+    if (!over.empty()) files.push_back(over);
     return read_train_config(files, more).value();
   }
   struct Outcome {
@@ -191,6 +193,21 @@ TEST_F(RunTest, ResumedBeforeADamagedCheckpointItIsSetAside) {
   run(config("run"), {.resume = true, .provoked_step = -1, .stop_at_step = 7});
   EXPECT_EQ(list_checkpoints(path("run")), (std::vector<int64_t>{6, 7}));
   EXPECT_TRUE(std::filesystem::exists(path("run") + "/checkpoints/damaged-step-0000000009"));
+}
+
+// Killed after its last evaluation, or started again, a run has nothing left to do.
+TEST_F(RunTest, AFinishedRunIsNotEvaluatedAgain) {
+  std::ofstream(path("over.toml"))
+      << "[[validation]]\nname = \"held\"\npath = \"" << path("bytes.bin")
+      << "\"\n[evaluate]\nmax_tokens = 512\n[schedule]\nbatch = { total_tokens = 1024 }\n";
+  for (int i = 0; i < 2; ++i)
+    run(config("run", {}, path("over.toml")),
+        {.resume = true, .provoked_step = -1, .stop_at_step = -1});
+  const std::vector<MetricsLine> lines = read_metrics(path("run") + "/metrics.jsonl").value();
+  const auto is_evaluation = [](const MetricsLine& line) {
+    return line.event.empty() && line.values.at(0).first == "validation/held/loss";
+  };
+  EXPECT_EQ(std::count_if(lines.begin(), lines.end(), is_evaluation), 1);
 }
 
 // A model whose embedding of one token is so large that the loss is no number where that token comes up.
