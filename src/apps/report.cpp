@@ -167,21 +167,17 @@ std::string configuration_block(const std::string& summary, const std::string& c
 
 // Mean, and from least to greatest where there are several.
 std::string spread_cell(const ReportGroup& group, const std::string& metric) {
-  double sum = 0, least = INFINITY, most = -INFINITY;
-  int count = 0;
+  std::vector<double> values;
   for (const ReportRun* run : group.runs) {
     const auto found = run->series.find(metric);
     const double value = found == run->series.end() ? NAN : final_value(found->second);
-    if (!std::isfinite(value)) continue;
-    sum += value;
-    least = std::min(least, value);
-    most = std::max(most, value);
-    ++count;
+    if (std::isfinite(value)) values.push_back(value);
   }
-  if (count == 0) return "<td>–</td>";
+  if (values.empty()) return "<td>–</td>";
+  const double least = std::ranges::min(values), most = std::ranges::max(values);
   if (short_number(least) == short_number(most))
     return fmt::format("<td>{}</td>", short_number(least));
-  return fmt::format("<td>{} <small>{}…{}</small></td>", short_number(sum / count),
+  return fmt::format("<td>{} <small>{}…{}</small></td>", short_number(mean(values)),
                      short_number(least), short_number(most));
 }
 

@@ -128,18 +128,14 @@ GroupCourse course_of(const ReportGroup& group, const std::string& metric, bool 
   for (size_t i = 0; i < count && begin <= end; ++i) {
     const double share = count == 1 ? 1 : static_cast<double>(i) / static_cast<double>(count - 1);
     const double x = i + 1 == count ? end : begin + (end - begin) * share;
-    double sum = 0, least = value_at(all[0], x), most = least;
-    for (const std::vector<ChartPoint>& points : all) {
-      const double value = value_at(points, x);
-      sum += value;
-      least = std::min(least, value);
-      most = std::max(most, value);
-    }
-    if (!std::isfinite(sum)) continue;
-    out.mean.emplace_back(x, sum / static_cast<double>(all.size()));
+    std::vector<double> values;
+    for (const std::vector<ChartPoint>& points : all) values.push_back(value_at(points, x));
+    const double middle = mean(values);
+    if (!std::isfinite(middle)) continue;
+    out.mean.emplace_back(x, middle);
     out.band.x.push_back(x);
-    out.band.low.push_back(least);
-    out.band.high.push_back(most);
+    out.band.low.push_back(std::ranges::min(values));
+    out.band.high.push_back(std::ranges::max(values));
   }
   return out;
 }

@@ -74,10 +74,19 @@ Result<ReportRun> read_report_run(const std::string& directory) {
   return run;
 }
 
+double mean(std::span<const double> values) {
+  double sum = 0;
+  for (const double value : values) sum += value;
+  if (std::isfinite(sum) || values.empty()) return sum / static_cast<double>(values.size());
+  sum = 0;
+  for (const double value : values) sum += value / static_cast<double>(values.size());
+  return std::clamp(sum, std::ranges::min(values), std::ranges::max(values));
+}
+
 std::vector<ChartPoint> smoothed(const std::vector<ChartPoint>& points) {
   const double width = std::max(2.0, static_cast<double>(points.size()) / 100);
   const double keep = 1 - 1 / width;
-  double sum = 0, weight = 0;
+  double mean = 0, weight = 0;
   std::vector<ChartPoint> out;
   out.reserve(points.size());
   for (const auto& [x, y] : points) {
@@ -85,9 +94,9 @@ std::vector<ChartPoint> smoothed(const std::vector<ChartPoint>& points) {
       out.emplace_back(x, y);
       continue;
     }
-    sum = keep * sum + y;
     weight = keep * weight + 1;
-    out.emplace_back(x, sum / weight);
+    mean = std::lerp(mean, y, 1 / weight);
+    out.emplace_back(x, mean);
   }
   return out;
 }
@@ -97,11 +106,8 @@ double final_value(const std::vector<ChartPoint>& points) {
   for (const ChartPoint& point : points) {
     if (std::isfinite(point.second)) finite.push_back(point.second);
   }
-  const size_t count = std::max<size_t>(1, finite.size() / 10);
-  double sum = 0;
   if (finite.empty()) return std::numeric_limits<double>::quiet_NaN();
-  for (size_t i = finite.size() - count; i < finite.size(); ++i) sum += finite[i];
-  return sum / static_cast<double>(count);
+  return mean(std::span(finite).last(std::max<size_t>(1, finite.size() / 10)));
 }
 
 double value_at(const std::vector<ChartPoint>& points, double x) {
@@ -117,7 +123,7 @@ double value_at(const std::vector<ChartPoint>& points, double x) {
     --before;
   } while (!std::isfinite(before->second));
   const double share = (x - before->first) / (after->first - before->first);
-  return before->second + share * (after->second - before->second);
+  return std::lerp(before->second, after->second, share);
 }
 
 }  // namespace cachalot::apps

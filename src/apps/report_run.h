@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,9 @@ struct ReportRun {
 
 // A run without metrics.jsonl (or an empty one) has no series; a directory with neither file is not_found.
 Result<ReportRun> read_report_run(const std::string& directory);
+
+// NaN where one is, or where there is none; finite where all are.
+double mean(std::span<const double> values);
 
 // Exponential mean over a hundredth of the points (at least 2), as if the series had always been its first values; gaps stay gaps.
 std::vector<ChartPoint> smoothed(const std::vector<ChartPoint>& points);

@@ -2,11 +2,14 @@
 #include "apps/report.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <limits>
+#include <set>
 
 #include "apps/report_charts.h"
 #include "base/file.h"
@@ -121,6 +124,68 @@ TEST_F(ReportTest, SeedsAreOneLineWithABand) {
   EXPECT_NE(page.find("<td>2.5 <small>2…3</small></td><td>5</td>"), std::string::npos);
   EXPECT_EQ(write_report({directory("other"), directory("base-s1")}, "").code(),
             StatusCode::invalid_argument);
+}
+
+// In a process of its own, without the rights that root has everywhere.
+TEST_F(ReportTest, APageThatCannotBeWrittenIsAnErrorAndLeavesNothing) {
+  write_run("run", 2);
+  fs::create_directory(root_ / "locked");
+  fs::permissions(root_ / "locked", fs::perms::owner_read | fs::perms::owner_exec |
+                                        fs::perms::others_read | fs::perms::others_exec);
+  std::ofstream(root_ / "file");
+  fs::create_directory(root_ / "directory");
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::geteuid() == 0 && ::seteuid(65534) != 0) ::_exit(2);
+    const Status status = write_report({directory("run")}, directory("locked") + "/page.html");
+    ::_exit(status.code() == StatusCode::io_error &&
+                    status.message().starts_with(directory("locked") + "/page.html")
+                ? 0
+                : 1);
+  }
+  int state = 1;
+  ASSERT_EQ(::waitpid(child, &state, 0), child);
+  EXPECT_EQ(state, 0);
+  EXPECT_TRUE(fs::is_empty(root_ / "locked"));
+  for (const std::string path : {"file/page.html", "nowhere/page.html", "directory"}) {
+    const Status status = write_report({directory("run")}, directory(path));
+    EXPECT_FALSE(status.ok()) << path;
+    EXPECT_TRUE(status.message().starts_with(directory(path))) << status.message();
+  }
+  std::set<std::string> left;
+  for (const auto& entry : fs::directory_iterator(root_)) left.insert(entry.path().filename());
+  EXPECT_EQ(left, (std::set<std::string>{"directory", "file", "locked", "run"}));
+}
+
+TEST_F(ReportTest, ExtremeLossesHaveAPage) {
+  const double most = std::numeric_limits<double>::max();
+  const std::vector<double> losses = {1e308, -1e308, NAN, INFINITY, -INFINITY, most, -most, 5e-324};
+  for (const std::string name : {"x-s1", "x-s2"}) {
+    fs::create_directories(root_ / name);
+    train::MetricsLog log = train::MetricsLog::open(directory(name) + "/metrics.jsonl", 0).value();
+    for (int64_t s = 1; s <= 48; ++s) {
+      const double loss = losses[static_cast<size_t>(s) % losses.size()];
+      ASSERT_TRUE(log.write(s, s * 100,
+                            {{"loss/lm", loss},
+                             {"loss/mtp", s < 24 ? 2.0 : loss},
+                             {"optimizer/grad_norm", std::abs(loss)},
+                             {"load/max_over_mean", most},
+                             {"validation/a/loss", s % 2 == 0 ? most : -most}})
+                      .ok());
+    }
+  }
+  std::vector<ReportRun> runs;
+  for (const char* name : {"x-s1", "x-s2"})
+    runs.push_back(read_report_run(directory(name)).value());
+  for (const std::string& page : {run_report(runs[0]), comparison_report(runs)}) {
+    EXPECT_GE(count(page, "<figure>"), 4u);
+    EXPECT_GE(count(page, "<polyline"), 4u);
+    EXPECT_EQ(page.find("nan"), std::string::npos);
+    EXPECT_EQ(page.find("inf"), std::string::npos);
+  }
+  EXPECT_EQ(mean(std::vector<double>{most, most}), most);
+  EXPECT_EQ(smoothed({{0, most}, {1, most}, {2, -most}})[1].second, most);
+  EXPECT_EQ(value_at({{0, -most}, {2, most}}, 1), 0);
 }
 
 TEST(ReportNumbers, SmoothingFinalValuesAndInterpolation) {

@@ -9,6 +9,10 @@
 namespace cachalot::apps {
 namespace {
 
+constexpr double kMostShown = 1e300;    // the width of a range up to here is finite
+constexpr double kLeastShown = 1e-300;  // and a power of ten down to here exact
+constexpr double kFarOutside = 1000;    // in sizes of the plot
+
 // Where values lie in the drawing.
 class Frame {
  public:
@@ -22,9 +26,12 @@ class Frame {
   double y(double value) const { return bottom - (bottom - top) * share(chart_.y, value); }
 
  private:
+  // What lies far outside is cut off wherever it lies, and its coordinates stay short.
   static double share(const ChartAxis& axis, double value) {
-    if (!axis.is_log) return (value - axis.min) / (axis.max - axis.min);
-    return std::log(value / axis.min) / std::log(axis.max / axis.min);
+    const double from = axis.is_log ? std::log(axis.min) : axis.min;
+    const double to = axis.is_log ? std::log(axis.max) : axis.max;
+    const double at = axis.is_log ? std::log(value) : value;
+    return std::clamp((at - from) / (to - from), -kFarOutside, kFarOutside);
   }
   const SvgChart& chart_;
 
@@ -215,16 +222,19 @@ std::string short_number(double value) {
   }
   if (size == 0 || size >= 1e-3) return fmt::format("{:.4g}", value);
   const auto exponent = static_cast<int>(std::floor(std::log10(size * 1.00005)));
-  return fmt::format("{:.4g}e{}", value / std::pow(10.0, exponent), exponent);
+  // The least values have no power of ten of their own size.
+  return fmt::format("{:.4g}e{}", value * 1e300 / std::pow(10.0, exponent + 300), exponent);
 }
 
 ChartAxis linear_axis(std::string title, double min, double max) {
+  min = std::clamp(min, -kMostShown, kMostShown);
+  max = std::clamp(max, -kMostShown, kMostShown);
   if (min > 0 && min < 0.2 * max) min = 0;
   if (max < 0 && max > 0.2 * min) max = 0;
   // Below this range double's own rounding would be all there is to see.
-  const double least = std::max(1e-9 * std::max(std::abs(min), std::abs(max)), 1e-300);
+  const double least = std::max(1e-9 * std::max(std::abs(min), std::abs(max)), kLeastShown);
   if (max - min < least) {
-    const double half = max == 0 ? 0.5 : 0.05 * std::abs(max);
+    const double half = max == 0 ? 0.5 : std::max(0.05 * std::abs(max), least);
     min -= max == 0 ? 0 : half;
     max += half;
   }
@@ -243,6 +253,8 @@ ChartAxis linear_axis(std::string title, double min, double max) {
 }
 
 ChartAxis log_axis(std::string title, double min, double max) {
+  min = std::clamp(min, kLeastShown, kMostShown);
+  max = std::clamp(max, kLeastShown, kMostShown);
   const int first = static_cast<int>(std::floor(std::log10(min) + 1e-9));
   const int last = static_cast<int>(std::ceil(std::log10(max) - 1e-9));
   const int every = std::max(1, (last - first + 5) / 6);
@@ -285,7 +297,8 @@ std::vector<ChartPoint> thin_points(const std::vector<ChartPoint>& points, size_
   if (points.size() <= 2 * num_columns) return points;
   std::vector<ChartPoint> out;
   const double begin = points.front().first;
-  const double width = (points.back().first - begin) / static_cast<double>(num_columns);
+  const double range = points.back().first - begin;
+  const double width = range > 0 ? range / static_cast<double>(num_columns) : 1;
   for (size_t i = 0; i < points.size();) {
     const auto column = static_cast<int64_t>((points[i].first - begin) / width);
     size_t least = i, most = i, end = i;

@@ -65,7 +65,8 @@ std::string svg_file(const SvgChart& chart);
 
 std::string escape_html(std::string_view text);
 
-// An axis of round ticks that holds [min, max], from zero where that is near; max == min is widened. Values are finite.
+// An axis of round ticks that holds [min, max], from zero where that is near; max == min is widened. Values are finite; beyond 1e300
+// the axis ends, and below 1e-300 a logarithmic one does.
 ChartAxis linear_axis(std::string title, double min, double max);
 // Likewise with a logarithmic scale; 0 < min.
 ChartAxis log_axis(std::string title, double min, double max);

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
+#include <regex>
 
 namespace cachalot::apps {
 namespace {
@@ -64,6 +66,35 @@ TEST(SvgChart, GapsBreakALineAndALonePointIsADot) {
   EXPECT_EQ(count(svg_chart(chart_of({{0, gap}})), "<polyline"), 0u);
 }
 
+// Whatever the values, every coordinate is a short number.
+TEST(SvgChart, ExtremeValuesAreDrawn) {
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  constexpr double kMost = std::numeric_limits<double>::max();
+  const std::vector<double> values = {0,     1,      -1,     1e308, -1e308,       kMost, -kMost,
+                                      1e300, 5e-324, 1e-310, 3e9,   std::nan(""), kInf,  -kInf};
+  const std::regex not_a_coordinate("nan|inf|[0-9]{8}");
+  for (const double first : values) {
+    for (const double second : values) {
+      for (const double third : values) {
+        for (const bool may_be_log : {false, true}) {
+          SvgChart chart =
+              chart_of({{0, first}, {1, second}, {2, third}, {3, 2}, {4, 3}, {5, 2.5}});
+          chart.lines[0].note = "note";
+          if (std::isfinite(first) && std::isfinite(second))
+            chart.bands.push_back({"", {1, 2}, {first, first}, {second, second}});
+          chart.y = axis_for(chart.lines, chart.bands, may_be_log ? 0 : 2.5, may_be_log);
+          ASSERT_FALSE(chart.y.ticks.empty()) << first << " " << second << " " << third;
+          std::smatch found;
+          const std::string svg = svg_file(chart);
+          ASSERT_FALSE(std::regex_search(svg, found, not_a_coordinate))
+              << first << " " << second << " " << third << ": " << found.str();
+        }
+      }
+    }
+  }
+  EXPECT_EQ(count(svg_chart(chart_of({{0, -1e308}, {1, 1e308}})), "<polyline"), 1u);
+}
+
 TEST(SvgChart, PointsLieWhereTheAxesSay) {
   SvgChart chart = chart_of({{0, 0}, {10, 4}});
   chart.width = 120, chart.height = 110;
@@ -103,6 +134,12 @@ TEST(SvgChart, ThinningKeepsExtremesAndGaps) {
   EXPECT_EQ(most, 99);
 }
 
+TEST(SvgChart, ThinningTakesPointsAtOnePlace) {
+  std::vector<ChartPoint> points(1000, {7, 1});
+  points[500].second = 3;
+  EXPECT_EQ(thin_points(points, 10), (std::vector<ChartPoint>{{7, 1}, {7, 3}}));
+}
+
 TEST(SvgChart, NumbersAreShort) {
   EXPECT_EQ(short_number(0), "0");
   EXPECT_EQ(short_number(2.93456), "2.935");
@@ -113,6 +150,8 @@ TEST(SvgChart, NumbersAreShort) {
   EXPECT_EQ(short_number(1e-05), "1e-5");
   EXPECT_EQ(short_number(-0.000199999), "-2e-4");
   EXPECT_EQ(short_number(9.99999e-5), "1e-4");
+  EXPECT_EQ(short_number(-1e308), "-1e+308");
+  EXPECT_EQ(short_number(5e-324), "4.941e-324");
   EXPECT_EQ(short_number(std::nan("")), "–");
 }
 

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -111,6 +112,30 @@ Status sync_directory(const std::string& directory) {
   Fd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (fd.get() < 0 || ::fsync(fd.get()) != 0) return system_error(path, "sync directory");
   return {};
+}
+
+Status create_directories(const std::string& directory) {
+  std::error_code error;
+  if (std::filesystem::is_directory(directory, error)) return {};
+  const std::string parent = std::filesystem::path(directory).parent_path().string();
+  if (!parent.empty()) CACHALOT_RETURN_IF_ERROR(create_directories(parent));
+  if (::mkdir(directory.c_str(), 0777) != 0) {
+    // "a/" is made as the parent of itself.
+    if (errno == EEXIST && std::filesystem::is_directory(directory, error)) return {};
+    return system_error(directory, "create directory");
+  }
+  return sync_directory(parent);
+}
+
+Result<std::vector<std::string>> list_directory(const std::string& directory) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(directory, error), end; !error && it != end;
+       it.increment(error))
+    names.push_back(it->path().filename().string());
+  if (error) return io_error(fmt::format("{}: list: {}", directory, error.message()));
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 Status write_file_atomically(const std::string& path, std::span<const std::byte> bytes) {

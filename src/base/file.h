@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/status.h"
 
@@ -80,6 +81,12 @@ class AtomicFile : public Sink {
 
 // What has been created, renamed or removed in it survives a crash.
 Status sync_directory(const std::string& directory);
+
+// With its parents, where they are missing; every one that is made survives a crash.
+Status create_directories(const std::string& directory);
+
+// The names in it, sorted.
+Result<std::vector<std::string>> list_directory(const std::string& directory);
 
 Status write_file_atomically(const std::string& path, std::span<const std::byte> bytes);
 Status write_file_atomically(const std::string& path, std::string_view text);

@@ -180,5 +180,20 @@ TEST_F(FileTest, AFullDiskKeepsTheOldFile) {
   EXPECT_EQ(exit, kKeptTheOldFile);
 }
 
+TEST_F(FileTest, DirectoriesAreMadeWithTheirParents) {
+  for (const char* name : {"a", "a/b/c", "a/b/c", "d/e/", "f//g"}) {
+    ASSERT_TRUE(create_directories(path(name)).ok()) << name;
+    EXPECT_TRUE(fs::is_directory(path(name))) << name;
+  }
+  EXPECT_EQ(list_directory(directory_).value(), (std::vector<std::string>{"a", "d", "f"}));
+  EXPECT_EQ(list_directory(path("none")).error().code(), StatusCode::io_error);
+  ASSERT_TRUE(write_file_atomically(path("file"), "x").ok());
+  for (const char* name : {"file", "file/below"}) {
+    const Status status = create_directories(path(name));
+    EXPECT_EQ(status.code(), StatusCode::io_error);
+    EXPECT_NE(status.message().find(path("file")), std::string::npos);
+  }
+}
+
 }  // namespace
 }  // namespace cachalot

@@ -5,6 +5,10 @@
 #include <boost/json/basic_parser_impl.hpp>
 #include <boost/json/value_stack.hpp>
 #include <charconv>
+#include <optional>
+#include <unordered_set>
+
+#include "base/python_json.h"
 
 namespace cachalot {
 namespace {
@@ -20,17 +24,41 @@ class ValueHandler {
   using error_code = json::error_code;
   using string_view = json::string_view;
 
-  ValueHandler() { stack_.reset(); }
+  explicit ValueHandler(RepeatedKeys repeated_keys)
+      : refuses_(repeated_keys == RepeatedKeys::refused) {
+    stack_.reset();
+  }
   json::value release() { return stack_.release(); }
+  const std::optional<std::string>& repeated_key() const { return repeated_key_; }
 
   bool on_document_begin(error_code&) { return true; }
   bool on_document_end(error_code&) { return true; }
-  bool on_object_begin(error_code&) { return true; }
+  bool on_object_begin(error_code&) {
+    if (refuses_) keys_.emplace_back();
+    return true;
+  }
   bool on_array_begin(error_code&) { return true; }
-  bool on_object_end(size_t size, error_code&) { return stack_.push_object(size), true; }
+  bool on_object_end(size_t size, error_code&) {
+    if (refuses_) keys_.pop_back();
+    return stack_.push_object(size), true;
+  }
   bool on_array_end(size_t size, error_code&) { return stack_.push_array(size), true; }
-  bool on_key_part(string_view part, size_t, error_code&) { return stack_.push_chars(part), true; }
-  bool on_key(string_view part, size_t, error_code&) { return stack_.push_key(part), true; }
+  bool on_key_part(string_view part, size_t, error_code&) {
+    if (refuses_) key_.append(part.data(), part.size());
+    return stack_.push_chars(part), true;
+  }
+  bool on_key(string_view part, size_t, error_code& error) {
+    if (refuses_) {
+      key_.append(part.data(), part.size());
+      if (!keys_.back().insert(key_).second) {
+        repeated_key_ = std::move(key_);
+        error = json::make_error_code(json::error::syntax);
+        return false;
+      }
+      key_.clear();
+    }
+    return stack_.push_key(part), true;
+  }
   bool on_string_part(string_view part, size_t, error_code&) {
     return stack_.push_chars(part), true;
   }
@@ -61,16 +89,25 @@ class ValueHandler {
  private:
   json::value_stack stack_;
   std::string number_;
+  bool refuses_;
+  std::string key_;                                    // what has been read of it
+  std::vector<std::unordered_set<std::string>> keys_;  // of the objects around
+  std::optional<std::string> repeated_key_;
 };
 
 }  // namespace
 
-Result<json::value> parse_json(std::string_view text, std::string_view origin, size_t max_depth) {
+Result<json::value> parse_json(std::string_view text, std::string_view origin, size_t max_depth,
+                               RepeatedKeys repeated_keys) {
   json::parse_options options;
   options.max_depth = max_depth;
-  json::basic_parser<ValueHandler> parser(options);
+  json::basic_parser<ValueHandler> parser(options, repeated_keys);
   json::error_code error;
   const size_t consumed = parser.write_some(false, text.data(), text.size(), error);
+  if (const std::optional<std::string>& key = parser.handler().repeated_key()) {
+    return invalid_argument(
+        fmt::format("{}: expected every key once, found {} again", origin, json_quoted(*key)));
+  }
   if (error) {
     return invalid_argument(
         fmt::format("{}: not valid JSON at byte {}: {}", origin, consumed, error.message()));

@@ -13,9 +13,10 @@ namespace cachalot {
 namespace json = boost::json;
 
 // `origin` names the text in errors (a path, "request body"). Nesting deeper than max_depth is an error, not a crash.
-// Duplicate keys: the last one wins.
+enum class RepeatedKeys { last_wins, refused };
 Result<json::value> parse_json(std::string_view text, std::string_view origin,
-                               size_t max_depth = 64);
+                               size_t max_depth = 64,
+                               RepeatedKeys repeated_keys = RepeatedKeys::last_wins);
 
 // "object", "array", "string", "number", "boolean" or "null".
 std::string_view json_kind_name(const json::value& value);

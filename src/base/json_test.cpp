@@ -55,5 +55,19 @@ TEST(Json, NamesEveryKind) {
   for (size_t i = 0; i < 7; ++i) EXPECT_EQ(json_kind_name(value->as_array()[i]), names[i]);
 }
 
+TEST(Json, RepeatedKeysAreRefusedOnDemand) {
+  const auto strict = [](std::string_view text) {
+    return parse_json(text, "here", 64, RepeatedKeys::refused);
+  };
+  EXPECT_EQ(parse_json(R"({"a": 1, "a": 2})", "here")->at("a").as_int64(), 2);
+  EXPECT_TRUE(strict(R"({"a": {"a": 1}, "b": [{"a": 1}, {"a": 2}], "": 3})").has_value());
+  for (const char* text : {R"({"a": 1, "a": 2})", R"([{"b": {"a": 1, "\u0061": 1}}])"}) {
+    const Result<json::value> read = strict(text);
+    ASSERT_FALSE(read.has_value()) << text;
+    EXPECT_EQ(read.error().message(), "here: expected every key once, found \"a\" again");
+  }
+  EXPECT_FALSE(strict(R"({"": 1, "": 2})").has_value());
+}
+
 }  // namespace
 }  // namespace cachalot

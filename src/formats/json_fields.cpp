@@ -6,6 +6,8 @@
 #include <boost/json/serializer.hpp>
 #include <cmath>
 
+#include "base/file.h"
+
 namespace cachalot::formats {
 
 std::string json_excerpt(const json::value& value, size_t max_chars) {
@@ -26,6 +28,17 @@ std::string_view JsonFields::spelling(std::string_view key) const {
     }
   }
   return key;
+}
+
+Result<json::object> read_json_object(const std::string& path, size_t max_bytes) {
+  CACHALOT_ASSIGN_OR_RETURN(const std::string text, read_text_file(path, max_bytes));
+  CACHALOT_ASSIGN_OR_RETURN(json::value document,
+                            parse_json(text, path, 16, RepeatedKeys::refused));
+  if (!document.is_object()) {
+    return data_loss(
+        fmt::format("{}: expected an object, found {}", path, json_kind_name(document)));
+  }
+  return std::move(document.get_object());
 }
 
 const json::value* JsonFields::find(std::string_view key) const {

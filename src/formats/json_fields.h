@@ -17,6 +17,9 @@ namespace cachalot::formats {
 // Up to max_chars of a value's JSON text, for error messages.
 std::string json_excerpt(const json::value& value, size_t max_chars = 48);
 
+// A file that is an object, at most 16 deep, none of whose keys stands twice.
+Result<json::object> read_json_object(const std::string& path, size_t max_bytes);
+
 class JsonFields {
  public:
   // Another spelling of a key; used where the object's author had one.

@@ -13,8 +13,8 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/python_json.h"
-#include "base/sha256.h"
 #include "formats/json_fields.h"
+#include "formats/manifest.h"
 #include "formats/safetensors_writer.h"
 #include "formats/weight_source.h"
 
@@ -24,7 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kMaxShardBytes = 5'000'000'000;
-constexpr size_t kMaxManifestBytes = size_t{16} << 20;
+constexpr size_t kMaxTrainerBytes = size_t{16} << 20;
 constexpr char kPrefix[] = "step-";
 constexpr char kAside[] = ".aside-";        // what is being written or removed
 constexpr char kReplaced[] = ".replaced-";  // whole, and the step's until its successor is in place
@@ -89,50 +89,6 @@ Status write_arrays(const std::string& path, const std::vector<optim::StateArray
   return file.commit();
 }
 
-Result<json::object> describe_file(const fs::path& path) {
-  CACHALOT_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::open(path.string()));
-  Sha256 hash;
-  hash.add(file.bytes());
-  json::object out;
-  out["bytes"] = static_cast<int64_t>(file.bytes().size());
-  out["sha256"] = hash.hex();
-  return out;
-}
-
-Result<std::vector<fs::path>> entries_of(const fs::path& directory) {
-  std::vector<fs::path> entries;
-  std::error_code error;
-  for (fs::directory_iterator it(directory, error), end; !error && it != end; it.increment(error))
-    entries.push_back(it->path());
-  if (error) return failed(directory.string(), "list", error);
-  std::sort(entries.begin(), entries.end());
-  return entries;
-}
-
-// Of every file of the directory but the manifest itself, by name.
-Result<json::object> describe_files(const std::string& directory) {
-  CACHALOT_ASSIGN_OR_RETURN(const std::vector<fs::path> entries, entries_of(directory));
-  std::vector<std::string> names;
-  for (const fs::path& entry : entries) {
-    if (entry.filename() != "manifest.json") names.push_back(entry.filename().string());
-  }
-  json::object files;
-  for (const std::string& name : names) {
-    CACHALOT_ASSIGN_OR_RETURN(files[name], describe_file(fs::path(directory) / name));
-  }
-  return files;
-}
-
-Status write_manifest(const std::string& directory, const CheckpointContents& c) {
-  json::object manifest;
-  manifest["format"] = "cachalot-training-checkpoint";
-  manifest["version"] = 1;
-  manifest["step"] = c.step;
-  manifest["config_hash"] = c.config_hash;
-  CACHALOT_ASSIGN_OR_RETURN(manifest["files"], describe_files(directory));
-  return write_file_atomically(directory + "/manifest.json", python_json(manifest) + "\n");
-}
-
 Status rename_directory(const fs::path& from, const fs::path& to) {
   std::error_code error;
   fs::rename(from, to, error);
@@ -151,12 +107,13 @@ Status remove_checkpoint(const fs::path& directory) {
 
 // What a kill has left. A replaced checkpoint without a successor is the step's again.
 Status remove_leftovers(const fs::path& checkpoints) {
-  CACHALOT_ASSIGN_OR_RETURN(const std::vector<fs::path> entries, entries_of(checkpoints));
-  for (const fs::path& path : entries) {
-    const std::string name = path.filename().string();
+  CACHALOT_ASSIGN_OR_RETURN(const std::vector<std::string> names,
+                            list_directory(checkpoints.string()));
+  for (const std::string& name : names) {
     const bool replaced = name.starts_with(kReplaced);
     if (!replaced && !name.starts_with(kAside)) continue;
     std::error_code error;
+    const fs::path path = checkpoints / name;
     const fs::path own = checkpoints / name.substr(replaced ? sizeof(kReplaced) - 1 : 0);
     if (replaced && !fs::exists(own, error) && !error) {
       CACHALOT_RETURN_IF_ERROR(rename_directory(path, own));
@@ -183,45 +140,6 @@ Status replace_directory(const fs::path& from, const fs::path& to) {
   return remove_leftovers(to.parent_path());
 }
 
-Status compare_manifest(const std::string& directory, const json::object& manifest) {
-  const json::value* listed = manifest.if_contains("files");
-  if (listed == nullptr || !listed->is_object())
-    return data_loss(directory + "/manifest.json: files: expected an object, found none");
-  CACHALOT_ASSIGN_OR_RETURN(const json::object found, describe_files(directory));
-  for (const auto& [name, expected] : listed->get_object()) {
-    const json::value* file = found.if_contains(name);
-    if (file == nullptr || *file != expected) {
-      return data_loss(fmt::format("{}/{}: expected {}, found {}", directory,
-                                   std::string_view(name), formats::json_excerpt(expected, 120),
-                                   file == nullptr ? "none" : formats::json_excerpt(*file, 120)));
-    }
-  }
-  // A model is one file, or shards and their index.
-  const bool sharded = listed->get_object().contains("model.safetensors.index.json");
-  for (const char* name : {"config.json", "optimizer.safetensors", "trainer.json", "run.toml",
-                           sharded ? "model.safetensors.index.json" : "model.safetensors"}) {
-    if (!listed->get_object().contains(name))
-      return data_loss(
-          fmt::format("{}/manifest.json: files: expected {}, found none", directory, name));
-  }
-  for (const auto& [name, file] : found) {
-    if (!listed->get_object().contains(name))
-      return data_loss(
-          fmt::format("{}/{}: expected a file of the manifest, found one it does not list",
-                      directory, std::string_view(name)));
-  }
-  return {};
-}
-
-Result<json::object> read_object(const std::string& path) {
-  CACHALOT_ASSIGN_OR_RETURN(const std::string text, read_text_file(path, kMaxManifestBytes));
-  CACHALOT_ASSIGN_OR_RETURN(const json::value document, parse_json(text, path, 16));
-  if (!document.is_object())
-    return data_loss(
-        fmt::format("{}: expected an object, found {}", path, json_kind_name(document)));
-  return document.get_object();
-}
-
 Status check_array(const std::string& path, const optim::StateArray& target,
                    const tensor::TensorView* found) {
   if (found != nullptr && found->dtype == target.dtype && found->shape == target.shape) return {};
@@ -242,7 +160,7 @@ Status write_contents(const std::string& directory, const CheckpointContents& co
   if (!contents.tokenizer_json.empty())
     CACHALOT_RETURN_IF_ERROR(
         write_file_atomically(directory + "/tokenizer.json", contents.tokenizer_json));
-  return write_manifest(directory, contents);
+  return formats::write_manifest(directory, {contents.step, contents.config_hash});
 }
 
 }  // namespace
@@ -255,10 +173,9 @@ Status save_checkpoint(const std::string& run_dir, const CheckpointContents& con
   const fs::path final_path = checkpoint_directory(run_dir, contents.step);
   const fs::path checkpoints = final_path.parent_path();
   const std::string aside = (checkpoints / fmt::format("{}new", kAside)).string();
-  std::error_code error;
-  fs::create_directories(checkpoints, error);
-  if (error) return failed(checkpoints.string(), "create", error);
+  CACHALOT_RETURN_IF_ERROR(create_directories(checkpoints.string()));
   CACHALOT_RETURN_IF_ERROR(remove_leftovers(checkpoints));
+  std::error_code error;
   fs::create_directory(aside, error);
   if (error) return failed(aside, "create", error);
   if (const Status written = write_contents(aside, contents); !written.ok()) {
@@ -272,12 +189,13 @@ Status save_checkpoint(const std::string& run_dir, const CheckpointContents& con
 
 std::vector<int64_t> list_checkpoints(const std::string& run_dir) {
   std::vector<int64_t> steps;
-  const Result<std::vector<fs::path>> entries = entries_of(checkpoints_of(run_dir));
-  if (!entries) return steps;
-  for (const fs::path& entry : *entries) {
+  const fs::path checkpoints = checkpoints_of(run_dir);
+  const Result<std::vector<std::string>> names = list_directory(checkpoints.string());
+  if (!names) return steps;
+  for (const std::string& name : *names) {
     std::error_code error;
-    const std::optional<int64_t> step = step_of(entry.filename().string());
-    if (step && fs::is_directory(entry, error)) steps.push_back(*step);
+    const std::optional<int64_t> step = step_of(name);
+    if (step && fs::is_directory(checkpoints / name, error)) steps.push_back(*step);
   }
   std::sort(steps.begin(), steps.end());
   return steps;
@@ -317,27 +235,21 @@ Status set_aside_checkpoints_after(const std::string& run_dir, int64_t step) {
 }
 
 Result<Checkpoint> Checkpoint::open(const std::string& directory) {
-  const std::string manifest_path = directory + "/manifest.json";
-  CACHALOT_ASSIGN_OR_RETURN(const json::object manifest, read_object(manifest_path));
-  formats::JsonFields fields(manifest, manifest_path);
-  std::string format, hash;
-  int64_t version = 0, step = 0;
-  fields.choice("format", &format, {"cachalot-training-checkpoint"});
-  fields.integer("version", &version, 1, 1, true);
-  fields.integer("step", &step, 0, int64_t{1} << 60, true);
-  fields.text("config_hash", &hash);
-  CACHALOT_RETURN_IF_ERROR(fields.status());
-  CACHALOT_RETURN_IF_ERROR(compare_manifest(directory, manifest));
-  CACHALOT_ASSIGN_OR_RETURN(json::object trainer, read_object(directory + "/trainer.json"));
+  CACHALOT_ASSIGN_OR_RETURN(formats::Manifest manifest, formats::read_manifest(directory));
+  CACHALOT_ASSIGN_OR_RETURN(
+      json::object trainer,
+      formats::read_json_object(directory + "/trainer.json", kMaxTrainerBytes));
   CACHALOT_ASSIGN_OR_RETURN(formats::SafetensorsFile arrays,
                             formats::SafetensorsFile::open(directory + "/optimizer.safetensors"));
-  return Checkpoint(directory, step, std::move(hash), std::move(trainer), std::move(arrays));
+  return Checkpoint(directory, manifest.step, std::move(manifest.config_hash), std::move(trainer),
+                    std::move(arrays));
 }
 
 Status Checkpoint::restore(ParameterStore& parameters,
                            const std::vector<optim::StateArray>& arrays) const {
   CACHALOT_ASSIGN_OR_RETURN(const formats::WeightSource source,
                             formats::WeightSource::open(directory_));
+  CACHALOT_RETURN_IF_ERROR(refuse_extra(source.unknown_names(), directory_));
   CACHALOT_ASSIGN_OR_RETURN(const ParameterStore stored, ParameterStore::from_checkpoint(source));
   CACHALOT_RETURN_IF_ERROR(parameters.check_same(stored, directory_));
   std::vector<std::string_view> known;

@@ -58,7 +58,7 @@ class Checkpoint {
   const tensor::TensorView* array(const std::string& name) const { return arrays_.find(name); }
 
   // Values into parameters and arrays that are there already; names, types and shapes must be equal. Changes nothing on an error.
-  // Arrays of the file that `arrays` does not name must begin with "trainer.".
+  // Arrays of the file that `arrays` does not name must begin with "trainer."; tensors that the model does not have are refused.
   Status restore(ParameterStore& parameters, const std::vector<optim::StateArray>& arrays) const;
 
  private:

@@ -11,48 +11,29 @@
 #include <fstream>
 
 #include "base/file.h"
-#include "data/data_testing.h"
-#include "formats/presets.h"
+#include "base/python_json.h"
+#include "base/sha256.h"
+#include "formats/safetensors_writer.h"
 #include "formats/weight_source.h"
-#include "train/initialize.h"
+#include "train/checkpoint_testing.h"
 
 namespace cachalot::train {
 namespace {
 
 namespace fs = std::filesystem;
 
-formats::ModelConfig small_config() {
-  formats::ModelConfig config = formats::nano_config();
-  config.vocab_size = 64;
-  config.hidden_size = 128;
-  config.num_hidden_layers = 2;
-  config.compress_ratios = {0, 4, 0};
-  config.n_routed_experts = 4;
-  return config;
-}
-
-class CheckpointTest : public data::DataFiles {
+class CheckpointTest : public CheckpointFiles {
  protected:
-  CheckpointTest()
-      : config_(small_config()), parameters_(initial_parameters(config_, {0.02, 0.01, 1})) {}
-  std::vector<optim::StateArray> arrays() {
-    return {{"a.momentum", tensor::DType::f32, {3}, std::as_writable_bytes(std::span(momentum_))},
-            {"trainer.x", tensor::DType::f64, {2}, std::as_writable_bytes(std::span(own_))}};
+  // Makes the manifest of step 1 right for a file that the test has changed.
+  void describe_again(const std::string& name) {
+    const std::string manifest_path = at(1) + "/manifest.json";
+    json::object manifest =
+        parse_json(read_text_file(manifest_path).value(), "manifest").value().as_object();
+    const std::string text = read_text_file(at(1) + "/" + name).value();
+    manifest["files"].as_object()[name] =
+        json::object{{"bytes", static_cast<int64_t>(text.size())}, {"sha256", sha256_hex(text)}};
+    ASSERT_TRUE(write_file_atomically(manifest_path, python_json(manifest)).ok());
   }
-  std::vector<optim::StateArray> targets(std::vector<float>& momentum) {
-    return {{"a.momentum", tensor::DType::f32, {3}, std::as_writable_bytes(std::span(momentum))}};
-  }
-  Status save(int64_t step) {
-    return save_checkpoint(
-        path("run"), {config_, parameters_, arrays(), json::object{{"step", step}}, "seed = 1\n",
-                      "", step, "hash"});
-  }
-  std::string at(int64_t step) { return checkpoint_directory(path("run"), step); }
-
-  formats::ModelConfig config_;
-  ParameterStore parameters_;
-  std::vector<float> momentum_ = {1, 2, 3};
-  std::vector<double> own_ = {0.1, 0.2};
 };
 
 TEST_F(CheckpointTest, GivesBackWhatWasSaved) {
@@ -138,6 +119,62 @@ TEST_F(CheckpointTest, AnotherModelOrOptimizerIsRefusedAndChangesNothing) {
       {"a.momentum", tensor::DType::f32, {4}, std::as_writable_bytes(std::span(longer))}};
   EXPECT_EQ(checkpoint.restore(same, wrong).code(), StatusCode::invalid_argument);
   EXPECT_EQ(checkpoint.restore(same, {}).code(), StatusCode::invalid_argument);  // one too many
+}
+
+// A run of fewer tensors than the checkpoint's model has cannot take it, whichever kind is one too many.
+TEST_F(CheckpointTest, TensorsThatTheModelDoesNotHaveAreRefusedByName) {
+  const std::vector<formats::TensorInfo> inventory = formats::tensor_inventory(config_);
+  const auto store_with = [&](const std::vector<formats::TensorInfo>& more) {
+    std::vector<formats::TensorInfo> all = inventory;
+    all.insert(all.end(), more.begin(), more.end());
+    const auto count = [](const formats::TensorInfo& info) {
+      return static_cast<size_t>(tensor::num_elements(info.shape));
+    };
+    return ParameterStore::from_values(
+        all, {[&](const formats::TensorInfo& info) { return std::vector<float>(count(info)); },
+              [&](const formats::TensorInfo& info) { return std::vector<int32_t>(count(info)); }});
+  };
+  const auto message = [&](const ParameterStore& found) {
+    const Status status = store_with({}).check_same(found, "origin");
+    EXPECT_TRUE(status.ok() || status.code() == StatusCode::invalid_argument);
+    return status.message();
+  };
+  const formats::TensorInfo one{.name = "layers.0.one", .shape = {2}};
+  const formats::TensorInfo two{.name = "layers.0.two", .shape = {3}};
+  const formats::TensorInfo table{
+      .name = "layers.9.ids", .shape = {4, 2}, .tensor_class = formats::TensorClass::table};
+  EXPECT_EQ(message(store_with({})), "");
+  EXPECT_EQ(message(store_with({one, two})),
+            "origin: expected no tensors but the model's, found layers.0.one, layers.0.two");
+  EXPECT_EQ(message(store_with({table})),
+            "origin: expected no tensors but the model's, found layers.9.ids");
+  std::vector<formats::TensorInfo> many(11, one);
+  for (size_t i = 0; i < many.size(); ++i) many[i].name += std::to_string(i);
+  EXPECT_NE(message(store_with(many)).find("layers.0.one7 and 3 more"), std::string::npos);
+}
+
+TEST_F(CheckpointTest, ATensorBesideTheModelsIsRefusedByName) {
+  ASSERT_TRUE(save(1).ok());
+  const std::string path = at(1) + "/model.safetensors";
+  {
+    const formats::SafetensorsFile file = formats::SafetensorsFile::open(path).value();
+    std::vector<formats::TensorSpec> specs;
+    std::vector<std::span<const std::byte>> bytes;
+    const std::vector<std::byte> stray(8);
+    for (const formats::NamedTensor& found : file.tensors()) {
+      specs.push_back({found.name, found.view.dtype, found.view.shape});
+      bytes.emplace_back(found.view.data, static_cast<size_t>(found.view.num_bytes()));
+    }
+    specs.push_back({"layers.0.stray", tensor::DType::f32, {2}});
+    bytes.emplace_back(stray);
+    ASSERT_TRUE(formats::write_safetensors(path, specs, bytes).ok());
+  }
+  describe_again("model.safetensors");
+  const Checkpoint checkpoint = Checkpoint::open(at(1)).value();
+  std::vector<float> momentum(3);
+  const Status status = checkpoint.restore(parameters_, targets(momentum));
+  EXPECT_EQ(status.code(), StatusCode::invalid_argument);
+  EXPECT_NE(status.message().find("found layers.0.stray"), std::string::npos) << status.message();
 }
 
 TEST_F(CheckpointTest, PruningKeepsTheLastAndTheRound) {

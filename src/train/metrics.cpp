@@ -30,31 +30,66 @@ std::string to_line(const MetricsLine& line) {
   return python_json(out) + "\n";
 }
 
-Result<MetricsLine> from_line(std::string_view text, const std::string& origin) {
-  CACHALOT_ASSIGN_OR_RETURN(const json::value document, parse_json(text, origin, 4));
-  const json::object* object = document.if_object();
-  const json::value* step = object == nullptr ? nullptr : object->if_contains("step");
-  if (step == nullptr || !step->is_int64())
-    return data_loss(
-        fmt::format("{}: expected an object with a whole \"step\", found {:.60}", origin, text));
-  MetricsLine line;
-  for (const auto& [key, value] : *object) {
-    const std::string name(key);
-    if (name == "step") {
-      line.step = value.get_int64();
-    } else if (name == "tokens" && value.is_int64()) {
-      line.tokens = value.get_int64();
-    } else if (value.is_string()) {
-      (name == "event" ? line.event : line.detail) = value.get_string();
-    } else if (value.is_number()) {
-      line.values.emplace_back(name, value.to_number<double>());
-    } else if (value.is_null()) {
-      line.values.emplace_back(name, std::nan(""));
-    } else {
-      return data_loss(fmt::format("{}: {}: expected a number, null or string, found {}", origin,
-                                   name, json_kind_name(value)));
-    }
+Status wrong(const std::string& origin, std::string_view key, std::string_view expected,
+             const json::value* found) {
+  return data_loss(fmt::format("{}: {}: expected {}, found {}", origin, key, expected,
+                               found == nullptr ? "none" : python_json(*found).substr(0, 60)));
+}
+
+Status read_count(const json::object& object, const char* key, const std::string& origin,
+                  int64_t* out) {
+  const json::value* found = object.if_contains(key);
+  if (found == nullptr || !found->is_int64() || found->get_int64() < 0)
+    return wrong(origin, key, "a whole number that is not negative", found);
+  *out = found->get_int64();
+  return {};
+}
+
+Status read_text(const json::object& object, const char* key, const std::string& origin,
+                 std::string* out) {
+  const json::value* found = object.if_contains(key);
+  if (found == nullptr || !found->is_string()) return wrong(origin, key, "a string", found);
+  *out = found->get_string();
+  return {};
+}
+
+Status read_event(const json::object& object, const std::string& origin, MetricsLine* line) {
+  CACHALOT_RETURN_IF_ERROR(read_text(object, "event", origin, &line->event));
+  CACHALOT_RETURN_IF_ERROR(read_text(object, "detail", origin, &line->detail));
+  if (line->event.empty()) return wrong(origin, "event", "a name", object.if_contains("event"));
+  for (const auto& [key, value] : object) {
+    if (key != "step" && key != "event" && key != "detail")
+      return wrong(origin, key, "none in an event", &value);
   }
+  return {};
+}
+
+Status read_values(const json::object& object, const std::string& origin, MetricsLine* line) {
+  CACHALOT_RETURN_IF_ERROR(read_count(object, "tokens", origin, &line->tokens));
+  for (const auto& [key, value] : object) {
+    if (key == "step" || key == "tokens") continue;
+    double number = std::nan("");
+    if (value.is_number()) number = value.to_number<double>();
+    // A number beyond a double's range reads as infinity.
+    if (!value.is_null() && !std::isfinite(number))
+      return wrong(origin, key, "a finite number or null", &value);
+    line->values.emplace_back(key, number);
+  }
+  return {};
+}
+
+Result<MetricsLine> from_line(std::string_view text, const std::string& origin) {
+  const Result<json::value> document = parse_json(text, origin, 4, RepeatedKeys::refused);
+  if (!document) return data_loss(document.error().message());
+  const json::object* object = document->if_object();
+  if (object == nullptr) {
+    return data_loss(
+        fmt::format("{}: expected an object, found {}", origin, json_kind_name(*document)));
+  }
+  MetricsLine line;
+  CACHALOT_RETURN_IF_ERROR(read_count(*object, "step", origin, &line.step));
+  CACHALOT_RETURN_IF_ERROR(object->contains("event") ? read_event(*object, origin, &line)
+                                                     : read_values(*object, origin, &line));
   return line;
 }
 
@@ -64,12 +99,12 @@ Result<Fd> open_for_append(const std::string& path) {
   return fd;
 }
 
-// The file again with the lines that `keeps` wants.
-Status rewrite(const std::string& path, const std::function<bool(const MetricsLine&)>& keeps) {
-  CACHALOT_ASSIGN_OR_RETURN(const std::vector<MetricsLine> lines, read_metrics(path));
+// The file again with the lines that `keeps` wants; their number in the file is its second argument.
+Status rewrite(const std::string& path, const std::vector<MetricsLine>& lines,
+               const std::function<bool(const MetricsLine&, size_t)>& keeps) {
   std::string text;
-  for (const MetricsLine& line : lines) {
-    if (keeps(line)) text += to_line(line);
+  for (size_t i = 0; i < lines.size(); ++i) {
+    if (keeps(lines[i], i)) text += to_line(lines[i]);
   }
   return write_file_atomically(path, text);
 }
@@ -93,15 +128,22 @@ Result<std::vector<MetricsLine>> read_metrics(const std::string& path) {
 
 Result<MetricsLog> MetricsLog::open(const std::string& path, int64_t last_step) {
   if (std::filesystem::exists(path)) {
-    CACHALOT_RETURN_IF_ERROR(
-        rewrite(path, [&](const MetricsLine& line) { return line.step <= last_step; }));
+    CACHALOT_ASSIGN_OR_RETURN(const std::vector<MetricsLine> lines, read_metrics(path));
+    size_t num_past = 0;
+    for (size_t i = 0; i < lines.size(); ++i) {
+      if (lines[i].step <= last_step) num_past = i + 1;
+    }
+    CACHALOT_RETURN_IF_ERROR(rewrite(path, lines, [&](const MetricsLine& line, size_t i) {
+      return line.step <= last_step || (!line.event.empty() && i < num_past);
+    }));
   }
   CACHALOT_ASSIGN_OR_RETURN(Fd fd, open_for_append(path));
   return MetricsLog(path, std::move(fd));
 }
 
 Status MetricsLog::rewind(int64_t last_step) {
-  CACHALOT_RETURN_IF_ERROR(rewrite(path_, [&](const MetricsLine& line) {
+  CACHALOT_ASSIGN_OR_RETURN(const std::vector<MetricsLine> lines, read_metrics(path_));
+  CACHALOT_RETURN_IF_ERROR(rewrite(path_, lines, [&](const MetricsLine& line, size_t) {
     return !line.event.empty() || line.step <= last_step;
   }));
   CACHALOT_ASSIGN_OR_RETURN(fd_, open_for_append(path_));

@@ -1,6 +1,7 @@
 #include "train/parameters.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -15,6 +16,15 @@ bool is_shared_with_mtp(const formats::TensorInfo& info) {
          info.component == formats::Component::head;
 }
 }  // namespace
+
+Status refuse_extra(std::span<const std::string> names, const std::string& origin) {
+  constexpr size_t kMaxNamed = 8;
+  if (names.empty()) return {};
+  const auto named = names.first(std::min(names.size(), kMaxNamed));
+  return invalid_argument(fmt::format(
+      "{}: expected no tensors but the model's, found {}{}", origin, fmt::join(named, ", "),
+      names.size() > kMaxNamed ? fmt::format(" and {} more", names.size() - kMaxNamed) : ""));
+}
 
 void ParameterStore::add(const formats::TensorInfo& info, std::vector<float> values) {
   by_name_.emplace(info.name, parameters_.size());
@@ -85,11 +95,11 @@ Status ParameterStore::check_shapes(const ParameterStore& other, const std::stri
                       found == nullptr ? "none" : tensor::shape_string(found->info.shape)));
     }
   }
-  if (parameters_.size() != other.parameters_.size()) {
-    return invalid_argument(fmt::format("{}: expected {} parameters, found {}", origin,
-                                        parameters_.size(), other.parameters_.size()));
+  std::vector<std::string> extra;
+  for (const Parameter& parameter : other.parameters_) {
+    if (find(parameter.info.name) == nullptr) extra.push_back(parameter.info.name);
   }
-  return {};
+  return refuse_extra(extra, origin);
 }
 
 Status ParameterStore::check_same(const ParameterStore& other, const std::string& origin) const {
@@ -101,7 +111,11 @@ Status ParameterStore::check_same(const ParameterStore& other, const std::string
                                           name, found == nullptr ? "none" : "another"));
     }
   }
-  return {};
+  std::vector<std::string> extra;
+  for (const auto& [name, ids] : other.expert_ids_) {
+    if (table(name) == nullptr) extra.push_back(name);
+  }
+  return refuse_extra(extra, origin);
 }
 
 void ParameterStore::copy_values(const ParameterStore& other) {

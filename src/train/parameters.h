@@ -25,6 +25,9 @@ struct Parameter {
   int64_t num_columns() const { return info.shape.back(); }
 };
 
+// invalid_argument where there are any: tensors of `origin` that the model does not have.
+Status refuse_extra(std::span<const std::string> names, const std::string& origin);
+
 // Owns them; their addresses stay. Threads: one owner.
 class ParameterStore : public model::WeightProvider {
  public:
@@ -45,8 +48,8 @@ class ParameterStore : public model::WeightProvider {
   const Parameter* find(const std::string& name) const;
   const std::vector<int32_t>* table(const std::string& name) const;  // a hash table; null: none
 
-  // Whether `other`, read from `origin`, holds the same names and shapes; check_same() also the same hash tables, which no training
-  // changes.
+  // Whether `other`, read from `origin`, holds the same names and shapes, no more and no fewer; check_same() also the same hash tables,
+  // which no training changes.
   Status check_shapes(const ParameterStore& other, const std::string& origin) const;
   Status check_same(const ParameterStore& other, const std::string& origin) const;
   // Masters of a store that is the same; their addresses stay.

@@ -3,8 +3,9 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <filesystem>
+#include <cmath>
 
+#include "base/file.h"
 #include "data/fim.h"
 #include "data/open_dataset.h"
 #include "formats/accounting.h"
@@ -20,10 +21,10 @@
 namespace cachalot::train {
 namespace {
 
-namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr float kProvokedScale = 50;
+constexpr char kValidation[] = "validation/";  // begins the names of an evaluation's values
 constexpr size_t kMaxTokenizerBytes = size_t{256} << 20;
 
 Result<data::Dataset> open_entry(const DataEntry& entry, int64_t vocab_size) {
@@ -85,9 +86,7 @@ class Run {
   // Everything that the configuration names, and the state to go on from.
   Status open() {
     CACHALOT_ASSIGN_OR_RETURN(model_, model_config(config_));
-    std::error_code error;
-    fs::create_directories(config_.run_dir, error);
-    if (error) return io_error(fmt::format("{}: create: {}", config_.run_dir, error.message()));
+    CACHALOT_RETURN_IF_ERROR(create_directories(config_.run_dir));
     std::optional<text::Tokenizer> tokenizer;
     if (!config_.tokenizer.empty()) {
       CACHALOT_ASSIGN_OR_RETURN(tokenizer_json_,
@@ -163,6 +162,8 @@ class Run {
     if (newest) {
       CACHALOT_RETURN_IF_ERROR(restore_trainer(*newest, *trainer_, detector_, &num_rollbacks_));
       CACHALOT_RETURN_IF_ERROR(set_aside_checkpoints_after(config_.run_dir, newest->step()));
+      // A kill may have come between: a rollback must find the checkpoints of an undisturbed run.
+      CACHALOT_RETURN_IF_ERROR(prune());
     }
     const int64_t step = trainer_->position().step;
     CACHALOT_ASSIGN_OR_RETURN(MetricsLog log,
@@ -171,6 +172,7 @@ class Run {
     CACHALOT_RETURN_IF_ERROR(start_tensorboard(step));
     if (newest) {
       last_saved_ = step;
+      CACHALOT_RETURN_IF_ERROR(find_evaluation(step));
       CACHALOT_RETURN_IF_ERROR(event("resume", newest->directory()));
       if (newest->config_hash() != config_hash(config_))
         return event("changed configuration",
@@ -179,6 +181,18 @@ class Run {
       return {};
     }
     return config_.anticipation.enabled ? save() : Status();
+  }
+
+  // One that the log holds is not made again.
+  Status find_evaluation(int64_t step) {
+    CACHALOT_ASSIGN_OR_RETURN(const std::vector<MetricsLine> lines,
+                              read_metrics(config_.run_dir + "/metrics.jsonl"));
+    for (const MetricsLine& line : lines) {
+      if (line.step == step && !line.values.empty() &&
+          line.values[0].first.starts_with(kValidation))
+        last_evaluated_ = step;
+    }
+    return {};
   }
 
   Status start_tensorboard(int64_t last_step) {
@@ -217,10 +231,26 @@ class Run {
         if (rolled_back) return true;
       }
     }
+    CACHALOT_RETURN_IF_ERROR(check_losses(result));
     if (config_.evaluate.every_steps > 0 && result.step % config_.evaluate.every_steps == 0)
       CACHALOT_RETURN_IF_ERROR(evaluate_all());
     if (result.step % config_.checkpoint.every_steps == 0) CACHALOT_RETURN_IF_ERROR(save());
     return false;
+  }
+
+  // A loss that is no number comes from parameters or data that give no number again: nothing is saved from there on.
+  Status check_losses(const StepResult& result) const {
+    for (const auto& [name, value] : {std::pair("loss/lm", result.lm_loss),
+                                      {"loss/mtp", result.mtp_loss},
+                                      {"loss/balance", result.balance_loss},
+                                      {"loss/indexer_kl", result.indexer_kl}}) {
+      if (std::isfinite(value)) continue;
+      return invalid_argument(fmt::format(
+          "{}: step {}: {}: expected a finite value, found {}; the last checkpoint is of {}",
+          config_.run_dir, result.step, name, value,
+          last_saved_ < 0 ? "no step" : fmt::format("step {}", last_saved_)));
+    }
+    return {};
   }
 
   // To the newest checkpoint far enough before the spike, or the oldest there is.
@@ -253,7 +283,7 @@ class Run {
     const StreamPosition& position = trainer_->position();
     MetricValues values;
     for (size_t i = 0; i < validation_.size(); ++i) {
-      const std::string name = "validation/" + config_.validation[i].name;
+      const std::string name = kValidation + config_.validation[i].name;
       EvaluationConfig evaluation;
       evaluation.sequence_length =
           optim::sequence_length(config_.schedule.sequence, position.tokens_seen);
@@ -282,6 +312,10 @@ class Run {
                           resolved_toml(config_), tokenizer_json_, step, config_hash(config_)}));
     last_saved_ = step;
     observer_.on_event(step, "checkpoint", checkpoint_directory(config_.run_dir, step));
+    return prune();
+  }
+
+  Status prune() {
     return prune_checkpoints(config_.run_dir, config_.checkpoint.keep_last,
                              config_.checkpoint.keep_every_steps);
   }

@@ -5,6 +5,7 @@
 //         run, bit for bit, but for times. The log tells of each resumption. Without `resume` a directory that holds a run is refused.
 // Spikes  told in the log; with anticipation.enabled the run goes back to a checkpoint at least delta_steps +
 //         rollback_margin_steps before, and routes by stale choices for hold_steps from there (training.md 7.1).
+// Losses  that are no number end the run, unless a rollback bridges them: an error with step, loss and value; nothing is saved after it.
 // Errors  of every part, with its own message; what has been written stays valid.
 #pragma once
 

@@ -14,11 +14,16 @@ Outcome train(const std::string& run_dir, const std::string& data) {
                      "--stop-at-step", "3", "--run_dir=" + run_dir, "--data.0.path=" + data});
 }
 
-TEST(Report, TrainLeavesOneAndTheVerbComparesRuns) {
-  const std::string data = scratch_path("report_bytes.bin");
+std::string written_tokens() {
+  std::string path = scratch_path("report_bytes.bin");
   std::string ids;
   for (int i = 0; i < 20000; ++i) ids += {static_cast<char>(i * i % 64), '\0'};
-  ASSERT_TRUE(write_file_atomically(data, ids).ok());
+  EXPECT_TRUE(write_file_atomically(path, ids).ok());
+  return path;
+}
+
+TEST(Report, TrainLeavesOneAndTheVerbComparesRuns) {
+  const std::string data = written_tokens();
   const std::string first = scratch_path("report-s1"), second = scratch_path("report-s2");
   for (const std::string& run : {first, second}) {
     const Outcome outcome = train(run, data);
@@ -38,6 +43,22 @@ TEST(Report, TrainLeavesOneAndTheVerbComparesRuns) {
   const Outcome none = run_binary({"report", scratch_path("no-run")});
   EXPECT_EQ(none.exit_code, 2);
   EXPECT_NE(none.err.find("no-run"), std::string::npos);
+}
+
+TEST(Report, ATrainedRunIsWholeWithoutItsPage) {
+  const std::string run = scratch_path("report-unwritable");
+  std::filesystem::create_directories(run + "/report.html");  // what no page can replace
+  const Outcome outcome = train(run, written_tokens());
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("report: " + run + "/report.html: "), std::string::npos)
+      << outcome.err;
+  EXPECT_TRUE(std::filesystem::exists(run + "/checkpoints/step-0000000003/manifest.json"));
+  for (const auto& entry : std::filesystem::directory_iterator(run))
+    EXPECT_EQ(entry.path().string().find(".tmp-"), std::string::npos) << entry.path();
+
+  const Outcome page = run_binary({"report", run});
+  EXPECT_EQ(page.exit_code, 2);
+  EXPECT_NE(page.err.find(run + "/report.html: "), std::string::npos) << page.err;
 }
 
 }  // namespace

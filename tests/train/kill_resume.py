@@ -2,8 +2,11 @@
 """Kills a training run at random moments, resumes it each time, and compares what it leaves with an undisturbed run.
 
   kill_resume.py --binary build/release/cachalot --config tests/train/small.toml --text README.md --kills 50 --work DIR [--seed N]
+  kill_resume.py --binary build/release/cachalot --config tests/train/small.toml tests/train/spike.toml --spike --kills 10 --work DIR
 
---text trains on the bytes of a file; what comes behind "--" goes to every `cachalot train`.
+--text trains on the bytes of a file; --spike on a made-up sequence with a stretch of unheard-of tokens, whose loss makes the run go back to
+an earlier checkpoint. Every second kill then waits for that, and at least one falls where stale choices bridge the spike. What comes
+behind "--" goes to every `cachalot train`.
 
 The last checkpoint's files must be equal byte for byte (masters, moments, routing biases, data cursor, spike history), and so must every
 value of metrics.jsonl but times. Exit status 0 if they are."""
@@ -20,9 +23,21 @@ import sys
 import time
 
 
-def run(binary, config, directory, extra, resume, seconds=None):
-    command = [binary, "train", config, f"--run_dir={directory}", *extra] + (["--resume"] if resume else [])
+def spiking_tokens():
+    rng = random.Random(1)
+    tokens = [0]
+    while len(tokens) < 24000:
+        tokens.append(rng.randrange(64) if rng.random() < 0.3 else (5 * tokens[-1] + 1) % 64)
+    tokens[11264:11776] = [128 + rng.randrange(128) for _ in range(512)]
+    return tokens
+
+
+def train(args, directory, resume, seconds=None, is_due=lambda: True):
+    """Kills the run `seconds` after it is due; True if it has ended before."""
+    command = [args.binary, "train", *args.config, f"--run_dir={directory}", *args.extra] + (["--resume"] if resume else [])
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while seconds is not None and process.poll() is None and not is_due():
+        time.sleep(0.005)
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -35,7 +50,12 @@ def run(binary, config, directory, extra, resume, seconds=None):
 
 
 def newest(directory):
-    return sorted((directory / "checkpoints").glob("step-*"))[-1]
+    return max((directory / "checkpoints").glob("step-*"), default=None)
+
+
+def bridges_a_spike(directory):
+    checkpoint = newest(directory)
+    return checkpoint is not None and json.loads((checkpoint / "trainer.json").read_text())["anticipation"]["steps_left"] > 0
 
 
 def digests(checkpoint):
@@ -44,48 +64,62 @@ def digests(checkpoint):
             if f.name not in ("run.toml", "manifest.json")}
 
 
+def log_of(directory):
+    path = directory / "metrics.jsonl"
+    # A kill may have torn the last line.
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
+
+
 def values(directory):
-    lines = []
-    for line in (directory / "metrics.jsonl").read_text().splitlines():
-        entry = json.loads(line)
-        if "event" not in entry:
-            lines.append({k: v for k, v in entry.items() if not k.startswith(("time/", "throughput/"))})
-    return lines
+    return [{k: v for k, v in entry.items() if not k.startswith(("time/", "throughput/"))}
+            for entry in log_of(directory) if "event" not in entry]
+
+
+def num_rollbacks(directory):
+    return sum(entry.get("event") == "rollback" for entry in log_of(directory))
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--binary", required=True)
-    parser.add_argument("--config", required=True)
+    parser.add_argument("--config", required=True, nargs="+")
     parser.add_argument("--work", required=True, type=pathlib.Path)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--text", type=pathlib.Path)
+    parser.add_argument("--spike", action="store_true")
     parser.add_argument("extra", nargs="*")
     args = parser.parse_args()
     shutil.rmtree(args.work, ignore_errors=True)
     args.work.mkdir(parents=True)
-    if args.text:
-        array.array("H", list(args.text.read_bytes())).tofile((args.work / "bytes.bin").open("wb"))
-        args.extra.append(f"--data.0.path={args.work / 'bytes.bin'}")
+    if args.text or args.spike:
+        tokens = spiking_tokens() if args.spike else args.text.read_bytes()
+        array.array("H", list(tokens)).tofile((args.work / "tokens.bin").open("wb"))
+        args.extra.append(f"--data.0.path={args.work / 'tokens.bin'}")
     undisturbed, killed = args.work / "undisturbed", args.work / "killed"
     begin = time.monotonic()
-    run(args.binary, args.config, undisturbed, args.extra, resume=False)
+    train(args, undisturbed, resume=False)
     whole = time.monotonic() - begin
+    if num_rollbacks(undisturbed) != args.spike:
+        sys.exit(f"kill_resume: expected {int(args.spike)} rollbacks of the undisturbed run, found {num_rollbacks(undisturbed)}")
 
     # Moments spread over start-up, steps and checkpoints; a run that ends before its moment is started from the beginning.
     rng = random.Random(args.seed)
-    kills = finished = 0
-    while kills < args.kills:
-        done = run(args.binary, args.config, killed, args.extra, resume=True, seconds=rng.uniform(0.02, max(0.5, whole / 4)))
+    kills = finished = bridging = 0
+    while kills < args.kills or bridging < args.spike:
+        waits = args.spike and kills % 2 == 1
+        done = train(args, killed, resume=True, seconds=rng.uniform(0.02, max(0.5, whole / 4)),
+                     is_due=lambda: not waits or num_rollbacks(killed) > 0)
         kills += not done
+        bridging += not done and bridges_a_spike(killed)
         if done:
             finished += 1
             compare(undisturbed, killed)
             shutil.rmtree(killed)
-    run(args.binary, args.config, killed, args.extra, resume=True)
+    train(args, killed, resume=True)
     compare(undisturbed, killed)
-    print(f"{kills} kills, {finished + 1} finished runs, each equal to the undisturbed one ({whole:.1f} s)")
+    print(f"{kills} kills, {bridging} of them while a spike was bridged, {finished + 1} finished runs, each equal to the undisturbed one "
+          f"({whole:.1f} s)")
 
 
 def compare(undisturbed, killed):

@@ -1,6 +1,7 @@
 // Whole training runs: a provoked spike is found, gone back from and bridged; a run goes on from its checkpoints.
 #include "train/run.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 
 #include "base/file.h"
 #include "data/data_testing.h"
+#include "formats/safetensors.h"
 #include "train/checkpoint.h"
 
 namespace cachalot::train {
@@ -52,20 +54,30 @@ class RunTest : public data::DataFiles {
         .write(reinterpret_cast<const char*>(ids.data()),
                static_cast<std::streamsize>(ids.size() * 2));
   }
-  TrainConfig config(const std::string& name, std::vector<std::string> more = {}) {
+  TrainConfig config(const std::string& name, std::vector<std::string> more = {},
+                     const std::string& over = "") {
     more.push_back("run_dir=" + path(name));
     more.push_back("data.0.path=" + path("bytes.bin"));
-    const std::vector<std::string> files = {std::string(CACHALOT_TEST_DATA) + "/train/small.toml"};
+    std::vector<std::string> files = {std::string(CACHALOT_TEST_DATA) + "/train/small.toml"};
+    if (!over.empty()) files.push_back(over);
     return read_train_config(files, more).value();
   }
-  Recorder run(const TrainConfig& config, const RunRequest& request = {}) {
+  struct Outcome {
+    Status status;
+    Recorder recorder;
+  };
+  static Outcome try_run(const TrainConfig& config, const RunRequest& request) {
     ThreadPool pool(2);
     device::Arena arena;
     device::ExecContext ctx{&pool, &arena, device::machine_isa()};
-    Recorder recorder;
-    const Status status = run_training(ctx, config, request, recorder);
-    EXPECT_TRUE(status.ok()) << status.message();
-    return recorder;
+    Outcome outcome;
+    outcome.status = run_training(ctx, config, request, outcome.recorder);
+    return outcome;
+  }
+  static Recorder run(const TrainConfig& config, const RunRequest& request = {}) {
+    Outcome outcome = try_run(config, request);
+    EXPECT_TRUE(outcome.status.ok()) << outcome.status.message();
+    return std::move(outcome.recorder);
   }
   std::string model_bytes(const std::string& name) {
     const int64_t step = list_checkpoints(path(name)).back();
@@ -122,6 +134,39 @@ TEST_F(RunTest, AProvokedSpikeIsBridged) {
   EXPECT_TRUE(model_bytes("first") == model_bytes("second"));
 }
 
+// Killed before it removed its oldest checkpoint, a run goes back to the one that an undisturbed run goes back to.
+TEST_F(RunTest, ARollbackDoesNotDependOnWhatAKillLeft) {
+  const std::vector<std::string> keys = {"anticipation.enabled=true",
+                                         "anticipation.delta_steps=2",
+                                         "anticipation.rollback_margin_steps=6",
+                                         "anticipation.hold_steps=8",
+                                         "anticipation.detector.min_steps=8",
+                                         "anticipation.detector.window=20",
+                                         "schedule.attention.dense_tokens=0",
+                                         "schedule.attention.indexer_warmup_tokens=0",
+                                         "schedule.batch.ramp_tokens=0"};
+  const auto provoked = [](bool resume, int64_t stop) {
+    return RunRequest{.resume = resume, .provoked_step = 20, .stop_at_step = stop};
+  };
+  const Recorder whole = run(config("whole", keys), provoked(false, -1));
+  ASSERT_EQ(whole.count("rollback"), 1);
+  run(config("parts", keys), provoked(false, 12));
+  const std::string removed = checkpoint_directory(path("parts"), 12);
+  std::filesystem::copy(removed, path("kept"));
+  run(config("parts", keys), provoked(true, 18));
+  EXPECT_EQ(list_checkpoints(path("parts")), (std::vector<int64_t>{15, 18}));
+  std::filesystem::rename(path("kept"), removed);
+  const Recorder parts = run(config("parts", keys), provoked(true, -1));
+  const auto rollback = [](const Recorder& recorder) {
+    return std::find_if(recorder.events.begin(), recorder.events.end(),
+                        [](const Event& event) { return event.name == "rollback"; })
+        ->detail;
+  };
+  ASSERT_EQ(parts.count("rollback"), 1);
+  EXPECT_EQ(rollback(parts), rollback(whole));
+  EXPECT_TRUE(model_bytes("parts") == model_bytes("whole"));
+}
+
 TEST_F(RunTest, AStoppedRunGoesOnAsIfUndisturbed) {
   run(config("whole"));
   for (const int64_t stop : {5, 9, 14, 21, 30})
@@ -150,13 +195,80 @@ TEST_F(RunTest, ResumedBeforeADamagedCheckpointItIsSetAside) {
   EXPECT_TRUE(std::filesystem::exists(path("run") + "/checkpoints/damaged-step-0000000009"));
 }
 
+// Killed after its last evaluation, or started again, a run has nothing left to do.
+TEST_F(RunTest, AFinishedRunIsNotEvaluatedAgain) {
+  std::ofstream(path("over.toml"))
+      << "[[validation]]\nname = \"held\"\npath = \"" << path("bytes.bin")
+      << "\"\n[evaluate]\nmax_tokens = 512\n[schedule]\nbatch = { total_tokens = 1024 }\n";
+  for (int i = 0; i < 2; ++i)
+    run(config("run", {}, path("over.toml")),
+        {.resume = true, .provoked_step = -1, .stop_at_step = -1});
+  const std::vector<MetricsLine> lines = read_metrics(path("run") + "/metrics.jsonl").value();
+  const auto is_evaluation = [](const MetricsLine& line) {
+    return line.event.empty() && line.values.at(0).first == "validation/held/loss";
+  };
+  EXPECT_EQ(std::count_if(lines.begin(), lines.end(), is_evaluation), 1);
+}
+
+// A model whose embedding of one token is so large that the loss is no number where that token comes up.
+TEST_F(RunTest, ALossThatIsNoNumberEndsTheRun) {
+  constexpr uint16_t kToken = 200;
+  run(config("first"), {.resume = false, .provoked_step = -1, .stop_at_step = 1});
+  const std::string model = checkpoint_directory(path("first"), 1);
+  {
+    std::string bytes = read_text_file(model + "/model.safetensors").value();
+    const formats::SafetensorsFile file =
+        formats::SafetensorsFile::open(model + "/model.safetensors").value();
+    const tensor::TensorView* embedding = file.find("embed.weight");
+    ASSERT_NE(embedding, nullptr);
+    const auto row_bytes = static_cast<size_t>(embedding->shape[1]) * sizeof(float);
+    const std::string row(reinterpret_cast<const char*>(embedding->data) + kToken * row_bytes,
+                          row_bytes);
+    const std::vector<float> large(static_cast<size_t>(embedding->shape[1]), 3e38f);
+    bytes.replace(bytes.find(row), row_bytes, reinterpret_cast<const char*>(large.data()),
+                  row_bytes);
+    ASSERT_TRUE(write_file_atomically(model + "/model.safetensors", bytes).ok());
+  }
+  std::filesystem::resize_file(path("bytes.bin"), 20480 * sizeof(kToken));  // all of it is read
+  std::fstream(path("bytes.bin"), std::ios::in | std::ios::out | std::ios::binary)
+      .seekp(5000 * sizeof(kToken))
+      .write(reinterpret_cast<const char*>(&kToken), sizeof(kToken));
+
+  const std::vector<std::string> keys = {"model.preset=", "model.init_from=" + model};
+  const RunRequest request{.resume = true, .provoked_step = -1, .stop_at_step = -1};
+  const Outcome outcome = try_run(config("run", keys), request);
+  ASSERT_FALSE(outcome.recorder.results.empty()) << outcome.status.message();
+  const int64_t step = outcome.recorder.results.back().step;
+  const int64_t saved = (step - 1) / 3 * 3;
+  ASSERT_GT(saved, 0);
+  const std::string& message = outcome.status.message();
+  EXPECT_NE(message.find(fmt::format("step {}: loss/lm: expected a finite value, found ", step)),
+            std::string::npos)
+      << message;
+  EXPECT_NE(message.find(fmt::format("the last checkpoint is of step {}", saved)),
+            std::string::npos)
+      << message;
+  EXPECT_FALSE(std::isfinite(outcome.recorder.results.back().lm_loss));
+  // What was saved is whole and of before; the log is read, and the run goes on from there to the same end.
+  EXPECT_EQ(list_checkpoints(path("run")).back(), saved);
+  EXPECT_TRUE(Checkpoint::open(checkpoint_directory(path("run"), saved)).has_value());
+  EXPECT_EQ(read_metrics(path("run") + "/metrics.jsonl").value().back().event, "spike");
+  EXPECT_EQ(try_run(config("run", keys), request).status.message(), message);
+
+  // A rollback is tried once, and saves nothing more either.
+  std::vector<std::string> bridged = keys;
+  bridged.insert(bridged.end(), {"anticipation.enabled=true", "anticipation.delta_steps=1",
+                                 "anticipation.rollback_margin_steps=1"});
+  const Outcome again = try_run(config("bridged", bridged), request);
+  EXPECT_EQ(again.recorder.count("rollback"), 1);
+  EXPECT_NE(again.status.message().find("loss/lm: expected a finite value"), std::string::npos)
+      << again.status.message();
+  EXPECT_EQ(list_checkpoints(path("bridged")).back(), saved);
+}
+
 TEST_F(RunTest, ARunIsNotOverwritten) {
   run(config("run"), {.resume = false, .provoked_step = -1, .stop_at_step = 3});
-  ThreadPool pool(1);
-  device::Arena arena;
-  device::ExecContext ctx{&pool, &arena, device::machine_isa()};
-  Recorder recorder;
-  const Status status = run_training(ctx, config("run"), {}, recorder);
+  const Status status = try_run(config("run"), {}).status;
   EXPECT_EQ(status.code(), StatusCode::invalid_argument);
   EXPECT_NE(status.message().find("--resume"), std::string::npos);
 }
