@@ -1,0 +1,27 @@
+#!/usr/bin/env python3
+"""training_bench reports what each part of a step costs: one round, every line of it read. What the numbers are is docs/benchmarks.md's.
+
+    report_test.py TRAINING_BENCH
+"""
+import json
+import math
+import subprocess
+import sys
+
+PHASES = {"forward", "forward and backward", "optimizer", "packing", "whole step"}
+CHANGES = {"as it is", "AdamW only", "plain residual", "no indexer loss", "anticipatory routing", "recompute mhc", "bf16", "fp8", "fp8 and qat"}
+
+done = subprocess.run([sys.argv[1], "--json", "--threads=2", "--seconds=0"], capture_output=True, text=True, check=True)
+rows = [json.loads(line) for line in done.stdout.splitlines()]
+phases = {row["phase"]: row for row in rows if "phase" in row}
+changes = {row["change"]: row for row in rows if "change" in row}
+if phases.keys() != PHASES or changes.keys() != CHANGES or len(rows) != len(phases) + len(changes):
+    sys.exit(f"expected the phases {sorted(PHASES)} and changes {sorted(CHANGES)} once each, found\n{done.stdout}")
+for row in rows:
+    for key, value in row.items():
+        if not isinstance(value, str) and (not math.isfinite(value) or value < 0):
+            sys.exit(f"{key}: expected a number that is not negative, found {row}")
+for change in ("plain residual", "anticipatory routing"):
+    ratio = changes[change]["median_s"] / changes["as it is"]["median_s"]
+    if abs(changes[change]["ratio"] - ratio) > 1e-3 * ratio:
+        sys.exit(f"{change}: expected the ratio {ratio} of its medians, found {changes[change]['ratio']}")
