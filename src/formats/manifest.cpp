@@ -31,7 +31,7 @@ Result<json::object> describe_files(const std::string& directory) {
   json::object files;
   for (const std::string& name : names) {
     if (name == "manifest.json") continue;
-    CACHALOT_ASSIGN_OR_RETURN(files[name], describe_file(directory + "/" + name));
+    CACHALOT_ASSIGN_OR_RETURN(files[name], describe_file(fmt::format("{}/{}", directory, name)));
   }
   return files;
 }
