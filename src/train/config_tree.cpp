@@ -54,8 +54,7 @@ Status check_key_depth(std::string_view text, const std::string& origin) {
 
 class Converter {
  public:
-  Converter(const std::string& origin, std::map<std::string, std::string>* origins)
-      : origin_(origin), origins_(origins) {}
+  Converter(const std::string& origin, Origins* origins) : origin_(origin), origins_(origins) {}
 
   json::object table(const toml::table& table, const std::string& path, int depth = 0) {
     json::object out;
@@ -95,7 +94,7 @@ class Converter {
   }
 
   const std::string& origin_;
-  std::map<std::string, std::string>* origins_;
+  Origins* origins_;
   Status status_;
 };
 
@@ -180,6 +179,23 @@ int64_t edit_distance(std::string_view a, std::string_view b) {
 }
 
 }  // namespace
+
+std::string origin_of(const Origins& origins, std::string_view path) {
+  while (!path.empty()) {
+    if (const auto found = origins.find(std::string(path)); found != origins.end())
+      return found->second;
+    path = path.substr(0, std::max<size_t>(path.rfind('.') + 1, 1) - 1);
+  }
+  return "configuration";
+}
+
+Status located(const Status& error, const Origins& origins) {
+  if (error.ok()) return error;
+  // A key may be followed by what it is part of: "compress_ratios[3]", "n_routed_experts times layers".
+  const std::string_view key =
+      std::string_view(error.message()).substr(0, error.message().find_first_of(":[ "));
+  return {error.code(), fmt::format("{}: {}", origin_of(origins, key), error.message())};
+}
 
 Result<ConfigTree> parse_config_tree(std::string_view text, const std::string& origin) {
   CACHALOT_RETURN_IF_ERROR(check_key_depth(text, origin));

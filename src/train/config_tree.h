@@ -16,10 +16,17 @@
 
 namespace cachalot::train {
 
+using Origins = std::map<std::string, std::string>;  // of "a.b": "run.toml:12", "--a.b=c"
+
 struct ConfigTree {
   json::object root;
-  std::map<std::string, std::string> origins;  // of "a.b": "run.toml:12", "--a.b=c"
+  Origins origins;
 };
+
+// Where "a.b" comes from: where it is given, else where the nearest table around it is, else "configuration".
+std::string origin_of(const Origins& origins, std::string_view path);
+// An error "a.b: expected ..." with the origin of a.b before it.
+Status located(const Status& error, const Origins& origins);
 
 // `origin` names the text in errors.
 Result<ConfigTree> parse_config_tree(std::string_view text, const std::string& origin);

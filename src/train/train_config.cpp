@@ -6,7 +6,6 @@
 #include <functional>
 #include <limits>
 
-#include "base/python_json.h"
 #include "base/sha256.h"
 #include "formats/json_fields.h"
 #include "formats/presets.h"
@@ -96,10 +95,7 @@ class Reader {
     const std::string& base = levels_.back().path;
     return base.empty() ? std::string(key) : fmt::format("{}.{}", base, key);
   }
-  std::string origin(std::string_view key) const {
-    const auto found = tree_.origins.find(path(key));
-    return found == tree_.origins.end() ? "configuration" : found->second;
-  }
+  std::string origin(std::string_view key) const { return origin_of(tree_.origins, path(key)); }
   void known(std::string key) { levels_.back().known.push_back(std::move(key)); }
   const json::value* find(std::string_view key) const {
     return levels_.back().object->if_contains(key);
@@ -321,36 +317,41 @@ json::object printed(const TrainConfig& config) {
   return printer.root();
 }
 
+Status below(std::string_view path, const Status& error) {
+  return {error.code(), fmt::format("{}{}", path, error.message())};
+}
+
 Result<json::object> base_fields(const TrainConfig::Model& model) {
   const auto given = static_cast<int>(!model.preset.empty()) +
                      static_cast<int>(!model.config.empty()) +
                      static_cast<int>(!model.init_from.empty());
   if (given != 1) {
-    return invalid_argument(fmt::format(
-        "model: expected one of preset, config and init_from, found {} of them", given));
+    return invalid_argument(
+        fmt::format("model: expected one of preset, config and init_from, found {}", given));
   }
   if (!model.preset.empty()) {
-    CACHALOT_ASSIGN_OR_RETURN(const formats::ModelConfig preset,
-                              formats::preset_config(model.preset));
-    return formats::to_json(preset);
+    const Result<formats::ModelConfig> preset = formats::preset_config(model.preset);
+    if (!preset) return below("model.", preset.error());
+    return formats::to_json(*preset);
   }
-  CACHALOT_ASSIGN_OR_RETURN(
-      const formats::ModelConfig read,
-      formats::load_config(model.config.empty() ? model.init_from : model.config));
-  return formats::to_json(read);
+  const bool from_config = !model.config.empty();
+  const Result<formats::ModelConfig> read =
+      formats::load_config(from_config ? model.config : model.init_from);
+  if (!read) return below(from_config ? "model.config: " : "model.init_from: ", read.error());
+  return formats::to_json(*read);
 }
 
 // Laid over the base as config.json's own keys; an ablation object may be new.
-Status lay_over(json::object& base, const json::object& fields) {
+Status lay_over(json::object& base, const json::object& fields, const Origins& origins) {
   std::vector<std::string> known = {"cachalot", "quantization_config", "expert_dtype"};
   for (const auto& [key, value] : base) known.emplace_back(key);
   for (const auto& [key, value] : fields) {
     if (std::find(known.begin(), known.end(), std::string_view(key)) == known.end()) {
       const std::string near = closest(std::string(key), known);
-      return invalid_argument(
-          fmt::format("model.{}: expected a field of config.json{}, found none "
-                      "of that name",
-                      std::string_view(key), near.empty() ? "" : fmt::format(" (\"{}\"?)", near)));
+      const std::string path = fmt::format("model.{}", std::string_view(key));
+      return invalid_argument(fmt::format(
+          "{}: {}: expected a field of config.json{}, found none of that name",
+          origin_of(origins, path), path, near.empty() ? "" : fmt::format(" (\"{}\"?)", near)));
     }
     json::value* old = base.if_contains(key);
     if (old != nullptr && old->is_object() && value.is_object()) {
@@ -362,6 +363,31 @@ Status lay_over(json::object& base, const json::object& fields) {
   return {};
 }
 
+Status check_entries(std::string_view key, const std::vector<DataEntry>& entries) {
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const DataEntry& entry = entries[i];
+    if (!entry.path.empty() && !entry.name.empty()) continue;
+    return invalid_argument(
+        fmt::format("{}.{}: expected a name and a path, found name \"{}\", path \"{}\"", key, i,
+                    entry.name, entry.path));
+  }
+  return {};
+}
+
+// What no key shows alone.
+Status check(const TrainConfig& config) {
+  if (config.run_dir.empty()) return invalid_argument("run_dir: expected a directory, found none");
+  if (config.data.empty()) return invalid_argument("data: expected at least one entry, found none");
+  CACHALOT_RETURN_IF_ERROR(check_entries("data", config.data));
+  CACHALOT_RETURN_IF_ERROR(check_entries("validation", config.validation));
+  if (const auto precision = parse_training_precision(config.precision, config.qat); !precision)
+    return precision.error();
+  const Status schedule = optim::validate(config.schedule);
+  if (!schedule.ok()) return below("schedule.", schedule);
+  const auto plan = recompute_plan(config);
+  return plan ? Status() : plan.error();
+}
+
 }  // namespace
 
 Result<TrainConfig> train_config_from(const ConfigTree& tree) {
@@ -369,17 +395,6 @@ Result<TrainConfig> train_config_from(const ConfigTree& tree) {
   Reader reader(tree);
   visit(reader, config);
   CACHALOT_RETURN_IF_ERROR(reader.finish());
-  if (config.run_dir.empty()) return invalid_argument("run_dir: expected a directory, found none");
-  if (config.data.empty()) return invalid_argument("data: expected at least one entry, found none");
-  for (const std::vector<DataEntry>* entries : {&config.data, &config.validation}) {
-    for (const DataEntry& entry : *entries) {
-      if (entry.path.empty() || entry.name.empty()) {
-        return invalid_argument(fmt::format(
-            "data: expected a name and a path in every entry, found name \"{}\", path \"{}\"",
-            entry.name, entry.path));
-      }
-    }
-  }
   config.init.seed = config.seed;
   config.optimizer.grouping.muon = config.optimizer_kind == "muon";
   if (config.learning_rate_course == "budget") {
@@ -389,11 +404,8 @@ Result<TrainConfig> train_config_from(const ConfigTree& tree) {
     s.decay_begin_tokens = budget.decay_begin_tokens;
     s.decay_end_tokens = budget.decay_end_tokens;
   }
-  if (const auto precision = parse_training_precision(config.precision, config.qat); !precision)
-    return precision.error();
-  const Status schedule = optim::validate(config.schedule);
-  if (!schedule.ok()) return invalid_argument("schedule." + schedule.message());
-  if (const auto plan = recompute_plan(config); !plan) return plan.error();
+  CACHALOT_RETURN_IF_ERROR(located(check(config), tree.origins));
+  config.origins = tree.origins;
   return config;
 }
 
@@ -413,9 +425,15 @@ std::string config_hash(const TrainConfig& config) {
 }
 
 Result<formats::ModelConfig> model_config(const TrainConfig& config) {
-  CACHALOT_ASSIGN_OR_RETURN(json::object fields, base_fields(config.model));
-  CACHALOT_RETURN_IF_ERROR(lay_over(fields, config.model.fields));
-  return formats::parse_config(python_json(fields), "model");
+  Result<json::object> fields = base_fields(config.model);
+  if (!fields) return located(fields.error(), config.origins);
+  CACHALOT_RETURN_IF_ERROR(lay_over(*fields, config.model.fields, config.origins));
+  Result<formats::ModelConfig> model = formats::parse_config(*fields, "model");
+  if (model) return model;
+  // "model: head_dim: expected ..." becomes "run.toml:7: model.head_dim: expected ...".
+  std::string message = model.error().message();
+  message.replace(message.find(": "), 2, ".");
+  return located({model.error().code(), std::move(message)}, config.origins);
 }
 
 Result<model::RecomputePlan> recompute_plan(const TrainConfig& config) {

@@ -99,6 +99,52 @@ TEST(TrainConfig, WrongValuesNameKeyExpectedAndFound) {
   EXPECT_FALSE(error_of({kBase}, {"data.7.name=x"}).empty());
 }
 
+// Keys that are given have their line or assignment; others that of the table around them.
+TEST(TrainConfig, ErrorsBeginWithTheKeysOrigin) {
+  const auto model_error = [](const std::vector<std::string>& texts,
+                              const std::vector<std::string>& assignments = {}) {
+    const Result<TrainConfig> config = read(texts, assignments);
+    return config ? model_config(*config).error().message() : config.error().message();
+  };
+  const auto expect_begins = [](const std::string& message, const std::string& begin) {
+    EXPECT_EQ(message.substr(0, begin.size()), begin) << message;
+  };
+  expect_begins(model_error({kBase, "[model]\n\nhidden_size = -1\n"}),
+                "test.toml:3: model.hidden_size: expected an integer");
+  expect_begins(model_error({kBase, "[model]\nhidden_size = \"wide\"\n"}),
+                "test.toml:2: model.hidden_size: expected an integer");
+  expect_begins(model_error({kBase, "[model]\n\nhiden_size = 1\n"}),
+                "test.toml:3: model.hiden_size: expected a field of config.json");
+  expect_begins(model_error({kBase, "[model]\nrope_scaling.factor = 0\n"}),
+                "test.toml:2: model.rope_scaling.factor: expected a number");
+  expect_begins(model_error({kBase, "[model]\n\ncompress_ratios = [1, 1]\n"}),
+                "test.toml:3: model.compress_ratios");
+  expect_begins(model_error({kBase, "[model]\n\ncachalot = {kv_source_layer_ids = [7]}\n"}),
+                "test.toml:3: model.cachalot.kv_source_layer_ids: expected");
+  expect_begins(model_error({kBase, "[model]\n\ncachalot.nothing = 1\n"}),
+                "test.toml:3: model.cachalot.nothing: expected");
+  expect_begins(model_error({kBase}, {"model.head_dim=1"}), "--model.head_dim=1: model.head_dim: ");
+  expect_begins(model_error({kBase}, {"model.rope_theta=nan"}),
+                "--model.rope_theta=nan: model.rope_theta: expected a number");
+  expect_begins(model_error({kBase}, {"model.preset=huge"}), "--model.preset=huge: model.preset: ");
+  // The preset's heads do not divide into as many groups: the key that the error names is not given.
+  expect_begins(model_error({kBase, "\n[model]\no_groups = 3\n"}),
+                "test.toml:2: model.num_attention_heads: expected a multiple of o_groups = 3");
+  expect_begins(model_error({kBase, "\n[model]\nconfig = \"c.json\"\n"}),
+                "test.toml:2: model: expected one of preset, config and init_from");
+  expect_begins(model_error({kBase}, {"model.preset=", "model.config=/nowhere/c.json"}),
+                "--model.config=/nowhere/c.json: model.config: /nowhere/c.json: ");
+
+  expect_begins(error_of({kBase, "[schedule.batch]\n\nbatch_tokens = 4097\n"}),
+                "test.toml:3: schedule.batch.batch_tokens: expected whole sequences");
+  expect_begins(error_of({kBase, "\nqat = true\n"}), "test.toml:2: qat: expected");
+  expect_begins(error_of({kBase, "[recompute]\n\ntensors = \"logits\"\n"}),
+                "test.toml:3: recompute.tensors: expected");
+  expect_begins(error_of({kBase, "[[data]]\nname = \"a\"\n"}), "test.toml:1: data.0: expected");
+  expect_begins(error_of({"[[data]]\nname = \"a\"\npath = \"b\"\n"}),
+                "configuration: run_dir: expected");
+}
+
 TEST(TrainConfig, FieldsLieOverThePreset) {
   const TrainConfig config =
       read({kBase}, {"model.hidden_size=128", "model.cachalot={residual = \"plain\"}"}).value();
