@@ -2,7 +2,8 @@
 // Source  design.md 2 (config is TOML with left-to-right overlays and --a.b=c).
 // Overlay  tables merge key by key; everything else, arrays of tables too, replaces what was there.
 // Assignments  "a.b=c": c is read as a TOML value, and where it is none taken as a string; a number after a dot is a place in an array.
-// Errors  invalid_argument, naming file and line (or the assignment), what was expected and what was found. Any bytes are safe to give.
+// Errors  invalid_argument, naming file and line (or the assignment), what was expected and what was found. Any bytes are safe to give;
+//         those that are not UTF-8 are refused.
 // Threads  pure.
 #pragma once
 
@@ -25,8 +26,10 @@ struct ConfigTree {
 
 // Where "a.b" comes from: where it is given, else where the nearest table around it is, else "configuration".
 std::string origin_of(const Origins& origins, std::string_view path);
-// An error "a.b: expected ..." with the origin of a.b before it.
+// An error "a.b: expected ..." with the origin of a.b before it, printable.
 Status located(const Status& error, const Origins& origins);
+// The error in UTF-8 that a terminal only shows: control characters escaped ("\u007f"), other bytes replaced by U+FFFD.
+Status printable(const Status& error);
 
 // `origin` names the text in errors.
 Result<ConfigTree> parse_config_tree(std::string_view text, const std::string& origin);

@@ -82,7 +82,7 @@ class Reader {
 
   Status finish() {
     check_unknown();
-    return status_;
+    return printable(status_);
   }
 
  private:
@@ -427,7 +427,7 @@ std::string config_hash(const TrainConfig& config) {
 Result<formats::ModelConfig> model_config(const TrainConfig& config) {
   Result<json::object> fields = base_fields(config.model);
   if (!fields) return located(fields.error(), config.origins);
-  CACHALOT_RETURN_IF_ERROR(lay_over(*fields, config.model.fields, config.origins));
+  CACHALOT_RETURN_IF_ERROR(printable(lay_over(*fields, config.model.fields, config.origins)));
   Result<formats::ModelConfig> model = formats::parse_config(*fields, "model");
   if (model) return model;
   // "model: head_dim: expected ..." becomes "run.toml:7: model.head_dim: expected ...".

@@ -168,6 +168,51 @@ TEST(TrainConfig, RandomBytesNeverCrash) {
   EXPECT_FALSE(error_of({"a = " + std::string(100000, '[')}).empty());
 }
 
+// A run's directory may hold any character; what is printed reads back, and errors show none that acts on a terminal.
+TEST(TrainConfig, ControlCharactersAreEscaped) {
+  for (const std::string& strange :
+       std::vector<std::string>{"\x7f", "a\x1b[31mb", "\n\t\r", "\u0080\u009f", "\"\\\"", "\ufeff",
+                                std::string(1, '\0')}) {
+    const TrainConfig config = read({kBase}, {"run_dir=" + strange}).value();
+    EXPECT_EQ(config.run_dir, strange);
+    const Result<TrainConfig> again = read({resolved_toml(config)});
+    ASSERT_TRUE(again.has_value()) << again.error().message();
+    EXPECT_EQ(again->run_dir, strange);
+  }
+  const std::string strange = "\x7f\x1b\n\u0080\u009f";
+  const std::string shown = "\\u007f\\u001b\\u000a\\u0080\\u009f";
+  for (const std::string& assignment : std::vector<std::string>{
+           "seed=" + strange, "optimizer.kind=" + strange, "recompute.tensors=" + strange,
+           "data=[{name = \"" + strange, strange + "=1", "data." + strange + "=1", "a.." + strange,
+           strange, "data.0." + strange + "=1"}) {
+    const std::string message = error_of({kBase}, {assignment});
+    EXPECT_NE(message.find(shown), std::string::npos) << message;
+    EXPECT_EQ(message.find_first_of(strange.substr(0, 3)), std::string::npos) << message;
+  }
+  for (const std::string& key : {"model." + strange, std::string("model.preset")}) {
+    const TrainConfig config = read({kBase}, {key + "=" + strange}).value();
+    const std::string message = model_config(config).error().message();
+    EXPECT_NE(message.find(shown), std::string::npos) << message;
+    EXPECT_EQ(message.find_first_of(strange.substr(0, 3)), std::string::npos) << message;
+  }
+}
+
+TEST(TrainConfig, WhatIsNotUtf8IsRefused) {
+  for (const std::string& bytes : std::vector<std::string>{
+           "\xff", "a\x80", "\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "\xef"}) {
+    EXPECT_NE(error_of({kBase}, {"run_dir=" + bytes}).find("expected UTF-8"), std::string::npos);
+    EXPECT_NE(error_of({kBase}, {"run_dir=\"" + bytes + "\""}).find("expected UTF-8"),
+              std::string::npos);
+    EXPECT_NE(error_of({kBase}, {bytes + "=1"}).find("expected UTF-8"), std::string::npos);
+    EXPECT_NE(error_of({kBase, "run_dir = \"" + bytes + "\""}).find("test.toml:1: expected TOML"),
+              std::string::npos);
+  }
+  EXPECT_EQ(error_of({kBase}, {"run_dir=\xff"}),
+            "--run_dir=\ufffd: expected UTF-8, found other bytes");
+  EXPECT_EQ(read({kBase}, {"run_dir=l\u00e4ufe/\U0001f40b"}).value().run_dir,
+            "l\u00e4ufe/\U0001f40b");
+}
+
 std::string repeated(std::string_view text, int times) {
   std::string out;
   for (int i = 0; i < times; ++i) out += text;
