@@ -61,8 +61,7 @@ class Converter {
   json::object table(const toml::table& table, const std::string& path, int depth = 0) {
     json::object out;
     for (const auto& [key, node] : table) {
-      const std::string name(key.str());
-      out[name] = value(node, path.empty() ? name : path + "." + name, depth);
+      out[std::string(key.str())] = value(node, path_below(path, key.str()), depth);
     }
     return out;
   }
@@ -100,13 +99,23 @@ class Converter {
   Status status_;
 };
 
-void merge(json::object& base, const json::object& over) {
+void forget_below(Origins& origins, const std::string& path) {
+  const std::string inside = path + ".";
+  auto it = origins.lower_bound(inside);
+  while (it != origins.end() && it->first.starts_with(inside)) it = origins.erase(it);
+}
+
+// The origins of what stays; those of `over` come after.
+void merge(json::object& base, const json::object& over, const std::string& path,
+           Origins& origins) {
   for (const auto& [key, value] : over) {
+    const std::string inner = path_below(path, key);
     json::value* old = base.if_contains(key);
     if (old != nullptr && old->is_object() && value.is_object()) {
-      merge(old->get_object(), value.get_object());
+      merge(old->get_object(), value.get_object(), inner, origins);
     } else {
       base[key] = value;
+      forget_below(origins, inner);
     }
   }
 }
@@ -206,6 +215,8 @@ Status assign_text(ConfigTree& tree, const std::string& assignment) {
   }
   CACHALOT_RETURN_IF_ERROR(
       check_key_depth(assignment.substr(equals + 1), "--" + path.substr(0, 60)));
+  const std::string origin = "--" + assignment;
+  std::string at_path;
   json::value* at = nullptr;
   json::object* table = &tree.root;
   for (size_t begin = 0; begin <= path.size();) {
@@ -229,10 +240,12 @@ Status assign_text(ConfigTree& tree, const std::string& assignment) {
       table = at == nullptr ? table : &at->get_object();
       at = &(*table)[key];
     }
+    at_path = path_below(at_path, key);
+    tree.origins[at_path] = origin;
     begin = end + 1;
   }
   *at = assigned_value(assignment.substr(equals + 1));
-  tree.origins[path] = "--" + assignment;
+  forget_below(tree.origins, at_path);
   return {};
 }
 
@@ -245,6 +258,10 @@ std::string origin_of(const Origins& origins, std::string_view path) {
     path = path.substr(0, std::max<size_t>(path.rfind('.') + 1, 1) - 1);
   }
   return "configuration";
+}
+
+std::string path_below(std::string_view table, std::string_view key) {
+  return table.empty() ? key_text(key) : fmt::format("{}.{}", table, key_text(key));
 }
 
 Status located(const Status& error, const Origins& origins) {
@@ -289,7 +306,7 @@ Result<ConfigTree> parse_config_tree(std::string_view text, const std::string& o
 }
 
 void overlay(ConfigTree& base, const ConfigTree& over) {
-  merge(base.root, over.root);
+  merge(base.root, over.root, "", base.origins);
   for (const auto& [path, origin] : over.origins) base.origins[path] = origin;
 }
 

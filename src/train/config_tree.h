@@ -17,7 +17,8 @@
 
 namespace cachalot::train {
 
-using Origins = std::map<std::string, std::string>;  // of "a.b": "run.toml:12", "--a.b=c"
+// Of "a.b": "run.toml:12", "--a.b=c"; of a table, what gave some of it last. What is replaced leaves none.
+using Origins = std::map<std::string, std::string>;
 
 struct ConfigTree {
   json::object root;
@@ -26,6 +27,8 @@ struct ConfigTree {
 
 // Where "a.b" comes from: where it is given, else where the nearest table around it is, else "configuration".
 std::string origin_of(const Origins& origins, std::string_view path);
+// "a.b" of "a" and "b", which is quoted where TOML needs it; of "" and "b" it is "b".
+std::string path_below(std::string_view table, std::string_view key);
 // An error "a.b: expected ..." with the origin of a.b before it, printable.
 Status located(const Status& error, const Origins& origins);
 // The error in UTF-8 that a terminal only shows: control characters escaped ("\u007f"), other bytes replaced by U+FFFD.

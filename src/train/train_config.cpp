@@ -91,10 +91,7 @@ class Reader {
     std::string path;
     std::vector<std::string> known;
   };
-  std::string path(std::string_view key) const {
-    const std::string& base = levels_.back().path;
-    return base.empty() ? std::string(key) : fmt::format("{}.{}", base, key);
-  }
+  std::string path(std::string_view key) const { return path_below(levels_.back().path, key); }
   std::string origin(std::string_view key) const { return origin_of(tree_.origins, path(key)); }
   void known(std::string key) { levels_.back().known.push_back(std::move(key)); }
   const json::value* find(std::string_view key) const {
@@ -103,7 +100,8 @@ class Reader {
   void fields(const char* key, const std::function<void(formats::JsonFields&)>& read) {
     if (!status_.ok() || find(key) == nullptr) return;
     const std::string where = origin(key);
-    const std::string prefix = path("");
+    const std::string& table = levels_.back().path;
+    const std::string prefix = table.empty() ? table : table + ".";
     formats::JsonFields json(*levels_.back().object, where, prefix);
     read(json);
     status_ = json.status();
@@ -348,7 +346,7 @@ Status lay_over(json::object& base, const json::object& fields, const Origins& o
   for (const auto& [key, value] : fields) {
     if (std::find(known.begin(), known.end(), std::string_view(key)) == known.end()) {
       const std::string near = closest(std::string(key), known);
-      const std::string path = fmt::format("model.{}", std::string_view(key));
+      const std::string path = path_below("model", key);
       return invalid_argument(fmt::format(
           "{}: {}: expected a field of config.json{}, found none of that name",
           origin_of(origins, path), path, near.empty() ? "" : fmt::format(" (\"{}\"?)", near)));

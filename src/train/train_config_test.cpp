@@ -145,6 +145,55 @@ TEST(TrainConfig, ErrorsBeginWithTheKeysOrigin) {
                 "configuration: run_dir: expected");
 }
 
+// Neither the line of what was replaced nor that of a table that something was added to since.
+TEST(TrainConfig, ErrorsNameWhatReplacedAValue) {
+  const auto error_over = [](const std::string& over_text,
+                             const std::vector<std::string>& assignments) {
+    ConfigTree tree = parse_config_tree(kBase, "base.toml").value();
+    overlay(tree, parse_config_tree(over_text, "over.toml").value());
+    for (const std::string& assignment : assignments) {
+      const Status status = assign(tree, assignment);
+      EXPECT_TRUE(status.ok()) << status.message();
+    }
+    const Result<TrainConfig> config = train_config_from(tree);
+    const std::string message =
+        config ? model_config(*config).error().message() : config.error().message();
+    return message.substr(0, message.find(": expected"));
+  };
+  // One for another, of the same kind or another kind.
+  EXPECT_EQ(error_over("run_dir = 1", {}), "over.toml:1: run_dir");
+  EXPECT_EQ(error_over("run_dir = {a = 1}", {}), "over.toml:1: run_dir");
+  EXPECT_EQ(error_over("model = 7", {}), "over.toml:1: model");
+  EXPECT_EQ(error_over("run_dir = 1", {"run_dir=2"}), "--run_dir=2: run_dir");
+  // The base's third line of text stands for data.0.name and .path no more.
+  EXPECT_EQ(error_over("\n[[data]]\nname = \"a\"", {}), "over.toml:2: data.0");
+  EXPECT_EQ(error_over("", {"data=[{name = 1}]"}), "--data=[{name = 1}]: data.0.name");
+  EXPECT_EQ(error_over("", {"data.0={nam = 1}"}), "--data.0={nam = 1}: data.0.nam");
+  EXPECT_EQ(error_over("", {"data.0.path="}), "--data.0.path=: data.0");
+  // Tables that are replaced whole, and what lay in them.
+  EXPECT_EQ(error_over("", {"schedule.batch={batch_tokens = 0}"}),
+            "--schedule.batch={batch_tokens = 0}: schedule.batch.batch_tokens");
+  EXPECT_EQ(error_over("", {"schedule={sequence = [{from_tokens = 5}]}"}),
+            "--schedule={sequence = [{from_tokens = 5}]}: schedule.sequence.0.from_tokens");
+  EXPECT_EQ(error_over("[model]\nhidden_size = 3", {"model={preset = \"nano\", hidden_size = -1}"}),
+            "--model={preset = \"nano\", hidden_size = -1}: model.hidden_size");
+  // A table in place of a value, and again.
+  EXPECT_EQ(error_over("model = 7", {"model={hidden_size = 1}", "model.hidden_size=2"}),
+            "--model.hidden_size=2: model");
+  // Tables that only an assignment makes.
+  EXPECT_EQ(error_over("", {"new.table.key=1"}), "--new.table.key=1: new");
+  EXPECT_EQ(error_over("", {"model.o_groups=3"}), "--model.o_groups=3: model.num_attention_heads");
+  // What stays keeps its line.
+  EXPECT_EQ(
+      error_over("[schedule.batch]\n\nfirst_batch_tokens = 1", {"schedule.micro_batch_tokens=0"}),
+      "--schedule.micro_batch_tokens=0: schedule.micro_batch_tokens");
+  EXPECT_EQ(error_over("[schedule.batch]\n\nfirst_batch_tokens = 9999", {}),
+            "base.toml:10: schedule.batch.batch_tokens");
+  // A dot in a name is no path.
+  EXPECT_EQ(error_over("model.\"rope_scaling.factor\" = 1\n\nmodel.rope_scaling.factor = 0", {}),
+            "over.toml:1: model.\"rope_scaling.factor\"");
+}
+
 TEST(TrainConfig, FieldsLieOverThePreset) {
   const TrainConfig config =
       read({kBase}, {"model.hidden_size=128", "model.cachalot={residual = \"plain\"}"}).value();
@@ -241,6 +290,16 @@ TEST(ConfigTree, DeepKeysAreRefusedBeforeTheyAreParsed) {
         repeated("a.", 31) + "a = 1\n"}) {
     EXPECT_TRUE(parse_config_tree(text, "flat.toml").has_value()) << text;
   }
+}
+
+TEST(ConfigTree, WhatIsReplacedLeavesNoOrigin) {
+  ConfigTree tree = parse_config_tree("a = [{b = 1, c = 2}]\nd.e = 3\nd2 = 4", "base.toml").value();
+  overlay(tree, parse_config_tree("a = [{b = 1}]\nd = 5", "over.toml").value());
+  EXPECT_EQ(tree.origins, (Origins{{"a", "over.toml:1"},
+                                   {"a.0", "over.toml:1"},
+                                   {"a.0.b", "over.toml:1"},
+                                   {"d", "over.toml:2"},
+                                   {"d2", "base.toml:3"}}));
 }
 
 TEST(ConfigTree, ClosestIsASlipOrNothing) {
