@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
+#include "base/check.h"
 #include "formats/accounting.h"
 #include "train/run.h"
 
@@ -36,6 +38,13 @@ int64_t layer_activations(const formats::ModelConfig& c, const formats::LayerCon
         2 * c.n_routed_experts + c.num_experts_per_tok * (3 * c.moe_intermediate_size + d + 2);
   }
   return floats;
+}
+
+// As many whole packs as it may hold, at least one, of those that a step has.
+int64_t micro_batch_positions(const TrainConfig& config, int64_t sequence_length,
+                              int64_t step_tokens) {
+  const int64_t packs = std::max<int64_t>(1, config.micro_batch_tokens / sequence_length);
+  return std::min(packs * sequence_length, step_tokens);
 }
 
 int64_t bytes_per_value(PreparedFormat format) {
@@ -87,19 +96,33 @@ std::string MemoryPlan::to_text() const {
   return out;
 }
 
-namespace {
-
-// Steps from here on, this one included, that have its tokens and its sequence length: up to the next stage or the budget's end.
-int64_t equal_steps(const optim::TrainingSchedule& schedule, int64_t step_tokens, int64_t seen) {
-  if (seen < schedule.batch.ramp_tokens) return 1;
-  int64_t until = schedule.batch.total_tokens;
+int64_t equal_steps(const optim::TrainingSchedule& schedule, int64_t seen) {
+  const int64_t length = optim::sequence_length(schedule.sequence, seen);
+  const auto tokens_at = [&](int64_t place) {
+    return optim::step_tokens(schedule.batch, length, place);
+  };
+  const int64_t tokens = tokens_at(seen);
+  CACHALOT_CHECK(tokens > 0);
+  // The last step that the budget has room for, and the first of the next stage.
+  int64_t end = schedule.batch.total_tokens - tokens + 1;
   for (const optim::SequenceStage& stage : schedule.sequence) {
-    if (stage.from_tokens > seen) until = std::min(until, stage.from_tokens);
+    if (stage.from_tokens > seen && stage.sequence_length != length)
+      end = std::min(end, stage.from_tokens);
   }
-  return std::max<int64_t>(1, (until - seen) / step_tokens);
+  const int64_t most = (end - seen + tokens - 1) / tokens;
+  if (seen >= schedule.batch.ramp_tokens) return most;
+  // Steps grow with the tokens seen: the first that is larger, at twice the distance each time and then between the last two.
+  int64_t equal = 1, larger = 2;
+  while (larger - 1 < most && tokens_at(seen + (larger - 1) * tokens) == tokens) {
+    equal = larger;
+    larger = larger > most / 2 ? most + 1 : 2 * larger;
+  }
+  while (larger - equal > 1) {
+    const int64_t middle = equal + (larger - equal) / 2;
+    (tokens_at(seen + (middle - 1) * tokens) == tokens ? equal : larger) = middle;
+  }
+  return equal;
 }
-
-}  // namespace
 
 Result<MemoryPlan> memory_plan(const TrainConfig& config) {
   CACHALOT_ASSIGN_OR_RETURN(const formats::ModelConfig model, model_config(config));
@@ -135,19 +158,20 @@ Result<MemoryPlan> memory_plan(const TrainConfig& config) {
   const optim::TrainingSchedule& schedule = config.schedule;
   plan.checkpoint_bytes = plan.master_bytes + plan.moment_bytes;
   plan.peak_gflops = config.log.peak_gflops;
-  int64_t longest = 0;
-  for (;;) {
+  int64_t length = 0;
+  double flops_per_token = 0;
+  while (plan.total_tokens < schedule.batch.total_tokens) {
     const optim::TrainingPoint point =
         optim::training_point(schedule, plan.num_steps, plan.total_tokens);
-    if (point.step_tokens == 0) break;
-    const int64_t steps = equal_steps(schedule, point.step_tokens, plan.total_tokens);
-    longest = std::max(longest, point.sequence_length);
-    plan.flops += static_cast<double>(steps) * static_cast<double>(point.step_tokens) *
-                  training_flops_per_token(model, point.sequence_length);
-    plan.total_tokens += steps * point.step_tokens;
-    plan.num_steps += steps;
+    const int64_t tokens = equal_steps(schedule, plan.total_tokens) * point.step_tokens;
+    if (std::exchange(length, point.sequence_length) != point.sequence_length)
+      flops_per_token = training_flops_per_token(model, length);
+    plan.flops += static_cast<double>(tokens) * flops_per_token;
+    plan.total_tokens += tokens;
+    plan.num_steps += tokens / point.step_tokens;
+    plan.micro_batch_tokens =
+        std::max(plan.micro_batch_tokens, micro_batch_positions(config, length, point.step_tokens));
   }
-  plan.micro_batch_tokens = std::max(config.micro_batch_tokens, longest);
   return plan;
 }
 

@@ -22,7 +22,7 @@ struct MemoryPlan {
   int64_t packed_bytes = 0;
   int64_t activation_bytes_per_token = 0;
   int64_t logit_bytes_per_token = 0;
-  int64_t micro_batch_tokens = 0;
+  int64_t micro_batch_tokens = 0;  // the most positions of one
   int64_t checkpoint_bytes = 0;
   int64_t num_steps = 0;
   int64_t total_tokens = 0;
@@ -35,5 +35,9 @@ struct MemoryPlan {
 };
 
 Result<MemoryPlan> memory_plan(const TrainConfig& config);
+
+// Steps from `seen` tokens on, the one there included, up to the first that has other tokens or follows a stage of another sequence
+// length; the budget is not spent there (CHECK). Quick however many they are.
+int64_t equal_steps(const optim::TrainingSchedule& schedule, int64_t seen);
 
 }  // namespace cachalot::train

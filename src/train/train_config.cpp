@@ -15,6 +15,7 @@ namespace cachalot::train {
 namespace {
 
 constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
+constexpr int64_t kMaxTokens = int64_t{1} << 50;  // their doubles are exact
 constexpr double kBig = 1e30;
 
 // A list of the configuration's fields is written once, as visit(); a reader and a printer walk it. `Value` members have the same
@@ -190,17 +191,17 @@ void visit_schedule(Visitor& v, TrainConfig& c) {
   });
   v.template tables<optim::SequenceStage>(
       "sequence", &c.schedule.sequence, [&](optim::SequenceStage& stage) {
-        v.integer("from_tokens", &stage.from_tokens, 0, kMax);
+        v.integer("from_tokens", &stage.from_tokens, 0, kMaxTokens);
         v.integer("sequence_length", &stage.sequence_length, 1, int64_t{1} << 31);
       });
   v.table("batch", [&] {
     optim::BatchSchedule& s = c.schedule.batch;
-    v.integer("first_batch_tokens", &s.first_batch_tokens, 1, kMax);
-    v.integer("batch_tokens", &s.batch_tokens, 1, kMax);
-    v.integer("ramp_tokens", &s.ramp_tokens, 0, kMax);
-    v.integer("total_tokens", &s.total_tokens, 0, kMax);
+    v.integer("first_batch_tokens", &s.first_batch_tokens, 1, kMaxTokens);
+    v.integer("batch_tokens", &s.batch_tokens, 1, kMaxTokens);
+    v.integer("ramp_tokens", &s.ramp_tokens, 0, kMaxTokens);
+    v.integer("total_tokens", &s.total_tokens, 0, kMaxTokens);
   });
-  v.integer("micro_batch_tokens", &c.micro_batch_tokens, 1, kMax);
+  v.integer("micro_batch_tokens", &c.micro_batch_tokens, 1, kMaxTokens);
   v.table("attention", [&] {
     optim::AttentionSchedule& s = c.schedule.attention;
     v.integer("dense_tokens", &s.dense_tokens, 0, kMax);
