@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <functional>
 #include <limits>
+#include <map>
 
 #include "base/sha256.h"
 #include "formats/json_fields.h"
@@ -17,6 +18,21 @@ namespace {
 constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
 constexpr int64_t kMaxTokens = int64_t{1} << 50;  // their doubles are exact
 constexpr double kBig = 1e30;
+
+// With the keys of every table in the order of their bytes: files and assignments have given them in any.
+json::value sorted(const json::value& value) {
+  if (value.is_array()) {
+    json::array out;
+    for (const json::value& element : value.get_array()) out.push_back(sorted(element));
+    return out;
+  }
+  if (!value.is_object()) return value;
+  std::map<std::string_view, const json::value*> by_key;
+  for (const auto& [key, inner] : value.get_object()) by_key[key] = &inner;
+  json::object out;
+  for (const auto& [key, inner] : by_key) out[key] = sorted(*inner);
+  return out;
+}
 
 // A list of the configuration's fields is written once, as visit(); a reader and a printer walk it. `Value` members have the same
 // names and arguments in both.
@@ -73,11 +89,13 @@ class Reader {
   }
   // What the keys of this table that no other call names say.
   void rest(json::object* out) {
+    json::object others;
     for (const auto& [key, value] : *levels_.back().object) {
       const auto& known = levels_.back().known;
       if (std::find(known.begin(), known.end(), std::string_view(key)) == known.end())
-        (*out)[key] = value;
+        others[key] = value;
     }
+    *out = sorted(others).get_object();
     for (const auto& [key, value] : *out) known(std::string(key));
   }
 

@@ -62,6 +62,17 @@ TEST(TrainConfig, WhatIsPrintedReadsBack) {
   EXPECT_EQ(config_hash(again), config_hash(config));
 }
 
+TEST(TrainConfig, TheOrderOfKeysDecidesNothing) {
+  const std::vector<std::string> assignments = {"model.swiglu_limit=7", "model.hidden_size=128",
+                                                "model.rope_scaling.factor=8",
+                                                "model.rope_scaling.beta_fast=16", "seed=3"};
+  const TrainConfig one = read({kBase}, assignments).value();
+  const TrainConfig other = read({kBase}, {assignments.rbegin(), assignments.rend()}).value();
+  EXPECT_EQ(resolved_toml(one), resolved_toml(other));
+  EXPECT_EQ(config_hash(one), config_hash(other));
+  EXPECT_EQ(resolved_toml(read({resolved_toml(one)}).value()), resolved_toml(one));
+}
+
 TEST(TrainConfig, HashIsOfAllThatDecidesBits) {
   const std::string hash = config_hash(read({kBase}).value());
   EXPECT_EQ(config_hash(read({kBase}, {"run_dir=elsewhere"}).value()), hash);
