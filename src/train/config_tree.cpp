@@ -7,12 +7,10 @@
 #include <cmath>
 #include <numeric>
 
-#define TOML_EXCEPTIONS 0
-#include <toml++/toml.h>
-
 #include "base/file.h"
 #include "base/python_json.h"
 #include "text/dsml_arguments.h"
+#include "train/toml.h"
 
 namespace cachalot::train {
 namespace {

@@ -303,6 +303,17 @@ TEST(ConfigTree, DeepKeysAreRefusedBeforeTheyAreParsed) {
   }
 }
 
+// The parser's own assertions must not end the process, nor may what it believes unreachable be reached: train/toml.h.
+TEST(ConfigTree, TheParserSurvivesWhatItTakesForGranted) {
+  const ConfigTree tree =
+      parse_config_tree("x = \"\"\"a\\\n  \u00e4\u3001\"\"\"", "test.toml").value();
+  EXPECT_EQ(tree.root.at("x").as_string(), "a\u00e4\u3001");
+  EXPECT_FALSE(parse_config_tree("x\u00e4 = 1", "test.toml").has_value());
+  EXPECT_FALSE(parse_config_tree("x = 1 \u3001", "test.toml").has_value());
+  for (const std::string text : {"[\nmodel]\n", "[[[a]]]", "[[=", "[", "[[", "[ [a]]", "[.a]"})
+    EXPECT_FALSE(parse_config_tree(text, "test.toml").has_value()) << text;
+}
+
 TEST(ConfigTree, WhatIsReplacedLeavesNoOrigin) {
   ConfigTree tree = parse_config_tree("a = [{b = 1, c = 2}]\nd.e = 3\nd2 = 4", "base.toml").value();
   overlay(tree, parse_config_tree("a = [{b = 1}]\nd = 5", "over.toml").value());
