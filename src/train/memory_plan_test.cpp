@@ -107,6 +107,28 @@ TEST(MemoryPlan, CountsTheStepsOfEveryStretch) {
   }
 }
 
+TEST(MemoryPlan, RecomputeAndWholePacksCount) {
+  TrainConfig config = config_of({});
+  config.schedule.sequence = {{0, 512}, {8192, 1024}};
+  config.schedule.batch = {4096, 4096, 0, 16'384};
+  config.micro_batch_tokens = 1500;  // two packs, then one
+  config.recompute.logit_rows = 16;
+  const MemoryPlan kept = memory_plan(config).value();
+  EXPECT_EQ(kept.micro_batch_tokens, 1024);
+  EXPECT_EQ(kept.pass.made_again, 0);
+  config.recompute.tensors = "all";
+  const MemoryPlan made_again = memory_plan(config).value();
+  EXPECT_GT(made_again.pass.made_again, 0);
+  EXPECT_LT(made_again.pass.kept, 0.8 * kept.pass.kept);
+  EXPECT_EQ(kept.total_bytes() - made_again.total_bytes(),
+            kept.pass.total() - made_again.pass.total());
+  EXPECT_NE(made_again.to_text().find("made again"), std::string::npos);
+  config.micro_batch_tokens = 700;
+  EXPECT_EQ(memory_plan(config).value().micro_batch_tokens, 1024);
+  config.micro_batch_tokens = 1 << 20;  // no more than a step's
+  EXPECT_EQ(memory_plan(config).value().micro_batch_tokens, 4096);
+}
+
 // The published run's ramp, and the longest that the configuration takes.
 TEST(MemoryPlan, LongRampsTakeNoTime) {
   optim::TrainingSchedule s;
