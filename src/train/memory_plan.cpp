@@ -7,7 +7,7 @@
 
 #include "base/check.h"
 #include "formats/accounting.h"
-#include "train/run.h"
+#include "train/training_flops.h"
 
 namespace cachalot::train {
 namespace {

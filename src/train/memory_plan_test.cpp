@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "base/rng.h"
-#include "train/run.h"
+#include "train/training_flops.h"
 
 namespace cachalot::train {
 namespace {
