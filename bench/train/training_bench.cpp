@@ -1,7 +1,7 @@
 // training_bench [--json] [--threads=N] [--isa=NAME] [--seconds=S] [--cpu-clock]
 // Where a training step's time goes, and what its parts cost: the nano model over 4 sequences of 512 tokens a step.
 //   phases     forward, forward and backward, optimizer, packing of weights: time, and FLOP/s as a share of the f32 peak measured in
-//              the same run (FLOPs: train/run.h; a third of them forward; Newton-Schulz by training.md 3.3)
+//              the same run (FLOPs: train/training_flops.h; a third of them forward; Newton-Schulz by training.md 3.3)
 //   overheads  a whole step with one thing changed, as a ratio to the step as it is
 // Cases take turns, so that a machine's mood meets all of them.
 // Anticipatory routing's cost is bounded by what the same run's phases say of a forward pass (training.md A5: a third of forward and
@@ -21,7 +21,7 @@
 #include "matmul/machine_limits.h"
 #include "optim/optimizer.h"
 #include "train/initialize.h"
-#include "train/run.h"
+#include "train/training_flops.h"
 #include "train/training_model.h"
 
 namespace {

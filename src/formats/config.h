@@ -124,8 +124,9 @@ struct ModelConfig {
   int64_t dense_width() const;
 };
 
-// `origin` names the text in errors.
+// `origin` names the text, or the object, in errors: "origin: key: expected ..., found ...".
 Result<ModelConfig> parse_config(std::string_view text, std::string_view origin);
+Result<ModelConfig> parse_config(const json::object& object, std::string_view origin);
 // `path`: a config.json, or a directory that holds one.
 Result<ModelConfig> load_config(const std::string& path);
 // Everything parse_config refuses, for configs built in code: ranges, divisibility, layer kinds.

@@ -246,7 +246,10 @@ Result<ModelConfig> parse_config(std::string_view text, std::string_view origin)
     return invalid_argument(
         fmt::format("{}: expected an object, found {}", origin, json_kind_name(document)));
   }
-  const json::object& object = document.get_object();
+  return parse_config(document.get_object(), origin);
+}
+
+Result<ModelConfig> parse_config(const json::object& object, std::string_view origin) {
   const bool is_reference = object.contains("dim") && !object.contains("hidden_size");
   JsonFields fields(object, origin, {}, is_reference ? &reference_spellings() : nullptr);
   ModelConfig config;

@@ -26,10 +26,11 @@ Result<RecomputePlan> RecomputePlan::parse(std::string_view names) {
     const auto* found =
         std::find_if(std::begin(kNames), std::end(kNames), [&](Name n) { return n.name == name; });
     if (found == std::end(kNames)) {
-      return invalid_argument(fmt::format(
-          "recompute: expected none, streams, mixed, input, maps, norms, queries, swiglu, mhc or "
-          "all, found \"{}\"",
-          name));
+      return invalid_argument(
+          fmt::format("recompute.tensors: expected none, streams, mixed, input, maps, norms, "
+                      "queries, swiglu, mhc or "
+                      "all, found \"{}\"",
+                      name));
     }
     plan.tensors |= found->tensors;
     if (comma == std::string_view::npos) return plan;

@@ -12,6 +12,8 @@
 namespace cachalot::optim {
 namespace {
 
+constexpr int64_t kMaxRampSizes = int64_t{1} << 22;  // steps of different sizes, which a plan walks
+
 template <typename T>
 Status expected(std::string_view key, std::string_view what, const T& found) {
   return invalid_argument(fmt::format("{}: expected {}, found {}", key, what, found));
@@ -72,6 +74,13 @@ Status validate_batch(const BatchSchedule& s, const std::vector<SequenceStage>& 
       return expected("batch.batch_tokens",
                       fmt::format("whole sequences of {} tokens", stage.sequence_length),
                       s.batch_tokens);
+    }
+    if (const int64_t sizes = (s.batch_tokens - s.first_batch_tokens) / stage.sequence_length;
+        s.ramp_tokens > 0 && sizes > kMaxRampSizes) {
+      return expected("batch.ramp_tokens",
+                      fmt::format("0, or a ramp over at most {} sequences of {} tokens",
+                                  kMaxRampSizes, stage.sequence_length),
+                      fmt::format("one over {}", sizes));
     }
   }
   if (s.ramp_tokens < 0) return expected("batch.ramp_tokens", "0 or more tokens", s.ramp_tokens);

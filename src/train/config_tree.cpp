@@ -7,17 +7,17 @@
 #include <cmath>
 #include <numeric>
 
-#define TOML_EXCEPTIONS 0
-#include <toml++/toml.h>
-
 #include "base/file.h"
 #include "base/python_json.h"
+#include "text/dsml_arguments.h"
+#include "train/toml.h"
 
 namespace cachalot::train {
 namespace {
 
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 constexpr int kMaxDepth = 32;  // of tables and arrays
+constexpr char kDel = '\x7f';
 
 // The parser, and whoever walks what it makes, calls itself once for each name of a dotted key: the names are counted before. Strings and
 // comments are passed over; anything that belongs to no key begins the count again.
@@ -54,14 +54,12 @@ Status check_key_depth(std::string_view text, const std::string& origin) {
 
 class Converter {
  public:
-  Converter(const std::string& origin, std::map<std::string, std::string>* origins)
-      : origin_(origin), origins_(origins) {}
+  Converter(const std::string& origin, Origins* origins) : origin_(origin), origins_(origins) {}
 
   json::object table(const toml::table& table, const std::string& path, int depth = 0) {
     json::object out;
     for (const auto& [key, node] : table) {
-      const std::string name(key.str());
-      out[name] = value(node, path.empty() ? name : path + "." + name, depth);
+      out[std::string(key.str())] = value(node, path_below(path, key.str()), depth);
     }
     return out;
   }
@@ -95,17 +93,27 @@ class Converter {
   }
 
   const std::string& origin_;
-  std::map<std::string, std::string>* origins_;
+  Origins* origins_;
   Status status_;
 };
 
-void merge(json::object& base, const json::object& over) {
+void forget_below(Origins& origins, const std::string& path) {
+  const std::string inside = path + ".";
+  auto it = origins.lower_bound(inside);
+  while (it != origins.end() && it->first.starts_with(inside)) it = origins.erase(it);
+}
+
+// The origins of what stays; those of `over` come after.
+void merge(json::object& base, const json::object& over, const std::string& path,
+           Origins& origins) {
   for (const auto& [key, value] : over) {
+    const std::string inner = path_below(path, key);
     json::value* old = base.if_contains(key);
     if (old != nullptr && old->is_object() && value.is_object()) {
-      merge(old->get_object(), value.get_object());
+      merge(old->get_object(), value.get_object(), inner, origins);
     } else {
       base[key] = value;
+      forget_below(origins, inner);
     }
   }
 }
@@ -126,8 +134,20 @@ bool is_bare_key(std::string_view key) {
     return std::isalnum(c) != 0 || c == '_' || c == '-';
   });
 }
+// TOML's strings are JSON's, but for DEL.
+std::string toml_quoted(std::string_view text) {
+  std::string out;
+  for (const char c : json_quoted(text)) {
+    if (c == kDel) {
+      out += "\\u007f";
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
 std::string key_text(std::string_view key) {
-  return is_bare_key(key) ? std::string(key) : json_quoted(key);
+  return is_bare_key(key) ? std::string(key) : toml_quoted(key);
 }
 
 std::string value_text(const json::value& value);
@@ -137,7 +157,7 @@ std::string number_text(double value) {
   return python_float(value);
 }
 std::string value_text(const json::value& value) {
-  if (value.is_string()) return json_quoted(value.get_string());
+  if (value.is_string()) return toml_quoted(value.get_string());
   if (value.is_double()) return number_text(value.get_double());
   std::vector<std::string> parts;
   if (value.is_array()) {
@@ -179,34 +199,13 @@ int64_t edit_distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
-}  // namespace
-
-Result<ConfigTree> parse_config_tree(std::string_view text, const std::string& origin) {
-  CACHALOT_RETURN_IF_ERROR(check_key_depth(text, origin));
-  const toml::parse_result parsed = toml::parse(text, origin);
-  if (!parsed) {
-    return invalid_argument(fmt::format("{}:{}: expected TOML, found: {}", origin,
-                                        parsed.error().source().begin.line,
-                                        parsed.error().description()));
-  }
-  ConfigTree tree;
-  Converter converter(origin, &tree.origins);
-  tree.root = converter.table(parsed.table(), "");
-  CACHALOT_RETURN_IF_ERROR(converter.status());
-  return tree;
-}
-
-void overlay(ConfigTree& base, const ConfigTree& over) {
-  merge(base.root, over.root);
-  for (const auto& [path, origin] : over.origins) base.origins[path] = origin;
-}
-
-Status assign(ConfigTree& tree, const std::string& assignment) {
+Status assign_text(ConfigTree& tree, const std::string& assignment) {
   const size_t equals = assignment.find('=');
   const std::string path = assignment.substr(0, equals);
   const auto fail = [&](std::string_view what) {
     return invalid_argument(fmt::format("--{}: expected {}", assignment, what));
   };
+  if (text::valid_utf8(assignment) != assignment) return fail("UTF-8, found other bytes");
   if (equals == std::string::npos || path.empty()) return fail("key=value");
   if (std::count(path.begin(), path.end(), '.') >= kMaxDepth) {
     return invalid_argument(fmt::format("--{}...: expected a key of at most {} names, found more",
@@ -214,6 +213,8 @@ Status assign(ConfigTree& tree, const std::string& assignment) {
   }
   CACHALOT_RETURN_IF_ERROR(
       check_key_depth(assignment.substr(equals + 1), "--" + path.substr(0, 60)));
+  const std::string origin = "--" + assignment;
+  std::string at_path;
   json::value* at = nullptr;
   json::object* table = &tree.root;
   for (size_t begin = 0; begin <= path.size();) {
@@ -237,11 +238,78 @@ Status assign(ConfigTree& tree, const std::string& assignment) {
       table = at == nullptr ? table : &at->get_object();
       at = &(*table)[key];
     }
+    at_path = path_below(at_path, key);
+    tree.origins[at_path] = origin;
     begin = end + 1;
   }
   *at = assigned_value(assignment.substr(equals + 1));
-  tree.origins[path] = "--" + assignment;
+  forget_below(tree.origins, at_path);
   return {};
+}
+
+}  // namespace
+
+std::string origin_of(const Origins& origins, std::string_view path) {
+  while (!path.empty()) {
+    if (const auto found = origins.find(std::string(path)); found != origins.end())
+      return found->second;
+    path = path.substr(0, std::max<size_t>(path.rfind('.') + 1, 1) - 1);
+  }
+  return "configuration";
+}
+
+std::string path_below(std::string_view table, std::string_view key) {
+  return table.empty() ? key_text(key) : fmt::format("{}.{}", table, key_text(key));
+}
+
+Status located(const Status& error, const Origins& origins) {
+  if (error.ok()) return error;
+  // A key may be followed by what it is part of: "compress_ratios[3]", "n_routed_experts times layers".
+  const std::string_view key =
+      std::string_view(error.message()).substr(0, error.message().find_first_of(":[ "));
+  return printable({error.code(), fmt::format("{}: {}", origin_of(origins, key), error.message())});
+}
+
+Status printable(const Status& error) {
+  std::string out;
+  unsigned char before = 0;
+  for (const char c : text::valid_utf8(error.message())) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || c == kDel) {
+      out += fmt::format("\\u{:04x}", byte);
+    } else if (before == 0xC2 && byte < 0xA0) {  // U+0080 to U+009F
+      out.back() = '\\';
+      out += fmt::format("u{:04x}", byte);
+    } else {
+      out += c;
+    }
+    before = byte;
+  }
+  return {error.code(), out};
+}
+
+Result<ConfigTree> parse_config_tree(std::string_view text, const std::string& origin) {
+  CACHALOT_RETURN_IF_ERROR(printable(check_key_depth(text, origin)));
+  const toml::parse_result parsed = toml::parse(text, origin);
+  if (!parsed) {
+    return printable(invalid_argument(fmt::format("{}:{}: expected TOML, found: {}", origin,
+                                                  parsed.error().source().begin.line,
+                                                  parsed.error().description())));
+  }
+  ConfigTree tree;
+  Converter converter(origin, &tree.origins);
+  tree.root = converter.table(parsed.table(), "");
+  CACHALOT_RETURN_IF_ERROR(printable(converter.status()));
+  return tree;
+}
+
+void overlay(ConfigTree& base, const ConfigTree& over) {
+  merge(base.root, over.root, "", base.origins);
+  for (const auto& [path, origin] : over.origins) base.origins[path] = origin;
+}
+
+Status assign(ConfigTree& tree, const std::string& assignment) {
+  return printable(assign_text(tree, assignment));
 }
 
 Result<ConfigTree> read_config_tree(std::span<const std::string> files,

@@ -2,7 +2,8 @@
 // Source  design.md 2 (config is TOML with left-to-right overlays and --a.b=c).
 // Overlay  tables merge key by key; everything else, arrays of tables too, replaces what was there.
 // Assignments  "a.b=c": c is read as a TOML value, and where it is none taken as a string; a number after a dot is a place in an array.
-// Errors  invalid_argument, naming file and line (or the assignment), what was expected and what was found. Any bytes are safe to give.
+// Errors  invalid_argument, naming file and line (or the assignment), what was expected and what was found. Any bytes are safe to give;
+//         those that are not UTF-8 are refused.
 // Threads  pure.
 #pragma once
 
@@ -16,10 +17,22 @@
 
 namespace cachalot::train {
 
+// Of "a.b": "run.toml:12", "--a.b=c"; of a table, what gave some of it last. What is replaced leaves none.
+using Origins = std::map<std::string, std::string>;
+
 struct ConfigTree {
   json::object root;
-  std::map<std::string, std::string> origins;  // of "a.b": "run.toml:12", "--a.b=c"
+  Origins origins;
 };
+
+// Where "a.b" comes from: where it is given, else where the nearest table around it is, else "configuration".
+std::string origin_of(const Origins& origins, std::string_view path);
+// "a.b" of "a" and "b", which is quoted where TOML needs it; of "" and "b" it is "b".
+std::string path_below(std::string_view table, std::string_view key);
+// An error "a.b: expected ..." with the origin of a.b before it, printable.
+Status located(const Status& error, const Origins& origins);
+// The error in UTF-8 that a terminal only shows: control characters escaped ("\u007f"), other bytes replaced by U+FFFD.
+Status printable(const Status& error);
 
 // `origin` names the text in errors.
 Result<ConfigTree> parse_config_tree(std::string_view text, const std::string& origin);

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
+#include "base/check.h"
 #include "formats/accounting.h"
-#include "train/run.h"
+#include "train/training_flops.h"
 
 namespace cachalot::train {
 namespace {
@@ -13,29 +15,11 @@ namespace {
 constexpr int64_t kFloat = sizeof(float);
 constexpr double kUsualShareOfPeak = 0.3;  // what a run reaches, for the time estimate
 
-// Floats per position that a layer's backward reads.
-int64_t layer_activations(const formats::ModelConfig& c, const formats::LayerConfig& layer) {
-  const int64_t d = c.hidden_size;
-  // Two sublayers: new streams, the maps, the mixed input, its norm, the sublayer's output.
-  int64_t floats = 2 * (c.hc_mult * d + 2 * c.hc_rows() + 3 * d);
-  floats += 2 * c.q_lora_rank + 3 * c.heads_dim() +
-            c.num_attention_heads;  // q before and after norm and rope
-  floats += 3 * c.head_dim + 2 * c.heads_dim() + c.o_groups * c.o_lora_rank;
-  const int64_t series = layer.ratio == 4 ? 2 : 1;
-  if (layer.ratio > 1) floats += 2 * series * c.head_dim + c.head_dim / layer.ratio;
-  if (layer.attention == formats::AttentionKind::csa) {
-    floats += 2 * c.index_n_heads * c.index_head_dim + c.index_n_heads +
-              2 * series * c.index_head_dim + c.index_topk;
-  }
-  const int64_t width = layer.ffn == formats::FfnKind::dense
-                            ? c.dense_width()
-                            : c.n_shared_experts * c.moe_intermediate_size;
-  floats += 3 * width + d;
-  if (layer.ffn != formats::FfnKind::dense) {
-    floats +=
-        2 * c.n_routed_experts + c.num_experts_per_tok * (3 * c.moe_intermediate_size + d + 2);
-  }
-  return floats;
+// As many whole packs as it may hold, at least one, of those that a step has.
+int64_t micro_batch_positions(const TrainConfig& config, int64_t sequence_length,
+                              int64_t step_tokens) {
+  const int64_t packs = std::max<int64_t>(1, config.micro_batch_tokens / sequence_length);
+  return std::min(packs * sequence_length, step_tokens);
 }
 
 int64_t bytes_per_value(PreparedFormat format) {
@@ -48,17 +32,17 @@ int64_t bytes_per_value(PreparedFormat format) {
   return 0;
 }
 
-std::string bytes_text(int64_t bytes) {
-  const auto b = static_cast<double>(bytes);
-  if (b >= 1e9) return fmt::format("{:.2f} GB", b * 1e-9);
-  return fmt::format("{:.1f} MB", b * 1e-6);
+std::string bytes_text(double bytes) {
+  if (bytes >= 1e9) return fmt::format("{:.2f} GB", bytes * 1e-9);
+  return fmt::format("{:.1f} MB", bytes * 1e-6);
 }
+std::string bytes_text(int64_t bytes) { return bytes_text(static_cast<double>(bytes)); }
 
 }  // namespace
 
-int64_t MemoryPlan::total_bytes() const {
-  return master_bytes + gradient_bytes + moment_bytes + packed_bytes +
-         micro_batch_tokens * (activation_bytes_per_token + logit_bytes_per_token);
+double MemoryPlan::total_bytes() const {
+  return static_cast<double>(master_bytes + gradient_bytes + moment_bytes + packed_bytes) +
+         pass.total();
 }
 
 std::string MemoryPlan::to_text() const {
@@ -71,10 +55,12 @@ std::string MemoryPlan::to_text() const {
   row("gradients", bytes_text(gradient_bytes));
   row("moments", bytes_text(moment_bytes));
   row("packed weights", bytes_text(packed_bytes));
-  row("activations", fmt::format("{} ({} bytes for each of {} positions)",
-                                 bytes_text(micro_batch_tokens * activation_bytes_per_token),
-                                 activation_bytes_per_token, micro_batch_tokens));
-  row("logits", bytes_text(micro_batch_tokens * logit_bytes_per_token));
+  row("a pass at its peak",
+      fmt::format("{} for {} positions", bytes_text(pass.total()), micro_batch_tokens));
+  row("  activations", bytes_text(pass.kept));
+  row("  made again", bytes_text(pass.made_again));
+  row("  gradients of them", bytes_text(pass.gradients));
+  row("  logits", bytes_text(pass.logits));
   row("memory in all", bytes_text(total_bytes()));
   row("a checkpoint", bytes_text(checkpoint_bytes));
   row("steps", fmt::format("{} ({} tokens)", num_steps, total_tokens));
@@ -87,19 +73,33 @@ std::string MemoryPlan::to_text() const {
   return out;
 }
 
-namespace {
-
-// Steps from here on, this one included, that have its tokens and its sequence length: up to the next stage or the budget's end.
-int64_t equal_steps(const optim::TrainingSchedule& schedule, int64_t step_tokens, int64_t seen) {
-  if (seen < schedule.batch.ramp_tokens) return 1;
-  int64_t until = schedule.batch.total_tokens;
+int64_t equal_steps(const optim::TrainingSchedule& schedule, int64_t seen) {
+  const int64_t length = optim::sequence_length(schedule.sequence, seen);
+  const auto tokens_at = [&](int64_t place) {
+    return optim::step_tokens(schedule.batch, length, place);
+  };
+  const int64_t tokens = tokens_at(seen);
+  CACHALOT_CHECK(tokens > 0);
+  // The last step that the budget has room for, and the first of the next stage.
+  int64_t end = schedule.batch.total_tokens - tokens + 1;
   for (const optim::SequenceStage& stage : schedule.sequence) {
-    if (stage.from_tokens > seen) until = std::min(until, stage.from_tokens);
+    if (stage.from_tokens > seen && stage.sequence_length != length)
+      end = std::min(end, stage.from_tokens);
   }
-  return std::max<int64_t>(1, (until - seen) / step_tokens);
+  const int64_t most = (end - seen + tokens - 1) / tokens;
+  if (seen >= schedule.batch.ramp_tokens) return most;
+  // Steps grow with the tokens seen: the first that is larger, at twice the distance each time and then between the last two.
+  int64_t equal = 1, larger = 2;
+  while (larger - 1 < most && tokens_at(seen + (larger - 1) * tokens) == tokens) {
+    equal = larger;
+    larger = larger > most / 2 ? most + 1 : 2 * larger;
+  }
+  while (larger - equal > 1) {
+    const int64_t middle = equal + (larger - equal) / 2;
+    (tokens_at(seen + (middle - 1) * tokens) == tokens ? equal : larger) = middle;
+  }
+  return equal;
 }
-
-}  // namespace
 
 Result<MemoryPlan> memory_plan(const TrainConfig& config) {
   CACHALOT_ASSIGN_OR_RETURN(const formats::ModelConfig model, model_config(config));
@@ -127,27 +127,25 @@ Result<MemoryPlan> memory_plan(const TrainConfig& config) {
     if (info.shape.size() == 2 && info.component != formats::Component::embedding)
       plan.packed_bytes += 2 * bytes / kFloat * bytes_per_value(prepared_format(precision, info));
   }
-  const std::vector<formats::LayerConfig> layers = formats::layer_configs(model);
-  int64_t floats = model.hidden_size * (model.hc_mult + 1);
-  for (const formats::LayerConfig& layer : layers) floats += layer_activations(model, layer);
-  plan.activation_bytes_per_token = kFloat * floats;
-  plan.logit_bytes_per_token = 2 * kFloat * model.vocab_size;
   const optim::TrainingSchedule& schedule = config.schedule;
   plan.checkpoint_bytes = plan.master_bytes + plan.moment_bytes;
   plan.peak_gflops = config.log.peak_gflops;
-  int64_t longest = 0;
-  for (;;) {
+  int64_t length = 0;
+  double flops_per_token = 0;
+  while (plan.total_tokens < schedule.batch.total_tokens) {
     const optim::TrainingPoint point =
         optim::training_point(schedule, plan.num_steps, plan.total_tokens);
-    if (point.step_tokens == 0) break;
-    const int64_t steps = equal_steps(schedule, point.step_tokens, plan.total_tokens);
-    longest = std::max(longest, point.sequence_length);
-    plan.flops += static_cast<double>(steps) * static_cast<double>(point.step_tokens) *
-                  training_flops_per_token(model, point.sequence_length);
-    plan.total_tokens += steps * point.step_tokens;
-    plan.num_steps += steps;
+    const int64_t tokens = equal_steps(schedule, plan.total_tokens) * point.step_tokens;
+    if (std::exchange(length, point.sequence_length) != point.sequence_length)
+      flops_per_token = training_flops_per_token(model, length);
+    plan.flops += static_cast<double>(tokens) * flops_per_token;
+    plan.total_tokens += tokens;
+    plan.num_steps += tokens / point.step_tokens;
+    plan.micro_batch_tokens =
+        std::max(plan.micro_batch_tokens, micro_batch_positions(config, length, point.step_tokens));
   }
-  plan.micro_batch_tokens = std::max(config.micro_batch_tokens, longest);
+  CACHALOT_ASSIGN_OR_RETURN(const model::RecomputePlan recompute, recompute_plan(config));
+  plan.pass = pass_memory(model, precision, recompute, plan.micro_batch_tokens);
   return plan;
 }
 

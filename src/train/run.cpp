@@ -8,7 +8,6 @@
 #include "base/file.h"
 #include "data/fim.h"
 #include "data/open_dataset.h"
-#include "formats/accounting.h"
 #include "formats/weight_source.h"
 #include "text/tokenizer.h"
 #include "train/checkpoint.h"
@@ -17,6 +16,7 @@
 #include "train/spectrum_metrics.h"
 #include "train/tensorboard_writer.h"
 #include "train/trainer_state.h"
+#include "train/training_flops.h"
 
 namespace cachalot::train {
 namespace {
@@ -348,20 +348,6 @@ class Run {
 Status run_training(device::ExecContext& ctx, const TrainConfig& config, const RunRequest& request,
                     RunObserver& observer) {
   return Run(ctx, config, request, observer).run();
-}
-
-double training_flops_per_token(const formats::ModelConfig& config, int64_t sequence_length) {
-  const std::vector<formats::TensorInfo> inventory = formats::tensor_inventory(config);
-  const formats::ParameterCount count = formats::count_parameters(config, inventory);
-  // Of an MTP block's routed experts a token runs as many as anywhere.
-  const int64_t idle = (config.n_routed_experts - config.num_experts_per_tok) * 3 *
-                       config.hidden_size * config.moe_intermediate_size;
-  const int64_t mtp = count.mtp - config.num_nextn_predict_layers * idle;
-  const formats::TokenFlops forward =
-      formats::token_flops(config, count, static_cast<double>(sequence_length) / 2);
-  // token_flops counts operations of bf16 twice.
-  const double attention = (forward.window + forward.csa + forward.hca + forward.full) / 2;
-  return 6.0 * static_cast<double>(count.active + mtp) + 3.0 * attention;
 }
 
 }  // namespace cachalot::train

@@ -40,8 +40,4 @@ struct RunRequest {
 Status run_training(device::ExecContext& ctx, const TrainConfig& config, const RunRequest& request,
                     RunObserver& observer);
 
-// Floating-point operations of a training step, per token: 6 for each active parameter of a matrix (the MTP block's too), and three
-// times the forward pass's attention at half the sequence length. The indexer's and the optimizer's are not counted.
-double training_flops_per_token(const formats::ModelConfig& config, int64_t sequence_length);
-
 }  // namespace cachalot::train

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <functional>
 #include <limits>
+#include <map>
 
-#include "base/python_json.h"
 #include "base/sha256.h"
 #include "formats/json_fields.h"
 #include "formats/presets.h"
@@ -16,7 +16,23 @@ namespace cachalot::train {
 namespace {
 
 constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
+constexpr int64_t kMaxTokens = int64_t{1} << 50;  // their doubles are exact
 constexpr double kBig = 1e30;
+
+// With the keys of every table in the order of their bytes: files and assignments have given them in any.
+json::value sorted(const json::value& value) {
+  if (value.is_array()) {
+    json::array out;
+    for (const json::value& element : value.get_array()) out.push_back(sorted(element));
+    return out;
+  }
+  if (!value.is_object()) return value;
+  std::map<std::string_view, const json::value*> by_key;
+  for (const auto& [key, inner] : value.get_object()) by_key[key] = &inner;
+  json::object out;
+  for (const auto& [key, inner] : by_key) out[key] = sorted(*inner);
+  return out;
+}
 
 // A list of the configuration's fields is written once, as visit(); a reader and a printer walk it. `Value` members have the same
 // names and arguments in both.
@@ -73,17 +89,19 @@ class Reader {
   }
   // What the keys of this table that no other call names say.
   void rest(json::object* out) {
+    json::object others;
     for (const auto& [key, value] : *levels_.back().object) {
       const auto& known = levels_.back().known;
       if (std::find(known.begin(), known.end(), std::string_view(key)) == known.end())
-        (*out)[key] = value;
+        others[key] = value;
     }
+    *out = sorted(others).get_object();
     for (const auto& [key, value] : *out) known(std::string(key));
   }
 
   Status finish() {
     check_unknown();
-    return status_;
+    return printable(status_);
   }
 
  private:
@@ -92,14 +110,8 @@ class Reader {
     std::string path;
     std::vector<std::string> known;
   };
-  std::string path(std::string_view key) const {
-    const std::string& base = levels_.back().path;
-    return base.empty() ? std::string(key) : fmt::format("{}.{}", base, key);
-  }
-  std::string origin(std::string_view key) const {
-    const auto found = tree_.origins.find(path(key));
-    return found == tree_.origins.end() ? "configuration" : found->second;
-  }
+  std::string path(std::string_view key) const { return path_below(levels_.back().path, key); }
+  std::string origin(std::string_view key) const { return origin_of(tree_.origins, path(key)); }
   void known(std::string key) { levels_.back().known.push_back(std::move(key)); }
   const json::value* find(std::string_view key) const {
     return levels_.back().object->if_contains(key);
@@ -107,7 +119,8 @@ class Reader {
   void fields(const char* key, const std::function<void(formats::JsonFields&)>& read) {
     if (!status_.ok() || find(key) == nullptr) return;
     const std::string where = origin(key);
-    const std::string prefix = path("");
+    const std::string& table = levels_.back().path;
+    const std::string prefix = table.empty() ? table : table + ".";
     formats::JsonFields json(*levels_.back().object, where, prefix);
     read(json);
     status_ = json.status();
@@ -196,17 +209,17 @@ void visit_schedule(Visitor& v, TrainConfig& c) {
   });
   v.template tables<optim::SequenceStage>(
       "sequence", &c.schedule.sequence, [&](optim::SequenceStage& stage) {
-        v.integer("from_tokens", &stage.from_tokens, 0, kMax);
+        v.integer("from_tokens", &stage.from_tokens, 0, kMaxTokens);
         v.integer("sequence_length", &stage.sequence_length, 1, int64_t{1} << 31);
       });
   v.table("batch", [&] {
     optim::BatchSchedule& s = c.schedule.batch;
-    v.integer("first_batch_tokens", &s.first_batch_tokens, 1, kMax);
-    v.integer("batch_tokens", &s.batch_tokens, 1, kMax);
-    v.integer("ramp_tokens", &s.ramp_tokens, 0, kMax);
-    v.integer("total_tokens", &s.total_tokens, 0, kMax);
+    v.integer("first_batch_tokens", &s.first_batch_tokens, 1, kMaxTokens);
+    v.integer("batch_tokens", &s.batch_tokens, 1, kMaxTokens);
+    v.integer("ramp_tokens", &s.ramp_tokens, 0, kMaxTokens);
+    v.integer("total_tokens", &s.total_tokens, 0, kMaxTokens);
   });
-  v.integer("micro_batch_tokens", &c.micro_batch_tokens, 1, kMax);
+  v.integer("micro_batch_tokens", &c.micro_batch_tokens, 1, kMaxTokens);
   v.table("attention", [&] {
     optim::AttentionSchedule& s = c.schedule.attention;
     v.integer("dense_tokens", &s.dense_tokens, 0, kMax);
@@ -321,36 +334,41 @@ json::object printed(const TrainConfig& config) {
   return printer.root();
 }
 
+Status below(std::string_view path, const Status& error) {
+  return {error.code(), fmt::format("{}{}", path, error.message())};
+}
+
 Result<json::object> base_fields(const TrainConfig::Model& model) {
   const auto given = static_cast<int>(!model.preset.empty()) +
                      static_cast<int>(!model.config.empty()) +
                      static_cast<int>(!model.init_from.empty());
   if (given != 1) {
-    return invalid_argument(fmt::format(
-        "model: expected one of preset, config and init_from, found {} of them", given));
+    return invalid_argument(
+        fmt::format("model: expected one of preset, config and init_from, found {}", given));
   }
   if (!model.preset.empty()) {
-    CACHALOT_ASSIGN_OR_RETURN(const formats::ModelConfig preset,
-                              formats::preset_config(model.preset));
-    return formats::to_json(preset);
+    const Result<formats::ModelConfig> preset = formats::preset_config(model.preset);
+    if (!preset) return below("model.", preset.error());
+    return formats::to_json(*preset);
   }
-  CACHALOT_ASSIGN_OR_RETURN(
-      const formats::ModelConfig read,
-      formats::load_config(model.config.empty() ? model.init_from : model.config));
-  return formats::to_json(read);
+  const bool from_config = !model.config.empty();
+  const Result<formats::ModelConfig> read =
+      formats::load_config(from_config ? model.config : model.init_from);
+  if (!read) return below(from_config ? "model.config: " : "model.init_from: ", read.error());
+  return formats::to_json(*read);
 }
 
 // Laid over the base as config.json's own keys; an ablation object may be new.
-Status lay_over(json::object& base, const json::object& fields) {
+Status lay_over(json::object& base, const json::object& fields, const Origins& origins) {
   std::vector<std::string> known = {"cachalot", "quantization_config", "expert_dtype"};
   for (const auto& [key, value] : base) known.emplace_back(key);
   for (const auto& [key, value] : fields) {
     if (std::find(known.begin(), known.end(), std::string_view(key)) == known.end()) {
       const std::string near = closest(std::string(key), known);
-      return invalid_argument(
-          fmt::format("model.{}: expected a field of config.json{}, found none "
-                      "of that name",
-                      std::string_view(key), near.empty() ? "" : fmt::format(" (\"{}\"?)", near)));
+      const std::string path = path_below("model", key);
+      return invalid_argument(fmt::format(
+          "{}: {}: expected a field of config.json{}, found none of that name",
+          origin_of(origins, path), path, near.empty() ? "" : fmt::format(" (\"{}\"?)", near)));
     }
     json::value* old = base.if_contains(key);
     if (old != nullptr && old->is_object() && value.is_object()) {
@@ -362,6 +380,31 @@ Status lay_over(json::object& base, const json::object& fields) {
   return {};
 }
 
+Status check_entries(std::string_view key, const std::vector<DataEntry>& entries) {
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const DataEntry& entry = entries[i];
+    if (!entry.path.empty() && !entry.name.empty()) continue;
+    return invalid_argument(
+        fmt::format("{}.{}: expected a name and a path, found name \"{}\", path \"{}\"", key, i,
+                    entry.name, entry.path));
+  }
+  return {};
+}
+
+// What no key shows alone.
+Status check(const TrainConfig& config) {
+  if (config.run_dir.empty()) return invalid_argument("run_dir: expected a directory, found none");
+  if (config.data.empty()) return invalid_argument("data: expected at least one entry, found none");
+  CACHALOT_RETURN_IF_ERROR(check_entries("data", config.data));
+  CACHALOT_RETURN_IF_ERROR(check_entries("validation", config.validation));
+  if (const auto precision = parse_training_precision(config.precision, config.qat); !precision)
+    return precision.error();
+  const Status schedule = optim::validate(config.schedule);
+  if (!schedule.ok()) return below("schedule.", schedule);
+  const auto plan = recompute_plan(config);
+  return plan ? Status() : plan.error();
+}
+
 }  // namespace
 
 Result<TrainConfig> train_config_from(const ConfigTree& tree) {
@@ -369,17 +412,6 @@ Result<TrainConfig> train_config_from(const ConfigTree& tree) {
   Reader reader(tree);
   visit(reader, config);
   CACHALOT_RETURN_IF_ERROR(reader.finish());
-  if (config.run_dir.empty()) return invalid_argument("run_dir: expected a directory, found none");
-  if (config.data.empty()) return invalid_argument("data: expected at least one entry, found none");
-  for (const std::vector<DataEntry>* entries : {&config.data, &config.validation}) {
-    for (const DataEntry& entry : *entries) {
-      if (entry.path.empty() || entry.name.empty()) {
-        return invalid_argument(fmt::format(
-            "data: expected a name and a path in every entry, found name \"{}\", path \"{}\"",
-            entry.name, entry.path));
-      }
-    }
-  }
   config.init.seed = config.seed;
   config.optimizer.grouping.muon = config.optimizer_kind == "muon";
   if (config.learning_rate_course == "budget") {
@@ -389,11 +421,8 @@ Result<TrainConfig> train_config_from(const ConfigTree& tree) {
     s.decay_begin_tokens = budget.decay_begin_tokens;
     s.decay_end_tokens = budget.decay_end_tokens;
   }
-  if (const auto precision = parse_training_precision(config.precision, config.qat); !precision)
-    return precision.error();
-  const Status schedule = optim::validate(config.schedule);
-  if (!schedule.ok()) return invalid_argument("schedule." + schedule.message());
-  if (const auto plan = recompute_plan(config); !plan) return plan.error();
+  CACHALOT_RETURN_IF_ERROR(located(check(config), tree.origins));
+  config.origins = tree.origins;
   return config;
 }
 
@@ -413,9 +442,15 @@ std::string config_hash(const TrainConfig& config) {
 }
 
 Result<formats::ModelConfig> model_config(const TrainConfig& config) {
-  CACHALOT_ASSIGN_OR_RETURN(json::object fields, base_fields(config.model));
-  CACHALOT_RETURN_IF_ERROR(lay_over(fields, config.model.fields));
-  return formats::parse_config(python_json(fields), "model");
+  Result<json::object> fields = base_fields(config.model);
+  if (!fields) return located(fields.error(), config.origins);
+  CACHALOT_RETURN_IF_ERROR(printable(lay_over(*fields, config.model.fields, config.origins)));
+  Result<formats::ModelConfig> model = formats::parse_config(*fields, "model");
+  if (model) return model;
+  // "model: head_dim: expected ..." becomes "run.toml:7: model.head_dim: expected ...".
+  std::string message = model.error().message();
+  message.replace(message.find(": "), 2, ".");
+  return located({model.error().code(), std::move(message)}, config.origins);
 }
 
 Result<model::RecomputePlan> recompute_plan(const TrainConfig& config) {

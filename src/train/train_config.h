@@ -97,6 +97,8 @@ struct TrainConfig {
     bool tensorboard = true;
     double peak_gflops = 0;  // of the machine, for shares of it; 0: not reported
   } log;
+
+  Origins origins;  // of the keys that are given, for errors
 };
 
 // Files from left to right, then assignments "a.b=c". Checks each value's range and the schedule.

@@ -62,6 +62,17 @@ TEST(TrainConfig, WhatIsPrintedReadsBack) {
   EXPECT_EQ(config_hash(again), config_hash(config));
 }
 
+TEST(TrainConfig, TheOrderOfKeysDecidesNothing) {
+  const std::vector<std::string> assignments = {"model.swiglu_limit=7", "model.hidden_size=128",
+                                                "model.rope_scaling.factor=8",
+                                                "model.rope_scaling.beta_fast=16", "seed=3"};
+  const TrainConfig one = read({kBase}, assignments).value();
+  const TrainConfig other = read({kBase}, {assignments.rbegin(), assignments.rend()}).value();
+  EXPECT_EQ(resolved_toml(one), resolved_toml(other));
+  EXPECT_EQ(config_hash(one), config_hash(other));
+  EXPECT_EQ(resolved_toml(read({resolved_toml(one)}).value()), resolved_toml(one));
+}
+
 TEST(TrainConfig, HashIsOfAllThatDecidesBits) {
   const std::string hash = config_hash(read({kBase}).value());
   EXPECT_EQ(config_hash(read({kBase}, {"run_dir=elsewhere"}).value()), hash);
@@ -99,6 +110,101 @@ TEST(TrainConfig, WrongValuesNameKeyExpectedAndFound) {
   EXPECT_FALSE(error_of({kBase}, {"data.7.name=x"}).empty());
 }
 
+// Keys that are given have their line or assignment; others that of the table around them.
+TEST(TrainConfig, ErrorsBeginWithTheKeysOrigin) {
+  const auto model_error = [](const std::vector<std::string>& texts,
+                              const std::vector<std::string>& assignments = {}) {
+    const Result<TrainConfig> config = read(texts, assignments);
+    return config ? model_config(*config).error().message() : config.error().message();
+  };
+  const auto expect_begins = [](const std::string& message, const std::string& begin) {
+    EXPECT_EQ(message.substr(0, begin.size()), begin) << message;
+  };
+  expect_begins(model_error({kBase, "[model]\n\nhidden_size = -1\n"}),
+                "test.toml:3: model.hidden_size: expected an integer");
+  expect_begins(model_error({kBase, "[model]\nhidden_size = \"wide\"\n"}),
+                "test.toml:2: model.hidden_size: expected an integer");
+  expect_begins(model_error({kBase, "[model]\n\nhiden_size = 1\n"}),
+                "test.toml:3: model.hiden_size: expected a field of config.json");
+  expect_begins(model_error({kBase, "[model]\nrope_scaling.factor = 0\n"}),
+                "test.toml:2: model.rope_scaling.factor: expected a number");
+  expect_begins(model_error({kBase, "[model]\n\ncompress_ratios = [1, 1]\n"}),
+                "test.toml:3: model.compress_ratios");
+  expect_begins(model_error({kBase, "[model]\n\ncachalot = {kv_source_layer_ids = [7]}\n"}),
+                "test.toml:3: model.cachalot.kv_source_layer_ids: expected");
+  expect_begins(model_error({kBase, "[model]\n\ncachalot.nothing = 1\n"}),
+                "test.toml:3: model.cachalot.nothing: expected");
+  expect_begins(model_error({kBase}, {"model.head_dim=1"}), "--model.head_dim=1: model.head_dim: ");
+  expect_begins(model_error({kBase}, {"model.rope_theta=nan"}),
+                "--model.rope_theta=nan: model.rope_theta: expected a number");
+  expect_begins(model_error({kBase}, {"model.preset=huge"}), "--model.preset=huge: model.preset: ");
+  // The preset's heads do not divide into as many groups: the key that the error names is not given.
+  expect_begins(model_error({kBase, "\n[model]\no_groups = 3\n"}),
+                "test.toml:2: model.num_attention_heads: expected a multiple of o_groups = 3");
+  expect_begins(model_error({kBase, "\n[model]\nconfig = \"c.json\"\n"}),
+                "test.toml:2: model: expected one of preset, config and init_from");
+  expect_begins(model_error({kBase}, {"model.preset=", "model.config=/nowhere/c.json"}),
+                "--model.config=/nowhere/c.json: model.config: /nowhere/c.json: ");
+
+  expect_begins(error_of({kBase, "[schedule.batch]\n\nbatch_tokens = 4097\n"}),
+                "test.toml:3: schedule.batch.batch_tokens: expected whole sequences");
+  expect_begins(error_of({kBase, "\nqat = true\n"}), "test.toml:2: qat: expected");
+  expect_begins(error_of({kBase, "[recompute]\n\ntensors = \"logits\"\n"}),
+                "test.toml:3: recompute.tensors: expected");
+  expect_begins(error_of({kBase, "[[data]]\nname = \"a\"\n"}), "test.toml:1: data.0: expected");
+  expect_begins(error_of({"[[data]]\nname = \"a\"\npath = \"b\"\n"}),
+                "configuration: run_dir: expected");
+}
+
+// Neither the line of what was replaced nor that of a table that something was added to since.
+TEST(TrainConfig, ErrorsNameWhatReplacedAValue) {
+  const auto error_over = [](const std::string& over_text,
+                             const std::vector<std::string>& assignments) {
+    ConfigTree tree = parse_config_tree(kBase, "base.toml").value();
+    overlay(tree, parse_config_tree(over_text, "over.toml").value());
+    for (const std::string& assignment : assignments) {
+      const Status status = assign(tree, assignment);
+      EXPECT_TRUE(status.ok()) << status.message();
+    }
+    const Result<TrainConfig> config = train_config_from(tree);
+    const std::string message =
+        config ? model_config(*config).error().message() : config.error().message();
+    return message.substr(0, message.find(": expected"));
+  };
+  // One for another, of the same kind or another kind.
+  EXPECT_EQ(error_over("run_dir = 1", {}), "over.toml:1: run_dir");
+  EXPECT_EQ(error_over("run_dir = {a = 1}", {}), "over.toml:1: run_dir");
+  EXPECT_EQ(error_over("model = 7", {}), "over.toml:1: model");
+  EXPECT_EQ(error_over("run_dir = 1", {"run_dir=2"}), "--run_dir=2: run_dir");
+  // The base's third line of text stands for data.0.name and .path no more.
+  EXPECT_EQ(error_over("\n[[data]]\nname = \"a\"", {}), "over.toml:2: data.0");
+  EXPECT_EQ(error_over("", {"data=[{name = 1}]"}), "--data=[{name = 1}]: data.0.name");
+  EXPECT_EQ(error_over("", {"data.0={nam = 1}"}), "--data.0={nam = 1}: data.0.nam");
+  EXPECT_EQ(error_over("", {"data.0.path="}), "--data.0.path=: data.0");
+  // Tables that are replaced whole, and what lay in them.
+  EXPECT_EQ(error_over("", {"schedule.batch={batch_tokens = 0}"}),
+            "--schedule.batch={batch_tokens = 0}: schedule.batch.batch_tokens");
+  EXPECT_EQ(error_over("", {"schedule={sequence = [{from_tokens = 5}]}"}),
+            "--schedule={sequence = [{from_tokens = 5}]}: schedule.sequence.0.from_tokens");
+  EXPECT_EQ(error_over("[model]\nhidden_size = 3", {"model={preset = \"nano\", hidden_size = -1}"}),
+            "--model={preset = \"nano\", hidden_size = -1}: model.hidden_size");
+  // A table in place of a value, and again.
+  EXPECT_EQ(error_over("model = 7", {"model={hidden_size = 1}", "model.hidden_size=2"}),
+            "--model.hidden_size=2: model");
+  // Tables that only an assignment makes.
+  EXPECT_EQ(error_over("", {"new.table.key=1"}), "--new.table.key=1: new");
+  EXPECT_EQ(error_over("", {"model.o_groups=3"}), "--model.o_groups=3: model.num_attention_heads");
+  // What stays keeps its line.
+  EXPECT_EQ(
+      error_over("[schedule.batch]\n\nfirst_batch_tokens = 1", {"schedule.micro_batch_tokens=0"}),
+      "--schedule.micro_batch_tokens=0: schedule.micro_batch_tokens");
+  EXPECT_EQ(error_over("[schedule.batch]\n\nfirst_batch_tokens = 9999", {}),
+            "base.toml:10: schedule.batch.batch_tokens");
+  // A dot in a name is no path.
+  EXPECT_EQ(error_over("model.\"rope_scaling.factor\" = 1\n\nmodel.rope_scaling.factor = 0", {}),
+            "over.toml:1: model.\"rope_scaling.factor\"");
+}
+
 TEST(TrainConfig, FieldsLieOverThePreset) {
   const TrainConfig config =
       read({kBase}, {"model.hidden_size=128", "model.cachalot={residual = \"plain\"}"}).value();
@@ -120,6 +226,51 @@ TEST(TrainConfig, RandomBytesNeverCrash) {
   }
   EXPECT_FALSE(error_of({std::string(100000, '[')}).empty());
   EXPECT_FALSE(error_of({"a = " + std::string(100000, '[')}).empty());
+}
+
+// A run's directory may hold any character; what is printed reads back, and errors show none that acts on a terminal.
+TEST(TrainConfig, ControlCharactersAreEscaped) {
+  for (const std::string& strange :
+       std::vector<std::string>{"\x7f", "a\x1b[31mb", "\n\t\r", "\u0080\u009f", "\"\\\"", "\ufeff",
+                                std::string(1, '\0')}) {
+    const TrainConfig config = read({kBase}, {"run_dir=" + strange}).value();
+    EXPECT_EQ(config.run_dir, strange);
+    const Result<TrainConfig> again = read({resolved_toml(config)});
+    ASSERT_TRUE(again.has_value()) << again.error().message();
+    EXPECT_EQ(again->run_dir, strange);
+  }
+  const std::string strange = "\x7f\x1b\n\u0080\u009f";
+  const std::string shown = "\\u007f\\u001b\\u000a\\u0080\\u009f";
+  for (const std::string& assignment : std::vector<std::string>{
+           "seed=" + strange, "optimizer.kind=" + strange, "recompute.tensors=" + strange,
+           "data=[{name = \"" + strange, strange + "=1", "data." + strange + "=1", "a.." + strange,
+           strange, "data.0." + strange + "=1"}) {
+    const std::string message = error_of({kBase}, {assignment});
+    EXPECT_NE(message.find(shown), std::string::npos) << message;
+    EXPECT_EQ(message.find_first_of(strange.substr(0, 3)), std::string::npos) << message;
+  }
+  for (const std::string& key : {"model." + strange, std::string("model.preset")}) {
+    const TrainConfig config = read({kBase}, {key + "=" + strange}).value();
+    const std::string message = model_config(config).error().message();
+    EXPECT_NE(message.find(shown), std::string::npos) << message;
+    EXPECT_EQ(message.find_first_of(strange.substr(0, 3)), std::string::npos) << message;
+  }
+}
+
+TEST(TrainConfig, WhatIsNotUtf8IsRefused) {
+  for (const std::string& bytes : std::vector<std::string>{
+           "\xff", "a\x80", "\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "\xef"}) {
+    EXPECT_NE(error_of({kBase}, {"run_dir=" + bytes}).find("expected UTF-8"), std::string::npos);
+    EXPECT_NE(error_of({kBase}, {"run_dir=\"" + bytes + "\""}).find("expected UTF-8"),
+              std::string::npos);
+    EXPECT_NE(error_of({kBase}, {bytes + "=1"}).find("expected UTF-8"), std::string::npos);
+    EXPECT_NE(error_of({kBase, "run_dir = \"" + bytes + "\""}).find("test.toml:1: expected TOML"),
+              std::string::npos);
+  }
+  EXPECT_EQ(error_of({kBase}, {"run_dir=\xff"}),
+            "--run_dir=\ufffd: expected UTF-8, found other bytes");
+  EXPECT_EQ(read({kBase}, {"run_dir=l\u00e4ufe/\U0001f40b"}).value().run_dir,
+            "l\u00e4ufe/\U0001f40b");
 }
 
 std::string repeated(std::string_view text, int times) {
@@ -150,6 +301,27 @@ TEST(ConfigTree, DeepKeysAreRefusedBeforeTheyAreParsed) {
         repeated("a.", 31) + "a = 1\n"}) {
     EXPECT_TRUE(parse_config_tree(text, "flat.toml").has_value()) << text;
   }
+}
+
+// The parser's own assertions must not end the process, nor may what it believes unreachable be reached: train/toml.h.
+TEST(ConfigTree, TheParserSurvivesWhatItTakesForGranted) {
+  const ConfigTree tree =
+      parse_config_tree("x = \"\"\"a\\\n  \u00e4\u3001\"\"\"", "test.toml").value();
+  EXPECT_EQ(tree.root.at("x").as_string(), "a\u00e4\u3001");
+  EXPECT_FALSE(parse_config_tree("x\u00e4 = 1", "test.toml").has_value());
+  EXPECT_FALSE(parse_config_tree("x = 1 \u3001", "test.toml").has_value());
+  for (const std::string text : {"[\nmodel]\n", "[[[a]]]", "[[=", "[", "[[", "[ [a]]", "[.a]"})
+    EXPECT_FALSE(parse_config_tree(text, "test.toml").has_value()) << text;
+}
+
+TEST(ConfigTree, WhatIsReplacedLeavesNoOrigin) {
+  ConfigTree tree = parse_config_tree("a = [{b = 1, c = 2}]\nd.e = 3\nd2 = 4", "base.toml").value();
+  overlay(tree, parse_config_tree("a = [{b = 1}]\nd = 5", "over.toml").value());
+  EXPECT_EQ(tree.origins, (Origins{{"a", "over.toml:1"},
+                                   {"a.0", "over.toml:1"},
+                                   {"a.0.b", "over.toml:1"},
+                                   {"d", "over.toml:2"},
+                                   {"d2", "base.toml:3"}}));
 }
 
 TEST(ConfigTree, ClosestIsASlipOrNothing) {

@@ -7,6 +7,8 @@
 
 #include "base/rng.h"
 #include "base/thread_pool.h"
+#include "train/initialize.h"
+#include "train/pass_memory.h"
 #include "train/training_model.h"
 
 namespace cachalot::train {
@@ -26,15 +28,14 @@ struct Outcome {
 class Training {
  public:
   explicit Training(const std::string& name)
-      : source_(formats::WeightSource::open(std::string(CACHALOT_TEST_DATA) + "/golden/" + name)
-                    .value()),
-        parameters_(ParameterStore::from_checkpoint(source_).value()),
-        pool_(2),
-        ctx_{&pool_, &arena_, device::machine_isa()} {
-    model_ = TrainingModel::create(ctx_, source_.config(), parameters_, TrainingPrecision::fp32())
-                 .value();
-  }
-  const formats::ModelConfig& config() const { return source_.config(); }
+      : Training(formats::WeightSource::open(std::string(CACHALOT_TEST_DATA) + "/golden/" + name)
+                     .value()) {}
+  explicit Training(const formats::WeightSource& source)
+      : Training(source.config(), ParameterStore::from_checkpoint(source).value(),
+                 TrainingPrecision::fp32()) {}
+  Training(const formats::ModelConfig& config, const TrainingPrecision& precision)
+      : Training(config, initial_parameters(config, {}), precision) {}
+  const formats::ModelConfig& config() const { return config_; }
 
   Outcome run(int64_t tokens, const model::RecomputePlan& plan) {
     std::vector<std::vector<int32_t>> texts, labels;
@@ -70,7 +71,15 @@ class Training {
   }
 
  private:
-  formats::WeightSource source_;
+  Training(formats::ModelConfig config, ParameterStore parameters,
+           const TrainingPrecision& precision)
+      : config_(std::move(config)),
+        parameters_(std::move(parameters)),
+        pool_(2),
+        ctx_{&pool_, &arena_, device::machine_isa()},
+        model_(TrainingModel::create(ctx_, config_, parameters_, precision).value()) {}
+
+  formats::ModelConfig config_;
   ParameterStore parameters_;
   ThreadPool pool_;
   device::Arena arena_;
@@ -144,6 +153,46 @@ TEST(TrainingMemory, PeakFallsByTheStreamsThatAreMadeAgain) {
     EXPECT_GE(memory.planned_peak, memory.measured_peak);
     EXPECT_LE(memory.planned_peak, memory.measured_peak * 102 / 100);
   }
+}
+
+// From shapes alone: pass_memory.h. Of 1,024 positions nearly every array is whole pages.
+void expect_planned(Training& t, const TrainingPrecision& precision, const std::string& what) {
+  constexpr int64_t kTokens = 1024;
+  struct Case {
+    const char* names;
+    int64_t block_sublayers, logit_rows;
+  };
+  for (const Case& c :
+       {Case{"none", 0, 16}, {"mhc", 0, 16}, {"maps,streams,queries", 3, 4096}, {"all", 100, 16}}) {
+    model::RecomputePlan plan = model::RecomputePlan::parse(c.names).value();
+    plan.block_sublayers = c.block_sublayers;
+    plan.logit_rows = c.logit_rows;
+    const auto measured = static_cast<double>(t.run(kTokens, plan).memory.measured_peak);
+    const double planned = pass_memory(t.config(), precision, plan, kTokens).total();
+    EXPECT_GT(planned, 0.998 * measured) << what << ", " << c.names;
+    EXPECT_LT(planned, 1.025 * measured) << what << ", " << c.names;
+  }
+}
+
+TEST(TrainingMemory, TheDryRunPlansTheMeasuredPeak) {
+  Training tiny("tiny");
+  expect_planned(tiny, TrainingPrecision::fp32(), "tiny");
+  formats::ModelConfig config = Training("quant").config();
+  Training fp8(config, TrainingPrecision::fp8());
+  expect_planned(fp8, TrainingPrecision::fp8(), "fp8");
+  config.cachalot.residual = {"plain"};
+  config.cachalot.ffn = {"dense"};
+  Training plain(config, TrainingPrecision::fp32());
+  expect_planned(plain, TrainingPrecision::fp32(), "plain, dense");
+  config = Training("tiny").config();
+  config.cachalot.attention = {"full"};
+  Training full(config, TrainingPrecision::fp32());
+  expect_planned(full, TrainingPrecision::fp32(), "full attention");
+  config.cachalot = {};
+  config.cachalot.kv_source_layer_ids = {0, 0, 2, 3, 2, 5};
+  config.cachalot.index_source_layer_ids = {0, 1, 2, 3, 2, 5};
+  Training shared(config, TrainingPrecision::fp32());
+  expect_planned(shared, TrainingPrecision::fp32(), "shared rows");
 }
 
 TEST(TrainingMemory, LogitsAreNeverWholeInMemory) {
