@@ -27,8 +27,8 @@ WORK = ROOT / "build" / "bench-tokenizer"
 TOKENIZERS = "tokenizers==0.23.3"
 
 
-def in_venv():
-    """Runs this script again inside an environment that has tokenizers."""
+def in_venv(script):
+    """Runs the script again inside an environment that has tokenizers."""
     env_dir = WORK / "venv"
     python = env_dir / "bin" / "python"
     if not python.exists():
@@ -36,7 +36,7 @@ def in_venv():
     if subprocess.run([python, "-c", "import tokenizers"], capture_output=True).returncode != 0:
         subprocess.run([python, "-m", "pip", "install", "-q", TOKENIZERS], check=True)
     env = dict(os.environ, TOKENIZERS_PARALLELISM="false", RAYON_NUM_THREADS="1")
-    os.execve(python, [str(python), __file__, "--inside", *sys.argv[1:]], env)
+    os.execve(python, [str(python), script, "--inside", *sys.argv[1:]], env)
 
 
 def read(path):
@@ -148,7 +148,7 @@ def main():
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not args.inside:
-        in_venv()
+        in_venv(__file__)
 
     import tokenizers
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "base/check.h"
@@ -15,30 +16,37 @@
 namespace cachalot::data {
 namespace {
 
+// The compressed bytes, and the file that they lie in where it is the stream's own.
+struct Source {
+  std::optional<MappedFile> file;
+  std::span<const std::byte> bytes;
+  std::string name;
+};
+
 class PlainStream final : public ByteStream {
  public:
-  explicit PlainStream(MappedFile file) : file_(std::move(file)) {}
+  explicit PlainStream(Source source) : source_(std::move(source)) {}
 
   Result<size_t> read(std::span<char> out) override {
-    const size_t count = std::min(out.size(), file_.bytes().size() - offset_);
-    if (count > 0) std::memcpy(out.data(), file_.bytes().data() + offset_, count);
+    const size_t count = std::min(out.size(), source_.bytes.size() - offset_);
+    if (count > 0) std::memcpy(out.data(), source_.bytes.data() + offset_, count);
     offset_ += count;
     return count;
   }
 
  private:
-  MappedFile file_;
+  Source source_;
   size_t offset_ = 0;
 };
 
-Status truncated(const MappedFile& file, std::string_view unit) {
+Status truncated(const Source& source, std::string_view unit) {
   return data_loss(fmt::format("{}: byte {}: expected more of a {}, found the end of the file",
-                               file.path(), file.bytes().size(), unit));
+                               source.name, source.bytes.size(), unit));
 }
 
 class GzipStream final : public ByteStream {
  public:
-  explicit GzipStream(MappedFile file) : file_(std::move(file)) {
+  explicit GzipStream(Source source) : source_(std::move(source)) {
     constexpr int kGzipOnly = 16;  // zlib's flag: a gzip header, whose CRC and length it checks
     CACHALOT_CHECK(inflateInit2(&zlib_, MAX_WBITS + kGzipOnly) == Z_OK);
   }
@@ -49,7 +57,7 @@ class GzipStream final : public ByteStream {
   Result<size_t> read(std::span<char> out) override {
     size_t written = 0;
     while (written < out.size()) {
-      const auto input = file_.bytes().subspan(offset_);
+      const auto input = source_.bytes.subspan(offset_);
       if (input.empty() && between_members_) break;
       // zlib counts in 32 bits. Its input is never written to; the cast is its interface of old.
       zlib_.avail_in = limited(input.size());
@@ -64,11 +72,11 @@ class GzipStream final : public ByteStream {
       if (code == Z_STREAM_END) {
         CACHALOT_CHECK(inflateReset(&zlib_) == Z_OK);
       } else if (code == Z_BUF_ERROR) {
-        return truncated(file_, "gzip member");
+        return truncated(source_, "gzip member");
       } else if (code == Z_MEM_ERROR) {
-        return resource_exhausted(file_.path() + ": no memory to decompress it");
+        return resource_exhausted(source_.name + ": no memory to decompress it");
       } else if (code != Z_OK) {
-        return data_loss(fmt::format("{}: byte {}: expected gzip data, found: {}", file_.path(),
+        return data_loss(fmt::format("{}: byte {}: expected gzip data, found: {}", source_.name,
                                      offset_, zlib_.msg != nullptr ? zlib_.msg : "other bytes"));
       }
     }
@@ -79,7 +87,7 @@ class GzipStream final : public ByteStream {
   static uInt limited(size_t size) {
     return static_cast<uInt>(std::min<size_t>(size, std::numeric_limits<uInt>::max()));
   }
-  MappedFile file_;
+  Source source_;
   size_t offset_ = 0;
   z_stream zlib_ = {};
   bool between_members_ = false;  // a file without any member is truncated
@@ -87,13 +95,13 @@ class GzipStream final : public ByteStream {
 
 class ZstdStream final : public ByteStream {
  public:
-  explicit ZstdStream(MappedFile file) : file_(std::move(file)), context_(ZSTD_createDCtx()) {
+  explicit ZstdStream(Source source) : source_(std::move(source)), context_(ZSTD_createDCtx()) {
     CACHALOT_CHECK(context_ != nullptr);
   }
 
   Result<size_t> read(std::span<char> out) override {
     ZSTD_outBuffer output = {out.data(), out.size(), 0};
-    ZSTD_inBuffer input = {file_.bytes().data(), file_.bytes().size(), offset_};
+    ZSTD_inBuffer input = {source_.bytes.data(), source_.bytes.size(), offset_};
     while (output.pos < output.size) {
       const bool at_end = input.pos == input.size;
       if (at_end && between_frames_) break;
@@ -101,13 +109,13 @@ class ZstdStream final : public ByteStream {
       const size_t hint = ZSTD_decompressStream(context_.get(), &output, &input);
       offset_ = input.pos;
       if (ZSTD_isError(hint)) {
-        return data_loss(fmt::format("{}: byte {}: expected zstd data, found: {}", file_.path(),
+        return data_loss(fmt::format("{}: byte {}: expected zstd data, found: {}", source_.name,
                                      offset_, ZSTD_getErrorName(hint)));
       }
       between_frames_ = hint == 0;
       // What the decompressor still held may come out after the input's end.
       if (at_end && !between_frames_ && output.pos == before) {
-        return truncated(file_, "zstd frame");
+        return truncated(source_, "zstd frame");
       }
     }
     return output.pos;
@@ -117,24 +125,29 @@ class ZstdStream final : public ByteStream {
   struct Free {
     void operator()(ZSTD_DCtx* context) const { ZSTD_freeDCtx(context); }
   };
-  MappedFile file_;
+  Source source_;
   size_t offset_ = 0;
   std::unique_ptr<ZSTD_DCtx, Free> context_;
   bool between_frames_ = false;
 };
+
+std::unique_ptr<ByteStream> stream_of(Source source) {
+  if (source.name.ends_with(".gz") || source.name.ends_with(".dz"))
+    return std::make_unique<GzipStream>(std::move(source));
+  if (source.name.ends_with(".zst")) return std::make_unique<ZstdStream>(std::move(source));
+  return std::make_unique<PlainStream>(std::move(source));
+}
 }  // namespace
 
 Result<std::unique_ptr<ByteStream>> ByteStream::open(const std::string& path) {
   CACHALOT_ASSIGN_OR_RETURN(MappedFile file, MappedFile::open(path));
-  std::unique_ptr<ByteStream> stream;
-  if (path.ends_with(".gz") || path.ends_with(".dz")) {
-    stream = std::make_unique<GzipStream>(std::move(file));
-  } else if (path.ends_with(".zst")) {
-    stream = std::make_unique<ZstdStream>(std::move(file));
-  } else {
-    stream = std::make_unique<PlainStream>(std::move(file));
-  }
-  return stream;
+  const std::span<const std::byte> bytes = file.bytes();  // stays where it is when the file moves
+  return stream_of({.file = std::move(file), .bytes = bytes, .name = path});
+}
+
+std::unique_ptr<ByteStream> ByteStream::from_bytes(std::span<const std::byte> bytes,
+                                                   const std::string& name) {
+  return stream_of({.file = std::nullopt, .bytes = bytes, .name = name});
 }
 
 }  // namespace cachalot::data

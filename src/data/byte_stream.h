@@ -18,6 +18,9 @@ namespace cachalot::data {
 class ByteStream {
  public:
   static Result<std::unique_ptr<ByteStream>> open(const std::string& path);
+  // The same over bytes that outlive the stream; `name` stands for the path. Any bytes are safe to give.
+  static std::unique_ptr<ByteStream> from_bytes(std::span<const std::byte> bytes,
+                                                const std::string& name);
   virtual ~ByteStream() = default;
 
   // Fills `out`; fewer bytes only at the end of the stream. After an error the stream is spent.

@@ -42,10 +42,12 @@ struct Document {
   std::string text;
 };
 
+bool matches(const std::string& pattern, const std::string& path) {
+  return ::fnmatch(pattern.c_str(), path.c_str(), 0) == 0;
+}
 bool matches(const std::vector<std::string>& patterns, const std::string& path) {
-  return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
-    return ::fnmatch(pattern.c_str(), path.c_str(), 0) == 0;
-  });
+  return std::any_of(patterns.begin(), patterns.end(),
+                     [&](const std::string& pattern) { return matches(pattern, path); });
 }
 
 bool is_changelog(const std::string& path) {
@@ -56,7 +58,17 @@ bool is_changelog(const std::string& path) {
          name.starts_with("copyright");
 }
 
-// Paths that the part takes, sorted.
+Status expect_all_match(const RecipePart& part, const std::vector<std::string>& paths) {
+  for (const std::string& pattern : part.include) {
+    if (std::none_of(paths.begin(), paths.end(),
+                     [&](const std::string& path) { return matches(pattern, path); }))
+      return not_found(fmt::format("{}: include \"{}\": expected files to take, found none",
+                                   part.package, pattern));
+  }
+  return {};
+}
+
+// Paths that the part takes, sorted. Each pattern takes some: one that does not is a slip, or the package is another than it was.
 Result<std::vector<std::string>> paths_of(const RecipePart& part, const std::string& root) {
   std::vector<std::string> paths;
   std::error_code error;
@@ -68,6 +80,7 @@ Result<std::vector<std::string>> paths_of(const RecipePart& part, const std::str
       paths.push_back(path);
   }
   if (error) return io_error(fmt::format("{}: list: {}", root, error.message()));
+  CACHALOT_RETURN_IF_ERROR(expect_all_match(part, paths));
   std::sort(paths.begin(), paths.end());
   return paths;
 }

@@ -5,7 +5,8 @@
 //          DIR/outofdomain-PACKAGE.jsonl.zst (packages held out), DIR/manifest.json. A line: {"text", "package", "version", "path",
 //          "piece", "licence", "xxh3"}. Files over 32 KB become several lines, unless held out. docs/formats/corpus.md.
 // Left out  files under 200 bytes, binary files, changelogs, texts that stand there already, lines of 8 or more HTML files of a package.
-// Errors   not_found: a program or a package's version that is not to be had; data_loss: another SHA-256 (expected, found); io_error.
+// Errors   not_found: a program or a package's version that is not to be had, a pattern that takes no file of its package; data_loss:
+//          another SHA-256 (expected, found); io_error.
 #pragma once
 
 #include <functional>

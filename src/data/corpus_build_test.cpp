@@ -453,6 +453,27 @@ TEST_F(CorpusBuild, SwordGoesThroughMod2imp) {
   EXPECT_NE(error.message().find("mod2imp Other"), std::string::npos) << error.message();
 }
 
+// Also beside one that takes files, and where all that it would take is left out.
+TEST_F(CorpusBuild, APatternThatTakesNothingIsAnError) {
+  package("whales", {{"usr/share/doc/a.txt", sentence("sea")},
+                     {"usr/share/man/b.txt", sentence("ice")},
+                     {"usr/share/news/changelog.txt", sentence("change")}});
+  const std::string kinds[] = {"text", "html", "roff", "dict", "pdf"};
+  for (const std::string& kind : kinds) {
+    for (const std::string pattern : {"usr/share/docs/*", "usr/share/man/*", "*/news/*"}) {
+      const Status error = build(R"({"package": "whales", "kind": ")" + kind +
+                                 R"(", "include": ["usr/share/doc/*", ")" + pattern +
+                                 R"("], "exclude": ["*/man/*"]})")
+                               .error();
+      EXPECT_EQ(error.code(), StatusCode::not_found);
+      EXPECT_EQ(error.message(),
+                "whales: include \"" + pattern + "\": expected files to take, found none");
+    }
+  }
+  EXPECT_FALSE(fs::exists(path("out/manifest.json")));
+  EXPECT_TRUE(build(kPlain).has_value());
+}
+
 TEST_F(CorpusBuild, WhatCannotBeReadNamesTheFile) {
   const std::string whole = gzipped(sentence("ice"));
   package("whales", {{"usr/share/doc/cut.txt.gz", whole.substr(0, whole.size() - 9)}});

@@ -27,16 +27,22 @@ bool names_json_lines(std::string_view path) {
 
 DocumentReader::DocumentReader(std::string path, DocumentOptions options,
                                std::unique_ptr<ByteStream> stream)
-    : path_(std::move(path)), options_(std::move(options)), stream_(std::move(stream)) {}
+    : path_(std::move(path)), options_(std::move(options)), stream_(std::move(stream)) {
+  CACHALOT_CHECK(options_.max_document_bytes >= 1);
+  if (options_.format == DocumentOptions::Format::by_name) {
+    options_.format =
+        names_json_lines(path_) ? DocumentOptions::Format::jsonl : DocumentOptions::Format::text;
+  }
+}
 
 Result<DocumentReader> DocumentReader::open(const std::string& path, DocumentOptions options) {
-  CACHALOT_CHECK(options.max_document_bytes >= 1);
   CACHALOT_ASSIGN_OR_RETURN(auto stream, ByteStream::open(path));
-  if (options.format == DocumentOptions::Format::by_name) {
-    options.format =
-        names_json_lines(path) ? DocumentOptions::Format::jsonl : DocumentOptions::Format::text;
-  }
   return DocumentReader(path, std::move(options), std::move(stream));
+}
+
+DocumentReader DocumentReader::from_bytes(std::span<const std::byte> bytes, const std::string& name,
+                                          DocumentOptions options) {
+  return DocumentReader(name, std::move(options), ByteStream::from_bytes(bytes, name));
 }
 
 Status DocumentReader::too_long(int64_t first_byte) const {

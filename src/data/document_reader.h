@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,6 +34,9 @@ struct DocumentOptions {
 class DocumentReader {
  public:
   static Result<DocumentReader> open(const std::string& path, DocumentOptions options);
+  // The same over bytes that outlive the reader; `name` stands for the path. Any bytes are safe to give.
+  static DocumentReader from_bytes(std::span<const std::byte> bytes, const std::string& name,
+                                   DocumentOptions options);
 
   // The next document, byte for byte; false at the end. Documents without a byte are skipped.
   Result<bool> next(std::string* document);

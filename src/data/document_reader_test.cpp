@@ -90,6 +90,23 @@ TEST_F(DocumentReaderTest, CompressedStreamsAreTheirContent) {
   EXPECT_EQ(*stream(file("empty", ""), 10), "");
 }
 
+TEST_F(DocumentReaderTest, BytesReadAsTheFileThatHoldsThem) {
+  const std::string lines = "{\"text\": \"one\"}\n\n{\"text\": \"two\"}\n[3]\n";
+  const std::pair<std::string, std::string> files[] = {
+      {"a.jsonl", lines}, {"a.jsonl.gz", gzip(lines)}, {"a.jsonl.zst", zstd(lines)}};
+  for (const auto& [name, bytes] : files) {
+    DocumentReader reader =
+        DocumentReader::from_bytes(std::as_bytes(std::span(bytes)), path(name), {});
+    std::string document;
+    for (const std::string expected : {"one", "two"}) {
+      ASSERT_TRUE(*reader.next(&document));
+      EXPECT_EQ(document, expected);
+    }
+    EXPECT_EQ(reader.next(&document).error().message(),
+              documents(file(name, bytes)).error().message());
+  }
+}
+
 // Cut anywhere, or with bytes behind the end, a compressed file is an error that names it and the place.
 TEST_F(DocumentReaderTest, TruncatedFilesAreErrors) {
   const std::string text = long_text(400);

@@ -36,6 +36,23 @@ TEST(HtmlText, SignsThatAreNoMarkupStay) {
   EXPECT_EQ(html("a < b && c &unknown; d &#xZZ; 3<4"), "a < b && c &unknown; d &#xZZ; 3<4\n");
 }
 
+// A quote opens only at the start of a value: the tokenizer's states of the HTML standard.
+TEST(HtmlText, QuotesInsideNamesAndUnquotedValuesOpenNothing) {
+  for (const char* tag :
+       {"<p title=it's>",  "<a href=x'y>", "<a href=x\"y>", "<a b=c='>", "<p '>",
+        "<p \">",          "<p x'y=1>",    "<p ='>",        "<p ='x=1>", "<p/='>",
+        "<p a/='>",        "<p'>",         "</p'>",         "</p '>",    "<p title='a'b'>",
+        "<p title='a'\">", "<p title=>",   "<p title= >",   "<br/'>",    "<p a=/'>",
+        "<p\na\n=\nb'>"}) {
+    EXPECT_EQ(html(std::string("<b>") + tag + "one</b> two"), "one two\n") << tag;
+  }
+  for (const char* tag : {"<a title='it>s'>", "<a title = \"a>'b\">", "<a x title\t=\n'>'>",
+                          "<a x=1 title='>'>", "<a x='1'title='>'>", "<a x=it's title='>'>",
+                          "<a / title='>'>", "<a\ttitle='>'/>", "</a title='>'>"}) {
+    EXPECT_EQ(html(std::string("<b>") + tag + "one</b> two"), "one two\n") << tag;
+  }
+}
+
 TEST(RoffText, IsAParagraphALine) {
   EXPECT_EQ(clean_text(roff_text(
                 ".\\\" a comment\n.TH LS 1\n.SH NAME\nls \\- list \\fIfiles\\fP\n.SH SYNOPSIS\n"

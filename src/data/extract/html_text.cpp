@@ -23,6 +23,8 @@ bool is_one_of(const std::array<std::string_view, N>& names, std::string_view na
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
+bool is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r' || c == '\f'; }
+
 bool is_heading(std::string_view name) {
   return name.size() == 2 && name[0] == 'h' && name[1] >= '1' && name[1] <= '6';
 }
@@ -158,8 +160,7 @@ class Reader {
       if (c != '\r') line_ += c;
       return;
     }
-    const bool space = c == ' ' || c == '\n' || c == '\t' || c == '\r' || c == '\f';
-    if (!space) {
+    if (!is_space(c)) {
       line_ += c;
     } else if (!line_.empty() && line_.back() != ' ' && line_.back() != '\t') {
       line_ += ' ';
@@ -182,18 +183,53 @@ class Reader {
     if (!out_.empty() && !out_.ends_with("\n\n")) out_ += '\n';
   }
 
-  // To behind the '>' of the tag at at_, which quoted values may hold.
+  // To behind the '>' of the tag at at_, by the tokenizer's states of the HTML standard (13.2.5): a quote opens only where an
+  // attribute's value begins, anywhere else it is a character of a name or of an unquoted value.
   void skip_tag() {
+    enum class State { tag_name, before_name, name, after_name, before_value, unquoted, quoted };
+    State state = State::tag_name;
     char quote = 0;
     for (++at_; at_ < html_.size(); ++at_) {
       const char c = html_[at_];
-      if (quote != 0) {
-        if (c == quote) quote = 0;
-      } else if (c == '"' || c == '\'') {
-        quote = c;
-      } else if (c == '>') {
+      if (state == State::quoted) {
+        if (c == quote) state = State::before_name;
+        continue;
+      }
+      if (c == '>') {
         ++at_;
         return;
+      }
+      const bool space = is_space(c);
+      switch (state) {
+        case State::tag_name:
+          // A closing tag's name follows its slash.
+          if (space || (c == '/' && html_[at_ - 1] != '<')) state = State::before_name;
+          break;
+        case State::before_name:
+          if (!space && c != '/') state = State::name;  // '=' too
+          break;
+        case State::name:
+        case State::after_name:
+          if (c == '/') {
+            state = State::before_name;
+          } else if (c == '=') {
+            state = State::before_value;
+          } else {
+            state = space ? State::after_name : State::name;
+          }
+          break;
+        case State::before_value:
+          if (c == '"' || c == '\'') {
+            quote = c;
+            state = State::quoted;
+          } else if (!space) {
+            state = State::unquoted;
+          }
+          break;
+        case State::unquoted:
+          if (space) state = State::before_name;
+          break;
+        case State::quoted: break;
       }
     }
   }
