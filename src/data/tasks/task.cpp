@@ -28,6 +28,8 @@ constexpr std::array<Family, kNumTaskFamilies> kFamilies = {{
     {TaskFamily::needles, "needles", make_needles},
     {TaskFamily::constraints, "constraints", make_constraints},
     {TaskFamily::tools, "tools", make_tools},
+    {TaskFamily::algebra, "algebra", make_algebra},
+    {TaskFamily::fractions, "fractions", make_fractions},
 }};
 
 std::string_view trimmed(std::string_view text) {

@@ -4,8 +4,11 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <regex>
+#include <set>
 #include <sstream>
 
+#include "data/tasks/expression.h"
 #include "data/tasks/task.h"
 
 namespace cachalot::data {
@@ -189,6 +192,147 @@ TEST(TaskAnswers, Needles) {
     return list(codes);
   });
   EXPECT_GT(words_at_7, 32 * 128 * 8 / 10);
+}
+
+// One side of an equation with the unknowns' values in their places.
+int64_t side_value(const std::string& side, const std::vector<int64_t>& values) {
+  std::string text;
+  for (const char c : side) {
+    const size_t unknown = std::string("xyz").find(c);
+    if (unknown == std::string::npos) {
+      text += c;
+    } else {
+      const int64_t value = values.at(unknown);
+      text += value < 0 ? "(0 - " + std::to_string(-value) + ")" : std::to_string(value);
+    }
+  }
+  if (text[0] == '-') text = "0 " + text;
+  const auto value = evaluate_expression(text);
+  EXPECT_TRUE(value.has_value()) << text;
+  return value.has_value() ? value->value : 0;
+}
+// How far an equation is from being true: left less right.
+int64_t error_of(const std::string& equation, const std::vector<int64_t>& values) {
+  const size_t equals = equation.find(" = ");
+  return side_value(equation.substr(0, equals), values) -
+         side_value(equation.substr(equals + 3), values);
+}
+int64_t determinant(const std::vector<std::vector<int64_t>>& m) {
+  if (m.size() == 2) return m[0][0] * m[1][1] - m[0][1] * m[1][0];
+  return m[0][0] * (m[1][1] * m[2][2] - m[1][2] * m[2][1]) -
+         m[0][1] * (m[1][0] * m[2][2] - m[1][2] * m[2][0]) +
+         m[0][2] * (m[1][0] * m[2][1] - m[1][1] * m[2][0]);
+}
+
+// The answer makes the equations true, and no other does: what they are linear in is read off by moving one unknown at a time.
+TEST(TaskAnswers, Algebra) {
+  size_t num_systems = 0, most_unknowns = 0;
+  for (int difficulty = 0; difficulty <= kMaxDifficulty; ++difficulty) {
+    for (uint64_t index = 0; index < 60; ++index) {
+      const Task task = make_task(TaskFamily::algebra, difficulty, 77, index);
+      SCOPED_TRACE(task.prompt + " " + task.answer.content);
+      std::vector<int64_t> values;
+      for (const std::string& value : words(task.answer.content.substr(8)))
+        values.push_back(std::stoll(value));
+      const size_t n = values.size();
+      std::vector<std::string> equations;
+      if (n == 1) {
+        const std::string from = after(task.prompt, "Solve ");
+        equations = {from.substr(0, from.find(" for x."))};
+      } else {
+        ++num_systems;
+        std::istringstream rest(after(task.prompt, "Solve these equations: "));
+        std::string all;
+        std::getline(rest, all, '.');
+        std::istringstream parts(all);
+        for (std::string part; std::getline(parts, part, ';');)
+          equations.push_back(part.substr(part[0] == ' ' ? 1 : 0));
+      }
+      most_unknowns = std::max(most_unknowns, n);
+      ASSERT_EQ(equations.size(), n);
+      std::vector<std::vector<int64_t>> coefficients;
+      for (const std::string& equation : equations) {
+        ASSERT_EQ(error_of(equation, values), 0) << equation;
+        auto& row = coefficients.emplace_back();
+        for (size_t unknown = 0; unknown < n; ++unknown) {
+          std::vector<int64_t> moved = values;
+          ++moved[unknown];
+          row.push_back(error_of(equation, moved));
+        }
+      }
+      ASSERT_NE(n == 1 ? coefficients[0][0] : determinant(coefficients), 0);
+      // Each line of the way is true too.
+      std::istringstream lines(task.reasoning);
+      for (std::string line; std::getline(lines, line);) {
+        for (size_t equals = line.find(" = "); equals != std::string::npos;) {
+          const size_t next = line.find(" = ", equals + 3);
+          const std::string left = line.substr(0, equals);
+          // A quotient of negative numbers is no expression.
+          if (left.find('/') == std::string::npos && line.find('/') == std::string::npos) {
+            ASSERT_EQ(error_of(left + line.substr(equals, next - equals), values), 0) << line;
+          }
+          line = line.substr(equals + 3);
+          equals = line.find(" = ");
+        }
+      }
+      ASSERT_TRUE(task.reasoning.ends_with(" = " + std::to_string(values[0]) + "\n"));
+    }
+  }
+  EXPECT_GT(num_systems, 300u);
+  EXPECT_EQ(most_unknowns, 3u);
+}
+
+// Over one common denominator, and once more line by line.
+TEST(TaskAnswers, Fractions) {
+  const std::regex part(R"(([-+*/]) \(?(-?\d+)(?:/(\d+))?\)?)");
+  const auto value = [&](const std::string& expression) {
+    __int128 top = 0, bottom = 1;
+    const std::string chain = "+ " + expression;
+    for (std::sregex_iterator it(chain.begin(), chain.end(), part), end; it != end; ++it) {
+      const char sign = (*it)[1].str()[0];
+      const __int128 a = std::stoll((*it)[2]), b = (*it)[3].matched ? std::stoll((*it)[3]) : 1;
+      if (sign == '*' || sign == '/') {
+        top *= sign == '*' ? a : b;
+        bottom *= sign == '*' ? b : a;
+      } else {
+        top = top * b + (sign == '+' ? a : -a) * bottom;
+        bottom *= b;
+      }
+    }
+    if (bottom < 0) top = -top, bottom = -bottom;
+    __int128 x = top < 0 ? -top : top, y = bottom;
+    while (y != 0) x = std::exchange(y, x % y);
+    const std::string whole = std::to_string(static_cast<int64_t>(top / x));
+    return bottom == x ? whole : whole + "/" + std::to_string(static_cast<int64_t>(bottom / x));
+  };
+  std::set<std::string> signs;
+  for (int difficulty = 0; difficulty <= kMaxDifficulty; ++difficulty) {
+    for (uint64_t index = 0; index < 60; ++index) {
+      const Task task = make_task(TaskFamily::fractions, difficulty, 77, index);
+      const std::string from = after(task.prompt, "Compute ");
+      const std::string expression = from.substr(0, from.find(" as a fraction"));
+      const std::string answer = task.answer.content.substr(8);
+      ASSERT_EQ(value(expression), answer) << task.prompt;
+      for (const char* sign : {" + ", " - ", " * ", " / "})
+        if (expression.find(sign) != std::string::npos) signs.insert(sign);
+      std::istringstream lines(task.reasoning);
+      std::string last;
+      for (std::string line; std::getline(lines, line);) {
+        const size_t equals = line.find(" = ");
+        last = line.substr(equals + 3);
+        ASSERT_EQ(value(line.substr(0, equals)), last) << line;
+      }
+      ASSERT_EQ(last, answer);
+      // Equal but not in lowest terms, or with a denominator of one, is not what was asked for.
+      const size_t slash = answer.find('/');
+      const std::string other = slash == std::string::npos
+                                    ? answer + "/1"
+                                    : std::to_string(2 * std::stoll(answer)) + "/" +
+                                          std::to_string(2 * std::stoll(answer.substr(slash + 1)));
+      ASSERT_FALSE(task.check({"Answer: " + other, {}}).correct);
+    }
+  }
+  EXPECT_EQ(signs.size(), 4u);
 }
 
 }  // namespace
