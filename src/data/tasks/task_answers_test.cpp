@@ -335,5 +335,114 @@ TEST(TaskAnswers, Fractions) {
   EXPECT_EQ(signs.size(), 4u);
 }
 
+// Every unit's size in the smallest that the facts know, by walking the facts until nothing changes.
+TEST(TaskAnswers, Units) {
+  int num_upwards = 0;
+  for_each_task(TaskFamily::units, kMaxDifficulty, [&](const std::string& prompt) {
+    const size_t question_at = prompt.find("How many ");
+    const std::vector<std::string> facts = words(prompt.substr(0, question_at));
+    const std::vector<std::string> question = words(prompt.substr(question_at));
+    // How many of the unit asked for, as a ratio, one of each unit is.
+    std::map<std::string, std::pair<int64_t, int64_t>> size = {{question[2], {1, 1}}};
+    const auto lowest = [](int64_t a, int64_t b) {
+      return std::pair(a / std::gcd(a, b), b / std::gcd(a, b));
+    };
+    for (size_t round = 0; round < facts.size(); ++round) {
+      for (size_t i = 0; i + 4 < facts.size(); i += 5) {
+        const std::string &unit = facts[i + 1], &part = facts[i + 4];
+        const int64_t factor = std::stoll(facts[i + 3]);
+        if (size.contains(part)) {
+          const auto known = size[part];
+          size[unit] = lowest(known.first * factor, known.second);
+        } else if (size.contains(unit)) {
+          const auto known = size[unit];
+          size[part] = lowest(known.first, known.second * factor);
+        }
+      }
+    }
+    const auto ratio = size.at(question[5]);
+    num_upwards += ratio.second > 1 ? 1 : 0;
+    const int64_t count = std::stoll(question[4]) * ratio.first;
+    EXPECT_EQ(count % ratio.second, 0);
+    return std::to_string(count / ratio.second);
+  });
+  EXPECT_GT(num_upwards, 100);
+}
+
+// All ways to deal out pets and drinks, against the clues read from the text: one is left, and more without any one clue.
+TEST(TaskAnswers, LogicGrids) {
+  using Owners = std::vector<uint8_t>;  // the person of each item, people among them
+  size_t most_clues = 0;
+  for_each_task(TaskFamily::logic_grid, kMaxDifficulty, [&](const std::string& prompt) {
+    const std::vector<std::string> people = words(prompt.substr(0, prompt.find(" each have")));
+    std::vector<std::vector<std::string>> kinds;
+    const std::string first_sentence = prompt.substr(0, prompt.find(". "));
+    for (size_t open = first_sentence.find('('); open != std::string::npos;
+         open = first_sentence.find('(', open + 1)) {
+      kinds.push_back(
+          words(first_sentence.substr(open + 1, first_sentence.find(')', open) - open - 1)));
+      EXPECT_EQ(kinds.back().size(), people.size());
+    }
+    std::map<std::string, size_t> item_of;
+    for (const std::string& person : people) item_of.emplace(person, item_of.size());
+    for (const auto& kind : kinds)
+      for (const std::string& item : kind) item_of.emplace(item, item_of.size());
+    struct Clue {
+      size_t subject, object;
+      bool same;
+    };
+    std::vector<Clue> clues;
+    const size_t list_at = prompt.find(" List the ");
+    std::istringstream sentences(
+        prompt.substr(first_sentence.size() + 1, list_at - first_sentence.size() - 1));
+    for (std::string sentence; std::getline(sentences, sentence, '.');) {
+      const std::vector<std::string> w = words(sentence);
+      const bool same = std::find(w.begin(), w.end(), "not") == w.end();
+      // "Ana ..", "The one with the cat ..", "The one who drinks tea .."
+      const size_t subject = w[0] != "The" ? 0 : 4;
+      clues.push_back({item_of.at(w[subject]), item_of.at(w.back()), same});
+    }
+    most_clues = std::max(most_clues, clues.size());
+    Owners everyone(people.size());
+    std::iota(everyone.begin(), everyone.end(), uint8_t{0});
+    std::vector<Owners> grids = {everyone};
+    for (size_t kind = 0; kind < kinds.size(); ++kind) {
+      std::vector<Owners> longer;
+      Owners dealt = everyone;
+      do {
+        for (Owners grid : grids) {
+          grid.insert(grid.end(), dealt.begin(), dealt.end());
+          longer.push_back(std::move(grid));
+        }
+      } while (std::next_permutation(dealt.begin(), dealt.end()));
+      grids = std::move(longer);
+    }
+    // How many clues each breaks, and which if it is one alone.
+    std::vector<bool> is_needed(clues.size(), false);
+    const Owners* solution = nullptr;
+    for (const Owners& grid : grids) {
+      size_t num_broken = 0, broken = 0;
+      for (size_t i = 0; i < clues.size() && num_broken < 2; ++i) {
+        if ((grid[clues[i].subject] == grid[clues[i].object]) == clues[i].same) continue;
+        ++num_broken;
+        broken = i;
+      }
+      if (num_broken == 1) is_needed[broken] = true;
+      if (num_broken > 0) continue;
+      EXPECT_EQ(solution, nullptr) << "more than one solution";
+      solution = &grid;
+    }
+    EXPECT_EQ(std::count(is_needed.begin(), is_needed.end(), false), 0) << "superfluous clues";
+    if (solution == nullptr) return std::string("none");
+    std::vector<std::string> answer;
+    for (size_t person = 0; person < people.size(); ++person) {
+      for (const std::string& item : kinds.back())
+        if (solution->at(item_of.at(item)) == person) answer.push_back(item);
+    }
+    return list(answer);
+  });
+  EXPECT_GT(most_clues, 8u);
+}
+
 }  // namespace
 }  // namespace cachalot::data

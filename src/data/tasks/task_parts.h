@@ -61,5 +61,7 @@ Task make_constraints(int difficulty, Draw draw);
 Task make_tools(int difficulty, Draw draw);
 Task make_algebra(int difficulty, Draw draw);
 Task make_fractions(int difficulty, Draw draw);
+Task make_units(int difficulty, Draw draw);
+Task make_logic_grid(int difficulty, Draw draw);
 
 }  // namespace cachalot::data
