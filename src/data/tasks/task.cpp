@@ -28,6 +28,10 @@ constexpr std::array<Family, kNumTaskFamilies> kFamilies = {{
     {TaskFamily::needles, "needles", make_needles},
     {TaskFamily::constraints, "constraints", make_constraints},
     {TaskFamily::tools, "tools", make_tools},
+    {TaskFamily::algebra, "algebra", make_algebra},
+    {TaskFamily::fractions, "fractions", make_fractions},
+    {TaskFamily::units, "units", make_units},
+    {TaskFamily::logic_grid, "logic_grid", make_logic_grid},
 }};
 
 std::string_view trimmed(std::string_view text) {

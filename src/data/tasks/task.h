@@ -29,8 +29,12 @@ enum class TaskFamily {
   needles,       // facts in a long text
   constraints,   // write under rules of form
   tools,         // change a state through tools
+  algebra,       // linear equations and systems
+  fractions,     // sums and products in lowest terms
+  units,         // conversions along a chain of units
+  logic_grid,    // who has what, by clues
 };
-inline constexpr int kNumTaskFamilies = 10;
+inline constexpr int kNumTaskFamilies = 14;
 // Difficulty 0 is meant to be learnable by a model of ten million parameters; each step adds digits, items, hops or rules. The
 // needles' text doubles with each: 32 words at 0, a million at 15.
 inline constexpr int kMaxDifficulty = 20;

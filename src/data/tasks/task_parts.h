@@ -59,5 +59,9 @@ Task make_lookup(int difficulty, Draw draw);
 Task make_needles(int difficulty, Draw draw);
 Task make_constraints(int difficulty, Draw draw);
 Task make_tools(int difficulty, Draw draw);
+Task make_algebra(int difficulty, Draw draw);
+Task make_fractions(int difficulty, Draw draw);
+Task make_units(int difficulty, Draw draw);
+Task make_logic_grid(int difficulty, Draw draw);
 
 }  // namespace cachalot::data
