@@ -118,6 +118,7 @@ Task make_system(int difficulty, Draw& draw) {
     reasoning = solution_by_elimination(equations);
   }
   std::vector<std::string> texts;
+  texts.reserve(n);
   for (const Equation& equation : equations) texts.push_back(equation_text(equation));
   return exact_answer_task(
       fmt::format("Solve these equations: {}. Give {} in this order, separated by commas.",
