@@ -12,7 +12,8 @@ namespace cachalot::device {
 // Arrays are whole pages, released in stack order by rewind(); bytes are counted in whole pages. Address space grows by slabs until
 // a step's peak is known and stays there. Contents of a new array are unspecified, those of a restored one zero.
 // Blocks, for what comes and goes in no order (gradients of the arrays), belong to the same peak. One given back serves the next of its
-// size; what has served nothing between two calls of reset_peak() goes back to the system.
+// size alone, so that more may be held than is alive at the peak; what has served nothing between two calls of reset_peak() goes back to the
+// system.
 // Errors  out of address space or memory: the process ends (CHECK).
 // Threads  one owner.
 class PagedArena {
