@@ -4,7 +4,8 @@
 // Terms   kept: arrays that stay from forward to the end of backward. Made again: the streams of a block of sublayers and one sublayer's
 //         arrays, as the plan names them. Gradients: of the sublayer where they are the most. Logits: of one lot, with their gradients.
 //         With the indexer's and the balance loss.
-// Numerics  from 0.1 % under to 2 % over the measured peaks of the test's runs, after which its bounds were set, but for arrays so small that rounding to pages shows (tests/train/training_memory_test.cpp);
+// Numerics  from 0.1 % under to 2 % over the measured peaks of the test's runs, after which its bounds were set, but for arrays
+//         so small that rounding to pages shows (tests/train/training_memory_test.cpp);
 //         scratch of single ops, encoded KV rows and choices of experts and entries are left out. In double: the largest models times
 //         the longest sequences pass 2^63.
 #pragma once
