@@ -21,6 +21,9 @@ int64_t page_bytes() {
 
 int64_t round_up(int64_t bytes, int64_t unit) { return (bytes + unit - 1) / unit * unit; }
 
+// A large array begins with a huge page, so that releasing it splits none of its neighbour's.
+int64_t alignment_of(int64_t bytes) { return bytes >= kHugePage ? kHugePage : page_bytes(); }
+
 }  // namespace
 
 int64_t PagedArena::bytes_of(int64_t count) {
@@ -35,8 +38,7 @@ PagedArena::~PagedArena() {
 
 float* PagedArena::allocate(int64_t count) {
   const int64_t bytes = bytes_of(count);
-  // A large array begins with a huge page, so that releasing it splits none of its neighbour's.
-  const int64_t alignment = bytes >= kHugePage ? kHugePage : page_bytes();
+  const int64_t alignment = alignment_of(bytes);
   while (true) {
     if (slab_idx_ == static_cast<int64_t>(slabs_.size())) {
       const int64_t size = std::max(kSlabBytes, round_up(bytes, kHugePage)) + kHugePage;
@@ -82,7 +84,7 @@ float* PagedArena::take_block(int64_t count) {
     it->second.pop_back();
     return values;
   }
-  const int64_t alignment = bytes >= kHugePage ? kHugePage : page_bytes();
+  const int64_t alignment = alignment_of(bytes);
   void* data = std::aligned_alloc(static_cast<size_t>(alignment),
                                   static_cast<size_t>(round_up(bytes, alignment)));
   CACHALOT_CHECK_MSG(data != nullptr, "no memory for a block of gradients");
