@@ -125,6 +125,7 @@ TEST(Trainer, RoutingBiasesEvenTheLoads) {
 TEST(Anticipation, WithoutDelayIsTheNormalStep) {
   RunConfig config;
   config.trainer.anticipation_delta_steps = 0;
+  config.packs_per_call = 1;  // each micro-batch has choices of its own
   TestRun normal(config), anticipating(config);
   normal.losses(2);
   anticipating.losses(2);
