@@ -1,9 +1,9 @@
-// The tape's gradient of a whole model against central differences of its loss in float64 (verify/reference64), for one tensor of
-// every kind there is.
+// The tape's gradient of a whole model against central differences of its loss in float64 (verify/reference64): for all parameters
+// together, and for one tensor of every kind there is.
 // Steps   Masters are fp32, so a direction is what the two perturbed masters really differ by: L(w+) - L(w-) is compared with
 //         the sum of gradient times difference, to which no rounding of the masters adds. The length is halved until a third of what
 //         the slopes of the last two differ by, the error of the shorter, is below the bound; then the two are extrapolated to zero.
-// Bound   1e-6 of the gradient's norm. Gates and static maps of the hyper-connections and sinks are sums over all tokens and channels
+// Bound   1e-6 of the gradient's norm (all parameters together were off by 1e-7 of it). Gates and static maps of the hyper-connections and sinks are sums over all tokens and channels
 //         that cancel in fp32: theirs is 1e-6 of what is summed, the norms of the single targets' gradients together. This wider
 //         bound was set after the strict one had failed for them: by up to 1.3e-5 for 16 tensors of `tiny`, and for six of the MTP
 //         block of `quant`, of which one gradient of norm 1.6e-7 is off by 6.6 %, which says nothing of it. The test prints them.
@@ -27,7 +27,7 @@ namespace cachalot::verify {
 namespace {
 
 constexpr double kTolerance = 1e-6;  // of the gradient's norm
-constexpr int kMaxHalvings = 10;
+constexpr int kMaxHalvings = 20;
 
 struct Problem {
   std::vector<int32_t> tokens;
@@ -118,6 +118,23 @@ class WholeModelGradient {
     EXPECT_NEAR(found / loss_of(start_, problem_, config_.vocab_size), 1, 1e-6);
   }
 
+  // All parameters at once.
+  void expect_whole_gradient() {
+    std::vector<Part> along, across;
+    RngStream rng(13, RngPurpose::data, 0);
+    for (size_t i = 0; i < plus_.parameters().size(); ++i) {
+      const std::vector<float>& grad = plus_.parameters()[i].grad;
+      if (grad.empty()) continue;
+      along.push_back({i, {grad.begin(), grad.end()}});
+      across.push_back({i, signs_mixed(along.back().direction, rng)});
+    }
+    expect_slope(along, "all parameters, along the gradient", kTolerance);
+    expect_slope(across, "all parameters, across it", kTolerance);
+    fmt::print(
+        "all parameters: off by up to {:.2g} of the gradient's norm, differences by {:.2g}\n",
+        worst_gradient_, worst_differences_);
+  }
+
   // Every kind for which `wanted` holds.
   template <typename Wanted>
   void expect_gradients(Wanted wanted) {
@@ -134,10 +151,12 @@ class WholeModelGradient {
         continue;  // an expert that no token chose
       } else {
         RngStream rng(17, RngPurpose::data, i);
-        std::vector<double> mixed = gradient;
-        for (double& v : mixed) v = rng.next_u32() % 2 == 0 ? v : -v;
-        expect_slope(i, gradient, "along its gradient");
-        expect_slope(i, mixed, "across it");
+        const double bound = tolerance(i, norm(gradient));
+        const std::string& name = parameter.info.name;
+        const double error =
+            std::max(expect_slope({{i, gradient}}, name + ", along its gradient", bound),
+                     expect_slope({{i, signs_mixed(gradient, rng)}}, name + ", across it", bound));
+        if (error > kTolerance) above_.insert(name);
       }
       done.insert(kind);
     }
@@ -149,6 +168,10 @@ class WholeModelGradient {
   }
 
  private:
+  struct Part {
+    size_t index;
+    std::vector<double> direction;
+  };
   struct Difference {
     double loss;      // L(w+) - L(w-)
     double expected;  // by the gradient
@@ -156,18 +179,21 @@ class WholeModelGradient {
     bool same_choices;
   };
 
-  Difference difference(size_t index, const std::vector<double>& direction, double length) {
-    train::Parameter& up = plus_.parameters()[index];
-    train::Parameter& down = minus_.parameters()[index];
-    const std::vector<float> start = up.master;
-    const double scale = length / norm(direction);
+  Difference difference(const std::vector<Part>& parts, double length) {
+    const double scale = length / norm_of(parts);
     Difference d{0, 0, 0, true};
-    for (size_t i = 0; i < start.size(); ++i) {
-      up.master[i] = static_cast<float>(start[i] + scale * direction[i]);
-      down.master[i] = static_cast<float>(start[i] - scale * direction[i]);
-      const double step = static_cast<double>(up.master[i]) - down.master[i];
-      d.expected += step * up.grad[i];
-      d.length += step * step;
+    std::vector<std::vector<float>> starts;
+    for (const Part& part : parts) {
+      train::Parameter& up = plus_.parameters()[part.index];
+      train::Parameter& down = minus_.parameters()[part.index];
+      const std::vector<float>& start = starts.emplace_back(up.master);
+      for (size_t i = 0; i < start.size(); ++i) {
+        up.master[i] = static_cast<float>(start[i] + scale * part.direction[i]);
+        down.master[i] = static_cast<float>(start[i] - scale * part.direction[i]);
+        const double step = static_cast<double>(up.master[i]) - down.master[i];
+        d.expected += step * up.grad[i];
+        d.length += step * step;
+      }
     }
     d.length = std::sqrt(d.length);
     auto of_minus = std::async(std::launch::async, [&] {
@@ -175,8 +201,10 @@ class WholeModelGradient {
     });
     const Reference64Result p = run_reference64(config_, plus_, problem_.tokens, false).value();
     const Reference64Result m = of_minus.get();
-    up.master = start;
-    down.master = start;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      plus_.parameters()[parts[i].index].master = starts[i];
+      minus_.parameters()[parts[i].index].master = starts[i];
+    }
     d.loss = loss_of(p, problem_, config_.vocab_size) - loss_of(m, problem_, config_.vocab_size);
     for (const Reference64Result* r : {&p, &m})
       d.same_choices = d.same_choices && r->experts == start_.experts && r->picks == start_.picks;
@@ -213,37 +241,50 @@ class WholeModelGradient {
     return kTolerance * (cancels ? summed_[index] / gradient_norm : 1);
   }
 
-  double first_length(size_t index) const {
-    const std::vector<float>& master = plus_.parameters()[index].master;
-    const double size = norm({master.begin(), master.end()});
-    return kRelativeStep * (size > 0 ? size : std::sqrt(static_cast<double>(master.size())));
+  static double norm_of(const std::vector<Part>& parts) {
+    std::vector<double> norms;
+    for (const Part& part : parts) norms.push_back(norm(part.direction));
+    return norm(norms);
   }
 
-  void expect_slope(size_t index, const std::vector<double>& direction, const char* which) {
-    const std::string& name = plus_.parameters()[index].info.name;
-    const double gradient_norm = norm(direction);  // signs do not change it
-    const double bound = tolerance(index, gradient_norm);
-    double length = first_length(index);
-    Difference whole = difference(index, direction, length);
+  static std::vector<double> signs_mixed(std::vector<double> direction, RngStream& rng) {
+    for (double& v : direction) v = rng.next_u32() % 2 == 0 ? v : -v;
+    return direction;
+  }
+
+  double first_length(const std::vector<Part>& parts) const {
+    std::vector<double> sizes;
+    for (const Part& part : parts) {
+      const std::vector<float>& master = plus_.parameters()[part.index].master;
+      const double size = norm({master.begin(), master.end()});
+      sizes.push_back(size > 0 ? size : std::sqrt(static_cast<double>(master.size())));
+    }
+    return kRelativeStep * norm(sizes);
+  }
+
+  // The parts' directions are their gradients but for signs. Returns by how much of its norm the gradient is off.
+  double expect_slope(const std::vector<Part>& parts, const std::string& which, double bound) {
+    const double gradient_norm = norm_of(parts);
+    double length = first_length(parts);
+    Difference whole = difference(parts, length);
     double of_half = 0, change = 0;  // of the gradient's norm
     for (int halvings = 0; halvings < kMaxHalvings; ++halvings, length /= 2) {
-      const Difference half = difference(index, direction, length / 2);
+      const Difference half = difference(parts, length / 2);
       const bool same_choices = whole.same_choices && half.same_choices;
       of_half = (half.loss - half.expected) / half.length / gradient_norm;
       change = of_half - (whole.loss - whole.expected) / whole.length / gradient_norm;
       whole = half;
       if (same_choices && std::abs(change) / 3 <= bound) break;
-      ASSERT_LT(halvings + 1, kMaxHalvings)
-          << name << ' ' << which << ": differences do not settle; the last two are " << change
+      EXPECT_LT(halvings + 1, kMaxHalvings)
+          << which << ": differences do not settle; the last two are " << change
           << " apart, of the gradient's norm";
     }
     const double differences = std::abs(change) / 3;
     const double error = std::abs(of_half + change / 3);
-    EXPECT_LE(error, bound) << name << ' ' << which << ", step " << length << ", gradient "
-                            << gradient_norm << " of " << summed_[index];
-    if (error > kTolerance) above_.insert(name);
+    EXPECT_LE(error, bound) << which << ", step " << length << ", gradient " << gradient_norm;
     worst_differences_ = std::max(worst_differences_, differences);
     worst_gradient_ = std::max(worst_gradient_, error);
+    return error;
   }
 
   // The loss does not know of the indexer but by its choices.
@@ -252,10 +293,11 @@ class WholeModelGradient {
     RngStream rng(19, RngPurpose::data, index);
     std::vector<double> direction(parameter.master.size());
     for (double& v : direction) v = rng.next_u32() % 2 == 0 ? 1 : -1;
-    double length = first_length(index);
-    Difference d = difference(index, direction, length);
+    const std::vector<Part> parts = {{index, direction}};
+    double length = first_length(parts);
+    Difference d = difference(parts, length);
     for (int halvings = 0; !d.same_choices && halvings < kMaxHalvings; ++halvings)
-      d = difference(index, direction, length /= 2);
+      d = difference(parts, length /= 2);
     ASSERT_TRUE(d.same_choices) << parameter.info.name;
     EXPECT_EQ(d.loss, 0) << parameter.info.name;
     for (const float g : parameter.grad) ASSERT_EQ(g, 0) << parameter.info.name;
@@ -278,12 +320,14 @@ class WholeModelGradient {
 TEST(WholeModelGradient, OfEveryKindOfTensorIsTheDifferenceQuotient) {
   WholeModelGradient tiny("tiny", 160, 128, 0);
   tiny.expect_loss();
+  tiny.expect_whole_gradient();
   tiny.expect_gradients([](const formats::TensorInfo&) { return true; });
 }
 
 TEST(WholeModelGradient, OfTheMtpBlockAndWhatItSharesIsTheDifferenceQuotient) {
   WholeModelGradient quant("quant", 48, 32, 1.0 / 128);
   quant.expect_loss();
+  quant.expect_whole_gradient();
   quant.expect_gradients([](const formats::TensorInfo& info) {
     return info.name.starts_with("mtp.") || info.name == "embed.weight" ||
            info.name == "head.weight";
