@@ -36,15 +36,18 @@ bool take_option(const std::string& arg, BenchOptions& options) {
   return true;
 }
 
+double time_once(const BenchOptions& options, const std::function<void()>& work) {
+  const double begin = now(options);
+  work();
+  return now(options) - begin;
+}
+
 Timing measure(const BenchOptions& options, const std::function<void()>& work) {
   work();
   std::vector<double> times;
   const double end = now(options) + options.seconds;
-  while (times.size() < 3 || (now(options) < end && times.size() < 1000)) {
-    const double begin = now(options);
-    work();
-    times.push_back(now(options) - begin);
-  }
+  while (times.size() < 3 || (now(options) < end && times.size() < 1000))
+    times.push_back(time_once(options, work));
   std::sort(times.begin(), times.end());
   return {times[times.size() / 2], times[0], times.size()};
 }

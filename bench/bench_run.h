@@ -20,6 +20,8 @@ struct BenchOptions {
 // True if arg is one of the options, with a value that this machine can take.
 bool take_option(const std::string& arg, BenchOptions& options);
 
+double time_once(const BenchOptions& options, const std::function<void()>& work);
+
 struct Timing {
   double median;
   double min;

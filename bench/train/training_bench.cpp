@@ -1,9 +1,10 @@
 // training_bench [--json] [--threads=N] [--isa=NAME] [--seconds=S] [--cpu-clock]
 // Where a training step's time goes, and what its parts cost: the nano model over 4 sequences of 512 tokens a step.
-//   phases     forward, forward and backward, optimizer, packing of weights: time, and FLOP/s as a share of the f32 peak measured in
-//              the same run (FLOPs: train/training_flops.h; a third of them forward; Newton-Schulz by training.md 3.3)
-//   overheads  a whole step with one thing changed, as a ratio to the step as it is
-// Cases take turns, so that a machine's mood meets all of them.
+//   phases     forward, anticipatory routing's pass, forward and backward, optimizer, packing of weights: time, and FLOP/s as a share
+//              of the f32 peak measured in the same run (FLOPs: train/training_flops.h; a third of them forward; Newton-Schulz by
+//              training.md 3.3)
+//   overheads  a whole step with one thing changed beside the step as it is, run just before it: the median of three ratios a round
+// Cases take turns, so that a machine's mood meets all of them. --seconds is the number of rounds.
 // Anticipatory routing's cost is bounded by what the same run's phases say of a forward pass (training.md A5: a third of forward and
 // backward, done naively).
 // Source  training.md 3.3, 6, 7.3 (A5), 10; infrastructure.md 7.1, 7.2 (C3), 7.4.
@@ -77,12 +78,13 @@ class Step {
     cc::model::TrainingTerms terms;
     model_->losses(ctx_, samples_, kWeights, &terms);
   }
+  cc::model::Choices choose() { return model_->choose_experts(ctx_, samples_, false); }
   void gradients() {
     parameters_.clear_grads();
     cc::model::TrainingTerms terms;
     cc::model::Choices chosen;
     if (anticipate) {
-      chosen = model_->choose_experts(ctx_, samples_, false);
+      chosen = choose();
       terms.replay = &chosen;
     }
     terms.indexer_loss = indexer / kTokens;
@@ -127,16 +129,22 @@ class Step {
 struct Case {
   std::string name;
   std::function<void()> run;
-  double flops;  // 0: not counted
+  double flops = 0;  // 0: not counted
   std::vector<double> seconds = {};
+  std::vector<double> ratios = {};  // to the base
 };
 
-void take_turns(const BenchOptions& options, std::vector<Case>& cases) {
-  BenchOptions once = options;
-  once.seconds = 0;
-  const int rounds = std::max(1, static_cast<int>(std::lround(options.seconds)));
-  for (int round = 0; round < rounds; ++round) {
-    for (Case& c : cases) c.seconds.push_back(measure(once, c.run).median);
+// base null: phases alone.
+void take_turns(const BenchOptions& options, const std::function<void()>& base,
+                std::vector<Case>& cases) {
+  const int turns = 3 * std::max(1, static_cast<int>(std::lround(options.seconds)));
+  for (Case& c : cases) c.run();
+  for (int turn = 0; turn < turns; ++turn) {
+    for (Case& c : cases) {
+      const double base_s = base ? time_once(options, base) : 1;
+      c.seconds.push_back(time_once(options, c.run));
+      c.ratios.push_back(c.seconds.back() / base_s);
+    }
   }
 }
 
@@ -175,11 +183,12 @@ int main(int argc, char** argv) {
   const double flops = kTokens * cc::train::training_flops_per_token(config, kLength);
   std::vector<Case> phases = {
       {"forward", [&] { base.forward(); }, flops / 3},
+      {"anticipatory pass", [&] { base.choose(); }},
       {"forward and backward", [&] { base.gradients(); }, flops},
       {"optimizer", [&] { base.optimize(); }, base.newton_schulz_flops()},
-      {"packing", [&] { base.pack(); }, 0},
+      {"packing", [&] { base.pack(); }},
       {"whole step", [&] { base.whole(); }, flops + base.newton_schulz_flops()}};
-  take_turns(options, phases);
+  take_turns(options, nullptr, phases);
   for (const Case& c : phases) {
     const double s = median(c.seconds);
     if (options.json) {
@@ -192,27 +201,27 @@ int main(int argc, char** argv) {
                  c.flops / s * 1e-9, 100 * c.flops / s / peak, peak * 1e-9);
     }
   }
-  std::vector<Case> changes = {{"as it is", [&] { base.whole(); }, 0},
-                               {"AdamW only", [&] { adamw.whole(); }, 0},
-                               {"plain residual", [&] { no_mhc.whole(); }, 0},
-                               {"no indexer loss", [&] { no_indexer.whole(); }, 0},
-                               {"anticipatory routing", [&] { anticipating.whole(); }, 0},
-                               {"recompute mhc", [&] { recompute.whole(); }, 0},
-                               {"bf16", [&] { bf16.whole(); }, 0},
-                               {"fp8", [&] { fp8.whole(); }, 0},
-                               {"fp8 and qat", [&] { qat.whole(); }, 0}};
-  take_turns(options, changes);
-  const double whole = median(changes[0].seconds);
+  std::vector<Case> changes = {{"as it is", [&] { base.whole(); }},
+                               {"AdamW only", [&] { adamw.whole(); }},
+                               {"plain residual", [&] { no_mhc.whole(); }},
+                               {"no indexer loss", [&] { no_indexer.whole(); }},
+                               {"anticipatory routing", [&] { anticipating.whole(); }},
+                               {"recompute mhc", [&] { recompute.whole(); }},
+                               {"bf16", [&] { bf16.whole(); }},
+                               {"fp8", [&] { fp8.whole(); }},
+                               {"fp8 and qat", [&] { qat.whole(); }}};
+  take_turns(
+      options, [&] { base.whole(); }, changes);
   for (const Case& c : changes) {
     const double s = median(c.seconds);
     if (options.json) {
       fmt::print(
           "{{\"change\":\"{}\",\"threads\":{},\"median_s\":{:.6f},\"ratio\":{:.4f},\"tokens_per_"
           "s\":{:.0f}}}\n",
-          c.name, options.num_threads, s, s / whole, kTokens / s);
+          c.name, options.num_threads, s, median(c.ratios), kTokens / s);
     } else {
       fmt::print("{:<24}{:>9.1f} ms {:>8.3f} of the step as it is {:>8.0f} tokens/s\n", c.name,
-                 s * 1e3, s / whole, kTokens / s);
+                 s * 1e3, median(c.ratios), kTokens / s);
     }
   }
 }
