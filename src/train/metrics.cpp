@@ -150,6 +150,12 @@ Status MetricsLog::rewind(int64_t last_step) {
   return {};
 }
 
+Status MetricsLog::sync() {
+  if (::fdatasync(fd_.get()) != 0)
+    return io_error(fmt::format("{}: fdatasync: {}", path_, std::strerror(errno)));
+  return {};
+}
+
 Status MetricsLog::append(const std::string& line) {
   for (size_t done = 0; done < line.size();) {
     const ssize_t count = ::write(fd_.get(), line.data() + done, line.size() - done);

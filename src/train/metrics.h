@@ -42,6 +42,8 @@ class MetricsLog {
   Status write_event(int64_t step, std::string_view event, std::string_view detail);
   // Drops the values of steps after last_step; events stay.
   Status rewind(int64_t last_step);
+  // What was written so far outlives a loss of power.
+  Status sync();
 
  private:
   MetricsLog(std::string path, Fd fd) : path_(std::move(path)), fd_(std::move(fd)) {}

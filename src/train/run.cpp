@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <filesystem>
 
 #include "base/file.h"
 #include "data/fim.h"
@@ -166,10 +167,12 @@ class Run {
       CACHALOT_RETURN_IF_ERROR(prune());
     }
     const int64_t step = trainer_->position().step;
+    CACHALOT_ASSIGN_OR_RETURN(const std::optional<int64_t> untold_spike, find_untold_spike());
     CACHALOT_ASSIGN_OR_RETURN(MetricsLog log,
-                              MetricsLog::open(config_.run_dir + "/metrics.jsonl", step));
+                              MetricsLog::open(log_path(), untold_spike ? *untold_spike : step));
     log_.emplace(std::move(log));
-    CACHALOT_RETURN_IF_ERROR(start_tensorboard(step));
+    CACHALOT_RETURN_IF_ERROR(untold_spike ? tell_rollback(*untold_spike, step)
+                                          : start_tensorboard(step));
     if (newest) {
       last_saved_ = step;
       CACHALOT_RETURN_IF_ERROR(find_evaluation(step));
@@ -183,10 +186,25 @@ class Run {
     return config_.anticipation.enabled ? save() : Status();
   }
 
+  std::string log_path() const { return config_.run_dir + "/metrics.jsonl"; }
+
+  // The step of the spike whose rollback is in the checkpoint but not in the log: a kill came between.
+  Result<std::optional<int64_t>> find_untold_spike() const {
+    if (num_rollbacks_ == 0 || !std::filesystem::exists(log_path()))
+      return std::optional<int64_t>();
+    CACHALOT_ASSIGN_OR_RETURN(const std::vector<MetricsLine> lines, read_metrics(log_path()));
+    int64_t num_told = 0;
+    std::optional<int64_t> spike;
+    for (const MetricsLine& line : lines) {
+      num_told += line.event == "rollback";
+      if (line.event == "spike") spike = line.step;
+    }
+    return num_told < num_rollbacks_ ? spike : std::nullopt;
+  }
+
   // One that the log holds is not made again.
   Status find_evaluation(int64_t step) {
-    CACHALOT_ASSIGN_OR_RETURN(const std::vector<MetricsLine> lines,
-                              read_metrics(config_.run_dir + "/metrics.jsonl"));
+    CACHALOT_ASSIGN_OR_RETURN(const std::vector<MetricsLine> lines, read_metrics(log_path()));
     for (const MetricsLine& line : lines) {
       if (line.step == step && !line.values.empty() &&
           line.values[0].first.starts_with(kValidation))
@@ -269,13 +287,17 @@ class Run {
     ++num_rollbacks_;
     CACHALOT_RETURN_IF_ERROR(drop_checkpoints_after(config_.run_dir, target));
     CACHALOT_RETURN_IF_ERROR(save());
+    CACHALOT_RETURN_IF_ERROR(tell_rollback(spike_step, target));
+    return true;
+  }
+
+  Status tell_rollback(int64_t spike_step, int64_t target) {
     CACHALOT_RETURN_IF_ERROR(log_->rewind(target));
     CACHALOT_RETURN_IF_ERROR(start_tensorboard(target));
-    CACHALOT_RETURN_IF_ERROR(
-        event("rollback", fmt::format("from step {} to {}, routing by choices of {} steps before "
-                                      "for {} steps",
-                                      spike_step, target, a.delta_steps, a.hold_steps)));
-    return true;
+    return event("rollback", fmt::format("from step {} to {}, routing by choices of {} steps "
+                                         "before for {} steps",
+                                         spike_step, target, config_.anticipation.delta_steps,
+                                         config_.anticipation.hold_steps));
   }
 
   Status evaluate_all() {
@@ -304,6 +326,7 @@ class Run {
 
   Status save() {
     const int64_t step = trainer_->position().step;
+    if (log_) CACHALOT_RETURN_IF_ERROR(log_->sync());
     TrainerState state(*trainer_, detector_, num_rollbacks_);
     std::vector<optim::StateArray> arrays = trainer_->optimizer().state();
     for (optim::StateArray& array : state.arrays()) arrays.push_back(std::move(array));

@@ -62,16 +62,31 @@ class RunTest : public data::DataFiles {
     if (!over.empty()) files.push_back(over);
     return read_train_config(files, more).value();
   }
+  static std::vector<std::string> anticipation(int margin_steps) {
+    return {"anticipation.enabled=true",
+            "anticipation.delta_steps=2",
+            fmt::format("anticipation.rollback_margin_steps={}", margin_steps),
+            "anticipation.hold_steps=8",
+            "anticipation.detector.min_steps=8",
+            "anticipation.detector.window=20",
+            "schedule.attention.dense_tokens=0",
+            "schedule.attention.indexer_warmup_tokens=0",
+            "schedule.batch.ramp_tokens=0"};
+  }
   struct Outcome {
     Status status;
     Recorder recorder;
   };
-  static Outcome try_run(const TrainConfig& config, const RunRequest& request) {
+  static Status run_observed(const TrainConfig& config, const RunRequest& request,
+                             RunObserver& observer) {
     ThreadPool pool(2);
     device::Arena arena;
     device::ExecContext ctx{&pool, &arena, device::machine_isa()};
+    return run_training(ctx, config, request, observer);
+  }
+  static Outcome try_run(const TrainConfig& config, const RunRequest& request) {
     Outcome outcome;
-    outcome.status = run_training(ctx, config, request, outcome.recorder);
+    outcome.status = run_observed(config, request, outcome.recorder);
     return outcome;
   }
   static Recorder run(const TrainConfig& config, const RunRequest& request = {}) {
@@ -94,16 +109,8 @@ class RunTest : public data::DataFiles {
 
 // training.md A4.
 TEST_F(RunTest, AProvokedSpikeIsBridged) {
-  const std::vector<std::string> keys = {"anticipation.enabled=true",
-                                         "anticipation.delta_steps=2",
-                                         "anticipation.rollback_margin_steps=3",
-                                         "anticipation.hold_steps=8",
-                                         "anticipation.detector.min_steps=8",
-                                         "anticipation.detector.window=20",
-                                         "checkpoint.keep_last=20",
-                                         "schedule.attention.dense_tokens=0",
-                                         "schedule.attention.indexer_warmup_tokens=0",
-                                         "schedule.batch.ramp_tokens=0"};
+  std::vector<std::string> keys = anticipation(3);
+  keys.push_back("checkpoint.keep_last=20");
   const RunRequest request{.resume = false, .provoked_step = 20, .stop_at_step = -1};
   const Recorder first = run(config("first", keys), request);
   EXPECT_EQ(first.count("rollback"), 1);
@@ -136,15 +143,7 @@ TEST_F(RunTest, AProvokedSpikeIsBridged) {
 
 // Killed before it removed its oldest checkpoint, a run goes back to the one that an undisturbed run goes back to.
 TEST_F(RunTest, ARollbackDoesNotDependOnWhatAKillLeft) {
-  const std::vector<std::string> keys = {"anticipation.enabled=true",
-                                         "anticipation.delta_steps=2",
-                                         "anticipation.rollback_margin_steps=6",
-                                         "anticipation.hold_steps=8",
-                                         "anticipation.detector.min_steps=8",
-                                         "anticipation.detector.window=20",
-                                         "schedule.attention.dense_tokens=0",
-                                         "schedule.attention.indexer_warmup_tokens=0",
-                                         "schedule.batch.ramp_tokens=0"};
+  const std::vector<std::string> keys = anticipation(6);
   const auto provoked = [](bool resume, int64_t stop) {
     return RunRequest{.resume = resume, .provoked_step = 20, .stop_at_step = stop};
   };
@@ -165,6 +164,52 @@ TEST_F(RunTest, ARollbackDoesNotDependOnWhatAKillLeft) {
   ASSERT_EQ(parts.count("rollback"), 1);
   EXPECT_EQ(rollback(parts), rollback(whole));
   EXPECT_TRUE(model_bytes("parts") == model_bytes("whole"));
+}
+
+// Keeps a copy of the run as a kill between a rollback's checkpoint and its line in the log would leave it.
+class KilledInRollback : public Recorder {
+ public:
+  KilledInRollback(std::string run, std::string copy)
+      : run_(std::move(run)), copy_(std::move(copy)) {}
+  void on_event(int64_t step, std::string_view event, std::string_view detail) override {
+    if (event == "checkpoint" && !events.empty() && events.back().name == "spike")
+      std::filesystem::copy(run_, copy_, std::filesystem::copy_options::recursive);
+    Recorder::on_event(step, event, detail);
+  }
+
+ private:
+  std::string run_, copy_;
+};
+
+TEST_F(RunTest, ARollbackIsToldOnceThoughAKillCameBeforeItsLine) {
+  const std::vector<std::string> keys = anticipation(3);
+  // Steps with a loss, and events but for the resumption.
+  const auto told = [&] {
+    std::vector<std::string> out;
+    const std::vector<MetricsLine> lines = read_metrics(path("run") + "/metrics.jsonl").value();
+    for (const MetricsLine& line : lines) {
+      if (line.event == "resume") continue;
+      out.push_back(fmt::format("{} {} {} {}", line.step, line.event, line.detail,
+                                line.values.empty() ? 0.0 : line.values[0].second));
+    }
+    return out;
+  };
+  KilledInRollback observer(path("run"), path("killed"));
+  Status status = run_observed(
+      config("run", keys), {.resume = false, .provoked_step = 20, .stop_at_step = -1}, observer);
+  ASSERT_TRUE(status.ok()) << status.message();
+  ASSERT_EQ(observer.count("rollback"), 1);
+  const std::vector<std::string> undisturbed = told();
+  const std::string bytes = model_bytes("run");
+
+  std::filesystem::remove_all(path("run"));
+  std::filesystem::rename(path("killed"), path("run"));
+  const Recorder resumed =
+      run(config("run", keys), {.resume = true, .provoked_step = 20, .stop_at_step = -1});
+  EXPECT_EQ(resumed.count("rollback"), 1);
+  EXPECT_EQ(resumed.count("spike"), 0);
+  EXPECT_EQ(told(), undisturbed);
+  EXPECT_TRUE(model_bytes("run") == bytes);
 }
 
 TEST_F(RunTest, AStoppedRunGoesOnAsIfUndisturbed) {
