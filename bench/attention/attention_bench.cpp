@@ -10,7 +10,7 @@
 
 #include "attention_cases.h"
 #include "bench_run.h"
-#include "matmul/machine_limits.h"
+#include "device/machine_limits.h"
 
 namespace {
 
@@ -55,9 +55,9 @@ int main(int argc, char** argv) {
   cachalot::ThreadPool pool(options.num_threads);
   cachalot::device::Arena arena;
   cachalot::device::ExecContext ctx{&pool, &arena, options.isa};
-  const double f32_peak = cachalot::bench::measure_f32_peak(pool, options.isa);
-  const double bf16_peak = cachalot::bench::measure_bf16_peak(pool, options.isa);
-  const double bandwidth = cachalot::bench::measure_read_bandwidth(pool);
+  const double f32_peak = cachalot::device::measure_f32_peak(pool, options.isa);
+  const double bf16_peak = cachalot::device::measure_bf16_peak(pool, options.isa);
+  const double bandwidth = cachalot::device::measure_read_bandwidth(pool);
   if (!options.json) {
     fmt::print("{}, {} threads: f32 {:.1f}, bf16 {:.1f} GFLOP/s, read {:.1f} GB/s\n",
                cachalot::device::isa_name(options.isa), options.num_threads, f32_peak / 1e9,

@@ -8,7 +8,7 @@
 
 #include "base/rng.h"
 #include "device/exec_context.h"
-#include "matmul/machine_limits.h"
+#include "device/machine_limits.h"
 #include "numeric/formats.h"
 #include "ops/matmul/matmul.h"
 #include "ops/matmul/matmul_backward.h"
@@ -264,8 +264,9 @@ MatmulReport run_matmul_bench(const MatmulBenchOptions& options) {
   for (int num_threads : options.num_threads) {
     ThreadPool pool(num_threads);
     if (options.yardstick != nullptr) options.yardstick->set_num_threads(num_threads);
-    const MatmulLimits limits{num_threads, measure_f32_peak(pool, options.isa),
-                              measure_bf16_peak(pool, options.isa), measure_read_bandwidth(pool)};
+    const MatmulLimits limits{num_threads, device::measure_f32_peak(pool, options.isa),
+                              device::measure_bf16_peak(pool, options.isa),
+                              device::measure_read_bandwidth(pool)};
     report.limits.push_back(limits);
     for (int64_t size : options.squares)
       run_case(options, pool, limits, size, size, size, false, report);

@@ -8,10 +8,10 @@
 
 #include "base/log.h"
 #include "base/rng.h"
+#include "device/machine_limits.h"
 #include "engine/engine.h"
 #include "engine/model_cache_layout.h"
 #include "formats/accounting.h"
-#include "matmul/machine_limits.h"
 #include "model/random_weights.h"
 
 namespace cachalot::bench {
@@ -68,8 +68,10 @@ Machine measure(int threads, const std::string& precision) {
   ThreadPool pool(threads);
   const device::Isa isa =
       device::chosen_isa().has_value() ? *device::chosen_isa() : device::machine_isa();
-  return {isa, precision == "exact" ? measure_f32_peak(pool, isa) : measure_bf16_peak(pool, isa),
-          measure_read_bandwidth(pool)};
+  return {isa,
+          precision == "exact" ? device::measure_f32_peak(pool, isa)
+                               : device::measure_bf16_peak(pool, isa),
+          device::measure_read_bandwidth(pool)};
 }
 
 Result<std::unique_ptr<engine::Engine>> random_engine(const formats::ModelConfig& config,

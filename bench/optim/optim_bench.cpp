@@ -10,7 +10,7 @@
 
 #include "base/rng.h"
 #include "bench_run.h"
-#include "matmul/machine_limits.h"
+#include "device/machine_limits.h"
 #include "ops/optim/adamw.h"
 #include "ops/optim/newton_schulz.h"
 
@@ -89,8 +89,8 @@ int main(int argc, char** argv) {
   cachalot::ThreadPool pool(options.num_threads);
   cachalot::device::Arena arena;
   ExecContext ctx{&pool, &arena, options.isa};
-  const double peak = cachalot::bench::measure_f32_peak(pool, options.isa);
-  const double bandwidth = cachalot::bench::measure_read_bandwidth(pool);
+  const double peak = cachalot::device::measure_f32_peak(pool, options.isa);
+  const double bandwidth = cachalot::device::measure_read_bandwidth(pool);
   if (!options.json) {
     fmt::print("{}, {} threads: f32 {:.1f} GFLOP/s, read {:.1f} GB/s\n",
                cachalot::device::isa_name(options.isa), options.num_threads, peak / 1e9,

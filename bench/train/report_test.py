@@ -15,8 +15,11 @@ done = subprocess.run([sys.argv[1], "--json", "--threads=2", "--seconds=0"], cap
 rows = [json.loads(line) for line in done.stdout.splitlines()]
 phases = {row["phase"]: row for row in rows if "phase" in row}
 changes = {row["change"]: row for row in rows if "change" in row}
-if phases.keys() != PHASES or changes.keys() != CHANGES or len(rows) != len(phases) + len(changes):
-    sys.exit(f"expected the phases {sorted(PHASES)} and changes {sorted(CHANGES)} once each, found\n{done.stdout}")
+order = {row["order"]: row for row in rows if "order" in row}
+if phases.keys() != PHASES or changes.keys() != CHANGES or len(order) < 10 or len(rows) != len(phases) + len(changes) + len(order) + 1:
+    sys.exit(f"expected the phases {sorted(PHASES)}, the changes {sorted(CHANGES)} and ordered ops once each, found\n{done.stdout}")
+if not 0 <= rows[-1]["order_costs_at_most"] < 1:
+    sys.exit(f"order_costs_at_most: expected a share of a step, found {rows[-1]}")
 for row in rows:
     for key, value in row.items():
         if not isinstance(value, str) and (not math.isfinite(value) or value < 0):

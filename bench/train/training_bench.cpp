@@ -4,6 +4,8 @@
 //              of the f32 peak measured in the same run (FLOPs: train/training_flops.h; a third of them forward; Newton-Schulz by
 //              training.md 3.3)
 //   overheads  a whole step with one thing changed beside the step as it is, run just before it: the median of three ratios a round
+//   order      ops whose sums over tokens have one order beside themselves with the tokens cut among threads (order_cases.h): time of a
+//              step's calls, and what a step could save at most where cutting is faster
 // Cases take turns, so that a machine's mood meets all of them. --seconds is the number of rounds.
 // Anticipatory routing's cost is bounded by what the same run's phases say of a forward pass (training.md A5: a third of forward and
 // backward, done naively).
@@ -18,10 +20,11 @@
 
 #include "base/rng.h"
 #include "bench_run.h"
+#include "device/machine_limits.h"
 #include "formats/presets.h"
-#include "matmul/machine_limits.h"
 #include "optim/optimizer.h"
 #include "train/initialize.h"
+#include "train/order_cases.h"
 #include "train/training_flops.h"
 #include "train/training_model.h"
 
@@ -148,6 +151,37 @@ void take_turns(const BenchOptions& options, const std::function<void()>& base,
   }
 }
 
+void report_order(cc::device::ExecContext& ctx, const BenchOptions& options, double step_s) {
+  double saved_s = 0;
+  for (cc::bench::OrderedOp& op : cc::bench::make_ordered_ops()) {
+    cc::bench::OrderCase order(ctx, std::move(op));
+    const int calls = order.op().calls;
+    const auto of_a_step = [calls](const std::function<void()>& call) {
+      for (int i = 0; i < calls; ++i) call();
+    };
+    std::vector<Case> ordered = {{order.op().name, [&] { of_a_step([&] { order.ordered(); }); }}};
+    take_turns(
+        options, [&] { of_a_step([&] { order.cut(); }); }, ordered);
+    const double s = median(ordered[0].seconds), ratio = median(ordered[0].ratios);
+    saved_s += std::max(0.0, s - s / ratio);
+    if (options.json) {
+      fmt::print(
+          "{{\"order\":\"{}\",\"threads\":{},\"median_s\":{:.6f},\"ratio\":{:.4f},\"share_of_"
+          "step\":{:"
+          ".5f}}}\n",
+          ordered[0].name, options.num_threads, s, ratio, s / step_s);
+    } else {
+      fmt::print("{:<32}{:>7.2f} ms {:>8.3f} of tokens cut among threads {:>5.1f} % of a step\n",
+                 ordered[0].name, s * 1e3, ratio, 100 * s / step_s);
+    }
+  }
+  if (options.json)
+    fmt::print("{{\"order_costs_at_most\":{:.5f},\"threads\":{}}}\n", saved_s / step_s,
+               options.num_threads);
+  else
+    fmt::print("the order costs at most {:.2f} % of a step\n", 100 * saved_s / step_s);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -179,7 +213,7 @@ int main(int argc, char** argv) {
   Step anticipating(ctx, config, true, TrainingPrecision::fp32());
   anticipating.anticipate = true;
 
-  const double peak = cc::bench::measure_f32_peak(pool, options.isa);
+  const double peak = cc::device::measure_f32_peak(pool, options.isa);
   const double flops = kTokens * cc::train::training_flops_per_token(config, kLength);
   std::vector<Case> phases = {
       {"forward", [&] { base.forward(); }, flops / 3},
@@ -224,4 +258,5 @@ int main(int argc, char** argv) {
                  s * 1e3, median(c.ratios), kTokens / s);
     }
   }
+  report_order(ctx, options, median(changes.front().seconds));
 }

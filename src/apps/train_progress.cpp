@@ -37,10 +37,9 @@ std::string rate_text(double per_s) {
 
 std::string progress_line(const ProgressNumbers& n, int width) {
   std::string text =
-      fmt::format("step {}  {:.1f} %  loss {:.4f}  lr {:.2g}  {} tok/s", grouped(n.step),
-                  100 * n.share_done, n.loss, n.learning_rate, rate_text(n.tokens_per_s));
-  if (n.share_of_peak > 0) text += fmt::format("  {:.0f} % of peak", 100 * n.share_of_peak);
-  text += "  ETA " + duration_text(n.seconds_left);
+      fmt::format("step {}  {:.1f} %  loss {:.4f}  lr {:.2g}  {} tok/s  {:.0f} % of peak  ETA {}",
+                  grouped(n.step), 100 * n.share_done, n.loss, n.learning_rate,
+                  rate_text(n.tokens_per_s), 100 * n.share_of_peak, duration_text(n.seconds_left));
   const int left = width - 1 - static_cast<int>(text.size()) - 3;
   if (left < kLeastBar) {
     // Whole fields, as many as fit.

@@ -15,7 +15,7 @@ struct ProgressNumbers {
   double loss = 0;
   double learning_rate = 0;
   double tokens_per_s = 0;
-  double share_of_peak = 0;  // 0: not known
+  double share_of_peak = 0;
   double seconds_left = 0;
 };
 std::string progress_line(const ProgressNumbers& n, int width);

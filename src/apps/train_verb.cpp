@@ -14,6 +14,7 @@
 #include "formats/accounting.h"
 #include "train/memory_plan.h"
 #include "train/run.h"
+#include "train/run_metrics.h"
 
 namespace cachalot::apps {
 namespace {
@@ -42,16 +43,16 @@ Status run(const TrainOptions& options, const std::vector<std::string>& rest) {
   CACHALOT_ASSIGN_OR_RETURN(const std::vector<std::string> assignments, assignments_of(rest));
   CACHALOT_ASSIGN_OR_RETURN(const train::TrainConfig config,
                             train::read_train_config(options.files, assignments));
-  if (options.dry_run) {
-    CACHALOT_ASSIGN_OR_RETURN(const train::MemoryPlan plan, train::memory_plan(config));
-    fmt::print("{}\n# {}\n", train::resolved_toml(config), "what this run is");
-    fmt::print("{}", plan.to_text());
-    return {};
-  }
   CACHALOT_ASSIGN_OR_RETURN(const device::Isa isa, device::chosen_isa());
   ThreadPool pool(options.threads);
   device::Arena arena;
   device::ExecContext ctx{&pool, &arena, isa};
+  if (options.dry_run) {
+    CACHALOT_ASSIGN_OR_RETURN(const train::MemoryPlan plan, train::memory_plan(config));
+    fmt::print("{}\n# {}\n", train::resolved_toml(config), "what this run is");
+    fmt::print("{}", plan.to_text(train::machine_peak_gflops(ctx, config)));
+    return {};
+  }
   TrainProgress progress(config.schedule.batch.total_tokens, config.log.every_steps);
   watch_interrupts(2);
   CACHALOT_RETURN_IF_ERROR(train::run_training(ctx, config, options.request, progress));
@@ -75,7 +76,7 @@ void add_train_verb(CLI::App& app, int* exit_code) {
       "--resume", options->request.resume,
       "go on from the newest checkpoint of run_dir; from the start where there is none");
   command->add_flag("--dry-run", options->dry_run,
-                    "print the resolved configuration, memory and FLOPs, and stop");
+                    "print the resolved configuration, memory, FLOPs and time, and stop");
   command->add_option("--stop-at-step", options->request.stop_at_step,
                       "end with a checkpoint after this step");
   command->add_option("--threads", options->threads, "0: one per core")->check(CLI::Range(0, 1024));

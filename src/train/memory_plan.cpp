@@ -45,7 +45,7 @@ double MemoryPlan::total_bytes() const {
          pass.total();
 }
 
-std::string MemoryPlan::to_text() const {
+std::string MemoryPlan::to_text(double peak_gflops) const {
   std::string out;
   const auto row = [&](std::string_view name, const std::string& value) {
     out += fmt::format("# {:<24}{}\n", name, value);
@@ -65,11 +65,9 @@ std::string MemoryPlan::to_text() const {
   row("a checkpoint", bytes_text(checkpoint_bytes));
   row("steps", fmt::format("{} ({} tokens)", num_steps, total_tokens));
   row("operations", fmt::format("{:.3g} FLOP", flops));
-  if (peak_gflops > 0) {
-    row("time", fmt::format("{:.3g} h at {:.0f} % of {} GFLOP/s",
-                            flops / (peak_gflops * 1e9 * kUsualShareOfPeak) / 3600,
-                            100 * kUsualShareOfPeak, peak_gflops));
-  }
+  row("time", fmt::format("{:.3g} h at {:.0f} % of {:.4g} GFLOP/s",
+                          flops / (peak_gflops * 1e9 * kUsualShareOfPeak) / 3600,
+                          100 * kUsualShareOfPeak, peak_gflops));
   return out;
 }
 
@@ -129,7 +127,6 @@ Result<MemoryPlan> memory_plan(const TrainConfig& config) {
   }
   const optim::TrainingSchedule& schedule = config.schedule;
   plan.checkpoint_bytes = plan.master_bytes + plan.moment_bytes;
-  plan.peak_gflops = config.log.peak_gflops;
   int64_t length = 0;
   double flops_per_token = 0;
   while (plan.total_tokens < schedule.batch.total_tokens) {

@@ -28,9 +28,8 @@ struct MemoryPlan {
   double flops = 0;  // of the whole run
 
   double total_bytes() const;
-  // Lines "# name  value"; a time estimate where peak_gflops is known.
-  std::string to_text() const;
-  double peak_gflops = 0;
+  // Lines "# name  value", a time estimate for a machine of this peak among them.
+  std::string to_text(double peak_gflops) const;
 };
 
 Result<MemoryPlan> memory_plan(const TrainConfig& config);

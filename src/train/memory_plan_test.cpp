@@ -122,7 +122,10 @@ TEST(MemoryPlan, RecomputeAndWholePacksCount) {
   EXPECT_LT(made_again.pass.kept, 0.8 * kept.pass.kept);
   EXPECT_EQ(kept.total_bytes() - made_again.total_bytes(),
             kept.pass.total() - made_again.pass.total());
-  EXPECT_NE(made_again.to_text().find("made again"), std::string::npos);
+  EXPECT_NE(made_again.to_text(100).find("made again"), std::string::npos);
+  MemoryPlan an_hour = kept;
+  an_hour.flops = 3600 * 0.3 * 100e9;
+  EXPECT_NE(an_hour.to_text(100).find("1 h at 30 % of 100 GFLOP/s"), std::string::npos);
   config.micro_batch_tokens = 700;
   EXPECT_EQ(memory_plan(config).value().micro_batch_tokens, 1024);
   config.micro_batch_tokens = 1 << 20;  // no more than a step's

@@ -60,7 +60,8 @@ class Run {
         config_(config),
         request_(request),
         observer_(observer),
-        detector_(config.anticipation.detector) {}
+        detector_(config.anticipation.detector),
+        peak_gflops_(machine_peak_gflops(ctx, config)) {}
 
   Status run() {
     CACHALOT_RETURN_IF_ERROR(open());
@@ -234,7 +235,7 @@ class Run {
   // True: the run has gone back to an earlier step.
   Result<bool> after_step(const StepResult& result, double seconds) {
     const double flops = training_flops_per_token(model_, result.point.sequence_length);
-    MetricValues values = step_metrics(result, seconds, flops, config_.log.peak_gflops);
+    MetricValues values = step_metrics(result, seconds, flops, peak_gflops_);
     if (config_.log.spectrum_every_steps > 0 &&
         result.step % config_.log.spectrum_every_steps == 0) {
       for (auto& value : spectrum_metrics(ctx_, trainer_->optimizer())) values.push_back(value);
@@ -359,6 +360,7 @@ class Run {
   std::vector<data::Dataset> validation_;
   std::unique_ptr<Trainer> trainer_;
   SpikeDetector detector_;
+  double peak_gflops_;
   std::optional<MetricsLog> log_;
   std::optional<TensorboardWriter> tensorboard_;
   int64_t num_rollbacks_ = 0;

@@ -2,7 +2,14 @@
 
 #include <algorithm>
 
+#include "device/machine_limits.h"
+
 namespace cachalot::train {
+
+double machine_peak_gflops(const device::ExecContext& ctx, const TrainConfig& config) {
+  return config.log.peak_gflops > 0 ? config.log.peak_gflops
+                                    : device::measure_f32_peak(*ctx.pool, ctx.isa) * 1e-9;
+}
 
 MetricValues step_metrics(const StepResult& r, double seconds, double flops_per_token,
                           double peak_gflops) {
@@ -46,9 +53,7 @@ MetricValues step_metrics(const StepResult& r, double seconds, double flops_per_
   out.emplace_back("time/seconds", seconds);
   out.emplace_back("throughput/tokens_per_s", tokens_per_s);
   out.emplace_back("throughput/gflops", tokens_per_s * flops_per_token * 1e-9);
-  if (peak_gflops > 0)
-    out.emplace_back("throughput/share_of_peak",
-                     tokens_per_s * flops_per_token * 1e-9 / peak_gflops);
+  out.emplace_back("throughput/share_of_peak", tokens_per_s * flops_per_token * 1e-9 / peak_gflops);
   return out;
 }
 

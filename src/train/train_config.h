@@ -95,7 +95,7 @@ struct TrainConfig {
     int64_t update_rms_every_steps = 0;  // 0: never
     int64_t spectrum_every_steps = 0;    // likewise
     bool tensorboard = true;
-    double peak_gflops = 0;  // of the machine, for shares of it; 0: not reported
+    double peak_gflops = 0;  // of the machine, for shares of it; 0: measured at the start
   } log;
 
   Origins origins;  // of the keys that are given, for errors

@@ -226,6 +226,12 @@ TEST_F(RunTest, AStoppedRunGoesOnAsIfUndisturbed) {
   }
   EXPECT_EQ(resumed, (std::vector<int64_t>{5, 9, 14, 21, 30}));
   EXPECT_EQ(tensorboard_files("parts").size(), 6u);
+  // The machine's peak is measured where log.peak_gflops does not give it.
+  const auto share =
+      std::find_if(lines.front().values.begin(), lines.front().values.end(),
+                   [](const auto& value) { return value.first == "throughput/share_of_peak"; });
+  ASSERT_NE(share, lines.front().values.end());
+  EXPECT_GT(share->second, 0);
   run(config("without", {"log.tensorboard=false"}),
       {.resume = false, .provoked_step = -1, .stop_at_step = 1});
   EXPECT_FALSE(std::filesystem::exists(path("without") + "/tensorboard"));

@@ -1,8 +1,8 @@
 #include <immintrin.h>
 
-#include "matmul/machine_limits.h"
+#include "device/machine_limits.h"
 
-namespace cachalot::bench {
+namespace cachalot::device {
 
 double f32_peak_avx2(int64_t steps, float* sink) {
   constexpr int kChains = 12;
@@ -18,4 +18,4 @@ double f32_peak_avx2(int64_t steps, float* sink) {
   return static_cast<double>(steps) * kChains * 16;
 }
 
-}  // namespace cachalot::bench
+}  // namespace cachalot::device

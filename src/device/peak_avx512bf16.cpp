@@ -1,8 +1,8 @@
 #include <immintrin.h>
 
-#include "matmul/machine_limits.h"
+#include "device/machine_limits.h"
 
-namespace cachalot::bench {
+namespace cachalot::device {
 
 double bf16_peak_avx512bf16(int64_t steps, float* sink) {
   constexpr int kChains = 16;
@@ -19,4 +19,4 @@ double bf16_peak_avx512bf16(int64_t steps, float* sink) {
   return static_cast<double>(steps) * kChains * 64;
 }
 
-}  // namespace cachalot::bench
+}  // namespace cachalot::device

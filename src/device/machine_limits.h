@@ -1,4 +1,4 @@
-// What this machine can do at most, measured now: the denominators of the matrix-product benchmark.
+// What this machine can do at most, measured now (some 30 ms each): the denominators of shares in benchmarks and training runs.
 #pragma once
 
 #include <cstdint>
@@ -6,12 +6,12 @@
 #include "base/thread_pool.h"
 #include "device/isa.h"
 
-namespace cachalot::bench {
+namespace cachalot::device {
 
 // Independent chains of fused multiply-adds on registers, nothing loaded: FLOP/s of all the pool's threads together.
-double measure_f32_peak(ThreadPool& pool, device::Isa isa);
+double measure_f32_peak(ThreadPool& pool, Isa isa);
 // The same for vdpbf16ps where the level has it, else f32's: bf16 math then runs on f32 lanes.
-double measure_bf16_peak(ThreadPool& pool, device::Isa isa);
+double measure_bf16_peak(ThreadPool& pool, Isa isa);
 // Bytes/s of all threads reading memory that no cache holds.
 double measure_read_bandwidth(ThreadPool& pool);
 
@@ -21,4 +21,4 @@ double f32_peak_avx2(int64_t steps, float* sink);
 double f32_peak_avx512(int64_t steps, float* sink);
 double bf16_peak_avx512bf16(int64_t steps, float* sink);
 
-}  // namespace cachalot::bench
+}  // namespace cachalot::device

@@ -1,4 +1,4 @@
-#include "matmul/machine_limits.h"
+#include "device/machine_limits.h"
 
 #include <algorithm>
 #include <chrono>
@@ -8,7 +8,7 @@
 
 #include "device/buffer.h"
 
-namespace cachalot::bench {
+namespace cachalot::device {
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -42,14 +42,14 @@ double f32_chain_reference(int64_t steps, float* sink) {
 
 }  // namespace
 
-double measure_f32_peak(ThreadPool& pool, device::Isa isa) {
-  if (isa >= device::Isa::avx512) return measure_peak(pool, f32_peak_avx512);
-  return measure_peak(pool, isa == device::Isa::avx2 ? f32_peak_avx2 : f32_chain_reference);
+double measure_f32_peak(ThreadPool& pool, Isa isa) {
+  if (isa >= Isa::avx512) return measure_peak(pool, f32_peak_avx512);
+  return measure_peak(pool, isa == Isa::avx2 ? f32_peak_avx2 : f32_chain_reference);
 }
 
-double measure_bf16_peak(ThreadPool& pool, device::Isa isa) {
-  return isa == device::Isa::avx512bf16 ? measure_peak(pool, bf16_peak_avx512bf16)
-                                        : measure_f32_peak(pool, isa);
+double measure_bf16_peak(ThreadPool& pool, Isa isa) {
+  return isa == Isa::avx512bf16 ? measure_peak(pool, bf16_peak_avx512bf16)
+                                : measure_f32_peak(pool, isa);
 }
 
 double measure_read_bandwidth(ThreadPool& pool) {
@@ -72,4 +72,4 @@ double measure_read_bandwidth(ThreadPool& pool) {
   return best;
 }
 
-}  // namespace cachalot::bench
+}  // namespace cachalot::device
