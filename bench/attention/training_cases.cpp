@@ -54,10 +54,10 @@ void add_compress(const char* kind, int64_t width, int64_t tokens,
                    [=](device::ExecContext& ctx) {
                      auto* block = reinterpret_cast<std::byte*>(state->rows.data());
                      const tensor::RecentRows rows{{}, {&block, tokens, {4 * width * 4, 0}}, 0};
-                     ops::compress_backward(ctx, {{rows, kRatio, true, width, 0,
-                                                   tokens / kRatio, nullptr},
-                                                  state->d_out.data(),
-                                                  state->d_rows.data()});
+                     ops::compress_backward(
+                         ctx, {{rows, kRatio, true, width, 0, tokens / kRatio, nullptr},
+                               state->d_out.data(),
+                               state->d_rows.data()});
                    }});
 }
 
