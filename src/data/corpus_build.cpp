@@ -194,8 +194,11 @@ class Builder {
 
  private:
   Status add(const RecipePart& part, const LockedPackage& package) {
-    CACHALOT_ASSIGN_OR_RETURN(const std::string root,
+    CACHALOT_ASSIGN_OR_RETURN(std::string root,
                               unpacked_package(options_.cache, part.package, package));
+    if (!part.tar.empty()) {
+      CACHALOT_ASSIGN_OR_RETURN(root, unpacked_tar(root, part.tar));
+    }
     CACHALOT_ASSIGN_OR_RETURN(std::vector<Document> documents, documents_of(part, root, threads_));
     if (part.kind == ExtractKind::html) {
       for (Document& document : documents) document.text = strip_pre_marks(document.text);

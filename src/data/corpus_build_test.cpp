@@ -405,6 +405,34 @@ std::string pdf_page(const std::vector<std::string>& lines) {
          "\n%%EOF\n";
 }
 
+TEST_F(CorpusBuild, FilesOfATarInAPackage) {
+  write_bytes(folder_ / "inner/src-1/mm/slab.c", sentence("slab"));
+  write_bytes(folder_ / "inner/src-1/mm/slab.s", sentence("assembly"));
+  const auto packed =
+      run_program({.argv = {"tar", "-cf", path("src.tar.gz"), "-z", "-C", path("inner"), "src-1"},
+                   .debian_package = "tar"});
+  ASSERT_TRUE(packed.has_value()) << packed.error().to_string();
+  package("kernel", {{"usr/src/src.tar.gz", bytes_of(folder_ / "src.tar.gz")}});
+  const auto part = [](const std::string& tar) {
+    return R"({"package": "kernel", "kind": "text", "include": ["src-1/*.[ch]"], "tar": ")" + tar +
+           "\"}";
+  };
+  const auto summary = build(part("usr/src/src.tar.gz"));
+  ASSERT_TRUE(summary.has_value()) << summary.error().to_string();
+  EXPECT_EQ(members(train(), "path"), std::vector<std::string>{"src-1/mm/slab.c"});
+  EXPECT_EQ(members(train(), "text"), std::vector<std::string>{sentence("slab")});
+
+  Status error = build(part("usr/src/other.tar")).error();
+  EXPECT_EQ(error.code(), StatusCode::not_found);
+  EXPECT_NE(error.message().find("usr/src/other.tar: expected a tar archive"), std::string::npos)
+      << error.message();
+  package("kernel", {{"usr/src/src.tar.gz", "no archive"}});
+  error = build(part("usr/src/src.tar.gz")).error();
+  EXPECT_EQ(error.code(), StatusCode::data_loss);
+  EXPECT_NE(error.message().find("usr/src/src.tar.gz: expected an archive"), std::string::npos)
+      << error.message();
+}
+
 TEST_F(CorpusBuild, PdfGoesThroughPdftotext) {
   if (!have("pdftotext")) GTEST_SKIP() << "no pdftotext";
   const std::vector<std::string> lines(6, "Whales breathe air and sleep with half a brain.");

@@ -37,6 +37,7 @@ Result<RecipePart> read_part(const json::value& value, const std::string& origin
   std::string kind = "text";
   fields.text("package", &part.package);
   fields.choice("kind", &kind, {"text", "html", "roff", "dict", "sword", "pdf"});
+  fields.text("tar", &part.tar);
   fields.texts("include", &part.include, 64);
   fields.texts("exclude", &part.exclude, 64);
   fields.integer("max_bytes", &part.max_bytes, 0, int64_t{1} << 40);

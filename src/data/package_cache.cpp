@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <functional>
 
 #include "base/file.h"
 #include "base/sha256.h"
@@ -46,8 +48,10 @@ Status expect_locked(const fs::path& archive, const std::string& name,
 
 Result<fs::path> download(const fs::path& folder, const std::string& name,
                           const LockedPackage& package) {
+  // Else root is warned that apt's own user cannot write here.
   const Result<std::string> fetched =
-      run_program({.argv = {"apt-get", "-q", "download", name + "=" + package.version},
+      run_program({.argv = {"apt-get", "-q", "-o", "APT::Sandbox::User=root", "download",
+                            name + "=" + package.version},
                    .debian_package = "apt",
                    .directory = folder.string()});
   if (fetched) return find_archive(folder, name);
@@ -83,6 +87,23 @@ Result<fs::path> locked_archive(const fs::path& folder, const std::string& name,
   return folder / fetched->filename();
 }
 
+// `folder`, filled by the program whose words come from the folder to fill.
+Result<std::string> unpack(const fs::path& folder, const std::string& what,
+                           const std::function<Program(const std::string&)>& program) {
+  const fs::path aside = folder.string() + ".aside";
+  std::error_code error;
+  fs::remove_all(aside, error);
+  CACHALOT_RETURN_IF_ERROR(make_directory(aside));
+  const Result<std::string> said = run_program(program(aside.string()));
+  if (!said && said.error().code() != StatusCode::not_found)
+    return data_loss(fmt::format("{}: expected an archive that can be unpacked, found: {}", what,
+                                 said.error().message()));
+  CACHALOT_RETURN_IF_ERROR(said.error());
+  fs::rename(aside, folder, error);
+  if (error) return io_error(fmt::format("{}: rename: {}", folder.string(), error.message()));
+  return folder.string();
+}
+
 }  // namespace
 
 Result<std::string> unpacked_package(const std::string& cache, const std::string& name,
@@ -93,19 +114,23 @@ Result<std::string> unpacked_package(const std::string& cache, const std::string
   if (fs::exists(unpacked)) return unpacked.string();
   CACHALOT_ASSIGN_OR_RETURN(const fs::path archive,
                             locked_archive(root / "archives" / key, name, package));
-  const fs::path aside = unpacked.string() + ".aside";
-  std::error_code error;
-  fs::remove_all(aside, error);
-  CACHALOT_RETURN_IF_ERROR(make_directory(aside));
-  const Result<std::string> said = run_program(
-      {.argv = {"dpkg-deb", "-x", archive.string(), aside.string()}, .debian_package = "dpkg"});
-  if (!said && said.error().code() != StatusCode::not_found)
-    return data_loss(fmt::format("{} {}: expected an archive that can be unpacked, found: {}", name,
-                                 package.version, said.error().message()));
-  CACHALOT_RETURN_IF_ERROR(said.error());
-  fs::rename(aside, unpacked, error);
-  if (error) return io_error(fmt::format("{}: rename: {}", unpacked.string(), error.message()));
-  return unpacked.string();
+  return unpack(unpacked, name + " " + package.version, [&](const std::string& folder) {
+    return Program{.argv = {"dpkg-deb", "-x", archive.string(), folder}, .debian_package = "dpkg"};
+  });
+}
+
+Result<std::string> unpacked_tar(const std::string& unpacked, const std::string& path) {
+  const fs::path archive = fs::path(unpacked) / path;
+  std::string name = path;
+  std::replace(name.begin(), name.end(), '/', '_');
+  const fs::path folder = unpacked + "." + name;
+  if (fs::exists(folder)) return folder.string();
+  if (!fs::is_regular_file(archive))
+    return not_found(fmt::format("{}: expected a tar archive, found none", archive.string()));
+  return unpack(folder, archive.string(), [&](const std::string& aside) {
+    return Program{.argv = {"tar", "-xf", archive.string(), "--no-same-owner", "-C", aside},
+                   .debian_package = "tar, xz-utils"};
+  });
 }
 
 }  // namespace cachalot::data
