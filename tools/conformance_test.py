@@ -36,6 +36,16 @@ class Conformance(unittest.TestCase):
         self.assertEqual(conformance.result_cell(["Pool.D"], outcomes), "not run 1")
         self.assertEqual(conformance.result_cell([], outcomes), "open")
 
+    def test_instruction_sets_of_a_test_are_one_case_and_the_worst_counts(self):
+        cases = "".join(f'<testcase name="Isa/Row.Adds/{isa}  # GetParam() = 4" status="run">{inside}</testcase>'
+                        for isa, inside in (("avx2", ""), ("avx512", "<failure/>"), ("avx512bf16", "")))
+        with tempfile.NamedTemporaryFile("w", suffix=".xml") as file:
+            file.write(f"<testsuite>{cases}</testsuite>")
+            file.flush()
+            self.assertEqual(conformance.read_outcomes([file.name]), {"Row.Adds": "failed"})
+        self.assertEqual(conformance.case_of("Isa/Row.Adds/avx512"), "Row.Adds")
+        self.assertEqual(conformance.case_of("All/Rope.Case/3"), "All/Rope.Case/3")
+
     def test_unknown_labels_are_errors(self):
         self.assertEqual(conformance.check_labels({"Pool.A": ["fast", "infra.K5"]}, IDS), [])
         errors = conformance.check_labels({"Pool.A": ["fast", "infra.K55"], "Pool.B": ["Slow"]}, IDS)
