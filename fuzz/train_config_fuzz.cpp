@@ -86,6 +86,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (!accepted(plan)) return 0;
   CACHALOT_CHECK(plan->total_bytes() > 0 && plan->checkpoint_bytes > 0);
   CACHALOT_CHECK(plan->total_tokens >= config->schedule.batch.total_tokens);
-  CACHALOT_CHECK(!plan->to_text().empty());
+  CACHALOT_CHECK(!plan->to_text(100).empty());
   return 0;
 }
