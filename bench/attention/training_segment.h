@@ -88,14 +88,14 @@ struct Segment {
 
   SegmentShape shape;
   int64_t tokens;
-  int64_t entry_count;
+  int64_t entry_count;  // rows of `entries`
   std::vector<float> q, dout, dq, out, rows, d_rows, entries, d_entries, sink, d_sink, target;
   std::vector<int32_t> selected, num_selected;
   std::byte* row_block = nullptr;
   std::byte* entry_block = nullptr;
-  int64_t num_keys = 0;
-  int64_t num_entries = 0;
-  int64_t stride = 0;
+  int64_t num_keys = 0;     // that tokens attend to, all together
+  int64_t num_entries = 0;  // of them entries
+  int64_t stride = 0;       // of target
 };
 
 // The indexer's side of a segment.

@@ -104,15 +104,16 @@ std::vector<OrderedOp> make_ordered_ops() {
   add_attention("CSA", 3, 4, 32, ops);
   add_attention("HCA", 2, 128, 0, ops);
   add_index_loss(ops);
-  add_weight(5 * kBlocks, 128, 256,
-             ops);                     // wq_a, wo_a of two groups, the shared expert's w1 and w3
-  add_weight(kBlocks, 512, 128, ops);  // wq_b
-  add_weight(kBlocks, 64, 256, ops);   // wkv
-  add_weight(kBlocks, 256, 256, ops);  // wo_b
-  add_weight(kBlocks, 256, 128, ops);  // the shared expert's w2
-  add_weight(kBlocks, 16, 256, ops);   // the router
-  add_weight(2 * kBlocks, 24, 1024, ops);  // mHC's projection
-  add_weight(2, 4096, 256, ops);           // the head, and for the MTP block
+  // wq_a, wo_a of two groups, the shared expert's w1 and w3; wq_b; wkv; wo_b; its w2.
+  add_weight(5 * kBlocks, 128, 256, ops);
+  add_weight(kBlocks, 512, 128, ops);
+  add_weight(kBlocks, 64, 256, ops);
+  add_weight(kBlocks, 256, 256, ops);
+  add_weight(kBlocks, 256, 128, ops);
+  // The router, mHC's projection, the head with the MTP block's.
+  add_weight(kBlocks, 16, 256, ops);
+  add_weight(2 * kBlocks, 24, 1024, ops);
+  add_weight(2, 4096, 256, ops);
   add_norm(2 * kBlocks, 256, ops);
   return ops;
 }

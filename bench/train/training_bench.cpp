@@ -166,9 +166,8 @@ void report_order(cc::device::ExecContext& ctx, const BenchOptions& options, dou
     saved_s += std::max(0.0, s - s / ratio);
     if (options.json) {
       fmt::print(
-          "{{\"order\":\"{}\",\"threads\":{},\"median_s\":{:.6f},\"ratio\":{:.4f},\"share_of_"
-          "step\":{:"
-          ".5f}}}\n",
+          "{{\"order\":\"{}\",\"threads\":{},\"median_s\":{:.6f},\"ratio\":{:.4f},"
+          "\"share_of_step\":{:.5f}}}\n",
           ordered[0].name, options.num_threads, s, ratio, s / step_s);
     } else {
       fmt::print("{:<32}{:>7.2f} ms {:>8.3f} of tokens cut among threads {:>5.1f} % of a step\n",

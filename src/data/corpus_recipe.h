@@ -19,8 +19,8 @@ enum class ExtractKind { text, html, roff, dict, sword, pdf };
 struct RecipePart {
   std::string package;
   ExtractKind kind = ExtractKind::text;
-  std::string
-      tar;  // path of a tar archive in the package: the files are those in it; empty: the package's
+  // Path of a tar archive in the package, whose files are then meant; empty: the package's own.
+  std::string tar;
   std::vector<std::string>
       include;  // patterns as in a shell, over paths in the package; '*' matches '/' too
   std::vector<std::string> exclude;

@@ -1,8 +1,8 @@
 // Debian packages, fetched once and unpacked: DIR/archives/PACKAGE_SHA/ holds the archive, DIR/unpacked/PACKAGE_SHA/ its files.
 // Whole   Both appear by rename: what an interrupted download or unpacking leaves is thrown away. A kept archive that is no longer
 //         the locked one is fetched again.
-// Errors  not_found: apt-get, dpkg-deb or tar are missing (what to install), the locked version is gone (expected, offered), or no tar archive is there; data_loss:
-//         another SHA-256 (package, expected, found), or an archive that cannot be unpacked.
+// Errors  not_found: apt-get, dpkg-deb or tar are missing (what to install), the locked version is gone (expected, offered), or there is
+//         no tar archive; data_loss: another SHA-256 (package, expected, found), or an archive that cannot be unpacked.
 #pragma once
 
 #include <string>

@@ -54,7 +54,7 @@ double measure_bf16_peak(ThreadPool& pool, Isa isa) {
 
 double measure_read_bandwidth(ThreadPool& pool) {
   constexpr int64_t kBytes = int64_t{256} << 20, kPiece = int64_t{1} << 20;
-  const device::Buffer memory(kBytes);
+  const Buffer memory(kBytes);
   std::vector<uint64_t> sums(static_cast<size_t>(pool.num_threads()) * 8);
   double best = 0;
   for (int i = 0; i < kRepeats; ++i) {
