@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "data/streams.h"
+#include "test_data.h"
 #include "text/detokenizer.h"
 
 namespace cachalot::data {
@@ -10,7 +11,7 @@ namespace {
 constexpr FimTokens kTokens = {.begin = 100001, .hole = 100002, .end = 100003};
 
 text::Tokenizer tokenizer() {
-  auto peer = text::Tokenizer::load(CACHALOT_TEST_DATA "/tokenizer/peer-tokenizer.json");
+  auto peer = text::Tokenizer::load(test_data("tokenizer/peer-tokenizer.json"));
   return *std::move(peer);
 }
 

@@ -8,6 +8,7 @@
 #include "data/packing.h"
 #include "data/streams.h"
 #include "data/token_shard.h"
+#include "test_data.h"
 
 namespace cachalot::data {
 namespace {
@@ -15,7 +16,7 @@ namespace {
 class TokenizeCorpusTest : public DataFiles {
  protected:
   TokenizeCorpusTest()
-      : tokenizer_(*text::Tokenizer::load(CACHALOT_TEST_DATA "/tokenizer/peer-tokenizer.json")) {}
+      : tokenizer_(*text::Tokenizer::load(test_data("tokenizer/peer-tokenizer.json"))) {}
 
   void SetUp() override {
     DataFiles::SetUp();

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "test_data.h"
+
 namespace cachalot::formats {
 namespace {
 
@@ -11,7 +13,7 @@ using tensor::KvFormat;
 
 struct Model {
   explicit Model(const char* name)
-      : config(load_config(std::string(CACHALOT_TEST_DATA "/formats/config/") + name).value()),
+      : config(load_config(test_data("formats/config/" + std::string(name))).value()),
         inventory(tensor_inventory(config)),
         parameters(count_parameters(config, inventory)) {}
   ModelConfig config;

@@ -8,11 +8,12 @@
 #include "base/file.h"
 #include "formats/json_text.h"
 #include "formats/presets.h"
+#include "test_data.h"
 
 namespace cachalot::formats {
 namespace {
 
-std::string data(const std::string& name) { return CACHALOT_TEST_DATA "/formats/config/" + name; }
+std::string data(const std::string& name) { return test_data("formats/config/") + name; }
 
 json::object document(const std::string& name) {
   return parse_json(read_text_file(data(name)).value(), name).value().get_object();

@@ -8,6 +8,7 @@
 
 #include "formats/test_checkpoint.h"
 #include "formats/weight_source.h"
+#include "test_data.h"
 
 namespace cachalot::formats {
 namespace {
@@ -16,7 +17,7 @@ namespace fs = std::filesystem;
 using tensor::DType;
 
 ModelConfig golden(const std::string& name) {
-  return load_config(CACHALOT_TEST_DATA "/formats/config/golden-" + name + ".json").value();
+  return load_config(test_data("formats/config/golden-") + name + ".json").value();
 }
 
 // Small enough to convert many times: two layers, one of them CSA, and an MTP block.

@@ -7,13 +7,14 @@
 #include <set>
 
 #include "formats/inventory.h"
+#include "test_data.h"
 
 namespace cachalot::formats {
 namespace {
 
 using Stack = CanonicalName::Stack;
 
-std::string data(const std::string& name) { return CACHALOT_TEST_DATA "/formats/config/" + name; }
+std::string data(const std::string& name) { return test_data("formats/config/") + name; }
 
 // architecture.md 7.4, row by row.
 TEST(NameMap, TransformersNames) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "formats/test_checkpoint.h"
+#include "test_data.h"
 
 namespace cachalot::formats {
 namespace {
@@ -10,7 +11,7 @@ namespace {
 using tensor::DType;
 
 ModelConfig golden(const std::string& name) {
-  return load_config(CACHALOT_TEST_DATA "/formats/config/golden-" + name + ".json").value();
+  return load_config(test_data("formats/config/golden-") + name + ".json").value();
 }
 
 // One tensor of a checkpoint replaced, dropped (empty name) or added, and the loader's answer.

@@ -8,12 +8,13 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "test_data.h"
 #include "text/chat_encoding.h"
 
 namespace cachalot::text {
 
 inline std::string test_file(std::string_view path) {
-  auto content = read_text_file(CACHALOT_TEST_DATA "/" + std::string(path));
+  auto content = read_text_file(test_data(path));
   CACHALOT_CHECK_MSG(content.has_value(), content.error().message());
   return *std::move(content);
 }

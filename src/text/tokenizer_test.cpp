@@ -6,12 +6,13 @@
 #include <thread>
 #include <vector>
 
+#include "test_data.h"
 #include "text/detokenizer.h"
 
 namespace cachalot::text {
 namespace {
 
-Tokenizer peer() { return *Tokenizer::load(CACHALOT_TEST_DATA "/tokenizer/peer-tokenizer.json"); }
+Tokenizer peer() { return *Tokenizer::load(test_data("tokenizer/peer-tokenizer.json")); }
 
 class Random {
  public:

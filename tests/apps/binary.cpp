@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "formats/test_checkpoint.h"
+#include "test_data.h"
 
 namespace cachalot::apps {
 namespace {
@@ -110,7 +111,7 @@ const std::string& model_directory() {
     const std::string made = directory().path("model");
     std::filesystem::create_directories(made);
     EXPECT_TRUE(formats::write_random_model(made, small_config(), int64_t{1} << 30).ok());
-    std::filesystem::copy_file(std::string(CACHALOT_TEST_DATA) + "/tokenizer/peer-tokenizer.json",
+    std::filesystem::copy_file(test_data("tokenizer/peer-tokenizer.json"),
                                made + "/tokenizer.json");
     return made;
   }();

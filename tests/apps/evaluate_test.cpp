@@ -2,15 +2,15 @@
 #include <gtest/gtest.h>
 
 #include "apps/binary.h"
+#include "test_data.h"
 
 namespace cachalot::apps {
 namespace {
 
 json::object evaluated(int count, const std::vector<std::string>& extra) {
-  std::vector<std::string> words = {"evaluate", CACHALOT_TEST_DATA "/../models/nano",
-                                    "--greedy", "--max-tokens",
-                                    "160",      "--json",
-                                    "--count",  std::to_string(count)};
+  std::vector<std::string> words = {
+      "evaluate", test_data("../models/nano"), "--greedy", "--max-tokens", "160", "--json",
+      "--count",  std::to_string(count)};
   words.insert(words.end(), extra.begin(), extra.end());
   return run_json(words);
 }
@@ -33,8 +33,8 @@ TEST(Evaluate, ScoresDependOnNeitherThreadsNorDrafts) {
 }
 
 TEST(Evaluate, AnUnknownFamilyIsNamed) {
-  const Outcome output = run_binary(
-      {"evaluate", CACHALOT_TEST_DATA "/../models/nano", "--families", "sorting,sortin"});
+  const Outcome output =
+      run_binary({"evaluate", test_data("../models/nano"), "--families", "sorting,sortin"});
   EXPECT_NE(output.exit_code, 0);
   EXPECT_NE(output.err.find("found \"sortin\""), std::string::npos);
 }

@@ -6,6 +6,7 @@
 
 #include "apps/binary.h"
 #include "base/file.h"
+#include "test_data.h"
 
 namespace cachalot::apps {
 namespace {
@@ -125,7 +126,7 @@ TEST(Generate, ErrorsAreOneLineAndExitWithTwo) {
 
 // The 48 greedy tokens of each prompt that transformers gives for a trained model.
 TEST(Generate, ATrainedModelWritesWhatTransformersWrites) {
-  const std::string peer = std::string(CACHALOT_TEST_DATA) + "/golden/peer";
+  const std::string peer = test_data("golden/peer");
   if (!std::filesystem::exists(peer + "/expected.json") ||
       !std::filesystem::exists(peer + "/tokenizer.json")) {
     GTEST_SKIP() << peer << " is not here";

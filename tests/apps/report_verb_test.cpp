@@ -5,13 +5,14 @@
 
 #include "apps/binary.h"
 #include "base/file.h"
+#include "test_data.h"
 
 namespace cachalot::apps {
 namespace {
 
 Outcome train(const std::string& run_dir, const std::string& data) {
-  return run_binary({"train", std::string(CACHALOT_TEST_DATA) + "/train/small.toml",
-                     "--stop-at-step", "3", "--run_dir=" + run_dir, "--data.0.path=" + data});
+  return run_binary({"train", test_data("train/small.toml"), "--stop-at-step", "3",
+                     "--run_dir=" + run_dir, "--data.0.path=" + data});
 }
 
 std::string written_tokens() {

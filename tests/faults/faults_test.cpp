@@ -11,6 +11,7 @@
 #include "engine/loaded_model.h"
 #include "model/planted.h"
 #include "ops/hyper/hyper_connection.h"
+#include "test_data.h"
 #include "verify/golden.h"
 #include "verify/golden_run.h"
 
@@ -42,7 +43,7 @@ constexpr Suite kSuites[] = {{"tiny", "exact", Invariance::none},
 // Name of the first check that fails, empty if all hold.
 std::string first_failure(const Suite& suite) {
   VerifyOptions options;
-  options.directory = std::string(CACHALOT_TEST_DATA) + "/golden/" + suite.directory;
+  options.directory = test_data("golden/") + suite.directory;
   options.precision = suite.precision;
   options.invariance = suite.invariance;
   options.gradients = false;  // faults of the forward pass
@@ -57,8 +58,7 @@ std::string first_failure(const Suite& suite) {
 class Driver {
  public:
   Driver() {
-    auto model = engine::LoadedModel::load(
-        {std::string(CACHALOT_TEST_DATA) + "/golden/tiny", "exact", "cpu", 0});
+    auto model = engine::LoadedModel::load({test_data("golden/tiny"), "exact", "cpu", 0});
     CACHALOT_CHECK_MSG(model.has_value(), model.error().message());
     model_ = *std::move(model);
     runner_ = *GoldenRunner::create(model_->transformer(), model_->context(), 400, 3);

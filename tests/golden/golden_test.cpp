@@ -11,12 +11,13 @@
 #include "base/json.h"
 #include "engine/engine.h"
 #include "formats/safetensors.h"
+#include "test_data.h"
 #include "verify/golden_run.h"
 
 namespace cachalot::verify {
 namespace {
 
-std::string golden(const char* name) { return std::string(CACHALOT_TEST_DATA) + "/golden/" + name; }
+std::string golden(const char* name) { return test_data("golden/") + name; }
 
 void expect_holds(const char* name, const char* precision, Invariance invariance) {
   VerifyOptions options;

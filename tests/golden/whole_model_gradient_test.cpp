@@ -20,6 +20,7 @@
 #include "base/rng.h"
 #include "base/thread_pool.h"
 #include "device/isa.h"
+#include "test_data.h"
 #include "train/training_model.h"
 #include "verify/reference64.h"
 
@@ -92,8 +93,7 @@ class WholeModelGradient {
  public:
   WholeModelGradient(const std::string& name, int64_t length, int64_t num_targets,
                      double mtp_weight)
-      : source_(formats::WeightSource::open(std::string(CACHALOT_TEST_DATA) + "/golden/" + name)
-                    .value()),
+      : source_(formats::WeightSource::open(test_data("golden/") + name).value()),
         config_(source_.config()),
         plus_(train::ParameterStore::from_checkpoint(source_).value()),
         minus_(train::ParameterStore::from_checkpoint(source_).value()),

@@ -8,6 +8,7 @@
 #include "formats/presets.h"
 #include "optim/parameter_groups.h"
 #include "optim/shard_plan.h"
+#include "test_data.h"
 
 namespace cachalot {
 namespace {
@@ -93,8 +94,7 @@ TEST(ParameterAudit, EveryTensorOfTheModelsIsInTheGroupOfTheReport) {
   EXPECT_LT(adamw, embeddings + 10'000'000);
 
   for (const char* name : {"golden-tiny", "golden-clamp", "golden-quant", "golden-peer"}) {
-    const auto config =
-        formats::load_config(std::string(CACHALOT_TEST_DATA) + "/formats/config/" + name + ".json");
+    const auto config = formats::load_config(test_data("formats/config/") + name + ".json");
     ASSERT_TRUE(config.has_value()) << config.error().to_string();
     audit(*config, name);
   }

@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "test_data.h"
 #include "text/detokenizer.h"
 #include "text/tokenizer.h"
 #include "text/tokenizer_v4.h"
@@ -19,7 +20,7 @@ struct Case {
   std::vector<int32_t> ids;
 };
 
-std::string data_path(const std::string& name) { return CACHALOT_TEST_DATA "/tokenizer/" + name; }
+std::string data_path(const std::string& name) { return test_data("tokenizer/") + name; }
 
 std::vector<Case> read_cases(const std::string& name) {
   const std::string text = *read_text_file(data_path(name));

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "test_data.h"
 #include "text/pre_tokenizer.h"
 #include "text/tokenizer_v4.h"
 
@@ -19,7 +20,7 @@ constexpr size_t kNumMerges = 127741;
 constexpr int32_t kLastV3Id = 128814;
 
 std::string unpacked_merges() {
-  const std::string packed = *read_text_file(CACHALOT_TEST_DATA "/tokenizer/v3-merges.bin.zst");
+  const std::string packed = *read_text_file(test_data("tokenizer/v3-merges.bin.zst"));
   std::string planes(kNumMerges * 6, '\0');
   const size_t size = ZSTD_decompress(planes.data(), planes.size(), packed.data(), packed.size());
   CACHALOT_CHECK(size == planes.size());

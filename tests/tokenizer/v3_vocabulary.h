@@ -1,4 +1,4 @@
-// The DeepSeek-V3 and V4 tokenizers for tests, from v3-merges.bin.zst. Needs libzstd and CACHALOT_TEST_DATA.
+// The DeepSeek-V3 and V4 tokenizers for tests, from v3-merges.bin.zst. Needs libzstd.
 #pragma once
 
 #include <string>

@@ -14,6 +14,7 @@
 #include <map>
 #include <set>
 
+#include "test_data.h"
 #include "train/checkpoint_testing.h"
 #include "train/run.h"
 
@@ -87,7 +88,7 @@ TEST_F(CrashTest, EveryNameOnTheWayToACheckpointIsSynced) {
   std::ofstream(path("bytes.bin"), std::ios::binary)
       .write(reinterpret_cast<const char*>(ids.data()),
              static_cast<std::streamsize>(ids.size() * sizeof(ids[0])));
-  const std::vector<std::string> files = {std::string(CACHALOT_TEST_DATA) + "/train/small.toml"};
+  const std::vector<std::string> files = {test_data("train/small.toml")};
   const std::vector<std::string> keys = {"run_dir=" + path("runs/today/first/"),
                                          "data.0.path=" + path("bytes.bin")};
   const TrainConfig config = read_train_config(files, keys).value();

@@ -9,6 +9,7 @@
 
 #include "base/faults.h"
 #include "data/nanogpt_source.h"
+#include "test_data.h"
 #include "trainer_testing.h"
 #include "verify/reference64.h"
 
@@ -20,9 +21,7 @@ constexpr int32_t kVocabulary = 2048;
 constexpr int64_t kHeldOut = 32 * kSequence;  // at the end of the text
 
 std::vector<int32_t> text() {
-  const auto source =
-      data::NanogptSource::open(std::string(CACHALOT_TEST_DATA) + "/train/text.bin", {kVocabulary})
-          .value();
+  const auto source = data::NanogptSource::open(test_data("train/text.bin"), {kVocabulary}).value();
   std::vector<int32_t> ids(static_cast<size_t>(source->num_tokens()));
   EXPECT_TRUE(source->read(0, 0, ids).ok());
   return ids;

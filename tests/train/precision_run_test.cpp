@@ -9,6 +9,7 @@
 #include "device/isa.h"
 #include "formats/config.h"
 #include "optim/optimizer.h"
+#include "test_data.h"
 #include "train/initialize.h"
 #include "train/training_model.h"
 
@@ -20,7 +21,7 @@ constexpr int64_t kSamples = 4;  // of a step
 constexpr int kSteps = 40;
 
 formats::ModelConfig small_config() {
-  formats::ModelConfig config = formats::load_config(CACHALOT_TEST_DATA "/golden/quant").value();
+  formats::ModelConfig config = formats::load_config(test_data("golden/quant")).value();
   config.num_hidden_layers = 3;
   config.num_nextn_predict_layers = 0;
   config.compress_ratios = {0, 4, 128};

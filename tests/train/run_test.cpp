@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "data/data_testing.h"
 #include "formats/safetensors.h"
+#include "test_data.h"
 #include "train/checkpoint.h"
 
 namespace cachalot::train {
@@ -58,7 +59,7 @@ class RunTest : public data::DataFiles {
                      const std::string& over = "") {
     more.push_back("run_dir=" + path(name));
     more.push_back("data.0.path=" + path("bytes.bin"));
-    std::vector<std::string> files = {std::string(CACHALOT_TEST_DATA) + "/train/small.toml"};
+    std::vector<std::string> files = {test_data("train/small.toml")};
     if (!over.empty()) files.push_back(over);
     return read_train_config(files, more).value();
   }

@@ -12,6 +12,7 @@
 #include "data/data_testing.h"
 #include "device/isa.h"
 #include "formats/config.h"
+#include "test_data.h"
 #include "train/initialize.h"
 #include "train/trainer.h"
 
@@ -20,8 +21,7 @@ namespace cachalot::train {
 inline constexpr int64_t kSequence = 96;
 
 inline formats::ModelConfig small_config() {
-  formats::ModelConfig config =
-      formats::load_config(std::string(CACHALOT_TEST_DATA) + "/golden/tiny").value();
+  formats::ModelConfig config = formats::load_config(test_data("golden/tiny")).value();
   config.num_hidden_layers = 4;
   config.num_nextn_predict_layers = 1;
   config.num_hash_layers = 1;

@@ -7,6 +7,7 @@
 
 #include "base/rng.h"
 #include "base/thread_pool.h"
+#include "test_data.h"
 #include "train/initialize.h"
 #include "train/pass_memory.h"
 #include "train/training_model.h"
@@ -28,8 +29,7 @@ struct Outcome {
 class Training {
  public:
   explicit Training(const std::string& name)
-      : Training(formats::WeightSource::open(std::string(CACHALOT_TEST_DATA) + "/golden/" + name)
-                     .value()) {}
+      : Training(formats::WeightSource::open(test_data("golden/") + name).value()) {}
   explicit Training(const formats::WeightSource& source)
       : Training(source.config(), ParameterStore::from_checkpoint(source).value(),
                  TrainingPrecision::fp32()) {}
@@ -231,7 +231,7 @@ TEST(TrainingMemory, PlansAreReadByName) {
 
 // Model code annotates by one call and holds no hand-written backward.
 TEST(TrainingMemory, AnAnnotationIsOneLineOfModelCode) {
-  const std::string model = std::string(CACHALOT_TEST_DATA) + "/../src/model/";
+  const std::string model = test_data("../src/model/");
   std::map<std::string, int> annotations;
   for (const char* file : {"attention.cpp", "compressor.cpp", "linear.cpp", "moe.cpp",
                            "residual.cpp", "transformer.cpp"}) {

@@ -13,6 +13,7 @@
 #include "base/thread_pool.h"
 #include "device/isa.h"
 #include "ops/matmul/matmul.h"
+#include "test_data.h"
 
 namespace cachalot::train {
 namespace {
@@ -60,8 +61,7 @@ class Training {
  public:
   explicit Training(const std::string& name, int threads = 2,
                     const std::function<void(formats::ModelConfig&)>& change = {})
-      : source_(formats::WeightSource::open(std::string(CACHALOT_TEST_DATA) + "/golden/" + name)
-                    .value()),
+      : source_(formats::WeightSource::open(test_data("golden/") + name).value()),
         parameters_(ParameterStore::from_checkpoint(source_).value()),
         pool_(threads),
         ctx_{&pool_, &arena_, device::machine_isa()} {

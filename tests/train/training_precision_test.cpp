@@ -13,6 +13,7 @@
 #include "device/isa.h"
 #include "formats/convert.h"
 #include "formats/test_checkpoint.h"
+#include "test_data.h"
 #include "train/training_model.h"
 
 namespace cachalot::train {
@@ -55,7 +56,7 @@ class Training {
  public:
   explicit Training(TrainingPrecision precision, int threads = 2,
                     device::Isa isa = device::machine_isa())
-      : source_(formats::WeightSource::open(CACHALOT_TEST_DATA "/golden/quant").value()),
+      : source_(formats::WeightSource::open(test_data("golden/quant")).value()),
         parameters_(ParameterStore::from_checkpoint(source_).value()),
         pool_(threads),
         ctx_{&pool_, &arena_, isa},

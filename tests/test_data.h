@@ -1,0 +1,12 @@
+// Where the tests' data lies.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace cachalot {
+
+// The path of `path` in tests/ of the source folder.
+std::string test_data(std::string_view path);
+
+}  // namespace cachalot
