@@ -1,4 +1,4 @@
-#include "test_data.h"
+#include "base/test_data.h"
 
 namespace cachalot {
 

@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "base/test_data.h"
 #include "data/streams.h"
-#include "test_data.h"
 #include "text/detokenizer.h"
 
 namespace cachalot::data {

@@ -3,12 +3,12 @@
 #include <gtest/gtest.h>
 
 #include "base/file.h"
+#include "base/test_data.h"
 #include "data/corpus_list.h"
 #include "data/data_testing.h"
 #include "data/packing.h"
 #include "data/streams.h"
 #include "data/token_shard.h"
-#include "test_data.h"
 
 namespace cachalot::data {
 namespace {

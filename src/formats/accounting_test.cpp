@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "test_data.h"
+#include "base/test_data.h"
 
 namespace cachalot::formats {
 namespace {

@@ -6,9 +6,9 @@
 #include <limits>
 
 #include "base/file.h"
+#include "base/test_data.h"
 #include "formats/json_text.h"
 #include "formats/presets.h"
-#include "test_data.h"
 
 namespace cachalot::formats {
 namespace {

@@ -6,9 +6,9 @@
 #include <csignal>
 #include <map>
 
+#include "base/test_data.h"
 #include "formats/test_checkpoint.h"
 #include "formats/weight_source.h"
-#include "test_data.h"
 
 namespace cachalot::formats {
 namespace {

@@ -6,8 +6,8 @@
 #include <map>
 #include <set>
 
+#include "base/test_data.h"
 #include "formats/inventory.h"
-#include "test_data.h"
 
 namespace cachalot::formats {
 namespace {

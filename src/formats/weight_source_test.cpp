@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "base/test_data.h"
 #include "formats/test_checkpoint.h"
-#include "test_data.h"
 
 namespace cachalot::formats {
 namespace {

@@ -8,7 +8,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "test_data.h"
+#include "base/test_data.h"
 #include "text/chat_encoding.h"
 
 namespace cachalot::text {

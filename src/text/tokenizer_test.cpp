@@ -6,7 +6,7 @@
 #include <thread>
 #include <vector>
 
-#include "test_data.h"
+#include "base/test_data.h"
 #include "text/detokenizer.h"
 
 namespace cachalot::text {

@@ -8,8 +8,8 @@
 #include <filesystem>
 #include <thread>
 
+#include "base/test_data.h"
 #include "formats/test_checkpoint.h"
-#include "test_data.h"
 
 namespace cachalot::apps {
 namespace {

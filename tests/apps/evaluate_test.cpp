@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "apps/binary.h"
-#include "test_data.h"
+#include "base/test_data.h"
 
 namespace cachalot::apps {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "apps/binary.h"
 #include "base/file.h"
-#include "test_data.h"
+#include "base/test_data.h"
 
 namespace cachalot::apps {
 namespace {

@@ -8,10 +8,10 @@
 #include <fstream>
 
 #include "base/rng.h"
+#include "base/test_data.h"
 #include "engine/loaded_model.h"
 #include "model/planted.h"
 #include "ops/hyper/hyper_connection.h"
-#include "test_data.h"
 #include "verify/golden.h"
 #include "verify/golden_run.h"
 

@@ -9,9 +9,9 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/test_data.h"
 #include "engine/engine.h"
 #include "formats/safetensors.h"
-#include "test_data.h"
 #include "verify/golden_run.h"
 
 namespace cachalot::verify {

@@ -18,9 +18,9 @@
 #include <set>
 
 #include "base/rng.h"
+#include "base/test_data.h"
 #include "base/thread_pool.h"
 #include "device/isa.h"
-#include "test_data.h"
 #include "train/training_model.h"
 #include "verify/reference64.h"
 

@@ -3,12 +3,12 @@
 
 #include <string>
 
+#include "base/test_data.h"
 #include "formats/config.h"
 #include "formats/inventory.h"
 #include "formats/presets.h"
 #include "optim/parameter_groups.h"
 #include "optim/shard_plan.h"
-#include "test_data.h"
 
 namespace cachalot {
 namespace {

@@ -9,7 +9,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "test_data.h"
+#include "base/test_data.h"
 #include "text/pre_tokenizer.h"
 #include "text/tokenizer_v4.h"
 

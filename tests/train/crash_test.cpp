@@ -14,7 +14,7 @@
 #include <map>
 #include <set>
 
-#include "test_data.h"
+#include "base/test_data.h"
 #include "train/checkpoint_testing.h"
 #include "train/run.h"
 

@@ -8,8 +8,8 @@
 #include <optional>
 
 #include "base/faults.h"
+#include "base/test_data.h"
 #include "data/nanogpt_source.h"
-#include "test_data.h"
 #include "trainer_testing.h"
 #include "verify/reference64.h"
 

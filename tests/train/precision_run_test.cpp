@@ -5,11 +5,11 @@
 #include <cmath>
 
 #include "base/rng.h"
+#include "base/test_data.h"
 #include "base/thread_pool.h"
 #include "device/isa.h"
 #include "formats/config.h"
 #include "optim/optimizer.h"
-#include "test_data.h"
 #include "train/initialize.h"
 #include "train/training_model.h"
 

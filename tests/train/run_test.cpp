@@ -11,9 +11,9 @@
 #include <fstream>
 
 #include "base/file.h"
+#include "base/test_data.h"
 #include "data/data_testing.h"
 #include "formats/safetensors.h"
-#include "test_data.h"
 #include "train/checkpoint.h"
 
 namespace cachalot::train {

@@ -8,11 +8,11 @@
 #include <vector>
 
 #include "base/rng.h"
+#include "base/test_data.h"
 #include "base/thread_pool.h"
 #include "data/data_testing.h"
 #include "device/isa.h"
 #include "formats/config.h"
-#include "test_data.h"
 #include "train/initialize.h"
 #include "train/trainer.h"
 

@@ -6,8 +6,8 @@
 #include <map>
 
 #include "base/rng.h"
+#include "base/test_data.h"
 #include "base/thread_pool.h"
-#include "test_data.h"
 #include "train/initialize.h"
 #include "train/pass_memory.h"
 #include "train/training_model.h"

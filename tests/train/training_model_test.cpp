@@ -10,10 +10,10 @@
 #include <numeric>
 
 #include "base/rng.h"
+#include "base/test_data.h"
 #include "base/thread_pool.h"
 #include "device/isa.h"
 #include "ops/matmul/matmul.h"
-#include "test_data.h"
 
 namespace cachalot::train {
 namespace {

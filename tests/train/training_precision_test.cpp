@@ -9,11 +9,11 @@
 #include <numeric>
 
 #include "base/rng.h"
+#include "base/test_data.h"
 #include "base/thread_pool.h"
 #include "device/isa.h"
 #include "formats/convert.h"
 #include "formats/test_checkpoint.h"
-#include "test_data.h"
 #include "train/training_model.h"
 
 namespace cachalot::train {

@@ -1,4 +1,4 @@
-// Where the tests' data lies.
+// Where the tests' data lies; only tests link it (tests/test_data.cpp).
 #pragma once
 
 #include <string>
