@@ -2,7 +2,8 @@
 
 namespace cachalot {
 
-// The one file whose command line names the source folder: every other object may come from another clone's cache.
+// A file of its own, since its command line names the source folder: the objects of the other tests
+// may come from another clone's cache.
 std::string test_data(std::string_view path) { return CACHALOT_TEST_DATA "/" + std::string(path); }
 
 }  // namespace cachalot

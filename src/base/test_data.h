@@ -6,7 +6,8 @@
 
 namespace cachalot {
 
-// The path of `path` in tests/ of the source folder.
+// The absolute path of a file or folder, given relative to tests/ of the source folder. Nothing is
+// opened or checked. Any thread.
 std::string test_data(std::string_view path);
 
 }  // namespace cachalot
