@@ -1,5 +1,6 @@
-// libFuzzer target: any JSON as a chat request, normalised and encoded. The first byte chooses family, mode and policies; the
-// rest is the request. A prompt that comes out has well-formed segments, and encodes the same twice.
+// libFuzzer target: any JSON as a chat request, normalised and encoded. The first byte chooses
+// family, mode and policies; the rest is the request. A prompt that comes out has well-formed
+// segments, and encodes the same twice.
 #include <cstdint>
 #include <string_view>
 #include <utility>

@@ -1,6 +1,6 @@
-// libFuzzer target: any bytes as a completion. The first byte chooses options, the second how the rest is cut into deltas.
-// Checks the promises of completion_parser.h: spans tile the input, events agree with the results, arguments are JSON
-// objects, and the cuts do not matter.
+// libFuzzer target: any bytes as a completion. The first byte chooses options, the second how the
+// rest is cut into deltas. Checks the promises of completion_parser.h: spans tile the input, events
+// agree with the results, arguments are JSON objects, and the cuts do not matter.
 #include <algorithm>
 #include <cstdint>
 #include <string>

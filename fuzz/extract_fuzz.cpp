@@ -1,5 +1,5 @@
-// libFuzzer target: text out of files of other people's packages. Any bytes give some text, which clean_text makes UTF-8 of lines
-// that passing it again does not change.
+// libFuzzer target: text out of files of other people's packages. Any bytes give some text, which
+// clean_text makes UTF-8 of lines that passing it again does not change.
 //
 // The first byte chooses: 0 HTML, 1 a manual page, 2 what mod2imp prints, 3 plain text.
 #include <cstdint>

@@ -1,9 +1,11 @@
-// libFuzzer target: documents out of files of text and of JSON lines, as they are or compressed. A reader may refuse any bytes,
-// with an error that names the file; what it gives is not empty and within its limit, and out of JSON lines it is UTF-8 that
-// JSON lines written of it give again. Compressed, in one piece or two, a file gives the same documents and the same error.
+// libFuzzer target: documents out of files of text and of JSON lines, as they are or compressed. A
+// reader may refuse any bytes, with an error that names the file; what it gives is not empty and
+// within its limit, and out of JSON lines it is UTF-8 that JSON lines written of it give again.
+// Compressed, in one piece or two, a file gives the same documents and the same error.
 //
-// The first byte chooses: 0 the rest as it is and compressed here; 1 the rest is gzip; 2 it is zstd. The second chooses the format
-// (JSON lines half of the time) and the limit, the third where the second compressed piece begins.
+// The first byte chooses: 0 the rest as it is and compressed here; 1 the rest is gzip; 2 it is
+// zstd. The second chooses the format (JSON lines half of the time) and the limit, the third where
+// the second compressed piece begins.
 #include <zlib.h>
 #include <zstd.h>
 

@@ -1,5 +1,5 @@
-// Any text as the manifest.json of a directory of real files: an error that names a file of the directory, or a manifest that lists
-// exactly these files, each by its own bytes and SHA-256.
+// Any text as the manifest.json of a directory of real files: an error that names a file of the
+// directory, or a manifest that lists exactly these files, each by its own bytes and SHA-256.
 #include <unistd.h>
 
 #include <cstdint>

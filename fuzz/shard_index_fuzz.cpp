@@ -1,5 +1,5 @@
-// Any text as a model.safetensors.index.json beside two real shards: an error that names a file of the
-// directory, or a checkpoint whose every tensor lies in one of the two shards.
+// Any text as a model.safetensors.index.json beside two real shards: an error that names a file of
+// the directory, or a checkpoint whose every tensor lies in one of the two shards.
 #include <unistd.h>
 
 #include <cstdint>

@@ -1,8 +1,9 @@
-// libFuzzer target: token files of all forms on any bytes. A reader may refuse them; what it accepts must be readable to the
-// last token, or say which id is wrong.
+// libFuzzer target: token files of all forms on any bytes. A reader may refuse them; what it
+// accepts must be readable to the last token, or say which id is wrong.
 //
-// The first byte chooses: 0 a shard as it is; 1 a shard whose checksums and magic numbers are first made right, so that the
-// fuzzer gets past them; 2 nanoGPT; 3 and 4 a Megatron index, with the rest of the input after its 16-bit length as ids.
+// The first byte chooses: 0 a shard as it is; 1 a shard whose checksums and magic numbers are first
+// made right, so that the fuzzer gets past them; 2 nanoGPT; 3 and 4 a Megatron index, with the rest
+// of the input after its 16-bit length as ids.
 #include <xxhash.h>
 
 #include <algorithm>

@@ -1,6 +1,7 @@
-// The input is a tokenizer.json, a NUL byte and a text. The file must load or be refused; a tokenizer that loads must give
-// the text's bytes back, stream the same text as it decodes whole, and encode every piece as merging defines it. A small
-// tokenizer made here takes the text too, or the whole input where there is no NUL.
+// The input is a tokenizer.json, a NUL byte and a text. The file must load or be refused; a
+// tokenizer that loads must give the text's bytes back, stream the same text as it decodes whole,
+// and encode every piece as merging defines it. A small tokenizer made here takes the text too, or
+// the whole input where there is no NUL.
 #include <cstdint>
 #include <string>
 #include <string_view>

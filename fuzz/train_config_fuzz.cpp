@@ -1,7 +1,8 @@
-// libFuzzer target: the configuration of a training run from any files and assignments. Each step gives an error that says where, or what
-// the next step takes; what is printed reads back.
+// libFuzzer target: the configuration of a training run from any files and assignments. Each step
+// gives an error that says where, or what the next step takes; what is printed reads back.
 //
-// Parts end at lines "---": one that begins with "--" is an assignment of the command line, any other the text of a file.
+// Parts end at lines "---": one that begins with "--" is an assignment of the command line, any
+// other the text of a file.
 #include <algorithm>
 #include <cstdint>
 #include <string>

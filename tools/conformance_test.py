@@ -10,7 +10,7 @@ loader = importlib.machinery.SourceFileLoader("conformance", TOOL)
 conformance = importlib.util.module_from_spec(importlib.util.spec_from_loader("conformance", loader))
 loader.exec_module(conformance)
 
-IDS = {"arch.1.1": ("reads | checks", "architecture.md 1.1"), "infra.K5": ("same bits", "infrastructure.md 4.4")}
+IDS = {"arch.1.1": ("reads | checks", "reference/forward 1.1"), "infra.K5": ("same bits", "reference/infrastructure 4.4")}
 JUNIT = """<testsuite name="x">
 <testcase name="Pool.A" status="run"/>
 <testcase name="Pool.B" status="notrun"><skipped message="SKIP_REGULAR_EXPRESSION_MATCHED"/></testcase>

@@ -19,7 +19,7 @@ CODE_POINTS = 0x110000
 WHITE_SPACE = {
     *range(0x09, 0x0E), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000,
 }
-CJK_RANGES = ((0x4E00, 0x9FA5), (0x3040, 0x309F), (0x30A0, 0x30FF))  # chat-format.md 1.2, pattern 2
+CJK_RANGES = ((0x4E00, 0x9FA5), (0x3040, 0x309F), (0x30A0, 0x30FF))  # reference/chat 1.2, pattern 2
 
 # Order and meaning: enum CharClass in unicode_tables.h.
 OTHER, LETTER, PUNCT, SPACE, NEWLINE, NUMBER, CJK_LETTER, CJK_PUNCT, CJK_OTHER = range(9)

@@ -1,5 +1,6 @@
-// attention_bench [--json] [--threads=N] [--isa=NAME] [--contexts=4096,1048576 | --training] [--seconds=S] [--cpu-clock]
-// Sparse attention and index selection beside the machine's limits, measured in the same run (docs/kernels/attention.md).
+// attention_bench [--json] [--threads=N] [--isa=NAME] [--contexts=4096,1048576 | --training]
+// [--seconds=S] [--cpu-clock] Sparse attention and index selection beside the machine's limits,
+// measured in the same run (docs/kernels/attention.md).
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -1,4 +1,5 @@
-// A made-up segment of a training step: what attention and the indexer's loss read and what they add gradients to.
+// A made-up segment of a training step: what attention and the indexer's loss read and what they
+// add gradients to.
 #pragma once
 
 #include <algorithm>
@@ -28,8 +29,8 @@ inline std::vector<float> random_values(int64_t n) {
   return x;
 }
 
-// `tokens` positions with float rows; entries of all tokens, of which the last `topk` visible ones are selected or, topk 0, all are
-// taken.
+// `tokens` positions with float rows; entries of all tokens, of which the last `topk` visible ones
+// are selected or, topk 0, all are taken.
 struct Segment {
   Segment(const SegmentShape& s, int64_t tokens)
       : shape(s),

@@ -58,7 +58,8 @@ std::vector<PackedWeight> make_weights(device::ExecContext& ctx, WeightFormat fo
         std::memcpy(&codes[i * 2], &bits, 2);
         break;
       }
-      // A block's scale makes its largest weight 448: subnormal codes are as rare as in a checkpoint.
+      // A block's scale makes its largest weight 448: subnormal codes are as rare as in a
+      // checkpoint.
       case WeightFormat::fp8: codes[i] = numeric::e4m3_from_float(448 * uniform); break;
       case WeightFormat::fp4: codes[i] = static_cast<uint8_t>(random >> 24); break;
     }
@@ -142,7 +143,8 @@ void time_interleaved(const MatmulBenchOptions& options, int num_threads,
   }
 }
 
-// Sorts the contenders' times into the report. A yardstick follows the contender of ours that it is compared with.
+// Sorts the contenders' times into the report. A yardstick follows the contender of ours that it is
+// compared with.
 void add_timings(ThreadPool& pool, const MatmulLimits& limits, int64_t m, int64_t n, int64_t k,
                  std::vector<Contender>& contenders, MatmulReport& report) {
   for (Contender& c : contenders) {
@@ -191,7 +193,8 @@ void run_case(const MatmulBenchOptions& options, ThreadPool& pool, const MatmulL
   add_timings(pool, limits, m, n, k, contenders, report);
 }
 
-// A training step's work beside the forward product. The yardstick has its operand packed beforehand and does not add to what is there.
+// A training step's work beside the forward product. The yardstick has its operand packed
+// beforehand and does not add to what is there.
 void run_gradient_case(const MatmulBenchOptions& options, ThreadPool& pool,
                        const MatmulLimits& limits, int64_t m, int64_t n, int64_t k,
                        MatmulReport& report) {

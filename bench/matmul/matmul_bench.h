@@ -1,4 +1,5 @@
-// The matrix products beside the machine's limits and another library, all measured in one run: docs/kernels/matmul.md.
+// The matrix products beside the machine's limits and another library, all measured in one run:
+// docs/kernels/matmul.md.
 #pragma once
 
 #include <string>

@@ -1,4 +1,5 @@
-// matmul_bench [--json] [--threads=1,2] [--squares=1024,2048] [--rows=1,4,16,64] [--gradient-rows=64,2048] [--seconds=S]
+// matmul_bench [--json] [--threads=1,2] [--squares=1024,2048] [--rows=1,4,16,64]
+// [--gradient-rows=64,2048] [--seconds=S]
 //              [--isa=NAME] [--cpu-clock] [--no-yardstick]
 #include <fmt/format.h>
 #include <unistd.h>
@@ -26,7 +27,8 @@ std::vector<T> numbers(std::string_view text) {
 
 int main(int argc, char** argv) {
 #ifdef CACHALOT_HAS_ONEDNN
-  // A team that spins between its products would take the second core from ours. OpenMP reads this when it is loaded.
+  // A team that spins between its products would take the second core from ours. OpenMP reads this
+  // when it is loaded.
   if (std::getenv("OMP_WAIT_POLICY") == nullptr) {
     setenv("OMP_WAIT_POLICY", "passive", 1);
     execv("/proc/self/exe", argv);

@@ -14,8 +14,8 @@ class Yardstick {
   virtual std::string name() const = 0;
   virtual void set_num_threads(int num_threads) = 0;
   virtual bool has_native_bf16() const = 0;
-  // A ready product Y[m, n] = X[m, k] W[n, k]^T with `copies` sets of packed weights: calling it with i computes with copy i.
-  // bf16: weights, x and y are bf16.
+  // A ready product Y[m, n] = X[m, k] W[n, k]^T with `copies` sets of packed weights: calling it
+  // with i computes with copy i. bf16: weights, x and y are bf16.
   virtual std::function<void(int)> product(bool bf16, int64_t m, int64_t n, int64_t k,
                                            int copies) = 0;
 };

@@ -41,7 +41,8 @@ constexpr std::string_view kFlashSlice =
  "expert_dtype": "fp4", "quantization_config": {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8",
  "scale_fmt": "ue8m0", "weight_block_size": [128, 128]}})";
 
-// Every layer kind at the smallest widths the formats allow, for a million tokens on a small machine.
+// Every layer kind at the smallest widths the formats allow, for a million tokens on a small
+// machine.
 constexpr std::string_view kSmall =
     R"({"model_type": "deepseek_v4", "vocab_size": 512, "hidden_size": 128,
  "moe_intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 128,
@@ -116,7 +117,8 @@ double peak_memory_bytes() {
   return static_cast<double>(usage.ru_maxrss) * 1024.0;
 }
 
-// What one decode step needs at a context, in plain FLOPs (2 a multiply-add, whatever the format) and bytes read.
+// What one decode step needs at a context, in plain FLOPs (2 a multiply-add, whatever the format)
+// and bytes read.
 struct StepCost {
   double matrix_flops,
       matrix_bytes;  // the layers' matrices and the head; of the experts, those that are chosen

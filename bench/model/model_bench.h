@@ -1,4 +1,5 @@
-// Whole models with made-up weights: decode and prefill beside the machine's limits, and contexts up to a million tokens.
+// Whole models with made-up weights: decode and prefill beside the machine's limits, and contexts
+// up to a million tokens.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,8 @@ struct ModelBenchOptions {
   int64_t prompt_tokens = 512;
   int64_t decode_tokens = 24;
 };
-// JSON: weights, medians of prefill and decode, bytes and FLOPs they need, shares of the limits measured in the same run.
+// JSON: weights, medians of prefill and decode, bytes and FLOPs they need, shares of the limits
+// measured in the same run.
 Result<std::string> run_model_bench(const ModelBenchOptions& options);
 
 struct ContextBenchOptions {
@@ -30,8 +32,8 @@ struct ContextBenchOptions {
   int64_t decode_tokens = 32;
   int64_t chunk_tokens = 1024;
 };
-// JSON: prefill and decode times at both lengths, cache bytes per token measured and by formula, peak memory, and the ratio of
-// decode times that bytes and FLOPs predict.
+// JSON: prefill and decode times at both lengths, cache bytes per token measured and by formula,
+// peak memory, and the ratio of decode times that bytes and FLOPs predict.
 Result<std::string> run_context_bench(const ContextBenchOptions& options);
 
 }  // namespace cachalot::bench

@@ -1,8 +1,9 @@
 // optim_bench [--json] [--threads=N] [--isa=NAME] [--seconds=S] [--cpu-clock]
-// The optimizers beside the machine's limits, measured in the same run: Newton-Schulz as a share of f32 multiply-adds, AdamW's 28
-// bytes an element beside the bandwidth of one stream that is read (its seven streams in and out get more than one does).
-// FLOPs of Newton-Schulz are counted without symmetry (training.md 3.3), of which the kernels skip up to a third: a share above
-// 100 % is possible (docs/kernels/newton_schulz.md).
+// The optimizers beside the machine's limits, measured in the same run: Newton-Schulz as a share of
+// f32 multiply-adds, AdamW's 28 bytes an element beside the bandwidth of one stream that is read
+// (its seven streams in and out get more than one does). FLOPs of Newton-Schulz are counted without
+// symmetry (reference/training 3.3), of which the kernels skip up to a third: a share above 100 %
+// is possible (docs/kernels/newton_schulz.md).
 #include <fmt/format.h>
 
 #include <string>

@@ -1,7 +1,9 @@
-// Encode speed on one thread, by processor time: tokenizer_bench TOKENIZER.json TEXT... prints one line per text,
+// Encode speed on one thread, by processor time: tokenizer_bench TOKENIZER.json TEXT... prints one
+// line per text,
 //   path <tab> bytes <tab> tokens <tab> median MB/s <tab> best MB/s <tab> FNV-1a of the ids
-// A NUL byte in a text begins another document; documents are encoded one by one. The hash, over all documents' ids, lets
-// tools/bench_tokenizer.py check that what it compares with gives the same ones.
+// A NUL byte in a text begins another document; documents are encoded one by one. The hash, over
+// all documents' ids, lets tools/bench_tokenizer.py check that what it compares with gives the same
+// ones.
 #include <fmt/format.h>
 #include <time.h>
 

@@ -1,6 +1,7 @@
-// What the defined order of sums over tokens costs (infrastructure.md 5.3). An op whose sums over tokens have one order lets threads cut
-// outputs, never tokens. Beside it the same kernels with the tokens cut among the threads, each adding to sums of its own that are folded
-// at the end: what a step could do if bits were free to depend on the number of threads.
+// What the defined order of sums over tokens costs (reference/infrastructure 5.3). An op whose sums
+// over tokens have one order lets threads cut outputs, never tokens. Beside it the same kernels
+// with the tokens cut among the threads, each adding to sums of its own that are folded at the end:
+// what a step could do if bits were free to depend on the number of threads.
 #pragma once
 
 #include <cstdint>

@@ -1,8 +1,9 @@
 // recompute_bench [--json] [--threads=N] [--isa=NAME] [--seconds=S] [--cpu-clock]
-// What recompute costs and saves: a training pass (forward, backward, no optimizer) of the nano model over one sequence of 1,024 tokens,
-// its time and the peak of activations and their gradients under several plans, as ratios to nothing recomputed in the same run.
-// Plans take turns, so that a machine's mood meets all of them.
-// Source  infrastructure.md 7.4, 7.2 (C4).
+// What recompute costs and saves: a training pass (forward, backward, no optimizer) of the nano
+// model over one sequence of 1,024 tokens, its time and the peak of activations and their gradients
+// under several plans, as ratios to nothing recomputed in the same run. Plans take turns, so that a
+// machine's mood meets all of them.
+// Source  reference/infrastructure 7.4, 7.2 (C4).
 #include <fmt/format.h>
 
 #include <algorithm>

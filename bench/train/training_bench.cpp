@@ -1,15 +1,19 @@
 // training_bench [--json] [--threads=N] [--isa=NAME] [--seconds=S] [--cpu-clock]
-// Where a training step's time goes, and what its parts cost: the nano model over 4 sequences of 512 tokens a step.
-//   phases     forward, anticipatory routing's pass, forward and backward, optimizer, packing of weights: time, and FLOP/s as a share
-//              of the f32 peak measured in the same run (FLOPs: train/training_flops.h; a third of them forward; Newton-Schulz by
-//              training.md 3.3)
-//   overheads  a whole step with one thing changed beside the step as it is, run just before it: the median of three ratios a round
-//   order      ops whose sums over tokens have one order beside themselves with the tokens cut among threads (order_cases.h): time of a
-//              step's calls, and what a step could save at most where cutting is faster
+// Where a training step's time goes, and what its parts cost: the nano model over 4 sequences of
+// 512 tokens a step.
+//   phases     forward, anticipatory routing's pass, forward and backward, optimizer, packing of
+//              weights: time, and FLOP/s as a share of the f32 peak measured in the same run
+//              (FLOPs: train/training_flops.h; a third of them forward; Newton-Schulz by
+//              reference/training 3.3)
+//   overheads  a whole step with one thing changed beside the step as it is, run just before it:
+//              the median of three ratios a round
+//   order      ops whose sums over tokens have one order beside themselves with the tokens cut
+//              among threads (order_cases.h): time of a step's calls, and what a step could save at
+//              most where cutting is faster
 // Cases take turns, so that a machine's mood meets all of them. --seconds is the number of rounds.
-// Anticipatory routing's cost is bounded by what the same run's phases say of a forward pass (training.md A5: a third of forward and
-// backward, done naively).
-// Source  training.md 3.3, 6, 7.3 (A5), 10; infrastructure.md 7.1, 7.2 (C3), 7.4.
+// Anticipatory routing's cost is bounded by what the same run's phases say of a forward pass
+// (reference/training A5: a third of forward and backward, done naively).
+// Source  reference/training 3.3, 6, 7.3 (A5), 10; reference/infrastructure 7.1, 7.2 (C3), 7.4.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -74,7 +78,8 @@ class Step {
   }
 
   float indexer = 1;
-  bool anticipate = false;  // routes by the choices of a forward pass of its own (training.md 7.1)
+  bool anticipate =
+      false;  // routes by the choices of a forward pass of its own (reference/training 7.1)
   cc::model::RecomputePlan recompute;
 
   void forward() {

@@ -3,7 +3,7 @@
 of a text compared with ours.
 
     P=$(bench/transformers/setup); ninja -C build/release cachalot
-    $P bench/transformers/export_check.py models/nano --text docs/architecture.md
+    $P bench/transformers/export_check.py models/nano --text docs/design.md
 
 Prints the largest difference of a logit and the share of positions whose likeliest token is the same. Exit code 1: a logit differs by
 more than 1e-3."""

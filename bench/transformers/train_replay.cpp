@@ -1,11 +1,16 @@
 // train_replay MODEL --batches FILE --out FILE [--choices FILE] [settings]
-// Our side of train_compare.py: AdamW steps from a checkpoint's weights on given batches, with or without given choices.
-// batches   safetensors: input_ids [steps, rows, length] I32 or I64; each row's labels are its next tokens, the last has none;
-//           labels, if there, in the same shape, of the tokens themselves: a negative one is no target.
-// choices   safetensors: layers.N.experts [steps, rows * length, num_experts_per_tok] of score-routed layers, layers.N.selected
-//           [steps, rows * length, index_topk] of CSA layers, unused places -1 and last.
-// out       JSON: the loss of each step before its update, its gradient norm, its seconds (gradients, update, packing of the weights).
-// The indexer is not trained, since the language-model loss does not reach it: torch skips parameters without a gradient.
+// Our side of train_compare.py: AdamW steps from a checkpoint's weights on given batches, with or
+// without given choices.
+// batches   safetensors: input_ids [steps, rows, length] I32 or I64; each row's labels are its next
+//           tokens, the last has none; labels, if there, in the same shape, of the tokens
+//           themselves: a negative one is no target.
+// choices   safetensors: layers.N.experts [steps, rows * length, num_experts_per_tok] of
+//           score-routed layers, layers.N.selected [steps, rows * length, index_topk] of CSA
+//           layers, unused places -1 and last.
+// out       JSON: the loss of each step before its update, its gradient norm, its seconds
+//           (gradients, update, packing of the weights).
+// The indexer is not trained, since the language-model loss does not reach it: torch skips
+// parameters without a gradient.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -96,7 +101,8 @@ Status check_shape(const StepArray& array, const StepArray& batches, int64_t col
                                       array.columns));
 }
 
-// A pick must be an entry that is complete at its row's position, and none may follow an unused place.
+// A pick must be an entry that is complete at its row's position, and none may follow an unused
+// place.
 Status check_selected(const StepArray& array, int64_t length, int64_t ratio,
                       const std::string& name) {
   for (size_t i = 0; i < array.values.size(); ++i) {

@@ -1,4 +1,5 @@
-// A conversation with a model: encodes it, runs what is new of it, parses what comes back and keeps it as it was sampled.
+// A conversation with a model: encodes it, runs what is new of it, parses what comes back and keeps
+// it as it was sampled.
 #pragma once
 
 #include <functional>
@@ -49,8 +50,9 @@ class ChatSession {
     std::function<void(const text::CompletionEvent&)> on_event;
     std::function<bool()> keep_going;
   };
-  // Answers the conversation as it stands and appends the answer to it, however far it came. Stopped before its first token,
-  // it appends nothing (stats().answer_tokens is 0). On an error the conversation is as before.
+  // Answers the conversation as it stands and appends the answer to it, however far it came.
+  // Stopped before its first token, it appends nothing (stats().answer_tokens is 0). On an error
+  // the conversation is as before.
   Status answer(const Callbacks& callbacks);
   const AnswerStats& stats() const { return stats_; }
   int64_t context_tokens() const {

@@ -1,5 +1,6 @@
-// How a chat looks: the answer as it streams, thinking dim and apart, tool calls named, notes about the program itself.
-// Without a terminal: the same as plain lines, with no escape codes, and the notes on standard error.
+// How a chat looks: the answer as it streams, thinking dim and apart, tool calls named, notes about
+// the program itself. Without a terminal: the same as plain lines, with no escape codes, and the
+// notes on standard error.
 #pragma once
 
 #include <string>

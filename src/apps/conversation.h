@@ -1,4 +1,5 @@
-// A conversation and its file: what /save writes and /load reads, OpenAI's messages with the family beside them.
+// A conversation and its file: what /save writes and /load reads, OpenAI's messages with the family
+// beside them.
 #pragma once
 
 #include <string>
@@ -23,7 +24,8 @@ struct Conversation {
 
 Status save_conversation(const Conversation& conversation, text::PromptFamily family,
                          const std::string& path);
-// Errors  name the file, the place in it, what was expected and what was found. System messages after the first stay where they are.
+// Errors  name the file, the place in it, what was expected and what was found. System messages
+//         after the first stay where they are.
 Result<Conversation> load_conversation(const std::string& path);
 // A JSON array of tools, or an object with one under "tools".
 Result<std::vector<text::ToolDefinition>> load_tools(const std::string& path);

@@ -1,4 +1,5 @@
-// `cachalot evaluate`: a model against verifiable tasks (data/tasks/task.h), its answers judged by their checkers.
+// `cachalot evaluate`: a model against verifiable tasks (data/tasks/task.h), its answers judged by
+// their checkers.
 #pragma once
 
 #include <string>

@@ -158,7 +158,8 @@ class Run {
     std::fflush(stdout);
   }
 
-  // The last token has been sampled but not run, and a file holds what has run: one more token is drawn, and not kept.
+  // The last token has been sampled but not run, and a file holds what has run: one more token is
+  // drawn, and not kept.
   Status save() {
     const auto length = static_cast<int64_t>(engine().tokens(sequence_).size());
     if (length < engine().max_context_tokens()) {

@@ -3,8 +3,9 @@
 
 namespace cachalot::apps {
 
-// From now on SIGINT is counted, and interrupts blocking reads. One more than `patience` of them without clear_interrupts()
-// between ends the program after all: a step that does not come back must not take the terminal with it.
+// From now on SIGINT is counted, and interrupts blocking reads. One more than `patience` of them
+// without clear_interrupts() between ends the program after all: a step that does not come back
+// must not take the terminal with it.
 void watch_interrupts(int patience);
 int interrupts();
 void clear_interrupts();

@@ -1,4 +1,5 @@
-// Lines from a person: editing, history across runs and completion of commands on a terminal (libedit), plain lines elsewhere.
+// Lines from a person: editing, history across runs and completion of commands on a terminal
+// (libedit), plain lines elsewhere.
 #pragma once
 
 #include <memory>
@@ -16,7 +17,8 @@ struct InputLine {
 
 class LineEditor {
  public:
-  // words: completed by Tab at the beginning of a line. history_path: empty keeps none. Needs watch_interrupts().
+  // words: completed by Tab at the beginning of a line. history_path: empty keeps none. Needs
+  // watch_interrupts().
   LineEditor(std::string history_path, std::vector<std::string> words);
   ~LineEditor();
   LineEditor(const LineEditor&) = delete;

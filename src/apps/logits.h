@@ -19,8 +19,10 @@ struct LogitsOptions {
   int threads = 0;
 };
 
-// Sequences run one after the other, each through a cache of its own; the output is the same for any chunks.
-// Errors  name the file and the tensor, the expected dtype, shape, id range or sum of chunks, and the found one.
+// Sequences run one after the other, each through a cache of its own; the output is the same for
+// any chunks.
+// Errors  name the file and the tensor, the expected dtype, shape, id range or sum of chunks, and
+//         the found one.
 Status write_logits(const LogitsOptions& options);
 
 }  // namespace cachalot::apps

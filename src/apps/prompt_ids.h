@@ -13,13 +13,14 @@
 
 namespace cachalot::apps {
 
-// The text, after BOS unless it begins with one. Control strings in it are control tokens: whoever writes a raw prompt writes
-// its format too. A tokenizer that does not know DeepSeek's BOS gets the configuration's bos_token_id.
+// The text, after BOS unless it begins with one. Control strings in it are control tokens: whoever
+// writes a raw prompt writes its format too. A tokenizer that does not know DeepSeek's BOS gets the
+// configuration's bos_token_id.
 std::vector<int32_t> raw_prompt_ids(const text::Tokenizer& tokenizer,
                                     const formats::ModelConfig& config, std::string_view prompt);
 
-// `name` where it is given; else v4.1 where the tokenizer has that family's system token (chat-format.md 0), else v4: the
-// files of v4 and v4-0731 do not tell them apart.
+// `name` where it is given; else v4.1 where the tokenizer has that family's system token
+// (reference/chat 0), else v4: the files of v4 and v4-0731 do not tell them apart.
 Result<text::PromptFamily> prompt_family(const text::Tokenizer& tokenizer, std::string_view name);
 
 struct ChatStyle {

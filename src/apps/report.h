@@ -1,5 +1,6 @@
-// The report of a training run, or of several beside each other: one HTML file that needs nothing else, for a screen or a phone, light or
-// dark as the reader's system is. Every text of a run is escaped.
+// The report of a training run, or of several beside each other: one HTML file that needs nothing
+// else, for a screen or a phone, light or dark as the reader's system is. Every text of a run is
+// escaped.
 #pragma once
 
 #include <string>
@@ -13,8 +14,10 @@ namespace cachalot::apps {
 std::string run_report(const ReportRun& run);
 std::string comparison_report(const std::vector<ReportRun>& runs);
 
-// One directory: its report. Several: their comparison. out_path empty: report.html in the directory of the one run.
-// Errors  invalid_argument for several runs without out_path; those of read_report_run() and of the file.
+// One directory: its report. Several: their comparison. out_path empty: report.html in the
+// directory of the one run.
+// Errors  invalid_argument for several runs without out_path; those of read_report_run() and of the
+//         file.
 Status write_report(const std::vector<std::string>& directories, const std::string& out_path);
 
 }  // namespace cachalot::apps

@@ -15,7 +15,8 @@ struct ReportChart {
   std::vector<std::string> zeros;  // metrics that are 0 throughout, and not drawn
 };
 
-// Noisy metrics as faint values under their smoothed course; events as marks. Charts without values are left out.
+// Noisy metrics as faint values under their smoothed course; events as marks. Charts without values
+// are left out.
 std::vector<ReportChart> charts_of(const ReportRun& run);
 
 // Runs of one group: the same configuration with several seeds. In order of the first run of each.
@@ -25,8 +26,8 @@ struct ReportGroup {
 };
 std::vector<ReportGroup> groups_of(const std::vector<ReportRun>& runs);
 
-// One chart for each metric: a line for each group, the mean of its runs up to where the shortest ends, with a band from their least
-// to their greatest.
+// One chart for each metric: a line for each group, the mean of its runs up to where the shortest
+// ends, with a band from their least to their greatest.
 std::vector<ReportChart> comparison_charts(const std::vector<ReportGroup>& groups);
 
 // Metrics worth a line in a comparison's table, in order; those of these groups.

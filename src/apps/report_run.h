@@ -30,13 +30,15 @@ struct ReportRun {
   double num_tokens = 0;
 };
 
-// A run without metrics.jsonl (or an empty one) has no series; a directory with neither file is not_found.
+// A run without metrics.jsonl (or an empty one) has no series; a directory with neither file is
+// not_found.
 Result<ReportRun> read_report_run(const std::string& directory);
 
 // NaN where one is, or where there is none; finite where all are.
 double mean(std::span<const double> values);
 
-// Exponential mean over a hundredth of the points (at least 2), as if the series had always been its first values; gaps stay gaps.
+// Exponential mean over a hundredth of the points (at least 2), as if the series had always been
+// its first values; gaps stay gaps.
 std::vector<ChartPoint> smoothed(const std::vector<ChartPoint>& points);
 
 // The mean of the last tenth of the finite values, at least one; NaN if there are none.

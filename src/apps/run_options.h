@@ -1,4 +1,5 @@
-// What every verb that samples from a model takes on its command line, and the model, tokenizer and engine it opens with that.
+// What every verb that samples from a model takes on its command line, and the model, tokenizer and
+// engine it opens with that.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +37,8 @@ struct RunOptions {
 
 void add_run_options(CLI::App* command, RunOptions* options);
 
-// The sampling parameters with bias, seed (seed_otherwise where none is given) and greedy filled in; ranges are the engine's to check.
+// The sampling parameters with bias, seed (seed_otherwise where none is given) and greedy filled
+// in; ranges are the engine's to check.
 Result<engine::SamplingParams> sampling_params(const RunOptions& options, uint64_t seed_otherwise);
 
 // "official" for a quantised checkpoint, "exact" for an F32 one, "bf16" for the rest.

@@ -173,7 +173,8 @@ std::string draw(const SvgChart& chart, std::string_view inside) {
       chart.width, chart.height, chart.width, chart.height, escape_html(chart.title), inside);
   if (chart.top >= 40) out += text(frame.left, 40, "start", "class=\"title\"", chart.title);
   out += axes(chart, frame);
-  // An inner drawing of the plot's size cuts off what lies outside; three units of room for a line's width and dots.
+  // An inner drawing of the plot's size cuts off what lies outside; three units of room for a
+  // line's width and dots.
   out += fmt::format(
       "<svg x=\"{0:.1f}\" y=\"{1:.1f}\" width=\"{2:.1f}\" height=\"{3:.1f}\" viewBox=\"{0:.1f} "
       "{1:.1f} "

@@ -1,6 +1,7 @@
-// A chart as SVG text: axes, lines, bands, marks. The drawing names no font and no colour of its own but by class (grid, axis, tick,
-// title, end), so that a page's style sheet decides; svg_file() gives a file that stands alone.
-// Colours are whatever CSS takes: "#1b5fa8", "var(--line-1)". Every text is escaped here.
+// A chart as SVG text: axes, lines, bands, marks. The drawing names no font and no colour of its
+// own but by class (grid, axis, tick, title, end), so that a page's style sheet decides; svg_file()
+// gives a file that stands alone. Colours are whatever CSS takes: "#1b5fa8", "var(--line-1)". Every
+// text is escaped here.
 #pragma once
 
 #include <string>
@@ -65,20 +66,21 @@ std::string svg_file(const SvgChart& chart);
 
 std::string escape_html(std::string_view text);
 
-// An axis of round ticks that holds [min, max], from zero where that is near; max == min is widened. Values are finite; beyond 1e300
-// the axis ends, and below 1e-300 a logarithmic one does.
+// An axis of round ticks that holds [min, max], from zero where that is near; max == min is
+// widened. Values are finite; beyond 1e300 the axis ends, and below 1e-300 a logarithmic one does.
 ChartAxis linear_axis(std::string title, double min, double max);
 // Likewise with a logarithmic scale; 0 < min.
 ChartAxis log_axis(std::string title, double min, double max);
-// For the values at x >= from_x; those that are not finite do not count. Logarithmic, if may_be_log, where every value is positive and
-// the greatest is more than 30 times the least.
+// For the values at x >= from_x; those that are not finite do not count. Logarithmic, if
+// may_be_log, where every value is positive and the greatest is more than 30 times the least.
 ChartAxis axis_for(const std::vector<ChartLine>& lines, const std::vector<ChartBand>& bands,
                    double from_x, bool may_be_log);
 
 // "0", "250K", "1.5M", "3.2e-5": at most four digits.
 std::string short_number(double value);
 
-// Points that draw like `points` in about 2 * num_columns: in each column of x its least and greatest value, in order.
+// Points that draw like `points` in about 2 * num_columns: in each column of x its least and
+// greatest value, in order.
 std::vector<ChartPoint> thin_points(const std::vector<ChartPoint>& points, size_t num_columns);
 
 }  // namespace cachalot::apps

@@ -12,8 +12,8 @@ namespace cachalot::apps {
 bool is_terminal(int fd);
 bool wants_color(int fd);
 
-// Control characters of `text` made visible as U+FFFD, line breaks and tabs apart: a model must not steer the terminal.
-// Multi-byte characters pass, C1 controls (U+0080..U+009F) excepted.
+// Control characters of `text` made visible as U+FFFD, line breaks and tabs apart: a model must not
+// steer the terminal. Multi-byte characters pass, C1 controls (U+0080..U+009F) excepted.
 std::string printable(std::string_view text);
 
 // 1234567 as "1,234,567".
@@ -22,7 +22,8 @@ std::string grouped(int64_t number);
 // "12 s", "3:20 min", "1:05 h".
 std::string duration_text(double seconds);
 
-// One line on standard error, rewritten in place, while a long prompt runs. Silent where standard error is no terminal.
+// One line on standard error, rewritten in place, while a long prompt runs. Silent where standard
+// error is no terminal.
 class PrefillProgress {
  public:
   explicit PrefillProgress(std::string_view what = "prompt");

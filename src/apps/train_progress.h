@@ -1,5 +1,5 @@
-// How a training run looks while it runs: on a terminal one line rewritten in place, events above it; piped, a plain line of
-// "name value" pairs every few steps.
+// How a training run looks while it runs: on a terminal one line rewritten in place, events above
+// it; piped, a plain line of "name value" pairs every few steps.
 #pragma once
 
 #include <string>
@@ -8,7 +8,8 @@
 
 namespace cachalot::apps {
 
-// One line of at most `width` columns; the bar takes what the numbers leave, if that is enough to be one.
+// One line of at most `width` columns; the bar takes what the numbers leave, if that is enough to
+// be one.
 struct ProgressNumbers {
   int64_t step = 0;
   double share_done = 0;  // of the budget's tokens

@@ -10,7 +10,8 @@ namespace cachalot::autograd {
 
 void sparse_attention(Context ctx, const ops::SparseAttentionParams& p);
 
-// p.dq, p.d_weight and p.d_keys are the tape's, not the caller's; the gradients are written at once (an end of the tape).
+// p.dq, p.d_weight and p.d_keys are the tape's, not the caller's; the gradients are written at once
+// (an end of the tape).
 void index_loss(Context ctx, ops::IndexLossParams p);
 
 }  // namespace cachalot::autograd

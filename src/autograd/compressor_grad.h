@@ -1,4 +1,5 @@
-// Token-level compression, recorded. Source: ops/compressor/compressor.h. The chunk's rows are storage of the tape themselves.
+// Token-level compression, recorded. Source: ops/compressor/compressor.h. The chunk's rows are
+// storage of the tape themselves.
 #pragma once
 
 #include "autograd/tape.h"
@@ -8,7 +9,8 @@ namespace cachalot::autograd {
 
 void compress(Context ctx, const ops::CompressParams& p);
 
-// S += the positional bias of each row's position. rows [num_rows, 2 * columns] are K, S as compress reads them.
+// S += the positional bias of each row's position. rows [num_rows, 2 * columns] are K, S as
+// compress reads them.
 struct PositionalBias {
   float* rows;
   int64_t num_rows;

@@ -1,4 +1,5 @@
-// Data movement and elementwise ops, recorded. Roundings pass gradients unchanged (straight-through).
+// Data movement and elementwise ops, recorded. Roundings pass gradients unchanged
+// (straight-through).
 #pragma once
 
 #include <span>

@@ -1,4 +1,5 @@
-// Embedding rows, recorded. Source: ops/embed/embed.h. The table is a parameter of the tape, F32, or has no gradient.
+// Embedding rows, recorded. Source: ops/embed/embed.h. The table is a parameter of the tape, F32,
+// or has no gradient.
 #pragma once
 
 #include <span>

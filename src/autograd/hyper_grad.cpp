@@ -33,7 +33,8 @@ void hyper_split(Context ctx, const ops::HyperSplitParams& p) {
                         [=] {
                           Tape& tape = *ctx.tape;
                           if (tape.existing_grad(p.pre) == nullptr) return;
-                          // Backward of a sublayer reaches post and comb before pre: all three are there.
+                          // Backward of a sublayer reaches post and comb before pre: all three are
+                          // there.
                           ops::hyper_split_backward(
                               ctx.exec, p,
                               {tape.grad(p.pre), tape.grad(p.post), tape.grad(p.comb),

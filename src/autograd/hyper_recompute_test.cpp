@@ -1,5 +1,6 @@
-// mHC's recompute (training.md 10): the streams at the start of every block of sublayers and every sublayer's output stay; streams,
-// mixed inputs and their norms between are made again, in place and to the same bits, and memory follows the formula.
+// mHC's recompute (reference/training 10): the streams at the start of every block of sublayers and
+// every sublayer's output stay; streams, mixed inputs and their norms between are made again, in
+// place and to the same bits, and memory follows the formula.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -25,7 +26,8 @@ struct Result {
   int num_compared = 0;
 };
 
-// A model of mHC around sublayers F(x) = x * x that must not run again. block 0: nothing is annotated.
+// A model of mHC around sublayers F(x) = x * x that must not run again. block 0: nothing is
+// annotated.
 Result run(int64_t num_sublayers, int64_t block) {
   ThreadPool pool(1);
   device::Arena arena;
@@ -124,8 +126,10 @@ TEST(HyperRecompute, MadeAgainToTheSameBits) {
 
 // Terms, in units of C of all rows:
 //   n ceil(L / L_r)   streams that start blocks
-//   n (L_r - 1)       the other streams of the block that backward is in: the formula's (n + 2) L_r, of which this tape needs less. It
-//                     makes mixed inputs and norms one sublayer at a time, where the streams' gradients have already shrunk
+//   n (L_r - 1)       the other streams of the block that backward is in: the formula's (n + 2)
+//   L_r, of which this tape needs less. It
+//                     makes mixed inputs and norms one sublayer at a time, where the streams'
+//                     gradients have already shrunk
 //   L                 the sublayers' outputs
 //   n                 the streams after the last sublayer
 //   gradients         of the streams before and after a sublayer (2n), and of its output (1)

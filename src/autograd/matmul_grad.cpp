@@ -34,7 +34,8 @@ ops::RowsParams copy_rows(device::ExecContext& exec, const float* x, int64_t str
   return {copy, m, columns, columns};
 }
 
-// dX += dY W. Gathered rows are added to the rows they came from product by product: that is the order of the sum.
+// dX += dY W. Gathered rows are added to the rows they came from product by product: that is the
+// order of the sum.
 void input_grads(Context ctx, const Products& products, GradientFormat format) {
   const device::ArenaScope scope(*ctx.exec.arena);
   Products grads;

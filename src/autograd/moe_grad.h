@@ -13,7 +13,8 @@ void route(Context ctx, const ops::RouterParams& p);
 void swiglu(Context ctx, const ops::SwigluParams& p);
 void moe_combine(Context ctx, const ops::MoeCombineParams& p);
 
-// The sum of the sequences' balance losses; `weight` times its gradient goes to the scores' at once (an end of the tape).
+// The sum of the sequences' balance losses; `weight` times its gradient goes to the scores' at once
+// (an end of the tape).
 double balance_loss(Context ctx, const ops::BalanceLossParams& p, float weight);
 
 }  // namespace cachalot::autograd

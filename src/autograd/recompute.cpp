@@ -13,8 +13,9 @@ bool contains(const std::vector<T>& list, const T& value) {
 }
 }  // namespace
 
-// Adds to `rebuild` what must run so that the array holds its last values again. False: that cannot be. What an op writes is rebuilt
-// as a whole; so is an array that it reads and that is gone, or that a later op has updated since.
+// Adds to `rebuild` what must run so that the array holds its last values again. False: that cannot
+// be. What an op writes is rebuilt as a whole; so is an array that it reads and that is gone, or
+// that a later op has updated since.
 bool Tape::collect(Storage* storage, Rebuild& rebuild) {
   if (!rebuild.storages.insert(storage).second) return true;
   // An op that came first and updates in place started from values that nobody recorded.
@@ -54,8 +55,9 @@ void Tape::release(Storage& storage) {
   storage.is_released = true;
 }
 
-// Walks backward without running anything: the first gradient op that reads a released array rebuilds it and all that this takes;
-// each array then stays until the last that reads it, gradient op or op run again, is done.
+// Walks backward without running anything: the first gradient op that reads a released array
+// rebuilds it and all that this takes; each array then stays until the last that reads it, gradient
+// op or op run again, is done.
 std::vector<Tape::Around> Tape::plan() {
   std::vector<Around> around(ops_.size());
   std::unordered_map<Storage*, int64_t> last_use;

@@ -1,5 +1,6 @@
-// The tape's recompute on graphs made by hand: what runs again, what memory that frees, at which addresses.
-// Every value is one page of floats; sum nodes add their inputs and a constant, squares have a gradient op that reads its input.
+// The tape's recompute on graphs made by hand: what runs again, what memory that frees, at which
+// addresses. Every value is one page of floats; sum nodes add their inputs and a constant, squares
+// have a gradient op that reads its input.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -112,7 +113,8 @@ TEST(Recompute, ChainRunsFromTheNearestArrayThatIsThere) {
   EXPECT_EQ(before - g.memory().live_bytes(), 2 * kPage);
   begin(g, d);
   g.tape().backward();
-  // d's gradient op wants c, which takes b; a is there. b is not made a second time for c's gradient op.
+  // d's gradient op wants c, which takes b; a is there. b is not made a second time for c's
+  // gradient op.
   EXPECT_EQ(g.runs_, (std::vector<int>{1, 2, 2, 1}));
   EXPECT_EQ(g.tape().memory().num_replayed, 2);
   EXPECT_EQ(g.tape().memory().released_bytes, 2 * kPage);
@@ -255,7 +257,8 @@ TEST(RecomputeDeathTest, AnUpdateThatMustNotRunAgainUnderARebuiltArrayIsACheck) 
       "square");
 }
 
-// The array comes back where it was: gradient ops hold its address, and the op that makes it writes there.
+// The array comes back where it was: gradient ops hold its address, and the op that makes it writes
+// there.
 TEST(Recompute, PointersStayAndPagesGo) {
   Graph g;
   constexpr int64_t kLarge = int64_t{1} << 20;
@@ -302,12 +305,14 @@ TEST(Recompute, PlannedPeakIsTheMeasuredOne) {
     g.tape().backward();
     const TapeMemory& memory = g.tape().memory();
     EXPECT_EQ(memory.planned_peak, memory.measured_peak);
-    // 13 arrays and two gradients; or, of 13, every fourth, the three of a block between them, two gradients.
+    // 13 arrays and two gradients; or, of 13, every fourth, the three of a block between them, two
+    // gradients.
     EXPECT_EQ(memory.measured_peak, (recomputes ? 4 + 3 + 2 : 13 + 2) * kPage);
   }
 }
 
-// Random graphs, random annotations: the parameter's gradient keeps its bits, and each op runs again at most once.
+// Random graphs, random annotations: the parameter's gradient keeps its bits, and each op runs
+// again at most once.
 TEST(Recompute, AnySubsetGivesTheSameGradients) {
   for (uint64_t seed = 0; seed < 200; ++seed) {
     std::vector<float> expected;

@@ -153,7 +153,8 @@ void Tape::backward() {
   const std::vector<Around> around = plan();
   report_.planned_peak = plan_peak(around);
   report_.num_ops = num_ops();
-  // By age, youngest first: an array's gradient is final once the ops recorded after it was added have all run.
+  // By age, youngest first: an array's gradient is final once the ops recorded after it was added
+  // have all run.
   std::vector<Storage*> by_age;
   for (auto& [values, storage] : storages_) by_age.push_back(&storage);
   std::sort(by_age.begin(), by_age.end(),

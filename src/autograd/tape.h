@@ -1,19 +1,25 @@
-// The record of one forward pass, run backward: which arrays have gradients, and the ops in the order they ran.
-// Source  infrastructure.md 7.4; design.md 2 (Autograd).
+// The record of one forward pass, run backward: which arrays have gradients, and the ops in the
+// order they ran.
+// Source  reference/infrastructure 7.4; design.md 2 (Autograd).
 //
-// A gradient belongs to storage, not to a name: grad(p) of any element of an array lies at the same place in the array's gradient,
-// so views, strided parts and arrays that an op updates in place need no handles. Values must stay where they are, unchanged except
-// by recorded ops, from the forward pass to the end of backward(): model code takes them from allocate() and opens no ArenaScope of
-// the step's arena while a tape listens.
-// Recompute  recompute(p), one line at a tensor in model code after the forward pass's last use of it, gives its memory back at
-//         once. backward() takes it again, at the same address, before the first gradient op that reads it, runs again the ops that
-//         wrote it and those that wrote what they read, down to arrays that are still there, and gives it back after its last use.
-//         Ops that ran in place on the way run again in their order. A rebuilt array serves all its readers: no op runs twice.
-//         An array is kept after all (recompute() is false) where an op that must not run again wrote it (products, attention, the
-//         compressor: ops without `replay`), where no recorded op filled it, and where its memory is not the tape's.
-// Memory  gradients are zero when first asked for, in blocks of the arena that are given back once the op that made the array has run
-//         backward.
-// Errors  CHECK: an op that must not run again updates in place what a released array is to be rebuilt from.
+// A gradient belongs to storage, not to a name: grad(p) of any element of an array lies at the same
+// place in the array's gradient, so views, strided parts and arrays that an op updates in place
+// need no handles. Values must stay where they are, unchanged except by recorded ops, from the
+// forward pass to the end of backward(): model code takes them from allocate() and opens no
+// ArenaScope of the step's arena while a tape listens.
+// Recompute  recompute(p), one line at a tensor in model code after the forward pass's last use of
+//         it, gives its memory back at once. backward() takes it again, at the same address, before
+//         the first gradient op that reads it, runs again the ops that wrote it and those that
+//         wrote what they read, down to arrays that are still there, and gives it back after its
+//         last use. Ops that ran in place on the way run again in their order. A rebuilt array
+//         serves all its readers: no op runs twice. An array is kept after all (recompute() is
+//         false) where an op that must not run again wrote it (products, attention, the compressor:
+//         ops without `replay`), where no recorded op filled it, and where its memory is not the
+//         tape's.
+// Memory  gradients are zero when first asked for, in blocks of the arena that are given back once
+//         the op that made the array has run backward.
+// Errors  CHECK: an op that must not run again updates in place what a released array is to be
+//         rebuilt from.
 // Threads  one owner.
 #pragma once
 
@@ -38,7 +44,8 @@ struct MatrixGrad {
   const ops::PackedWeight* transposed;  // W^T at the values the forward pass multiplied by
 };
 
-// One op that has run. Arrays are named by any of their elements; those that are no storage of the tape (constants) are passed over.
+// One op that has run. Arrays are named by any of their elements; those that are no storage of the
+// tape (constants) are passed over.
 struct Op {
   const char* name = "";
   std::vector<const float*> reads = {};
@@ -50,8 +57,9 @@ struct Op {
 };
 
 struct TapeMemory {
-  // Most bytes alive at once, those of outer tapes included. Planned: from the ops, the arrays' sizes and their lifetimes, known
-  // before backward begins; an upper bound, since an op whose inputs turn out to need no gradient counts with them.
+  // Most bytes alive at once, those of outer tapes included. Planned: from the ops, the arrays'
+  // sizes and their lifetimes, known before backward begins; an upper bound, since an op whose
+  // inputs turn out to need no gradient counts with them.
   int64_t planned_peak = 0;
   int64_t measured_peak = 0;
   int64_t released_bytes = 0;  // by recompute(), each array once
@@ -68,7 +76,8 @@ class Tape {
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
 
-  // An array of the forward pass whose gradient the tape keeps, in memory that lasts as long as the tape.
+  // An array of the forward pass whose gradient the tape keeps, in memory that lasts as long as the
+  // tape.
   float* allocate(int64_t count);
   // The same in the caller's memory. Arrays do not overlap (CHECK).
   void add_storage(const float* values, int64_t count);
@@ -78,7 +87,8 @@ class Tape {
 
   // The gradient at this element; null for memory that has none (constants, frozen parameters).
   float* grad(const float* values);
-  // The same, but null also where nothing has been added to that array yet: an op whose outputs have no gradient has nothing to do.
+  // The same, but null also where nothing has been added to that array yet: an op whose outputs
+  // have no gradient has nothing to do.
   float* existing_grad(const float* values);
   const MatrixGrad* matrix(const ops::PackedWeight* weight) const;  // null: none
 
@@ -148,8 +158,9 @@ class Tape {
   TapeMemory report_;
 };
 
-// For ops that run segment by segment: what is recorded in the scope becomes one op, whose backward takes the segments in their
-// order, so that sums over rows into a parameter's gradient ascend there too. Without a tape it does nothing. Scopes do not nest.
+// For ops that run segment by segment: what is recorded in the scope becomes one op, whose backward
+// takes the segments in their order, so that sums over rows into a parameter's gradient ascend
+// there too. Without a tape it does nothing. Scopes do not nest.
 class SegmentScope {
  public:
   explicit SegmentScope(Tape* tape);

@@ -1,5 +1,6 @@
-// Checks for what cannot happen: a failed one ends the process and prints the condition, the place and the values.
-// Outside input must never reach one; it is validated at the border and reported as a Status.
+// Checks for what cannot happen: a failed one ends the process and prints the condition, the place
+// and the values. Outside input must never reach one; it is validated at the border and reported as
+// a Status.
 #pragma once
 
 #include <string_view>

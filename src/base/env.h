@@ -1,5 +1,5 @@
-// The environment variables Cachalot reads, all of them, each with a line of help. Nothing else calls getenv (libraries that
-// draw on a terminal read TERM and the locale themselves).
+// The environment variables Cachalot reads, all of them, each with a line of help. Nothing else
+// calls getenv (libraries that draw on a terminal read TERM and the locale themselves).
 #pragma once
 
 #include <string>

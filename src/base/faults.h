@@ -1,7 +1,8 @@
-// The planted faults: real bugs that shipped in some implementation, each a switch that exists only in the build of the fault suites
-// (CACHALOT_FAULTS). Everywhere else fault() is constant false and the branches vanish.
-// Source  design.md 3; architecture.md 10.2; training.md. The last three of the forward pass are bugs of whoever drives the model; the
-//         suite plants them in its own driver.
+// The planted faults: real bugs that shipped in some implementation, each a switch that exists only
+// in the build of the fault suites (CACHALOT_FAULTS). Everywhere else fault() is constant false and
+// the branches vanish.
+// Source  design.md 3; reference/forward 10.2; reference/training. The last three of the forward
+//         pass are bugs of whoever drives the model; the suite plants them in its own driver.
 #pragma once
 
 namespace cachalot {

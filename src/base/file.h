@@ -61,8 +61,9 @@ class Sink {
   virtual Status write(std::span<const std::byte> bytes) = 0;
 };
 
-// Writes `path` so that a reader sees the old file or the whole new one, never a part: the bytes go to `path`.tmp-<pid>,
-// are synced, and replace `path` by rename on commit(). Destroyed without commit(), it removes what it wrote.
+// Writes `path` so that a reader sees the old file or the whole new one, never a part: the bytes go
+// to `path`.tmp-<pid>, are synced, and replace `path` by rename on commit(). Destroyed without
+// commit(), it removes what it wrote.
 class AtomicFile : public Sink {
  public:
   static Result<AtomicFile> create(const std::string& path);

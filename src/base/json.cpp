@@ -13,8 +13,8 @@
 namespace cachalot {
 namespace {
 
-// Builds the value as Boost's own parser does, except that fractions are rounded correctly: Boost 1.81 may be off by one in
-// the last place.
+// Builds the value as Boost's own parser does, except that fractions are rounded correctly: Boost
+// 1.81 may be off by one in the last place.
 class ValueHandler {
  public:
   static constexpr size_t max_object_size = json::object::max_size();

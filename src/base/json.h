@@ -1,5 +1,6 @@
-// JSON from outside, parsed with limits; and the lookups that a config or header reader needs, each of whose errors names
-// the object, what was expected and what was found. Values are Boost.JSON's; objects keep their key order.
+// JSON from outside, parsed with limits; and the lookups that a config or header reader needs, each
+// of whose errors names the object, what was expected and what was found. Values are Boost.JSON's;
+// objects keep their key order.
 #pragma once
 
 #include <boost/json/value.hpp>
@@ -12,7 +13,8 @@ namespace cachalot {
 
 namespace json = boost::json;
 
-// `origin` names the text in errors (a path, "request body"). Nesting deeper than max_depth is an error, not a crash.
+// `origin` names the text in errors (a path, "request body"). Nesting deeper than max_depth is an
+// error, not a crash.
 enum class RepeatedKeys { last_wins, refused };
 Result<json::value> parse_json(std::string_view text, std::string_view origin,
                                size_t max_depth = 64,

@@ -1,5 +1,5 @@
-// Logging to standard error, one line per call: "I 12:34:56 message". Library code logs; it never prints or exits.
-// Level from CACHALOT_LOG (debug, info, warning, error). Thread-safe.
+// Logging to standard error, one line per call: "I 12:34:56 message". Library code logs; it never
+// prints or exits. Level from CACHALOT_LOG (debug, info, warning, error). Thread-safe.
 #pragma once
 
 #include <string_view>

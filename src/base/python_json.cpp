@@ -50,8 +50,8 @@ void append_python(std::string& out, const json::value& value) {
   }
 }
 
-// Receives parse events and writes each value's Python spelling, innermost first. The top-level object's members stay
-// apart; a level below it is joined into text when it closes.
+// Receives parse events and writes each value's Python spelling, innermost first. The top-level
+// object's members stay apart; a level below it is joined into text when it closes.
 class PythonTextHandler {
  public:
   static constexpr size_t max_object_size = static_cast<size_t>(-1);
@@ -92,7 +92,8 @@ class PythonTextHandler {
     append(part);
     // An integer too long for 64 bits arrives here as well; Python keeps its digits.
     if (scratch_.find_first_of(".eE") == std::string::npos) return put_number(scratch_);
-    // Boost's own value may be off by one in the last place; out of range it is right (0 or infinity).
+    // Boost's own value may be off by one in the last place; out of range it is right (0 or
+    // infinity).
     std::from_chars(scratch_.data(), scratch_.data() + scratch_.size(), value);
     return put_number(python_float(value));
   }
@@ -176,7 +177,8 @@ std::string python_json(const json::value& value) {
 std::string python_float(double value) {
   if (std::isnan(value)) return "NaN";
   if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";
-  // repr() takes the shortest digits, and an exponent when the decimal point would fall outside 10^-5 .. 10^16.
+  // repr() takes the shortest digits, and an exponent when the decimal point would fall outside
+  // 10^-5 .. 10^16.
   char buffer[64];
   const auto scientific =
       std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific);

@@ -12,7 +12,8 @@ std::string rewritten(std::string_view text) {
   return value.has_value() ? python_json(*value) : value.error().message();
 }
 
-// Each expected text is what CPython 3.11 prints for json.dumps(json.loads(text), ensure_ascii=False).
+// Each expected text is what CPython 3.11 prints for json.dumps(json.loads(text),
+// ensure_ascii=False).
 TEST(PythonJson, SpellsAsPythonDoes) {
   EXPECT_EQ(rewritten(R"({"b":1,"a":[true,null,"x"],"c":{}})"),
             R"({"b": 1, "a": [true, null, "x"], "c": {}})");

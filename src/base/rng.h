@@ -1,5 +1,6 @@
-// Keyed random streams: a value is a pure function of (seed, purpose, index, counter), so batching, threads and
-// restarts never change a sample. Generator: Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3").
+// Keyed random streams: a value is a pure function of (seed, purpose, index, counter), so batching,
+// threads and restarts never change a sample. Generator: Philox 4x32-10 (Salmon et al., "Parallel
+// random numbers: as easy as 1, 2, 3").
 #pragma once
 
 #include <array>

@@ -1,5 +1,6 @@
-// Status and Result<T>: how functions that can fail report it. Codes follow style.md 7; a message names the object and
-// both values (expected, found). Result has std::expected's member names, which GCC 12 does not offer.
+// Status and Result<T>: how functions that can fail report it. Codes follow style.md 7; a message
+// names the object and both values (expected, found). Result has std::expected's member names,
+// which GCC 12 does not offer.
 #pragma once
 
 #include <optional>

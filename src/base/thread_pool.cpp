@@ -54,8 +54,8 @@ void ThreadPool::run_erased(int64_t num_tasks, void* fn, Invoke invoke) {
   }
 }
 
-// Whoever lowers tasks_left_ holds a task of the run that stored it, and so may read that run's fields: it is not over before
-// this task is.
+// Whoever lowers tasks_left_ holds a task of the run that stored it, and so may read that run's
+// fields: it is not over before this task is.
 void ThreadPool::drain(int worker_idx) {
   for (int32_t left = tasks_left_.load(std::memory_order_relaxed); left > 0;) {
     if (!tasks_left_.compare_exchange_weak(left, left - 1, std::memory_order_acquire,

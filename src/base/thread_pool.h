@@ -1,9 +1,10 @@
 // A fixed set of threads that runs indexed tasks. Workers spin briefly, then sleep on a futex.
 //
-// What a task computes may not depend on which worker runs it, nor on how many there are: kernels cut their work by shape
-// alone, so a result has the same bits for any thread count. Tasks are handed out in index order. A run is over when its tasks are: a
-// worker that has not woken up by then, its core being taken, is not waited for.
-// Threads: one owner calls run(); run() may not be nested. The caller works too, as worker 0.
+// What a task computes may not depend on which worker runs it, nor on how many there are: kernels
+// cut their work by shape alone, so a result has the same bits for any thread count. Tasks are
+// handed out in index order. A run is over when its tasks are: a worker that has not woken up by
+// then, its core being taken, is not waited for. Threads: one owner calls run(); run() may not be
+// nested. The caller works too, as worker 0.
 #pragma once
 
 #include <atomic>
@@ -25,7 +26,8 @@ class ThreadPool {
 
   int num_threads() const { return static_cast<int>(threads_.size()) + 1; }
 
-  // Calls fn(task_idx, worker_idx) once for each task_idx in [0, num_tasks), num_tasks < 2^31; returns when all are done.
+  // Calls fn(task_idx, worker_idx) once for each task_idx in [0, num_tasks), num_tasks < 2^31;
+  // returns when all are done.
   template <typename Fn>
   void run(int64_t num_tasks, Fn&& fn) {
     if (num_tasks <= 0) return;

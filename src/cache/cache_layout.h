@@ -1,5 +1,5 @@
 // Which rows the cache keeps for each layer, and where they lie: in a sequence's state and in a
-// block. Source  infrastructure.md 8.1, architecture.md 3.5, 3.10, 8.1.
+// block. Source  reference/infrastructure 8.1, reference/forward 3.5, 3.10, 8.1.
 //
 // State   per layer three rings (window rows, the main compressor's tail, the indexer's tail), each
 // starting on a 64-byte line;

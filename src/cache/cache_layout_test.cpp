@@ -52,7 +52,7 @@ TEST(CacheLayout, MemoryTakenIsWhatTheLayoutSays) {
   }
 }
 
-// architecture.md 8.1 lists these for a state without rewind slack.
+// reference/forward 8.1 lists these for a state without rewind slack.
 TEST(CacheLayout, StateBytesOfFlashAndPro) {
   EXPECT_EQ(flash_layout(128, 0).state_row_bytes(), 12'206'080 + 3'214'336);
   EXPECT_EQ(pro_layout(128, 0).state_row_bytes(), 18'710'528 + 4'559'872);

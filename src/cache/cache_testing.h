@@ -42,7 +42,7 @@ inline CacheLayout small_layout(uint64_t fingerprint = 0x1234) {
   return CacheLayout::create(std::move(layers), 16, kSmallSlack, fingerprint).value();
 }
 
-// architecture.md 3.5, 3.10: window_layers layers without compression, then CSA, then HCA layers,
+// reference/forward 3.5, 3.10: window_layers layers without compression, then CSA, then HCA layers,
 // in the native formats.
 inline CacheLayout v4_layout(int64_t window_layers, int64_t csa_layers, int64_t hca_layers,
                              int64_t block_tokens, int64_t rewind_slack) {

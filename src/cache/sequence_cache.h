@@ -1,5 +1,5 @@
 // The cache of one sequence: how many tokens it holds, and where the attention ops find and put its
-// rows. Source  infrastructure.md 8.1, architecture.md 3.5, 5.3.
+// rows. Source  reference/infrastructure 8.1, reference/forward 3.5, 5.3.
 //
 // Use     reserve(num_tokens() + n); the forward pass writes the rows of n positions through
 // views(); advance(n).

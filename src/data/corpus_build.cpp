@@ -68,7 +68,8 @@ Status expect_all_match(const RecipePart& part, const std::vector<std::string>& 
   return {};
 }
 
-// Paths that the part takes, sorted. Each pattern takes some: one that does not is a slip, or the package is another than it was.
+// Paths that the part takes, sorted. Each pattern takes some: one that does not is a slip, or the
+// package is another than it was.
 Result<std::vector<std::string>> paths_of(const RecipePart& part, const std::string& root) {
   std::vector<std::string> paths;
   std::error_code error;
@@ -150,7 +151,8 @@ Result<std::vector<Document>> documents_of(const RecipePart& part, const std::st
   return documents;
 }
 
-// The first documents in the order of their paths' hashes up to the cap, the last one cut at a line's end; then in their own order.
+// The first documents in the order of their paths' hashes up to the cap, the last one cut at a
+// line's end; then in their own order.
 void apply_cap(std::vector<Document>& documents, int64_t max_bytes) {
   if (max_bytes == 0) return;
   std::sort(documents.begin(), documents.end(), [](const Document& a, const Document& b) {

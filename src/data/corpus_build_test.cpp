@@ -313,7 +313,8 @@ TEST_F(CorpusBuild, ATruncatedArchiveIsRefused) {
   EXPECT_TRUE(build(kPlain).has_value());
 }
 
-// What a machine that went down leaves: a cut archive, one without a byte, or a download or an unpacking under way.
+// What a machine that went down leaves: a cut archive, one without a byte, or a download or an
+// unpacking under way.
 TEST_F(CorpusBuild, APartialCacheIsMadeWhole) {
   package("whales", {{"usr/share/doc/a.txt", sentence("sea")}});
   const std::string whole = bytes_of(archive("whales"));

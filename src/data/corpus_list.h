@@ -1,5 +1,6 @@
 // PREFIX.json, the list of a corpus's shards that tokenize_corpus writes last:
-// {"format": "cachalot-corpus", "version": 1, "tokenizer": "16 hex digits", "num_documents", "num_tokens", "text_bytes",
+// {"format": "cachalot-corpus", "version": 1, "tokenizer": "16 hex digits", "num_documents",
+// "num_tokens", "text_bytes",
 //  "shards": [{"file", "num_documents", "num_tokens", "fingerprint": "16 hex digits"}]}
 #pragma once
 

@@ -1,5 +1,7 @@
-// What a corpus is made of: the recipes and the lock file of `cachalot data build`, which together fix every byte of it.
-// Files    configs/corpus.json (recipes, written by hand), configs/corpus.lock.json (tools/lock_corpus). docs/formats/corpus.md.
+// What a corpus is made of: the recipes and the lock file of `cachalot data build`, which together
+// fix every byte of it.
+// Files    configs/corpus.json (recipes, written by hand), configs/corpus.lock.json
+//          (tools/lock_corpus). docs/formats/corpus.md.
 // Errors   invalid_argument naming file, key, expected and found.
 // Threads  pure.
 #pragma once

@@ -148,7 +148,8 @@ Status DataLoader::check_cursor(const LoaderCursor& cursor) const {
   return {};
 }
 
-// Of the document only what planning needs is looked at: its length, and whether FIM makes it longer.
+// Of the document only what planning needs is looked at: its length, and whether FIM makes it
+// longer.
 Sample DataLoader::whole_document(int64_t dataset, int64_t epoch, int64_t document) const {
   const Dataset& documents = mix_[static_cast<size_t>(dataset)].dataset;
   const DocumentPlace place = documents.place(document);
@@ -295,7 +296,8 @@ Result<Pack> DataLoader::read(const std::vector<Sample>& samples) const {
     const int64_t length = shard.document_length(sample.document);
     const int64_t body_begin = config_.fim_keep_first;
     const int64_t body_end = length - config_.fim_keep_last;
-    // Only the runs that the piece touches are read: a long document's pieces together read it once.
+    // Only the runs that the piece touches are read: a long document's pieces together read it
+    // once.
     int64_t place = 0;
     for (const FimRun& run :
          fim_runs(length, body_begin, body_end, *sample.fim, *config_.fim_tokens)) {

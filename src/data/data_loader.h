@@ -1,14 +1,18 @@
-// The stream of training packs: documents of several datasets, mixed by tokens, packed together and shuffled.
-// Source   training.md 5.3 (FIM), 5.4 (packing across sources), 7.1 (data of step t + dt known at step t).
+// The stream of training packs: documents of several datasets, mixed by tokens, packed together and
+// shuffled.
+// Source   reference/training 5.3 (FIM), 5.4 (packing across sources), 7.1 (data of step t + dt
+//          known at step t).
 //
-// The stream is cut into windows of about window_packs * sequence_length tokens. A window's documents are drawn one by one,
-// always from the dataset that is furthest behind its share of tokens, in the dataset's order of the epoch (a keyed
-// permutation); best_fit_packing packs the window, and its packs come in a keyed order. So memory is bounded by a window, no
-// document is cut that fits, and a share is kept in every window to within one document. What a window's last packs leave
-// empty is about half a pack.
+// The stream is cut into windows of about window_packs * sequence_length tokens. A window's
+// documents are drawn one by one, always from the dataset that is furthest behind its share of
+// tokens, in the dataset's order of the epoch (a keyed permutation); best_fit_packing packs the
+// window, and its packs come in a keyed order. So memory is bounded by a window, no document is cut
+// that fits, and a share is kept in every window to within one document. What a window's last packs
+// leave empty is about half a pack.
 //
-// Exact    A pack is a pure function of (configuration, datasets, place in the stream). How packs are grouped into steps does
-//          not change them; nor do threads, reading ahead, or a restart from a cursor.
+// Exact    A pack is a pure function of (configuration, datasets, place in the stream). How packs
+//          are grouped into steps does not change them; nor do threads, reading ahead, or a restart
+//          from a cursor.
 // Threads  One owner; read() alone may be called concurrently.
 #pragma once
 
@@ -37,14 +41,16 @@ struct LoaderConfig {
   int64_t window_packs = 1024;
   uint64_t seed = 0;
   bool shuffle = true;  // false: documents and packs in their own order
-  double fim_rate = 0;  // training.md 5.3 has 0.1; needs fim_tokens
+  double fim_rate = 0;  // reference/training 5.3 has 0.1; needs fim_tokens
   std::optional<FimTokens> fim_tokens = std::nullopt;
-  // Tokens at a document's ends that FIM leaves in place: 1 where documents begin with bos, 1 where they end with eos.
+  // Tokens at a document's ends that FIM leaves in place: 1 where documents begin with bos, 1 where
+  // they end with eos.
   int64_t fim_keep_first = 0;
   int64_t fim_keep_last = 0;
 };
 
-// A piece of a document in a pack: tokens [begin, begin + length) of it, as rearranged where fim is set, at pack_begin.
+// A piece of a document in a pack: tokens [begin, begin + length) of it, as rearranged where fim is
+// set, at pack_begin.
 struct Sample {
   int64_t dataset = 0;
   int64_t epoch = 0;
@@ -82,9 +88,9 @@ class DataLoader {
   const LoaderConfig& config() const { return config_; }
   LoaderCursor start() const;
 
-  // The next num_packs packs from cursor on. The cursor must be this loader's (check_cursor); one from elsewhere is a caller
-  // bug. Cost: a window's planning when the cursor enters one; the last three stay in memory, so that a cursor that runs
-  // ahead does not make the other one plan again.
+  // The next num_packs packs from cursor on. The cursor must be this loader's (check_cursor); one
+  // from elsewhere is a caller bug. Cost: a window's planning when the cursor enters one; the last
+  // three stay in memory, so that a cursor that runs ahead does not make the other one plan again.
   StepPlan plan(const LoaderCursor& cursor, int64_t num_packs);
   // Tokens of a planned pack.
   Result<Pack> read(const std::vector<Sample>& samples) const;
@@ -95,8 +101,9 @@ class DataLoader {
   Status check_cursor(const LoaderCursor& cursor) const;
   // The next window's start: what is left of the cursor's window is skipped.
   LoaderCursor skip_window(const LoaderCursor& cursor);
-  // Goes on from a cursor of another loader with as many datasets (a stage with another sequence length, mix or FIM
-  // rate). It must stand at a window's start (skip_window). Shares count from here.
+  // Goes on from a cursor of another loader with as many datasets (a stage with another sequence
+  // length, mix or FIM rate). It must stand at a window's start (skip_window). Shares count from
+  // here.
   Result<LoaderCursor> adopt_cursor(const LoaderCursor& cursor) const;
 
  private:

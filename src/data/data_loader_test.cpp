@@ -97,7 +97,8 @@ TEST(DataLoader, StepsThreadsAndReadAheadDoNotMatter) {
   }
 }
 
-// Without FIM each epoch gives every token of a dataset exactly once, each document in order inside its sample.
+// Without FIM each epoch gives every token of a dataset exactly once, each document in order inside
+// its sample.
 TEST(DataLoader, EpochsAreComplete) {
   LoaderConfig plain = config();
   plain.fim_rate = 0;
@@ -139,13 +140,14 @@ TEST(DataLoader, SharesAreKeptByTokens) {
   for (int i = 0; i < 20; ++i) cursor = mixed.skip_window(cursor);
   const double a = static_cast<double>(cursor.sources[0].tokens);
   const double b = static_cast<double>(cursor.sources[1].tokens);
-  // The one behind is always served next, so the share is off by at most one document, 63 tokens, of either.
+  // The one behind is always served next, so the share is off by at most one document, 63 tokens,
+  // of either.
   EXPECT_NEAR(a / 3, b, 63);
   EXPECT_GE(a + b, 20 * 16 * 32);
 }
 
-// No label's token lies in another sample than the token it is for. Tokens tell document and place; FIM is off so that
-// places ascend.
+// No label's token lies in another sample than the token it is for. Tokens tell document and place;
+// FIM is off so that places ascend.
 TEST(DataLoader, NoLabelCrossesASampleBoundary) {
   LoaderConfig plain = config();
   plain.fim_rate = 0;

@@ -71,7 +71,8 @@ Result<bool> DocumentReader::next_line(std::string_view* line) {
     if (at_end_) return false;
     searched = size;
     if (static_cast<int64_t>(size) > options_.max_document_bytes) return too_long(byte_);
-    // What is left of the buffer moves to its front; the buffer grows only while one line is longer.
+    // What is left of the buffer moves to its front; the buffer grows only while one line is
+    // longer.
     if (size > 0) std::memmove(buffer_.data(), first, size);
     begin_ = 0;
     end_ = size;

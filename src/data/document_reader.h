@@ -1,6 +1,7 @@
 // Documents of a file of text, plain or JSON lines, compressed or not (byte_stream.h).
 // Memory   One document, one line and a megabyte.
-// Errors   invalid_argument names path, line and byte (of the decompressed text), what was expected and what was found.
+// Errors   invalid_argument names path, line and byte (of the decompressed text), what was expected
+//          and what was found.
 // Threads  One owner.
 #pragma once
 
@@ -25,7 +26,8 @@ struct DocumentOptions {
   Format format = Format::by_name;
   // JSON lines: the member that holds the text; each line is an object that has it.
   std::string text_field = "text";
-  // Text: a document ends before lines of nothing but white space, which belong to none; off, a file is a document.
+  // Text: a document ends before lines of nothing but white space, which belong to none; off, a
+  // file is a document.
   bool split_on_blank_lines = false;
   // A longer document, or line of JSON, is an error, so that a wrong file cannot take all memory.
   int64_t max_document_bytes = int64_t{1} << 30;
@@ -34,7 +36,8 @@ struct DocumentOptions {
 class DocumentReader {
  public:
   static Result<DocumentReader> open(const std::string& path, DocumentOptions options);
-  // The same over bytes that outlive the reader; `name` stands for the path. Any bytes are safe to give.
+  // The same over bytes that outlive the reader; `name` stands for the path. Any bytes are safe to
+  // give.
   static DocumentReader from_bytes(std::span<const std::byte> bytes, const std::string& name,
                                    DocumentOptions options);
 

@@ -107,7 +107,8 @@ TEST_F(DocumentReaderTest, BytesReadAsTheFileThatHoldsThem) {
   }
 }
 
-// Cut anywhere, or with bytes behind the end, a compressed file is an error that names it and the place.
+// Cut anywhere, or with bytes behind the end, a compressed file is an error that names it and the
+// place.
 TEST_F(DocumentReaderTest, TruncatedFilesAreErrors) {
   const std::string text = long_text(400);
   const std::pair<std::string, std::string> files[] = {{"x.gz", gzip(text)}, {"x.zst", zstd(text)}};
@@ -123,7 +124,8 @@ TEST_F(DocumentReaderTest, TruncatedFilesAreErrors) {
   }
 }
 
-// A flipped bit never gives other text: the checksums see it. (Headers have bits that mean nothing.)
+// A flipped bit never gives other text: the checksums see it. (Headers have bits that mean
+// nothing.)
 TEST_F(DocumentReaderTest, CorruptFilesAreErrors) {
   const std::string text = long_text(700);
   const std::pair<std::string, std::string> files[] = {{"x.gz", gzip(text)}, {"x.zst", zstd(text)}};

@@ -39,7 +39,8 @@ TEST(Fim, TellsPrefixSuffixMiddle) {
       (std::vector<int32_t>{kTokens.begin, kTokens.hole, kTokens.end, 0, 10, 11, 12, 13, 14, 1}));
 }
 
-// 1e5 documents: the rate is 0.1 within 0.003 (three standard deviations of the binomial), and each document comes back.
+// 1e5 documents: the rate is 0.1 within 0.003 (three standard deviations of the binomial), and each
+// document comes back.
 TEST(Fim, RateHoldsAndUndoingRestoresIds) {
   int64_t num_cut = 0;
   double places = 0;
@@ -62,8 +63,9 @@ TEST(Fim, RateHoldsAndUndoingRestoresIds) {
     ASSERT_EQ(*undone, ids);
   }
   EXPECT_NEAR(static_cast<double>(num_cut) / 100000, 0.1, 0.003);
-  // Cuts are uniform: the two places average to the document's middle. One draw's mean has variance at most 1/12 (two
-  // places, uniform), so five standard errors over 1e4 documents are 5 * sqrt(1/12/1e4) = 0.0145.
+  // Cuts are uniform: the two places average to the document's middle. One draw's mean has variance
+  // at most 1/12 (two places, uniform), so five standard errors over 1e4 documents are 5 *
+  // sqrt(1/12/1e4) = 0.0145.
   EXPECT_NEAR(places / static_cast<double>(num_cut), 0.5, 0.0145);
 }
 

@@ -1,6 +1,8 @@
-// Tokens that glue punctuation and the line breaks behind it (".\n", ");\n\n"), split at random while data is prepared.
-// Source   training.md 5.2: a random fraction is split, so that a prompt that ends in punctuation without its line break is
-//          nothing the model has not seen. Ids change, the text never does (5.5, D4).
+// Tokens that glue punctuation and the line breaks behind it (".\n", ");\n\n"), split at random
+// while data is prepared.
+// Source   reference/training 5.2: a random fraction is split, so that a prompt that ends in
+//          punctuation without its line break is nothing the model has not seen. Ids change, the
+//          text never does (5.5, D4).
 // Threads  Immutable.
 #pragma once
 
@@ -15,8 +17,9 @@ namespace cachalot::data {
 
 class GluedTokens {
  public:
-  // Looks through the vocabulary: a base token is glued if it is a stem without letters, digits or white space at its end,
-  // and then line breaks. It is replaced by the tokens of the stem and those of the breaks.
+  // Looks through the vocabulary: a base token is glued if it is a stem without letters, digits or
+  // white space at its end, and then line breaks. It is replaced by the tokens of the stem and
+  // those of the breaks.
   explicit GluedTokens(const text::Tokenizer& tokenizer);
 
   int64_t num_glued() const { return num_glued_; }

@@ -1,7 +1,8 @@
-// A random permutation of [0, n) that is never stored: at(i) costs about 6 log2 n hashes, so a shuffled corpus needs no
-// memory and a resumed one no replay.
-// Source   Hoang, Morris and Rogaway, "An enciphering scheme based on a card shuffle" (swap-or-not), 2012: each round pairs x
-//          with K - x and swaps the pair by a hashed coin. Works for every n, small ones too.
+// A random permutation of [0, n) that is never stored: at(i) costs about 6 log2 n hashes, so a
+// shuffled corpus needs no memory and a resumed one no replay.
+// Source   Hoang, Morris and Rogaway, "An enciphering scheme based on a card shuffle"
+//          (swap-or-not), 2012: each round pairs x with K - x and swaps the pair by a hashed coin.
+//          Works for every n, small ones too.
 // Threads  Immutable.
 #pragma once
 

@@ -1,4 +1,5 @@
-// A place in the stream of training packs: all that a checkpoint must keep to go on with the same data.
+// A place in the stream of training packs: all that a checkpoint must keep to go on with the same
+// data.
 #pragma once
 
 #include <cstdint>
@@ -27,9 +28,11 @@ struct LoaderCursor {
   bool operator==(const LoaderCursor&) const = default;
 };
 
-// {"fingerprint": "16 hex digits", "step": 3, "window": 0, "pack": 24, "sources": [{"epoch": 0, "document": 0, "tokens": 0}]}
+// {"fingerprint": "16 hex digits", "step": 3, "window": 0, "pack": 24, "sources": [{"epoch": 0,
+// "document": 0, "tokens": 0}]}
 std::string to_json(const LoaderCursor& cursor);
-// `origin` names the text in errors. Checks form and ranges; DataLoader::check_cursor compares it with a loader.
+// `origin` names the text in errors. Checks form and ranges; DataLoader::check_cursor compares it
+// with a loader.
 Result<LoaderCursor> cursor_from_json(std::string_view text, std::string_view origin);
 
 }  // namespace cachalot::data

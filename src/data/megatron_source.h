@@ -1,8 +1,10 @@
-// Indexed datasets of Megatron: PREFIX.idx (the index) and PREFIX.bin (the ids, one sequence after another).
-// Layout   of the index, little-endian: "MMIDIDX\0\0"; u64 version 1; u8 type of the ids (1 uint8, 2 int8, 3 int16, 4 int32,
-//          5 int64, 8 uint16; 6 and 7, floats, are unsupported); u64 S sequences; u64 D; i32[S] lengths in ids; i64[S] byte
-//          offsets in PREFIX.bin; i64[D] indices of sequences: document d is sequences [index[d], index[d+1]), so that there
-//          are D - 1 documents; optionally i8[S] modes, which are ignored.
+// Indexed datasets of Megatron: PREFIX.idx (the index) and PREFIX.bin (the ids, one sequence after
+// another).
+// Layout   of the index, little-endian: "MMIDIDX\0\0"; u64 version 1; u8 type of the ids (1 uint8,
+//          2 int8, 3 int16, 4 int32, 5 int64, 8 uint16; 6 and 7, floats, are unsupported); u64 S
+//          sequences; u64 D; i32[S] lengths in ids; i64[S] byte offsets in PREFIX.bin; i64[D]
+//          indices of sequences: document d is sequences [index[d], index[d+1]), so that there are
+//          D - 1 documents; optionally i8[S] modes, which are ignored.
 // Documents The sequences of a document (sentences, in some corpora) are read as one.
 #pragma once
 

@@ -1,6 +1,7 @@
 // Token files of nanoGPT and llm.c: a stream of ids without document boundaries.
-// Layout   Bare: uint16 ids to the end of the file. With a header: 256 int32, of which magic, version and number of tokens are
-//          used, then ids: magic 20240520, version 1: uint16; magic 20240801, version 7: uint32.
+// Layout   Bare: uint16 ids to the end of the file. With a header: 256 int32, of which magic,
+//          version and number of tokens are used, then ids: magic 20240520, version 1: uint16;
+//          magic 20240801, version 7: uint32.
 #pragma once
 
 #include <memory>
@@ -17,8 +18,9 @@ class NanogptSource final : public TokenSource {
  public:
   struct Options {
     int64_t vocab_size = 65536;
-    // Cuts the stream into documents, of which it stays a part: <|endoftext|>, 50256 in GPT-2's vocabulary. nanoGPT writes it
-    // last in a document, llm.c first. Without it the file is one document. Finding them reads the whole file.
+    // Cuts the stream into documents, of which it stays a part: <|endoftext|>, 50256 in GPT-2's
+    // vocabulary. nanoGPT writes it last in a document, llm.c first. Without it the file is one
+    // document. Finding them reads the whole file.
     std::optional<int32_t> separator = std::nullopt;
     bool separator_is_first = false;
   };

@@ -63,7 +63,8 @@ Result<fs::path> download(const fs::path& folder, const std::string& name,
                                fetched.error().message()));
 }
 
-// The archive in `folder`. One that is not there, or not whole (the machine went down while it came), is fetched.
+// The archive in `folder`. One that is not there, or not whole (the machine went down while it
+// came), is fetched.
 Result<fs::path> locked_archive(const fs::path& folder, const std::string& name,
                                 const LockedPackage& package) {
   Status damage;

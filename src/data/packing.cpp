@@ -8,8 +8,8 @@
 namespace cachalot::data {
 namespace {
 
-// A set of integers in [0, size) that finds its least member at or above a value: a tree whose nodes have 64 children, one
-// bit each.
+// A set of integers in [0, size) that finds its least member at or above a value: a tree whose
+// nodes have 64 children, one bit each.
 class OrderedSet {
  public:
   explicit OrderedSet(int64_t size) {

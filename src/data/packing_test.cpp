@@ -38,7 +38,8 @@ int64_t first_come_packs(std::span<const int64_t> lengths, int64_t sequence_leng
   return packs;
 }
 
-// The definition: longest first, each into the open sequence with the least room, by looking at all of them.
+// The definition: longest first, each into the open sequence with the least room, by looking at all
+// of them.
 int64_t best_fit_packs_by_search(std::span<const int64_t> lengths, int64_t sequence_length) {
   std::vector<int64_t> pieces, rooms;
   for (const int64_t length : lengths) {
@@ -128,7 +129,8 @@ int64_t fewest_packs(std::span<const int64_t> pieces, std::vector<int64_t>& room
   return fewest_packs(pieces.subspan(1), more, length, best);
 }
 
-// Held to what is proven of first fit of falling lengths (Dosa, 2007): 11/9 of the fewest and two thirds of a sequence.
+// Held to what is proven of first fit of falling lengths (Dosa, 2007): 11/9 of the fewest and two
+// thirds of a sequence.
 TEST(Packing, IsNearTheOptimumOfSmallCases) {
   RngStream rng = data_stream(4, DataUse::tasks, 0, 0, 0);
   int num_optimal = 0;
@@ -154,7 +156,8 @@ TEST(Packing, PadsLessThanFirstCome) {
     const double tokens = static_cast<double>(packing.num_tokens());
     const double first_come_padding =
         1 - tokens / static_cast<double>(first_come * sequence_length);
-    // Optimal packing leaves less than one sequence empty; best fit is within that here, the successor's bound is 1e-4.
+    // Optimal packing leaves less than one sequence empty; best fit is within that here, the
+    // successor's bound is 1e-4.
     EXPECT_LT(padding_ratio(packing, sequence_length), first_come_padding / 20);
     EXPECT_LE(packing.num_packs(),
               (packing.num_tokens() + sequence_length - 1) / sequence_length + 1);

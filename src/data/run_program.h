@@ -17,8 +17,8 @@ struct Program {
 };
 
 // Its standard output; standard input is empty, standard error ours.
-// Errors  not_found: no such program; io_error: no such directory, the program failed (its exit status), or said more than
-//         max_bytes.
+// Errors  not_found: no such program; io_error: no such directory, the program failed (its exit
+//         status), or said more than max_bytes.
 Result<std::string> run_program(const Program& program);
 
 }  // namespace cachalot::data

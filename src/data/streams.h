@@ -1,5 +1,5 @@
-// The random streams of the data path. Each value is a pure function of (seed, use, a, b, index), so threads, batching
-// and restarts never change what is drawn.
+// The random streams of the data path. Each value is a pure function of (seed, use, a, b, index),
+// so threads, batching and restarts never change what is drawn.
 #pragma once
 
 #include <cstdint>

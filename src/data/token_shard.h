@@ -13,12 +13,13 @@
 
 namespace cachalot::data {
 
-// Writes one shard, document after document; memory grows by 8 bytes a document. The file appears under its name, whole
-// and synced, when finish() returns; a writer destroyed before that leaves nothing. Move-only, one thread.
+// Writes one shard, document after document; memory grows by 8 bytes a document. The file appears
+// under its name, whole and synced, when finish() returns; a writer destroyed before that leaves
+// nothing. Move-only, one thread.
 class TokenShardWriter {
  public:
-  // vocab_size in [1, 2^31) decides the width: 16 bits up to 65,536, else 32. tokenizer_fingerprint is the caller's
-  // word for the tokenizer (0 if it has none); readers can compare it.
+  // vocab_size in [1, 2^31) decides the width: 16 bits up to 65,536, else 32. tokenizer_fingerprint
+  // is the caller's word for the tokenizer (0 if it has none); readers can compare it.
   static Result<TokenShardWriter> create(const std::string& path, int64_t vocab_size,
                                          uint64_t tokenizer_fingerprint);
   TokenShardWriter(TokenShardWriter&&) noexcept = default;
@@ -28,7 +29,8 @@ class TokenShardWriter {
 
   // An id outside [0, vocab_size) is a caller bug.
   Status add_document(std::span<const int32_t> ids);
-  // After it the writer is spent. Returns the shard's fingerprint, as TokenShard::fingerprint() will.
+  // After it the writer is spent. Returns the shard's fingerprint, as TokenShard::fingerprint()
+  // will.
   Result<uint64_t> finish();
 
  private:
@@ -49,15 +51,16 @@ class TokenShardWriter {
 class TokenShard final : public TokenSource {
  public:
   struct Options {
-    // Reads every token once to compare the checksum; without it, bits that rotted show only where they make an id
-    // invalid. Structure and document boundaries are checked always.
+    // Reads every token once to compare the checksum; without it, bits that rotted show only where
+    // they make an id invalid. Structure and document boundaries are checked always.
     bool verify_tokens = true;
   };
   static Result<std::shared_ptr<const TokenShard>> open(const std::string& path, Options options);
   static Result<std::shared_ptr<const TokenShard>> open(const std::string& path) {
     return open(path, Options{});
   }
-  // The same over bytes that outlive the shard; `name` stands for the path. Any bytes are safe to give.
+  // The same over bytes that outlive the shard; `name` stands for the path. Any bytes are safe to
+  // give.
   static Result<std::shared_ptr<const TokenShard>> from_bytes(std::span<const std::byte> bytes,
                                                               std::string name, Options options);
 

@@ -1,5 +1,6 @@
-// Documents of token ids that lie somewhere, addressable at random: what packing and the data loader draw from.
-// Implementations: token_shard.h (our own files), nanogpt_source.h, megatron_source.h.
+// Documents of token ids that lie somewhere, addressable at random: what packing and the data
+// loader draw from. Implementations: token_shard.h (our own files), nanogpt_source.h,
+// megatron_source.h.
 // Threads  Immutable once open; concurrent calls are safe.
 #pragma once
 
@@ -23,11 +24,11 @@ class TokenSource {
   virtual int64_t vocab_size() const = 0;
   // May be 0. `document` in [0, num_documents()).
   virtual int64_t document_length(int64_t document) const = 0;
-  // Tokens [begin, begin + out.size()) of the document; the range must lie inside it. An id that is not in
-  // [0, vocab_size()) is data_loss: files of others are not scanned when they are opened.
+  // Tokens [begin, begin + out.size()) of the document; the range must lie inside it. An id that is
+  // not in [0, vocab_size()) is data_loss: files of others are not scanned when they are opened.
   virtual Status read(int64_t document, int64_t begin, std::span<int32_t> out) const = 0;
-  // Changes when the documents' number or lengths do, and for our own shards when any token does. A cursor into
-  // a changed source would silently give other data; the loader compares this.
+  // Changes when the documents' number or lengths do, and for our own shards when any token does. A
+  // cursor into a changed source would silently give other data; the loader compares this.
   virtual uint64_t fingerprint() const = 0;
 };
 

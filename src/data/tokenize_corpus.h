@@ -1,9 +1,11 @@
 // From files of text to shards of tokens.
-// Exact    The shards' bytes are a function of the files, their order, the tokenizer and the options; thread count and how
-//          documents are batched do not enter.
-// Memory   A batch of documents (8 MB of text, or one longer document) and its tokens; 8 bytes a document of the open shard.
-// Files    PREFIX-00000.tokens, PREFIX-00001.tokens, ... (docs/formats/token_shard.md), and last PREFIX.json, which lists them. Each
-//          appears whole; without the list a run did not finish.
+// Exact    The shards' bytes are a function of the files, their order, the tokenizer and the
+//          options; thread count and how documents are batched do not enter.
+// Memory   A batch of documents (8 MB of text, or one longer document) and its tokens; 8 bytes a
+//          document of the open shard.
+// Files    PREFIX-00000.tokens, PREFIX-00001.tokens, ... (docs/formats/token_shard.md), and last
+//          PREFIX.json, which lists them. Each appears whole; without the list a run did not
+//          finish.
 #pragma once
 
 #include <cstdint>
@@ -26,10 +28,12 @@ struct TokenizeOptions {
   // Written before and after each document's tokens.
   std::optional<int32_t> bos_id = std::nullopt;
   std::optional<int32_t> eos_id = std::nullopt;
-  // A shard is closed before the document that would take it past this; a longer document has one of its own.
+  // A shard is closed before the document that would take it past this; a longer document has one
+  // of its own.
   int64_t max_shard_tokens = int64_t{1} << 28;
   uint64_t seed = 0;
-  // Fill-in-the-middle cut between characters, once for all epochs; the loader's own rate should then be 0.
+  // Fill-in-the-middle cut between characters, once for all epochs; the loader's own rate should
+  // then be 0.
   double fim_rate = 0;
   std::optional<FimTokens> fim_tokens = std::nullopt;
   // Fraction of glued punctuation and line-break tokens to split (glued_tokens.h).
@@ -53,13 +57,14 @@ struct CorpusSummary {
 // XXH3-64 of every id and its bytes: two tokenizers with the same fingerprint decode alike.
 uint64_t tokenizer_fingerprint(const text::Tokenizer& tokenizer);
 
-// Reads `files` in the order given. Control tokens spelled in documents stay plain text. An error leaves the shards that were
-// complete, and no list.
+// Reads `files` in the order given. Control tokens spelled in documents stay plain text. An error
+// leaves the shards that were complete, and no list.
 Result<CorpusSummary> tokenize_corpus(const text::Tokenizer& tokenizer,
                                       std::span<const std::string> files, const std::string& prefix,
                                       const TokenizeOptions& options, ThreadPool& threads);
 
-// The shards that a list names, as one dataset of the list's name. data_loss if a shard is not the one listed.
+// The shards that a list names, as one dataset of the list's name. data_loss if a shard is not the
+// one listed.
 Result<Dataset> open_corpus(const std::string& list_path, bool verify_tokens = true);
 
 }  // namespace cachalot::data

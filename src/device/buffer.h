@@ -1,5 +1,5 @@
-// Owned memory and the step arena. Host memory for now is the only kind; both are aligned to 64 bytes (a cache line and
-// an AVX-512 vector).
+// Owned memory and the step arena. Host memory for now is the only kind; both are aligned to 64
+// bytes (a cache line and an AVX-512 vector).
 #pragma once
 
 #include <cstddef>
@@ -33,9 +33,9 @@ class Buffer {
   int64_t size_ = 0;
 };
 
-// Scratch of one step: bump allocation, released in stack order by ArenaScope. Contents are not cleared. Grows by whole
-// blocks until the step's peak is known and stays there, so a warmed-up step does not allocate.
-// Threads: one owner.
+// Scratch of one step: bump allocation, released in stack order by ArenaScope. Contents are not
+// cleared. Grows by whole blocks until the step's peak is known and stays there, so a warmed-up
+// step does not allocate. Threads: one owner.
 class Arena {
  public:
   explicit Arena(int64_t block_bytes = int64_t{1} << 24) : block_bytes_(block_bytes) {}

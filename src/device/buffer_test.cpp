@@ -5,7 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
-// The sanitizers end the process at an allocation that cannot succeed unless they are told to return null.
+// The sanitizers end the process at an allocation that cannot succeed unless they are told to
+// return null.
 extern "C" const char* __asan_default_options();
 extern "C" const char* __tsan_default_options();
 const char* __asan_default_options() { return "allocator_may_return_null=1"; }

@@ -1,4 +1,5 @@
-// What an op runs on: threads, instruction set and scratch. Borrowed, never owned. Concurrent calls need distinct contexts.
+// What an op runs on: threads, instruction set and scratch. Borrowed, never owned. Concurrent calls
+// need distinct contexts.
 #pragma once
 
 #include "base/thread_pool.h"

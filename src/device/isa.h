@@ -1,4 +1,5 @@
-// Which CPU kernels run. Chosen once at start from what the machine has; CACHALOT_ISA or a caller may force a lower level.
+// Which CPU kernels run. Chosen once at start from what the machine has; CACHALOT_ISA or a caller
+// may force a lower level.
 #pragma once
 
 #include <string_view>
@@ -8,8 +9,9 @@
 
 namespace cachalot::device {
 
-// reference: plain loops, runs anywhere. avx2 needs AVX2, FMA and F16C; avx512 needs F, BW, DQ and VL; avx512bf16 adds BF16,
-// VNNI and VBMI. A kernel without a version for a level uses the next one below.
+// reference: plain loops, runs anywhere. avx2 needs AVX2, FMA and F16C; avx512 needs F, BW, DQ and
+// VL; avx512bf16 adds BF16, VNNI and VBMI. A kernel without a version for a level uses the next one
+// below.
 enum class Isa { reference, avx2, avx512, avx512bf16 };
 
 std::string_view isa_name(Isa isa);

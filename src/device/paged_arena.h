@@ -1,6 +1,7 @@
-// Arrays whose memory can be given back and taken again at the same address: address space is reserved once, pages come and go.
-// What a tensor-level recompute needs (infrastructure.md 7.4): code that holds the address of a released array goes on holding it.
-// A device's virtual memory (reserve, map, unmap) offers the same three steps.
+// Arrays whose memory can be given back and taken again at the same address: address space is
+// reserved once, pages come and go. What a tensor-level recompute needs (reference/infrastructure
+// 7.4): code that holds the address of a released array goes on holding it. A device's virtual
+// memory (reserve, map, unmap) offers the same three steps.
 #pragma once
 
 #include <cstdint>
@@ -9,11 +10,12 @@
 
 namespace cachalot::device {
 
-// Arrays are whole pages, released in stack order by rewind(); bytes are counted in whole pages. Address space grows by slabs until
-// a step's peak is known and stays there. Contents of a new array are unspecified, those of a restored one zero.
-// Blocks, for what comes and goes in no order (gradients of the arrays), belong to the same peak. One given back serves the next of its
-// size alone, so that more may be held than is alive at the peak; what has served nothing between two calls of reset_peak() goes back to the
-// system.
+// Arrays are whole pages, released in stack order by rewind(); bytes are counted in whole pages.
+// Address space grows by slabs until a step's peak is known and stays there. Contents of a new
+// array are unspecified, those of a restored one zero. Blocks, for what comes and goes in no order
+// (gradients of the arrays), belong to the same peak. One given back serves the next of its size
+// alone, so that more may be held than is alive at the peak; what has served nothing between two
+// calls of reset_peak() goes back to the system.
 // Errors  out of address space or memory: the process ends (CHECK).
 // Threads  one owner.
 class PagedArena {
@@ -24,7 +26,8 @@ class PagedArena {
   ~PagedArena();
 
   float* allocate(int64_t count);
-  // Gives the pages of an array of allocate() back to the system; until restore() any access to it ends the process.
+  // Gives the pages of an array of allocate() back to the system; until restore() any access to it
+  // ends the process.
   void release(float* values, int64_t count);
   void restore(float* values, int64_t count);
 

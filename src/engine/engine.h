@@ -1,9 +1,11 @@
-// The narrow waist: all that the CLI, servers and rollouts see of a model. Sequences of tokens are opened, continued, forked,
-// rewound, saved and restored; a tensor never shows.
+// The narrow waist: all that the CLI, servers and rollouts see of a model. Sequences of tokens are
+// opened, continued, forked, rewound, saved and restored; a tensor never shows.
 //
-// Promise  the tokens of a completion depend on the prompt, the sampling parameters and the model alone: not on drafts, on chunk
-//          sizes, on what else ran before, on a fork or a restore, or on the thread count.
-// Threads  one owner calls everything but cancel(), which any thread (or a signal handler) may call.
+// Promise  the tokens of a completion depend on the prompt, the sampling parameters and the model
+//          alone: not on drafts, on chunk sizes, on what else ran before, on a fork or a restore,
+//          or on the thread count.
+// Threads  one owner calls everything but cancel(), which any thread (or a signal handler) may
+//          call.
 #pragma once
 
 #include <atomic>
@@ -85,8 +87,8 @@ class Engine {
   Result<SequenceId> open();
   void close(SequenceId id);
   Result<SequenceId> fork(SequenceId id);
-  // Keeps the first num_tokens tokens. Further back than the cache can step, the sequence starts anew and the tokens that stay
-  // run again with the next request.
+  // Keeps the first num_tokens tokens. Further back than the cache can step, the sequence starts
+  // anew and the tokens that stay run again with the next request.
   Status rewind(SequenceId id, int64_t num_tokens);
   std::span<const int32_t> tokens(SequenceId id) const;
   // Positions whose rows the cache holds; the others run with the next request.
@@ -95,8 +97,8 @@ class Engine {
   Result<SequenceId> restore(const std::string& path);
 
   // Appends the prompt, then samples. on_event is called on this thread; returning false cancels.
-  // Errors  invalid_argument for bad parameters, an empty sequence or a context that would not fit; the sequence is as before.
-  //         resource_exhausted where the cache is out of blocks.
+  // Errors  invalid_argument for bad parameters, an empty sequence or a context that would not fit;
+  //         the sequence is as before. resource_exhausted where the cache is out of blocks.
   Result<Completion> generate(SequenceId id, const GenerateRequest& request,
                               const std::function<bool(const Event&)>& on_event = {});
 
@@ -104,7 +106,8 @@ class Engine {
   void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
 
  private:
-  // A sequence's tokens may run ahead of its cache: the last sampled one has not been through the model.
+  // A sequence's tokens may run ahead of its cache: the last sampled one has not been through the
+  // model.
   struct Sequence {
     cache::SequenceCache cache;
     std::vector<int32_t> tokens;

@@ -24,7 +24,8 @@ Engine::Generation::Generation(Engine& engine, Sequence& sequence, const Generat
       num_drafts_(model_.weights().mtp.empty() ? 0 : request.num_drafts) {}
 
 Result<Completion> Engine::Generation::run() {
-  // Tokens that an earlier completion sampled last have not been run yet; they belong to this prefill.
+  // Tokens that an earlier completion sampled last have not been run yet; they belong to this
+  // prefill.
   sequence_.tokens.insert(sequence_.tokens.end(), request_.prompt.begin(), request_.prompt.end());
   for (const int32_t id : sequence_.tokens) history_.add_prompt(id);
   if (request_.max_new_tokens == 0) is_over_ = true;
@@ -62,7 +63,8 @@ Status Engine::Generation::prefill() {
     const int64_t at = sequence_.cache.num_tokens();
     const int64_t count = std::min(engine_.prefill_chunk_tokens_, total - 1 - at);
     CACHALOT_RETURN_IF_ERROR(forward(count));
-    // The MTP block's window reaches back sliding_window positions; earlier rows are of no use to it.
+    // The MTP block's window reaches back sliding_window positions; earlier rows are of no use to
+    // it.
     if (num_drafts_ > 0 && at + count > total - 1 - window) {
       CACHALOT_RETURN_IF_ERROR(
           fill_mtp(at,
@@ -84,7 +86,8 @@ Status Engine::Generation::fill_mtp(int64_t first_position, std::span<const int3
                                      mtp_streams_.data());
 }
 
-// streams_ holds the rows of the last positions that stand; the last token of the sequence is the one after them.
+// streams_ holds the rows of the last positions that stand; the last token of the sequence is the
+// one after them.
 Status Engine::Generation::draft() {
   drafts_.clear();
   const int64_t cached = sequence_.cache.num_tokens();
@@ -139,7 +142,8 @@ bool Engine::Generation::emit(const SampledToken& token) {
 }
 
 Status Engine::Generation::decode_step() {
-  // The last token and its drafts run together; each row's logits are those of a step of its own (batch invariance).
+  // The last token and its drafts run together; each row's logits are those of a step of its own
+  // (batch invariance).
   const auto drafted = static_cast<int64_t>(drafts_.size());
   const int64_t base = sequence_.cache.num_tokens();
   sequence_.tokens.insert(sequence_.tokens.end(), drafts_.begin(), drafts_.end());

@@ -1,5 +1,6 @@
-// One request as it runs: prefill in chunks, then steps of one token and its drafts. Internal to engine/.
-// Source  architecture.md 5.2, 5.3.
+// One request as it runs: prefill in chunks, then steps of one token and its drafts. Internal to
+// engine/.
+// Source  reference/forward 5.2, 5.3.
 #pragma once
 
 #include <vector>
@@ -19,7 +20,8 @@ class Engine::Generation {
   Status decode_step();
   // Runs tokens [cached, cached + count) of the sequence through the main model into streams_.
   Status forward(int64_t count);
-  // Gives the MTP block the pairs (streams of p, token p + 1) up to the last token known, and drafts from there.
+  // Gives the MTP block the pairs (streams of p, token p + 1) up to the last token known, and
+  // drafts from there.
   Status draft();
   Status fill_mtp(int64_t first_position, std::span<const int32_t> next_tokens,
                   const float* streams);

@@ -1,4 +1,5 @@
-// What every verb that runs a model starts with: threads, instruction set, checkpoint, model. Owned together, in the right order.
+// What every verb that runs a model starts with: threads, instruction set, checkpoint, model. Owned
+// together, in the right order.
 #pragma once
 
 #include <memory>

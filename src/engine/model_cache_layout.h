@@ -1,5 +1,5 @@
 // The cache layout that a model's layers ask for at a precision.
-// Source  architecture.md 3.5, 3.10, 8.1.
+// Source  reference/forward 3.5, 3.10, 8.1.
 #pragma once
 
 #include "base/status.h"
@@ -14,7 +14,8 @@ struct CacheOptions {
   int64_t rewind_slack = 8;    // the most drafts that may be rejected at once
 };
 
-// Decoder layers, then MTP blocks. A layer that reads another's KV rows (kv_source) or picks (index_source) keeps none of its own.
+// Decoder layers, then MTP blocks. A layer that reads another's KV rows (kv_source) or picks
+// (index_source) keeps none of its own.
 Result<cache::CacheLayout> model_cache_layout(const formats::ModelConfig& config,
                                               const model::Precision& precision,
                                               const CacheOptions& options);

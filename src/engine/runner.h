@@ -1,4 +1,5 @@
-// Runs the model over cached sequences: makes room, builds the ForwardBatch, and moves the sequences forward.
+// Runs the model over cached sequences: makes room, builds the ForwardBatch, and moves the
+// sequences forward.
 #pragma once
 
 #include <cstdint>
@@ -25,13 +26,15 @@ class Runner {
   const model::Transformer& model() const { return model_; }
   device::ExecContext& context() { return ctx_; }
 
-  // Runs the inputs as one batch after each sequence's tokens so far. streams: [all tokens, num_streams, hidden_size].
-  // Errors: resource_exhausted where blocks are out; then no sequence has changed its length.
+  // Runs the inputs as one batch after each sequence's tokens so far. streams: [all tokens,
+  // num_streams, hidden_size]. Errors: resource_exhausted where blocks are out; then no sequence
+  // has changed its length.
   Status forward(std::span<const StepInput> inputs, float* streams,
                  model::ForwardProbe* probe = nullptr);
 
-  // The MTP block over tokens that the main model has processed: input i's tokens are those AFTER positions first_positions[i],
-  // first_positions[i] + 1, ..., whose streams stand in streams_in. Lengths do not change.
+  // The MTP block over tokens that the main model has processed: input i's tokens are those AFTER
+  // positions first_positions[i], first_positions[i] + 1, ..., whose streams stand in streams_in.
+  // Lengths do not change.
   Status mtp_forward(int64_t depth, std::span<const StepInput> inputs,
                      std::span<const int64_t> first_positions, const float* streams_in,
                      float* streams_out);

@@ -1,6 +1,6 @@
 // Lossless verification of drafted tokens: what comes out is distributed as if the main model had
-// sampled every token itself. Source  architecture.md 5.3. Accept draft token d, drawn from q, with
-// probability min(1, p(d) / q(d)); else draw from
+// sampled every token itself. Source  reference/forward 5.3. Accept draft token d, drawn from q,
+// with probability min(1, p(d) / q(d)); else draw from
 //         max(p - q, 0), normalised. Then P(token = x) = min(p, q)(x) + (1 - sum min(p, q)) * max(p
 //         - q, 0)(x) / sum max(p - q, 0) = p(x), for any q.
 // Random  acceptance and draw are keyed by (seed, purpose, position of the token decided), each

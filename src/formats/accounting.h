@@ -1,7 +1,7 @@
 // What a model of a given configuration costs: parameters, bytes on disk, cache bytes, FLOPs.
 // Everything is derived from the tensor inventory, the layer kinds and the row formats; nothing is
 // looked up.
-// Source  architecture.md 1.4, 1.5, 3.5, 3.10, 8.1, 8.2.
+// Source  reference/forward 1.4, 1.5, 3.5, 3.10, 8.1, 8.2.
 #pragma once
 
 #include <array>

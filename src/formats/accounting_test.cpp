@@ -29,7 +29,7 @@ const Model& pro() {
   return model;
 }
 
-// architecture.md 1.4.
+// reference/forward 1.4.
 TEST(Accounting, Parameters) {
   struct Row {
     Component component;
@@ -69,8 +69,9 @@ TEST(Accounting, Parameters) {
   EXPECT_EQ(pro().parameters.active_wide, 1971453952 - 61 * (2 * 7168 + 1536 + 512));
 }
 
-// training.md 6.1 as published, to the rounding of its figures: Flash 284B with 13B active, Pro 1.6T with 49B active. The embedding,
-// looked up and not multiplied, is not active, as in the report's count of Pro (with it: 49.8B).
+// reference/training 6.1 as published, to the rounding of its figures: Flash 284B with 13B active,
+// Pro 1.6T with 49B active. The embedding, looked up and not multiplied, is not active, as in the
+// report's count of Pro (with it: 49.8B).
 TEST(Accounting, ParametersRoundToThePublishedTotals) {
   const auto rounded = [](int64_t count, int64_t unit) { return (count + unit / 2) / unit; };
   constexpr int64_t kBillion = 1'000'000'000;
@@ -103,7 +104,7 @@ TEST(Accounting, ParametersPerLayer) {
   EXPECT_EQ(of_layer(pro(), 2, Component::routed_experts), 25367150592);
 }
 
-// architecture.md 1.5.
+// reference/forward 1.5.
 TEST(Accounting, BytesOnDisk) {
   const StoredBytes f = count_stored_bytes(stored_tensors(flash().config));
   const StoredBytes p = count_stored_bytes(stored_tensors(pro().config));
@@ -126,7 +127,7 @@ TEST(Accounting, BytesOnDisk) {
   EXPECT_EQ(p.num_tensors, 145116);
 }
 
-// architecture.md 7.2: tensor data per layer of Flash.
+// reference/forward 7.2: tensor data per layer of Flash.
 TEST(Accounting, BytesPerLayer) {
   std::map<int64_t, int64_t> bytes;
   for (const TensorInfo& info : flash().inventory) {
@@ -140,7 +141,7 @@ TEST(Accounting, BytesPerLayer) {
   EXPECT_EQ(bytes[43], 3593787756);
 }
 
-// architecture.md 8.1.
+// reference/forward 8.1.
 TEST(Accounting, CacheBytes) {
   EXPECT_EQ(kv_bytes_per_token(flash().config, KvFormat::fp8, IndexFormat::fp4), 3514.25);
   EXPECT_EQ(kv_bytes_per_token(pro().config, KvFormat::fp8, IndexFormat::fp4), 5031.4375);
@@ -161,7 +162,7 @@ TEST(Accounting, StateBytes) {
   EXPECT_EQ(state_bytes(pro().config, KvFormat::fp8).compressor, 18710528);
 }
 
-// architecture.md 8.2: the table, to the digits that it prints.
+// reference/forward 8.2: the table, to the digits that it prints.
 TEST(Accounting, Flops) {
   struct Row {
     double context, v32, pro, pro_percent, flash, flash_percent;

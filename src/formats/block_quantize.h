@@ -1,7 +1,7 @@
 // Block quantisers for weights: fp32 values to the public checkpoints' FP8 and FP4 layouts, exact
 // to the bit.
-// Source  architecture.md 0.3, 0.4 (the activation quantisers' rule, with a tile for the run), 7.3.
-//         a = max(|x| over the block, floor);  s = 2^e, e = POW2CEIL(a * (1/largest code));
+// Source  reference/forward 0.3, 0.4 (the activation quantisers' rule, with a tile for the run),
+//         7.3. a = max(|x| over the block, floor);  s = 2^e, e = POW2CEIL(a * (1/largest code));
 //         code = round(clamp(x / s))
 //         FP8: floor 1e-4, largest 448. FP4: floor 6 * 2^-126, largest 6.
 //
@@ -39,12 +39,15 @@ Status quantize_fp4_groups(std::span<const float> values, int64_t rows, int64_t 
                            std::span<const uint8_t> preferred, std::span<uint8_t> codes,
                            std::span<uint8_t> scales, QuantizeCounts* counts);
 
-// FP4 groups as FP8 in blocks of 128 x 128, the values of a block kept exactly where its scales lie close enough (training.md 9.3).
-//         E = the largest exponent of the block's groups;  block scale 2^(E - 6);  code = e4m3(q * 2^(e - E + 6))
-// e4m3 holds every code exactly while E - e <= 14 (the last three among its subnormals), and what lies below rounds. The published
-// kernel asserts E - e <= 11. Groups of zeros alone, which have the floor's scale, are exact anywhere and do not count.
-// Shapes  codes and scales as quantize_fp4_groups writes them; fp8_codes [rows, columns]; fp8_scales [ceil(rows / 128),
-//         ceil(columns / 128)]. CHECK.
+// FP4 groups as FP8 in blocks of 128 x 128, the values of a block kept exactly where its scales lie
+// close enough (reference/training 9.3).
+//         E = the largest exponent of the block's groups;  block scale 2^(E - 6);  code = e4m3(q *
+//         2^(e - E + 6))
+// e4m3 holds every code exactly while E - e <= 14 (the last three among its subnormals), and what
+// lies below rounds. The published kernel asserts E - e <= 11. Groups of zeros alone, which have
+// the floor's scale, are exact anywhere and do not count.
+// Shapes  codes and scales as quantize_fp4_groups writes them; fp8_codes [rows, columns];
+//         fp8_scales [ceil(rows / 128), ceil(columns / 128)]. CHECK.
 inline constexpr int kMaxFp4ExponentSpread = 11;
 struct RecastCounts {
   int64_t blocks = 0;

@@ -61,7 +61,7 @@ std::vector<float> values_of_fp4(const Quantised& q, int64_t rows, int64_t colum
        32});
 }
 
-// architecture.md 12: SIM8 and SIM4 on the published values.
+// reference/forward 12: SIM8 and SIM4 on the published values.
 TEST(BlockQuantize, PublishedValues) {
   std::vector<float> x = {0.5f,     -1.25f, 3.0f,     0.010009765625f, -0.000701904296875f,
                           2.71875f, 100.0f, -7.09375f};

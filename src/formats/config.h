@@ -1,6 +1,6 @@
 // config.json of a DeepSeek-V4 model: what the model is, field by field, with the checkpoint's
 // spellings.
-// Source  architecture.md 1.1, 1.2, 1.3; the ablation keys are our own (docs/formats/config.md).
+// Source  reference/forward 1.1, 1.2, 1.3; the ablation keys are our own (docs/formats/config.md).
 //
 // Reads every published variant (Flash, Pro, their Base siblings), the small config of the
 // reference code (inference/config.json, recognised by its key "dim"), and what transformers 5

@@ -38,13 +38,14 @@ Result<std::vector<LayerConfig>> derive_layers(const ModelConfig& config, std::s
 // factor, original_max_position_embeddings, beta_fast, beta_slow.
 void read_rope_scaling(JsonFields& fields, RopeScaling& rope);
 
-// What transformers' save_pretrained writes of version 5 on: kinds of layers by name instead of ratios and counts, both rotary
-// embeddings under rope_parameters.
+// What transformers' save_pretrained writes of version 5 on: kinds of layers by name instead of
+// ratios and counts, both rotary embeddings under rope_parameters.
 bool is_transformers_layout(const json::object& object);
-// Layers, rotary embeddings and dtype of that layout; all other fields are spelled as published. There are no MTP blocks, whatever
-// num_nextn_predict_layers says: transformers has none and drops them on loading.
-// Errors  as parse_config; also one or both of layer_types and mlp_layer_types with a length that is not num_hidden_layers, or hash
-//         layers after others (unsupported).
+// Layers, rotary embeddings and dtype of that layout; all other fields are spelled as published.
+// There are no MTP blocks, whatever num_nextn_predict_layers says: transformers has none and drops
+// them on loading.
+// Errors  as parse_config; also one or both of layer_types and mlp_layer_types with a length that
+//         is not num_hidden_layers, or hash layers after others (unsupported).
 Status read_transformers_layout(JsonFields& fields, std::string_view origin, ModelConfig& config);
 
 }  // namespace cachalot::formats

@@ -9,7 +9,7 @@
 namespace cachalot::formats {
 namespace {
 
-// architecture.md 1.1, second column.
+// reference/forward 1.1, second column.
 const std::vector<JsonFields::Alias>& reference_spellings() {
   static const std::vector<JsonFields::Alias> aliases = {
       {"hidden_size", "dim"},
@@ -166,7 +166,7 @@ Status read_quantization(JsonFields& fields, std::string_view origin, bool is_re
 }
 
 Status read_expert_dtype(JsonFields& fields, std::string_view origin, ModelConfig& c) {
-  // Missing in the first upload, whose experts were FP4 (architecture.md 1.1, notes).
+  // Missing in the first upload, whose experts were FP4 (reference/forward 1.1, notes).
   std::string name = c.quantization_config.present ? "fp4" : "none";
   const std::vector<std::string_view> names = {"fp4", "fp8", "none"};
   if (const json::object* object = fields.object("quantization_config")) {

@@ -1,6 +1,6 @@
 // Checkpoint to checkpoint: precisions, name families, shardings. Streams tensor by tensor; memory
 // is bounded by the largest quantised tensor's bytes (a float tensor passes in stripes).
-// Source  architecture.md 7.2 (which tensor becomes what), 7.3, 7.4.
+// Source  reference/forward 7.2 (which tensor becomes what), 7.3, 7.4.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,5 @@
-// FP4 to FP8: which exponents are exact, what the limit counts, whole matrices; the FP4 quantiser's own properties.
+// FP4 to FP8: which exponents are exact, what the limit counts, whole matrices; the FP4 quantiser's
+// own properties.
 #include <gtest/gtest.h>
 
 #include <algorithm>

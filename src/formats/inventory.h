@@ -1,7 +1,7 @@
 // Every tensor that a checkpoint of a given configuration holds: canonical name, shape, and what
 // precision it is kept in. The loader, the accounting, the quantiser and random initialisation all
 // read this one list.
-// Source  architecture.md 2.1, 3.3, 5.1, 7.2. Canonical names are the shipped ones
+// Source  reference/forward 2.1, 3.3, 5.1, 7.2. Canonical names are the shipped ones
 //         ("layers.0.attn.wq_a.weight").
 // Ablations: dense FFNs are ffn.w1/w2/w3.weight; full attention has no compressor; plain residuals
 // have no hc_* tensors; a layer that reads another's KV rows has no wkv, kv_norm and compressor,
@@ -27,7 +27,7 @@ enum class TensorClass {
   table    // tid2eid: I64 in the public files
 };
 
-// The rows of architecture.md 1.4.
+// The rows of reference/forward 1.4.
 enum class Component {
   routed_experts,
   shared_experts,

@@ -1,4 +1,5 @@
-// manifest.json of a training checkpoint: whose step it is, and bytes and SHA-256 of every other file of its directory.
+// manifest.json of a training checkpoint: whose step it is, and bytes and SHA-256 of every other
+// file of its directory.
 // Layout  docs/formats/checkpoint.md.
 #pragma once
 
@@ -18,8 +19,9 @@ struct Manifest {
 Status write_manifest(const std::string& directory, const Manifest& manifest);
 
 // After comparing every file with it.
-// Errors  data_loss where a file is missing, altered, or not listed, or one that a checkpoint needs is not (file, expected, found);
-//         invalid_argument where the text is no manifest, unsupported where it is another format's.
+// Errors  data_loss where a file is missing, altered, or not listed, or one that a checkpoint needs
+//         is not (file, expected, found); invalid_argument where the text is no manifest,
+//         unsupported where it is another format's.
 Result<Manifest> read_manifest(const std::string& directory);
 
 }  // namespace cachalot::formats

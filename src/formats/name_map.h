@@ -1,5 +1,5 @@
 // The two public families of tensor names, and how to get from one to the other.
-// Source  architecture.md 7.4; docs/formats/names.md.
+// Source  reference/forward 7.4; docs/formats/names.md.
 // Canonical names are the shipped ones: "layers.3.attn.wq_a.weight", "layers.3.attn.wq_a.scale",
 // "mtp.0.e_proj.weight".
 #pragma once

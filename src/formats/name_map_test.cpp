@@ -16,7 +16,7 @@ using Stack = CanonicalName::Stack;
 
 std::string data(const std::string& name) { return test_data("formats/config/") + name; }
 
-// architecture.md 7.4, row by row.
+// reference/forward 7.4, row by row.
 TEST(NameMap, TransformersNames) {
   const std::pair<const char*, const char*> rows[] = {
       {"embed.weight", "model.embed_tokens.weight"},
@@ -78,7 +78,8 @@ TEST(NameMap, TransformersNames) {
 }
 
 TEST(NameMap, OtherAcceptedSpellings) {
-  // What transformers 5.23 saves: shipped names under "model.", and the KV norm's spelled like a compressor's.
+  // What transformers 5.23 saves: shipped names under "model.", and the KV norm's spelled like a
+  // compressor's.
   EXPECT_EQ(canonical_name("model.layers.2.attn.norm.weight").name, "layers.2.attn.kv_norm.weight");
   EXPECT_EQ(canonical_name("model.layers.2.attn.compressor.norm.weight").name,
             "layers.2.attn.compressor.norm.weight");
@@ -138,7 +139,7 @@ TEST(NameMap, EveryTensorOfFlashComesBack) {
         names.insert(fmt::format("{}|{}|{}", theirs.name, theirs.expert, theirs.is_second_half))
             .second);
   }
-  EXPECT_EQ(names.size(), 69187u);  // architecture.md 1.5
+  EXPECT_EQ(names.size(), 69187u);  // reference/forward 1.5
 }
 
 TEST(NameMap, StrangeNamesComeBack) {

@@ -1,5 +1,6 @@
-// The published models as configurations, and smaller ones of the same kind to train on one machine.
-// Source  architecture.md 1.1, 1.2.
+// The published models as configurations, and smaller ones of the same kind to train on one
+// machine.
+// Source  reference/forward 1.1, 1.2.
 #pragma once
 
 #include <string_view>
@@ -10,7 +11,8 @@ namespace cachalot::formats {
 
 ModelConfig flash_config();
 ModelConfig pro_config();
-// Every part of V4 at a size that two CPU cores train in minutes: about 4 M active parameters beside the embedding.
+// Every part of V4 at a size that two CPU cores train in minutes: about 4 M active parameters
+// beside the embedding.
 ModelConfig nano_config();
 // For one GPU: about 283 M parameters.
 ModelConfig mini_config();

@@ -1,5 +1,5 @@
 // Reader of one .safetensors file, mapped. The header is hostile input.
-// Layout  docs/formats/safetensors.md; architecture.md 7.1.
+// Layout  docs/formats/safetensors.md; reference/forward 7.1.
 // Errors  name the file, the tensor, what was expected and what was found. Refused: a header longer
 //         than the file or than 100,000,000 bytes, JSON that is not the format's, duplicate names,
 //         unknown dtypes, shapes whose size overflows, offsets that do not fit the shape, overlap,

@@ -51,7 +51,7 @@ int64_t append(const std::vector<float>& values, DType dtype, std::vector<std::b
   return rounded;
 }
 
-// Per tile the largest of the FP4 scales that lie in it, divided by 64 (architecture.md 7.3). 255
+// Per tile the largest of the FP4 scales that lie in it, divided by 64 (reference/forward 7.3). 255
 // where that is no scale.
 std::vector<uint8_t> recast_scales(const QuantTensor& fp4, int64_t block_rows,
                                    int64_t block_columns) {

@@ -1,6 +1,6 @@
 // A checkpoint's tensors by canonical name, checked against the configuration: what the model
 // loader reads weights from.
-// Source  architecture.md 7.2, 7.3, 7.4.
+// Source  reference/forward 7.2, 7.3, 7.4.
 // Takes both name families (formats/name_map.h) and every public precision layout, tensor by
 // tensor: floats as they are, F8_E4M3 with F8_E8M0 or F32 scales in weight_block_size blocks, FP4
 // pairs in I8 with one F8_E8M0 scale per 32 inputs.

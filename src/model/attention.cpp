@@ -24,7 +24,8 @@ using formats::AttentionKind;
 
 bool is_compressed(const formats::LayerConfig& layer) { return layer.ratio > 1; }
 
-// Window layers (and the full-attention ablation) use the plain table; compressed layers one other for everything.
+// Window layers (and the full-attention ablation) use the plain table; compressed layers one other
+// for everything.
 ops::RopeTable row_rope(const Step& step, const formats::LayerConfig& layer) {
   bool compressed = is_compressed(layer);
   if (fault(Fault::theta_main_in_compressed_layers)) compressed = false;
@@ -64,7 +65,8 @@ Matrix queries(Step& step, const formats::LayerConfig& layer, const AttentionWei
   return q;
 }
 
-// The shared key-value vector of every row, [rows, head_dim], normed, rotated and snapped to what its row format holds.
+// The shared key-value vector of every row, [rows, head_dim], normed, rotated and snapped to what
+// its row format holds.
 Matrix key_values(Step& step, const formats::LayerConfig& layer, const AttentionWeights& weights,
                   Matrix x_input) {
   const auto& config = step.config;
@@ -78,7 +80,8 @@ Matrix key_values(Step& step, const formats::LayerConfig& layer, const Attention
   return kv;
 }
 
-// The rows of the batch as blocks, one a segment: what the window part reads for the chunk's own positions.
+// The rows of the batch as blocks, one a segment: what the window part reads for the chunk's own
+// positions.
 tensor::RowBlocks chunk_rows(Step& step, int64_t layer_idx, int64_t first_row, int64_t num_rows) {
   const tensor::RowLayout layout = kv_layout(step);
   auto** blocks = step.exec.arena->allocate<std::byte*>(1);
@@ -100,7 +103,7 @@ struct IndexerQueries {
   Matrix weight;  // [rows, index_n_heads]
 };
 
-// Source: architecture.md 3.6.
+// Source: reference/forward 3.6.
 IndexerQueries indexer_queries(Step& step, const formats::LayerConfig& layer,
                                const IndexerWeights& weights, Matrix qn, Matrix x) {
   const auto& config = step.config;
@@ -125,7 +128,8 @@ IndexerQueries indexer_queries(Step& step, const formats::LayerConfig& layer,
   return {q, weight};
 }
 
-// Fills the layer's compressed rows of every segment, and its indexer rows where it has an indexer of its own.
+// Fills the layer's compressed rows of every segment, and its indexer rows where it has an indexer
+// of its own.
 void compress_rows(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                    const AttentionWeights& weights, Matrix x) {
   if (weights.compressor) {
@@ -212,7 +216,8 @@ const float* sinks(Step& step, const AttentionWeights& weights) {
 
 bool is_dense(const Step& step) { return step.terms != nullptr && step.terms->dense_attention; }
 
-// The loss that the indexer learns from (training.md 6.3), against the attention its entries receive.
+// The loss that the indexer learns from (reference/training 6.3), against the attention its entries
+// receive.
 void indexer_loss(Step& step, const formats::LayerConfig& layer, const tensor::RowBlocks& keys,
                   const IndexerQueries& queries, const ops::SparseAttentionParams& p,
                   int64_t first_row) {
@@ -243,7 +248,7 @@ void indexer_loss(Step& step, const formats::LayerConfig& layer, const tensor::R
   autograd::index_loss(step.context(), loss);
 }
 
-// Source: architecture.md 3.7. out [rows, heads * head_dim], not yet rotated back.
+// Source: reference/forward 3.7. out [rows, heads * head_dim], not yet rotated back.
 Matrix core_attention(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                       const AttentionWeights& weights, Matrix q,
                       const std::optional<IndexerQueries>& queries) {
@@ -289,7 +294,7 @@ Matrix core_attention(Step& step, int64_t layer_idx, const formats::LayerConfig&
   return out;
 }
 
-// Source: architecture.md 3.8.
+// Source: reference/forward 3.8.
 Matrix output_projection(Step& step, const AttentionWeights& weights, Matrix out) {
   const auto& config = step.config;
   const int64_t groups = config.o_groups;
@@ -351,7 +356,8 @@ Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
   std::optional<IndexerQueries> queries;
   const bool has_loss = step.terms != nullptr && step.terms->indexer_loss != 0;
   if (weights.indexer && (!is_dense(step) || has_loss)) {
-    // The indexer learns from its own loss alone (training.md 6.3): nothing goes back to the backbone.
+    // The indexer learns from its own loss alone (reference/training 6.3): nothing goes back to the
+    // backbone.
     queries = indexer_queries(step, layer, *weights.indexer, detached(step, qn, step.rows),
                               detached(step, x, step.rows));
     if (!is_dense(step)) select_entries(step, layer_idx, layer, *queries);

@@ -1,5 +1,5 @@
 // One layer's attention: window, CSA, HCA or full. Internal to model/.
-// Source  architecture.md 3.
+// Source  reference/forward 3.
 #pragma once
 
 #include "model/linear.h"
@@ -9,11 +9,12 @@ namespace cachalot::model {
 
 tensor::RowLayout kv_layout(const Step& step);
 
-// Moves the batch's KV rows of the layer into the segments' window rings: after the last layer that reads them.
+// Moves the batch's KV rows of the layer into the segments' window rings: after the last layer that
+// reads them.
 void store_window_rows(Step& step, int64_t layer_idx);
 
-// x [rows, hidden_size], the output of attn_norm; the result likewise. Reads the segments' cache rows and
-// writes all but the window rings.
+// x [rows, hidden_size], the output of attn_norm; the result likewise. Reads the segments' cache
+// rows and writes all but the window rings.
 Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                  const AttentionWeights& weights, Matrix x);
 

@@ -15,7 +15,8 @@
 namespace cachalot::model {
 namespace {
 
-// K and S of every row of the batch side by side, [rows, 2 * z * width]; S with the positional bias of its position.
+// K and S of every row of the batch side by side, [rows, 2 * z * width]; S with the positional bias
+// of its position.
 Matrix project(Step& step, const formats::LayerConfig& layer, const CompressorWeights& weights,
                Matrix x) {
   const int64_t columns = weights.wkv.rows();

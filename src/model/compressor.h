@@ -1,5 +1,6 @@
-// KV rows of a layer: the compressors, and encoding into the cache's row formats. Internal to model/.
-// Source  architecture.md 3.2, 3.3, 3.10.
+// KV rows of a layer: the compressors, and encoding into the cache's row formats. Internal to
+// model/.
+// Source  reference/forward 3.2, 3.3, 3.10.
 #pragma once
 
 #include "model/linear.h"
@@ -13,8 +14,8 @@ struct CompressorOutput {
   int64_t width;
 };
 
-// Projects x, pools the entries that the segments complete, and writes them to the layer's compressed rows (kv) or indexer rows
-// (index); the tail rings take the last K, S rows.
+// Projects x, pools the entries that the segments complete, and writes them to the layer's
+// compressed rows (kv) or indexer rows (index); the tail rings take the last K, S rows.
 void run_compressor(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                     const CompressorWeights& weights, const CompressorOutput& output, Matrix x);
 

@@ -1,5 +1,5 @@
 // The four matrix products of the published code, over one matmul. Internal to model/.
-// Source  architecture.md 0.5, 3.9.
+// Source  reference/forward 0.5, 3.9.
 #pragma once
 
 #include "autograd/matmul_grad.h"
@@ -23,7 +23,8 @@ inline Matrix new_matrix(Step& step, int64_t rows, int64_t columns) {
 // True where the published code quantises this weight's input (LIN8, LIN4).
 bool quantises_input(const Step& step, const ops::PackedWeight& weight);
 
-// Where an op that could overwrite x puts its result: x itself, or with a tape, which needs x again, a new matrix.
+// Where an op that could overwrite x puts its result: x itself, or with a tape, which needs x
+// again, a new matrix.
 inline Matrix result_over(Step& step, Matrix x, int64_t rows) {
   return step.tape == nullptr ? x : new_matrix(step, rows, x.columns);
 }
@@ -31,10 +32,12 @@ inline Matrix result_over(Step& step, Matrix x, int64_t rows) {
 // x to an op that must not pass a gradient back to it.
 Matrix detached(Step& step, Matrix x, int64_t rows);
 
-// ACT8 applied to a copy where the weight asks for it; x itself otherwise. Linears that read the same input share the result.
+// ACT8 applied to a copy where the weight asks for it; x itself otherwise. Linears that read the
+// same input share the result.
 Matrix quantised_input(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight);
 
-// y = x W^T; the result is rounded to bf16 where the precision rounds activations (LIN8, LIN4, LINB).
+// y = x W^T; the result is rounded to bf16 where the precision rounds activations (LIN8, LIN4,
+// LINB).
 void linear(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight, Matrix y);
 Matrix linear(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight);
 
@@ -45,8 +48,9 @@ Matrix linear_f32(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& w
 // How a weight's product runs at this precision.
 ops::MatmulMath matmul_math(const Step& step, const ops::PackedWeight& weight);
 
-// What the gradient of this weight's product is rounded to: fp8 where the forward pass quantises the input (the linears of
-// architecture.md 3.9), bf16 where it multiplies bf16 values otherwise; and of a product that takes its input as it is (wo_a).
+// What the gradient of this weight's product is rounded to: fp8 where the forward pass quantises
+// the input (the linears of reference/forward 3.9), bf16 where it multiplies bf16 values otherwise;
+// and of a product that takes its input as it is (wo_a).
 autograd::GradientFormat gradient_format(const Step& step, const ops::PackedWeight& weight);
 autograd::GradientFormat unquantised_gradient_format(const Step& step,
                                                      const ops::PackedWeight& weight);

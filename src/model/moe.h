@@ -1,5 +1,6 @@
-// One layer's FFN: routed or hash-routed experts and the shared expert, or the shared expert alone (dense). Internal to model/.
-// Source  architecture.md 4.
+// One layer's FFN: routed or hash-routed experts and the shared expert, or the shared expert alone
+// (dense). Internal to model/.
+// Source  reference/forward 4.
 #pragma once
 
 #include "model/linear.h"

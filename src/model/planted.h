@@ -1,4 +1,5 @@
-// Where the fault suite bends results that an op has already made; nothing in every other build. See base/faults.h.
+// Where the fault suite bends results that an op has already made; nothing in every other build.
+// See base/faults.h.
 #pragma once
 
 #include "model/linear.h"

@@ -1,8 +1,12 @@
-// The numerics contract as data: which roundings the forward pass makes. Three named levels (design.md 2):
+// The numerics contract as data: which roundings the forward pass makes. Three named levels
+// (design.md 2):
 //   exact     fp32 activations, nothing rounded; weights at the values their files hold.
-//   bf16      activations rounded to bf16 wherever the published code stores bf16; no FP8 or FP4 simulation.
-//   official  bf16 plus the FP8 and FP4 rounding points of the published code (architecture.md 0.4, 0.5, 3.9).
-// Accumulation is fp32 in every level. Activations have fp32 storage; rounding to bf16 rounds the value.
+//   bf16      activations rounded to bf16 wherever the published code stores bf16; no FP8 or FP4
+//             simulation.
+//   official  bf16 plus the FP8 and FP4 rounding points of the published code (reference/forward
+//             0.4, 0.5, 3.9).
+// Accumulation is fp32 in every level. Activations have fp32 storage; rounding to bf16 rounds the
+// value.
 #pragma once
 
 #include <string_view>

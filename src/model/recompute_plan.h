@@ -1,6 +1,7 @@
-// Which tensors of a training pass are given back after their last forward use and made again in backward (autograd/tape.h), and
-// how much of the logits is in memory at once. None of it changes a bit of losses and gradients.
-// Source  infrastructure.md 7.2, 7.4; training.md 10 (recompute).
+// Which tensors of a training pass are given back after their last forward use and made again in
+// backward (autograd/tape.h), and how much of the logits is in memory at once. None of it changes a
+// bit of losses and gradients.
+// Source  reference/infrastructure 7.2, 7.4; reference/training 10 (recompute).
 #pragma once
 
 #include <cstdint>
@@ -34,7 +35,8 @@ struct RecomputePlan {
   int64_t rows_of_logits(int64_t vocab_size) const;
 };
 
-// The L_r of the least nC ceil(L / L_r) + (n + 2)C L_r, near sqrt(nL / (n + 2)); L counts sublayers.
+// The L_r of the least nC ceil(L / L_r) + (n + 2)C L_r, near sqrt(nL / (n + 2)); L counts
+// sublayers.
 int64_t optimal_block_sublayers(int64_t num_streams, int64_t num_sublayers);
 
 }  // namespace cachalot::model

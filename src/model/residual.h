@@ -1,5 +1,6 @@
-// The residual streams around a sublayer: mHC, unconstrained hyper-connections, or a plain residual. Internal to model/.
-// Source  architecture.md 2.
+// The residual streams around a sublayer: mHC, unconstrained hyper-connections, or a plain
+// residual. Internal to model/.
+// Source  reference/forward 2.
 #pragma once
 
 #include "model/linear.h"
@@ -13,11 +14,13 @@ struct ResidualMix {
   float* comb = nullptr;  // [rows, n, n]
 };
 
-// The sublayer's input u [rows, hidden_size] from the streams [rows, n * hidden_size]; before its norm.
+// The sublayer's input u [rows, hidden_size] from the streams [rows, n * hidden_size]; before its
+// norm.
 Matrix residual_before(Step& step, const std::optional<HyperWeights>& weights,
                        formats::ResidualKind kind, Matrix streams, ResidualMix& mix);
 
-// The streams with the sublayer's output y merged into them: in place, or with a tape, which needs the old ones, beside them.
+// The streams with the sublayer's output y merged into them: in place, or with a tape, which needs
+// the old ones, beside them.
 Matrix residual_after(Step& step, const ResidualMix& mix, Matrix y, Matrix streams);
 
 // The head's collapse of the streams [rows, n * hidden_size] to u [rows, hidden_size].

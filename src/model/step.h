@@ -33,7 +33,8 @@ struct Step {
   const std::vector<float>& compressed_frequencies;
   ops::RopeTable plain_rope;  // of every row
   ops::RopeTable compressed_rope;
-  // By layer: the indexer's picks, and the batch's encoded KV rows, for the layer itself and for layers that share them.
+  // By layer: the indexer's picks, and the batch's encoded KV rows, for the layer itself and for
+  // layers that share them.
   std::vector<Selection> selections;
   std::vector<std::byte*> kv_chunks;
   int64_t sublayer_idx = 0;     // of this call

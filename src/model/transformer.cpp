@@ -27,7 +27,8 @@ int64_t* positions(device::ExecContext& ctx, const ForwardBatch& batch) {
   return out;
 }
 
-// Embeddings of the batch's tokens. A table of masters counts at bf16 as the published code stores it, straight through.
+// Embeddings of the batch's tokens. A table of masters counts at bf16 as the published code stores
+// it, straight through.
 void embed(Step& step, const tensor::TensorView& table, float* rows) {
   autograd::embed(step.context(), table, step.batch.tokens, rows);
   const int64_t d = step.config.hidden_size;
@@ -65,7 +66,8 @@ Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
   return streams;
 }
 
-// Layers [first, last): runs them, then moves their KV rows into the window rings, which later layers of the call still read.
+// Layers [first, last): runs them, then moves their KV rows into the window rings, which later
+// layers of the call still read.
 Matrix run_layers(Step& step, std::span<const formats::LayerConfig> layers, int64_t first,
                   int64_t last, std::span<const LayerWeights* const> weights, Matrix streams) {
   for (int64_t layer = first; layer < last; ++layer) {

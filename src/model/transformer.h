@@ -1,5 +1,6 @@
-// The model, written once: embedding, decoder layers (mHC around attention, mHC around the FFN), head, and the MTP blocks.
-// Source  architecture.md 2 - 6.
+// The model, written once: embedding, decoder layers (mHC around attention, mHC around the FFN),
+// head, and the MTP blocks.
+// Source  reference/forward 2 - 6.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,8 @@
 
 namespace cachalot::model {
 
-// Sees intermediate results as they are made: what verify compares and what monitors count. Pointers are valid during the call.
+// Sees intermediate results as they are made: what verify compares and what monitors count.
+// Pointers are valid during the call.
 class ForwardProbe {
  public:
   virtual ~ForwardProbe() = default;
@@ -27,7 +29,8 @@ class ForwardProbe {
   virtual void on_router(int64_t layer, const int32_t* ids, const float* weights, int64_t rows) {
     (void)layer, (void)ids, (void)weights, (void)rows;
   }
-  // One segment's selected entries [rows, index_topk], ascending, unused places -1; first_row counts within the batch.
+  // One segment's selected entries [rows, index_topk], ascending, unused places -1; first_row
+  // counts within the batch.
   virtual void on_selection(int64_t layer, const int32_t* selected, int64_t first_row,
                             int64_t rows) {
     (void)layer, (void)selected, (void)first_row, (void)rows;
@@ -50,12 +53,13 @@ class Transformer {
 
   // Runs all decoder layers and writes the segments' cache rows.
   // streams out: [tokens, num_streams, hidden_size], after the last layer.
-  // Numerics  a row's bits depend on its own sequence's tokens alone: not on the other segments, on how the tokens were cut into
-  //           calls, or on the thread count.
+  // Numerics  a row's bits depend on its own sequence's tokens alone: not on the other segments, on
+  //           how the tokens were cut into calls, or on the thread count.
   void forward(device::ExecContext& ctx, const ForwardBatch& batch, float* streams,
                ForwardProbe* probe = nullptr) const;
-  // The same, recorded: everything that backward reads is taken from ctx.exec.arena and stays there after the call. `streams` is
-  // where the embedding goes, storage of the tape; returns the streams after the last layer, which lie elsewhere.
+  // The same, recorded: everything that backward reads is taken from ctx.exec.arena and stays there
+  // after the call. `streams` is where the embedding goes, storage of the tape; returns the streams
+  // after the last layer, which lie elsewhere.
   const float* forward(autograd::Context ctx, const ForwardBatch& batch, float* streams,
                        ForwardProbe* probe, TrainingTerms* terms) const;
 
@@ -63,10 +67,12 @@ class Transformer {
   void logits(autograd::Context ctx, const float* streams, std::span<const int64_t> rows,
               float* logits) const;
 
-  // MTP block `depth`: batch.tokens[i] is the token AFTER the one whose streams stand in row i of streams_in
-  // [tokens, num_streams, hidden_size] (the main model's, or the block's own for a longer draft); positions are those of the
-  // streams. Writes the block's own streams, from which mtp_logits drafts the token after that.
-  // Source  architecture.md 5.1, 5.2. The embedding at position 0 is not zeroed (5.2: two engines zero it).
+  // MTP block `depth`: batch.tokens[i] is the token AFTER the one whose streams stand in row i of
+  // streams_in [tokens, num_streams, hidden_size] (the main model's, or the block's own for a
+  // longer draft); positions are those of the streams. Writes the block's own streams, from which
+  // mtp_logits drafts the token after that.
+  // Source  reference/forward 5.1, 5.2. The embedding at position 0 is not zeroed (5.2: two engines
+  //         zero it).
   void mtp_forward(device::ExecContext& ctx, int64_t depth, const ForwardBatch& batch,
                    const float* streams_in, float* streams_out) const;
   const float* mtp_forward(autograd::Context ctx, int64_t depth, const ForwardBatch& batch,

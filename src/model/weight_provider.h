@@ -1,5 +1,6 @@
-// Where the model's loader takes weights from, by the names of the public checkpoint (architecture.md 7.2): a checkpoint, or
-// made-up ones. Shapes have been checked against the config.
+// Where the model's loader takes weights from, by the names of the public checkpoint
+// (reference/forward 7.2): a checkpoint, or made-up ones. Shapes have been checked against the
+// config.
 #pragma once
 
 #include <cstdint>

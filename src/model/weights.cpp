@@ -45,7 +45,8 @@ class Loader {
     return pack(name, quant, rows, columns, out);
   }
 
-  // The provider has checked the shape against the config; this one states what the model takes it for.
+  // The provider has checked the shape against the config; this one states what the model takes it
+  // for.
   Status pack(const std::string& name, const tensor::QuantTensor& quant, int64_t rows,
               int64_t columns, ops::PackedWeight& out) {
     CACHALOT_CHECK_MSG(quant.rows == rows && quant.columns == columns, name);
@@ -85,7 +86,7 @@ class Loader {
   Status load_compressor(const std::string& prefix, int64_t ratio, int64_t width,
                          CompressorWeights& out) {
     const int64_t columns =
-        (ratio == 4 ? 2 : 1) * width;  // overlapped at ratio 4 (architecture.md 3.3)
+        (ratio == 4 ? 2 : 1) * width;  // overlapped at ratio 4 (reference/forward 3.3)
     CACHALOT_RETURN_IF_ERROR(matrix(prefix + "wkv.weight", columns, config_.hidden_size, out.wkv));
     CACHALOT_RETURN_IF_ERROR(
         matrix(prefix + "wgate.weight", columns, config_.hidden_size, out.wgate));
@@ -126,8 +127,8 @@ class Loader {
     return {};
   }
 
-  // One matrix per output group: rows g*R .. (g+1)*R of the stored one. A scale block of rows may straddle two groups only in
-  // shapes no published model has; such a matrix is refused.
+  // One matrix per output group: rows g*R .. (g+1)*R of the stored one. A scale block of rows may
+  // straddle two groups only in shapes no published model has; such a matrix is refused.
   Status load_wo_a(const std::string& name, std::vector<ops::PackedWeight>& out) {
     CACHALOT_ASSIGN_OR_RETURN(const tensor::QuantTensor whole, source_.matrix(name));
     const int64_t rank = config_.o_lora_rank;

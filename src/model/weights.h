@@ -1,5 +1,6 @@
-// A model's weights, packed for the matmuls. Names follow the checkpoint's tensors (architecture.md 7.2).
-// Ownership: packed copies; the embedding table stays a view into the source, which must outlive this.
+// A model's weights, packed for the matmuls. Names follow the checkpoint's tensors
+// (reference/forward 7.2). Ownership: packed copies; the embedding table stays a view into the
+// source, which must outlive this.
 #pragma once
 
 #include <cstdint>
@@ -82,7 +83,8 @@ struct MtpWeights {
   std::optional<HyperWeights> hc_head;
 };
 
-// Where a stored tensor, or the rows from first_row on of one that is cut (wo_a), lies among the weights. One of the two is not null.
+// Where a stored tensor, or the rows from first_row on of one that is cut (wo_a), lies among the
+// weights. One of the two is not null.
 struct WeightSlot {
   std::string name;
   int64_t first_row = 0;

@@ -47,7 +47,8 @@ uint8_t e4m3_from_float(float value) {
   if (magnitude > 0x7F800000) return sign | 0x7F;
   if (magnitude >= std::bit_cast<uint32_t>(kE4m3Max)) return sign | 0x7E;
   if (magnitude < std::bit_cast<uint32_t>(0x1p-6f)) {
-    // Subnormal range: adding 2^14 leaves steps of 2^-9, so the addition itself rounds to nearest even.
+    // Subnormal range: adding 2^14 leaves steps of 2^-9, so the addition itself rounds to nearest
+    // even.
     const float shifted = std::bit_cast<float>(magnitude) + 0x1p14f;
     return sign | static_cast<uint8_t>(std::bit_cast<uint32_t>(shifted) & 0xFF);
   }

@@ -7,7 +7,8 @@
 namespace cachalot::numeric {
 namespace {
 
-// The nearest code by exhaustive search, ties to the even one: the definition that the bit tricks must meet.
+// The nearest code by exhaustive search, ties to the even one: the definition that the bit tricks
+// must meet.
 template <typename Decode>
 int nearest_code(double value, int num_codes, Decode decode) {
   int best = 0;

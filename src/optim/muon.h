@@ -1,9 +1,11 @@
-// One Muon step for logical matrices: momentum, Nesterov look-ahead, hybrid Newton-Schulz, RMS rescale, decay.
-// Source  training.md 3.2-3.4.
-//         M = mu M + G; U = mu M + G; O = HybridNS(U) sqrt(max(rows, columns)) rms; W = W (1 - eta lambda) - eta O.
+// One Muon step for logical matrices: momentum, Nesterov look-ahead, hybrid Newton-Schulz, RMS
+// rescale, decay.
+// Source  reference/training 3.2-3.4.
+//         M = mu M + G; U = mu M + G; O = HybridNS(U) sqrt(max(rows, columns)) rms; W = W (1 - eta
+//         lambda) - eta O.
 // Shapes  master, grad, momentum [rows, columns] float, contiguous; no two overlap.
-// Numerics  ops/optim/muon_update.h: a matrix's bits depend on no other matrix and not on the threads. Zero gradient and momentum
-//         give exactly W (1 - eta lambda).
+// Numerics  ops/optim/muon_update.h: a matrix's bits depend on no other matrix and not on the
+//         threads. Zero gradient and momentum give exactly W (1 - eta lambda).
 // Threads  concurrent calls need distinct ctx.
 #pragma once
 

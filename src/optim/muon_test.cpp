@@ -43,7 +43,7 @@ double rms(const std::vector<float>& x) {
   return std::sqrt(sum / static_cast<double>(x.size()));
 }
 
-// training.md M2.
+// reference/training M2.
 TEST(Muon, SingularValuesEndAtOne) {
   TestContext ctx(device::machine_isa(), 2);
   uint64_t seed = 0;
@@ -66,8 +66,9 @@ TEST(Muon, SingularValuesEndAtOne) {
 TEST(Muon, SmallSingularValuesEndAtOneToo) {
   TestContext ctx(device::machine_isa(), 2);
   const int64_t rows = 40, columns = 60;
-  // P diag(s) Q^T with P and Q from orthogonalised random matrices; s geometric from 1 to 1e-4, whose norm is 2.2 or so. The
-  // factors are orthonormal to 1e-3 relative, which moves s by as much.
+  // P diag(s) Q^T with P and Q from orthogonalised random matrices; s geometric from 1 to 1e-4,
+  // whose norm is 2.2 or so. The factors are orthonormal to 1e-3 relative, which moves s by as
+  // much.
   const auto p = orthogonalise(ctx, random_values(rows * rows, 1), rows, rows, false);
   const auto q = orthogonalise(ctx, random_values(rows * columns, 2), rows, columns, false);
   std::vector<float> u(static_cast<size_t>(rows * columns));
@@ -93,7 +94,7 @@ TEST(Muon, SmallSingularValuesEndAtOneToo) {
   EXPECT_GE(after.back(), 0.9999);
 }
 
-// training.md M3.
+// reference/training M3.
 TEST(Muon, UpdateRmsIsTheSameForEveryShape) {
   TestContext ctx(device::machine_isa(), 2);
   uint64_t seed = 20;
@@ -103,7 +104,8 @@ TEST(Muon, UpdateRmsIsTheSameForEveryShape) {
   }
 }
 
-// training.md M4: the update does not know the gradient's scale, and that of a transposed gradient is transposed.
+// reference/training M4: the update does not know the gradient's scale, and that of a transposed
+// gradient is transposed.
 TEST(Muon, UpdateIsScaleFreeAndCommutesWithTransposition) {
   TestContext ctx(device::machine_isa(), 2);
   const int64_t rows = 30, columns = 70;
@@ -117,8 +119,8 @@ TEST(Muon, UpdateIsScaleFreeAndCommutesWithTransposition) {
   const auto of_transposed = update_of(ctx, transposed, columns, rows, {});
   for (float& x : g) x *= 3e-7f;
   const auto of_scaled = update_of(ctx, g, rows, columns, {});
-  // Scaling rounds every entry once, 2^-24 relative, which moves the polar factor by at most |dU|_F / s_min; ten steps round by a
-  // few 2^-24 of every singular value; all times 0.18 sqrt(70).
+  // Scaling rounds every entry once, 2^-24 relative, which moves the polar factor by at most |dU|_F
+  // / s_min; ten steps round by a few 2^-24 of every singular value; all times 0.18 sqrt(70).
   const double norm = rms(transposed) * std::sqrt(static_cast<double>(rows * columns));
   const double smallest = singular_values(transposed, columns, rows).back();
   const double bound = 0.18 * std::sqrt(70.0) * 0x1p-24 * (norm / smallest + 80 * std::sqrt(30.0));
@@ -131,7 +133,7 @@ TEST(Muon, UpdateIsScaleFreeAndCommutesWithTransposition) {
   }
 }
 
-// training.md M5.
+// reference/training M5.
 TEST(Muon, ZeroGradientAndMomentumOnlyDecay) {
   for_each_context([](device::ExecContext& ctx, const std::string& name) {
     const std::vector<float> before = random_values(20 * 12, 50);
@@ -145,8 +147,8 @@ TEST(Muon, ZeroGradientAndMomentumOnlyDecay) {
   });
 }
 
-// training.md M6. With one G, U and M would have one direction; so G changes in the third step: M_3 = mu M_2 + G', and the
-// update must be that of mu M_3 + G', not of M_3.
+// reference/training M6. With one G, U and M would have one direction; so G changes in the third
+// step: M_3 = mu M_2 + G', and the update must be that of mu M_3 + G', not of M_3.
 TEST(Muon, TheThirdStepLooksAheadWithTheNewMomentum) {
   TestContext ctx(device::machine_isa());
   const int64_t rows = 24, columns = 32;
@@ -175,8 +177,9 @@ TEST(Muon, TheThirdStepLooksAheadWithTheNewMomentum) {
     to_expected += std::pow(static_cast<double>(w[i]) - expected[i], 2);
     to_wrong += std::pow(static_cast<double>(w[i]) - wrong[i], 2);
   }
-  // Entries of U are off by 2^-23 of their size (three roundings), the polar factor by at most |dU|_F / s_min; ten steps round by
-  // a few 2^-24 of every singular value; all times 0.18 sqrt(32).
+  // Entries of U are off by 2^-23 of their size (three roundings), the polar factor by at most
+  // |dU|_F / s_min; ten steps round by a few 2^-24 of every singular value; all times 0.18
+  // sqrt(32).
   const std::vector<double> s = singular_values(look_ahead, rows, columns);
   double norm = 0;
   for (double value : s) norm += value * value;
@@ -186,7 +189,7 @@ TEST(Muon, TheThirdStepLooksAheadWithTheNewMomentum) {
   EXPECT_GT(std::sqrt(to_wrong), 100 * bound);
 }
 
-// training.md M7: [gate; up] in one tensor and in two.
+// reference/training M7: [gate; up] in one tensor and in two.
 TEST(Muon, StorageFusionChangesNothing) {
   const int64_t rows = 48, columns = 36;
   const auto half = static_cast<size_t>(rows * columns);

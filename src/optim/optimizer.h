@@ -1,12 +1,15 @@
-// The optimizer of a training run: Muon and AdamW over a list of named fp32 parameters, each with the rule of
-// parameter_groups.h.
-// Source  training.md 3, 6.2.
-// step()  The global norm of the active parameters' gradients decides the clipping factor; where it is not finite nothing is
-//         changed and the report says so. Otherwise every active parameter takes one step with its own count of steps (AdamW's bias
-//         correction). A parameter that is not active keeps every bit, of its state too: no decay, no momentum.
-// Numerics  A parameter's new bits depend on its own values, gradient and state, the learning rate and the clipping factor; not on
-//         threads, instruction set, or the other parameters. The norm adds up parameters in their order.
-// Ownership  owns the moments; borrows masters and gradients, whose addresses must stay. Gradients are read only.
+// The optimizer of a training run: Muon and AdamW over a list of named fp32 parameters, each with
+// the rule of parameter_groups.h.
+// Source  reference/training 3, 6.2.
+// step()  The global norm of the active parameters' gradients decides the clipping factor; where it
+//         is not finite nothing is changed and the report says so. Otherwise every active parameter
+//         takes one step with its own count of steps (AdamW's bias correction). A parameter that is
+//         not active keeps every bit, of its state too: no decay, no momentum.
+// Numerics  A parameter's new bits depend on its own values, gradient and state, the learning rate
+//         and the clipping factor; not on threads, instruction set, or the other parameters. The
+//         norm adds up parameters in their order.
+// Ownership  owns the moments; borrows masters and gradients, whose addresses must stay. Gradients
+//            are read only.
 // Threads  one owner.
 #pragma once
 
@@ -44,8 +47,9 @@ struct OptimizedParameter {
   const float* grad;  // may be null in the group none only
 };
 
-// A piece of the optimizer's state, as a checkpoint stores it: "<parameter>.momentum" (Muon), "<parameter>.exp_avg" and
-// "<parameter>.exp_avg_sq" (AdamW) in the parameter's shape, and "optimizer.steps" [parameters] I64.
+// A piece of the optimizer's state, as a checkpoint stores it: "<parameter>.momentum" (Muon),
+// "<parameter>.exp_avg" and "<parameter>.exp_avg_sq" (AdamW) in the parameter's shape, and
+// "optimizer.steps" [parameters] I64.
 struct StateArray {
   std::string name;
   tensor::DType dtype;
@@ -59,8 +63,8 @@ struct StepReport {
   float grad_scale = 1;
 };
 
-// The size of each active parameter's last update, |W_new - (1 - eta lambda) W_old| / eta as a root mean square: 0.18 for
-// Muon's matrices. lambda is 0 where the group has no decay.
+// The size of each active parameter's last update, |W_new - (1 - eta lambda) W_old| / eta as a root
+// mean square: 0.18 for Muon's matrices. lambda is 0 where the group has no decay.
 struct UpdateRms {
   std::string name;
   double rms;
@@ -68,7 +72,8 @@ struct UpdateRms {
 
 class Optimizer {
  public:
-  // Errors  invalid_argument: parameter_groups.h's; a config value out of range (key, expected, found); a gradient that is missing.
+  // Errors  invalid_argument: parameter_groups.h's; a config value out of range (key, expected,
+  //         found); a gradient that is missing.
   static Result<Optimizer> create(std::vector<OptimizedParameter> parameters,
                                   const OptimizerConfig& config);
 
@@ -84,7 +89,8 @@ class Optimizer {
   // Steps that a parameter has taken.
   int64_t num_steps(int64_t parameter_idx) const;
 
-  // In the parameters' order. The spans stay valid as long as the optimizer; restoring is writing all of them.
+  // In the parameters' order. The spans stay valid as long as the optimizer; restoring is writing
+  // all of them.
   std::vector<StateArray> state();
   // After a restore. Errors  data_loss: a count of steps below 0.
   Status check_state() const;

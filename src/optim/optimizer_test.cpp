@@ -149,7 +149,8 @@ TEST(Optimizer, BitsDoNotDependOnThreadsOrInstructionSet) {
   });
 }
 
-// infrastructure.md 7.1: all matrices of a step share one run of the threads, here with and without each other.
+// reference/infrastructure 7.1: all matrices of a step share one run of the threads, here with and
+// without each other.
 TEST(Optimizer, AParameterHasTheBitsItHasInAnOptimizerOfItsOwn) {
   TestContext ctx(device::machine_isa(), 2);
   Model together, apart;
@@ -276,8 +277,8 @@ TEST(Optimizer, ReportsTheSizeOfUpdates) {
   for (const UpdateRms& u : updates) {
     const ParameterGroup group =
         optimizer.audit().rows[static_cast<size_t>(model.find(u.name))].rule.group;
-    // Muon's by construction, within M3's bounds; AdamW's first step is the sign of the gradient. Weights of order 1 are rounded
-    // to 2^-24, a step of 0.01 shows that as 2^-24 / 0.01 = 6e-6.
+    // Muon's by construction, within M3's bounds; AdamW's first step is the sign of the gradient.
+    // Weights of order 1 are rounded to 2^-24, a step of 0.01 shows that as 2^-24 / 0.01 = 6e-6.
     EXPECT_NEAR(u.rms, group == ParameterGroup::muon ? 0.18 : 1, 5e-4) << u.name;
   }
 }

@@ -1,14 +1,18 @@
-// Which optimizer a parameter gets, and which independent matrices its storage holds: decided by its public name and its shape.
-// Source  training.md 3.1; names and layouts of architecture.md 2.1, 3.3, 7.2. Where the report is silent (3.1, "[?]") the options
-//         say what is chosen.
+// Which optimizer a parameter gets, and which independent matrices its storage holds: decided by
+// its public name and its shape.
+// Source  reference/training 3.1; names and layouts of reference/forward 2.1, 3.3, 7.2. Where the
+//         report is silent (3.1, "[?]") the options say what is chosen.
 //         muon         every matrix but the embedding and the head
 //         adamw_decay  embedding, head, RMSNorm weights
-//         adamw        without decay: mHC biases and gates, attention sinks, compressor position biases
+//         adamw        without decay: mHC biases and gates, attention sinks, compressor position
+//                      biases
 //         none         no gradient: router selection biases, hash tables
-// Cuts    hc_*_fn into pre, post and comb rows; the compressors of ratio 4 into their two series; wo_a into o_groups blocks; with
-//         split_heads wq_b (of the indexer too) into heads. Gate and up are stored apart (w1, w3), and so is every expert. All
-//         cuts are between rows, so a logical matrix is contiguous.
-// Errors  invalid_argument with the name: one that no tensor of the architecture has, or a shape that its cut does not divide.
+// Cuts    hc_*_fn into pre, post and comb rows; the compressors of ratio 4 into their two series;
+//         wo_a into o_groups blocks; with split_heads wq_b (of the indexer too) into heads. Gate
+//         and up are stored apart (w1, w3), and so is every expert. All cuts are between rows, so a
+//         logical matrix is contiguous.
+// Errors  invalid_argument with the name: one that no tensor of the architecture has, or a shape
+//         that its cut does not divide.
 #pragma once
 
 #include <cstdint>
@@ -53,7 +57,7 @@ Result<ParameterRule> parameter_rule(std::string_view name, std::span<const int6
 // Rows cut into equal parts: fused tensors that have no public name ([gate; up] for one).
 std::vector<RowRange> cut_evenly(int64_t rows, int64_t parts);
 
-// Parameters of the lightning indexer, which its warm-up alone trains (training.md 6.3).
+// Parameters of the lightning indexer, which its warm-up alone trains (reference/training 6.3).
 bool is_indexer_parameter(std::string_view name);
 
 struct NamedShape {

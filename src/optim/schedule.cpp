@@ -144,8 +144,8 @@ int64_t step_tokens(const BatchSchedule& s, int64_t sequence_length, int64_t tok
   CACHALOT_CHECK(sequence_length > 0 && tokens_seen >= 0);
   int64_t tokens = s.batch_tokens;
   if (tokens_seen < s.ramp_tokens) {
-    // In double: the product of two token counts passes 2^63. Rounding down to sequences hides the last places, and the same
-    // two numbers give the same result everywhere.
+    // In double: the product of two token counts passes 2^63. Rounding down to sequences hides the
+    // last places, and the same two numbers give the same result everywhere.
     const double done = static_cast<double>(tokens_seen) / static_cast<double>(s.ramp_tokens);
     tokens =
         s.first_batch_tokens +

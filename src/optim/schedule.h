@@ -1,7 +1,9 @@
-// What a training run does when: learning rate, MTP weight, batch size, sequence length and attention stage, each a pure function
-// of the tokens seen so far (and, in the warm-up, of the steps done). Nothing is remembered, so a resumed run needs no state.
-// Source  training.md 6.2-6.4.
-// Errors  validate() names the key, what was expected and what was found; the functions take validated schedules.
+// What a training run does when: learning rate, MTP weight, batch size, sequence length and
+// attention stage, each a pure function of the tokens seen so far (and, in the warm-up, of the
+// steps done). Nothing is remembered, so a resumed run needs no state.
+// Source  reference/training 6.2-6.4.
+// Errors  validate() names the key, what was expected and what was found; the functions take
+//         validated schedules.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +15,8 @@
 
 namespace cachalot::optim {
 
-// Linear from 0 over warmup_steps; constant; half a cosine from decay_begin_tokens to floor_fraction of the peak at
-// decay_end_tokens; the floor from there on.
+// Linear from 0 over warmup_steps; constant; half a cosine from decay_begin_tokens to
+// floor_fraction of the peak at decay_end_tokens; the floor from there on.
 struct LearningRateSchedule {
   double peak = 2.7e-4;
   int64_t warmup_steps = 2000;
@@ -41,8 +43,8 @@ struct SequenceStage {
 };
 int64_t sequence_length(const std::vector<SequenceStage>& stages, int64_t tokens_seen);
 
-// Tokens per step: linear in tokens_seen from first_batch_tokens to batch_tokens over ramp_tokens, down to whole sequences (at
-// least one). The last step takes what the budget leaves, to the token.
+// Tokens per step: linear in tokens_seen from first_batch_tokens to batch_tokens over ramp_tokens,
+// down to whole sequences (at least one). The last step takes what the budget leaves, to the token.
 struct BatchSchedule {
   int64_t first_batch_tokens = 3072 * 4096LL;  // V3's; V4 says "a small size"
   int64_t batch_tokens = 18'432 * 4096LL;
@@ -51,7 +53,8 @@ struct BatchSchedule {
 };
 int64_t step_tokens(const BatchSchedule& s, int64_t sequence_length, int64_t tokens_seen);
 
-// CSA attends every visible entry (dense), then trains the indexer alone on dense attention, then selects (sparse).
+// CSA attends every visible entry (dense), then trains the indexer alone on dense attention, then
+// selects (sparse).
 enum class AttentionStage { dense, indexer_warmup, sparse };
 std::string_view attention_stage_name(AttentionStage stage);
 struct AttentionSchedule {

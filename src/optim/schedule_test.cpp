@@ -23,7 +23,7 @@ TrainingSchedule small_schedule() {
   return s;
 }
 
-// training.md S1.
+// reference/training S1.
 TEST(Schedule, LearningRateIsTheClosedFormAndTheMtpWeightFlipsAtDecayStart) {
   const LearningRateSchedule s = learning_rate_for_budget(2.7e-4, kBudget);
   EXPECT_EQ(s.decay_begin_tokens, 680'000);
@@ -61,7 +61,7 @@ TEST(Schedule, WithoutDecayOrWarmUpTheRateIsConstant) {
   EXPECT_DOUBLE_EQ(learning_rate(step, 0, 10), 0.1);
 }
 
-// training.md S2.
+// reference/training S2.
 TEST(Schedule, StepsFollowTheRampAndSpendTheBudgetToTheToken) {
   TrainingSchedule s = small_schedule();
   s.batch.total_tokens = kBudget + 7;

@@ -1,7 +1,7 @@
 // Singular values of a matrix, for tests and logs.
-// Numerics  One-sided Jacobi rotations in double on the shorter side until every pair of vectors is orthogonal to 1e-14: relative
-//         accuracy of about 1e-13 of the largest value. Plain loops, n^2 m per sweep and some eight sweeps: for matrices up to a
-//         few hundred rows.
+// Numerics  One-sided Jacobi rotations in double on the shorter side until every pair of vectors is
+//         orthogonal to 1e-14: relative accuracy of about 1e-13 of the largest value. Plain loops,
+//         n^2 m per sweep and some eight sweeps: for matrices up to a few hundred rows.
 #pragma once
 
 #include <cstdint>

@@ -5,7 +5,7 @@
 namespace cachalot::tensor {
 namespace {
 
-// Written out again from architecture.md 7.1 and the container's element names.
+// Written out again from reference/forward 7.1 and the container's element names.
 struct Row {
   DType dtype;
   const char* name;

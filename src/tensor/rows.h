@@ -1,6 +1,6 @@
-// Cached rows (KV rows, indexer rows, compressor tails): their storage formats and how a row is found. Nothing here computes;
-// ops/quant/row_codec.h encodes and decodes.
-// Source  architecture.md 3.10, infrastructure.md 8.1.
+// Cached rows (KV rows, indexer rows, compressor tails): their storage formats and how a row is
+// found. Nothing here computes; ops/quant/row_codec.h encodes and decodes.
+// Source  reference/forward 3.10, reference/infrastructure 8.1.
 #pragma once
 
 #include <cstddef>
@@ -8,10 +8,11 @@
 
 namespace cachalot::tensor {
 
-// f32, bf16: the values as they are. fp8: the non-rotary part as e4m3 codes, the rotary part as bf16, one e8m0 scale per 64
-// codes (584 bytes for 448 + 64).
+// f32, bf16: the values as they are. fp8: the non-rotary part as e4m3 codes, the rotary part as
+// bf16, one e8m0 scale per 64 codes (584 bytes for 448 + 64).
 enum class KvFormat { f32, bf16, fp8 };
-// fp4: packed e2m1 and one e8m0 scale per 32 (68 bytes for 128). fp8: e4m3 codes and one fp32 scale (132 bytes for 128).
+// fp4: packed e2m1 and one e8m0 scale per 32 (68 bytes for 128). fp8: e4m3 codes and one fp32 scale
+// (132 bytes for 128).
 enum class IndexFormat { f32, bf16, fp4, fp8 };
 
 // A row's bytes in two parts. A block of n rows holds n data parts, then n scale parts.
@@ -21,7 +22,8 @@ struct RowLayout {
   int64_t row_bytes() const { return data_bytes + scale_bytes; }
 };
 
-// fp8: data head_dim - rope_dim + 2 * rope_dim; scales ceil((head_dim - rope_dim) / 64), rounded up to a multiple of 8.
+// fp8: data head_dim - rope_dim + 2 * rope_dim; scales ceil((head_dim - rope_dim) / 64), rounded up
+// to a multiple of 8.
 RowLayout kv_row_layout(KvFormat format, int64_t head_dim, int64_t rope_dim);
 RowLayout index_row_layout(IndexFormat format, int64_t index_head_dim);
 
@@ -44,8 +46,8 @@ struct RowBlocks {
   }
 };
 
-// The rows of the last `capacity` positions; position p lives in slot p mod capacity. Borrowed; base is null where a segment
-// starts at position 0 and nothing is kept (training).
+// The rows of the last `capacity` positions; position p lives in slot p mod capacity. Borrowed;
+// base is null where a segment starts at position 0 and nothing is kept (training).
 struct RowRing {
   std::byte* base = nullptr;
   int64_t capacity = 0;
@@ -58,7 +60,8 @@ struct RowRing {
   }
 };
 
-// The rows of positions up to the end of a chunk: those before first_position in the ring, the chunk's own in `chunk`.
+// The rows of positions up to the end of a chunk: those before first_position in the ring, the
+// chunk's own in `chunk`.
 struct RecentRows {
   RowRing ring;
   RowBlocks chunk;  // row i is position first_position + i

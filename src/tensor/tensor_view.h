@@ -25,8 +25,8 @@ struct TensorView {
   int64_t num_elements() const { return tensor::num_elements(shape); }
   int64_t num_bytes() const { return num_elements() * dtype_bytes(dtype); }
   std::span<const std::byte> bytes() const { return {data, static_cast<size_t>(num_bytes())}; }
-  // The elements as T; the caller has checked dtype. T's alignment is a caller's promise too: safetensors data may start at
-  // any byte, so readers of files copy with memcpy (see to_floats).
+  // The elements as T; the caller has checked dtype. T's alignment is a caller's promise too:
+  // safetensors data may start at any byte, so readers of files copy with memcpy (see to_floats).
   template <typename T>
   const T* as() const {
     CACHALOT_DCHECK(static_cast<int64_t>(sizeof(T)) == dtype_bytes(dtype));
@@ -42,10 +42,10 @@ std::vector<float> to_floats(const TensorView& view);
 // Elements of an integer tensor (I64, I32, I16, I8, U8, BOOL) as int64; CHECK on others.
 std::vector<int64_t> to_integers(const TensorView& view);
 
-// A weight matrix [rows, columns] in any of the checkpoint's formats: `weight` F32, BF16, F16, F8_E4M3, or I8 holding FP4
-// pairs [rows, columns / 2]; `scale` null (data == nullptr), or F8_E8M0 / F32 with one entry per block of
-// block_rows x block_columns, [ceil(rows / block_rows), ceil(columns / block_columns)].
-// Value: decode(weight) * scale. Source: architecture.md 7.3.
+// A weight matrix [rows, columns] in any of the checkpoint's formats: `weight` F32, BF16, F16,
+// F8_E4M3, or I8 holding FP4 pairs [rows, columns / 2]; `scale` null (data == nullptr), or F8_E8M0
+// / F32 with one entry per block of block_rows x block_columns, [ceil(rows / block_rows),
+// ceil(columns / block_columns)]. Value: decode(weight) * scale. Source: reference/forward 7.3.
 struct QuantTensor {
   TensorView weight;
   TensorView scale;

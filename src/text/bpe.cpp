@@ -86,8 +86,8 @@ Status Bpe::add_merges(const TokenizerSpec& spec, std::string_view origin) {
   return {};
 }
 
-// The short cuts are exact by construction: only tokens that merging reproduces are entered. ignore_merges makes the others
-// whole pieces too, but never parts of one.
+// The short cuts are exact by construction: only tokens that merging reproduces are entered.
+// ignore_merges makes the others whole pieces too, but never parts of one.
 void Bpe::add_short_cuts(const TokenizerSpec& spec) {
   std::vector<uint32_t> parts;
   std::vector<int32_t> ids;
@@ -121,8 +121,8 @@ void Bpe::merge(std::string_view piece, std::vector<int32_t>& ids) const {
   }
 }
 
-// The best pair is the least of the candidates rank * 128 + position: one vectorised minimum finds rank and place, leftmost
-// first.
+// The best pair is the least of the candidates rank * 128 + position: one vectorised minimum finds
+// rank and place, leftmost first.
 void Bpe::merge_short(std::string_view piece, std::vector<int32_t>& ids) const {
   constexpr int32_t kNone = INT32_MAX;
   constexpr size_t kStep = 8;

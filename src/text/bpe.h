@@ -1,5 +1,5 @@
-// Byte-level BPE over one piece of text (chat-format.md 1.2): start from single bytes, merge the adjacent pair of lowest
-// rank, leftmost first on ties, until no pair has a rank.
+// Byte-level BPE over one piece of text (reference/chat 1.2): start from single bytes, merge the
+// adjacent pair of lowest rank, leftmost first on ties, until no pair has a rank.
 // Immutable once built; concurrent calls are safe.
 #pragma once
 
@@ -21,11 +21,13 @@ namespace cachalot::text {
 
 class Bpe {
  public:
-  // Errors   invalid_argument: an id or a pair given twice, a merge of an id that is not there, a byte without a token.
+  // Errors   invalid_argument: an id or a pair given twice, a merge of an id that is not there, a
+  //          byte without a token.
   static Result<Bpe> build(const TokenizerSpec& spec, std::string_view origin);
 
-  // Appends the ids of `piece`, which is not empty. Any bytes. n bytes cost O(n) time and n bits of memory where the merge
-  // list is proper (bpe_linear.h), as those of V3 and V4 are, else O(n log n) and up to 24 n bytes.
+  // Appends the ids of `piece`, which is not empty. Any bytes. n bytes cost O(n) time and n bits of
+  // memory where the merge list is proper (bpe_linear.h), as those of V3 and V4 are, else O(n log
+  // n) and up to 24 n bytes.
   void encode_piece(std::string_view piece, std::vector<int32_t>& ids) const;
 
   // The definition: the same ids by merging, without short cuts.

@@ -47,8 +47,9 @@ std::optional<LinearBpe> LinearBpe::build(std::span<const Merge> merges,
   return bpe;
 }
 
-// Undoes the two tokens' merges from the last to the first, looking at the pair of symbols that face each other. A rank equal to
-// that of the merge on the left belongs to the same rule on both sides; merging goes from the left, so the left one comes first.
+// Undoes the two tokens' merges from the last to the first, looking at the pair of symbols that
+// face each other. A rank equal to that of the merge on the left belongs to the same rule on both
+// sides; merging goes from the left, so the left one comes first.
 bool LinearBpe::stays_apart(const PairRanks& pairs, uint32_t left, uint32_t right) const {
   uint32_t left_merged = kNoRank,
            right_merged = kNoRank;  // when the facing symbols are merged away

@@ -35,7 +35,8 @@ class PairRanks {
   }
 
   uint32_t find(uint32_t left, uint32_t right) const {
-    // Most tokens are never merged further; these bits stay in the nearest cache and answer for them.
+    // Most tokens are never merged further; these bits stay in the nearest cache and answer for
+    // them.
     if (!(sides_[left] & kIsLeft) || !(sides_[right] & kIsRight)) return kNoRank;
     const uint64_t wanted = key(left, right);
     for (size_t slot = first_slot(wanted); slots_[slot] != kFree;

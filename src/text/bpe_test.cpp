@@ -67,8 +67,8 @@ class Random {
   uint64_t state_;
 };
 
-// Rules over the letters a, b, c. `proper`: each makes a new token of tokens that are there; else also tokens made twice, and
-// an order in which products come before what they are made of.
+// Rules over the letters a, b, c. `proper`: each makes a new token of tokens that are there; else
+// also tokens made twice, and an order in which products come before what they are made of.
 TokenizerSpec random_spec(Random& random, bool proper) {
   TokenizerSpec spec = byte_spec();
   std::vector<int32_t> usable = {'a', 'b', 'c'};

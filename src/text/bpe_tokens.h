@@ -20,7 +20,8 @@ class TokenTable {
 
   // Ids in order; empty where no token has the id.
   void append(std::string_view bytes);
-  // Makes the token of this id one that find() returns, and longest_prefix() too if `part`. Not empty; once per bytes.
+  // Makes the token of this id one that find() returns, and longest_prefix() too if `part`. Not
+  // empty; once per bytes.
   void enter(uint32_t id, bool part);
 
   uint32_t num_ids() const { return static_cast<uint32_t>(offsets_.size()) - 1; }
@@ -50,8 +51,9 @@ class TokenTable {
   std::string bytes_;  // all tokens one after another, by id
   std::vector<uint32_t> offsets_ = {0};
   std::vector<Slot> slots_;  // open addressing
-  // For longest_prefix, small enough to stay in the second-level cache: which lengths parts have by a hash of their first
-  // three bytes, and one bit per hash of a part, so that most lengths that do not match are dismissed without the table.
+  // For longest_prefix, small enough to stay in the second-level cache: which lengths parts have by
+  // a hash of their first three bytes, and one bit per hash of a part, so that most lengths that do
+  // not match are dismissed without the table.
   std::array<uint64_t, 4096> lengths_{};
   std::vector<uint64_t> filter_;
   size_t longest_ = 0;

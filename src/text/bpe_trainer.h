@@ -1,9 +1,12 @@
-// Learns a byte-level BPE vocabulary from text, cut as V4 cuts it (pre_tokenizer.h), and writes it as a tokenizer.json.
-// Rule     Again and again the adjacent pair of tokens that stands in the text most often becomes a token; among pairs that stand there
-//          equally often the one with the smallest left id, then the smallest right id. No pair that stands there once is merged. It
-//          is the rule of PyPI tokenizers' BpeTrainer: tools/compare_bpe_training.py finds the same merges.
-// Ids      the first control tokens (begin, end, pad), then the 256 bytes in the order of their spelling, then merges by rank, then
-//          the other control tokens of V4, its placeholders left out. All are found by name, as in the real vocabulary.
+// Learns a byte-level BPE vocabulary from text, cut as V4 cuts it (pre_tokenizer.h), and writes it
+// as a tokenizer.json.
+// Rule     Again and again the adjacent pair of tokens that stands in the text most often becomes a
+//          token; among pairs that stand there equally often the one with the smallest left id,
+//          then the smallest right id. No pair that stands there once is merged. It is the rule of
+//          PyPI tokenizers' BpeTrainer: tools/compare_bpe_training.py finds the same merges.
+// Ids      the first control tokens (begin, end, pad), then the 256 bytes in the order of their
+//          spelling, then merges by rank, then the other control tokens of V4, its placeholders
+//          left out. All are found by name, as in the real vocabulary.
 // Numerics  a function of the multiset of documents alone: neither their order nor threads enter.
 // Threads  one owner.
 #pragma once
@@ -23,8 +26,8 @@ class BpeTrainer {
   // A document's pieces count. Any bytes. Memory: the distinct pieces.
   void add(std::string_view document);
 
-  // vocab_size: all ids, control tokens and bytes included. Errors  invalid_argument: fewer than those need (expected, found); text
-  // that runs out of pairs before.
+  // vocab_size: all ids, control tokens and bytes included. Errors  invalid_argument: fewer than
+  // those need (expected, found); text that runs out of pairs before.
   Result<TokenizerSpec> train(int64_t vocab_size) const;
 
   int64_t num_pieces() const { return static_cast<int64_t>(pieces_.size()); }

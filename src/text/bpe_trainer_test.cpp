@@ -1,4 +1,5 @@
-// Vocabularies learned by the rule of the header, compared with its plain definition, and read back.
+// Vocabularies learned by the rule of the header, compared with its plain definition, and read
+// back.
 #include "text/bpe_trainer.h"
 
 #include <gtest/gtest.h>

@@ -1,4 +1,5 @@
-// GPT-2's byte alphabet: the printable bytes of Latin-1 stand for themselves, the other 68 for U+0100, U+0101, ... in order.
+// GPT-2's byte alphabet: the printable bytes of Latin-1 stand for themselves, the other 68 for
+// U+0100, U+0101, ... in order.
 // Threads  immutable.
 #pragma once
 

@@ -6,12 +6,14 @@
 
 namespace cachalot::text {
 
-// Fences of CommonMark: at most 3 spaces, then at least 3 backticks or tildes; closed by a line of at least as many of the
-// same and nothing else. A backtick fence whose line holds another backtick is inline code. Text may come in any cut.
+// Fences of CommonMark: at most 3 spaces, then at least 3 backticks or tildes; closed by a line of
+// at least as many of the same and nothing else. A backtick fence whose line holds another backtick
+// is inline code. Text may come in any cut.
 class CodeFence {
  public:
   void feed(std::string_view text);
-  // What would stand next: inside from the third mark of a fence on, outside after the marks that close it.
+  // What would stand next: inside from the third mark of a fence on, outside after the marks that
+  // close it.
   bool inside() const;
 
  private:

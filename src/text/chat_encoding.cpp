@@ -13,7 +13,7 @@
 namespace cachalot::text {
 namespace {
 
-// What "high" adds in v4-0731 and "max" in v4 (chat-format.md 2.4, text A).
+// What "high" adds in v4-0731 and "max" in v4 (reference/chat 2.4, text A).
 constexpr std::string_view kEffortTextA =
     "Reasoning Effort: Absolute maximum with no shortcuts permitted.\n"
     "You MUST be very thorough in your thinking and comprehensively decompose the problem to "
@@ -93,7 +93,8 @@ bool is_given(const std::optional<json::value>& format) {
   }
 }
 
-// Renders turns one after another; the rules of each line are those of chat-format.md 2.1 to 2.9 and 2.12.
+// Renders turns one after another; the rules of each line are those of reference/chat 2.1 to 2.9
+// and 2.12.
 class Renderer {
  public:
   Renderer(const Turns& turns, const EncodeOptions& options, std::string effort_text)

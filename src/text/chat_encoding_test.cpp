@@ -72,7 +72,7 @@ TEST(DerivedCases, AreReproducedByteForByte) {
   EXPECT_EQ(num_cases, 38);
 }
 
-// chat-format.md 2.14, by number; 3, 5 and 10 are official cases.
+// reference/chat 2.14, by number; 3, 5 and 10 are official cases.
 TEST(WorkedExamples, AreAsWritten) {
   const std::string bos(kBos);
   const std::string hello = R"([{"role": "user", "content": "Hello"}])";

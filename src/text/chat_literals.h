@@ -1,4 +1,5 @@
-// The strings of the prompt format, verbatim (chat-format.md 1.4, 2.1). Encoder and completion parser share them.
+// The strings of the prompt format, verbatim (reference/chat 1.4, 2.1). Encoder and completion
+// parser share them.
 #pragma once
 
 #include <string_view>

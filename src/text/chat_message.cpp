@@ -75,7 +75,7 @@ Status read_part(const json::value& value, const std::string& where, Message& me
   if (part.type == "thinking") {
     std::string thinking;
     CACHALOT_RETURN_IF_ERROR(read_string(object, "thinking", where, thinking));
-    // Several blocks of one message are joined in order (chat-format.md 5.5).
+    // Several blocks of one message are joined in order (reference/chat 5.5).
     if (!message.reasoning_content.empty()) message.reasoning_content += '\n';
     message.reasoning_content += thinking;
     return {};

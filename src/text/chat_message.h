@@ -1,5 +1,6 @@
-// A conversation as data: what a client sends, before any prompt is made of it (chat-format.md 2.1). The JSON shape is
-// OpenAI's, with the extra message fields of the reference encoder (tools, response_format, task, wo_eos).
+// A conversation as data: what a client sends, before any prompt is made of it (reference/chat
+// 2.1). The JSON shape is OpenAI's, with the extra message fields of the reference encoder (tools,
+// response_format, task, wo_eos).
 #pragma once
 
 #include <optional>
@@ -12,7 +13,7 @@
 
 namespace cachalot::text {
 
-// Chosen by the checkpoint's metadata, never guessed from a model's name (chat-format.md 0).
+// Chosen by the checkpoint's metadata, never guessed from a model's name (reference/chat 0).
 enum class PromptFamily { v4, v4_0731, v4_1 };
 
 // "v4", "v4-0731", "v4.1".
@@ -34,7 +35,8 @@ struct ToolCall {
   std::string name;        // may be qualified, "namespace::name" (v4.1)
   std::string name_space;  // empty: none, or inside `name`
   std::string arguments;   // JSON text of an object, or whatever text the client sent
-  // False if the client sent a JSON value instead of a string; `arguments` is then its Python spelling.
+  // False if the client sent a JSON value instead of a string; `arguments` is then its Python
+  // spelling.
   bool arguments_are_text = true;
 };
 
@@ -55,7 +57,7 @@ struct Message {
   std::string tool_call_id;
   std::vector<ToolDefinition> tools;
   std::optional<json::value> response_format;
-  std::optional<std::string> task;  // quick instruction (chat-format.md 2.9)
+  std::optional<std::string> task;  // quick instruction (reference/chat 2.9)
   bool wo_eos = false;              // the turn stays open: generation continues it
   bool prefix = false;  // the client's spelling of wo_eos; normalize_messages resolves it
   // With wo_eos: the reasoning block stays open too, so that generation continues the reasoning.
@@ -68,10 +70,11 @@ struct ChatRequest {
   std::optional<json::value> response_format;
 };
 
-// Reads {"messages": [...], "tools": [...], "response_format": ...}, or a bare array of messages. Unknown fields are
-// ignored. Reasoning is taken from reasoning_content, reasoning, reasoning_text, or content parts of type "thinking".
-// Empty lists and null count as absent.
-// Errors   invalid_argument naming the place ("messages[2].tool_calls[0].function.name"), what was expected and found.
+// Reads {"messages": [...], "tools": [...], "response_format": ...}, or a bare array of messages.
+// Unknown fields are ignored. Reasoning is taken from reasoning_content, reasoning, reasoning_text,
+// or content parts of type "thinking". Empty lists and null count as absent.
+// Errors   invalid_argument naming the place ("messages[2].tool_calls[0].function.name"), what was
+//          expected and found.
 Result<ChatRequest> parse_chat_request(const json::value& request);
 Result<std::vector<ToolDefinition>> parse_tools(const json::value& tools, std::string_view where);
 

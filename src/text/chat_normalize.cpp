@@ -88,8 +88,8 @@ void join_leading_systems(Messages& messages) {
   messages.erase(messages.begin() + 1, messages.begin() + static_cast<ptrdiff_t>(num_leading));
 }
 
-// System messages in mid-conversation become user text where they stand, so that what came before stays a cached prefix.
-// What they declare goes to the front.
+// System messages in mid-conversation become user text where they stand, so that what came before
+// stays a cached prefix. What they declare goes to the front.
 void convert_later_systems(Messages& messages, ChatRequest& request) {
   for (size_t i = 1; i < messages.size(); ++i) {
     Message& message = messages[i];
@@ -104,8 +104,8 @@ void convert_later_systems(Messages& messages, ChatRequest& request) {
   }
 }
 
-// A reminder after a user turn would follow that turn's assistant header: it goes before the whole run of user messages
-// and tool results, which become one turn.
+// A reminder after a user turn would follow that turn's assistant header: it goes before the whole
+// run of user messages and tool results, which become one turn.
 void move_reminders(Messages& messages) {
   Messages moved;
   moved.reserve(messages.size());
@@ -170,7 +170,8 @@ Status check_tool_names(const Messages& messages) {
   return {};
 }
 
-// A name that the model made up may be anything its markup can carry: only what would end the attribute is refused.
+// A name that the model made up may be anything its markup can carry: only what would end the
+// attribute is refused.
 Status check_calls(Messages& messages) {
   for (size_t i = 0; i < messages.size(); ++i) {
     for (size_t k = 0; k < messages[i].tool_calls.size(); ++k) {

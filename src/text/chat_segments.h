@@ -1,5 +1,6 @@
-// A prompt as a list of stretches that says which of them are control tokens and which are plain text, so that text typed
-// by a user can never become a control token (chat-format.md 1.6, safe mode).
+// A prompt as a list of stretches that says which of them are control tokens and which are plain
+// text, so that text typed by a user can never become a control token (reference/chat 1.6, safe
+// mode).
 #pragma once
 
 #include <string>
@@ -16,8 +17,8 @@ struct PromptSegment {
   bool operator==(const PromptSegment&) const = default;
 };
 
-// Invariant: a control segment is exactly one control string; two text segments are never neighbours, so each stretch of
-// text between control tokens is tokenized as a whole.
+// Invariant: a control segment is exactly one control string; two text segments are never
+// neighbours, so each stretch of text between control tokens is tokenized as a whole.
 class PromptWriter {
  public:
   void control(std::string_view token);

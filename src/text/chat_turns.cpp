@@ -24,8 +24,8 @@ Status refuse_placeholder(std::string_view text, std::string_view where) {
                                       where, kImagePlaceholder));
 }
 
-// A list as one string. In v4.1 an image part stands as its placeholder and other parts fall away; before it, anything but
-// text is named in brackets.
+// A list as one string. In v4.1 an image part stands as its placeholder and other parts fall away;
+// before it, anything but text is named in brackets.
 TurnText joined_parts(const Message& message, PromptFamily family) {
   if (!message.has_parts) return {message.content, {}};
   TurnText out;

@@ -1,5 +1,5 @@
-// The first half of encoding: messages become turns, with tool results inside user turns and dropped reasoning gone
-// (chat-format.md 2.2, steps 1 to 4).
+// The first half of encoding: messages become turns, with tool results inside user turns and
+// dropped reasoning gone (reference/chat 2.2, steps 1 to 4).
 #pragma once
 
 #include <string>
@@ -11,7 +11,8 @@
 
 namespace cachalot::text {
 
-// Text in which each image stands as its placeholder. Without images, a placeholder in it is only text.
+// Text in which each image stands as its placeholder. Without images, a placeholder in it is only
+// text.
 struct TurnText {
   std::string text;
   std::vector<std::string> images;  // their sources, in order
@@ -44,7 +45,8 @@ struct Turns {
   size_t last_user = 0;  // index of the last turn that asks; turns.size() if there is none
 };
 
-// True for the roles that a generation header follows: user, developer; in v4.1 also a system turn that is not the first.
+// True for the roles that a generation header follows: user, developer; in v4.1 also a system turn
+// that is not the first.
 bool asks(const Turn& turn, size_t turn_idx, PromptFamily family);
 
 Result<Turns> build_turns(const std::vector<Message>& messages, const EncodeOptions& options);

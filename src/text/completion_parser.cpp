@@ -120,7 +120,8 @@ class CompletionParser::Impl {
            (offers_tools() && (phase_ == Phase::reasoning || phase_ == Phase::content));
   }
 
-  // One stretch of text, one piece of white space or one marker; false if nothing more can be decided.
+  // One stretch of text, one piece of white space or one marker; false if nothing more can be
+  // decided.
   bool read_text(bool is_final) {
     if (input_.at_end()) return false;
     const std::string_view rest = input_.rest();
@@ -319,7 +320,7 @@ Status CompletionParser::well_formed() const {
   if (reports().empty()) return {};
   const ParserReport& first = reports().front();
   return invalid_argument(fmt::format(
-      "completion: expected the grammar of chat-format.md 3.1, found {} at byte {}{}{}",
+      "completion: expected the grammar of reference/chat 3.1, found {} at byte {}{}{}",
       deviation_name(first.what), first.offset, first.detail.empty() ? "" : ": ", first.detail));
 }
 

@@ -1,9 +1,11 @@
-// The text of a completion, as it streams in, told apart: reasoning, content and tool calls (chat-format.md 3).
-// Input    Text deltas, cut anywhere, even inside a character. Decisions rest on text alone; the results do not depend on
-//          the cuts.
-// Promise  No byte is lost, invented or taken back: spans() tile the input; reasoning and content are exactly the bytes of
-//          their spans; every call keeps its raw markup; what is dropped is a marker or discarded span. The argument
-//          fragments of a call concatenate to its JSON, which is valid whatever happens.
+// The text of a completion, as it streams in, told apart: reasoning, content and tool calls
+// (reference/chat 3).
+// Input    Text deltas, cut anywhere, even inside a character. Decisions rest on text alone; the
+//          results do not depend on the cuts.
+// Promise  No byte is lost, invented or taken back: spans() tile the input; reasoning and content
+//          are exactly the bytes of their spans; every call keeps its raw markup; what is dropped
+//          is a marker or discarded span. The argument fragments of a call concatenate to its JSON,
+//          which is valid whatever happens.
 // Memory   A few times the completion.
 #pragma once
 
@@ -58,11 +60,11 @@ struct ParsedCall {
   std::string name;
   std::string arguments;  // valid JSON
   std::string
-      raw;  // its markup, as sampled: replaying it keeps a cached prefix (chat-format.md 5.8)
+      raw;  // its markup, as sampled: replaying it keeps a cached prefix (reference/chat 5.8)
   bool complete = false;
 };
 
-// Where the completion left the grammar of chat-format.md 3.1, and what was made of it (3.2).
+// Where the completion left the grammar of reference/chat 3.1, and what was made of it (3.2).
 enum class Deviation {
   missing_think_end,  // the completion ended inside reasoning
   repeated_think,     // <think> inside reasoning, or before content: dropped

@@ -244,7 +244,8 @@ TEST(Property, EncodedCallsParseBack) {
   }
 }
 
-// The server checklist's truncation test (chat-format.md 6.8): no markup in the content, valid JSON or no call.
+// The server checklist's truncation test (reference/chat 6.8): no markup in the content, valid JSON
+// or no call.
 TEST(Property, TruncationAtEveryByteLeaksNothing) {
   const std::string completion =
       "Thinking.</think>Content 🙂 first.\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke "

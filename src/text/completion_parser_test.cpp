@@ -29,7 +29,8 @@ std::string block(std::string_view invokes) {
 }
 const std::string kRome = parameter("city", "true", "Rome");
 
-// --- chat-format.md 3.1: what is well-formed -----------------------------------------------------------------------
+// --- reference/chat 3.1: what is well-formed
+// -----------------------------------------------------------------------
 
 TEST(WellFormed, ReasoningContentAndCalls) {
   const Parsed parsed =
@@ -121,7 +122,8 @@ TEST(WellFormed, ArgumentsStreamBeforeTheirValueEnds) {
   EXPECT_EQ(events[0].text, "me");
 }
 
-// --- chat-format.md 3.2: each row ------------------------------------------------------------------------------------
+// --- reference/chat 3.2: each row
+// ------------------------------------------------------------------------------------
 
 TEST(Malformed, BlockInsideReasoning) {
   const Parsed complete = parse("I call." + block(invoke(kRome)), thinking());

@@ -1,4 +1,5 @@
-// Runs completions through the parser, cut in many ways, and checks what the header promises of any input.
+// Runs completions through the parser, cut in many ways, and checks what the header promises of any
+// input.
 #pragma once
 
 #include <gtest/gtest.h>

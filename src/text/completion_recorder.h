@@ -1,5 +1,6 @@
-// What a completion parser has found: events for the client, and the account of every byte. Findings can be tentative, as
-// long as later text may show that a stretch is no tool call after all.
+// What a completion parser has found: events for the client, and the account of every byte.
+// Findings can be tentative, as long as later text may show that a stretch is no tool call after
+// all.
 #pragma once
 
 #include <string>

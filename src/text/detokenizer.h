@@ -1,4 +1,4 @@
-// Text from a stream of tokens, whole characters only (chat-format.md 1.5).
+// Text from a stream of tokens, whole characters only (reference/chat 1.5).
 #pragma once
 
 #include <array>
@@ -11,9 +11,10 @@
 
 namespace cachalot::text {
 
-// Bytes in, valid UTF-8 out. Holds back at most 3 bytes, those of a character that has begun. What can never become valid is
-// replaced by U+FFFD, one for each maximal part of a character (Unicode 16.0, section 3.9, as Rust and browsers do), so that
-// the text does not depend on how the bytes were cut.
+// Bytes in, valid UTF-8 out. Holds back at most 3 bytes, those of a character that has begun. What
+// can never become valid is replaced by U+FFFD, one for each maximal part of a character (Unicode
+// 16.0, section 3.9, as Rust and browsers do), so that the text does not depend on how the bytes
+// were cut.
 class Utf8Stream {
  public:
   // Appends to `out` what is certain now.
@@ -37,8 +38,8 @@ class Detokenizer {
  public:
   explicit Detokenizer(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {}
 
-  // Appends to `out` the text that `id` makes certain, perhaps none. An id that no token has is invalid_argument, and changes
-  // nothing.
+  // Appends to `out` the text that `id` makes certain, perhaps none. An id that no token has is
+  // invalid_argument, and changes nothing.
   Status push(int32_t id, std::string& out);
   void finish(std::string& out) { stream_.finish(out); }
 

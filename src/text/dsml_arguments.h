@@ -1,4 +1,5 @@
-// The values of tool parameters as JSON, with the schema's help where the model's text is no JSON (chat-format.md 3.2).
+// The values of tool parameters as JSON, with the schema's help where the model's text is no JSON
+// (reference/chat 3.2).
 #pragma once
 
 #include <optional>
@@ -35,8 +36,8 @@ class ParameterSchema {
     return true;
   }
 
-  // The JSON of a value that was announced as JSON: itself if it is; else what the property's type makes of it; else a
-  // string. Sets `coerced` in the latter cases.
+  // The JSON of a value that was announced as JSON: itself if it is; else what the property's type
+  // makes of it; else a string. Sets `coerced` in the latter cases.
   std::string json_value(std::string_view key, std::string_view raw, bool& coerced) const;
 
  private:

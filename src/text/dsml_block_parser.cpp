@@ -230,8 +230,8 @@ DsmlBlockParser::Step DsmlBlockParser::step_json_body() {
   return end_call();
 }
 
-// Tags that begin something else show that a tentative call only quotes markup. Giving up there also bounds how often text
-// is read again.
+// Tags that begin something else show that a tentative call only quotes markup. Giving up there
+// also bounds how often text is read again.
 TagMatch DsmlBlockParser::match_other_start() const {
   const auto less = [](const TagMatch& a, const TagMatch& b) { return a.kind < b.kind; };
   const std::string_view rest = input_.rest();
@@ -305,7 +305,8 @@ DsmlBlockParser::Step DsmlBlockParser::step_recover() {
 
 void DsmlBlockParser::believe() {
   if (!recorder_.tentative()) return;
-  // Where markup is likely to be quoted, only what is complete counts: the whole block in reasoning, the call in the others.
+  // Where markup is likely to be quoted, only what is complete counts: the whole block in
+  // reasoning, the call in the others.
   if (start_ == Start::block_in_reasoning) return;
   if ((start_ == Start::bare_invoke || is_plain_) && in_call_) return;
   commit();

@@ -1,4 +1,5 @@
-// The part of the completion parser that reads tool calls: from a block's first tag to its last (chat-format.md 3.3).
+// The part of the completion parser that reads tool calls: from a block's first tag to its last
+// (reference/chat 3.3).
 #pragma once
 
 #include <set>
@@ -11,8 +12,8 @@
 
 namespace cachalot::text {
 
-// The text that is not yet accounted for. Bytes before `head` are done with; those from `head` to `pos` are read but may
-// have to be read again.
+// The text that is not yet accounted for. Bytes before `head` are done with; those from `head` to
+// `pos` are read but may have to be read again.
 struct ParserInput {
   std::string buffer;
   size_t head = 0;
@@ -25,9 +26,10 @@ struct ParserInput {
   int64_t offset(size_t at) const { return base + static_cast<int64_t>(at); }
 };
 
-// Reads one block, which begins at input.pos. Until the first call has begun, the block is tentative: it may turn out to
-// be text, and then nothing of it was sent and input.head stands where it stood. Blocks inside reasoning, blocks in plain
-// tags and calls without a block stay tentative longer, since only what is complete is believed there.
+// Reads one block, which begins at input.pos. Until the first call has begun, the block is
+// tentative: it may turn out to be text, and then nothing of it was sent and input.head stands
+// where it stood. Blocks inside reasoning, blocks in plain tags and calls without a block stay
+// tentative longer, since only what is complete is believed there.
 class DsmlBlockParser {
  public:
   enum class Start { block, block_in_reasoning, bare_invoke };

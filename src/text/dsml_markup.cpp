@@ -72,7 +72,8 @@ void write_call(const ToolCall& call, std::string_view name, const DsmlTagNames&
   close_tag(tags.invoke, out);
 }
 
-// The reference's tool instructions; {c}, {i} and {p} stand for the family's tag names, {S} for the schemas.
+// The reference's tool instructions; {c}, {i} and {p} stand for the family's tag names, {S} for the
+// schemas.
 constexpr std::string_view kToolsBlock =
     "## Tools\n\n"
     "You have access to a set of tools to help answer the user's question. You can invoke tools by "

@@ -1,4 +1,4 @@
-// DSML: the markup of tool definitions and tool calls in prompts (chat-format.md 2.7, 2.8, 2.12).
+// DSML: the markup of tool definitions and tool calls in prompts (reference/chat 2.7, 2.8, 2.12).
 #pragma once
 
 #include <string>
@@ -20,16 +20,17 @@ struct DsmlTagNames {
 };
 const DsmlTagNames& dsml_tag_names(PromptFamily family);
 
-// The parameters of a call as the prompt shows them. Arguments that are no JSON object, even after undoing one more
-// level of JSON quoting, become one parameter "arguments" that holds them as they are.
+// The parameters of a call as the prompt shows them. Arguments that are no JSON object, even after
+// undoing one more level of JSON quoting, become one parameter "arguments" that holds them as they
+// are.
 std::vector<PythonJsonMember> dsml_parameters(const ToolCall& call);
 
 // "ns::name" in v4.1, the bare name otherwise. Errors: conflicting or repeated namespaces.
 Result<std::string> dsml_tool_name(const ToolCall& call, PromptFamily family,
                                    std::string_view where);
 
-// The function object as its schema line shows it: in v4.1 the qualified name, and the namespace's description before
-// the function's own.
+// The function object as its schema line shows it: in v4.1 the qualified name, and the namespace's
+// description before the function's own.
 Result<json::object> dsml_tool_schema(const ToolDefinition& tool, PromptFamily family,
                                       std::string_view where);
 

@@ -1,4 +1,5 @@
-// Recognising DSML tags in streamed text, with the variants that models are seen to write (chat-format.md 3.2).
+// Recognising DSML tags in streamed text, with the variants that models are seen to write
+// (reference/chat 3.2).
 #pragma once
 
 #include <array>
@@ -21,7 +22,8 @@ struct TagMatch {
   bool is_variant = false;
 };
 
-// One tag as it may be spelled: as the family writes it first, then the tolerated variant, empty if there is none.
+// One tag as it may be spelled: as the family writes it first, then the tolerated variant, empty if
+// there is none.
 struct TagSpellings {
   std::array<std::string, 2> spellings;
 
@@ -30,8 +32,9 @@ struct TagSpellings {
 
 TagMatch match_literal(std::string_view text, std::string_view literal);
 
-// The tags of one block. Open tags of invoke and parameter stand without their attributes. The plain spelling
-// ("<tool_calls>") mixes with no other; a missing first bar ("<DSML｜invoke") is tolerated anywhere.
+// The tags of one block. Open tags of invoke and parameter stand without their attributes. The
+// plain spelling ("<tool_calls>") mixes with no other; a missing first bar ("<DSML｜invoke") is
+// tolerated anywhere.
 struct DsmlTags {
   TagSpellings calls_open, calls_close;
   TagSpellings invoke_open, invoke_close;

@@ -52,7 +52,8 @@ bool is_ascii_letter(const char* p, const char* end) {
   return p != end && static_cast<unsigned char>((*p | 0x20) - 'a') < 26;
 }
 
-// Characters that pattern 3 matches nowhere stay together, up to the first that may lead a run of letters.
+// Characters that pattern 3 matches nowhere stay together, up to the first that may lead a run of
+// letters.
 template <uint8_t kLetterKind, uint8_t kOtherKind>
 const char* other_piece(const char* p, const char* end) {
   Character next = read(p, end);
@@ -86,7 +87,8 @@ const char* space_piece(const char* begin, Character first, const char* end) {
     c = read(p, end);
   }
   if (after_newline != nullptr) return after_newline;
-  // \s+(?!\S) looks no further than its own piece, which a digit or a CJK character ends as the text does.
+  // \s+(?!\S) looks no further than its own piece, which a digit or a CJK character ends as the
+  // text does.
   const bool visible_follows = c.kind == kLetter || c.kind == kPunct || c.kind == kOther;
   return visible_follows && last != begin ? last : p;
 }

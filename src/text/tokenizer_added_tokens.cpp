@@ -5,7 +5,8 @@
 namespace cachalot::text {
 
 AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tokens)) {
-  // Each node of the trie is a range of the sorted contents that share its path; ranges are split level by level.
+  // Each node of the trie is a range of the sorted contents that share its path; ranges are split
+  // level by level.
   struct Range {
     size_t begin, end, depth;
   };

@@ -1,4 +1,4 @@
-// The table of added tokens and the search for them in raw text (chat-format.md 1.3).
+// The table of added tokens and the search for them in raw text (reference/chat 1.3).
 #pragma once
 
 #include <array>
@@ -24,8 +24,9 @@ class AddedTokens {
   // Contents are not empty and differ; so do ids.
   explicit AddedTokens(std::vector<AddedToken> tokens);
 
-  // The leftmost match that begins at or after `from`, the longest of those that begin there. Special and other tokens
-  // alike. Cost: length of the text, times the length of the longest token where texts are made to hurt.
+  // The leftmost match that begins at or after `from`, the longest of those that begin there.
+  // Special and other tokens alike. Cost: length of the text, times the length of the longest token
+  // where texts are made to hurt.
   std::optional<Match> find(std::string_view text, size_t from) const;
 
   const AddedToken* by_id(int32_t id) const;
@@ -33,7 +34,8 @@ class AddedTokens {
   std::span<const AddedToken> tokens() const { return tokens_; }  // sorted by id
 
  private:
-  // A trie in breadth-first order. A node's edges are edges_[first_edge .. next node's first_edge), sorted by byte.
+  // A trie in breadth-first order. A node's edges are edges_[first_edge .. next node's first_edge),
+  // sorted by byte.
   struct Node {
     uint32_t first_edge = 0;
     int32_t id = -1;  // the token that ends here

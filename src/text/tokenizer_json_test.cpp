@@ -1,4 +1,5 @@
-// tokenizer.json as hostile input: every error names the file, the field, what was expected and what was found.
+// tokenizer.json as hostile input: every error names the file, the field, what was expected and
+// what was found.
 #include <gtest/gtest.h>
 
 #include <boost/json/parse.hpp>
@@ -215,7 +216,8 @@ TEST(TokenizerJson, NotJson) {
   EXPECT_NE(missing.error().message().find("/nonexistent/tokenizer.json"), std::string::npos);
 }
 
-// A file cut anywhere is an error; one changed anywhere is an error or a tokenizer that still keeps its promise.
+// A file cut anywhere is an error; one changed anywhere is an error or a tokenizer that still keeps
+// its promise.
 TEST(TokenizerJson, CutAndChangedFilesNeverCrash) {
   const std::string file = json::serialize(small_file());
   for (size_t n = 0; n < file.size(); n += n % 7 + 1)

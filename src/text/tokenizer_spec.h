@@ -10,18 +10,18 @@
 
 namespace cachalot::text {
 
-// A token that is matched in raw text before anything else (chat-format.md 1.3).
+// A token that is matched in raw text before anything else (reference/chat 1.3).
 struct AddedToken {
   int32_t id = 0;
   std::string content;
-  bool special = false;  // as the file marks it; nothing here depends on it (chat-format.md 1.4)
+  bool special = false;  // as the file marks it; nothing here depends on it (reference/chat 1.4)
 };
 
 struct VocabularyEntry {
   int32_t id = 0;
   std::string bytes;
-  // Spelled with a character outside the byte alphabet, so that it stands for itself. Merging never produces it: such
-  // entries are control tokens that the file lists again under added_tokens.
+  // Spelled with a character outside the byte alphabet, so that it stands for itself. Merging never
+  // produces it: such entries are control tokens that the file lists again under added_tokens.
   bool literal = false;
 };
 
@@ -42,10 +42,12 @@ struct TokenizerSpec {
 inline constexpr int32_t kMaxTokenId = (1 << 21) - 2;
 inline constexpr size_t kMaxMerges = (size_t{1} << 22) - 2;
 
-// Reads a Hugging Face tokenizer.json with model BPE, the byte alphabet of GPT-2 and the DeepSeek-V3 splits; merges as
-// "left right" strings or as pairs. `origin` names the file in errors.
-// Errors   invalid_argument: not JSON, or a field missing or of the wrong kind, naming the field, what was expected and found;
-//          unsupported: a well-formed feature that DeepSeek files do not use (other splits, normalizers, models, options).
+// Reads a Hugging Face tokenizer.json with model BPE, the byte alphabet of GPT-2 and the
+// DeepSeek-V3 splits; merges as "left right" strings or as pairs. `origin` names the file in
+// errors.
+// Errors   invalid_argument: not JSON, or a field missing or of the wrong kind, naming the field,
+//          what was expected and found; unsupported: a well-formed feature that DeepSeek files do
+//          not use (other splits, normalizers, models, options).
 Result<TokenizerSpec> parse_tokenizer_json(std::string_view text, std::string_view origin);
 
 }  // namespace cachalot::text

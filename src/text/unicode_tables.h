@@ -1,6 +1,7 @@
-// The character class of every code point, as the pre-tokenizer's three patterns divide them (chat-format.md 1.2).
-// The tables are generated (tools/make_unicode_tables.py) and pinned to Unicode 16.0, the version inside PyPI tokenizers
-// 0.23.3: the Unicode version is part of the tokenizer, since a later letter splits text differently.
+// The character class of every code point, as the pre-tokenizer's three patterns divide them
+// (reference/chat 1.2). The tables are generated (tools/make_unicode_tables.py) and pinned to
+// Unicode 16.0, the version inside PyPI tokenizers 0.23.3: the Unicode version is part of the
+// tokenizer, since a later letter splits text differently.
 #pragma once
 
 #include <cstdint>

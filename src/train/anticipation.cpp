@@ -6,7 +6,8 @@ Result<const StepChoices*> Anticipation::choices_of(const StreamPosition& positi
                                                     StepStream& stream, ThreadPool* threads,
                                                     const Choose& choose) {
   StreamPosition at = position;
-  // The step delta_steps ahead is new at every step; only the mode's first step finds the ones before it missing too.
+  // The step delta_steps ahead is new at every step; only the mode's first step finds the ones
+  // before it missing too.
   for (int64_t i = 0; i <= delta_steps_; ++i) {
     if (ahead_.contains(at.step)) {
       CACHALOT_ASSIGN_OR_RETURN(at, stream.advance(at));

@@ -1,7 +1,8 @@
-// Anticipatory routing: for a while after a loss spike, a step routes its tokens to the experts that the parameters of delta steps
-// before would have chosen, with present weights.
-// Source  training.md 7.1. Left open there and chosen here: the first delta steps take the choices of the parameters that the mode
-//         begins with; loads count the choices used; the MTP block's router is one of the score-routed layers.
+// Anticipatory routing: for a while after a loss spike, a step routes its tokens to the experts
+// that the parameters of delta steps before would have chosen, with present weights.
+// Source  reference/training 7.1. Left open there and chosen here: the first delta steps take the
+//         choices of the parameters that the mode begins with; loads count the choices used; the
+//         MTP block's router is one of the score-routed layers.
 // State   the steps left in the mode, and the choices of the steps ahead.
 // Threads  one owner.
 #pragma once
@@ -31,8 +32,9 @@ class Anticipation {
     ahead_.clear();
   }
 
-  // Before the step at `position` in the mode: `choose` gives a step's choices under the present parameters, and is called for
-  // those steps up to delta_steps ahead that have none yet. The step's choices stay valid until end_step().
+  // Before the step at `position` in the mode: `choose` gives a step's choices under the present
+  // parameters, and is called for those steps up to delta_steps ahead that have none yet. The
+  // step's choices stay valid until end_step().
   using Choose = std::function<StepChoices(const GlobalBatch&)>;
   Result<const StepChoices*> choices_of(const StreamPosition& position, StepStream& stream,
                                         ThreadPool* threads, const Choose& choose);

@@ -125,8 +125,8 @@ Status remove_leftovers(const fs::path& checkpoints) {
   return {};
 }
 
-// `to` is there, whole, before and after and at every moment between, or where the file system cannot exchange names under one
-// that remove_leftovers gives back.
+// `to` is there, whole, before and after and at every moment between, or where the file system
+// cannot exchange names under one that remove_leftovers gives back.
 Status replace_directory(const fs::path& from, const fs::path& to) {
   if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0) {
     CACHALOT_RETURN_IF_ERROR(sync_directory(to.parent_path().string()));

@@ -121,7 +121,8 @@ TEST_F(CheckpointTest, AnotherModelOrOptimizerIsRefusedAndChangesNothing) {
   EXPECT_EQ(checkpoint.restore(same, {}).code(), StatusCode::invalid_argument);  // one too many
 }
 
-// A run of fewer tensors than the checkpoint's model has cannot take it, whichever kind is one too many.
+// A run of fewer tensors than the checkpoint's model has cannot take it, whichever kind is one too
+// many.
 TEST_F(CheckpointTest, TensorsThatTheModelDoesNotHaveAreRefusedByName) {
   const std::vector<formats::TensorInfo> inventory = formats::tensor_inventory(config_);
   const auto store_with = [&](const std::vector<formats::TensorInfo>& more) {
@@ -194,7 +195,8 @@ TEST_F(CheckpointTest, DamagedOnesSetAsideDoNotCountInPruning) {
   EXPECT_TRUE(fs::exists(path("run/checkpoints/damaged-step-0000000004")));
 }
 
-// Killed at any moment of a save, the run has its old checkpoint or the new one, and the next save clears up.
+// Killed at any moment of a save, the run has its old checkpoint or the new one, and the next save
+// clears up.
 TEST_F(CheckpointTest, AKilledSaveLeavesOldOrNew) {
   ASSERT_TRUE(save(1).ok());
   int64_t news = 0;

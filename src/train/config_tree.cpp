@@ -19,8 +19,9 @@ constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 constexpr int kMaxDepth = 32;  // of tables and arrays
 constexpr char kDel = '\x7f';
 
-// The parser, and whoever walks what it makes, calls itself once for each name of a dotted key: the names are counted before. Strings and
-// comments are passed over; anything that belongs to no key begins the count again.
+// The parser, and whoever walks what it makes, calls itself once for each name of a dotted key: the
+// names are counted before. Strings and comments are passed over; anything that belongs to no key
+// begins the count again.
 Status check_key_depth(std::string_view text, const std::string& origin) {
   int64_t line = 1;
   int names = 1;
@@ -264,7 +265,8 @@ std::string path_below(std::string_view table, std::string_view key) {
 
 Status located(const Status& error, const Origins& origins) {
   if (error.ok()) return error;
-  // A key may be followed by what it is part of: "compress_ratios[3]", "n_routed_experts times layers".
+  // A key may be followed by what it is part of: "compress_ratios[3]", "n_routed_experts times
+  // layers".
   const std::string_view key =
       std::string_view(error.message()).substr(0, error.message().find_first_of(":[ "));
   return printable({error.code(), fmt::format("{}: {}", origin_of(origins, key), error.message())});

@@ -1,9 +1,11 @@
-// Configuration files as one tree: TOML files laid over each other from left to right, then assignments of the command line.
+// Configuration files as one tree: TOML files laid over each other from left to right, then
+// assignments of the command line.
 // Source  design.md 2 (config is TOML with left-to-right overlays and --a.b=c).
 // Overlay  tables merge key by key; everything else, arrays of tables too, replaces what was there.
-// Assignments  "a.b=c": c is read as a TOML value, and where it is none taken as a string; a number after a dot is a place in an array.
-// Errors  invalid_argument, naming file and line (or the assignment), what was expected and what was found. Any bytes are safe to give;
-//         those that are not UTF-8 are refused.
+// Assignments  "a.b=c": c is read as a TOML value, and where it is none taken as a string; a number
+//              after a dot is a place in an array.
+// Errors  invalid_argument, naming file and line (or the assignment), what was expected and what
+//         was found. Any bytes are safe to give; those that are not UTF-8 are refused.
 // Threads  pure.
 #pragma once
 
@@ -17,7 +19,8 @@
 
 namespace cachalot::train {
 
-// Of "a.b": "run.toml:12", "--a.b=c"; of a table, what gave some of it last. What is replaced leaves none.
+// Of "a.b": "run.toml:12", "--a.b=c"; of a table, what gave some of it last. What is replaced
+// leaves none.
 using Origins = std::map<std::string, std::string>;
 
 struct ConfigTree {
@@ -25,13 +28,15 @@ struct ConfigTree {
   Origins origins;
 };
 
-// Where "a.b" comes from: where it is given, else where the nearest table around it is, else "configuration".
+// Where "a.b" comes from: where it is given, else where the nearest table around it is, else
+// "configuration".
 std::string origin_of(const Origins& origins, std::string_view path);
 // "a.b" of "a" and "b", which is quoted where TOML needs it; of "" and "b" it is "b".
 std::string path_below(std::string_view table, std::string_view key);
 // An error "a.b: expected ..." with the origin of a.b before it, printable.
 Status located(const Status& error, const Origins& origins);
-// The error in UTF-8 that a terminal only shows: control characters escaped ("\u007f"), other bytes replaced by U+FFFD.
+// The error in UTF-8 that a terminal only shows: control characters escaped ("\u007f"), other bytes
+// replaced by U+FFFD.
 Status printable(const Status& error);
 
 // `origin` names the text in errors.
@@ -46,7 +51,8 @@ Result<ConfigTree> read_config_tree(std::span<const std::string> files,
 // The tree as TOML: keys in their order, values before tables. Reading it gives the tree again.
 std::string to_toml(const json::object& root);
 
-// The one of `known` with the fewest edits to `key`, if they are few enough to be a slip; else empty.
+// The one of `known` with the fewest edits to `key`, if they are few enough to be a slip; else
+// empty.
 std::string closest(const std::string& key, std::span<const std::string> known);
 
 }  // namespace cachalot::train

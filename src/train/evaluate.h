@@ -1,6 +1,8 @@
 // The loss on held-out text.
-// Source  training.md 6; bits per byte: nats of all targets / ln 2 / bytes that the targets stand for.
-// Reads packs of the dataset in its own order from the first on, whatever was evaluated before, so two evaluations compare.
+// Source  reference/training 6; bits per byte: nats of all targets / ln 2 / bytes that the targets
+//         stand for.
+// Reads packs of the dataset in its own order from the first on, whatever was evaluated before, so
+// two evaluations compare.
 // Numerics  a pure function of parameters, data and sequence length.
 #pragma once
 
@@ -13,7 +15,8 @@
 
 namespace cachalot::train {
 
-// Bytes that each id of a vocabulary stands for; 0 for control tokens, which are no text. Empty: not known.
+// Bytes that each id of a vocabulary stands for; 0 for control tokens, which are no text. Empty:
+// not known.
 using TokenBytes = std::vector<int32_t>;
 
 struct EvaluationConfig {

@@ -1,6 +1,7 @@
-// What one optimizer step trains on: the packs of the data loader as labelled samples, cut into micro-batches, with the counts of
-// targets that weigh the losses. The counts are the whole batch's, so no cut changes a gradient.
-// Source  training.md 5.4, 6.3, 6.4.
+// What one optimizer step trains on: the packs of the data loader as labelled samples, cut into
+// micro-batches, with the counts of targets that weigh the losses. The counts are the whole
+// batch's, so no cut changes a gradient.
+// Source  reference/training 5.4, 6.3, 6.4.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +16,9 @@ namespace cachalot::train {
 // Owns tokens and labels. Move-only.
 class GlobalBatch {
  public:
-  // max_positions: positions of the step, num_packs * sequence_length or fewer; the last packs are cut to it, so that a budget is met
-  // to the token. A micro-batch is as many whole packs as micro_batch_tokens positions hold, at least one.
+  // max_positions: positions of the step, num_packs * sequence_length or fewer; the last packs are
+  // cut to it, so that a budget is met to the token. A micro-batch is as many whole packs as
+  // micro_batch_tokens positions hold, at least one.
   GlobalBatch(std::vector<data::Pack> packs, int64_t sequence_length, int64_t max_positions,
               int64_t micro_batch_tokens);
   GlobalBatch(const GlobalBatch&) = delete;

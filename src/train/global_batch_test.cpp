@@ -1,4 +1,5 @@
-// Targets of packed samples: the next token of the same sample, whatever the cut into micro-batches.
+// Targets of packed samples: the next token of the same sample, whatever the cut into
+// micro-batches.
 #include "train/global_batch.h"
 
 #include <gtest/gtest.h>

@@ -25,7 +25,8 @@ std::vector<float> normal(const formats::TensorInfo& info, const InitConfig& ini
   return values;
 }
 
-// Rows of a sublayer's static maps: pre [n], post [n], comb [n, n]. Unconstrained maps have the identity added already.
+// Rows of a sublayer's static maps: pre [n], post [n], comb [n, n]. Unconstrained maps have the
+// identity added already.
 std::vector<float> residual_maps(const formats::TensorInfo& info, int64_t n,
                                  formats::ResidualKind kind) {
   std::vector<float> base(static_cast<size_t>(tensor::num_elements(info.shape)), 0.0f);

@@ -86,7 +86,8 @@ int64_t equal_steps(const optim::TrainingSchedule& schedule, int64_t seen) {
   }
   const int64_t most = (end - seen + tokens - 1) / tokens;
   if (seen >= schedule.batch.ramp_tokens) return most;
-  // Steps grow with the tokens seen: the first that is larger, at twice the distance each time and then between the last two.
+  // Steps grow with the tokens seen: the first that is larger, at twice the distance each time and
+  // then between the last two.
   int64_t equal = 1, larger = 2;
   while (larger - 1 < most && tokens_at(seen + (larger - 1) * tokens) == tokens) {
     equal = larger;

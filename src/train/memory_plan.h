@@ -1,8 +1,9 @@
 // What a run will need, before it runs: `cachalot train --dry-run`.
-// Terms   masters, gradients (the embedding's and the head's twice, for the MTP block), moments of the optimizer's groups, weights
-//         packed for forward and backward; what the pass over the largest micro-batch takes at its peak, after recompute (pass_memory.h).
-// Numerics  bytes of the arrays that the training pass takes, an estimate: alignment, scratch of single ops and the data loader's window
-//         are left out.
+// Terms   masters, gradients (the embedding's and the head's twice, for the MTP block), moments of
+//         the optimizer's groups, weights packed for forward and backward; what the pass over the
+//         largest micro-batch takes at its peak, after recompute (pass_memory.h).
+// Numerics  bytes of the arrays that the training pass takes, an estimate: alignment, scratch of
+//         single ops and the data loader's window are left out.
 #pragma once
 
 #include <cstdint>
@@ -34,8 +35,9 @@ struct MemoryPlan {
 
 Result<MemoryPlan> memory_plan(const TrainConfig& config);
 
-// Steps from `seen` tokens on, the one there included, up to the first that has other tokens or follows a stage of another sequence
-// length; the budget is not spent there (CHECK). Quick however many they are.
+// Steps from `seen` tokens on, the one there included, up to the first that has other tokens or
+// follows a stage of another sequence length; the budget is not spent there (CHECK). Quick however
+// many they are.
 int64_t equal_steps(const optim::TrainingSchedule& schedule, int64_t seen);
 
 }  // namespace cachalot::train

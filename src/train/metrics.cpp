@@ -99,7 +99,8 @@ Result<Fd> open_for_append(const std::string& path) {
   return fd;
 }
 
-// The file again with the lines that `keeps` wants; their number in the file is its second argument.
+// The file again with the lines that `keeps` wants; their number in the file is its second
+// argument.
 Status rewrite(const std::string& path, const std::vector<MetricsLine>& lines,
                const std::function<bool(const MetricsLine&, size_t)>& keeps) {
   std::string text;

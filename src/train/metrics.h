@@ -1,11 +1,17 @@
 // RUN/metrics.jsonl: one JSON object per line, appended as the run goes.
-//   {"step": 12, "tokens": 49152, "loss/lm": 2.93, ..., "time/seconds": 0.41}   a step's values; those under "time/" and
-//                                                                              "throughput/" alone differ between equal runs
-//   {"step": 12, "event": "spike", "detail": "..."}                            something that happened after that step
-// A number that is not finite is written as null. Floats read back exactly. Nothing else is read: no other key or kind, no key twice, no
-// number that a double cannot hold.
-// Resume   lines of later steps, and a torn last line, are dropped, so that every step stands there once.
-// Errors   io_error; data_loss (a line that is not such an object) with path, line, key and what was found.
+//   {"step": 12, "tokens": 49152, "loss/lm": 2.93, ..., "time/seconds": 0.41}   a step's values;
+//   those under "time/" and
+//                                                                              "throughput/" alone
+//                                                                              differ between equal
+//                                                                              runs
+//   {"step": 12, "event": "spike", "detail": "..."}                            something that
+//   happened after that step
+// A number that is not finite is written as null. Floats read back exactly. Nothing else is read:
+// no other key or kind, no key twice, no number that a double cannot hold.
+// Resume   lines of later steps, and a torn last line, are dropped, so that every step stands there
+//          once.
+// Errors   io_error; data_loss (a line that is not such an object) with path, line, key and what
+//          was found.
 // Threads  one owner.
 #pragma once
 
@@ -35,7 +41,8 @@ Result<std::vector<MetricsLine>> read_metrics(const std::string& path);
 
 class MetricsLog {
  public:
-  // Goes on after `last_step`: lines of later steps are dropped first, but for events before a line that stays (a rollback's spike).
+  // Goes on after `last_step`: lines of later steps are dropped first, but for events before a line
+  // that stays (a rollback's spike).
   static Result<MetricsLog> open(const std::string& path, int64_t last_step);
 
   Status write(int64_t step, int64_t tokens, const MetricValues& values);

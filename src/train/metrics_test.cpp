@@ -108,7 +108,8 @@ TEST_F(MetricsTest, BadLinesNameTheirPlace) {
   }
 }
 
-// Whatever part of a line a kill has left, the lines before it are read and a resumed log goes on after them.
+// Whatever part of a line a kill has left, the lines before it are read and a resumed log goes on
+// after them.
 TEST_F(MetricsTest, ATornLastLineIsLeftOut) {
   const std::string whole = "{\"step\": 2, \"tokens\": 2, \"a\": 1.5, \"b\": null}";
   for (size_t length = 0; length <= whole.size(); ++length) {

@@ -9,7 +9,7 @@
 
 namespace cachalot::train {
 namespace {
-// Moved by the balancing rule, not by a gradient (training.md 6.5).
+// Moved by the balancing rule, not by a gradient (reference/training 6.5).
 bool has_gradient(const formats::TensorInfo& info) { return !info.name.ends_with("gate.bias"); }
 bool is_shared_with_mtp(const formats::TensorInfo& info) {
   return info.component == formats::Component::embedding ||

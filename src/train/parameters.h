@@ -1,6 +1,7 @@
-// A model's parameters in training: fp32 master weights and their gradients, by the names of the public checkpoint, and what is not
-// trained by gradients (router biases, hash tables). Also what the model's loader reads its weights from.
-// Source  training.md 3.1; architecture.md 7.2.
+// A model's parameters in training: fp32 master weights and their gradients, by the names of the
+// public checkpoint, and what is not trained by gradients (router biases, hash tables). Also what
+// the model's loader reads its weights from.
+// Source  reference/training 3.1; reference/forward 7.2.
 #pragma once
 
 #include <functional>
@@ -18,8 +19,8 @@ struct Parameter {
   formats::TensorInfo info;
   std::vector<float> master;
   std::vector<float> grad;  // empty: no gradient (router biases)
-  // Of the embedding and the head, which the MTP block shares: its part of the gradient, summed apart, so that the order of the
-  // whole sum depends on no cut into calls. Else empty.
+  // Of the embedding and the head, which the MTP block shares: its part of the gradient, summed
+  // apart, so that the order of the whole sum depends on no cut into calls. Else empty.
   std::vector<float> mtp_grad;
 
   int64_t num_columns() const { return info.shape.back(); }
@@ -48,8 +49,8 @@ class ParameterStore : public model::WeightProvider {
   const Parameter* find(const std::string& name) const;
   const std::vector<int32_t>* table(const std::string& name) const;  // a hash table; null: none
 
-  // Whether `other`, read from `origin`, holds the same names and shapes, no more and no fewer; check_same() also the same hash tables,
-  // which no training changes.
+  // Whether `other`, read from `origin`, holds the same names and shapes, no more and no fewer;
+  // check_same() also the same hash tables, which no training changes.
   Status check_shapes(const ParameterStore& other, const std::string& origin) const;
   Status check_same(const ParameterStore& other, const std::string& origin) const;
   // Masters of a store that is the same; their addresses stay.

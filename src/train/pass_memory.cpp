@@ -10,7 +10,8 @@ using formats::LayerConfig;
 using formats::ModelConfig;
 using model::Recomputed;
 
-// What a sublayer allocates, in floats per position. Names are those of model/attention.cpp and model/moe.cpp.
+// What a sublayer allocates, in floats per position. Names are those of model/attention.cpp and
+// model/moe.cpp.
 struct Sublayer {
   double kept = 0;
   double made_again = 0;
@@ -181,7 +182,8 @@ PassMemory pass_memory(const ModelConfig& config, const TrainingPrecision& preci
     Stack mtp;
     add_layer(mtp, config.num_hidden_layers);
     const bool is_fp8 = precision.level == TrainingPrecision::Level::fp8;
-    // Streams that come in, their norms, their projections (counted as the block's), the last; the embeddings, their norms and products.
+    // Streams that come in, their norms, their projections (counted as the block's), the last; the
+    // embeddings, their norms and products.
     mtp.kept += 3 * streams + 3 * d + (is_fp8 ? streams + d : 0);
     moments.push_back(at(main.kept + mtp.kept, mtp.made_again, early + mtp.gradients, 0));
     moments.push_back(at(main.kept + mtp.kept, 0, early + mtp.early_gradients + streams, lot));

@@ -1,10 +1,13 @@
-// A matrix as forward and backward multiply by it, made of its fp32 master after every optimizer step.
-// Source  training.md 9.3; infrastructure.md 6.
-//         Quantisers are the exporter's (formats/block_quantize.h), so an exported checkpoint has the same codes. The transpose that
-//         backward multiplies by holds the same codes and scales: blocks of 128 x 128 are symmetric, nothing is quantised twice.
-// Limit   Where scales of a block of 128 x 128 lie more than 2^11 apart (kMaxFp4ExponentSpread) the step goes on and the block is counted;
-//         up to 2^14 its values are exact, beyond that the smallest are rounded and the block counts as inexact: only then do trainer and
-//         exported FP4 differ, by less than 2^-17 of the block's largest value.
+// A matrix as forward and backward multiply by it, made of its fp32 master after every optimizer
+// step.
+// Source  reference/training 9.3; reference/infrastructure 6.
+//         Quantisers are the exporter's (formats/block_quantize.h), so an exported checkpoint has
+//         the same codes. The transpose that backward multiplies by holds the same codes and
+//         scales: blocks of 128 x 128 are symmetric, nothing is quantised twice.
+// Limit   Where scales of a block of 128 x 128 lie more than 2^11 apart (kMaxFp4ExponentSpread) the
+//         step goes on and the block is counted; up to 2^14 its values are exact, beyond that the
+//         smallest are rounded and the block counts as inexact: only then do trainer and exported
+//         FP4 differ, by less than 2^-17 of the block's largest value.
 // Numerics  pure functions of the master; independent of threads.
 // Errors  invalid_argument: a master that is not finite, with its place.
 #pragma once

@@ -144,7 +144,8 @@ class Run {
     CACHALOT_ASSIGN_OR_RETURN(const formats::WeightSource source,
                               formats::WeightSource::open(config_.model.init_from));
     CACHALOT_ASSIGN_OR_RETURN(ParameterStore given, ParameterStore::from_checkpoint(source));
-    // The model may have been changed by fields of the configuration: its shapes must still be the checkpoint's.
+    // The model may have been changed by fields of the configuration: its shapes must still be the
+    // checkpoint's.
     ParameterStore own = initial_parameters(model_, config_.init);
     CACHALOT_RETURN_IF_ERROR(own.check_shapes(given, config_.model.init_from));
     return given;
@@ -189,7 +190,8 @@ class Run {
 
   std::string log_path() const { return config_.run_dir + "/metrics.jsonl"; }
 
-  // The step of the spike whose rollback is in the checkpoint but not in the log: a kill came between.
+  // The step of the spike whose rollback is in the checkpoint but not in the log: a kill came
+  // between.
   Result<std::optional<int64_t>> find_untold_spike() const {
     if (num_rollbacks_ == 0 || !std::filesystem::exists(log_path()))
       return std::optional<int64_t>();
@@ -257,7 +259,8 @@ class Run {
     return false;
   }
 
-  // A loss that is no number comes from parameters or data that give no number again: nothing is saved from there on.
+  // A loss that is no number comes from parameters or data that give no number again: nothing is
+  // saved from there on.
   Status check_losses(const StepResult& result) const {
     for (const auto& [name, value] : {std::pair("loss/lm", result.lm_loss),
                                       {"loss/mtp", result.mtp_loss},

@@ -1,11 +1,14 @@
 // A training run from its configuration to its last checkpoint: `cachalot train`.
-// Files   RUN/checkpoints (checkpoint.h), RUN/metrics.jsonl (metrics.h), RUN/run.toml (the resolved configuration),
-//         RUN/tensorboard (tensorboard_writer.h; log.tensorboard).
-// Resume  goes on from the newest checkpoint that is whole; checkpoints and the values of metrics.jsonl are then those of an undisturbed
-//         run, bit for bit, but for times. The log tells of each resumption. Without `resume` a directory that holds a run is refused.
-// Spikes  told in the log; with anticipation.enabled the run goes back to a checkpoint at least delta_steps +
-//         rollback_margin_steps before, and routes by stale choices for hold_steps from there (training.md 7.1).
-// Losses  that are no number end the run, unless a rollback bridges them: an error with step, loss and value; nothing is saved after it.
+// Files   RUN/checkpoints (checkpoint.h), RUN/metrics.jsonl (metrics.h), RUN/run.toml (the resolved
+//         configuration), RUN/tensorboard (tensorboard_writer.h; log.tensorboard).
+// Resume  goes on from the newest checkpoint that is whole; checkpoints and the values of
+//         metrics.jsonl are then those of an undisturbed run, bit for bit, but for times. The log
+//         tells of each resumption. Without `resume` a directory that holds a run is refused.
+// Spikes  told in the log; with anticipation.enabled the run goes back to a checkpoint at least
+//         delta_steps + rollback_margin_steps before, and routes by stale choices for hold_steps
+//         from there (reference/training 7.1).
+// Losses  that are no number end the run, unless a rollback bridges them: an error with step, loss
+//         and value; nothing is saved after it.
 // Errors  of every part, with its own message; what has been written stays valid.
 #pragma once
 
@@ -31,7 +34,8 @@ class RunObserver {
 
 struct RunRequest {
   bool resume = false;
-  // For tests of the controller: this step's head is 50 times too large, unless it routes by stale choices. -1: none.
+  // For tests of the controller: this step's head is 50 times too large, unless it routes by stale
+  // choices. -1: none.
   int64_t provoked_step = -1;
   int64_t stop_at_step =
       -1;  // ends the run with a checkpoint after this step; -1: at the budget's end

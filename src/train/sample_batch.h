@@ -1,5 +1,6 @@
-// Samples of a pack as the input of the one forward: every sample is a segment that starts at position 0 and reads its own rows
-// alone, so windows, compressors and selections are cut at sample boundaries (training.md 5.4).
+// Samples of a pack as the input of the one forward: every sample is a segment that starts at
+// position 0 and reads its own rows alone, so windows, compressors and selections are cut at sample
+// boundaries (reference/training 5.4).
 #pragma once
 
 #include <cstdint>

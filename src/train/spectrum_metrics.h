@@ -11,8 +11,9 @@
 
 namespace cachalot::train {
 
-// "spectrum/NAME/max": the largest singular value of a logical matrix (its first one, where the tensor holds several), and
-// "spectrum/NAME/stable_rank": the sum of their squares over the largest's.
+// "spectrum/NAME/max": the largest singular value of a logical matrix (its first one, where the
+// tensor holds several), and "spectrum/NAME/stable_rank": the sum of their squares over the
+// largest's.
 MetricValues spectrum_metrics(device::ExecContext& ctx, const optim::Optimizer& optimizer,
                               int64_t max_elements = int64_t{1} << 17);
 

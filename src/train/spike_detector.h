@@ -1,8 +1,9 @@
 // Tells a loss spike: the loss far above its recent median, or the gradient norm far above its own.
-// Source  training.md 7.1 (the report names no detector; these are its suggested defaults).
-// A spike of the loss: loss > median + loss_mad * max(MAD, 0.001 median), over the last `window` steps; of the gradient norm:
-// grad_norm > grad_norm_ratio * median. A value that is not finite is a spike. Steps that were spikes do not enter the window, and
-// nothing is told before min_steps have.
+// Source  reference/training 7.1 (the report names no detector; these are its suggested defaults).
+// A spike of the loss: loss > median + loss_mad * max(MAD, 0.001 median), over the last `window`
+// steps; of the gradient norm: grad_norm > grad_norm_ratio * median. A value that is not finite is
+// a spike. Steps that were spikes do not enter the window, and nothing is told before min_steps
+// have.
 // Threads  one owner.
 #pragma once
 

@@ -1,6 +1,7 @@
-// The data of a run, step by step: which positions of the stream a step trains on, at which sequence length, under which schedule. A
-// pure function of the configuration and the place in the stream, so a step can be read before its turn (training.md 7.1) and again.
-// Source  training.md 5.4, 6.3.
+// The data of a run, step by step: which positions of the stream a step trains on, at which
+// sequence length, under which schedule. A pure function of the configuration and the place in the
+// stream, so a step can be read before its turn (reference/training 7.1) and again.
+// Source  reference/training 5.4, 6.3.
 // Threads  one owner.
 #pragma once
 
@@ -33,7 +34,8 @@ struct StepInput {
 
 class StepStream {
  public:
-  // `loader` without its sequence length, which is the schedule's. Errors  the loader's and the schedule's.
+  // `loader` without its sequence length, which is the schedule's. Errors  the loader's and the
+  // schedule's.
   static Result<StepStream> create(const data::LoaderConfig& loader,
                                    std::vector<data::MixEntry> mix,
                                    const optim::TrainingSchedule& schedule,

@@ -1,7 +1,10 @@
-// RUN/tensorboard/events.out.tfevents.NNNNNN.step<S>: a run's values as TensorBoard reads them, one file for each start after step S.
-// Format  TFRecord: length (8 bytes), masked CRC32C of it (4), the data, masked CRC32C of it (4), all little-endian. Data is a protobuf
-//         Event {1: wall_time, 2: step, 3: file_version "brain.Event:2", 5: summary {1: value {1: tag, 2: simple_value}},
-//         7: session_log {1: status START}}. A START at step S + 1 tells readers to drop what earlier files hold from there on.
+// RUN/tensorboard/events.out.tfevents.NNNNNN.step<S>: a run's values as TensorBoard reads them, one
+// file for each start after step S.
+// Format  TFRecord: length (8 bytes), masked CRC32C of it (4), the data, masked CRC32C of it (4),
+//         all little-endian. Data is a protobuf Event {1: wall_time, 2: step, 3: file_version
+//         "brain.Event:2", 5: summary {1: value {1: tag, 2: simple_value}}, 7: session_log {1:
+//         status START}}. A START at step S + 1 tells readers to drop what earlier files hold from
+//         there on.
 // Errors  io_error with the path.
 // Threads one owner. Every record reaches the file in one write.
 #pragma once

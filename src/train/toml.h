@@ -1,7 +1,8 @@
 // toml++ 3.3 without what it takes for granted and a file may break:
-//   assertions, with NDEBUG assumptions of the compiler, that stand before the very lines that make an error of it ("[" at the end of a line,
-//   "[[["): they are left out;
-//   that no character but white space passes the first test for it ("\u00e4" after a line's "\" in a string does): the answer is no.
+//   assertions, with NDEBUG assumptions of the compiler, that stand before the very lines that make
+//   an error of it ("[" at the end of a line, "[[["): they are left out;
+//   that no character but white space passes the first test for it ("\u00e4" after a line's "\" in
+//   a string does): the answer is no.
 #pragma once
 
 // NOLINTBEGIN(readability-identifier-naming): the library's names

@@ -19,7 +19,8 @@ constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
 constexpr int64_t kMaxTokens = int64_t{1} << 50;  // their doubles are exact
 constexpr double kBig = 1e30;
 
-// With the keys of every table in the order of their bytes: files and assignments have given them in any.
+// With the keys of every table in the order of their bytes: files and assignments have given them
+// in any.
 json::value sorted(const json::value& value) {
   if (value.is_array()) {
     json::array out;
@@ -34,8 +35,8 @@ json::value sorted(const json::value& value) {
   return out;
 }
 
-// A list of the configuration's fields is written once, as visit(); a reader and a printer walk it. `Value` members have the same
-// names and arguments in both.
+// A list of the configuration's fields is written once, as visit(); a reader and a printer walk it.
+// `Value` members have the same names and arguments in both.
 class Reader {
  public:
   explicit Reader(const ConfigTree& tree) : tree_(tree) { levels_.push_back({&tree.root, "", {}}); }

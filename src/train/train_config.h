@@ -1,7 +1,10 @@
-// What a training run is, from its TOML files: docs/training.md lists every key. Each key has a default but where to write, what to
-// read and how much; unknown keys are errors that name the closest known one.
-// Source  training.md 3, 5, 6, 7; where the report is silent the defaults are its suggested ones.
-// Errors  invalid_argument: file and line (or the assignment), key, what was expected, what was found.
+// What a training run is, from its TOML files: docs/training.md lists every key. Each key has a
+// default but where to write, what to read and how much; unknown keys are errors that name the
+// closest known one.
+// Source  reference/training 3, 5, 6, 7; where the report is silent the defaults are its suggested
+//         ones.
+// Errors  invalid_argument: file and line (or the assignment), key, what was expected, what was
+//         found.
 // Threads  pure.
 #pragma once
 
@@ -31,7 +34,8 @@ struct TrainConfig {
   uint64_t seed = 0;
   std::string run_dir;
 
-  // [model]: a preset, a config.json or a checkpoint directory to start from, then fields of config.json over it.
+  // [model]: a preset, a config.json or a checkpoint directory to start from, then fields of
+  // config.json over it.
   struct Model {
     std::string preset;
     std::string config;
@@ -111,7 +115,8 @@ std::string resolved_toml(const TrainConfig& config);
 // SHA-256 of resolved_toml without run_dir and recompute: equal for runs that must give equal bits.
 std::string config_hash(const TrainConfig& config);
 
-// The model that [model] describes, checked. Errors  also an unknown preset or field, a config.json that is not there.
+// The model that [model] describes, checked. Errors  also an unknown preset or field, a config.json
+// that is not there.
 Result<formats::ModelConfig> model_config(const TrainConfig& config);
 
 // What [recompute] names. Errors  invalid_argument: a name that is none.

@@ -138,7 +138,8 @@ TEST(TrainConfig, ErrorsBeginWithTheKeysOrigin) {
   expect_begins(model_error({kBase}, {"model.rope_theta=nan"}),
                 "--model.rope_theta=nan: model.rope_theta: expected a number");
   expect_begins(model_error({kBase}, {"model.preset=huge"}), "--model.preset=huge: model.preset: ");
-  // The preset's heads do not divide into as many groups: the key that the error names is not given.
+  // The preset's heads do not divide into as many groups: the key that the error names is not
+  // given.
   expect_begins(model_error({kBase, "\n[model]\no_groups = 3\n"}),
                 "test.toml:2: model.num_attention_heads: expected a multiple of o_groups = 3");
   expect_begins(model_error({kBase, "\n[model]\nconfig = \"c.json\"\n"}),
@@ -228,7 +229,8 @@ TEST(TrainConfig, RandomBytesNeverCrash) {
   EXPECT_FALSE(error_of({"a = " + std::string(100000, '[')}).empty());
 }
 
-// A run's directory may hold any character; what is printed reads back, and errors show none that acts on a terminal.
+// A run's directory may hold any character; what is printed reads back, and errors show none that
+// acts on a terminal.
 TEST(TrainConfig, ControlCharactersAreEscaped) {
   for (const std::string& strange :
        std::vector<std::string>{"\x7f", "a\x1b[31mb", "\n\t\r", "\u0080\u009f", "\"\\\"", "\ufeff",
@@ -303,7 +305,8 @@ TEST(ConfigTree, DeepKeysAreRefusedBeforeTheyAreParsed) {
   }
 }
 
-// The parser's own assertions must not end the process, nor may what it believes unreachable be reached: train/toml.h.
+// The parser's own assertions must not end the process, nor may what it believes unreachable be
+// reached: train/toml.h.
 TEST(ConfigTree, TheParserSurvivesWhatItTakesForGranted) {
   const ConfigTree tree =
       parse_config_tree("x = \"\"\"a\\\n  \u00e4\u3001\"\"\"", "test.toml").value();

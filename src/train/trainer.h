@@ -1,11 +1,15 @@
-// A training run's state and its step: parameters, optimizer, place in the data, routing biases, anticipatory routing.
-// Source  training.md 6 (schedules, losses), 7.1.
-// step()  Reads the step's samples, runs forward and backward over its micro-batches, takes one optimizer step, moves the routing
-//         biases, packs the weights anew. The loss is L_LM + lambda L_MTP + the mean over samples of every layer's balance loss +
-//         the mean over positions of every CSA layer's indexer KL, each over the whole global batch.
-// Stages  dense: the indexer is not trained. indexer_warmup: nothing else is, routing biases included. sparse: all.
-// Numerics  the state after a step has the same bits for any number of threads, any cut into micro-batches (but at precision fp8: its
-//         scales reach over 128 rows of a micro-batch), and after a restore.
+// A training run's state and its step: parameters, optimizer, place in the data, routing biases,
+// anticipatory routing.
+// Source  reference/training 6 (schedules, losses), 7.1.
+// step()  Reads the step's samples, runs forward and backward over its micro-batches, takes one
+//         optimizer step, moves the routing biases, packs the weights anew. The loss is L_LM +
+//         lambda L_MTP + the mean over samples of every layer's balance loss + the mean over
+//         positions of every CSA layer's indexer KL, each over the whole global batch.
+// Stages  dense: the indexer is not trained. indexer_warmup: nothing else is, routing biases
+//         included. sparse: all.
+// Numerics  the state after a step has the same bits for any number of threads, any cut into
+//         micro-batches (but at precision fp8: its scales reach over 128 rows of a micro-batch),
+//         and after a restore.
 // Threads  one owner.
 #pragma once
 
@@ -63,8 +67,8 @@ class Trainer {
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  // Nothing once the budget is spent. Errors  the data sources'; the state is then that of before the step. Or a master that is no
-  // longer finite, at precision fp8: the run is over.
+  // Nothing once the budget is spent. Errors  the data sources'; the state is then that of before
+  // the step. Or a master that is no longer finite, at precision fp8: the run is over.
   Result<std::optional<StepResult>> step(bool report_update_rms = false);
   // Routes by stale choices for the next num_steps steps.
   void anticipate(int64_t num_steps) { anticipation_.begin(num_steps); }
@@ -78,7 +82,8 @@ class Trainer {
   // The attention that the next step trains, for evaluations.
   bool dense_attention() const;
 
-  // After parameters() and the optimizer's state have been written from a checkpoint. Errors  a position that is not of this run.
+  // After parameters() and the optimizer's state have been written from a checkpoint. Errors  a
+  // position that is not of this run.
   Status restore(const StreamPosition& position, int64_t anticipated_steps_left,
                  std::map<int64_t, StepChoices> ahead);
 

@@ -33,7 +33,8 @@ Result<StreamPosition> read_position(const Checkpoint& checkpoint) {
   return position;
 }
 
-// {"steps_left": 3, "ahead": [{"step": 9, "micro_batches": 2, "layers": 5}]}; the choices are arrays.
+// {"steps_left": 3, "ahead": [{"step": 9, "micro_batches": 2, "layers": 5}]}; the choices are
+// arrays.
 Status read_anticipation(const Checkpoint& checkpoint, int64_t* steps_left,
                          std::map<int64_t, StepChoices>* ahead) {
   const std::string origin = checkpoint.directory() + "/trainer.json";

@@ -35,7 +35,8 @@ class TrainerState {
 };
 
 // Parameters, optimizer, place in the stream, anticipation and detector from a checkpoint.
-// Errors  the checkpoint's (restore()), a field or array that is missing or of another kind, a place that is not of this run.
+// Errors  the checkpoint's (restore()), a field or array that is missing or of another kind, a
+//         place that is not of this run.
 Status restore_trainer(const Checkpoint& checkpoint, Trainer& trainer, SpikeDetector& detector,
                        int64_t* num_rollbacks);
 

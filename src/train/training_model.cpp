@@ -28,7 +28,8 @@ Status check_blocks(PreparedFormat format, const model::WeightSlot& slot,
   return {};
 }
 
-// The gradients that a clipping quantiser's straight-through estimate would mask: of each row's largest values.
+// The gradients that a clipping quantiser's straight-through estimate would mask: of each row's
+// largest values.
 [[maybe_unused]] void mask_largest(ParameterStore& parameters) {
   for (Parameter& parameter : parameters.parameters()) {
     if (parameter.grad.empty() || parameter.info.shape.size() != 2) continue;
@@ -112,7 +113,8 @@ Status TrainingModel::refresh(device::ExecContext& ctx) {
   return {};
 }
 
-// shared_grad: the member that takes the gradients of what the MTP block shares with the main model.
+// shared_grad: the member that takes the gradients of what the MTP block shares with the main
+// model.
 void TrainingModel::bind(autograd::Tape& tape, std::vector<float> Parameter::*shared_grad) {
   const auto grad_of = [&](Parameter& parameter) {
     return (parameter.mtp_grad.empty() ? parameter.grad : parameter.*shared_grad).data();
@@ -200,9 +202,10 @@ LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> sampl
   return sums;
 }
 
-// Logits of the rows with a target, their loss and its gradients down to the streams, some rows after the other: each lot runs backward on a tape of its
-// own and leaves only its rows' gradient of the streams behind. Sums over rows go on where the lot before has ended, so that the cut
-// shows in no bit.
+// Logits of the rows with a target, their loss and its gradients down to the streams, some rows
+// after the other: each lot runs backward on a tape of its own and leaves only its rows' gradient
+// of the streams behind. Sums over rows go on where the lot before has ended, so that the cut shows
+// in no bit.
 double TrainingModel::logits_loss(autograd::Context ctx, int64_t head, const float* streams,
                                   std::span<const int32_t> labels, float weight,
                                   const model::TrainingTerms* terms, double loss_sum) {
@@ -247,8 +250,9 @@ void TrainingModel::run_backward(autograd::Tape& tape) {
   memory_.num_replayed += one.num_replayed;
 }
 
-// The block reads the streams of position i with the token at i + 1 and predicts that at i + 2. It has a tape of its own that has run
-// backward when this returns: all it leaves behind is its part of the streams' gradient, and its memory is the main model's again.
+// The block reads the streams of position i with the token at i + 1 and predicts that at i + 2. It
+// has a tape of its own that has run backward when this returns: all it leaves behind is its part
+// of the streams' gradient, and its memory is the main model's again.
 void TrainingModel::mtp_loss(autograd::Context main, std::span<const Sample> samples,
                              const float* streams, float weight, model::TrainingTerms* terms,
                              model::ForwardProbe* probe, Batches& batches, LossSums& sums) {

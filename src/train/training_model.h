@@ -1,6 +1,6 @@
-// The model in training: packs its weights from the masters, runs the one forward over samples with a tape, and adds the gradients of
-// the loss to the parameters'.
-// Source  training.md 6.4, 6.7.
+// The model in training: packs its weights from the masters, runs the one forward over samples with
+// a tape, and adds the gradients of the loss to the parameters'.
+// Source  reference/training 6.4, 6.7.
 #pragma once
 
 #include <memory>
@@ -23,7 +23,8 @@ struct Sample {
       labels;  // of each position: the next token's id, or -1 where there is none
 };
 
-// How the samples' losses are weighed. Factors stay those of the whole global batch however it is cut into calls.
+// How the samples' losses are weighed. Factors stay those of the whole global batch however it is
+// cut into calls.
 struct LossWeights {
   float lm =
       1;  // of each labelled position: 1 / number of them in the global batch; 0: no gradient
@@ -49,25 +50,31 @@ class TrainingModel {
 
   const model::Transformer& transformer() const { return transformer_; }
 
-  // Prepares the weights anew: after every change of the masters. Errors  prepared_weight.h's, with the tensor's name.
+  // Prepares the weights anew: after every change of the masters. Errors  prepared_weight.h's, with
+  // the tensor's name.
   Status refresh(device::ExecContext& ctx);
-  // Of the last refresh, under qat: whether the experts' FP4 scales lay close enough for FP8 (prepared_weight.h).
+  // Of the last refresh, under qat: whether the experts' FP4 scales lay close enough for FP8
+  // (prepared_weight.h).
   const formats::RecastCounts& recast() const { return recast_; }
 
-  // Adds the gradients of the weighted losses of the samples to the parameters' (whose finish_grads() ends a step), and the losses to `sums`, row after row, so that
-  // their bits too depend on no cut. `terms`, if given, is what layers add and report (the MTP block's too).
+  // Adds the gradients of the weighted losses of the samples to the parameters' (whose
+  // finish_grads() ends a step), and the losses to `sums`, row after row, so that their bits too
+  // depend on no cut. `terms`, if given, is what layers add and report (the MTP block's too).
   LossSums add_gradients(device::ExecContext& ctx, std::span<const Sample> samples,
                          const LossWeights& weights, model::TrainingTerms* terms = nullptr,
                          model::ForwardProbe* probe = nullptr, LossSums sums = {});
-  // The same forward pass and sums, without gradients and without their memory. Of the weights only whether mtp is 0 counts.
+  // The same forward pass and sums, without gradients and without their memory. Of the weights only
+  // whether mtp is 0 counts.
   LossSums losses(device::ExecContext& ctx, std::span<const Sample> samples,
                   const LossWeights& weights, model::TrainingTerms* terms = nullptr,
                   model::ForwardProbe* probe = nullptr, LossSums sums = {});
-  // The experts that every layer's router, the MTP block's too, gives the samples' tokens; no logits are computed.
+  // The experts that every layer's router, the MTP block's too, gives the samples' tokens; no
+  // logits are computed.
   model::Choices choose_experts(device::ExecContext& ctx, std::span<const Sample> samples,
                                 bool dense_attention);
 
-  // Activations and their gradients of the last add_gradients(), all tapes together; without the step arena's scratch and integers.
+  // Activations and their gradients of the last add_gradients(), all tapes together; without the
+  // step arena's scratch and integers.
   const autograd::TapeMemory& memory() const { return memory_; }
   // Where they lie: its address space and memory are kept from call to call.
   const device::PagedArena& activations() const { return activations_; }

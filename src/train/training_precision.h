@@ -1,19 +1,24 @@
-// How a training run rounds: what weights are prepared from the fp32 masters, and the numerics of forward and backward.
-// Source  training.md 6.8 (FP8 recipe), 9 (FP4 QAT); infrastructure.md 6.
-//         level  weights as the forward pass multiplies them             activations (model/precision.h)
+// How a training run rounds: what weights are prepared from the fp32 masters, and the numerics of
+// forward and backward.
+// Source  reference/training 6.8 (FP8 recipe), 9 (FP4 QAT); reference/infrastructure 6.
+//         level  weights as the forward pass multiplies them             activations
+//                (model/precision.h)
 //         fp32   the masters                                             exact
 //         bf16   bf16, but for what public files keep in fp32            bf16
-//         fp8    linears and routed experts E4M3 with a power-of-two     official: FP8 inputs of linears and KV rows, FP4 indexer
-//                scale per 128 x 128; the rest as bf16
+//         fp8    linears and routed experts E4M3 with a power-of-two     official: FP8 inputs of
+//                linears and KV rows, FP4 indexer scale per 128 x 128; the rest as bf16
 //         qat    (of fp8) routed experts FP4 1 x 32 first, then the      official
 //                same values in E4M3
-//         So every level computes what the server computes at that model precision from the checkpoint that formats/convert makes of
-//         the masters (f32, bf16, quantized with FP8 or FP4 experts), bit for bit; and qat differs from fp8 in prepared weights alone:
-//         the FP4 simulation of the indexer's queries and keys belongs to both.
-// Straight through  Every rounding passes its gradient unchanged, unmasked where a value was clamped: weights (their gradient goes to the
-//         master), inputs of quantised linears, bf16 results, KV rows (gradients are those of the decoded values), indexer queries and
-//         keys (through the rotation, transposed). What backward itself rounds: autograd/matmul_grad.h. Attention core, norms, router,
-//         mHC, compressor pooling and all LINF products (head, gate, compressors) run backward in fp32.
+//         So every level computes what the server computes at that model precision from the
+//         checkpoint that formats/convert makes of the masters (f32, bf16, quantized with FP8 or
+//         FP4 experts), bit for bit; and qat differs from fp8 in prepared weights alone: the FP4
+//         simulation of the indexer's queries and keys belongs to both.
+// Straight through  Every rounding passes its gradient unchanged, unmasked where a value was
+//         clamped: weights (their gradient goes to the master), inputs of quantised linears, bf16
+//         results, KV rows (gradients are those of the decoded values), indexer queries and keys
+//         (through the rotation, transposed). What backward itself rounds: autograd/matmul_grad.h.
+//         Attention core, norms, router, mHC, compressor pooling and all LINF products (head, gate,
+//         compressors) run backward in fp32.
 #pragma once
 
 #include <string>

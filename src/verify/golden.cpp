@@ -140,7 +140,8 @@ class Verifier {
     double worst = 0.0;
     for (int64_t t = 0; t < length_; ++t) {
       const int64_t at = (b * length_ + t) * k;
-      // The golden row's own order of choices, put in order of expert; without ids, weights alone compare as sets.
+      // The golden row's own order of choices, put in order of expert; without ids, weights alone
+      // compare as sets.
       std::vector<std::pair<int64_t, float>> golden, found;
       for (int64_t i = 0; i < k; ++i) {
         golden.emplace_back(experts != nullptr ? golden_ids[at + i] : 0, golden_weights[at + i]);

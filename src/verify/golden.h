@@ -1,9 +1,11 @@
-// verify golden DIR: compares this build with what other implementations computed for a small model.
+// verify golden DIR: compares this build with what other implementations computed for a small
+// model.
 // Format  config.json, model.safetensors, expected.safetensors with
-//   fp32 sets:  input_ids [b, t], logits [b, t, vocab], hidden.N [1, t, hc, d] (streams after layer N, first sequence),
-//               router_experts.N, router_weights.N [b*t, k], topk.N [b, t, index_topk] (-1 = none)
-//   quantised:  input_ids [b, t], prefill_len [1], exact.logits, official.hidden.N (the prefill's last rows),
-//               official.prefill_logits, official.decode_logits, official.mtp_logits
+//   fp32 sets:  input_ids [b, t], logits [b, t, vocab], hidden.N [1, t, hc, d] (streams after layer
+//               N, first sequence), router_experts.N, router_weights.N [b*t, k], topk.N [b, t,
+//               index_topk] (-1 = none)
+//   quantised:  input_ids [b, t], prefill_len [1], exact.logits, official.hidden.N (the prefill's
+//               last rows), official.prefill_logits, official.decode_logits, official.mtp_logits
 #pragma once
 
 #include <string>

@@ -184,7 +184,8 @@ class GradientVerifier {
     return {};
   }
 
-  // The losses of the steps, each before its update. The first update takes the gradients of `first`, where it is given.
+  // The losses of the steps, each before its update. The first update takes the gradients of
+  // `first`, where it is given.
   std::vector<double> step_losses(train::ParameterStore& parameters, const GoldenSteps& golden,
                                   const formats::SafetensorsFile* first) {
     const std::vector<train::Parameter> start = parameters.parameters();
@@ -219,10 +220,11 @@ class GradientVerifier {
     return losses;
   }
 
-  // Adam divides by a gradient's own size: an element that is rounding noise moves as far as any other, and where that noise crosses a
-  // routing or selection gap a loss moves by 1e-4 and more. Whether it has is measured: the same steps again, but with the golden
-  // gradients, equal to ours up to rounding, in the first update. From the step at which our own two runs part, no loss is determined
-  // to the bound, and none is compared.
+  // Adam divides by a gradient's own size: an element that is rounding noise moves as far as any
+  // other, and where that noise crosses a routing or selection gap a loss moves by 1e-4 and more.
+  // Whether it has is measured: the same steps again, but with the golden gradients, equal to ours
+  // up to rounding, in the first update. From the step at which our own two runs part, no loss is
+  // determined to the bound, and none is compared.
   Status compare_steps(train::ParameterStore& parameters) {
     const std::string path = (fs::path(directory_) / "train.json").string();
     const std::string grads_path = (fs::path(directory_) / "grads.safetensors").string();

@@ -1,7 +1,8 @@
 // The training half of verify golden: loss, every parameter's gradient, and the first AdamW steps.
-// Format  expected.safetensors also labels [b, t] (of the token itself, not of the next; negative = masked) and loss [1];
-//         grads.safetensors one fp32 tensor a parameter, public names; train.json
-//         {"adamw": {lr, betas, eps, weight_decay}, "losses": [...]}: losses before each step on the same batch.
+// Format  expected.safetensors also labels [b, t] (of the token itself, not of the next; negative =
+//         masked) and loss [1]; grads.safetensors one fp32 tensor a parameter, public names;
+//         train.json {"adamw": {lr, betas, eps, weight_decay}, "losses": [...]}: losses before each
+//         step on the same batch.
 #pragma once
 
 #include <string>
@@ -14,7 +15,8 @@
 
 namespace cachalot::verify {
 
-// directory holds config.json and model.safetensors; ids are the rows of input_ids. Files that are not there are not checked.
+// directory holds config.json and model.safetensors; ids are the rows of input_ids. Files that are
+// not there are not checked.
 Status verify_gradients(device::ExecContext& ctx, const std::string& directory,
                         const formats::SafetensorsFile& expected,
                         const std::vector<std::vector<int32_t>>& ids, GoldenReport& report);

@@ -33,8 +33,8 @@ class GoldenRunner {
   engine::Runner& runner() { return runner_; }
   Result<cache::SequenceCache> new_sequence() { return cache::SequenceCache::create(*pool_); }
 
-  // Continues `sequence` with `tokens`, cut into pieces of the given lengths (they sum to the number of tokens; empty: one
-  // piece). Logits of all rows where with_logits.
+  // Continues `sequence` with `tokens`, cut into pieces of the given lengths (they sum to the
+  // number of tokens; empty: one piece). Logits of all rows where with_logits.
   Result<PassRecord> run(cache::SequenceCache& sequence, std::span<const int32_t> tokens,
                          std::span<const int64_t> pieces, bool with_logits);
 

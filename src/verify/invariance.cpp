@@ -52,7 +52,8 @@ struct Whole {
   int64_t vocab_size;
 
   int64_t rows() const { return pass.rows; }
-  // First row from `first` on whose streams (or logits, where the other pass has them) differ, as a position, or -1.
+  // First row from `first` on whose streams (or logits, where the other pass has them) differ, as a
+  // position, or -1.
   int64_t difference(const PassRecord& other, int64_t first) const {
     int64_t row = first_difference(pass.streams.data() + first * width, other.streams.data(),
                                    other.rows, width);
@@ -64,8 +65,8 @@ struct Whole {
   }
 };
 
-// Token by token; at each cut point the rest of a window goes through a fork as one chunk, so that every residue mod 4 and
-// mod 128 is a border both ways.
+// Token by token; at each cut point the rest of a window goes through a fork as one chunk, so that
+// every residue mod 4 and mod 128 is a border both ways.
 Status check_decode(GoldenRunner& runner, const Whole& whole, GoldenReport& report) {
   constexpr int64_t kFirstCut = 384, kLastCut = 384 + 128, kChunk = 131;
   CACHALOT_ASSIGN_OR_RETURN(cache::SequenceCache sequence, runner.new_sequence());

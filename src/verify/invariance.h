@@ -11,9 +11,9 @@ inline constexpr int64_t kInvarianceTokens = 1025;
 // brief: whole passes of several cuttings and a neighbour, over fewer tokens; for the fault suite.
 enum class Invariance { none, brief, full };
 
-// full: over kInvarianceTokens random ids: decode token by token, every cut point's residue mod 4 and mod 128 as a chunk border, whole
-// passes of several cuttings, and the same sequence beside another in one batch. Streams and logits must be equal bits at every
-// position.
+// full: over kInvarianceTokens random ids: decode token by token, every cut point's residue mod 4
+// and mod 128 as a chunk border, whole passes of several cuttings, and the same sequence beside
+// another in one batch. Streams and logits must be equal bits at every position.
 Status verify_invariance(GoldenRunner& runner, Invariance scope, GoldenReport& report);
 
 }  // namespace cachalot::verify

@@ -11,16 +11,21 @@
 namespace cachalot::verify {
 namespace {
 
-// Two evaluations with independent errors of one size are sqrt(2) as far from each other as each is from the truth; float64 has
-// the smaller error, so the ratio (ours to golden) / (float64 to golden) may reach that, and more where few rows are averaged.
+// Two evaluations with independent errors of one size are sqrt(2) as far from each other as each is
+// from the truth; float64 has the smaller error, so the ratio (ours to golden) / (float64 to
+// golden) may reach that, and more where few rows are averaged.
 constexpr double kRatio = 2.0;
-// A row this many times farther than its layer's median holds a choice that fell the other way, or is wrong.
+// A row this many times farther than its layer's median holds a choice that fell the other way, or
+// is wrong.
 constexpr double kFar = 2.5;
-// An error of relative size e moves a difference of two scores by about sqrt(2) * e * spread; three of those are possible.
+// An error of relative size e moves a difference of two scores by about sqrt(2) * e * spread; three
+// of those are possible.
 constexpr double kTurnable = 3.0 * 1.41421356;
-// Relative step of FP4. Snapping turns an error e into a whole step with probability e / step: root mean square sqrt(e * step).
+// Relative step of FP4. Snapping turns an error e into a whole step with probability e / step: root
+// mean square sqrt(e * step).
 constexpr double kFp4Step = 1.0 / 3.0;
-// Three deviations leave 0.3 % outside; rows whose earlier choices turned have larger errors than the median tells.
+// Three deviations leave 0.3 % outside; rows whose earlier choices turned have larger errors than
+// the median tells.
 constexpr double kWrongPicks = 0.01;
 
 double distance(std::span<const float> golden, std::span<const float> found) {
@@ -137,8 +142,8 @@ class OfficialVerifier {
     return std::max(kBf16, distance(row_of(reference_.layer_streams[layer - 1], row, width), ours));
   }
 
-  // A pick that float64 would not make is allowed as far below float64's last as the error before the layer, snapped to
-  // FP4 in queries and keys, moves scores.
+  // A pick that float64 would not make is allowed as far below float64's last as the error before
+  // the layer, snapped to FP4 in queries and keys, moves scores.
   void compare_picks(int64_t layer) {
     const std::vector<int32_t>& picks = ours_.selected.at(layer);
     std::vector<double> errors;
@@ -165,7 +170,8 @@ class OfficialVerifier {
                               num_other, num_picks, num_wrong));
   }
 
-  // Passes if a choice at the row, in this layer or an earlier one, is closer than the error around it.
+  // Passes if a choice at the row, in this layer or an earlier one, is closer than the error around
+  // it.
   void explain(const std::string& name, int64_t row, int64_t last_layer, double ours,
                double float64) {
     double best = std::numeric_limits<double>::infinity();

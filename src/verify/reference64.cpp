@@ -28,7 +28,7 @@ struct Mat {
 
 double bf16(double x) { return numeric::round_to_bf16(static_cast<float>(x)); }
 
-// architecture.md 0.4: one power-of-two scale per block.
+// reference/forward 0.4: one power-of-two scale per block.
 template <typename RoundCode>
 void snap_block(double* x, int64_t n, double floor_max, double code_max, RoundCode round_code) {
   double a = floor_max;
@@ -186,7 +186,7 @@ class Reference {
     return y;
   }
 
-  // architecture.md 0.7, one head's last rope_dim values at a position.
+  // reference/forward 0.7, one head's last rope_dim values at a position.
   void rotate(double* head_end, int64_t position, bool compressed, bool inverse) {
     const int64_t dim = c_.qk_rope_head_dim;
     const double theta = compressed ? c_.compress_rope_theta : c_.rope_theta;
@@ -232,7 +232,7 @@ class Reference {
     return layers_[0].residual == formats::ResidualKind::plain ? 1 : c_.hc_mult;
   }
 
-  // architecture.md 2.3, 2.4. pre, post [n], comb [n][n] of one row.
+  // reference/forward 2.3, 2.4. pre, post [n], comb [n][n] of one row.
   struct Mix {
     std::vector<double> pre, post, comb;
   };
@@ -331,7 +331,7 @@ class Reference {
              [&](const Mat& x) { return ffn(prefix + "ffn.", layer_idx, x, tokens); });
   }
 
-  // architecture.md 3.3: all entries of a sequence.
+  // reference/forward 3.3: all entries of a sequence.
   Mat compressed(const std::string& prefix, const Mat& x, int64_t ratio, int64_t width,
                  bool index) {
     const bool overlap = ratio == 4;
@@ -375,7 +375,7 @@ class Reference {
     return out;
   }
 
-  // architecture.md 3.6: the picks of every row, ascending.
+  // reference/forward 3.6: the picks of every row, ascending.
   std::vector<std::vector<int64_t>> select(const std::string& prefix, int64_t layer_idx,
                                            const Mat& qn, const Mat& x, int64_t ratio) {
     Mat q = linear(qn, prefix + "wq_b.weight");
@@ -538,7 +538,7 @@ class Reference {
     return linear(g, prefix + "w2.weight");
   }
 
-  // architecture.md 4.
+  // reference/forward 4.
   Mat ffn(const std::string& prefix, int64_t layer_idx, const Mat& x,
           std::span<const int32_t> tokens) {
     Mat out(x.rows, c_.hidden_size);
@@ -612,7 +612,7 @@ class Reference {
     return linear(rms_norm(u, norm), "head.weight", true);
   }
 
-  // architecture.md 5.1: row p pairs the streams of p with token p + 1.
+  // reference/forward 5.1: row p pairs the streams of p with token p + 1.
   std::vector<double> mtp(const Mat& streams) {
     const int64_t rows = streams.rows - 1, d = c_.hidden_size, n = num_streams();
     const std::span<const int32_t> next = tokens_.subspan(1);

@@ -1,6 +1,7 @@
-// The whole forward pass in float64, plain loops, one sequence from position 0, nothing shared with ops/: an independent
-// evaluation of architecture.md. At `official` it makes every rounding of the published code (bf16, FP8, FP4), so that what is left
-// between it and any fp32 implementation is the order and width of sums.
+// The whole forward pass in float64, plain loops, one sequence from position 0, nothing shared with
+// ops/: an independent evaluation of reference/forward. At `official` it makes every rounding of
+// the published code (bf16, FP8, FP4), so that what is left between it and any fp32 implementation
+// is the order and width of sums.
 #pragma once
 
 #include <cstdint>
@@ -37,11 +38,13 @@ struct Reference64Result {
   std::map<int64_t, std::vector<std::vector<double>>> received;
   double max_attention_logit = 0;    // magnitude, of all heads and keys
   double max_expert_activation = 0;  // magnitude of silu(gate) * up, before the routing weight
-  // MTP block 0 fed with the streams of rows 0 .. T-2 and the tokens after them: [rows - 1, vocab]. Empty without MTP.
+  // MTP block 0 fed with the streams of rows 0 .. T-2 and the tokens after them: [rows - 1, vocab].
+  // Empty without MTP.
   std::vector<double> mtp_logits;
 };
 
-// normed_queries false: without the norm of every head's query, for what it is there for (training.md M9).
+// normed_queries false: without the norm of every head's query, for what it is there for
+// (reference/training M9).
 Result<Reference64Result> run_reference64(const formats::ModelConfig& config,
                                           const model::WeightProvider& source,
                                           std::span<const int32_t> tokens, bool official,

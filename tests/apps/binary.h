@@ -20,8 +20,8 @@ Outcome run_binary(const std::vector<std::string>& arguments, const std::string&
 json::object run_json(const std::vector<std::string>& arguments);
 std::vector<int64_t> ids_of(const json::object& completion);
 
-// A directory with a random bf16 model (window, CSA and HCA layers, an MTP block) and the tokenizer of 2,048 tokens from
-// tests/tokenizer; made once, removed at the end.
+// A directory with a random bf16 model (window, CSA and HCA layers, an MTP block) and the tokenizer
+// of 2,048 tokens from tests/tokenizer; made once, removed at the end.
 const std::string& model_directory();
 std::string scratch_path(const std::string& name);
 

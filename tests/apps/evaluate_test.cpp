@@ -1,4 +1,5 @@
-// cachalot evaluate, on the bundled model: what its card says, and that neither threads nor drafts change a score.
+// cachalot evaluate, on the bundled model: what its card says, and that neither threads nor drafts
+// change a score.
 #include <gtest/gtest.h>
 
 #include "apps/binary.h"

@@ -1,4 +1,5 @@
-// cachalot generate: what the engine promises holds at the command line, on a random model and on a trained one.
+// cachalot generate: what the engine promises holds at the command line, on a random model and on a
+// trained one.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -1,5 +1,6 @@
-// Sabotage: every planted fault of the forward pass must make some check fail, and none may fail without one. Writes the table
-// of what caught what to faults.tsv in the working directory; tests/faults/faults.tsv is its committed copy.
+// Sabotage: every planted fault of the forward pass must make some check fail, and none may fail
+// without one. Writes the table of what caught what to faults.tsv in the working directory;
+// tests/faults/faults.tsv is its committed copy.
 #include "base/faults.h"
 
 #include <fmt/format.h>
@@ -53,8 +54,9 @@ std::string first_failure(const Suite& suite) {
   return fmt::format("{} at {}: {}", suite.directory, suite.precision, report->failed().front());
 }
 
-// One sequence driven as a server would: drafts that are rejected, a second request, a restored prefix; the planted bug leaves
-// one of the steps out. Returns whether the streams afterwards equal those of an undisturbed run.
+// One sequence driven as a server would: drafts that are rejected, a second request, a restored
+// prefix; the planted bug leaves one of the steps out. Returns whether the streams afterwards equal
+// those of an undisturbed run.
 class Driver {
  public:
   Driver() {
@@ -125,8 +127,9 @@ class Driver {
   std::vector<int32_t> ids_;
 };
 
-// mHC with saturated mixing logits (architecture.md 2.4): the row softmax leaves zeros, to which the first epsilon is added, so
-// that the small entries of the result are about epsilon. Misplaced, they vanish.
+// mHC with saturated mixing logits (reference/forward 2.4): the row softmax leaves zeros, to which
+// the first epsilon is added, so that the small entries of the result are about epsilon. Misplaced,
+// they vanish.
 std::string saturated_mixing_failure() {
   constexpr int64_t kStreams = 4;
   std::vector<float> mixes(24, 0.0f), base(24, 0.0f), pre(4), post(4), comb(16);

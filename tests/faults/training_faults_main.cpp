@@ -1,5 +1,5 @@
-// Tests of training in a build with switches. --faults lists the switches of training; --fault=NAME turns one on, those of the forward
-// pass included.
+// Tests of training in a build with switches. --faults lists the switches of training; --fault=NAME
+// turns one on, those of the forward pass included.
 #include <gtest/gtest.h>
 
 #include <cstdio>

@@ -1,13 +1,19 @@
-// The tape's gradient of a whole model against central differences of its loss in float64 (verify/reference64): for all parameters
-// together, and for one tensor of every kind there is.
-// Steps   Masters are fp32, so a direction is what the two perturbed masters really differ by: L(w+) - L(w-) is compared with
-//         the sum of gradient times difference, to which no rounding of the masters adds. The length is halved until a third of what
-//         the slopes of the last two differ by, the error of the shorter, is below the bound; then the two are extrapolated to zero.
-// Bound   1e-6 of the gradient's norm (all parameters together were off by 1e-7 of it). Gates and static maps of the hyper-connections and sinks are sums over all tokens and channels
-//         that cancel in fp32: theirs is 1e-6 of what is summed, the norms of the single targets' gradients together. This wider
-//         bound was set after the strict one had failed for them: by up to 1.3e-5 for 16 tensors of `tiny`, and for six of the MTP
-//         block of `quant`, of which one gradient of norm 1.6e-7 is off by 6.6 %, which says nothing of it. The test prints them.
-// Choices of experts and entries are jumps of the loss: a length at which any choice changes is halved too.
+// The tape's gradient of a whole model against central differences of its loss in float64
+// (verify/reference64): for all parameters together, and for one tensor of every kind there is.
+// Steps   Masters are fp32, so a direction is what the two perturbed masters really differ by:
+//         L(w+) - L(w-) is compared with the sum of gradient times difference, to which no rounding
+//         of the masters adds. The length is halved until a third of what the slopes of the last
+//         two differ by, the error of the shorter, is below the bound; then the two are
+//         extrapolated to zero.
+// Bound   1e-6 of the gradient's norm (all parameters together were off by 1e-7 of it). Gates and
+//         static maps of the hyper-connections and sinks are sums over all tokens and channels that
+//         cancel in fp32: theirs is 1e-6 of what is summed, the norms of the single targets'
+//         gradients together. This wider bound was set after the strict one had failed for them: by
+//         up to 1.3e-5 for 16 tensors of `tiny`, and for six of the MTP block of `quant`, of which
+//         one gradient of norm 1.6e-7 is off by 6.6 %, which says nothing of it. The test prints
+//         them.
+// Choices of experts and entries are jumps of the loss: a length at which any choice changes is
+// halved too.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -78,7 +84,8 @@ double norm(const std::vector<double>& values) {
   return std::sqrt(sum);
 }
 
-// One of each kind: layers of the same attention and routing are alike, and so are a layer's experts.
+// One of each kind: layers of the same attention and routing are alike, and so are a layer's
+// experts.
 std::string kind_of(const std::string& name, const formats::ModelConfig& config) {
   std::smatch match;
   std::string kind = std::regex_replace(name, std::regex("experts\\.\\d+"), "experts");
@@ -262,7 +269,8 @@ class WholeModelGradient {
     return kRelativeStep * norm(sizes);
   }
 
-  // The parts' directions are their gradients but for signs. Returns by how much of its norm the gradient is off.
+  // The parts' directions are their gradients but for signs. Returns by how much of its norm the
+  // gradient is off.
   double expect_slope(const std::vector<Part>& parts, const std::string& which, double bound) {
     const double gradient_norm = norm_of(parts);
     double length = first_length(parts);

@@ -1,4 +1,5 @@
-// The parameter groups (optim/parameter_groups.h) and shard plans over every tensor of the published configurations and of the golden ones.
+// The parameter groups (optim/parameter_groups.h) and shard plans over every tensor of the
+// published configurations and of the golden ones.
 #include <gtest/gtest.h>
 
 #include <string>
@@ -38,7 +39,8 @@ struct Counts {
   int64_t elements[4] = {};     // by group
 };
 
-// Says from a tensor's component and shape alone what training.md 3.1 asks for it, and counts.
+// Says from a tensor's component and shape alone what reference/training 3.1 asks for it, and
+// counts.
 Counts audit(const formats::ModelConfig& config, const std::string& what) {
   const std::vector<TensorInfo> inventory = formats::tensor_inventory(config);
   std::vector<optim::NamedShape> names;
@@ -83,7 +85,7 @@ Counts audit(const formats::ModelConfig& config, const std::string& what) {
 }
 
 TEST(ParameterAudit, EveryTensorOfTheModelsIsInTheGroupOfTheReport) {
-  // training.md 3.3: 33,024 and 70,272 routed-expert matrices.
+  // reference/training 3.3: 33,024 and 70,272 routed-expert matrices.
   EXPECT_EQ(audit(formats::flash_config(), "flash").expert_matrices, 33'024);
   const Counts pro = audit(formats::pro_config(), "pro");
   EXPECT_EQ(pro.expert_matrices, 70'272);
@@ -100,7 +102,8 @@ TEST(ParameterAudit, EveryTensorOfTheModelsIsInTheGroupOfTheReport) {
   }
 }
 
-// infrastructure.md Z3: what the optimizer's sharding pads, for the dense matrices and the experts of the published models.
+// reference/infrastructure Z3: what the optimizer's sharding pads, for the dense matrices and the
+// experts of the published models.
 TEST(ShardPadding, IsUnderATenthForDenseMatricesAndAMatrixARankForExperts) {
   for (const auto& config : {formats::flash_config(), formats::pro_config()}) {
     std::vector<int64_t> dense;

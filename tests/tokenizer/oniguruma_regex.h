@@ -1,5 +1,5 @@
-// Oniguruma, the engine inside PyPI tokenizers, as the oracle of the pre-tokenizer. Its header clashes with <regex.h>, which
-// GoogleTest includes, so that it stays in the .cpp file.
+// Oniguruma, the engine inside PyPI tokenizers, as the oracle of the pre-tokenizer. Its header
+// clashes with <regex.h>, which GoogleTest includes, so that it stays in the .cpp file.
 #pragma once
 
 #include <memory>

@@ -1,5 +1,5 @@
-// The pre-tokenizer beside Oniguruma, on every code point and on random text. Debian's 6.9.8 knows Unicode 14, so that code
-// points it does not assign are left out here.
+// The pre-tokenizer beside Oniguruma, on every code point and on random text. Debian's 6.9.8 knows
+// Unicode 14, so that code points it does not assign are left out here.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -48,7 +48,8 @@ std::vector<std::string> our_pieces(std::string_view text) {
   return pieces;
 }
 
-// Every code point that the machine's Oniguruma knows (6.9.8: Unicode 14) has the class that it says.
+// Every code point that the machine's Oniguruma knows (6.9.8: Unicode 14) has the class that it
+// says.
 TEST(PreTokenizerOracle, ClassesAgreeWithOniguruma) {
   const std::pair<const char*, std::vector<CharClass>> kSets[] = {
       {"\\p{N}", {kNumber}},

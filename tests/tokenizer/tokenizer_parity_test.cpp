@@ -1,4 +1,5 @@
-// Every golden case in both directions: ids as PyPI tokenizers gives them, text back from the ids, whole and streamed.
+// Every golden case in both directions: ids as PyPI tokenizers gives them, text back from the ids,
+// whole and streamed.
 #include <gtest/gtest.h>
 
 #include <string>
@@ -51,7 +52,8 @@ void expect_cases(const Tokenizer& tokenizer, const std::string& name, size_t co
     EXPECT_EQ(tokenizer.encode(c.text), c.ids) << c.text;
     EXPECT_EQ(*tokenizer.decode(c.ids), c.text);
     EXPECT_EQ(streamed(tokenizer, c.ids), c.text);
-    // One control segment is the parity mode; so are several, where no cut falls inside an added token.
+    // One control segment is the parity mode; so are several, where no cut falls inside an added
+    // token.
     const Segment whole[] = {{Segment::Kind::control, c.text}};
     EXPECT_EQ(tokenizer.encode_segments(whole), c.ids) << c.text;
   }
@@ -85,7 +87,7 @@ TEST(TokenizerParity, MergesAsPairsAreTheSameTokenizer) {
   expect_cases(*tokenizer, "v3-cases.json", 243);
 }
 
-// chat-format.md 1.2: every id is assigned, and every base token encodes to itself.
+// reference/chat 1.2: every id is assigned, and every base token encodes to itself.
 TEST(TokenizerParity, EveryV4TokenIsThereAndEncodesToItself) {
   const Tokenizer tokenizer = v4_tokenizer();
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
@@ -103,7 +105,8 @@ TEST(TokenizerParity, EveryV4TokenIsThereAndEncodesToItself) {
   EXPECT_FALSE(tokenizer.token_bytes(-1));
 }
 
-// chat-format.md 1.6: control strings in user text stay text, and text is cut once across segment borders.
+// reference/chat 1.6: control strings in user text stay text, and text is cut once across segment
+// borders.
 TEST(TokenizerParity, SafeModeReadsControlTokensOnlyInControlSegments) {
   const Tokenizer tokenizer = v4_tokenizer();
   const auto control = [](std::string_view text) { return Segment{Segment::Kind::control, text}; };

@@ -7,8 +7,8 @@
 
 namespace cachalot::text {
 
-// A tokenizer.json equal in content to the published V3 file, its 818 added tokens included. Merges as "left right" strings,
-// or as pairs.
+// A tokenizer.json equal in content to the published V3 file, its 818 added tokens included. Merges
+// as "left right" strings, or as pairs.
 std::string v3_tokenizer_json(bool merges_as_pairs = false);
 
 Tokenizer v3_tokenizer();

@@ -1,5 +1,6 @@
-// What is left of a training run when it or the machine stops. This program's own fsync takes note of what has been synced and ends the
-// process at a chosen one; its own renameat2 is that of a file system without exchange.
+// What is left of a training run when it or the machine stops. This program's own fsync takes note
+// of what has been synced and ends the process at a chosen one; its own renameat2 is that of a file
+// system without exchange.
 #include <gtest/gtest.h>
 #include <stdio.h>
 #include <sys/syscall.h>
@@ -114,8 +115,8 @@ TEST_F(CrashTest, EveryNameOnTheWayToACheckpointIsSynced) {
   }
 }
 
-// Killed before any of its syncs, a save over a checkpoint of the same step leaves the old one or the new one, and so does a recovery that
-// is killed as well.
+// Killed before any of its syncs, a save over a checkpoint of the same step leaves the old one or
+// the new one, and so does a recovery that is killed as well.
 TEST_F(CrashTest, AKilledReplacementLeavesOneWholeCheckpoint) {
   const std::vector<float> old_momentum = {1, 2, 3}, new_momentum = {4, 5, 6};
   const fs::path checkpoints = fs::path(at(1)).parent_path();

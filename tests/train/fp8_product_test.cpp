@@ -1,4 +1,5 @@
-// The products of FP8 training: against double precision, against native FP4, and their gradients against plain loops.
+// The products of FP8 training: against double precision, against native FP4, and their gradients
+// against plain loops.
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -78,8 +79,9 @@ Floats act8(Machine& machine, Floats x, int64_t rows, int64_t columns) {
   return x;
 }
 
-// Per product |x||w|: 2^-4 of either factor (half a step of three mantissa bits), and in the subnormals half a step of 2^-9 scales,
-// at most 2^-10 * 2 / 448 of the tile's largest value; fp32 sums of K terms add (K + 2) 2^-24.
+// Per product |x||w|: 2^-4 of either factor (half a step of three mantissa bits), and in the
+// subnormals half a step of 2^-9 scales, at most 2^-10 * 2 / 448 of the tile's largest value; fp32
+// sums of K terms add (K + 2) 2^-24.
 TEST(Fp8Product, StaysWithinTheErrorOfThreeMantissaBits) {
   Machine machine;
   double first_relative = 0;
@@ -216,7 +218,8 @@ void check_gradients(autograd::GradientFormat format, PreparedFormat prepared_as
     const Floats dy_columns =
         is_fp8 ? tiles(machine, dy, m, n, true, ops::kFp8GradientFloor) : round_to_bf16(dy);
     const Floats x_columns = is_fp8 ? tiles(machine, x, m, k, true, ops::kFp8AmaxFloor) : x;
-    // The master's gradient: one chain over rows for every element, none masked, from what was there.
+    // The master's gradient: one chain over rows for every element, none masked, from what was
+    // there.
     Floats dw = before;
     for (int64_t t = 0; t < m; ++t) {
       for (int64_t i = 0; i < n; ++i) {
@@ -225,7 +228,8 @@ void check_gradients(autograd::GradientFormat format, PreparedFormat prepared_as
       }
     }
     EXPECT_EQ(found.dw, dw) << device::isa_name(isa);
-    // dX multiplies by what the forward pass multiplied by; against double, within fp32 sums of n terms.
+    // dX multiplies by what the forward pass multiplied by; against double, within fp32 sums of n
+    // terms.
     Floats w = values(prepared.weight);
     for (int64_t t = 0; t < m; t += 37) {
       for (int64_t j = 0; j < k; ++j) {

@@ -1,4 +1,5 @@
-// The indexer's warm-up against what it should learn: the attention that entries really receive, found in float64.
+// The indexer's warm-up against what it should learn: the attention that entries really receive,
+// found in float64.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -21,7 +22,8 @@ std::set<int64_t> best(const std::vector<double>& values, int64_t count) {
   return {order.begin(), order.end()};
 }
 
-// The share of the true top entries among those that the indexer ranks highest, over all rows that leave something out.
+// The share of the true top entries among those that the indexer ranks highest, over all rows that
+// leave something out.
 double recall(const TestRun& run, const ParameterStore& parameters,
               std::span<const int32_t> tokens) {
   formats::ModelConfig dense = run.config();
@@ -64,7 +66,8 @@ TEST(IndexerWarmUp, KlFallsAndTheRecallOfTheTrueTopEntriesRises) {
   }
   const double after = recall(run, run.trainer().parameters(), tokens);
   fmt::print("KL {:.4f} to {:.4f}, recall {:.3f} to {:.3f}\n", first_kl, last_kl, before, after);
-  // training.md S5 asks that one falls and the other rises; by how much at least was set after a run (0.9, and half of what was missed).
+  // reference/training S5 asks that one falls and the other rises; by how much at least was set
+  // after a run (0.9, and half of what was missed).
   EXPECT_LT(last_kl, 0.9 * first_kl);
   EXPECT_GT(after, before + (1 - before) / 2);
 }

@@ -6,7 +6,8 @@
 namespace cachalot::train {
 namespace {
 
-// Everything that moves in training: dense attention, the indexer's warm-up, selection, routing biases.
+// Everything that moves in training: dense attention, the indexer's warm-up, selection, routing
+// biases.
 TEST(LongRuns, AThousandStepsRepeatTheirBitsWithAnyThreads) {
   constexpr int64_t kSteps = 1000;
   RunConfig config;

@@ -1,5 +1,6 @@
-// Muon against AdamW on a small model and real text: text.bin is what the documents of this project were on 2026-11-27, in the tokens of
-// tests/golden/peer. Built with the switches of base/faults.h, for the norm of queries.
+// Muon against AdamW on a small model and real text: text.bin is what the documents of this project
+// were on 2026-11-27, in the tokens of tests/golden/peer. Built with the switches of base/faults.h,
+// for the norm of queries.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -55,7 +56,8 @@ double held_out_loss(TestRun& run) {
   return sums.lm / static_cast<double>(sums.lm_targets);
 }
 
-// What AdamW reaches at its last step Muon has reached before: with the same learning rate, for each of three, and two seeds.
+// What AdamW reaches at its last step Muon has reached before: with the same learning rate, for
+// each of three, and two seeds.
 TEST(MuonRuns, ReachesAdamwsLastLossInFewerSteps) {
   constexpr int64_t kSteps = 120, kEvery = 10;
   for (const double rate : {0.002, 0.004, 0.008}) {
@@ -81,8 +83,8 @@ TEST(MuonRuns, ReachesAdamwsLastLossInFewerSteps) {
   }
 }
 
-// A normed query has norm sqrt(head_dim) and a normed key at most that times its largest norm weight, so their product over
-// sqrt(head_dim) is bounded by this.
+// A normed query has norm sqrt(head_dim) and a normed key at most that times its largest norm
+// weight, so their product over sqrt(head_dim) is bounded by this.
 double logit_bound(TestRun& run) {
   float largest = 0;
   for (const Parameter& p : run.trainer().parameters().parameters()) {
@@ -94,7 +96,8 @@ double logit_bound(TestRun& run) {
   return std::sqrt(static_cast<double>(run.config().head_dim)) * largest;
 }
 
-// The largest attention logit before training and after each of kParts parts of it, and the bound of normed queries there.
+// The largest attention logit before training and after each of kParts parts of it, and the bound
+// of normed queries there.
 struct Logits {
   std::vector<double> largest, bound;
 };
@@ -120,8 +123,9 @@ Logits logits_of(bool normed_queries) {
   return logits;
 }
 
-// No QK-Clip: normed queries keep the logits below the bound, and without that norm they grow from part to part. Here to 5.7, eight times
-// where they began; beyond the bound, as was expected of this test at first, they go at a rate of 0.03.
+// No QK-Clip: normed queries keep the logits below the bound, and without that norm they grow from
+// part to part. Here to 5.7, eight times where they began; beyond the bound, as was expected of
+// this test at first, they go at a rate of 0.03.
 TEST(MuonRuns, AttentionLogitsStayBoundedWithTheQueryNormAndGrowWithoutIt) {
   const Logits normed = logits_of(true), bare = logits_of(false);
   for (size_t i = 0; i < normed.largest.size(); ++i)

@@ -1,5 +1,6 @@
-// Outliers of experts where training is driven to them, AdamW at a learning rate far too high, with and without the clamp.
-// Source  training.md 7.2, A7.
+// Outliers of experts where training is driven to them, AdamW at a learning rate far too high, with
+// and without the clamp.
+// Source  reference/training 7.2, A7.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -40,8 +41,9 @@ TEST(Outliers, TheClampBoundsActivationsThatGoFarBeyondItWithoutIt) {
   EXPECT_GT(largest_activation(0), 1000);
 }
 
-// y = x + ffn(x), the model's own experts; the label of x is its largest projection on fixed directions. The features of x have
-// Student's t distribution with 3 degrees of freedom, so that outliers arise in every run and no norm takes them away.
+// y = x + ffn(x), the model's own experts; the label of x is its largest projection on fixed
+// directions. The features of x have Student's t distribution with 3 degrees of freedom, so that
+// outliers arise in every run and no norm takes them away.
 class ToyMoe {
  public:
   static constexpr int64_t kRows = 64, kWidth = 16, kClasses = 8;

@@ -1,4 +1,5 @@
-// Whole training runs: a provoked spike is found, gone back from and bridged; a run goes on from its checkpoints.
+// Whole training runs: a provoked spike is found, gone back from and bridged; a run goes on from
+// its checkpoints.
 #include "train/run.h"
 
 #include <fmt/format.h>
@@ -108,7 +109,7 @@ class RunTest : public data::DataFiles {
   }
 };
 
-// training.md A4.
+// reference/training A4.
 TEST_F(RunTest, AProvokedSpikeIsBridged) {
   std::vector<std::string> keys = anticipation(3);
   keys.push_back("checkpoint.keep_last=20");
@@ -119,7 +120,8 @@ TEST_F(RunTest, AProvokedSpikeIsBridged) {
   const auto spike = std::find_if(first.events.begin(), first.events.end(),
                                   [](const Event& event) { return event.name == "spike"; });
   EXPECT_EQ(spike->step, 20);
-  // Back to the newest checkpoint at least 5 steps before, then 8 steps by stale choices, then as ever.
+  // Back to the newest checkpoint at least 5 steps before, then 8 steps by stale choices, then as
+  // ever.
   std::vector<int64_t> anticipated;
   for (const StepResult& result : first.results) {
     if (result.anticipated) anticipated.push_back(result.step);
@@ -142,7 +144,8 @@ TEST_F(RunTest, AProvokedSpikeIsBridged) {
   EXPECT_TRUE(model_bytes("first") == model_bytes("second"));
 }
 
-// Killed before it removed its oldest checkpoint, a run goes back to the one that an undisturbed run goes back to.
+// Killed before it removed its oldest checkpoint, a run goes back to the one that an undisturbed
+// run goes back to.
 TEST_F(RunTest, ARollbackDoesNotDependOnWhatAKillLeft) {
   const std::vector<std::string> keys = anticipation(6);
   const auto provoked = [](bool resume, int64_t stop) {
@@ -167,7 +170,8 @@ TEST_F(RunTest, ARollbackDoesNotDependOnWhatAKillLeft) {
   EXPECT_TRUE(model_bytes("parts") == model_bytes("whole"));
 }
 
-// Keeps a copy of the run as a kill between a rollback's checkpoint and its line in the log would leave it.
+// Keeps a copy of the run as a kill between a rollback's checkpoint and its line in the log would
+// leave it.
 class KilledInRollback : public Recorder {
  public:
   KilledInRollback(std::string run, std::string copy)
@@ -262,7 +266,8 @@ TEST_F(RunTest, AFinishedRunIsNotEvaluatedAgain) {
   EXPECT_EQ(std::count_if(lines.begin(), lines.end(), is_evaluation), 1);
 }
 
-// A model whose embedding of one token is so large that the loss is no number where that token comes up.
+// A model whose embedding of one token is so large that the loss is no number where that token
+// comes up.
 TEST_F(RunTest, ALossThatIsNoNumberEndsTheRun) {
   constexpr uint16_t kToken = 200;
   run(config("first"), {.resume = false, .provoked_step = -1, .stop_at_step = 1});
@@ -301,7 +306,8 @@ TEST_F(RunTest, ALossThatIsNoNumberEndsTheRun) {
             std::string::npos)
       << message;
   EXPECT_FALSE(std::isfinite(outcome.recorder.results.back().lm_loss));
-  // What was saved is whole and of before; the log is read, and the run goes on from there to the same end.
+  // What was saved is whole and of before; the log is read, and the run goes on from there to the
+  // same end.
   EXPECT_EQ(list_checkpoints(path("run")).back(), saved);
   EXPECT_TRUE(Checkpoint::open(checkpoint_directory(path("run"), saved)).has_value());
   EXPECT_EQ(read_metrics(path("run") + "/metrics.jsonl").value().back().event, "spike");

@@ -1,4 +1,5 @@
-// A training run's step: what its bits may depend on, its stages, its budget, and routing by stale choices.
+// A training run's step: what its bits may depend on, its stages, its budget, and routing by stale
+// choices.
 #include "train/trainer.h"
 
 #include <gtest/gtest.h>
@@ -30,7 +31,8 @@ TEST(Trainer, GoesOnFromASavedStateAsIfUndisturbed) {
   config.sequence = {{0, kSequence}, {4 * 4 * kSequence, 2 * kSequence}};
   TestRun undisturbed(config);
   undisturbed.losses(2);
-  // Every stage's switch, of attention and of length, lies behind one of the places where the run is broken off.
+  // Every stage's switch, of attention and of length, lies behind one of the places where the run
+  // is broken off.
   for (int64_t saved = 2; saved < 7; ++saved) {
     TestRun resumed(config);
     resumed.set_state(undisturbed.state());
@@ -94,8 +96,9 @@ TEST(Trainer, ADenseStageLeavesTheIndexerAlone) {
   }
 }
 
-// training.md 6.5: too busy an expert's bias falls, an idle one's rises, by the same step. The rate is below what the scores of this young
-// model differ by, and loads are added over half the run: at 0.05 the choices swing, and a single step's load can be either way.
+// reference/training 6.5: too busy an expert's bias falls, an idle one's rises, by the same step.
+// The rate is below what the scores of this young model differ by, and loads are added over half
+// the run: at 0.05 the choices swing, and a single step's load can be either way.
 TEST(Trainer, RoutingBiasesEvenTheLoads) {
   constexpr int64_t kSteps = 12;
   const auto load_of_second_half = [](float rate, float* moved) {
@@ -121,7 +124,7 @@ TEST(Trainer, RoutingBiasesEvenTheLoads) {
   EXPECT_LT(with, without);
 }
 
-// training.md A1: choices of the same parameters change nothing.
+// reference/training A1: choices of the same parameters change nothing.
 TEST(Anticipation, WithoutDelayIsTheNormalStep) {
   RunConfig config;
   config.trainer.anticipation_delta_steps = 0;
@@ -139,7 +142,8 @@ TEST(Anticipation, WithoutDelayIsTheNormalStep) {
   EXPECT_FALSE(anticipating.trainer().anticipation().active());
 }
 
-// A2: the choices of step t are those of a forward pass that starts from the parameters of step t - delta.
+// A2: the choices of step t are those of a forward pass that starts from the parameters of step t -
+// delta.
 TEST(Anticipation, UsesTheChoicesOfEarlierParameters) {
   constexpr int64_t kDelta = 2;
   RunConfig config;
@@ -152,7 +156,8 @@ TEST(Anticipation, UsesTheChoicesOfEarlierParameters) {
     const StreamPosition position = run.trainer().position();
     const auto before = run.state();
     run.step();
-    // After the step the choices for i + 1 ... i + delta remain; the last of them was made from this step's parameters.
+    // After the step the choices for i + 1 ... i + delta remain; the last of them was made from
+    // this step's parameters.
     const auto& ahead = run.trainer().anticipation().ahead();
     ASSERT_EQ(ahead.size(), static_cast<size_t>(kDelta));
     for (const auto& [at, choices] : ahead) {
@@ -176,7 +181,8 @@ TEST(Anticipation, UsesTheChoicesOfEarlierParameters) {
   }
 }
 
-// Made-up choices, all of the same experts: only if the step follows them are these loaded with everything.
+// Made-up choices, all of the same experts: only if the step follows them are these loaded with
+// everything.
 TEST(Anticipation, AStepRoutesByItsEarlierChoices) {
   RunConfig config;
   config.trainer.anticipation_delta_steps = 1;

@@ -126,9 +126,11 @@ TEST(TrainingMemory, AnyPlanGivesTheSameGradients) {
 
 int64_t pages(int64_t floats) { return device::PagedArena::bytes_of(floats); }
 
-// "mhc" with blocks of L_r: of the streams before the L sublayers, ceil(L / L_r) stay and a block's others come back, L_r - 1 of them;
-// of the mixed inputs and norms, one sublayer's. The rest does not depend on L_r, but for where the peak is: with all streams kept in the
-// sublayer with the largest gradients, else in the first that backward reaches. That is less than one sublayer's streams here.
+// "mhc" with blocks of L_r: of the streams before the L sublayers, ceil(L / L_r) stay and a block's
+// others come back, L_r - 1 of them; of the mixed inputs and norms, one sublayer's. The rest does
+// not depend on L_r, but for where the peak is: with all streams kept in the sublayer with the
+// largest gradients, else in the first that backward reaches. That is less than one sublayer's
+// streams here.
 TEST(TrainingMemory, PeakFallsByTheStreamsThatAreMadeAgain) {
   Training t("tiny");
   constexpr int64_t kTokens = 120;

@@ -1,4 +1,5 @@
-// The gradients of whole models: what they do not depend on, and which loss reaches which parameter.
+// The gradients of whole models: what they do not depend on, and which loss reaches which
+// parameter.
 #include "train/training_model.h"
 
 #include <gtest/gtest.h>
@@ -183,7 +184,8 @@ TEST(TrainingModel, TheIndexerLearnsFromItsOwnLossAloneAndNothingElseDoes) {
   EXPECT_EQ(num_indexer, 12);
 }
 
-// Central differences of the loss in fp32 would drown; the indexer's own loss is summed in double and its step can be large.
+// Central differences of the loss in fp32 would drown; the indexer's own loss is summed in double
+// and its step can be large.
 TEST(TrainingModel, TheIndexersGradientIsThatOfItsLoss) {
   Training t("tiny");
   const Text text = random_text(64, 7, 512);
@@ -213,7 +215,8 @@ TEST(TrainingModel, TheIndexersGradientIsThatOfItsLoss) {
     const double slope = (moved(1) - moved(-1)) / (2 * step);
     parameter.master = start;
     ASSERT_TRUE(t.model().refresh(t.ctx()).ok());
-    // Second order cancels; third order and fp32 scores leave a few parts in a thousand at this step.
+    // Second order cancels; third order and fp32 scores leave a few parts in a thousand at this
+    // step.
     EXPECT_NEAR(slope, length, 0.01 * length) << name;
   }
 }
@@ -248,7 +251,7 @@ TEST(TrainingModel, ReplayedExpertsKeepTheWeightsOfThePresentRouter) {
   EXPECT_NE(replayed.streams, stale.streams);
 }
 
-// A limit that every value exceeds: what was clamped has no gradient (training.md 7.2).
+// A limit that every value exceeds: what was clamped has no gradient (reference/training 7.2).
 TEST(TrainingModel, ClampedValuesHaveNoGradient) {
   Training t("tiny", 2, [](formats::ModelConfig& config) { config.swiglu_limit = 1e-9; });
   const Text text = random_text(60, 7, 512);
@@ -294,7 +297,8 @@ TEST(TrainingModel, TheMtpBlockLearnsAndReachesTheMainModel) {
   EXPECT_NE(both.at("layers.0.attn.wq_a.weight"), lm.at("layers.0.attn.wq_a.weight"));
 }
 
-// Without its MTP block the model gives the logits that it gives beside it, even while the block's loss is computed.
+// Without its MTP block the model gives the logits that it gives beside it, even while the block's
+// loss is computed.
 TEST(TrainingModel, WithoutTheMtpBlockTheMainLogitsKeepTheirBits) {
   Training with("quant"), without("quant", 2, [](formats::ModelConfig&config) {
     config.num_nextn_predict_layers = 0;

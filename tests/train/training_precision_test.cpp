@@ -1,4 +1,5 @@
-// Whole models at every training precision: the server's logits, gradients of quantised weights, and what qat changes.
+// Whole models at every training precision: the server's logits, gradients of quantised weights,
+// and what qat changes.
 #include "train/training_precision.h"
 
 #include <gtest/gtest.h>
@@ -269,7 +270,8 @@ TEST(TrainingPrecision, QatChangesPreparedWeightsAlone) {
   EXPECT_EQ(fp8.model().recast().blocks, 0);
 }
 
-// Straight-through: a gradient depends on the master by way of the quantised value only, and no element is masked.
+// Straight-through: a gradient depends on the master by way of the quantised value only, and no
+// element is masked.
 TEST(TrainingPrecision, GradientsAreThoseOfTheQuantisedWeights) {
   for (const TrainingPrecision precision :
        {TrainingPrecision::bf16(), TrainingPrecision::fp8(), TrainingPrecision::fp4_qat()}) {
@@ -282,7 +284,8 @@ TEST(TrainingPrecision, GradientsAreThoseOfTheQuantisedWeights) {
   }
 }
 
-// Against fp32 with the same weights and choices: what is left is the rounding of activations and gradients.
+// Against fp32 with the same weights and choices: what is left is the rounding of activations and
+// gradients.
 TEST(TrainingPrecision, GradientsPointWhereThoseOfTheSameWeightsInFp32Do) {
   const auto compare = [](TrainingPrecision precision, double least_cosine) {
     Training rounded(precision), exact(TrainingPrecision::fp32());

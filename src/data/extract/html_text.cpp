@@ -183,8 +183,9 @@ class Reader {
     if (!out_.empty() && !out_.ends_with("\n\n")) out_ += '\n';
   }
 
-  // To behind the '>' of the tag at at_, by the tokenizer's states of the HTML standard (13.2.5): a quote opens only where an
-  // attribute's value begins, anywhere else it is a character of a name or of an unquoted value.
+  // To behind the '>' of the tag at at_, by the tokenizer's states of the HTML standard (13.2.5): a
+  // quote opens only where an attribute's value begins, anywhere else it is a character of a name
+  // or of an unquoted value.
   void skip_tag() {
     enum class State { tag_name, before_name, name, after_name, before_value, unquoted, quoted };
     State state = State::tag_name;

@@ -127,8 +127,9 @@ Task make_system(int difficulty, Draw& draw) {
 }
 }  // namespace
 
-// One equation: digits grow every third and fourth step, a factor of x from 1 on, negative solutions from 2 on, x on both sides from
-// 3 on. From 4 on every second task is a system, of two equations and from 12 on of three. Solutions are whole numbers.
+// One equation: digits grow every third and fourth step, a factor of x from 1 on, negative
+// solutions from 2 on, x on both sides from 3 on. From 4 on every second task is a system, of two
+// equations and from 12 on of three. Solutions are whole numbers.
 Task make_algebra(int difficulty, Draw draw) {
   return difficulty >= 4 && draw.coin() ? make_system(difficulty, draw)
                                         : make_equation(difficulty, draw);

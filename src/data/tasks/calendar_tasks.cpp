@@ -21,7 +21,8 @@ std::string_view weekday_name(sys_days day) {
 }
 }  // namespace
 
-// Spans double with each step: up to 8 days at 0, a century from 12 on. Gregorian calendar, 1900 to 2199.
+// Spans double with each step: up to 8 days at 0, a century from 12 on. Gregorian calendar, 1900 to
+// 2199.
 Task make_calendar(int difficulty, Draw draw) {
   using namespace std::chrono;
   const int64_t longest = std::min<int64_t>(int64_t{8} << difficulty, 36500);

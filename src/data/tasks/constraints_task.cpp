@@ -1,6 +1,6 @@
 // Writing under rules of form that a program can check.
-// Words    are what white space parts, if there is a letter or digit in it; they are compared in lower case, without what stands
-//          around letters and digits. Sentences end in . ! or ?
+// Words    are what white space parts, if there is a letter or digit in it; they are compared in
+//          lower case, without what stands around letters and digits. Sentences end in . ! or ?
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -245,7 +245,8 @@ Task make_json_object(int difficulty, Draw draw) {
 }
 }  // namespace
 
-// 1 + difficulty / 3 rules; from 3 on one in four is a JSON object of 1 + difficulty / 2 keys instead.
+// 1 + difficulty / 3 rules; from 3 on one in four is a JSON object of 1 + difficulty / 2 keys
+// instead.
 Task make_constraints(int difficulty, Draw draw) {
   if (difficulty >= 3 && draw.between(0, 3) == 0) return make_json_object(difficulty, draw);
   return make_form(difficulty, draw);

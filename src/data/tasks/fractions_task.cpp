@@ -33,8 +33,8 @@ std::string fraction_text(const Fraction& fraction) {
 }
 }  // namespace
 
-// 2 + difficulty / 5 fractions with denominators up to 6 + 2 * difficulty, all alike at 0. Sums; differences from 1 on, products from
-// 3 on, quotients from 5 on.
+// 2 + difficulty / 5 fractions with denominators up to 6 + 2 * difficulty, all alike at 0. Sums;
+// differences from 1 on, products from 3 on, quotients from 5 on.
 Task make_fractions(int difficulty, Draw draw) {
   const int64_t count = 2 + difficulty / 5;
   const bool is_product = difficulty >= 3 && draw.coin();

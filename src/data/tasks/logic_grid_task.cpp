@@ -13,7 +13,8 @@ namespace {
 struct Category {
   std::string name;
   std::vector<std::string> items;
-  // What stands before an item: "Ana has the cat", "Ana does not have the cat", "The one with the cat".
+  // What stands before an item: "Ana has the cat", "Ana does not have the cat", "The one with the
+  // cat".
   std::string has, has_not, the_one;
 };
 
@@ -79,8 +80,8 @@ std::vector<Grid> all_grids(size_t num_people, size_t num_categories) {
   return grids;
 }
 
-// What is true of the grid, in a drawn order: all of which items are not of one person, which determines it, and one in
-// `rarity` of which are.
+// What is true of the grid, in a drawn order: all of which items are not of one person, which
+// determines it, and one in `rarity` of which are.
 std::vector<Clue> draw_clues(Draw& draw, const Grid& owners, size_t num_people,
                              size_t num_categories, int64_t rarity) {
   std::vector<Clue> clues;
@@ -128,8 +129,8 @@ std::string clue_text(const Clue& clue, const std::vector<Category>& categories)
 }
 }  // namespace
 
-// 2 + difficulty / 5 people, at most five, who differ in one thing and from 7 on in two. Clues that tell directly who has what grow
-// rarer with each step.
+// 2 + difficulty / 5 people, at most five, who differ in one thing and from 7 on in two. Clues that
+// tell directly who has what grow rarer with each step.
 Task make_logic_grid(int difficulty, Draw draw) {
   const auto num_people = static_cast<size_t>(std::min<int>(2 + difficulty / 5, kMaxPeople));
   const size_t num_kinds = difficulty >= 7 ? 2 : 1;

@@ -42,8 +42,8 @@ std::string hidden_in_text(const std::vector<std::string>& facts, int64_t num_wo
 }
 }  // namespace
 
-// 32 * 2^difficulty words (2 million at most) around 1 + difficulty / 2 codes; 1 + difficulty / 6 of them are asked for. One
-// in four counts mentions instead.
+// 32 * 2^difficulty words (2 million at most) around 1 + difficulty / 2 codes; 1 + difficulty / 6
+// of them are asked for. One in four counts mentions instead.
 Task make_needles(int difficulty, Draw draw) {
   const int64_t num_words = int64_t{32} << std::min(difficulty, kMaxDoublings);
   const int64_t num_facts = 1 + difficulty / 2;

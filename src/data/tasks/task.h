@@ -1,8 +1,8 @@
-// Verifiable tasks: questions made by seeded generators, each with the checker of its answers, for reinforcement learning and
-// for evaluation.
-// Source   data-sources.md 4, post-training.md (easy to verify: rules, verifiers).
-// Exact    A task is a pure function of (family, difficulty, seed, index). Checkers are pure functions of the reply; any bytes
-//          are safe to give.
+// Verifiable tasks: questions made by seeded generators, each with the checker of its answers, for
+// reinforcement learning and for evaluation.
+// Source   data-sources.md 4, reference/post-training (easy to verify: rules, verifiers).
+// Exact    A task is a pure function of (family, difficulty, seed, index). Checkers are pure
+//          functions of the reply; any bytes are safe to give.
 #pragma once
 
 #include <cstdint>
@@ -35,15 +35,17 @@ enum class TaskFamily {
   logic_grid,    // who has what, by clues
 };
 inline constexpr int kNumTaskFamilies = 14;
-// Difficulty 0 is meant to be learnable by a model of ten million parameters; each step adds digits, items, hops or rules. The
-// needles' text doubles with each: 32 words at 0, a million at 15.
+// Difficulty 0 is meant to be learnable by a model of ten million parameters; each step adds
+// digits, items, hops or rules. The needles' text doubles with each: 32 words at 0, a million at
+// 15.
 inline constexpr int kMaxDifficulty = 20;
 
 std::string_view task_family_name(TaskFamily family);
 std::optional<TaskFamily> parse_task_family(std::string_view name);
 std::span<const TaskFamily> task_families();
 
-// What a policy gave, without its reasoning: the last turn's text and the tool calls of all turns in their order.
+// What a policy gave, without its reasoning: the last turn's text and the tool calls of all turns
+// in their order.
 struct Reply {
   std::string content;
   std::vector<text::ToolCall> tool_calls;
@@ -77,7 +79,8 @@ struct Task {
 // difficulty in [0, kMaxDifficulty].
 Task make_task(TaskFamily family, int difficulty, uint64_t seed, uint64_t index);
 
-// What stands behind the last "Answer:" that begins a line, to the line's end, without outer spaces. Nothing if there is none.
+// What stands behind the last "Answer:" that begins a line, to the line's end, without outer
+// spaces. Nothing if there is none.
 std::optional<std::string_view> answer_line(std::string_view content);
 
 }  // namespace cachalot::data

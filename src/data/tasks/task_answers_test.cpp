@@ -1,4 +1,5 @@
-// The reference answers are right: each family's questions are read from the prompt and solved by other means.
+// The reference answers are right: each family's questions are read from the prompt and solved by
+// other means.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -224,7 +225,8 @@ int64_t determinant(const std::vector<std::vector<int64_t>>& m) {
          m[0][2] * (m[1][0] * m[2][1] - m[1][1] * m[2][0]);
 }
 
-// The answer makes the equations true, and no other does: what they are linear in is read off by moving one unknown at a time.
+// The answer makes the equations true, and no other does: what they are linear in is read off by
+// moving one unknown at a time.
 TEST(TaskAnswers, Algebra) {
   size_t num_systems = 0, most_unknowns = 0;
   for (int difficulty = 0; difficulty <= kMaxDifficulty; ++difficulty) {
@@ -335,7 +337,8 @@ TEST(TaskAnswers, Fractions) {
   EXPECT_EQ(signs.size(), 4u);
 }
 
-// Every unit's size in the smallest that the facts know, by walking the facts until nothing changes.
+// Every unit's size in the smallest that the facts know, by walking the facts until nothing
+// changes.
 TEST(TaskAnswers, Units) {
   int num_upwards = 0;
   for_each_task(TaskFamily::units, kMaxDifficulty, [&](const std::string& prompt) {
@@ -369,7 +372,8 @@ TEST(TaskAnswers, Units) {
   EXPECT_GT(num_upwards, 100);
 }
 
-// All ways to deal out pets and drinks, against the clues read from the text: one is left, and more without any one clue.
+// All ways to deal out pets and drinks, against the clues read from the text: one is left, and more
+// without any one clue.
 TEST(TaskAnswers, LogicGrids) {
   using Owners = std::vector<uint8_t>;  // the person of each item, people among them
   size_t most_clues = 0;

@@ -1,4 +1,5 @@
-// What the generators share: drawing, words, answers compared as text; and the generators themselves.
+// What the generators share: drawing, words, answers compared as text; and the generators
+// themselves.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +33,8 @@ class Draw {
   }
   // An integer of exactly `digits` digits (0 to 9 for one).
   int64_t digits(int64_t digits);
-  // `count` different pronounceable words of `syllables` syllables, none of which occurs in English by intent.
+  // `count` different pronounceable words of `syllables` syllables, none of which occurs in English
+  // by intent.
   std::vector<std::string> names(int64_t count, int64_t syllables);
 
  private:

@@ -296,8 +296,9 @@ TEST(Constraints, JsonObjectsAreComparedWhole) {
   EXPECT_GT(num_objects, 5);
 }
 
-// An episode played against the environment gives the results that the reference calls rely on; leaving out, repeating or
-// changing a transfer is noticed; looking more often is not held against the policy.
+// An episode played against the environment gives the results that the reference calls rely on;
+// leaving out, repeating or changing a transfer is noticed; looking more often is not held against
+// the policy.
 TEST(Tools, StateIsWhatCounts) {
   int num_transfers = 0, num_noticed = 0, num_without = 0;
   for (uint64_t index = 0; index < 300; ++index) {

@@ -160,8 +160,8 @@ class Story {
 };
 }  // namespace
 
-// difficulty / 2 changes over 2 + difficulty / 4 accounts, then a question. From 4 on there is a tool that does not help, and
-// one task in eight needs none.
+// difficulty / 2 changes over 2 + difficulty / 4 accounts, then a question. From 4 on there is a
+// tool that does not help, and one task in eight needs none.
 Task make_tools(int difficulty, Draw draw) {
   const std::vector<std::string> names = draw.names(2 + difficulty / 4, 2);
   Accounts start;

@@ -6,8 +6,8 @@
 
 namespace cachalot::data {
 
-// A chain of 1 + difficulty / 3 invented units, each so many of the next, up to 4 + difficulty; told in any order from 2 on, to be
-// gone upwards as well from 4 on, among other units from 6 on.
+// A chain of 1 + difficulty / 3 invented units, each so many of the next, up to 4 + difficulty;
+// told in any order from 2 on, to be gone upwards as well from 4 on, among other units from 6 on.
 Task make_units(int difficulty, Draw draw) {
   const int64_t num_steps = 1 + difficulty / 3;
   const int64_t num_others = difficulty >= 6 ? difficulty / 3 : 0;
@@ -25,7 +25,8 @@ Task make_units(int difficulty, Draw draw) {
     counts.push_back(counts.back() * factors.back());
     tell(name(i), factors.back(), name(i + 1));
   }
-  // A unit beside the chain is made of one of its units, never the other way round: no second way leads through it.
+  // A unit beside the chain is made of one of its units, never the other way round: no second way
+  // leads through it.
   for (int64_t i = 0; i < num_others; ++i) {
     const int64_t factor = draw.between(2, 4 + difficulty);
     tell(name(num_steps + 1 + i), factor, name(draw.between(0, num_steps)));

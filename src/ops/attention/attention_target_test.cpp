@@ -1,5 +1,5 @@
-// attention_target: the reference against an evaluation in double, every version, thread count and cut of
-// the rows against the reference bit for bit.
+// attention_target: the reference against an evaluation in double, every version, thread count and
+// cut of the rows against the reference bit for bit.
 #include "ops/attention/attention_target.h"
 
 #include <gtest/gtest.h>
@@ -25,8 +25,8 @@ std::vector<float> targets(const Segment& segment, Isa isa, int num_threads, int
   return target;
 }
 
-// Against double, with the error of P as for the gradients: a factor 1 + e for every head, its sum over H heads
-// and the one over n entries add (H + n + 2) u.
+// Against double, with the error of P as for the gradients: a factor 1 + e for every head, its sum
+// over H heads and the one over n entries add (H + n + 2) u.
 TEST(AttentionTarget, EqualsTheFormula) {
   for (const Shape& shape : {kSelected, kAllEntries, kFull}) {
     const int64_t positions = 17;

@@ -10,7 +10,8 @@
 namespace cachalot::ops {
 
 // What a token has for its keys' gradients: runs of `count` rows of channels, `stride` apart (its
-// heads' queries, its heads' gradients of outputs), each with its coefficients' place in a key's row.
+// heads' queries, its heads' gradients of outputs), each with its coefficients' place in a key's
+// row.
 struct KeyTerms {
   struct Run {
     const float* rows;
@@ -40,7 +41,8 @@ struct BackwardKernels {
   void (*index_scores)(const float* dots, int64_t head_lanes, int64_t heads, int64_t n,
                        const float* weight, float* scores);
 
-  // What a softmax adds to the gradient of its scores [n]: d_score = d_loss * (exp(score - max) / sum
+  // What a softmax adds to the gradient of its scores [n]: d_score = d_loss * (exp(score - max) /
+  // sum
   // - target), the sum one chain ascending.
   SoftmaxSums (*softmax_gradient)(const float* scores, const float* target, int64_t n, float d_loss,
                                   float* d_score);
@@ -50,9 +52,9 @@ struct BackwardKernels {
   void (*index_gradients)(float* dots, int64_t head_lanes, int64_t n, const float* d_score,
                           const float* weight, float* d_weight);
 
-  // d[i][c] += sum over runs, then their rows k, of coefficients[i * stride + place + k] * row_k[c];
-  // keys i < n, channels c in [begin, end). panel is scratch: the terms' rows times (end - begin), and a
-  // cache line for each 8 channels.
+  // d[i][c] += sum over runs, then their rows k, of coefficients[i * stride + place + k] *
+  // row_k[c]; keys i < n, channels c in [begin, end). panel is scratch: the terms' rows times (end
+  // - begin), and a cache line for each 8 channels.
   void (*add_terms)(float* const* d, int64_t n, const float* coefficients, int64_t stride,
                     const KeyTerms& terms, int64_t begin, int64_t end, float* panel);
 };

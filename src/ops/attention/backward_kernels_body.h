@@ -83,9 +83,9 @@ void index_gradients(float* dots, int64_t head_lanes, int64_t n, const float* d_
   }
 }
 
-// The terms' rows, channels [begin, end): tiles of kLanes channels, in each the rows one after another.
-// As they lie, rows a power of two apart would share a few cache sets, and each is read by every key.
-// The same hazard, between tiles, is why a tile takes a cache line more than its rows.
+// The terms' rows, channels [begin, end): tiles of kLanes channels, in each the rows one after
+// another. As they lie, rows a power of two apart would share a few cache sets, and each is read by
+// every key. The same hazard, between tiles, is why a tile takes a cache line more than its rows.
 constexpr int64_t kTermsLanes = Vec::kTileRegs * Vec::kLanes;
 
 int64_t tile_floats(const KeyTerms& terms, int64_t lanes) {

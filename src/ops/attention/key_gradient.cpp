@@ -11,10 +11,10 @@ const BackwardKernels& backward_kernels(device::Isa isa) {
 namespace {
 
 // A task is some rows by some channels of d; how it is cut changes no bit. Every task reads the
-// tokens' rows for its channels and their coefficients for its keys, so that few and large ones read
-// less: up to 256 x 256, what fits the second-level cache, as long as all threads have some. A list
-// that leaves rows out takes as many more rows as give it 64 keys a token: with less than a register
-// tile's keys the products would wait for their own sums.
+// tokens' rows for its channels and their coefficients for its keys, so that few and large ones
+// read less: up to 256 x 256, what fits the second-level cache, as long as all threads have some. A
+// list that leaves rows out takes as many more rows as give it 64 keys a token: with less than a
+// register tile's keys the products would wait for their own sums.
 constexpr int64_t kMaxTaskRows = 256;
 constexpr int64_t kMinTaskRows = 32;
 constexpr int64_t kMinTaskKeys = 64;

@@ -1,9 +1,10 @@
 // Gradients of key rows that many tokens share: each token adds its coefficients times its rows of
 // channels (queries, gradients of outputs) to the key rows of its list.
-// Source  infrastructure.md 5.3: the sum over tokens has a fixed order.
-//         d[key] += sum over tokens, then over the token's terms, of coefficient(key, term) * row(term)
-// Numerics  a channel is one chain of fused multiply-adds in that order, from what d holds. Tasks cut
-//         keys and channels, never a chain: threads and calls change no bit.
+// Source  reference/infrastructure 5.3: the sum over tokens has a fixed order.
+//         d[key] += sum over tokens, then over the token's terms, of coefficient(key, term) *
+//         row(term)
+// Numerics  a channel is one chain of fused multiply-adds in that order, from what d holds. Tasks
+//         cut keys and channels, never a chain: threads and calls change no bit.
 #pragma once
 
 #include <algorithm>
@@ -33,8 +34,8 @@ struct KeyGradientParams {
 void add_key_gradients(device::ExecContext& ctx, const KeyGradientParams& p);
 
 // Calls take their rows in blocks, whose coefficients one phase writes and the next reads: rows
-// [first_row, result), as many as have kMaxCoefficients (half of a usual last-level cache of 16 MiB),
-// at least one. coefficients(row) is their number.
+// [first_row, result), as many as have kMaxCoefficients (half of a usual last-level cache of 16
+// MiB), at least one. coefficients(row) is their number.
 inline constexpr int64_t kMaxCoefficients = int64_t{1} << 21;
 
 template <typename Coefficients>

@@ -1,5 +1,5 @@
 // The keys of one token in the order that attention adds them: window rows, then compressed
-// entries. Source  architecture.md 3.4, 3.7.
+// entries. Source  reference/forward 3.4, 3.7.
 #pragma once
 
 #include <algorithm>

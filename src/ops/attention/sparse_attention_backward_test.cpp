@@ -17,11 +17,12 @@
 namespace cachalot::ops {
 namespace {
 
-// Error bounds of an fp32 evaluation. u = 2^-24; of a token's head with n keys of c channels, with S and M
-// the largest scale sum |q key| and scale sum |dout key|: scores are off by at most ds = (c + 2) u S, so
-// P by a factor 1 + e, e = 2 ds + (n + 8) u; b is off by (c + 2) u M, B by that and (e + (n + 1) u) M;
-// so g, at most 2 P M, is off by P M r, r = 3 e + (2 c + n + 12) u. A chain of m terms adds m u of their
-// magnitude. A central difference is off by 1e-10 / 6 of third derivatives, and by 1e-11 of the sum.
+// Error bounds of an fp32 evaluation. u = 2^-24; of a token's head with n keys of c channels, with
+// S and M the largest scale sum |q key| and scale sum |dout key|: scores are off by at most ds = (c
+// + 2) u S, so P by a factor 1 + e, e = 2 ds + (n + 8) u; b is off by (c + 2) u M, B by that and (e
+// + (n + 1) u) M; so g, at most 2 P M, is off by P M r, r = 3 e + (2 c + n + 12) u. A chain of m
+// terms adds m u of their magnitude. A central difference is off by 1e-10 / 6 of third derivatives,
+// and by 1e-11 of the sum.
 struct Bounds {
   explicit Bounds(const Evaluation& e)
       : q(e.q.size(), kDifference),

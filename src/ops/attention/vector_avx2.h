@@ -1,5 +1,6 @@
-// What the attention and indexer kernels need of a vector of floats, 8 lanes. Included by *_avx2.cpp files only; internal
-// linkage, since each instruction set compiles the same kernel text.
+// What the attention and indexer kernels need of a vector of floats, 8 lanes. Included by
+// *_avx2.cpp files only; internal linkage, since each instruction set compiles the same kernel
+// text.
 #pragma once
 
 #include <immintrin.h>

@@ -1,11 +1,13 @@
 // Token-level compression: pools the projections of r (or 2r, overlapped) tokens into one entry.
-// Source  architecture.md 3.3, 3.5.
-// Shapes  a row of a position is K then S (S with ape added), fp32: [2, z*h], z = 2 when overlap, else 1; its RowLayout is
-//         {2*z*h*4, 0}. Entry e covers positions e*r .. e*r + r - 1; overlapped, its slots are positions e*r - r .. e*r + r - 1:
-//         the earlier r give channels [0, h), its own r channels [h, 2h); positions below 0 are absent (S = -inf).
-//         out [last_entry - first_entry, h].
-// Numerics  per channel: m = max S; p = exp(S - m); c = sum p K / sum p, slots ascending, fp32, sums by fma from 0. The kernels'
-//         own exp (ops/elementwise/exp.h) in every implementation: bits agree.
+// Source  reference/forward 3.3, 3.5.
+// Shapes  a row of a position is K then S (S with ape added), fp32: [2, z*h], z = 2 when overlap,
+//         else 1; its RowLayout is {2*z*h*4, 0}. Entry e covers positions e*r .. e*r + r - 1;
+//         overlapped, its slots are positions e*r - r .. e*r + r - 1: the earlier r give channels
+//         [0, h), its own r channels [h, 2h); positions below 0 are absent (S = -inf). out
+//         [last_entry - first_entry, h].
+// Numerics  per channel: m = max S; p = exp(S - m); c = sum p K / sum p, slots ascending, fp32,
+//         sums by fma from 0. The kernels' own exp (ops/elementwise/exp.h) in every implementation:
+//         bits agree.
 #pragma once
 
 #include <cstdint>

@@ -1,13 +1,13 @@
 // Gradients of compress, and of the positional bias that its S rows hold.
-// Source  architecture.md 3.3; infrastructure.md 5.3.
+// Source  reference/forward 3.3; reference/infrastructure 5.3.
 //         Per channel of an entry, with p_j = exp(S_j - m) / sum and c = the entry:
 //         dK_j += p_j dc;  dS_j += p_j ((K_j - c) dc);  d_ape[position mod r] += dS of the position
-// Shapes  forward: compress's inputs; `out` is not read. d_out [last_entry - first_entry, h]; d_rows
-//         [positions, 2 * z*h], row = position: dK, then dS. The segment starts at position 0 and its
-//         chunk holds all positions (training): no ring. Outputs overlap nothing.
+// Shapes  forward: compress's inputs; `out` is not read. d_out [last_entry - first_entry, h];
+//         d_rows [positions, 2 * z*h], row = position: dK, then dS. The segment starts at position
+//         0 and its chunk holds all positions (training): no ring. Outputs overlap nothing.
 // Numerics  fp32; one fma an element. A position's halves belong to one entry each, so nothing is
-//         summed over entries: cuts, threads and instruction sets change no bit. d_ape is a chain of
-//         additions over rows ascending from what it holds.
+//         summed over entries: cuts, threads and instruction sets change no bit. d_ape is a chain
+//         of additions over rows ascending from what it holds.
 #pragma once
 
 #include "ops/compressor/compressor.h"

@@ -98,9 +98,9 @@ struct Problem {
     return sum;
   }
 
-  // With u = 2^-24, scores that differ by 8 at most and n slots: exp is off by a factor 10 u, sums by
-  // n u more, so p by (20 + n) u and c by (20 + 2 n) u of the sum of p |K|. A central difference of
-  // step 1e-5 is off by less than 1e-8.
+  // With u = 2^-24, scores that differ by 8 at most and n slots: exp is off by a factor 10 u, sums
+  // by n u more, so p by (20 + n) u and c by (20 + 2 n) u of the sum of p |K|. A central difference
+  // of step 1e-5 is off by less than 1e-8.
   std::vector<double> bounds(const std::vector<double>& x) const {
     constexpr double kU = 0x1p-24;
     std::vector<double> bounds(x.size(), 1e-8);

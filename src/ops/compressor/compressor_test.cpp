@@ -162,7 +162,8 @@ TEST(Compress, FirstEntryHasOnlyItsOwnTokens) {
   }
 }
 
-// The ring holds exactly the last `capacity` positions, data and scale parts, whatever the chunks were.
+// The ring holds exactly the last `capacity` positions, data and scale parts, whatever the chunks
+// were.
 TEST(StoreRecentRows, KeepsTheLastRows) {
   constexpr int64_t kCapacity = 8;
   const tensor::RowLayout layout{3, 2};

@@ -1,5 +1,6 @@
-// One float with the functions of F32x16 (f32x16_avx2.h) that work lane by lane: a kernel that gives each row a lane is
-// written once and compiled for both (hyper/hyper_split_lanes.h), and a row has the same bits either way.
+// One float with the functions of F32x16 (f32x16_avx2.h) that work lane by lane: a kernel that
+// gives each row a lane is written once and compiled for both (hyper/hyper_split_lanes.h), and a
+// row has the same bits either way.
 #pragma once
 
 #include <cmath>

@@ -1,5 +1,5 @@
-// The end of a sum in 16 interleaved chains (value i goes to chain i mod 16): chains i and i + 8, then 4, 2 and 1 apart, the
-// order of fold_sum over vectors (f32x16_avx2.h). For the plain loops.
+// The end of a sum in 16 interleaved chains (value i goes to chain i mod 16): chains i and i + 8,
+// then 4, 2 and 1 apart, the order of fold_sum over vectors (f32x16_avx2.h). For the plain loops.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,5 @@
-// What the tests of backward functions share: central differences in double, and comparison of what was added.
+// What the tests of backward functions share: central differences in double, and comparison of what
+// was added.
 #pragma once
 
 #include <functional>
@@ -17,8 +18,9 @@ inline double largest(const std::vector<float>& x) {
   return result;
 }
 
-// d f / d x by central differences in double: with a step of 1e-5 and functions whose third derivatives are of the order of
-// their values, truncation and rounding both stay below 1e-9 of the values, far under fp32.
+// d f / d x by central differences in double: with a step of 1e-5 and functions whose third
+// derivatives are of the order of their values, truncation and rounding both stay below 1e-9 of the
+// values, far under fp32.
 inline Doubles central_differences(Doubles x, const std::function<double(const Doubles&)>& f) {
   constexpr double kStep = 1e-5;
   Doubles gradient(x.size());
@@ -33,7 +35,8 @@ inline Doubles central_differences(Doubles x, const std::function<double(const D
   return gradient;
 }
 
-// What a backward function added to `before` is the gradient, to within `tolerance` and the rounding of the sum.
+// What a backward function added to `before` is the gradient, to within `tolerance` and the
+// rounding of the sum.
 inline void expect_added(const std::vector<float>& before, const std::vector<float>& after,
                          const Doubles& gradient, double tolerance, const std::string& what) {
   ASSERT_EQ(after.size(), gradient.size()) << what;

@@ -46,8 +46,8 @@ void embed(device::ExecContext& ctx, const tensor::TensorView& table, const int3
   });
 }
 
-// Threads split the columns, so no two write to one table row's values, however often a token occurs. The additions are bound by
-// memory: plain loops.
+// Threads split the columns, so no two write to one table row's values, however often a token
+// occurs. The additions are bound by memory: plain loops.
 void embed_backward(device::ExecContext& ctx, const int32_t* ids, const float* d_out, int64_t rows,
                     int64_t vocab_size, int64_t d, float* d_table) {
   for (int64_t t = 0; t < rows; ++t) CACHALOT_CHECK(ids[t] >= 0 && ids[t] < vocab_size);

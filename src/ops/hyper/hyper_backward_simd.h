@@ -1,4 +1,5 @@
-// The backward of the mHC operations over F32x16 (elementwise/f32x16_*.h, included before this file).
+// The backward of the mHC operations over F32x16 (elementwise/f32x16_*.h, included before this
+// file).
 #pragma once
 
 #include "ops/hyper/hyper_connection_kernels.h"
@@ -20,8 +21,8 @@ void hyper_inv_rms_backward_simd(const float* streams, const float* inv_rms, con
   }
 }
 
-// d_a += sum_k w[k] d_out_k and chains[k] += a . d_out_k over `columns` columns: what both sides of hyper_post's products
-// need. kStreams as in hyper_post_tile.
+// d_a += sum_k w[k] d_out_k and chains[k] += a . d_out_k over `columns` columns: what both sides of
+// hyper_post's products need. kStreams as in hyper_post_tile.
 template <int64_t kStreams>
 void add_products_backward(const float* a, const float* weights, const float* d_out, int64_t d,
                            int64_t num_streams, int64_t columns, float* d_a, F32x16* chains) {
@@ -45,7 +46,8 @@ void add_products_backward(const float* a, const float* weights, const float* d_
   for (int64_t k = 0; k < n; ++k) chains[k] = sums[k];
 }
 
-// d_out is read once for y and once for each stream: columns go in blocks that stay in the first cache, 9 KB at n = 4.
+// d_out is read once for y and once for each stream: columns go in blocks that stay in the first
+// cache, 9 KB at n = 4.
 constexpr int64_t kPostBackwardColumns = 256;
 
 template <int64_t kStreams>

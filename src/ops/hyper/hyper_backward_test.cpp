@@ -107,7 +107,7 @@ TEST(HyperPostBackward, IsTheGradient) {
     MixGradients found = before;
     TestContext ctx(device::machine_isa(), 2);
     run_post_backward(ctx, c, in, found);
-    // architecture.md 2.5: the sum runs over comb's first index.
+    // reference/forward 2.5: the sum runs over comb's first index.
     const auto product = [&](const Doubles& x, const Doubles& y, const Doubles& post,
                              const Doubles& comb) {
       double sum = 0;

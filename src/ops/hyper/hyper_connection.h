@@ -1,6 +1,6 @@
 // mHC: what surrounds each sublayer. The products with hc_fn are matmuls (fp32 math) made by the
 // model.
-// Source  architecture.md 2.3 - 2.6.
+// Source  reference/forward 2.3 - 2.6.
 // Shapes  streams [rows, n, d]; mixes [rows, 2n + n*n] = fn . x (before the factor); base like
 //         mixes; scale [3]; pre, post [rows, n]; comb [rows, n, n] (source stream, destination
 //         stream). n <= 8.
@@ -54,7 +54,7 @@ void hyper_pre(device::ExecContext& ctx, const float* streams, const float* pre,
 void hyper_post(device::ExecContext& ctx, const float* streams, const float* y, const float* post,
                 const float* comb, int64_t rows, int64_t n, int64_t d, bool round_x, float* out);
 
-// Backward. training.md 10, infrastructure.md 5.3.
+// Backward. reference/training 10, reference/infrastructure 5.3.
 // Shapes  d_x is the gradient of x and has x's shape. Every function adds to the gradients it
 //         yields; none of them may overlap another argument.
 // Numerics  fp32; roundings to bf16 count as the identity. Sums over d run like the mean of squares
@@ -111,7 +111,8 @@ struct HyperPreBackwardParams {
 void hyper_pre_backward(device::ExecContext& ctx, const HyperPreBackwardParams& p);
 
 // d_streams_j += sum_k comb[j,k] d_out_k;  d_comb[j,k] += X_j . d_out_k;
-// d_y += sum_k post_k d_out_k;             d_post_k += y . d_out_k.  streams: those before hyper_post.
+// d_y += sum_k post_k d_out_k;             d_post_k += y . d_out_k.  streams: those before
+// hyper_post.
 struct HyperPostBackwardParams {
   const float* streams;
   const float* y;

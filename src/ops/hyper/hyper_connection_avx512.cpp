@@ -1,4 +1,5 @@
-// The kernels of hyper_connection_simd.h, hyper_split_lanes.h and hyper_backward_simd.h for AVX-512.
+// The kernels of hyper_connection_simd.h, hyper_split_lanes.h and hyper_backward_simd.h for
+// AVX-512.
 #include "ops/elementwise/f32x16_avx512.h"
 
 // The vector type comes first.

@@ -41,7 +41,7 @@ TEST(HyperSplit, WorkedExample) {
   }
 }
 
-// architecture.md 2.3 and 2.4 in double.
+// reference/forward 2.3 and 2.4 in double.
 Split split_in_double(const std::vector<float>& mixes, float inv_rms,
                       const std::vector<float>& base, const std::vector<float>& scale, size_t n,
                       int iters) {

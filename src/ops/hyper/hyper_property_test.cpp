@@ -1,5 +1,6 @@
-// What training relies on in mHC (training.md 10): the mixing matrices are close to doubly stochastic, their products stay
-// bounded over the depth of the model, the norm may follow the projection, and the projection repeats its bits.
+// What training relies on in mHC (reference/training 10): the mixing matrices are close to doubly
+// stochastic, their products stay bounded over the depth of the model, the norm may follow the
+// projection, and the projection repeats its bits.
 #include <algorithm>
 #include <array>
 #include <utility>
@@ -48,9 +49,9 @@ double column_error(const Mixing& m) {
   return worst;
 }
 
-// The envelopes of H1 are of real numbers. In fp32 the last column pass adds the rounding of its divisor (n additions, each
-// half an ulp of a sum up to 1, of which one at most rounds above 1) and of its quotients: (n + 2) * 2^-25 of a sum of 1, for
-// columns and for rows.
+// The envelopes of H1 are of real numbers. In fp32 the last column pass adds the rounding of its
+// divisor (n additions, each half an ulp of a sum up to 1, of which one at most rounds above 1) and
+// of its quotients: (n + 2) * 2^-25 of a sum of 1, for columns and for rows.
 TEST(MixingMatrix, IsNonNegativeAndNearlyDoublyStochastic) {
   constexpr double kRounding = (kStreams + 2) * 0x1p-25;
   const std::pair<double, double> envelopes[] = {{1, 1e-6}, {2, 2e-4}, {4, 3e-2}, {8, 7e-2}};
@@ -137,8 +138,9 @@ TEST(MixProjection, NormalisingAfterItEqualsNormalisingBefore) {
       for (int64_t q = 0; q < columns; ++q) {
         size += std::fabs(static_cast<double>(fn[i * columns + q]) * normalised[row * columns + q]);
       }
-      // Each sum is a chain of K roundings, whose errors, at most half an ulp of partial sums below `size`, add up like the
-      // steps of a random walk: 8 sqrt(K) leaves nothing to chance. One more rounding for the factor.
+      // Each sum is a chain of K roundings, whose errors, at most half an ulp of partial sums below
+      // `size`, add up like the steps of a random walk: 8 sqrt(K) leaves nothing to chance. One
+      // more rounding for the factor.
       const double tolerance =
           0x1p-24 * size * (2 * 8 * std::sqrt(static_cast<double>(columns)) + 1);
       EXPECT_NEAR(after[row * kMixes + i] * factor[row], before[row * kMixes + i], tolerance);
@@ -146,7 +148,8 @@ TEST(MixProjection, NormalisingAfterItEqualsNormalisingBefore) {
   }
 }
 
-// The product is 24 wide and long in K, the shape where others split K and add the parts as they come.
+// The product is 24 wide and long in K, the shape where others split K and add the parts as they
+// come.
 TEST(MixProjection, RepeatsItsBitsForAnyBatchAndThreads) {
   const int64_t columns = kStreams * 2048, rows = 9;
   const std::vector<float> x = random_values(rows * columns, 203);

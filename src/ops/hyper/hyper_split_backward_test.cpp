@@ -11,7 +11,7 @@ struct SplitCase {
   HyperKind kind;
 };
 
-// architecture.md 2.3 and 2.4 in double: sum of pre d_pre + post d_post + comb d_comb of one row.
+// reference/forward 2.3 and 2.4 in double: sum of pre d_pre + post d_post + comb d_comb of one row.
 double split_product(const SplitCase& c, const double* mixes, double inv_rms, const Doubles& base,
                      const Doubles& scale, const float* d_pre, const float* d_post,
                      const float* d_comb) {
@@ -104,10 +104,11 @@ std::vector<SplitCase> split_cases() {
   return cases;
 }
 
-// Forward and reverse are 2 * iters passes each, of sums of n terms, a quotient and a product: 2 * (n + 2) roundings a pass
-// and way, relative to numbers of the size of the upstream gradient times n; a pass does not enlarge what came before by more
-// than the divisor of the first column pass allows, under 8 here. Logits up to |10| round three times. An element of d_logit
-// reaches an output through a product with the factor of that output: at most 4 (inv_rms), 4.5 (mixes).
+// Forward and reverse are 2 * iters passes each, of sums of n terms, a quotient and a product: 2 *
+// (n + 2) roundings a pass and way, relative to numbers of the size of the upstream gradient times
+// n; a pass does not enlarge what came before by more than the divisor of the first column pass
+// allows, under 8 here. Logits up to |10| round three times. An element of d_logit reaches an
+// output through a product with the factor of that output: at most 4 (inv_rms), 4.5 (mixes).
 TEST(HyperSplitBackward, IsTheGradientThroughEveryPassOfSinkhorn) {
   for (const SplitCase& c : split_cases()) {
     const SplitInputs in(c);
@@ -220,7 +221,8 @@ TEST(HyperHeadSplitBackward, IsTheGradient) {
     hyper_head_split_backward(
         ctx, {mixes.data(), inv_rms.data(), base.data(), scale.data(), rows, n, d_pre.data(),
               whole.mixes.data(), whole.inv_rms.data(), whole.base.data(), whole.scale.data()});
-    // Six roundings of numbers up to the largest d_pre times 10 (mixes and inv_rms), summed over rows and streams.
+    // Six roundings of numbers up to the largest d_pre times 10 (mixes and inv_rms), summed over
+    // rows and streams.
     const double tolerance = 0x1p-24 * 6 * 10 * largest(d_pre) * static_cast<double>(rows * n);
     expect_added(before.mixes, whole.mixes,
                  central_differences(m, [&](const Doubles& x) { return product(x, r, b, s); }),
@@ -267,8 +269,9 @@ TEST(HyperSplitBackward, FrozenParametersAreLeftOut) {
   EXPECT_NE(expected.mixes, found.mixes);
 }
 
-// A whole residual sublayer, x -> (u, post, C) -> x' with the sublayer y = sin(u) in between: every path from the streams to
-// the merged streams at once. The products with fn are plain loops, here and in double.
+// A whole residual sublayer, x -> (u, post, C) -> x' with the sublayer y = sin(u) in between: every
+// path from the streams to the merged streams at once. The products with fn are plain loops, here
+// and in double.
 struct Sublayer {
   static constexpr int64_t kRows = 3, n = 4, d = 9, kWidth = 2 * n + n * n;
   std::vector<float> fn = random_values(kWidth * n * d, 111), base = random_values(kWidth, 112);
@@ -373,8 +376,9 @@ TEST(HyperConnectionBackward, WholeSublayerAgainstCentralDifferences) {
     }
   }
 
-  // Upstream gradients of the coefficients are sums over d of products of numbers up to 4; they go through Sinkhorn with the
-  // relative error of HyperSplitBackward and reach x and fn through products with fn or x, up to 4, over 24 mixes.
+  // Upstream gradients of the coefficients are sums over d of products of numbers up to 4; they go
+  // through Sinkhorn with the relative error of HyperSplitBackward and reach x and fn through
+  // products with fn or x, up to 4, over 24 mixes.
   const double upstream = static_cast<double>(d) * largest(s.d_out) * std::max(largest(x), 1.0);
   const double relative = 0x1p-24 * (3 * 10 + 4 * 40 * (n + 2.0));
   const double tolerance = relative * upstream * std::max(largest(s.fn), largest(x));

@@ -1,6 +1,6 @@
-// hyper_split and its backward with a lane for each row: within a row there is a chain of divisions and little to do in
-// parallel. Written over the vector type that is included before this file, F32x16 or F32x1; lanes past the last row hold
-// zeros, which every step takes to finite numbers.
+// hyper_split and its backward with a lane for each row: within a row there is a chain of divisions
+// and little to do in parallel. Written over the vector type that is included before this file,
+// F32x16 or F32x1; lanes past the last row hold zeros, which every step takes to finite numbers.
 #pragma once
 
 #include <algorithm>
@@ -53,7 +53,8 @@ struct SplitRows {
   }
 };
 
-// The result of every pass of Sinkhorn over rows or columns, and the divisors: what its backward walks.
+// The result of every pass of Sinkhorn over rows or columns, and the divisors: what its backward
+// walks.
 struct SinkhornPasses {
   Lanes* results;   // [passes, n, n]; null: not kept. The first is the softmax before its epsilon.
   Lanes* divisors;  // [passes, n]
@@ -82,7 +83,8 @@ void normalize(Lanes* c, int64_t n, int64_t line, int64_t step, Lanes eps, int64
 
 int64_t num_passes(const HyperSplitParams& p) { return 2 * std::max<int64_t>(1, p.sinkhorn_iters); }
 
-// architecture.md 2.4: the first row pass is a softmax whose epsilon joins the quotient; columns come last.
+// reference/forward 2.4: the first row pass is a softmax whose epsilon joins the quotient; columns
+// come last.
 void sinkhorn(Lanes* c, const HyperSplitParams& p, const SinkhornPasses& passes) {
   const int64_t n = p.n;
   const Lanes eps = splat(p.hc_eps);

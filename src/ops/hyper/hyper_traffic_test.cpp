@@ -1,6 +1,8 @@
-// What the fused mHC kernels read and write, counted, and that fusing changes no bit. The kernels are compiled here over vectors that
-// count the bytes of every load and store; coefficients are scalars and not counted.
-// Source  infrastructure.md 7.2: the post kernel reads (n + 1)C and writes nC a token, where unfused it reads (3n + 1)C and writes 3nC.
+// What the fused mHC kernels read and write, counted, and that fusing changes no bit. The kernels
+// are compiled here over vectors that count the bytes of every load and store; coefficients are
+// scalars and not counted.
+// Source  reference/infrastructure 7.2: the post kernel reads (n + 1)C and writes nC a token, where
+//         unfused it reads (3n + 1)C and writes 3nC.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -109,7 +111,8 @@ TEST(HyperTraffic, InvRmsReadsStreamsOnce) {
   }
 }
 
-// The parts of hyper_post one after the other, each through memory: C y, then B's terms stream by stream, then the rounding.
+// The parts of hyper_post one after the other, each through memory: C y, then B's terms stream by
+// stream, then the rounding.
 std::vector<float> unfused_post(const Shape& s, const std::vector<float>& x,
                                 const std::vector<float>& y, const std::vector<float>& post,
                                 const std::vector<float>& comb, bool round_x) {

@@ -1,6 +1,6 @@
 // index_loss on vectors, cut as sparse_attention_backward: blocks of rows in two phases, by tokens
-// (dot products with lane = head, scores, softmax, what each head's dot products add), then by keys and
-// channels.
+// (dot products with lane = head, scores, softmax, what each head's dot products add), then by keys
+// and channels.
 #include <algorithm>
 
 #include "ops/attention/attention_kernels.h"

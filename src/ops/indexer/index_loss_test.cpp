@@ -232,10 +232,10 @@ struct Evaluation {
 };
 
 // Error bounds of an fp32 evaluation, u = 2^-24, c channels, H heads, n entries of a token: a dot
-// product is off by (c + 1) u D, D = sum |q key|; a score by eI = sum over heads |w| (c + H + 2) u D; pi
-// by a factor of 2 eI + (n + 10) u, so dI by pi times that and 2 u (pi + target). Chains of m terms add
-// m u of their magnitude, dI being at most pi + target. A central difference of step 1e-5 is off by
-// less than 1e-8 (of values below some tens, no dot product that close to zero).
+// product is off by (c + 1) u D, D = sum |q key|; a score by eI = sum over heads |w| (c + H + 2) u
+// D; pi by a factor of 2 eI + (n + 10) u, so dI by pi times that and 2 u (pi + target). Chains of m
+// terms add m u of their magnitude, dI being at most pi + target. A central difference of step 1e-5
+// is off by less than 1e-8 (of values below some tens, no dot product that close to zero).
 struct Bounds {
   explicit Bounds(const Evaluation& e)
       : q(e.q.size(), 1e-8), weight(e.weight.size(), 1e-8), keys(e.keys.size(), 1e-8) {
@@ -378,7 +378,8 @@ TEST(IndexLoss, NothingToLearn) {
     ThreadPool pool(1);
     device::Arena arena;
     device::ExecContext ctx{&pool, &arena, isa};
-    // No entry is visible, then one, whose share is 1 whatever its score, then nothing was received.
+    // No entry is visible, then one, whose share is 1 whatever its score, then nothing was
+    // received.
     index_loss(ctx, problem.params(0, 3, g));
     index_loss(ctx, problem.params(3, 4, g));
     index_loss(ctx, problem.params(9, 1, g));
@@ -427,8 +428,8 @@ double recall(const Problem& problem, const Gradients& g, int64_t k) {
   return static_cast<double>(found) / static_cast<double>(all);
 }
 
-// Descent along the gradients lowers the divergence, and the indexer comes to pick what receives the
-// attention.
+// Descent along the gradients lowers the divergence, and the indexer comes to pick what receives
+// the attention.
 TEST(IndexLoss, DescentLowersTheLossAndRaisesTheRecall) {
   Problem problem({8, 32, 1, 0}, 24, 90);
   const Isa isa = device::machine_isa();

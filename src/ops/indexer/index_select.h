@@ -1,13 +1,15 @@
 // The lightning indexer: scores every visible compressed entry for a token and keeps the best.
-// Source  architecture.md 3.6, 3.4.
+// Source  reference/forward 3.6, 3.4.
 //         score(e) = sum_h relu(q_h . key_e) * weight_h;  visible e < floor((position + 1) / ratio)
-// Shapes  q [rows, heads, dim]; weight [rows, heads]; keys rows of `format`; selected [rows, topk] int32 ascending, unused places
-//         -1; num_selected [rows]. Row i is position first_position + i.
-// Numerics  q . key: one chain over dim as ops/matmul does it (f32 or bf16 math: q bf16-valued, the key's values rounded to
-//         bf16); sum over heads ascending, one fma a term.
-//         round_scores (the published code's roundings): bf16 of the dot product, of relu * weight, and of the sum, which is then
-//         a plain fp32 addition. Ties go to the lowest entry. Where floor((position + 1) / ratio) <= topk all visible entries are
-//         taken unscored. Bits do not depend on the other rows, the chunk or the threads.
+// Shapes  q [rows, heads, dim]; weight [rows, heads]; keys rows of `format`; selected [rows, topk]
+//         int32 ascending, unused places -1; num_selected [rows]. Row i is position first_position
+//         + i.
+// Numerics  q . key: one chain over dim as ops/matmul does it (f32 or bf16 math: q bf16-valued, the
+//         key's values rounded to bf16); sum over heads ascending, one fma a term.
+//         round_scores (the published code's roundings): bf16 of the dot product, of relu * weight,
+//         and of the sum, which is then a plain fp32 addition. Ties go to the lowest entry. Where
+//         floor((position + 1) / ratio) <= topk all visible entries are taken unscored. Bits do not
+//         depend on the other rows, the chunk or the threads.
 #pragma once
 
 #include <cstdint>
@@ -35,8 +37,8 @@ struct IndexSelectParams {
 };
 void index_select(device::ExecContext& ctx, const IndexSelectParams& p);
 
-// The positions of the k largest of n scores, ascending; ties to the lowest position; -inf counts as a score, NaN as lowest.
-// Returns min(k, n), written to out.
+// The positions of the k largest of n scores, ascending; ties to the lowest position; -inf counts
+// as a score, NaN as lowest. Returns min(k, n), written to out.
 int64_t top_k_positions(device::Isa isa, const float* scores, int64_t n, int64_t k, int32_t* out);
 
 }  // namespace cachalot::ops

@@ -325,8 +325,9 @@ TEST(IndexSelect, RoundedScoresTie) {
   for (Isa isa : device::machine_isas()) EXPECT_EQ(index.run(isa, 1, {}).selected[0], 0);
 }
 
-// The published shape at 4096 entries. Scores of independent normals are the hard case: nothing separates the kept from the dropped.
-// Trained scores have heavier tails; here a sixteenth of the keys points where the queries do.
+// The published shape at 4096 entries. Scores of independent normals are the hard case: nothing
+// separates the kept from the dropped. Trained scores have heavier tails; here a sixteenth of the
+// keys points where the queries do.
 TEST(IndexSelect, RoundedScoresRecallWhatExactOnesChoose) {
   for (const bool separated : {true, false}) {
     const Shape rounded{64, 128, 4, 512, IndexFormat::fp4, true, true};

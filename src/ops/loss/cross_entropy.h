@@ -1,13 +1,18 @@
 // Cross entropy of next-token logits, and its gradient.
-// Source  training.md 6.4, 6.7: mean of -log softmax(logits)[label], logits in fp32.
-//         loss[t] = log(sum_v exp(logits[t, v])) - logits[t, label];  d_logits[t, v] = scale (softmax[t, v] - [v = label])
-// Shapes  logits [rows, vocab_size] with a stride; labels [rows], negative for rows that are masked; losses [rows] or null;
-//         d_logits as logits, or null for losses alone. d_logits is written, not added to, because it may be logits itself: the head
-//         is the logits' only reader.
-// Special  A masked row has loss 0 and gradients 0. A row that holds NaN, +inf or nothing but -inf has loss and gradients NaN.
-// Numerics  m is the row's maximum, e = exp_f32(x - m) (ops/elementwise/exp.h). Each run of 1,024 values of e is summed in 16 fp32
-//         chains (value i in chain i mod 16) folded 8+8, 4+4, 2+2, 1+1, the runs in double; logarithm, loss and the label's gradient
-//         scale * ((e - sum) / sum) are in double; another gradient is e times fp32(scale / sum). Bits depend on the row alone.
+// Source  reference/training 6.4, 6.7: mean of -log softmax(logits)[label], logits in fp32.
+//         loss[t] = log(sum_v exp(logits[t, v])) - logits[t, label];  d_logits[t, v] = scale
+//         (softmax[t, v] - [v = label])
+// Shapes  logits [rows, vocab_size] with a stride; labels [rows], negative for rows that are
+//         masked; losses [rows] or null; d_logits as logits, or null for losses alone. d_logits is
+//         written, not added to, because it may be logits itself: the head is the logits' only
+//         reader.
+// Special  A masked row has loss 0 and gradients 0. A row that holds NaN, +inf or nothing but -inf
+//          has loss and gradients NaN.
+// Numerics  m is the row's maximum, e = exp_f32(x - m) (ops/elementwise/exp.h). Each run of 1,024
+//         values of e is summed in 16 fp32 chains (value i in chain i mod 16) folded 8+8, 4+4, 2+2,
+//         1+1, the runs in double; logarithm, loss and the label's gradient scale * ((e - sum) /
+//         sum) are in double; another gradient is e times fp32(scale / sum). Bits depend on the row
+//         alone.
 // Errors  CHECK: a label of vocab_size or more, shapes.
 // Threads  concurrent calls need distinct ctx.
 #pragma once
@@ -30,8 +35,8 @@ struct CrossEntropyParams {
   double* losses = nullptr;
 };
 
-// loss_sum plus the rows' losses, added in double one after the other: rows in one call or, each continuing the sum of the one before,
-// in several give the same bits.
+// loss_sum plus the rows' losses, added in double one after the other: rows in one call or, each
+// continuing the sum of the one before, in several give the same bits.
 double cross_entropy(device::ExecContext& ctx, const CrossEntropyParams& p, double loss_sum = 0);
 
 }  // namespace cachalot::ops

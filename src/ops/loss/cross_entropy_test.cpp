@@ -109,8 +109,9 @@ TEST(CrossEntropy, RowsInSeveralCallsGiveTheSameBits) {
   });
 }
 
-// Softmax and logarithm in double. e has an ulp (2^-23) and the rounding of x - m, |x - m| < 64 so 2^-19 absolute in the exponent; a run's
-// sum 64 + 4 roundings, all of positive terms: relative 2^-17 in all, for sum and softmax. Two products round once each.
+// Softmax and logarithm in double. e has an ulp (2^-23) and the rounding of x - m, |x - m| < 64 so
+// 2^-19 absolute in the exponent; a run's sum 64 + 4 roundings, all of positive terms: relative
+// 2^-17 in all, for sum and softmax. Two products round once each.
 TEST(CrossEntropy, EqualsTheFormulaInDouble) {
   for (const Case& c : {Case{4, 1, 1}, Case{5, 37, 40}, Case{3, 5000, 5000}}) {
     const Operands o(c);
@@ -137,8 +138,8 @@ TEST(CrossEntropy, EqualsTheFormulaInDouble) {
   }
 }
 
-// L = 0.3 times the losses in double; h = 2^-12: truncation h^2 / 6 times a third derivative below 1, rounding 2^-40; the gradient's own
-// error as above, of softmax <= 1.
+// L = 0.3 times the losses in double; h = 2^-12: truncation h^2 / 6 times a third derivative below
+// 1, rounding 2^-40; the gradient's own error as above, of softmax <= 1.
 TEST(CrossEntropy, GradientEqualsCentralDifferences) {
   const Case c{5, 19, 19};
   const Operands o(c);
@@ -166,7 +167,8 @@ TEST(CrossEntropy, GradientEqualsCentralDifferences) {
   });
 }
 
-// The maximum leaves before the exponential: nothing overflows, an unlikely label has a large finite loss, a certain one none.
+// The maximum leaves before the exponential: nothing overflows, an unlikely label has a large
+// finite loss, a certain one none.
 TEST(CrossEntropy, TakesLogitsOfAnySize) {
   for_each_context([&](device::ExecContext& ctx, const std::string& name) {
     const std::vector<float> logits = {1e30f,  -1e30f, 0.0f, -3e30f, -1e30f,

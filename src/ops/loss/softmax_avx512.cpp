@@ -1,6 +1,7 @@
 // The kernels of softmax_simd.h for AVX-512.
 
-// GCC 12 takes the undefined pass-through operand of its own unmasked intrinsics for an uninitialised variable.
+// GCC 12 takes the undefined pass-through operand of its own unmasked intrinsics for an
+// uninitialised variable.
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #include "ops/elementwise/f32x16_avx512.h"
 

@@ -9,8 +9,8 @@
 namespace cachalot::ops {
 namespace {
 
-// Of pairs of bf16 (input 2i in the low half of a lane, 2i+1 in the high half) the floats that the chain takes first and second:
-// bf16 math takes the odd input first.
+// Of pairs of bf16 (input 2i in the low half of a lane, 2i+1 in the high half) the floats that the
+// chain takes first and second: bf16 math takes the odd input first.
 template <bool kOddFirst>
 inline Vec::F one_of_pairs(Vec::I pairs) {
   return kOddFirst ? Vec::as_float(Vec::bit_and(pairs, Vec::splat32(0xFFFF0000)))
@@ -25,9 +25,10 @@ inline Vec::F second_of_pairs(Vec::I pairs) {
   return one_of_pairs<!kOddFirst>(pairs);
 }
 
-// Four e4m3 codes per lane. Shifted into place they are bf16 values times 2^-120, exact even for e4m3's subnormals, which become
-// bf16's; a multiplication by 2^120 finishes. That takes denormal inputs as they are: never run it with them flushed.
-// NaN codes come out as 480; kNanCodes adds the steps that make them NaN.
+// Four e4m3 codes per lane. Shifted into place they are bf16 values times 2^-120, exact even for
+// e4m3's subnormals, which become bf16's; a multiplication by 2^120 finishes. That takes denormal
+// inputs as they are: never run it with them flushed. NaN codes come out as 480; kNanCodes adds the
+// steps that make them NaN.
 template <bool kOddFirst, bool kNanCodes>
 inline void decode_fp8(Vec::I codes, Vec::F out[4]) {
   const Vec::I kept = Vec::splat16(0x87F0);
@@ -53,8 +54,8 @@ alignas(16) constexpr uint8_t kFp4High[16] = {0x00, 0x3F, 0x3F, 0x3F, 0x40, 0x40
 alignas(16) constexpr uint8_t kFp4Low[16] = {0x00, 0x00, 0x80, 0xC0, 0x00, 0x40, 0x80, 0xC0,
                                              0x00, 0x00, 0x80, 0xC0, 0x00, 0x40, 0x80, 0xC0};
 
-// The low nibbles of kLanes / 8 octets (packed_weight.h) as vectors of bf16 pairs: inputs 0, 1 and inputs 2, 3. The high nibbles,
-// shifted down, give inputs 4 to 7.
+// The low nibbles of kLanes / 8 octets (packed_weight.h) as vectors of bf16 pairs: inputs 0, 1 and
+// inputs 2, 3. The high nibbles, shifted down, give inputs 4 to 7.
 inline void decode_fp4_pairs(Vec::I codes, Vec::I high_table, Vec::I low_table, Vec::I pairs[2]) {
   const Vec::I idx = Vec::bit_and(codes, Vec::splat8(0x0F));
   const Vec::I high = Vec::lookup(high_table, idx), low = Vec::lookup(low_table, idx);

@@ -1,4 +1,5 @@
-// Byte tables for vpermi2b: bf16 of an e4m3 magnitude code, and the interleaving of decoded bytes. Filled by the compiler.
+// Byte tables for vpermi2b: bf16 of an e4m3 magnitude code, and the interleaving of decoded bytes.
+// Filled by the compiler.
 #pragma once
 
 #include <cstdint>
@@ -9,12 +10,14 @@ namespace {
 struct E4m3Tables {
   alignas(64) uint8_t low[128];  // of bf16(code), by code without its sign
   alignas(64) uint8_t high[128];
-  // Bytes of the lanes' inputs 0 and 1 (2 and 3): low bytes in table 0, high bytes in table 1 (index + 64).
+  // Bytes of the lanes' inputs 0 and 1 (2 and 3): low bytes in table 0, high bytes in table 1
+  // (index + 64).
   alignas(64) uint8_t first_pair[64];
   alignas(64) uint8_t second_pair[64];
 };
 
-// bf16 exponents are e4m3's plus 120; a subnormal m * 2^-9 has its leading bit moved up to the implicit one.
+// bf16 exponents are e4m3's plus 120; a subnormal m * 2^-9 has its leading bit moved up to the
+// implicit one.
 constexpr uint16_t bf16_of_e4m3(int code) {
   const int exponent = code >> 3;
   const int mantissa = code & 7;

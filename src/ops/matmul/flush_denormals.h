@@ -1,4 +1,5 @@
-// bf16 math counts denormals as zero, as vdpbf16ps does. Versions without that instruction have the processor's flags do it.
+// bf16 math counts denormals as zero, as vdpbf16ps does. Versions without that instruction have the
+// processor's flags do it.
 #pragma once
 
 #include <xmmintrin.h>
@@ -6,8 +7,9 @@
 namespace cachalot::ops {
 namespace {  // compiled with each file's own instruction set, so the linker must not merge the copies
 
-// While it lives, this thread's results that are denormal become zero; with inputs_too, denormal inputs count as zero.
-// The arithmetic must lie behind a call that is not inlined: the compiler does not know that the flags change it.
+// While it lives, this thread's results that are denormal become zero; with inputs_too, denormal
+// inputs count as zero. The arithmetic must lie behind a call that is not inlined: the compiler
+// does not know that the flags change it.
 class FlushDenormals {
  public:
   explicit FlushDenormals(bool inputs_too) : saved_(_mm_getcsr()) {

@@ -68,7 +68,8 @@ void round_rows(float* y, int64_t stride, int64_t m, int64_t n) {
   }
 }
 
-// One panel times one block of rows. `scratch` is this worker's: the kernel's part, then a padded copy of y.
+// One panel times one block of rows. `scratch` is this worker's: the kernel's part, then a padded
+// copy of y.
 void run_task(const MatmulKernels& kernels, const Product& product, int64_t panel, int64_t block,
               std::byte* scratch) {
   const MatmulParams& p = *product.p;

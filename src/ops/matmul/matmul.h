@@ -1,21 +1,29 @@
 // Matrix products with packed weights: Y[M, N] = X[M, K] W[N, K]^T, or Y += with `accumulate`.
-// Source  architecture.md 0.5: LINF is f32 math with f32 (or widened) weights, LINB bf16 math with bf16 weights, LIN8 and LIN4
-//         either math with fp8 and fp4 weights, the activation's scales (powers of two) already multiplied into x.
-// Shapes  x [*, K] float, x_stride floats from row to row; x_rows null (row m of the product is row m of x) or [M] row numbers;
-//         y [M, N] float, y_stride >= N. y overlaps nothing. M may be 0.
-// Numerics  Every output is one chain of fp32 fused multiply-adds over k ascending; nothing else about the call (M, the other rows,
-//         the tiles, threads, instruction set) can change its bits. K is padded with zeros as PackedWeight says.
-//         f32 math   acc = 0; for k: acc = fma(x[k], w[k], acc), w decoded exactly. Denormals are kept.
-//         bf16 math  acc = 0; for i: acc = fma(x[2i+1], w[2i+1], acc), acc = fma(x[2i], w[2i], acc): the order and the roundings of
-//                    vdpbf16ps, which counts as zero every x, bf16 weight and step result that is denormal; so do all versions.
-//         scales     fp8 per 128 inputs, fp4 per 32: total = 0; per group ascending: acc as above from 0 over the group with unscaled
-//                    codes, total = fma(acc, scale, total). In bf16 math a denormal total counts as zero, a denormal scale does not.
-//                    An fp8 weight may be summed per 32 too (PackedWeight::set_sum_group).
+// Source  reference/forward 0.5: LINF is f32 math with f32 (or widened) weights, LINB bf16 math
+//         with bf16 weights, LIN8 and LIN4 either math with fp8 and fp4 weights, the activation's
+//         scales (powers of two) already multiplied into x.
+// Shapes  x [*, K] float, x_stride floats from row to row; x_rows null (row m of the product is row
+//         m of x) or [M] row numbers; y [M, N] float, y_stride >= N. y overlaps nothing. M may be
+//         0.
+// Numerics  Every output is one chain of fp32 fused multiply-adds over k ascending; nothing else
+//         about the call (M, the other rows, the tiles, threads, instruction set) can change its
+//         bits. K is padded with zeros as PackedWeight says.
+//         f32 math   acc = 0; for k: acc = fma(x[k], w[k], acc), w decoded exactly. Denormals are
+//                    kept.
+//         bf16 math  acc = 0; for i: acc = fma(x[2i+1], w[2i+1], acc), acc = fma(x[2i], w[2i],
+//                    acc): the order and the roundings of vdpbf16ps, which counts as zero every x,
+//                    bf16 weight and step result that is denormal; so do all versions.
+//         scales     fp8 per 128 inputs, fp4 per 32: total = 0; per group ascending: acc as above
+//                    from 0 over the group with unscaled codes, total = fma(acc, scale, total). In
+//                    bf16 math a denormal total counts as zero, a denormal scale does not. An fp8
+//                    weight may be summed per 32 too (PackedWeight::set_sum_group).
 //         round_y    y = bf16(total), nearest even.
-//         accumulate (f32 math, no round_y) acc, with scales total, starts as what y holds instead of 0. Without scales a product over
+//         accumulate (f32 math, no round_y) acc, with scales total, starts as what y holds instead
+//         of 0. Without scales a product over
 //                    all of K so has the bits of several over consecutive parts of K.
 //         NaN and infinity propagate; which NaN is not specified.
-// Errors  Shapes and flags are the caller's: CHECK. bf16 math takes x that bf16 can hold (DCHECK) and any weight but f32 (CHECK).
+// Errors  Shapes and flags are the caller's: CHECK. bf16 math takes x that bf16 can hold (DCHECK)
+//         and any weight but f32 (CHECK).
 // Threads  concurrent calls need distinct ctx.
 #pragma once
 
@@ -43,7 +51,8 @@ struct MatmulParams {
 };
 void matmul(device::ExecContext& ctx, const MatmulParams& p);
 
-// Several independent products (the experts of a layer); the pool shares out all their panels at once.
+// Several independent products (the experts of a layer); the pool shares out all their panels at
+// once.
 void grouped_matmul(device::ExecContext& ctx, std::span<const MatmulParams> products);
 
 }  // namespace cachalot::ops

@@ -62,7 +62,8 @@ TEST(MatmulAccumulate, EveryVersionHasTheReferenceBits) {
   }
 }
 
-// |found - (y + sum x w)| <= gamma * (|y| + sum |x w|), gamma = u s / (1 - u s) with s = K + 2 groups roundings (Higham 3.1).
+// |found - (y + sum x w)| <= gamma * (|y| + sum |x w|), gamma = u s / (1 - u s) with s = K + 2
+// groups roundings (Higham 3.1).
 TEST(MatmulAccumulate, AddsTheProduct) {
   for (WeightFormat format : kFormats) {
     RngStream rng(22, RngPurpose::data, 0);
@@ -108,7 +109,8 @@ TEST(MatmulAccumulate, ContinuesTheChainOverK) {
   });
 }
 
-// In a group some products continue and others start anew, beside each other in y and with a prepared x in common.
+// In a group some products continue and others start anew, beside each other in y and with a
+// prepared x in common.
 TEST(MatmulAccumulate, GroupsHaveTheBitsOfSingleProducts) {
   const int64_t m = 14, n = 40, k = 96, y_stride = 2 * n;
   const std::vector<float> x = random_values(m * k, 26), start = random_values(m * y_stride, 27);

@@ -1,5 +1,5 @@
-// The matrix product for AVX-512 with BF16 and VBMI: bf16 math on vdpbf16ps, whose order and roundings matmul.h's chain is; f32 math is
-// AVX-512's. x is prepared as pairs of bf16.
+// The matrix product for AVX-512 with BF16 and VBMI: bf16 math on vdpbf16ps, whose order and
+// roundings matmul.h's chain is; f32 math is AVX-512's. x is prepared as pairs of bf16.
 #include "ops/matmul/decode_simd.h"
 #include "ops/matmul/e4m3_tables.h"
 #include "ops/matmul/matmul_kernels.h"
@@ -13,7 +13,8 @@ namespace {
 using F = Vec::F;
 using I = Vec::I;
 
-// acc + the pair's odd product, then + its even product, each step rounded: the instruction's own order.
+// acc + the pair's odd product, then + its even product, each step rounded: the instruction's own
+// order.
 inline F dot(F acc, I x_pair, I w_pairs) {
   return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(x_pair),
                           reinterpret_cast<__m512bh>(w_pairs));
@@ -95,7 +96,8 @@ CACHALOT_KERNEL void micro_pair_groups(const uint32_t* x, int64_t pairs, int64_t
   }
 }
 
-// Four e4m3 codes per lane to two vectors of bf16 pairs, by tables of both bytes over the seven magnitude bits.
+// Four e4m3 codes per lane to two vectors of bf16 pairs, by tables of both bytes over the seven
+// magnitude bits.
 struct Fp8Decoder {
   I low[2], high[2], first_pair, second_pair;
 
@@ -175,7 +177,8 @@ CACHALOT_KERNEL void one_row_fp4(const uint32_t* x, int64_t k, const uint8_t* w,
   }
 }
 
-// Inputs [begin, end) of the panel as pairs of bf16 [pairs][width], and their scales [groups][kPanelWidth].
+// Inputs [begin, end) of the panel as pairs of bf16 [pairs][width], and their scales
+// [groups][kPanelWidth].
 void decode_fp8_panel(const PanelTask& t, int64_t begin, int64_t end, uint16_t* out,
                       float* scales) {
   const Fp8Decoder decoder;
@@ -231,7 +234,8 @@ void run_quantised(const PanelTask& t) {
   }
 }
 
-// Inputs of a pass over the panel, where several row tiles read it: 32 KB of it, or 16 where the next 16 are on their way.
+// Inputs of a pass over the panel, where several row tiles read it: 32 KB of it, or 16 where the
+// next 16 are on their way.
 constexpr int64_t kPassInputs = 512, kPrefetchedPassInputs = 128;
 
 void direct_pairs(const uint32_t* x, int64_t m, int64_t k, const uint16_t* w, int64_t width,

@@ -12,16 +12,18 @@ namespace {
 
 constexpr int64_t kPanelWidth = PackedWeight::kPanelWidth;
 
-// Rows of x and dy that are packed at a time: the copies stay at eight megabytes, or 256 rows (what the kernels take at a time), however
-// many tokens there are. A chain waits in dw between two chunks. Smaller chunks are as fast on one thread, but threads wait for each
-// other after every one.
+// Rows of x and dy that are packed at a time: the copies stay at eight megabytes, or 256 rows (what
+// the kernels take at a time), however many tokens there are. A chain waits in dw between two
+// chunks. Smaller chunks are as fast on one thread, but threads wait for each other after every
+// one.
 int64_t chunk_rows(const MatmulWeightGradParams& p) {
   constexpr int64_t kCopiedFloats = int64_t{1} << 21;
   return std::max<int64_t>(1, kCopiedFloats / (p.n + p.k) / 256) * 256;
 }
 
-// dW as a product of the forward's kernels: rows are outputs, lanes are inputs, the chain runs over tokens. So dY's columns are
-// prepared as x is there, and X, which has its lanes side by side already, is copied into f32 panels.
+// dW as a product of the forward's kernels: rows are outputs, lanes are inputs, the chain runs over
+// tokens. So dY's columns are prepared as x is there, and X, which has its lanes side by side
+// already, is copied into f32 panels.
 struct Product {
   const MatmulWeightGradParams* p;
   MatmulPlan plan;

@@ -79,7 +79,8 @@ TEST(MatmulWeightGrad, EveryVersionHasTheReferenceBits) {
   }
 }
 
-// M fused steps after the starting value: |found - exact| <= gamma (|dw| + sum |dy x|), gamma = M u / (1 - M u).
+// M fused steps after the starting value: |found - exact| <= gamma (|dw| + sum |dy x|), gamma = M u
+// / (1 - M u).
 TEST(MatmulWeightGrad, AddsTheProductOfTheTransposes) {
   for (const Case& c : {Case{1, 5, 9}, Case{70, 13, 21, true}}) {
     const Operands o(c);
@@ -138,9 +139,10 @@ TEST(MatmulWeightGrad, GroupsHaveTheBitsOfSingleProducts) {
   });
 }
 
-// The whole of the backward pass against central differences: L = sum c * (X W^T) in double, dY = c. L is bilinear, so a central
-// difference is exact but for rounding: h = 1/8 and terms below 2^6 leave 2^-44. The gradients have chains of 13 and 6 fp32 steps over
-// terms below 8, and start from 1.
+// The whole of the backward pass against central differences: L = sum c * (X W^T) in double, dY =
+// c. L is bilinear, so a central difference is exact but for rounding: h = 1/8 and terms below 2^6
+// leave 2^-44. The gradients have chains of 13 and 6 fp32 steps over terms below 8, and start from
+// 1.
 TEST(MatmulBackward, EqualsCentralDifferences) {
   const int64_t m = 6, n = 13, k = 9;
   const std::vector<float> x = random_values(m * k, 41), w = random_values(n * k, 42),

@@ -5,8 +5,8 @@
 namespace cachalot::ops {
 namespace {
 
-// From this many rows on, totals wait between k blocks in a compact copy: rows of y that are a large power of two apart would
-// share a few sets of the caches (N = 1024: 20 percent slower).
+// From this many rows on, totals wait between k blocks in a compact copy: rows of y that are a
+// large power of two apart would share a few sets of the caches (N = 1024: 20 percent slower).
 constexpr int64_t kCopiedRows = 12;
 // Up to this many inputs every kernel visits y once.
 constexpr int64_t kSinglePassInputs = 64;
@@ -25,7 +25,8 @@ const MatmulKernels& matmul_kernels(device::Isa isa) {
 
 void run_task_on_copy(const MatmulKernels& kernels, PanelTask task, int64_t lanes, float* copy) {
   if (lanes == task.width && (task.m < kCopiedRows || task.k <= kSinglePassInputs)) {
-    // A register tile takes a line of a few rows each, which no prefetcher foresees (gradients of 16 rows from memory: 25 percent).
+    // A register tile takes a line of a few rows each, which no prefetcher foresees (gradients of
+    // 16 rows from memory: 25 percent).
     for (int64_t i = 0; task.accumulate && i < task.m; ++i) {
       for (int64_t lane = 0; lane < lanes; lane += 16)
         __builtin_prefetch(task.y + i * task.y_stride + lane, 1);

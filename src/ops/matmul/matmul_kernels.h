@@ -10,8 +10,9 @@
 
 namespace cachalot::ops {
 
-// Some rows of x against one panel: y[i * y_stride + lane], i < m, lane < width (all lanes, so y may be a padded copy).
-// Plain values: code built for one instruction set may not call inline functions that other files share.
+// Some rows of x against one panel: y[i * y_stride + lane], i < m, lane < width (all lanes, so y
+// may be a padded copy). Plain values: code built for one instruction set may not call inline
+// functions that other files share.
 struct PanelTask {
   const PackedWeight* w;  // with panel_idx, for the reference only
   int64_t panel_idx;
@@ -34,18 +35,21 @@ struct PanelTask {
 
 struct MatmulKernels {
   PanelKernels panel;
-  // As PanelKernels' for products of m rows with weights of this format; k is the padded number of inputs, x has num_inputs.
+  // As PanelKernels' for products of m rows with weights of this format; k is the padded number of
+  // inputs, x has num_inputs.
   int64_t (*prepared_x_bytes)(WeightFormat format, int64_t m, int64_t k);
   void (*prepare_x)(WeightFormat format, MatmulMath math, const float* x, int64_t x_stride,
                     const int32_t* x_rows, int64_t m, int64_t num_inputs, int64_t k, void* out);
-  // prepare_x's form for f32 math where row i of the product is column i of x, i < m, over x's first k rows: matmul_backward.h.
-  // Null in the reference, whose weight gradient has no product in it.
+  // prepare_x's form for f32 math where row i of the product is column i of x, i < m, over x's
+  // first k rows: matmul_backward.h. Null in the reference, whose weight gradient has no product in
+  // it.
   void (*prepare_columns)(const float* x, int64_t x_stride, int64_t m, int64_t k, float* out);
   int64_t (*scratch_bytes)(int64_t k_block);
   void (*run)(const PanelTask& task);
 };
 
-// Runs a task whose y has only the first `lanes` lanes of the panel. `copy` has task.m rows of kPanelWidth floats.
+// Runs a task whose y has only the first `lanes` lanes of the panel. `copy` has task.m rows of
+// kPanelWidth floats.
 void run_task_on_copy(const MatmulKernels& kernels, PanelTask task, int64_t lanes, float* copy);
 
 const MatmulKernels& matmul_kernels(device::Isa isa);

@@ -9,10 +9,12 @@ namespace {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Rows that share one decoded tile: enough to make decoding cheap (2 percent at 192 rows), few enough that x's rows of one k block
-// (192 x 256 floats: 192 KB) stay in a 512 KB second-level cache beside the tile.
+// Rows that share one decoded tile: enough to make decoding cheap (2 percent at 192 rows), few
+// enough that x's rows of one k block (192 x 256 floats: 192 KB) stay in a 512 KB second-level
+// cache beside the tile.
 constexpr int64_t kMaxRows = 192;
-// Weights that need no decoding: fewer rows where inputs are many, so that x's of a block stay in a 1 MB cache over all passes.
+// Weights that need no decoding: fewer rows where inputs are many, so that x's of a block stay in a
+// 1 MB cache over all passes.
 constexpr int64_t kLeastRows = 48;
 constexpr int64_t kCachedBytes = int64_t{768} << 10;
 constexpr int64_t kRowTile = 6;  // rows of the register tile

@@ -1,4 +1,5 @@
-// How a matrix product is cut: a pure function of the printable problem. Cutting never changes a result's bits (matmul.h).
+// How a matrix product is cut: a pure function of the printable problem. Cutting never changes a
+// result's bits (matmul.h).
 #pragma once
 
 #include <cstdint>

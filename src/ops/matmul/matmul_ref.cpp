@@ -10,7 +10,8 @@
 namespace cachalot::ops {
 namespace {
 
-// Results are flushed by the processor too: its rule for results that round up to the smallest normal float is the one that counts.
+// Results are flushed by the processor too: its rule for results that round up to the smallest
+// normal float is the one that counts.
 float without_denormal(float value) {
   return std::fabs(value) < 0x1p-126f ? std::copysign(0.0f, value) : value;
 }

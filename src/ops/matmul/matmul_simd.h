@@ -1,5 +1,6 @@
 // The matrix product over float lanes: included by matmul_avx2.cpp and matmul_avx512.cpp, and
-// compiled with the instruction set (and vec.h's Vec) of each. Everything is in unnamed namespaces, so the copies never mix.
+// compiled with the instruction set (and vec.h's Vec) of each. Everything is in unnamed namespaces,
+// so the copies never mix.
 #pragma once
 
 #include "ops/matmul/decode_simd.h"
@@ -13,9 +14,10 @@
 namespace cachalot::ops {
 namespace {
 
-// Inputs per pass over a panel that is read in place: 16 KB of it, so that later strips and row tiles find it in the first-level
-// cache; of many row tiles 64 KB, since each pass reads and writes y once (Zen 5, 2048^3: 16 KB reach 74 % of the peak, 32 KB 85 %,
-// 64 KB 89 %); all of them where there is one strip and one row tile.
+// Inputs per pass over a panel that is read in place: 16 KB of it, so that later strips and row
+// tiles find it in the first-level cache; of many row tiles 64 KB, since each pass reads and writes
+// y once (Zen 5, 2048^3: 16 KB reach 74 % of the peak, 32 KB 85 %, 64 KB 89 %); all of them where
+// there is one strip and one row tile.
 inline int64_t direct_inputs(int64_t m, int64_t width, int64_t k, int64_t input_bytes) {
   if (strip_lanes(width) == width && m <= kRowTile) return k;
   const int64_t bytes = int64_t{m > kPrefetchedRows ? 64 : 16} << 10;
@@ -83,8 +85,8 @@ __attribute__((noinline)) void direct_bf16(const float* x, int64_t m, int64_t k,
   }
 }
 
-// A strip of a panel, inputs [begin, end), decoded: floats [end - begin][lanes] in the order of the chain, and its scales
-// [groups][kPanelWidth]. begin is a multiple of 128.
+// A strip of a panel, inputs [begin, end), decoded: floats [end - begin][lanes] in the order of the
+// chain, and its scales [groups][kPanelWidth]. begin is a multiple of 128.
 struct Strip {
   const PanelTask& t;
   int64_t begin, end;
@@ -198,7 +200,8 @@ void tiled(const PanelTask& t) {
       each_row_tile(t.m, lanes, [&]<int kRows, int kVectors>(int64_t row) {
         const float* rows = x + row * k + begin * kRows;
         float* y = t.y + row * t.y_stride + lane;
-        // The first strip finds x in the third-level cache: ask for the next row tile's part meanwhile.
+        // The first strip finds x in the third-level cache: ask for the next row tile's part
+        // meanwhile.
         const Ahead next{rows + k * kRows, kRows * 4};
         if (group == 0 && lane == 0) {
           micro_f32<kRows, kVectors, true>(rows, count, tile, lanes, y, t.y_stride, from_y, next);

@@ -1,4 +1,5 @@
-// Every version of the matrix product against the reference, bit for bit; and the reference against double precision.
+// Every version of the matrix product against the reference, bit for bit; and the reference against
+// double precision.
 #include "ops/matmul/matmul.h"
 
 #include <fmt/format.h>
@@ -232,7 +233,8 @@ TEST_P(MatmulVersions, EveryCodeTimesEveryScale) {
             const float code = format == WeightFormat::fp8
                                    ? numeric::float_from_e4m3(byte)
                                    : numeric::float_from_e2m1(high ? byte >> 4 : byte & 15);
-            // The chain starts at +0, so a product of -0 leaves +0. bf16 math flushes a denormal total.
+            // The chain starts at +0, so a product of -0 leaves +0. bf16 math flushes a denormal
+            // total.
             float expected = code * numeric::float_from_e8m0(static_cast<uint8_t>(scale)) + 0.0f;
             if (math == MatmulMath::bf16 && std::fabs(expected) < 0x1p-126f)
               expected = std::copysign(0.0f, expected);
@@ -293,7 +295,8 @@ TEST_P(MatmulVersions, NanAndInfinityPropagate) {
   }
 }
 
-// Values around the smallest normal float and the largest: flushing and overflow fall where the reference has them.
+// Values around the smallest normal float and the largest: flushing and overflow fall where the
+// reference has them.
 TEST_P(MatmulVersions, DenormalsAndOverflow) {
   for (const Case& c : kCases) {
     for (int64_t m : {1, 5, 30}) {
@@ -351,8 +354,9 @@ TEST(Matmul, PrintsTheVersionsThatRan) {
   if (names.empty()) GTEST_SKIP() << "this machine has none of the fast instruction sets";
 }
 
-// |y - exact| <= gamma * sum |x w| with gamma = (K + 2G) u / (1 - (K + 2G) u): K roundings in the chain, two per scale group, one
-// more each in bf16 math's pairs being the same count (u = 2^-24; Higham, Accuracy and Stability, 3.1).
+// |y - exact| <= gamma * sum |x w| with gamma = (K + 2G) u / (1 - (K + 2G) u): K roundings in the
+// chain, two per scale group, one more each in bf16 math's pairs being the same count (u = 2^-24;
+// Higham, Accuracy and Stability, 3.1).
 TEST(MatmulReference, AgreesWithDoublePrecision) {
   for (const Case& c : kCases) {
     RngStream rng(16, RngPurpose::data, 0);
@@ -378,7 +382,8 @@ TEST(MatmulReference, AgreesWithDoublePrecision) {
   }
 }
 
-// The order of the chain, from the header, on numbers that tell orders apart: 2^24 + 1 rounds to 2^24.
+// The order of the chain, from the header, on numbers that tell orders apart: 2^24 + 1 rounds to
+// 2^24.
 TEST(MatmulReference, TakesTheOddInputOfEachPairFirstInBf16Math) {
   TestWeight weight;
   weight.tensor.rows = 1;

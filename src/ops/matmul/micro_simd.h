@@ -1,5 +1,5 @@
-// Register tiles over float lanes: kRows rows of prepared x against kVectors vectors of outputs. Accumulators live in registers;
-// between calls a chain waits in y, which changes no bit.
+// Register tiles over float lanes: kRows rows of prepared x against kVectors vectors of outputs.
+// Accumulators live in registers; between calls a chain waits in y, which changes no bit.
 // x is [k][kRows] in the order of the chain (bf16 math: the odd input of each pair first).
 #pragma once
 
@@ -80,8 +80,8 @@ CACHALOT_KERNEL void micro_bf16(const float* x, int64_t k, const uint16_t* w, in
   acc.store(y, y_stride);
 }
 
-// Groups of inputs with a scale per output each: y = fma(group's chain, scale, y). scales [groups][kPanelWidth]; the last group
-// may be short. With `first`, y starts as 0.
+// Groups of inputs with a scale per output each: y = fma(group's chain, scale, y). scales
+// [groups][kPanelWidth]; the last group may be short. With `first`, y starts as 0.
 template <int kRows, int kVectors, bool kAhead>
 CACHALOT_KERNEL void micro_groups(const float* x, int64_t k, int64_t group, const float* w,
                                   int64_t stride, float* y, int64_t y_stride, const float* scales,
@@ -169,8 +169,8 @@ CACHALOT_KERNEL void one_row_fp4(const float* x, int64_t k, const uint8_t* w, fl
     Vec::F acc[kVectors];
 #pragma GCC unroll 8
     for (int j = 0; j < kVectors; ++j) acc[j] = Vec::zero();
-    // Low nibbles of all octets, then high ones: four steps of a chain at a time, so that the eight chains overlap within the
-    // processor's window.
+    // Low nibbles of all octets, then high ones: four steps of a chain at a time, so that the eight
+    // chains overlap within the processor's window.
     for (int run = 0; run < 4; ++run, w += 4 * kVectors * Vec::kLanes) {
       prefetch_stream<4 * kVectors * Vec::kLanes>(w);
 #pragma GCC unroll 2

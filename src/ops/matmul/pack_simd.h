@@ -10,7 +10,8 @@
 namespace cachalot::ops {
 namespace {
 
-// bf16 of each float, nearest even and NaN quiet, in the high half of its lane; the low half is garbage.
+// bf16 of each float, nearest even and NaN quiet, in the high half of its lane; the low half is
+// garbage.
 inline __m128i round_to_high_half(__m128 v) {
   const __m128i bits = _mm_castps_si128(v);
   const __m128i odd = _mm_and_si128(_mm_srli_epi32(bits, 16), _mm_set1_epi32(1));
@@ -35,8 +36,9 @@ struct RoundedPairElements {
   }
 };
 
-// panel[e * width + lane] = element e of row `lane`. Sixteen lanes at a time, so that what is written is whole cache lines, and of each
-// row a whole line: sixteen rows to read at once are few enough for the processor to see their streams coming.
+// panel[e * width + lane] = element e of row `lane`. Sixteen lanes at a time, so that what is
+// written is whole cache lines, and of each row a whole line: sixteen rows to read at once are few
+// enough for the processor to see their streams coming.
 template <typename Elements>
 void pack_transposed(const float* rows, int64_t stride, int64_t n, int64_t k, int64_t width,
                      float* panel) {

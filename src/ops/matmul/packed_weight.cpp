@@ -77,8 +77,8 @@ Status check_shapes(const QuantTensor& t, WeightFormat format) {
   return {};
 }
 
-// Rows of `unit_bytes`-sized pieces of up to 64 matrix rows, interleaved: piece i of lane l goes to out[(i * width + l)].
-// The last piece of a row may be partial; out was zeroed.
+// Rows of `unit_bytes`-sized pieces of up to 64 matrix rows, interleaved: piece i of lane l goes to
+// out[(i * width + l)]. The last piece of a row may be partial; out was zeroed.
 void interleave_dwords(const std::byte* rows, int64_t row_bytes, int64_t num_lanes, int64_t width,
                        std::byte* out) {
   constexpr int64_t kRun = 16;  // a cache line of each source row at a time

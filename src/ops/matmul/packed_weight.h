@@ -1,14 +1,20 @@
-// Weight matrices as the matrix products read them: cut into panels of up to 64 outputs (matrix rows), each panel one
-// contiguous stream along the inputs, at the byte size of the checkpoint. Packed when a model is loaded; in training again, from the
-// f32 master weights, after every optimizer step.
-// Source  architecture.md 7.3.
-// Layout  docs/kernels/matmul.md. With `lane` the output within its panel, w the panel's width, K' the padded inputs:
+// Weight matrices as the matrix products read them: cut into panels of up to 64 outputs (matrix
+// rows), each panel one contiguous stream along the inputs, at the byte size of the checkpoint.
+// Packed when a model is loaded; in training again, from the f32 master weights, after every
+// optimizer step.
+// Source  reference/forward 7.3.
+// Layout  docs/kernels/matmul.md. With `lane` the output within its panel, w the panel's width, K'
+//         the padded inputs:
 //         f32   float   [K][w]
-//         bf16  uint16  [K'/2][w][2]                                                                K' even
-//         fp8   byte    [K'/4][w][4], scales float [ceil(K/128)] per panel                         K' multiple of 4
-//         fp4   per 32 inputs: w e8m0 bytes, then [4 runs of 8 inputs][w/8 octets of lanes][32]    K' multiple of 32
-//               byte b of an octet: lane 4*(b/16) + b%8/2; low nibble input 2*(b%16/8) + b%2, high nibble four later
-//         Every panel is 64 wide but the last, which is 16, 32, 48 or 64; lanes and inputs beyond the matrix are zeros.
+//         bf16  uint16  [K'/2][w][2]
+//               K' even
+//         fp8   byte    [K'/4][w][4], scales float [ceil(K/128)] per panel
+//               K' multiple of 4
+//         fp4   per 32 inputs: w e8m0 bytes, then [4 runs of 8 inputs][w/8 octets of lanes][32]
+//               K' multiple of 32 byte b of an octet: lane 4*(b/16) + b%8/2; low nibble input
+//               2*(b%16/8) + b%2, high nibble four later
+//         Every panel is 64 wide but the last, which is 16, 32, 48 or 64; lanes and inputs beyond
+//         the matrix are zeros.
 #pragma once
 
 #include <cstddef>
@@ -42,19 +48,23 @@ class PackedWeight {
  public:
   static constexpr int64_t kPanelWidth = 64;
 
-  // F32 and F16 (widened) become f32; BF16 bf16; F8_E4M3 with F8_E8M0 or F32 scales per 128 x 128 fp8; I8 pairs with F8_E8M0
-  // scales per 1 x 32 fp4. Source bytes may have any alignment and are not needed afterwards.
-  // Errors  invalid_argument: shapes that disagree, a scale that is missing, NaN (e8m0 255) or not finite; unsupported: another
-  //         dtype or block; resource_exhausted. Messages give expected and found; the caller adds the tensor's name.
+  // F32 and F16 (widened) become f32; BF16 bf16; F8_E4M3 with F8_E8M0 or F32 scales per 128 x 128
+  // fp8; I8 pairs with F8_E8M0 scales per 1 x 32 fp4. Source bytes may have any alignment and are
+  // not needed afterwards.
+  // Errors  invalid_argument: shapes that disagree, a scale that is missing, NaN (e8m0 255) or not
+  //         finite; unsupported: another dtype or block; resource_exhausted. Messages give expected
+  //         and found; the caller adds the tensor's name.
   static Result<PackedWeight> pack(device::ExecContext& ctx, const tensor::QuantTensor& tensor);
 
-  // Becomes W or its transpose as an f32 weight, or as a bf16 one (nearest even). The transpose is what the gradient of x multiplies
-  // with (matmul_backward.h). Keeps its memory where the size stays the same. CHECK: another format, an empty matrix.
+  // Becomes W or its transpose as an f32 weight, or as a bf16 one (nearest even). The transpose is
+  // what the gradient of x multiplies with (matmul_backward.h). Keeps its memory where the size
+  // stays the same. CHECK: another format, an empty matrix.
   void assign(device::ExecContext& ctx, WeightFormat format, const FloatMatrix& w);
   void assign_transposed(device::ExecContext& ctx, WeightFormat format, const FloatMatrix& w);
 
-  // fp8: sums run over 32 inputs before their scale, as those of an fp4 weight do (matmul.h), or over 128 again. Where an fp8 weight holds
-  // the values of an fp4 one, scales being powers of two, 32 makes its products have the bits of the fp4 weight's.
+  // fp8: sums run over 32 inputs before their scale, as those of an fp4 weight do (matmul.h), or
+  // over 128 again. Where an fp8 weight holds the values of an fp4 one, scales being powers of two,
+  // 32 makes its products have the bits of the fp4 weight's.
   void set_sum_group(int64_t inputs);
 
   int64_t rows() const { return rows_; }        // N
@@ -62,7 +72,8 @@ class PackedWeight {
   WeightFormat format() const { return format_; }
   int64_t num_bytes() const { return data_.size() + scales_.size(); }
 
-  // Inputs that are summed before their scale is applied: scale_group(format()), or what set_sum_group() says.
+  // Inputs that are summed before their scale is applied: scale_group(format()), or what
+  // set_sum_group() says.
   int64_t sum_group() const { return sum_group_; }
 
   // For the kernels.
@@ -81,7 +92,8 @@ class PackedWeight {
   const float* panel_scales(int64_t panel) const;  // fp8; null otherwise
   int64_t panel_bytes(int64_t width) const;
 
-  // One weight before its scale, exact; and the scale of one group of inputs. Slow: for the reference.
+  // One weight before its scale, exact; and the scale of one group of inputs. Slow: for the
+  // reference.
   float code_value(int64_t row, int64_t column) const;
   float scale(int64_t row, int64_t group) const;
 

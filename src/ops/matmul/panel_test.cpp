@@ -13,7 +13,8 @@ using device::Isa;
 
 enum class Pack { rows, transposed };
 
-// The product of x [m, k] and a panel packed from random rows, in two calls split at `split`, by one version.
+// The product of x [m, k] and a panel packed from random rows, in two calls split at `split`, by
+// one version.
 std::vector<float> product(const PanelKernels& kernels, bool bf16, Pack how, int64_t m, int64_t k,
                            int64_t n, int64_t width, int64_t split) {
   RngStream rng(5, RngPurpose::data, static_cast<uint64_t>(m * 10007 + k * 101 + n));

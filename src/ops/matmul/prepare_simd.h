@@ -1,6 +1,7 @@
-// Rows of x in the order that the register tiles read: tiles of up to kRowTile rows, evenly filled, each [element][rows]; zeros up to
-// the padded k. An element is a float, in the order of the chain (bf16 math: the odd input of each pair first, denormals flushed), or
-// a pair of bf16 for vdpbf16ps.
+// Rows of x in the order that the register tiles read: tiles of up to kRowTile rows, evenly filled,
+// each [element][rows]; zeros up to the padded k. An element is a float, in the order of the chain
+// (bf16 math: the odd input of each pair first, denormals flushed), or a pair of bf16 for
+// vdpbf16ps.
 #pragma once
 
 #include <immintrin.h>
@@ -21,7 +22,8 @@ inline __m128 load_up_to_4(const float* row, int64_t count) {
   return _mm_setr_ps(row[0], count > 1 ? row[1] : 0.0f, count > 2 ? row[2] : 0.0f, 0.0f);
 }
 
-// Element kinds: load() gives four elements from kInputs * 4 inputs of a row, of which `count` exist.
+// Element kinds: load() gives four elements from kInputs * 4 inputs of a row, of which `count`
+// exist.
 struct FloatElements {
   static constexpr int kInputs = 1;
   static __m128 load(const float* row, int64_t count) { return load_up_to_4(row, count); }
@@ -120,8 +122,9 @@ void prepare_rows(const float* x, int64_t x_stride, const int32_t* x_rows, int64
   }
 }
 
-// Tile after tile, the first k rows' values of up to kRowTile columns. By blocks of rows, so that a block's lines are read once into
-// the first-level cache for all tiles (192 columns and 32 rows: 24 KB).
+// Tile after tile, the first k rows' values of up to kRowTile columns. By blocks of rows, so that a
+// block's lines are read once into the first-level cache for all tiles (192 columns and 32 rows: 24
+// KB).
 void prepare_columns(const float* x, int64_t x_stride, int64_t m, int64_t k, float* out) {
   constexpr int64_t kBlockRows = 32;
   for (int64_t first = 0; first < k; first += kBlockRows) {

@@ -1,4 +1,5 @@
-// What the register tiles share: prefetching, and the way from run-time row and lane counts to their template arguments.
+// What the register tiles share: prefetching, and the way from run-time row and lane counts to
+// their template arguments.
 #pragma once
 
 #include <cstdint>
@@ -9,10 +10,12 @@
 namespace cachalot::ops {
 namespace {
 
-// Each kernel is a function of its own: inlined into its callers' loops, the compiler spills accumulators.
+// Each kernel is a function of its own: inlined into its callers' loops, the compiler spills
+// accumulators.
 #define CACHALOT_KERNEL __attribute__((noinline))
 
-// Makes the compiler forget what it knows about a pointer, so that it loads again instead of keeping (and spilling) registers.
+// Makes the compiler forget what it knows about a pointer, so that it loads again instead of
+// keeping (and spilling) registers.
 template <typename T>
 inline const T* reload(const T* p) {
   asm volatile("" : "+r"(p));
@@ -31,8 +34,8 @@ inline void prefetch(const Ahead& ahead, int64_t i) {
     _mm_prefetch(static_cast<const char*>(ahead.first) + i * ahead.step_bytes, _MM_HINT_T0);
 }
 
-// One row reads a panel once, in order: it asks for what comes two kilobytes later (Zen 3: FP4 and FP8
-// 15 to 20 percent faster, bf16 and f32 no faster).
+// One row reads a panel once, in order: it asks for what comes two kilobytes later (Zen 3: FP4 and
+// FP8 15 to 20 percent faster, bf16 and f32 no faster).
 template <int kBytes>
 inline void prefetch_stream(const void* p) {
   constexpr int kDistanceBytes = 2176;
@@ -89,8 +92,9 @@ inline void with_rows(int64_t rows, Fn fn) {
   }
 }
 
-// While a pass over a panel computes, it asks memory for the next one, where few rows leave the memory idle otherwise: each strip
-// for its own lines, or, where a strip has four, each row tile for one of them.
+// While a pass over a panel computes, it asks memory for the next one, where few rows leave the
+// memory idle otherwise: each strip for its own lines, or, where a strip has four, each row tile
+// for one of them.
 constexpr int64_t kPrefetchedRows = 3 * kRowTile;
 
 inline bool prefetches(int64_t row) { return Vec::kStripLanes == 64 || row == 0; }
@@ -99,8 +103,8 @@ inline Ahead next_pass(const void* next, int64_t width, int64_t row) {
   return {static_cast<const char*>(next) + line * 64, width * 4};
 }
 
-// Where many row tiles take turns, a tile's part of x comes from far away: each asks for the next one's, `elements` of four bytes apart
-// from row to row of the tile.
+// Where many row tiles take turns, a tile's part of x comes from far away: each asks for the next
+// one's, `elements` of four bytes apart from row to row of the tile.
 template <int kRows>
 inline Ahead next_row_tile(const void* rows, int64_t elements) {
   return {static_cast<const char*>(rows) + elements * kRows * 4, kRows * 4};

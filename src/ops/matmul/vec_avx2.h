@@ -14,7 +14,8 @@ struct Vec {
   static constexpr int kLanes = 8;
   // The register tile is 6 rows x 2 vectors: 12 accumulators, 2 of weights, 1 of x.
   static constexpr int kStripLanes = 16;
-  // A fused multiply-add cannot broadcast from memory, so one-row products of quantised weights read x already broadcast.
+  // A fused multiply-add cannot broadcast from memory, so one-row products of quantised weights
+  // read x already broadcast.
   static constexpr int kXCopies = 8;
 
   static F zero() { return _mm256_setzero_ps(); }
@@ -34,8 +35,9 @@ struct Vec {
   static I bit_and(I a, I b) { return _mm256_and_si256(a, b); }
   static I bit_or(I a, I b) { return _mm256_or_si256(a, b); }
   static I shift_left_32(I v, int n) { return _mm256_slli_epi32(v, n); }
-  // v << 16 in each lane, as a multiplication: decoding fills the two shuffle ports, which shifts would share, while one of the
-  // multiplier's is idle (Zen 3: FP4 9 percent faster). The asm keeps the compiler from making it a shift again.
+  // v << 16 in each lane, as a multiplication: decoding fills the two shuffle ports, which shifts
+  // would share, while one of the multiplier's is idle (Zen 3: FP4 9 percent faster). The asm keeps
+  // the compiler from making it a shift again.
   static I low_half_up(I v) {
     I factor = _mm256_set1_epi32(1 << 16);
     asm("" : "+x"(factor));

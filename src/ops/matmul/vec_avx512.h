@@ -1,7 +1,8 @@
 // Sixteen float lanes, for matmul_simd.h.
 #pragma once
 
-// GCC 12 takes the undefined pass-through operand of its own unmasked intrinsics for an uninitialised variable.
+// GCC 12 takes the undefined pass-through operand of its own unmasked intrinsics for an
+// uninitialised variable.
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 

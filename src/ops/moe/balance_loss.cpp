@@ -1,4 +1,5 @@
-// One scalar version: a few operations for each score, beside the thousands of the product that made it.
+// One scalar version: a few operations for each score, beside the thousands of the product that
+// made it.
 #include "ops/moe/balance_loss.h"
 
 #include <algorithm>

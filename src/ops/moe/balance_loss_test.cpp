@@ -47,8 +47,8 @@ TEST(BalanceLoss, UniformLoadAndAffinityGiveAlphaExactly) {
   }
 }
 
-// One expert's logit rises in more and more tokens: its load and its affinity grow together. Complete collapse onto one
-// of E experts, alone chosen (k = 1), tends to alpha E.
+// One expert's logit rises in more and more tokens: its load and its affinity grow together.
+// Complete collapse onto one of E experts, alone chosen (k = 1), tends to alpha E.
 TEST(BalanceLoss, GrowsUnderCollapse) {
   TestContext ctx(device::machine_isa());
   const int64_t num_experts = 8, rows = 64;
@@ -68,7 +68,8 @@ TEST(BalanceLoss, GrowsUnderCollapse) {
   EXPECT_NEAR(losses(ctx, r, num_experts, 1, {{0, rows}})[0], kAlpha * 8, 1e-9f);
 }
 
-// training.md 6.6 in double from the logits on, the choice included: f is made again for every argument.
+// reference/training 6.6 in double from the logits on, the choice included: f is made again for
+// every argument.
 double loss_in_double(const Doubles& logits, int64_t num_experts, int64_t k,
                       const TokenRange& sequence) {
   const auto num_tokens = static_cast<double>(sequence.last - sequence.first);
@@ -92,8 +93,8 @@ double loss_in_double(const Doubles& logits, int64_t num_experts, int64_t k,
   return kAlpha * loss;
 }
 
-// The differences are of the whole loss, f included, which is constant around each argument; so what flows through P is all of
-// the gradient.
+// The differences are of the whole loss, f included, which is constant around each argument; so
+// what flows through P is all of the gradient.
 TEST(BalanceLoss, GradientFlowsThroughTheMeanAffinity) {
   const int64_t num_experts = 7, k = 2, rows = 11;
   const std::vector<TokenRange> sequences = {{0, 5}, {6, 6}, {6, 7}, {7, 11}};  // row 5 is padding
@@ -125,8 +126,9 @@ TEST(BalanceLoss, GradientFlowsThroughTheMeanAffinity) {
     }
     return sum;
   });
-  // Scores, d_score and the result are rounded once each: 4 roundings of alpha d_loss f, f <= E / k, over a sum of scores that
-  // is above 1. The differences themselves are good to 1e-9 of the loss.
+  // Scores, d_score and the result are rounded once each: 4 roundings of alpha d_loss f, f <= E /
+  // k, over a sum of scores that is above 1. The differences themselves are good to 1e-9 of the
+  // loss.
   const double size = kAlpha * 3 * static_cast<double>(num_experts) / k;
   expect_added(std::vector<float>(d_logits.size(), 0.0f), d_logits, gradient,
                (4 * 0x1p-24 + 1e-9) * size, "logits");
@@ -168,9 +170,10 @@ TEST(BiasUpdate, MovesEveryExpertTowardTheMeanLoadByOneStep) {
   EXPECT_EQ(bias, (std::vector<float>{-0.5f, 1.0f, -0.25f, 1.25f}));
 }
 
-// One expert's logits are 3 too high. Until the load is even its bias falls by u a step, and the others, who share what it
-// leaves, rise by u: the gap closes by 2u. It has to close by at most the largest difference that 3 makes to a score, so
-// that difference over 2u bounds the number of steps.
+// One expert's logits are 3 too high. Until the load is even its bias falls by u a step, and the
+// others, who share what it leaves, rise by u: the gap closes by 2u. It has to close by at most the
+// largest difference that 3 makes to a score, so that difference over 2u bounds the number of
+// steps.
 TEST(BiasUpdate, ForcedImbalanceIsLevelledInThePredictedSteps) {
   const int64_t num_experts = 8, k = 2, rows = 1024;
   const float u = 0.001f;

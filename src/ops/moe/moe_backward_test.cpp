@@ -73,9 +73,10 @@ TEST(RouteBackward, IsTheGradientOfTheWeightsAndTheScores) {
         }
         return sum;
       });
-      // a is rounded to fp32, in all of S, dot and the slope, and the result is: 5 roundings of terms whose sizes are
-      // factor * |d_weight| * slope / S, where slope <= max(a, 1) / 2, and |d_score| / 2. In row 3 the floor 1e-20 is of
-      // S's size, so that the scores do not cancel; 2 S > 1e-20 still bounds slope / S by 1.
+      // a is rounded to fp32, in all of S, dot and the slope, and the result is: 5 roundings of
+      // terms whose sizes are factor * |d_weight| * slope / S, where slope <= max(a, 1) / 2, and
+      // |d_score| / 2. In row 3 the floor 1e-20 is of S's size, so that the scores do not cancel; 2
+      // S > 1e-20 still bounds slope / S by 1.
       const double slope_over_sum = std::min(1.0, 0.5 / total_of(z));
       const double tolerance =
           5 * 0x1p-24 *
@@ -126,8 +127,9 @@ TEST(RouteBackward, VanishedScoresHaveNoGradient) {
   EXPECT_EQ(d_logits, (std::vector<float>(3, 0.5f)));
 }
 
-// Route replay and anticipatory routing: a scored layer takes ids that were chosen before. The same logits give the same bits;
-// other logits other weights, of the same ids, and never a trace of the bias.
+// Route replay and anticipatory routing: a scored layer takes ids that were chosen before. The same
+// logits give the same bits; other logits other weights, of the same ids, and never a trace of the
+// bias.
 TEST(RouteReplay, FixedIdsOfAScoredLayerKeepTheChoiceAndTakeThePresentScores) {
   const RouterCase c;
   TestContext ctx(device::machine_isa(), 2);
@@ -162,7 +164,7 @@ TEST(RouteReplay, FixedIdsOfAScoredLayerKeepTheChoiceAndTakeThePresentScores) {
 
 double sigmoid(double z) { return 1 / (1 + std::exp(-z)); }
 
-// architecture.md 4.2 in double.
+// reference/forward 4.2 in double.
 double activation(double g, double u, double limit) {
   if (limit > 0) {
     g = std::min(g, limit);
@@ -221,7 +223,8 @@ TEST(SwigluBackward, IsTheGradient) {
         return sum;
       };
       const Doubles g = widened(c.gate), u = widened(c.up), w = widened(c.weight);
-      // An element is ten roundings of a product no larger than this; the weight's is a sum of them.
+      // An element is ten roundings of a product no larger than this; the weight's is a sum of
+      // them.
       const double size = largest(c.d_h) * std::max(1.0, largest(c.weight)) *
                           std::max(1.0, largest(c.gate)) * std::max(1.0, largest(c.up));
       const double tolerance = 10 * 0x1p-24 * size;
@@ -292,8 +295,9 @@ TEST(SwigluClamp, ForwardAndBackwardAroundTheLimit) {
       const double clamped_g = std::min(g, 10.0), clamped_u = std::clamp(u, -10.0, 10.0);
       const double s = sigmoid(clamped_g);
       const std::string where = name + ", gate " + std::to_string(g) + ", up " + std::to_string(u);
-      // A handful of roundings each; exp(88.72...) and more is infinity, where what is left is below 1e-35. In the gate's
-      // gradient 1 - s is absolutely, not relatively, exact: 2^-24 times g u s.
+      // A handful of roundings each; exp(88.72...) and more is infinity, where what is left is
+      // below 1e-35. In the gate's gradient 1 - s is absolutely, not relatively, exact: 2^-24 times
+      // g u s.
       const double h_expected = clamped_g * s * clamped_u;
       EXPECT_NEAR(h[i], h_expected, 4 * 0x1p-23 * std::fabs(h_expected) + 1e-35) << where;
       const double gate_expected = g > 10 ? 0 : clamped_u * s * (1 + clamped_g * (1 - s));
@@ -302,8 +306,8 @@ TEST(SwigluClamp, ForwardAndBackwardAroundTheLimit) {
           << where;
       const double up_expected = u > 10 || u < -10 ? 0 : clamped_g * s;
       EXPECT_NEAR(d_up[i], up_expected, 4 * 0x1p-23 * std::fabs(up_expected) + 1e-35) << where;
-      // Exactly zero where the clamp changed the value, and only there: at the limit it does not, and the gate has no lower
-      // one.
+      // Exactly zero where the clamp changed the value, and only there: at the limit it does not,
+      // and the gate has no lower one.
       if (g > 10) {
         EXPECT_EQ(d_gate[i], 0.0f) << where;
       }

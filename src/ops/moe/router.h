@@ -1,6 +1,7 @@
 // Expert choice and weights; forward and backward.
-// Source  architecture.md 4.1; training.md 7.1.
-// Shapes  logits, scores [rows, E]; bias [E] or null; ids, weights [rows, k]. ids ascend within a row.
+// Source  reference/forward 4.1; reference/training 7.1.
+// Shapes  logits, scores [rows, E]; bias [E] or null; ids, weights [rows, k]. ids ascend within a
+//         row.
 // Numerics  a = sqrt(softplus(z)), softplus(v) = v if v > 20 else log1p(exp(v)), in double, rounded
 //         to fp32; top k of (a + bias) in fp32, ties to the lower id; weight_i = a_i / (1e-20 +
 //         sum_j a_j) * routed_scaling_factor, fp32, the sum in id order.
@@ -33,10 +34,12 @@ struct RouterParams {
 void route(device::ExecContext& ctx, const RouterParams& p);
 
 // d_logits += through factor, renormalisation over the chosen and sqrt(softplus):
-//   d_a_i = factor / (1e-20 + S) * (d_weight_i - sum_j d_weight_j a_j / (1e-20 + S)) for the chosen, S = sum_j a_j,
-//   plus d_scores where given;  d_z = d_a softplus'(z) / (2 a), softplus' = sigmoid(z), 1 above 20; 0 where a is 0.
+//   d_a_i = factor / (1e-20 + S) * (d_weight_i - sum_j d_weight_j a_j / (1e-20 + S)) for the
+//   chosen, S = sum_j a_j, plus d_scores where given;  d_z = d_a softplus'(z) / (2 a), softplus' =
+//   sigmoid(z), 1 above 20; 0 where a is 0.
 // The choice has no gradient, and so neither has the bias.
-// Shapes  as above; scores and ids are the forward's; d_weights [rows, k]; d_scores [rows, E] or null.
+// Shapes  as above; scores and ids are the forward's; d_weights [rows, k]; d_scores [rows, E] or
+//         null.
 // Numerics  per row, in double; one rounding to fp32 before each addition to d_logits.
 struct RouterBackwardParams {
   const float* logits;

@@ -10,7 +10,8 @@ namespace cachalot::ops {
 
 namespace {
 
-// Integers: sums of any order are the same. 32 bits for the counts of a row's piece vectorise, 64 do not.
+// Integers: sums of any order are the same. 32 bits for the counts of a row's piece vectorise, 64
+// do not.
 void add_clamp_counts(const SwigluParams& p, const Tile& tile) {
   SwigluClampCounts counts;
   for (int64_t row = tile.first_row; row < tile.last_row; ++row) {

@@ -1,5 +1,5 @@
 // The experts' activation, and the sum over experts; forward and backward.
-// Source  architecture.md 4.2, 4.3; training.md 7.2.
+// Source  reference/forward 4.2, 4.3; reference/training 7.2.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,8 @@
 
 namespace cachalot::ops {
 
-// Elements that the clamp changed: gate above the limit, up above it, up below its negative. Exact; NaN is none of them.
+// Elements that the clamp changed: gate above the limit, up above it, up below its negative. Exact;
+// NaN is none of them.
 struct SwigluClampCounts {
   int64_t gate_above = 0;
   int64_t up_above = 0;
@@ -32,13 +33,15 @@ struct SwigluParams {
 };
 void swiglu(device::ExecContext& ctx, const SwigluParams& p);
 
-// With gate and up as they were before the clamp, s = 1 / (1 + exp(-g)) and (g, u) the clamped pair:
+// With gate and up as they were before the clamp, s = 1 / (1 + exp(-g)) and (g, u) the clamped
+// pair:
 //   d_up += weight d_h g s                     where |up| <= limit
-//   d_gate += weight d_h u s (1 + g (1 - s))   where gate <= limit: a clamped element has no gradient
-//   d_weight += sum over columns of d_h g s u
+//   d_gate += weight d_h u s (1 + g (1 - s))   where gate <= limit: a clamped element has no
+//   gradient d_weight += sum over columns of d_h g s u
 // Shapes  as above; d_weight [rows], or null: not wanted, or no weight. Gradients overlap nothing.
-// Numerics  fp32, the rounding of h counts as the identity. The sum runs in 16 interleaved fma chains folded 8+8, 4+4, 2+2,
-//         1+1. The bits do not depend on threads, instruction set or the other rows.
+// Numerics  fp32, the rounding of h counts as the identity. The sum runs in 16 interleaved fma
+//         chains folded 8+8, 4+4, 2+2, 1+1. The bits do not depend on threads, instruction set or
+//         the other rows.
 struct SwigluBackwardParams {
   const float* gate;
   const float* up;
@@ -56,7 +59,8 @@ void swiglu_backward(device::ExecContext& ctx, const SwigluBackwardParams& p);
 // out[t] = sum over i = 0..k-1 ascending of y[slots[t*k + i]], then + shared[t]; fp32; one rounding
 // where round_out.
 // Shapes  y [any, columns]; slots [rows, k] row numbers into y (in ascending expert id); shared
-//         [rows, columns] or null. out may be shared: so the gradients of the pairs are added to their token's.
+//         [rows, columns] or null. out may be shared: so the gradients of the pairs are added to
+//         their token's.
 struct MoeCombineParams {
   const float* y;
   const int32_t* slots;
@@ -69,9 +73,11 @@ struct MoeCombineParams {
 };
 void moe_combine(device::ExecContext& ctx, const MoeCombineParams& p);
 
-// d_y[slots[t*k + i]] += d_out[t];  d_shared[t] += d_out[t]. One addition an element: nothing to order.
-// Shapes  as above; d_shared may be null. slots name every row of y at most once, as the pairs of a dispatch do. (Where the
-//         gradient of y only feeds products, matmul's x_rows can read d_out through the pairs' tokens instead.)
+// d_y[slots[t*k + i]] += d_out[t];  d_shared[t] += d_out[t]. One addition an element: nothing to
+// order.
+// Shapes  as above; d_shared may be null. slots name every row of y at most once, as the pairs of a
+//         dispatch do. (Where the gradient of y only feeds products, matmul's x_rows can read d_out
+//         through the pairs' tokens instead.)
 struct MoeCombineBackwardParams {
   const float* d_out;
   const int32_t* slots;

@@ -110,11 +110,14 @@ double loss(const Operands& o, const std::vector<double>& x, const std::vector<d
   return sum;
 }
 
-// Central differences, h = 2^-17 for x. L is linear in g, so there any step is exact. With n columns and u = 2^-24:
-//   truncation  h^2 / 6 |L'''|, |L'''| <= 24 r^3 max|g dy| (differentiate x_i r thrice; |x_i r| <= sqrt n, and each x_j r^2 brings 1/n)
+// Central differences, h = 2^-17 for x. L is linear in g, so there any step is exact. With n
+// columns and u = 2^-24:
+//   truncation  h^2 / 6 |L'''|, |L'''| <= 24 r^3 max|g dy| (differentiate x_i r thrice; |x_i r| <=
+//               sqrt n, and each x_j r^2 brings 1/n)
 //   rounding    L has n rows + n operations: that times 2^-53 sum|terms| / h
-//   dx          r: (n / 32 + 8) u relative; x h: n / 16 + 5 roundings of terms that sum to at most n max|g dy| |x|; so the second term,
-//               at most sqrt(n) times the first, which is max|g dy| r, carries (n / 6 + 32) u
+//   dx          r: (n / 32 + 8) u relative; x h: n / 16 + 5 roundings of terms that sum to at most
+//               n max|g dy| |x|; so the second term, at most sqrt(n) times the first, which is
+//               max|g dy| r, carries (n / 6 + 32) u
 //   dg          a chain of `rows` steps on terms with r's error and two roundings
 TEST(RmsNormBackward, EqualsCentralDifferences) {
   for (const Case& c : {Case{1, 5, 5, true}, Case{3, 21, 24, true}, Case{4, 40, 40, false}}) {

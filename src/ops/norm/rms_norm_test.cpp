@@ -104,7 +104,7 @@ TEST(RmsNorm, AnAllZeroRowGivesZeros) {
   });
 }
 
-// Every intermediate of architecture.md 3.1, written out with a rounding of its own, on values
+// Every intermediate of reference/forward 3.1, written out with a rounding of its own, on values
 // where each of them matters.
 TEST(RmsNormBf16Steps, RoundsAtEveryStep) {
   const auto bf16 = [](double value) {  // nearest even on the significand's 8 bits

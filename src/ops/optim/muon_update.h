@@ -1,12 +1,15 @@
-// One Muon step for logical matrices: momentum, Nesterov look-ahead, hybrid Newton-Schulz, scaled step with decay.
-// Source  training.md 3.2; batching infrastructure.md 7.1.
+// One Muon step for logical matrices: momentum, Nesterov look-ahead, hybrid Newton-Schulz, scaled
+// step with decay.
+// Source  reference/training 3.2; batching reference/infrastructure 7.1.
 //         m = mu m + g; u = mu m + g (the new m); o = HybridNS(u); w = decay w - scale o.
-// Shapes  g, m, w [rows, columns] float, contiguous; no two overlap, nor do those of different matrices.
-// Numerics  fp32: g = grad_scale g; m = fma(mu, m, g); u = fma(mu, m, g); newton_schulz.h; w = fma(-scale, o, decay w).
-//         A matrix's bits depend on no other matrix, not on the threads and not on the instruction set.
+// Shapes  g, m, w [rows, columns] float, contiguous; no two overlap, nor do those of different
+//         matrices.
+// Numerics  fp32: g = grad_scale g; m = fma(mu, m, g); u = fma(mu, m, g); newton_schulz.h; w =
+//         fma(-scale, o, decay w). A matrix's bits depend on no other matrix, not on the threads
+//         and not on the instruction set.
 // Errors  CHECK: negative sizes.
-// Threads  concurrent calls need distinct ctx. Small matrices are tasks of their own, largest first, from momentum to weight without
-//         a barrier; a large one is cut into tiles.
+// Threads  concurrent calls need distinct ctx. Small matrices are tasks of their own, largest
+//         first, from momentum to weight without a barrier; a large one is cut into tiles.
 #pragma once
 
 #include <cstdint>

@@ -16,10 +16,11 @@ struct Kernels {
   NsApplyKernel* apply;
 };
 
-// Above this size a matrix is cut into tiles even where there are enough others to occupy the threads: each thread would need
-// scratch for one (five times 8 MB).
+// Above this size a matrix is cut into tiles even where there are enough others to occupy the
+// threads: each thread would need scratch for one (five times 8 MB).
 constexpr int64_t kWholeMatrixElements = int64_t{1} << 21;
-// Below this cost, a millisecond or so, a barrier that waits for a sleeping thread costs more than an idle thread does.
+// Below this cost, a millisecond or so, a barrier that waits for a sleeping thread costs more than
+// an idle thread does.
 constexpr double kWholeMatrixFlops = 1e8;
 
 // One matrix in the panels of newton_schulz_kernels.h.
@@ -42,8 +43,8 @@ Work make_work(int64_t rows, int64_t columns, std::byte* scratch) {
   return w;
 }
 
-// The block of Z and of its matrix that a task moves: fn(rows, columns, panel width, z, u, from row to row and from column to
-// column of u).
+// The block of Z and of its matrix that a task moves: fn(rows, columns, panel width, z, u, from row
+// to row and from column to column of u).
 template <typename U, typename Fn>
 void with_block(const Work& w, float* z, int64_t task, U* u, Fn&& fn) {
   const int64_t block = task / ns_panels(w.n), panel = task % ns_panels(w.n);
@@ -78,7 +79,8 @@ void store_block(const Work& w, int64_t task, float* out) {
              });
 }
 
-// `for_tasks(count, fn)` runs fn(0) ... fn(count - 1) in any order: on the pool, or here where whole matrices are its tasks.
+// `for_tasks(count, fn)` runs fn(0) ... fn(count - 1) in any order: on the pool, or here where
+// whole matrices are its tasks.
 template <typename ForTasks>
 void run(const Kernels& kernels, const NsMatrix& matrix, std::byte* scratch, ForTasks&& for_tasks) {
   Work w = make_work(matrix.rows, matrix.columns, scratch);

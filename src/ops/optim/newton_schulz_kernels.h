@@ -1,6 +1,7 @@
-// The tiles of newton_schulz.h and the layout that they share: a matrix of `rows` rows is cut into panels of up to 64 columns,
-// each [rows][width] and contiguous. The last panel is 16, 32, 48 or 64 wide; columns beyond the matrix are zeros. In this
-// layout all three products read both operands as they lie, so nothing is packed or transposed between them.
+// The tiles of newton_schulz.h and the layout that they share: a matrix of `rows` rows is cut into
+// panels of up to 64 columns, each [rows][width] and contiguous. The last panel is 16, 32, 48 or 64
+// wide; columns beyond the matrix are zeros. In this layout all three products read both operands
+// as they lie, so nothing is packed or transposed between them.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +13,8 @@ namespace cachalot::ops {
 
 inline constexpr int64_t kNsTile = 64;
 
-// Internal linkage: code built for one instruction set may not share inline functions with other files.
+// Internal linkage: code built for one instruction set may not share inline functions with other
+// files.
 namespace {
 
 [[maybe_unused]] int64_t ns_panels(int64_t columns) { return (columns + kNsTile - 1) / kNsTile; }
@@ -24,8 +26,8 @@ namespace {
 
 }  // namespace
 
-// out = x^T x, or fma(c, x^T x, b * x) where `combines` (x is then symmetric), for rows of panel i and columns of panel j >= i,
-// and the mirror image of this tile. x [k, n], out [n, n] in panels.
+// out = x^T x, or fma(c, x^T x, b * x) where `combines` (x is then symmetric), for rows of panel i
+// and columns of panel j >= i, and the mirror image of this tile. x [k, n], out [n, n] in panels.
 struct NsGramTile {
   const float* x;
   int64_t k, n;
@@ -36,7 +38,8 @@ struct NsGramTile {
   bool round;
 };
 
-// out = a z + z s for rows [64 block, 64 block + 64) and the columns of panel j. z, out [m, n], s [n, n] symmetric.
+// out = a z + z s for rows [64 block, 64 block + 64) and the columns of panel j. z, out [m, n], s
+// [n, n] symmetric.
 struct NsApplyTile {
   const float* z;
   const float* s;
@@ -62,7 +65,8 @@ struct NsMatrix {
   bool round_operands;
 };
 
-// One matrix on the calling thread, in scratch of ns_scratch_bytes; for callers whose tasks are whole matrices.
+// One matrix on the calling thread, in scratch of ns_scratch_bytes; for callers whose tasks are
+// whole matrices.
 int64_t ns_scratch_bytes(device::Isa isa, int64_t rows, int64_t columns);
 void ns_run_here(device::Isa isa, const NsMatrix& matrix, std::byte* scratch);
 // One matrix cut into tiles, three barriers a step.

@@ -1,6 +1,7 @@
-// The tiles of newton_schulz_kernels.h over F32x16 (elementwise/f32x16_*.h, included before this file). The including file
-// defines kNsVectors, the vectors of a register tile: 6 rows x 4 vectors where there are 32 registers of sixteen floats, 6 x 1
-// (as two halves each) where there are 16 of eight.
+// The tiles of newton_schulz_kernels.h over F32x16 (elementwise/f32x16_*.h, included before this
+// file). The including file defines kNsVectors, the vectors of a register tile: 6 rows x 4 vectors
+// where there are 32 registers of sixteen floats, 6 x 1 (as two halves each) where there are 16 of
+// eight.
 #pragma once
 
 #include "ops/attention/transpose_avx2.h"
@@ -86,15 +87,16 @@ void ns_micro_of_rows(const NsMicro& t, int64_t rows, int64_t vectors) {
   }
 }
 
-// The first vector of a row that a symmetric tile needs: those left of the diagonal come from the mirror.
+// The first vector of a row that a symmetric tile needs: those left of the diagonal come from the
+// mirror.
 int64_t ns_first_vector(bool diagonal, int64_t row) { return diagonal ? row / 16 : 0; }
 
 // All register tiles of `rows` rows (at most 64) and t.width columns.
 template <bool kGram>
 void ns_tile(const NsMicro& t, int64_t rows, bool diagonal) {
   const int64_t num_vectors = t.width / 16;
-  // Where a register tile is narrower than the panel, its part of b is copied together: strided by a panel's width its lines
-  // would share a quarter of the first-level cache's sets.
+  // Where a register tile is narrower than the panel, its part of b is copied together: strided by
+  // a panel's width its lines would share a quarter of the first-level cache's sets.
   alignas(64) float strip[kNsVectors < 4 ? 16 * kNsVectors * kNsDepth : 1];
   for (int64_t v = 0; v < num_vectors; v += kNsVectors) {
     const int64_t vectors = num_vectors - v < kNsVectors ? num_vectors - v : kNsVectors;
@@ -122,7 +124,8 @@ void ns_tile(const NsMicro& t, int64_t rows, bool diagonal) {
   }
 }
 
-// to[j][i] = from[i][j] for i < rows, j < columns (on the diagonal only j > i, where `to` is `from`).
+// to[j][i] = from[i][j] for i < rows, j < columns (on the diagonal only j > i, where `to` is
+// `from`).
 void ns_mirror(const float* from, int64_t from_width, int64_t rows, int64_t columns, bool diagonal,
                float* to, int64_t to_width) {
   if (!diagonal) return transpose(from, from_width, rows, columns, rows, to, to_width);

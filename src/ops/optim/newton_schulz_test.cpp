@@ -36,8 +36,9 @@ double polynomial_trace(double s) {
   return s;
 }
 
-// training.md 3.3, "Exact behaviour". The table prints four decimals (three for the small inputs) and rounds the upper ends of
-// its ranges up, so a comparison can be as close as that; what is exact in theory is held to 1e-6.
+// reference/training 3.3, "Exact behaviour". The table prints four decimals (three for the small
+// inputs) and rounds the upper ends of its ranges up, so a comparison can be as close as that; what
+// is exact in theory is held to 1e-6.
 TEST(NewtonSchulz, ScalarTraceIsTheTable) {
   // The ten polynomials in 60 decimal digits.
   const double traced[][2] = {
@@ -63,7 +64,8 @@ TEST(NewtonSchulz, ScalarTraceIsTheTable) {
   EXPECT_NEAR(polynomial_trace(1e-6), 0.079, 5e-4);
   EXPECT_NEAR(polynomial_trace(1e-12) / 1e-12 / 7.9e4, 1, 0.01);
 
-  // Stage 1: the highest value of one pass over (0, 1], and the band that it maps into itself from there on.
+  // Stage 1: the highest value of one pass over (0, 1], and the band that it maps into itself from
+  // there on.
   const NewtonSchulzStep p = newton_schulz_step(0);
   const auto step = [&p](double s) { return p.a * s + p.b * s * s * s + p.c * std::pow(s, 5); };
   double overshoot = 0;
@@ -90,7 +92,8 @@ TEST(NewtonSchulz, ScalarTraceIsTheTable) {
 }
 
 TEST(NewtonSchulz, EveryVersionHasTheReferenceBits) {
-  // Widths of every remainder of 16 and of a panel, k around the depth of a block, both orientations.
+  // Widths of every remainder of 16 and of a panel, k around the depth of a block, both
+  // orientations.
   const int64_t shapes[][2] = {{1, 1},    {1, 9},   {9, 1},   {3, 5},    {16, 15},
                                {17, 17},  {31, 64}, {64, 64}, {65, 66},  {70, 129},
                                {150, 33}, {5, 300}, {300, 6}, {131, 131}};
@@ -162,9 +165,10 @@ TEST(NewtonSchulz, IsScaleFree) {
   };
   expect_same_values(expected, scaled(0x1p-60f), "a power of two");
   expect_same_values(expected, scaled(0x1p+90f), "a power of two");
-  // Another factor rounds every entry of u once more: 2^-24 relative. The derivative of the polar factor is 2 / (s_i + s_j)
-  // (Frobenius), here at most 1 / s_min; singular values of a Gaussian 40 x 60 are at least sqrt(60) - sqrt(40) - 1 or so > 0.3,
-  // and |dU|_F <= 2^-24 |U|_F = 2^-24 sqrt(2400). The rounding of ten steps adds entries of a few 2^-24 each.
+  // Another factor rounds every entry of u once more: 2^-24 relative. The derivative of the polar
+  // factor is 2 / (s_i + s_j) (Frobenius), here at most 1 / s_min; singular values of a Gaussian 40
+  // x 60 are at least sqrt(60) - sqrt(40) - 1 or so > 0.3, and |dU|_F <= 2^-24 |U|_F = 2^-24
+  // sqrt(2400). The rounding of ten steps adds entries of a few 2^-24 each.
   const double bound = 0x1p-24 * (std::sqrt(2400.0) / 0.3 + 10 * 8);
   const std::vector<float> found = scaled(0.013f);
   for (size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], expected[i], bound) << i;
@@ -188,8 +192,9 @@ TEST(NewtonSchulz, ZeroStaysZeroAndNanIsSeen) {
   EXPECT_TRUE(run(ctx, {{}}, 0, 4)[0].empty());
 }
 
-// The columns of a tall result are orthonormal to what ten converged steps leave: U is random, so that every singular value is
-// far above the 5e-5 of the table, and ends within 1.0006 (squared: 1.0013); off the diagonal the same bounds the error.
+// The columns of a tall result are orthonormal to what ten converged steps leave: U is random, so
+// that every singular value is far above the 5e-5 of the table, and ends within 1.0006 (squared:
+// 1.0013); off the diagonal the same bounds the error.
 TEST(NewtonSchulz, AResultIsNearlyOrthogonal) {
   TestContext ctx(device::machine_isa(), 2);
   const int64_t rows = 200, columns = 90;

@@ -1,5 +1,5 @@
-// Plain code: ten rounds of integer products for eight elements are a few nanoseconds each, where the exchange that follows sends
-// two bytes an element over a network.
+// Plain code: ten rounds of integer products for eight elements are a few nanoseconds each, where
+// the exchange that follows sends two bytes an element over a network.
 #include "ops/optim/stochastic_round.h"
 
 #include <algorithm>

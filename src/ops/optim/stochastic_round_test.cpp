@@ -15,7 +15,7 @@ std::vector<uint16_t> round_all(const std::vector<float>& x, const StochasticRou
 
 constexpr StochasticRoundKey kKey{.seed = 0x123456789ABCDEF0, .step = 7, .tensor = 3, .rank = 1};
 
-// infrastructure.md Z4.
+// reference/infrastructure Z4.
 TEST(StochasticRound, TheMeanOfManyRoundingsIsTheValue) {
   const int64_t count = 1'000'000;
   for (float x : {1.001f, -3.14159f, 1e-20f, 0x1.8081p3f, 0x1.02p-126f * 0.37f}) {
@@ -29,7 +29,8 @@ TEST(StochasticRound, TheMeanOfManyRoundingsIsTheValue) {
       ASSERT_TRUE(value == below || value == above) << x;
       sum += value - x;
     }
-    // Two values at distances p and 1 - p of their gap: sigma of the mean is gap sqrt(p (1 - p) / count).
+    // Two values at distances p and 1 - p of their gap: sigma of the mean is gap sqrt(p (1 - p) /
+    // count).
     const double gap = above - below, p = (x - below) / gap;
     EXPECT_LE(std::fabs(sum / count), 4 * std::fabs(gap) * std::sqrt(p * (1 - p) / count)) << x;
   }

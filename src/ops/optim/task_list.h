@@ -1,5 +1,5 @@
-// Many arrays as one run of the pool: every wait for its threads costs microseconds, far more on a machine that others use, and a
-// model has hundreds of parameters.
+// Many arrays as one run of the pool: every wait for its threads costs microseconds, far more on a
+// machine that others use, and a model has hundreds of parameters.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,8 @@
 
 namespace cachalot::ops {
 
-// fn(array, begin, end) over all elements of arrays 0 ... num_arrays - 1, of size(array) each, in tasks of up to `block` elements.
+// fn(array, begin, end) over all elements of arrays 0 ... num_arrays - 1, of size(array) each, in
+// tasks of up to `block` elements.
 template <typename Size, typename Fn>
 void for_array_blocks(device::ExecContext& ctx, int64_t num_arrays, int64_t block, Size&& size,
                       Fn&& fn) {

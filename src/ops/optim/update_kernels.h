@@ -1,4 +1,5 @@
-// The versions of the optimizers' elementwise updates (adamw.h, muon_update.h) over elements [begin, end).
+// The versions of the optimizers' elementwise updates (adamw.h, muon_update.h) over elements
+// [begin, end).
 #pragma once
 
 #include "ops/optim/adamw.h"

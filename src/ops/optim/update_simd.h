@@ -1,4 +1,5 @@
-// The optimizers' elementwise updates over F32x16 (elementwise/f32x16_*.h and square_root, included before this file).
+// The optimizers' elementwise updates over F32x16 (elementwise/f32x16_*.h and square_root, included
+// before this file).
 #pragma once
 
 #include "ops/optim/update_kernels.h"

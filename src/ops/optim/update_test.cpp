@@ -56,8 +56,9 @@ TEST(Adamw, OneStepIsTheFormula) {
           const double m_terms = std::fabs(before.m[i]) + 0.25 * std::fabs(g[i]);
           const double update = p.learning_rate * m_terms / (1 - std::pow(p.beta1, step)) /
                                 (std::sqrt(v / (1 - std::pow(p.beta2, step))) + p.eps);
-          // Half an ulp (2^-24) per operation on the terms as they stand: m three roundings (its factor, the difference, the
-          // sum) and v four; w the factor, product and difference; the update those of m, half those of v, and its own five.
+          // Half an ulp (2^-24) per operation on the terms as they stand: m three roundings (its
+          // factor, the difference, the sum) and v four; w the factor, product and difference; the
+          // update those of m, half those of v, and its own five.
           EXPECT_NEAR(s.m[i], m, 3 * 0x1p-24 * 2 * m_terms) << name;
           EXPECT_NEAR(s.v[i], v, 4 * 0x1p-24 * v + 0x1p-149) << name;
           EXPECT_NEAR(s.w[i], w,
@@ -76,7 +77,8 @@ TEST(Adamw, TheFirstStepMovesByTheLearningRateWhateverTheGradientsSize) {
                std::vector<float>(6, 0.0f)};
   adamw(ctx, params(s, g, 1));
   for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(s.w[i], g[i] > 0 ? -1e-3 : 1e-3, 1e-8);
-  // eps = 1e-20 is as large as this gradient: m / (sqrt(v) + eps) = 1/2, with a v of 7 significant bits.
+  // eps = 1e-20 is as large as this gradient: m / (sqrt(v) + eps) = 1/2, with a v of 7 significant
+  // bits.
   EXPECT_NEAR(s.w[3], 0.5e-3, 1e-5);
   EXPECT_NEAR(s.w[4], -1e-3, 1e-8);
   EXPECT_EQ(s.w[5], 0.0f);

@@ -1,5 +1,5 @@
 // Activation roundings: the block quantisers' value effect, in place on fp32 storage.
-// Source  architecture.md 0.4 (ACT8, SIM8, SIM4), 0.8 (Hadamard).
+// Source  reference/forward 0.4 (ACT8, SIM8, SIM4), 0.8 (Hadamard).
 // Shapes  x [rows, row_stride]; the first `columns` of each row are worked on, the rest is left
 //         alone.
 // Numerics  inputs are bf16-valued; results are exact products of a code and a power of two, hence
@@ -22,8 +22,8 @@ struct RowsParams {
   int64_t row_stride;
 };
 
-// What a block's maximum counts as at least, so that scales stay in range. Gradients shrink with the
-// batch: 1e-4 would flush all of them below 2^-32, so theirs lies far under any.
+// What a block's maximum counts as at least, so that scales stay in range. Gradients shrink with
+// the batch: 1e-4 would flush all of them below 2^-32, so theirs lies far under any.
 inline constexpr float kFp8AmaxFloor = 1e-4f;
 inline constexpr float kFp8GradientFloor = 448 * 0x1p-100f;
 
@@ -33,7 +33,7 @@ void simulate_fp8(device::ExecContext& ctx, const RowsParams& p, int64_t block,
                   float amax_floor = kFp8AmaxFloor);
 
 // The same with one scale per `block` x 1 values of a column, rows from the first on: operands of a
-// product that sums over rows (training.md 6.8, wgrad).
+// product that sums over rows (reference/training 6.8, wgrad).
 void simulate_fp8_columns(device::ExecContext& ctx, const RowsParams& p, int64_t block,
                           float amax_floor = kFp8AmaxFloor);
 

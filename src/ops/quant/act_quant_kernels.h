@@ -25,7 +25,7 @@ using HadamardKernel = void(const RowsParams& p, float factor, bool round_bf16, 
                             int64_t last_row);
 HadamardKernel hadamard_ref, hadamard_avx2, hadamard_avx512;
 
-// The scale exponents of architecture.md 0.4 for a run of n values.
+// The scale exponents of reference/forward 0.4 for a run of n values.
 int fp8_scale_exponent(const float* x, int64_t n, float amax_floor = kFp8AmaxFloor);
 int fp4_scale_exponent(const float* x, int64_t n);
 

@@ -24,7 +24,7 @@ inline float max_magnitude_simd(const float* x, int64_t n) {
   return fold_max(so_far);
 }
 
-// 2^e of architecture.md 0.4 for a block whose largest magnitude is amax.
+// 2^e of reference/forward 0.4 for a block whose largest magnitude is amax.
 inline float block_scale(float amax, float floor, float inv_format_max) {
   const float u = (amax > floor ? amax : floor) * inv_format_max;
   const auto bits = __builtin_bit_cast(uint32_t, u);

@@ -56,7 +56,7 @@ TEST(SimulateFp4, WorkedExample) {
   expect_same_values(padded(y, 32), apply(padded(x, 32), kFp4), "example");
 }
 
-// architecture.md 12: with an outlier of 448 (6) in the block the scale is 1, and the values are
+// reference/forward 12: with an outlier of 448 (6) in the block the scale is 1, and the values are
 // the format's own.
 TEST(SimulateFp8, GoldenCodesAtScaleOne) {
   const std::vector<float> x = {448.0f, 17.0f, 19.0f, 13.5f, 0x1p-10f, 0.00146484375f, -17.0f};

@@ -1,6 +1,6 @@
 // Cached rows to and from floats. Encoding a row whose values were snapped (simulate_fp8 on the
 // non-rotary part, simulate_fp4) is lossless; encoding other values rounds as the quantisers do.
-// Source  architecture.md 3.10 (584-, 68- and 132-byte rows), 0.4.
+// Source  reference/forward 3.10 (584-, 68- and 132-byte rows), 0.4.
 // Layout  fp8 KV: e4m3 codes of the first head_dim - rope_dim values, then the rotary part as bf16;
 //         scales e8m0 per 64, padding bytes zero. fp4 index: value 2i in the low nibble of byte i;
 //         scales e8m0 per 32. fp8 index: e4m3 codes; scale fp32 = max(amax, 1e-4) / 448 (not a

@@ -1,5 +1,5 @@
 // Rotary embedding, interleaved pairs (2i, 2i+1), on the last rope_dim values of a head.
-// Source  architecture.md 0.7; golden tables in 12.
+// Source  reference/forward 0.7; golden tables in 12.
 #pragma once
 
 #include <cstdint>

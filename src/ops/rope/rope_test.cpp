@@ -7,7 +7,7 @@
 namespace cachalot::ops {
 namespace {
 
-// architecture.md 12.
+// reference/forward 12.
 constexpr float kPlain[32] = {1,
                               0.749894202,
                               0.562341332,
@@ -216,8 +216,9 @@ TEST(Rope, InverseUndoesAndNoFactorIsApplied) {
   });
 }
 
-// The gradient of rope is its inverse: <R x, y> = <x, R^-1 y>. Both sides use the same cos and sin, whose square sum's half ulps are no
-// part of this; a product and an fma round once each in both elements, 2 u |x| |y| on either side.
+// The gradient of rope is its inverse: <R x, y> = <x, R^-1 y>. Both sides use the same cos and sin,
+// whose square sum's half ulps are no part of this; a product and an fma round once each in both
+// elements, 2 u |x| |y| on either side.
 TEST(Rope, InverseIsTheAdjoint) {
   const Case forward{8, 3, 24, 16, 5, false, false};
   Case inverse = forward;
@@ -226,7 +227,8 @@ TEST(Rope, InverseIsTheAdjoint) {
   for_each_context([&](device::ExecContext& ctx, const std::string& name) {
     const std::vector<float> rx = run(ctx, forward, x), ry = run(ctx, inverse, y);
     for (size_t i = 0; i < x.size(); ++i) {
-      // Elementwise over each row's pairs and the elements outside, so that no sum hides a wrong one.
+      // Elementwise over each row's pairs and the elements outside, so that no sum hides a wrong
+      // one.
       const size_t column = i % 77, pair = column % 24;
       if (column >= 72 || pair < 8 || pair % 2 == 1) continue;
       const double left = double{rx[i]} * y[i] + double{rx[i + 1]} * y[i + 1];
@@ -235,7 +237,8 @@ TEST(Rope, InverseIsTheAdjoint) {
                   8 * 0x1p-24 * std::hypot(x[i], x[i + 1]) * std::hypot(y[i], y[i + 1]))
           << name << " " << i;
     }
-    // Entry by entry: the inverse's response to a unit gradient at i is row i of the forward's matrix.
+    // Entry by entry: the inverse's response to a unit gradient at i is row i of the forward's
+    // matrix.
     const auto response = [&](const Case& c, size_t to) {
       std::vector<float> unit(x.size(), 0.0f);
       unit[to] = 1;
