@@ -50,6 +50,11 @@ class CheckLayers(unittest.TestCase):
         self.refuses({"src/ops/a.cpp": '#include "b.h"\n#include "../base/c.h"\n#include "tests/d.h"\n'},
                      ["a.cpp:1:", "a.cpp:2:", "a.cpp:3:"])
 
+    def test_refuses_switches_of_planted_faults(self):
+        self.refuses({"src/ops/a.cpp": "int f() {\n  if (planted::sink_missing) return 1;\n  return 0;\n}\n"},
+                     ["src/ops/a.cpp:2:", "tests/faults/patches"])
+        self.refuses({"src/ops/a.cpp": "#ifdef CACHALOT_FAULTS\n#endif\n"}, ["src/ops/a.cpp:1:"])
+
     def test_refuses_angle_brackets_for_our_folders(self):
         self.refuses({"src/base/a.cpp": "#include <ops/a.h>\n"}, ["src/base/a.cpp:1:"])
 

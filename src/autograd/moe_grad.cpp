@@ -3,8 +3,6 @@
 #include <numeric>
 #include <vector>
 
-#include "base/faults.h"
-
 namespace cachalot::autograd {
 
 void route(Context ctx, const ops::RouterParams& p) {
@@ -33,7 +31,6 @@ void swiglu(Context ctx, const ops::SwigluParams& p) {
   CACHALOT_CHECK(p.h != p.gate);
   ops::SwigluParams again = p;
   again.clamped = nullptr;  // counted once
-  if (fault(Fault::recompute_with_other_bits)) again.round_h = !p.round_h;
   ctx.tape->record({.name = "swiglu",
                     .reads = {p.gate, p.up, p.weight},
                     .writes = {p.h},

@@ -1,7 +1,6 @@
 #include "data/labels.h"
 
 #include "base/check.h"
-#include "base/faults.h"
 
 namespace cachalot::data {
 
@@ -11,11 +10,9 @@ std::vector<int32_t> shifted_labels(std::span<const int32_t> tokens,
   CACHALOT_CHECK(tokens.empty() || (!sample_begins.empty() && sample_begins.front() == 0));
   const auto num_tokens = static_cast<int64_t>(tokens.size());
   std::vector<int32_t> labels(tokens.size(), kNoLabel);
-  if (fault(Fault::labels_shifted_twice)) ++shift;
   for (size_t s = 0; s < sample_begins.size(); ++s) {
-    int64_t end = s + 1 < sample_begins.size() ? sample_begins[s + 1] : num_tokens;
+    const int64_t end = s + 1 < sample_begins.size() ? sample_begins[s + 1] : num_tokens;
     CACHALOT_CHECK(sample_begins[s] <= end && end <= num_tokens);
-    if (fault(Fault::targets_cross_samples)) end = num_tokens;
     for (int64_t i = sample_begins[s]; i + shift < end; ++i) {
       labels[static_cast<size_t>(i)] = tokens[static_cast<size_t>(i + shift)];
     }

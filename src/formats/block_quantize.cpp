@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "base/check.h"
-#include "base/faults.h"
 #include "numeric/formats.h"
 
 namespace cachalot::formats {
@@ -132,8 +131,7 @@ Status quantize_fp4_groups(std::span<const float> values, int64_t rows, int64_t 
                                       preferred.empty() ? 255 : preferred[group], counts);
     const float scale = numeric::float_from_e8m0(scales[group]);
     for (int64_t i = 0; i < kGroup; i += 2) {
-      int low = Fp4::encode(first[i] / scale), high = Fp4::encode(first[i + 1] / scale);
-      if (fault(Fault::fp4_packed_swapped)) std::swap(low, high);
+      const int low = Fp4::encode(first[i] / scale), high = Fp4::encode(first[i + 1] / scale);
       codes[group * kGroup / 2 + static_cast<size_t>(i / 2)] =
           static_cast<uint8_t>(low | high << 4);
     }
@@ -182,8 +180,7 @@ struct RecastTable {
   bool apply(std::span<const uint8_t> pairs, uint8_t* out) const {
     bool all_exact = true;
     for (size_t i = 0; i < pairs.size(); ++i) {
-      int low = pairs[i] & 15, high = pairs[i] >> 4;
-      if (fault(Fault::fp4_recast_swapped)) std::swap(low, high);
+      const int low = pairs[i] & 15, high = pairs[i] >> 4;
       out[2 * i] = code[low];
       out[2 * i + 1] = code[high];
       all_exact &= exact[low] & exact[high];

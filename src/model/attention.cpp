@@ -2,12 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "autograd/attention_grad.h"
 #include "autograd/elementwise_grad.h"
 #include "autograd/norm_grad.h"
-#include "base/faults.h"
 #include "model/compressor.h"
 #include "ops/attention/attention_target.h"
 #include "ops/attention/sparse_attention.h"
@@ -27,16 +25,14 @@ bool is_compressed(const formats::LayerConfig& layer) { return layer.ratio > 1; 
 // Window layers (and the full-attention ablation) use the plain table; compressed layers one other
 // for everything.
 ops::RopeTable row_rope(const Step& step, const formats::LayerConfig& layer) {
-  bool compressed = is_compressed(layer);
-  if (fault(Fault::theta_main_in_compressed_layers)) compressed = false;
-  if (fault(Fault::theta_compressed_in_window_layers)) compressed = true;
-  return compressed ? step.compressed_rope : step.plain_rope;
+  return is_compressed(layer) ? step.compressed_rope : step.plain_rope;
 }
 
 void rotate(Step& step, Matrix x, int64_t rows, int64_t heads, int64_t head_dim,
             ops::RopeTable table, bool inverse) {
-  apply_rope(step, {x.data, rows, x.stride, heads, head_dim, step.config.qk_rope_head_dim, table,
-                    inverse, step.precision.bf16});
+  autograd::rope(step.context(),
+                 {x.data, rows, x.stride, heads, head_dim, step.config.qk_rope_head_dim, table,
+                  inverse, step.precision.bf16});
 }
 
 // qn is the normed low-rank query; q [rows, heads * head_dim], normed per head and rotated.
@@ -44,8 +40,7 @@ Matrix queries(Step& step, const formats::LayerConfig& layer, const AttentionWei
                Matrix qn_input) {
   const auto& config = step.config;
   const Matrix raw = linear(step, qn_input, step.rows, weights.wq_b);
-  const bool normed = !fault(Fault::query_head_norm_skipped);
-  const Matrix q = normed ? result_over(step, raw, step.rows) : raw;
+  const Matrix q = result_over(step, raw, step.rows);
   const ops::RmsNormParams norm{raw.data,
                                 config.head_dim,
                                 nullptr,
@@ -55,9 +50,9 @@ Matrix queries(Step& step, const formats::LayerConfig& layer, const AttentionWei
                                 config.head_dim,
                                 static_cast<float>(config.rms_norm_eps),
                                 false};
-  if (normed && step.precision.bf16) {
+  if (step.precision.bf16) {
     autograd::rms_norm_bf16_steps(step.context(), norm);
-  } else if (normed) {
+  } else {
     autograd::rms_norm(step.context(), norm);
   }
   rotate(step, q, step.rows, config.num_attention_heads, config.head_dim, row_rope(step, layer),
@@ -73,9 +68,6 @@ Matrix key_values(Step& step, const formats::LayerConfig& layer, const Attention
   const Matrix kv = rms_norm(step, linear(step, x_input, step.rows, *weights.wkv), step.rows,
                              weights.kv_norm, static_cast<float>(config.rms_norm_eps));
   rotate(step, kv, step.rows, 1, config.head_dim, row_rope(step, layer), false);
-  if (fault(Fault::rotary_applied_twice)) {
-    rotate(step, kv, step.rows, 1, config.head_dim, row_rope(step, layer), false);
-  }
   snap_kv(step, kv, step.rows);
   return kv;
 }
@@ -186,32 +178,11 @@ void select_entries(Step& step, int64_t layer_idx, const formats::LayerConfig& l
     p.round_scores = step.precision.bf16;
     p.selected = selection.selected + row * config.index_topk;
     p.num_selected = selection.num_selected + row;
-    if (fault(Fault::indexer_without_causal_mask)) {
-      // Every row of the segment sees what its last row sees.
-      for (int64_t i = 0; i < segment.num_tokens; ++i) {
-        ops::IndexSelectParams one = p;
-        one.q += i * queries.q.stride;
-        one.weight += i * queries.weight.stride;
-        one.rows = 1;
-        one.first_position = segment.first_position + segment.num_tokens - 1;
-        one.selected += i * config.index_topk;
-        one.num_selected += i;
-        ops::index_select(step.exec, one);
-      }
-    } else {
-      ops::index_select(step.exec, p);
-    }
+    ops::index_select(step.exec, p);
     if (step.probe != nullptr)
       step.probe->on_selection(layer_idx, p.selected, row, segment.num_tokens);
     row += segment.num_tokens;
   }
-}
-
-const float* sinks(Step& step, const AttentionWeights& weights) {
-  if (!fault(Fault::sink_missing)) return weights.attn_sink.data();
-  float* none = step.floats(step.config.num_attention_heads);
-  std::fill_n(none, step.config.num_attention_heads, -std::numeric_limits<float>::infinity());
-  return none;
 }
 
 bool is_dense(const Step& step) { return step.terms != nullptr && step.terms->dense_attention; }
@@ -268,8 +239,8 @@ Matrix core_attention(Step& step, int64_t layer_idx, const formats::LayerConfig&
     p.rope_dim = config.qk_rope_head_dim;
     p.first_position = segment.first_position;
     p.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim)));
-    p.sink = sinks(step, weights);
-    p.window = is_full ? 0 : config.sliding_window + (fault(Fault::window_one_too_long) ? 1 : 0);
+    p.sink = weights.attn_sink.data();
+    p.window = is_full ? 0 : config.sliding_window;
     if (!is_full) {
       p.recent = {view.window, chunk_rows(step, layer.kv_source, row, segment.num_tokens),
                   segment.first_position};
@@ -365,10 +336,8 @@ Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
   step.recompute(Recomputed::norms, qn.data);
   const Matrix out = core_attention(step, layer_idx, layer, weights, q, queries);
   step.recompute(Recomputed::queries, q.data);
-  if (!fault(Fault::output_not_derotated)) {
-    rotate(step, out, step.rows, config.num_attention_heads, config.head_dim, row_rope(step, layer),
-           true);
-  }
+  rotate(step, out, step.rows, config.num_attention_heads, config.head_dim, row_rope(step, layer),
+         true);
   return output_projection(step, weights, out);
 }
 

@@ -29,7 +29,4 @@ void encode_kv_rows(Step& step, Matrix kv, int64_t rows, const tensor::RowBlocks
 // Full attention keeps every token's row as an entry of ratio 1.
 void store_full_rows(Step& step, int64_t layer_idx, Matrix kv);
 
-// ops::rope, where the fault suite can bend it.
-void apply_rope(Step& step, const ops::RopeParams& p);
-
 }  // namespace cachalot::model

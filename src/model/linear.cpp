@@ -2,7 +2,6 @@
 
 #include "autograd/elementwise_grad.h"
 #include "autograd/norm_grad.h"
-#include "base/faults.h"
 #include "ops/quant/act_quant.h"
 
 namespace cachalot::model {
@@ -18,7 +17,7 @@ ops::MatmulMath matmul_math(const Step& step, const ops::PackedWeight& weight) {
 }
 
 Matrix detached(Step& step, Matrix x, int64_t rows) {
-  if (step.tape == nullptr || fault(Fault::indexer_loss_not_detached)) return x;
+  if (step.tape == nullptr) return x;
   auto* copy = step.exec.arena->allocate<float>(rows * x.columns);  // not the tape's
   autograd::copy(step.exec, {x.data, x.stride, rows, x.columns, copy, x.columns});
   return {copy, x.columns, x.columns};

@@ -4,8 +4,6 @@
 
 #include "autograd/elementwise_grad.h"
 #include "autograd/moe_grad.h"
-#include "base/faults.h"
-#include "model/planted.h"
 #include "ops/moe/balance_loss.h"
 #include "ops/moe/router.h"
 #include "ops/moe/swiglu.h"
@@ -63,10 +61,6 @@ Routing choose_experts(Step& step, int64_t layer_idx, const FfnWeights& weights,
     CACHALOT_CHECK(static_cast<int64_t>(replayed->size()) == step.rows * k);
     fixed_ids = replayed->data();
   }
-  if (fault(Fault::hash_layers_not_replayed) && step.terms != nullptr &&
-      step.terms->replay != nullptr && !weights.tid2eid.empty()) {
-    fixed_ids = nullptr;
-  }
   const Routing routing{step.exec.arena->allocate<int32_t>(step.rows * k),
                         step.floats(step.rows * k)};
   ops::RouterParams p{};
@@ -83,7 +77,6 @@ Routing choose_experts(Step& step, int64_t layer_idx, const FfnWeights& weights,
     p.scores = step.floats(step.rows * config.n_routed_experts);
   autograd::route(step.context(), p);
   if (step.terms != nullptr) balance(step, layer_idx, weights, p);
-  bend_routing(step, weights, logits, routing.ids, routing.weights);
   if (step.probe != nullptr)
     step.probe->on_router(layer_idx, routing.ids, routing.weights, step.rows);
   return routing;
@@ -136,11 +129,6 @@ ops::MatmulParams product(Step& step, Matrix x, int64_t first_row, int64_t rows,
 Matrix activate(Step& step, Matrix gate, Matrix up, const float* weight, int64_t rows,
                 float limit) {
   const Matrix h = result_over(step, gate, rows);
-  if (fault(Fault::clamp_after_product)) {
-    ops::swiglu(step.exec, {gate.data, up.data, weight, rows, gate.columns, 0.0f, false, h.data});
-    for (int64_t i = 0; i < rows * h.columns; ++i) h.data[i] = std::clamp(h.data[i], -limit, limit);
-    return h;
-  }
   autograd::swiglu(step.context(),
                    {gate.data, up.data, weight, rows, gate.columns, limit, step.precision.bf16,
                     h.data, step.terms == nullptr ? nullptr : &step.terms->clamped});
@@ -182,9 +170,7 @@ Matrix shared_expert(Step& step, const ExpertWeights& weights, Matrix x) {
   const Matrix input = quantised_input(step, x, step.rows, weights.w1);
   const Matrix gate = linear(step, input, step.rows, weights.w1);
   const Matrix up = linear(step, input, step.rows, weights.w3);
-  const float limit = fault(Fault::clamp_missing_on_shared_expert)
-                          ? 0.0f
-                          : static_cast<float>(step.config.swiglu_limit);
+  const float limit = static_cast<float>(step.config.swiglu_limit);
   const Matrix h = activate(step, gate, up, nullptr, step.rows, limit);
   const Matrix y =
       linear(step, quantised_input(step, h, step.rows, weights.w2), step.rows, weights.w2);

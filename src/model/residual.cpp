@@ -1,11 +1,7 @@
 #include "model/residual.h"
 
-#include <algorithm>
-
 #include "autograd/elementwise_grad.h"
 #include "autograd/hyper_grad.h"
-#include "base/faults.h"
-#include "model/planted.h"
 
 namespace cachalot::model {
 namespace {
@@ -42,7 +38,6 @@ Matrix residual_before(Step& step, const std::optional<HyperWeights>& weights,
   p.post = mix.post;
   p.comb = mix.comb;
   autograd::hyper_split(step.context(), p);
-  bend_hyper_split(p);
   const Matrix u = new_matrix(step, step.rows, d);
   autograd::hyper_pre(step.context(), streams.data, pre, step.rows, n, d, step.precision.bf16,
                       u.data);

@@ -1,15 +1,10 @@
 #include "model/transformer.h"
 
-#include <algorithm>
-#include <cstring>
-
 #include "autograd/elementwise_grad.h"
 #include "autograd/embed_grad.h"
-#include "base/faults.h"
 #include "model/attention.h"
 #include "model/linear.h"
 #include "model/moe.h"
-#include "model/planted.h"
 #include "model/residual.h"
 #include "model/step.h"
 
@@ -129,10 +124,6 @@ const float* Transformer::forward(autograd::Context ctx, const ForwardBatch& bat
     embed(step, weights_->embed, rows);
     for (int64_t j = 0; j < n; ++j) {
       autograd::copy(ctx, {rows, d, step.rows, d, streams + j * d, n * d});
-      if (fault(Fault::only_first_stream_initialised) && j > 0) {
-        for (int64_t row = 0; row < step.rows; ++row)
-          std::fill_n(streams + (row * n + j) * d, d, 0.0f);
-      }
     }
   }
   std::vector<const LayerWeights*> weights;
@@ -198,8 +189,6 @@ Step Transformer::new_step(autograd::Context context, const ForwardBatch& batch,
             std::vector<std::byte*>(layers_.size()),
             0,
             1};
-  bend_rope_table(step.compressed_rope,
-                  rows * static_cast<int64_t>(compressed_frequencies_.size()));
   if (terms != nullptr) {
     const int64_t block = terms->recompute.block_sublayers;
     step.block_sublayers =

@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "model/planted.h"
-
 namespace cachalot::model {
 namespace {
 
@@ -50,8 +48,7 @@ class Loader {
   Status pack(const std::string& name, const tensor::QuantTensor& quant, int64_t rows,
               int64_t columns, ops::PackedWeight& out) {
     CACHALOT_CHECK_MSG(quant.rows == rows && quant.columns == columns, name);
-    const BentWeight bent(quant);
-    Result<ops::PackedWeight> packed = ops::PackedWeight::pack(ctx_, bent.tensor());
+    Result<ops::PackedWeight> packed = ops::PackedWeight::pack(ctx_, quant);
     if (!packed) return {packed.error().code(), name + ": " + packed.error().message()};
     out = *std::move(packed);
     return {};

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <vector>
 
-#include "base/faults.h"
 #include "ops/optim/muon_update.h"
 
 namespace cachalot::optim {
@@ -13,9 +12,7 @@ void muon_step(device::ExecContext& ctx, const MuonConfig& config, const MuonSte
                std::span<const MuonMatrix> matrices) {
   std::vector<ops::MuonUpdateParams> updates;
   for (const MuonMatrix& matrix : matrices) {
-    auto longer = static_cast<double>(std::max(matrix.rows, matrix.columns));
-    if (fault(Fault::muon_rms_factor_wrong))
-      longer = static_cast<double>(std::min(matrix.rows, matrix.columns));
+    const auto longer = static_cast<double>(std::max(matrix.rows, matrix.columns));
     updates.push_back(
         {.rows = matrix.rows,
          .columns = matrix.columns,

@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "base/check.h"
-#include "base/faults.h"
 #include "ops/optim/adamw.h"
 #include "ops/optim/grad_norm.h"
 
@@ -97,7 +96,7 @@ double Optimizer::decay(int64_t idx) const {
   switch (group(idx)) {
     case ParameterGroup::muon: return config_.muon.weight_decay;
     case ParameterGroup::adamw_decay: return config_.adamw.weight_decay;
-    default: return fault(Fault::decay_on_biases) ? config_.adamw.weight_decay : 0;
+    default: return 0;
   }
 }
 
@@ -203,7 +202,6 @@ std::vector<StateArray> Optimizer::state() {
           state_array(p.name + ".exp_avg_sq", tensor::DType::f32, p.shape, second_moments_[i]));
     }
   }
-  if (fault(Fault::optimizer_steps_not_saved)) return arrays;
   arrays.push_back(state_array("optimizer.steps", tensor::DType::i64,
                                {static_cast<int64_t>(steps_.size())}, steps_));
   return arrays;

@@ -8,7 +8,6 @@
 #include <set>
 
 #include "base/check.h"
-#include "base/faults.h"
 
 namespace cachalot::optim {
 namespace {
@@ -209,8 +208,7 @@ Result<ParameterRule> parameter_rule(std::string_view name, std::span<const int6
     return invalid_argument(
         fmt::format("{}: expected a matrix, found shape [{}]", name, fmt::join(shape, ", ")));
   }
-  if (!options.muon || fault(Fault::muon_is_adamw))
-    return ParameterRule{ParameterGroup::adamw_decay, {}};
+  if (!options.muon) return ParameterRule{ParameterGroup::adamw_decay, {}};
   CACHALOT_ASSIGN_OR_RETURN(std::vector<RowRange> cuts, cut_matrix(name, *kind, shape[0], options));
   return ParameterRule{ParameterGroup::muon, std::move(cuts)};
 }

@@ -7,7 +7,6 @@
 #include <numbers>
 
 #include "base/check.h"
-#include "base/faults.h"
 
 namespace cachalot::optim {
 namespace {
@@ -127,7 +126,6 @@ double learning_rate(const LearningRateSchedule& s, int64_t step, int64_t tokens
 
 double mtp_loss_weight(const MtpWeightSchedule& s, const LearningRateSchedule& lr,
                        int64_t tokens_seen) {
-  if (fault(Fault::mtp_weight_not_switched)) return s.before_decay;
   return tokens_seen < lr.decay_begin_tokens ? s.before_decay : s.from_decay;
 }
 

@@ -5,8 +5,6 @@
 
 #include <algorithm>
 
-#include "base/faults.h"
-
 namespace cachalot::train {
 namespace {
 // Moved by the balancing rule, not by a gradient (reference/training 6.5).
@@ -106,7 +104,7 @@ Status ParameterStore::check_same(const ParameterStore& other, const std::string
   CACHALOT_RETURN_IF_ERROR(check_shapes(other, origin));
   for (const auto& [name, ids] : expert_ids_) {
     const std::vector<int32_t>* found = other.table(name);
-    if (found == nullptr || (*found != ids && !fault(Fault::hash_table_not_restored))) {
+    if (found == nullptr || *found != ids) {
       return invalid_argument(fmt::format("{}: {}: expected the run's hash table, found {}", origin,
                                           name, found == nullptr ? "none" : "another"));
     }
@@ -120,8 +118,6 @@ Status ParameterStore::check_same(const ParameterStore& other, const std::string
 
 void ParameterStore::copy_values(const ParameterStore& other) {
   for (Parameter& parameter : parameters_) {
-    if (fault(Fault::routing_bias_not_restored) && parameter.info.name.ends_with("gate.bias"))
-      continue;
     const std::vector<float>& from = other.get(parameter.info.name).master;
     std::copy(from.begin(), from.end(), parameter.master.begin());
   }
@@ -141,7 +137,6 @@ void ParameterStore::clear_grads() {
 }
 
 void ParameterStore::finish_grads() {
-  if (fault(Fault::gradients_partly_reduced)) return;
   for (Parameter& parameter : parameters_) {
     for (size_t i = 0; i < parameter.mtp_grad.size(); ++i)
       parameter.grad[i] += parameter.mtp_grad[i];

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/faults.h"
 #include "ops/moe/balance_loss.h"
 
 namespace cachalot::train {
@@ -103,8 +102,6 @@ model::TrainingTerms Trainer::terms_of(const StepInput& input) const {
   if (stage != optim::AttentionStage::indexer_warmup) {
     terms.balance_alpha = config_.balance_alpha;
     terms.balance_weight = share(1, input.batch.num_samples());
-    if (fault(Fault::balance_loss_per_micro_batch))
-      terms.balance_weight *= static_cast<float>(input.batch.num_micro_batches());
   }
   terms.loads.resize(static_cast<size_t>(model_->transformer().config().num_all_layers()));
   return terms;
@@ -142,20 +139,15 @@ Result<std::optional<StepResult>> Trainer::step(bool report_update_rms) {
   LossSums sums;
   parameters_.clear_grads();
   for (int64_t i = 0; i < batch.num_micro_batches(); ++i) {
-    if (choices != nullptr && !fault(Fault::anticipation_uses_present_choices))
-      terms.replay = &(*choices)[i];
-    if (fault(Fault::loss_mean_per_micro_batch))
-      weights.lm = share(1, batch.num_micro_batches() * num_targets(batch.micro_batch(i)));
+    if (choices != nullptr) terms.replay = &(*choices)[i];
     sums = model_->add_gradients(ctx_, batch.micro_batch(i), weights, &terms, &probe, sums);
-    if (fault(Fault::newton_schulz_per_micro_batch) && i + 1 < batch.num_micro_batches())
-      optimizer_->step(ctx_, input->point.learning_rate);
   }
   parameters_.finish_grads();
 
   StepResult result;
   result.optimizer = optimizer_->step(ctx_, input->point.learning_rate,
                                       report_update_rms ? &result.update_rms : nullptr);
-  if (!warmup && !fault(Fault::routing_bias_not_updated)) update_biases(terms);
+  if (!warmup) update_biases(terms);
   CACHALOT_RETURN_IF_ERROR(model_->refresh(ctx_));
 
   result.recast = model_->recast();
@@ -189,10 +181,6 @@ Status Trainer::restore(const StreamPosition& position, int64_t anticipated_step
   CACHALOT_RETURN_IF_ERROR(stream_.check(position));
   CACHALOT_RETURN_IF_ERROR(optimizer_->check_state());
   position_ = position;
-  if (fault(Fault::data_cursor_not_restored)) {
-    position_.sequence_length = stream_.start().sequence_length;
-    position_.cursor = stream_.start().cursor;
-  }
   anticipation_.restore(anticipated_steps_left, std::move(ahead));
   CACHALOT_RETURN_IF_ERROR(model_->refresh(ctx_));
   return {};

@@ -6,7 +6,6 @@
 
 #include "autograd/elementwise_grad.h"
 #include "autograd/loss_grad.h"
-#include "base/faults.h"
 #include "numeric/formats.h"
 #include "train/sample_batch.h"
 
@@ -26,21 +25,6 @@ Status check_blocks(PreparedFormat format, const model::WeightSlot& slot,
                                    slot.name, parameter.num_columns()));
   }
   return {};
-}
-
-// The gradients that a clipping quantiser's straight-through estimate would mask: of each row's
-// largest values.
-[[maybe_unused]] void mask_largest(ParameterStore& parameters) {
-  for (Parameter& parameter : parameters.parameters()) {
-    if (parameter.grad.empty() || parameter.info.shape.size() != 2) continue;
-    const auto columns = static_cast<size_t>(parameter.num_columns());
-    for (size_t first = 0; first < parameter.grad.size(); first += columns) {
-      const auto row = std::span(parameter.master).subspan(first, columns);
-      const auto [least, most] = std::minmax_element(row.begin(), row.end());
-      for (size_t i = 0; i < columns; ++i)
-        if (row[i] == *least || row[i] == *most) parameter.grad[first + i] = 0;
-    }
-  }
 }
 
 int64_t count_targets(std::span<const int32_t> labels) {
@@ -145,7 +129,6 @@ LossSums TrainingModel::add_gradients(device::ExecContext& ctx, std::span<const 
   Batches batches;  // hold rows that backward reads
   sums = run({ctx, &tape}, samples, weights, terms, probe, batches, sums);
   run_backward(tape);
-  if (fault(Fault::ste_gradient_masked) && precision_.qat) mask_largest(parameters_);
   memory_.measured_peak = activations_.peak_bytes();
   return sums;
 }
@@ -187,7 +170,6 @@ LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> sampl
     labels.insert(labels.end(), sample.labels.begin(), sample.labels.end());
     lengths.push_back(static_cast<int64_t>(sample.tokens.size()));
   }
-  if (fault(Fault::attention_crosses_samples)) lengths = {static_cast<int64_t>(tokens.size())};
   const SampleBatch& batch = *batches.emplace_back(
       std::make_unique<SampleBatch>(config, transformer_.precision(), std::move(tokens), lengths));
   const int64_t rows = batch.rows();
@@ -265,7 +247,7 @@ void TrainingModel::mtp_loss(autograd::Context main, std::span<const Sample> sam
     const auto length = static_cast<int64_t>(sample.tokens.size());
     if (length > 1) {
       tokens.insert(tokens.end(), sample.tokens.begin() + 1, sample.tokens.end());
-      const auto* label = sample.labels.data() + (fault(Fault::mtp_off_by_one) ? 0 : 1);
+      const auto* label = sample.labels.data() + 1;
       labels.insert(labels.end(), label, label + length - 1);
       lengths.push_back(length - 1);
       for (int64_t i = 0; i + 1 < length; ++i) kept.push_back(first + i);

@@ -1,6 +1,6 @@
 // Muon against AdamW on a small model and real text: text.bin is what the documents of this project
-// were on 2026-11-27, in the tokens of tests/golden/peer. Built with the switches of base/faults.h,
-// for the norm of queries.
+// were on 2026-11-27, in the tokens of tests/golden/peer. Built with the planted faults: one of them
+// leaves out the norm of queries.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -8,9 +8,9 @@
 #include <cmath>
 #include <optional>
 
-#include "base/faults.h"
 #include "base/test_data.h"
 #include "data/nanogpt_source.h"
+#include "planted.h"
 #include "trainer_testing.h"
 #include "verify/reference64.h"
 
@@ -103,7 +103,7 @@ struct Logits {
 };
 Logits logits_of(bool normed_queries) {
   constexpr int64_t kParts = 4, kSteps = 40;
-  planted_fault = normed_queries ? Fault::none : Fault::query_head_norm_skipped;
+  planted::turn_on(normed_queries ? "" : "query_head_norm_skipped");
   TestRun run(run_of(kParts * kSteps, 0.008, 1));
   const std::vector<int32_t> ids = text();
   Logits logits;
@@ -116,7 +116,7 @@ Logits logits_of(bool normed_queries) {
     logits.largest.push_back(inside.max_attention_logit);
     logits.bound.push_back(logit_bound(run));
   }
-  planted_fault = Fault::none;
+  planted::turn_on("");
   fmt::print("largest logit, queries {}: {:.3g}; bound {:.3g}\n",
              normed_queries ? "normed" : "not normed", fmt::join(logits.largest, ", "),
              fmt::join(logits.bound, ", "));

@@ -5,7 +5,6 @@
 #include <limits>
 
 #include "base/check.h"
-#include "base/faults.h"
 #include "ops/attention/attention_kernels.h"
 #include "ops/attention/backward_kernels.h"
 #include "ops/attention/key_rows.h"
@@ -20,11 +19,9 @@ namespace {
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
 // The entries' sums a [n] become the token's target.
-void normalise(float* a, int64_t n, int64_t stride, [[maybe_unused]] int64_t heads) {
+void normalise(float* a, int64_t n, int64_t stride) {
   float sum = 0;
   for (int64_t i = 0; i < n; ++i) sum += a[i];
-  // A head's weights sum to 1 over window, entries and sink.
-  if (fault(Fault::index_target_over_all_keys)) sum = static_cast<float>(heads);
   if (sum > 0) {
     for (int64_t i = 0; i < n; ++i) a[i] /= sum;
   }
@@ -61,7 +58,7 @@ void target_ref(device::ExecContext& ctx, const SparseAttentionParams& p, int64_
         sums[i] = std::fma(scores[keys.num_window() + i], 1 / z, sums[i]);
       }
     }
-    normalise(sums, num_entries, stride, p.heads);
+    normalise(sums, num_entries, stride);
   });
 }
 
@@ -125,7 +122,7 @@ class Target {
     const int64_t num_entries = n - keys.num_window();
     backward_.index_scores(s.weights + keys.num_window() * head_lanes_, head_lanes_, p_.heads,
                            num_entries, s.z, sums);
-    normalise(sums, num_entries, stride_, p_.heads);
+    normalise(sums, num_entries, stride_);
   }
 
   device::ExecContext& ctx_;

@@ -1,6 +1,5 @@
 #include <cmath>
 
-#include "base/faults.h"
 #include "numeric/formats.h"
 #include "ops/elementwise/exp.h"
 #include "ops/elementwise/fold16.h"
@@ -42,11 +41,8 @@ void swiglu_backward_ref(const SwigluBackwardParams& p, int64_t first_row, int64
       const float silu = g * s;
       chains[i % 16] = std::fma(p.d_h[at], silu * u, chains[i % 16]);
       const float d_product = weight * p.d_h[at];
-      p.d_gate[at] += gate_clamped && !fault(Fault::swiglu_gradient_through_clamp)
-                          ? 0.0f
-                          : d_product * u * (s * std::fma(g, 1.0f - s, 1.0f));
-      p.d_up[at] +=
-          up_clamped && !fault(Fault::swiglu_gradient_through_clamp) ? 0.0f : d_product * silu;
+      p.d_gate[at] += gate_clamped ? 0.0f : d_product * u * (s * std::fma(g, 1.0f - s, 1.0f));
+      p.d_up[at] += up_clamped ? 0.0f : d_product * silu;
     }
     if (p.d_weight != nullptr) p.d_weight[row] += fold16(chains);
   }

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "base/faults.h"
 #include "ops/elementwise/kernel_dispatch.h"
 #include "ops/optim/newton_schulz_kernels.h"
 #include "ops/optim/update_kernels.h"
@@ -24,7 +23,6 @@ void update(const Kernels& kernels, const MuonUpdateParams& p, float* u, ForElem
   const MuonMomentum momentum{p.g, p.m, u, p.mu, p.grad_scale};
   const MuonApply apply{u, p.w, p.decay, p.scale};
   for_elements(n, [&](int64_t begin, int64_t end) { kernels.momentum(momentum, begin, end); });
-  if (fault(Fault::muon_without_nesterov)) std::copy_n(p.m, n, u);
   orthogonalise(NsMatrix{p.rows, p.columns, u, u, p.round_operands});
   for_elements(n, [&](int64_t begin, int64_t end) { kernels.apply(apply, begin, end); });
 }
