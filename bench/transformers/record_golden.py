@@ -21,7 +21,7 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     run = json.loads((golden / "train.json").read_text())
     expected = safetensors.numpy.load_file(golden / "expected.safetensors")
-    steps = len(run["losses"])
+    steps = 20
     torch.set_num_threads(2)
     model = models.load(golden.resolve(), torch.float32, "eager")
     recorder = train_compare.ChoiceRecorder(model)
@@ -37,7 +37,7 @@ def main():
         optimizer.step()
         losses.append(loss.item())
     recorder.save(out / "choices.safetensors")
-    safetensors.numpy.save_file({name: numpy.stack([expected[name].astype(numpy.int32)] * steps) for name in ("input_ids", "labels")},
+    safetensors.numpy.save_file({name: train_compare.narrow(numpy.stack([expected[name]] * steps)) for name in ("input_ids", "labels")},
                                 out / "batches.safetensors")
     (out / "losses.json").write_text(json.dumps({"losses": losses}, indent=1))
 

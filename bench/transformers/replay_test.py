@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """train_replay on what torch and transformers did: tests/train/replay holds the batches, choices and losses of six steps from
-tests/golden/tiny, recorded by train_compare.py --no-times --steps 6 --length 136 (torch 2.15.0, transformers 5.24.0), and
-tests/train/replay_golden those of the golden run's own twenty steps, the golden batch each time, its masked labels with it.
+tests/golden/tiny, recorded by train_compare.py --no-times --steps 6 --length 136 (torch 2.11.0, transformers 5.17.0), and
+tests/train/replay_golden those of twenty steps as the golden run's, the golden batch each time, its masked labels with it.
 
     replay_test.py TRAIN_REPLAY
 """
@@ -31,13 +31,14 @@ class Choices:
     def place(self, name, step, row, column):
         entry = self.header[name]
         _, rows, columns = entry["shape"]
-        return self.data + entry["data_offsets"][0] + 4 * ((step * rows + row) * columns + column)
+        assert entry["dtype"] == "I8", entry
+        return self.data + entry["data_offsets"][0] + (step * rows + row) * columns + column
 
     def get(self, *place):
-        return struct.unpack_from("<i", self.bytes, self.place(*place))[0]
+        return struct.unpack_from("<b", self.bytes, self.place(*place))[0]
 
     def set(self, value, *place):
-        struct.pack_into("<i", self.bytes, self.place(*place), value)
+        struct.pack_into("<b", self.bytes, self.place(*place), value)
 
 
 def run(program, folder, choices, fixture=FIXTURE):

@@ -13,6 +13,7 @@ import sys
 
 import numpy
 import safetensors.numpy
+import safetensors.torch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ROUNDING = 2.0 ** -24
@@ -31,7 +32,7 @@ def moved(golden, folder, seed):
     shutil.copytree(golden, folder)
     rng = numpy.random.default_rng(seed)
     for path in folder.glob("model*.safetensors"):
-        tensors = safetensors.numpy.load_file(path)
+        tensors = {name: (w.float() if w.is_floating_point() else w).numpy() for name, w in safetensors.torch.load_file(path).items()}
         for name, values in tensors.items():
             if values.dtype == numpy.float32:
                 tensors[name] = (values * (1 + ROUNDING * rng.choice([-1, 0, 1], values.shape))).astype(numpy.float32)

@@ -38,8 +38,13 @@ def text_batches(path, steps, rows, length, vocab_size, seed=1):
     text = numpy.frombuffer(b"\n".join(f.read_bytes() for f in files), dtype=numpy.uint8)
     starts = numpy.random.default_rng(seed).integers(0, len(text) - length, steps * rows)
     ids = numpy.stack([text[s:s + length] for s in starts]).astype(numpy.int32) % vocab_size
-    safetensors.numpy.save_file({"input_ids": ids.reshape(steps, rows, length)}, path)
+    safetensors.numpy.save_file({"input_ids": narrow(ids.reshape(steps, rows, length))}, path)
     return torch.from_numpy(ids.reshape(steps, rows, length).astype(numpy.int64))
+
+
+def narrow(integers):
+    """In the smallest type that holds them."""
+    return next(integers.astype(t) for t in (numpy.int8, numpy.int16, numpy.int32) if abs(integers.astype(numpy.int64)).max() <= numpy.iinfo(t).max)
 
 
 class ChoiceRecorder:
@@ -70,7 +75,7 @@ class ChoiceRecorder:
         return hook
 
     def save(self, path):
-        safetensors.numpy.save_file({name: numpy.stack(steps) for name, steps in self.steps.items()}, path)
+        safetensors.numpy.save_file({name: narrow(numpy.stack(steps)) for name, steps in self.steps.items()}, path)
 
 
 def train_torch(model, batches, adamw):

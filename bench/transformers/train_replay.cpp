@@ -1,7 +1,7 @@
 // train_replay MODEL --batches FILE --out FILE [--choices FILE] [settings]
 // Our side of train_compare.py: AdamW steps from a checkpoint's weights on given batches, with or
 // without given choices.
-// batches   safetensors: input_ids [steps, rows, length] I32 or I64; each row's labels are its next
+// batches   safetensors: input_ids [steps, rows, length], integers; each row's labels are its next
 //           tokens, the last has none; labels, if there, in the same shape, of the tokens
 //           themselves: a negative one is no target.
 // choices   safetensors: layers.N.experts [steps, rows * length, num_experts_per_tok] of
@@ -54,11 +54,12 @@ struct StepArray {
 Result<StepArray> read_array(const SafetensorsFile& file, const std::string& name, int64_t min,
                              int64_t max) {
   const TensorView* view = file.find(name);
+  using cachalot::tensor::DType;
+  constexpr DType kIntegers[] = {DType::i8, DType::i16, DType::i32, DType::i64};
   if (view == nullptr || view->shape.size() != 3 ||
-      (view->dtype != cachalot::tensor::DType::i32 &&
-       view->dtype != cachalot::tensor::DType::i64)) {
+      std::find(std::begin(kIntegers), std::end(kIntegers), view->dtype) == std::end(kIntegers)) {
     return invalid_argument(fmt::format(
-        "{}: {}: expected I32 or I64 of three axes, found {}", file.path(), name,
+        "{}: {}: expected integers of three axes, found {}", file.path(), name,
         view == nullptr ? std::string("none") : cachalot::tensor::shape_string(view->shape)));
   }
   StepArray array{view->shape[0], view->shape[1], view->shape[2], {}};

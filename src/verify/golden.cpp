@@ -3,12 +3,14 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <numeric>
 #include <set>
 
 #include "engine/loaded_model.h"
 #include "formats/safetensors.h"
+#include "verify/digest.h"
 #include "verify/golden_gradients.h"
 #include "verify/golden_report.h"
 #include "verify/golden_run.h"
@@ -83,24 +85,95 @@ class Verifier {
         row.push_back(static_cast<int32_t>(id));
       }
     }
+    return read_rows();
+  }
+
+  Status read_rows() {
+    if (expected_.find("rows") == nullptr) {
+      rows_.resize(static_cast<size_t>(length_));
+      std::iota(rows_.begin(), rows_.end(), 0);
+      return {};
+    }
+    CACHALOT_ASSIGN_OR_RETURN(const tensor::TensorView view, require(expected_, "rows", 1));
+    rows_ = tensor::to_integers(view);
+    for (const int64_t row : rows_) {
+      if (row < 0 || row >= length_) {
+        return invalid_argument(fmt::format("{}: rows: expected positions in [0, {}), found {}",
+                                            expected_.path(), length_, row));
+      }
+    }
     return {};
   }
 
-  // The view's rows for sequence b, when it holds one row per token of all sequences.
-  static std::span<const float> rows_of(const std::vector<float>& all, int64_t b, size_t count) {
-    return std::span(all).subspan(static_cast<size_t>(b) * count, count);
+  // Of the rows of `found` (all positions, `width` elements each) those that the set holds.
+  std::vector<float> held(std::span<const float> found, int64_t width) const {
+    std::vector<float> out;
+    for (const int64_t row : rows_) {
+      const auto elements = found.subspan(static_cast<size_t>(row * width), width);
+      out.insert(out.end(), elements.begin(), elements.end());
+    }
+    return out;
+  }
+
+  // Sequence b of a tensor [.., rows, ..] that holds `width` elements a row.
+  Status compare_rows(GoldenReport& report, const std::string& check, const std::string& name,
+                      const tensor::TensorView& view, int64_t b, std::span<const float> found,
+                      int64_t width, double tolerance) {
+    const std::vector<float> ours = held(found, width);
+    const std::vector<float> golden = tensor::to_floats(view);
+    const auto first = static_cast<size_t>(b) * ours.size();
+    if (golden.size() < first + ours.size() || view.shape.size() < 3 ||
+        view.shape[1] != static_cast<int64_t>(rows_.size())) {
+      return invalid_argument(fmt::format(
+          "{}: {}: expected {} rows of {} elements a sequence, found shape {}", expected_.path(),
+          name, rows_.size(), width, tensor::shape_string(view.shape)));
+    }
+    WorstElement worst = worst_element(std::span(golden).subspan(first, ours.size()), ours);
+    tensor::Shape shape = view.shape;
+    shape[1] = length_;
+    worst.index = (b * length_ + rows_[worst.index / width]) * width + worst.index % width;
+    report.check(worst.error <= tolerance, check,
+                 describe(worst, shape) + fmt::format(" (bound {})", tolerance));
+    return compare_digests(report, check, name, b, found, width, tolerance);
+  }
+
+  // Every row by its digest, where the set has them. Elements that are off by no more than the
+  // tolerance make a distance of at most its sqrt(width)-fold.
+  Status compare_digests(GoldenReport& report, const std::string& check, const std::string& name,
+                         int64_t b, std::span<const float> found, int64_t width, double tolerance) {
+    const tensor::TensorView* view = expected_.find("digest." + name);
+    if (view == nullptr) return {};
+    const int64_t num_sums = view->shape.empty() ? 0 : view->shape.back();
+    if (view->dtype != tensor::DType::f64 || num_sums < 1 || num_sums > kMaxSums ||
+        view->num_elements() < (b + 1) * length_ * num_sums) {
+      return invalid_argument(fmt::format(
+          "{}: digest.{}: expected F64, {} rows a sequence of 1 to {} sums, found {} {}",
+          expected_.path(), name, length_, kMaxSums, tensor::dtype_name(view->dtype),
+          tensor::shape_string(view->shape)));
+    }
+    const std::vector<double> golden = to_doubles(*view);
+    double worst = 0;
+    int64_t worst_row = 0;
+    for (int64_t t = 0; t < length_; ++t) {
+      const std::span row = std::span(golden).subspan((b * length_ + t) * num_sums, num_sums);
+      const double distance = estimated_distance(
+          row, signed_sums(found.subspan(static_cast<size_t>(t * width), width), num_sums));
+      if (!(distance <= worst)) worst = distance, worst_row = t;
+    }
+    const double bound = tolerance * std::sqrt(static_cast<double>(width));
+    report.check(worst <= bound, check + ", every row",
+                 fmt::format("row {} is {:.3g} away, by its digest (bound {:.3g})", worst_row,
+                             worst, bound));
+    return {};
   }
 
   Status compare_logits(GoldenReport& report, int64_t b, const PassRecord& pass) {
     const bool quantised = expected_.find("exact.logits") != nullptr;
-    CACHALOT_ASSIGN_OR_RETURN(const tensor::TensorView view,
-                              require(expected_, quantised ? "exact.logits" : "logits", 3));
-    const std::vector<float> golden = tensor::to_floats(view);
-    const WorstElement worst = worst_element(rows_of(golden, b, pass.logits.size()), pass.logits);
-    const double tolerance = quantised ? kQuantLogitTolerance : kStreamTolerance;
-    report.check(worst.error <= tolerance, fmt::format("logits, sequence {}", b),
-                 describe(worst, {length_, view.shape[2]}) + fmt::format(" (bound {})", tolerance));
-    return {};
+    const std::string name = quantised ? "exact.logits" : "logits";
+    CACHALOT_ASSIGN_OR_RETURN(const tensor::TensorView view, require(expected_, name, 3));
+    return compare_rows(report, fmt::format("logits, sequence {}", b), name, view, b, pass.logits,
+                        model_.transformer().config().vocab_size,
+                        quantised ? kQuantLogitTolerance : kStreamTolerance);
   }
 
   Status compare_streams(GoldenReport& report, const PassRecord& pass) {
@@ -108,14 +181,9 @@ class Verifier {
       const std::string name = fmt::format("hidden.{}", layer);
       const tensor::TensorView* view = expected_.find(name);
       if (view == nullptr) continue;
-      const std::vector<float> golden = tensor::to_floats(*view);
-      if (golden.size() != found.size()) {
-        return invalid_argument(fmt::format("{}: {}: expected {} elements, found shape {}",
-                                            expected_.path(), name, found.size(),
-                                            tensor::shape_string(view->shape)));
-      }
-      const WorstElement worst = worst_element(golden, found);
-      report.check(worst.error <= kStreamTolerance, name, describe(worst, view->shape));
+      CACHALOT_RETURN_IF_ERROR(compare_rows(report, name, name, *view, 0, found,
+                                            static_cast<int64_t>(found.size()) / length_,
+                                            kStreamTolerance));
     }
     return {};
   }
@@ -192,6 +260,7 @@ class Verifier {
   std::unique_ptr<GoldenRunner> runner_;
   int64_t batch_ = 0;
   int64_t length_ = 0;
+  std::vector<int64_t> rows_;  // positions of which streams and logits are held whole
   std::vector<std::vector<int32_t>> ids_;
 };
 

@@ -4,6 +4,8 @@
 //   fp32 sets:  input_ids [b, t], logits [b, t, vocab], hidden.N [1, t, hc, d] (streams after layer
 //               N, first sequence), router_experts.N, router_weights.N [b*t, k], topk.N [b, t,
 //               index_topk] (-1 = none)
+//   trimmed:    rows [n], the positions of which logits and hidden.N hold the rows (instead of t);
+//               digest.logits [b*t, s], digest.hidden.N [t, s]: s sums of every row (digest.h), f64
 //   quantised:  input_ids [b, t], prefill_len [1], exact.logits, official.hidden.N (the prefill's
 //               last rows), official.prefill_logits, official.decode_logits, official.mtp_logits
 #pragma once

@@ -11,6 +11,7 @@
 #include "formats/json_fields.h"
 #include "ops/optim/adamw.h"
 #include "train/training_model.h"
+#include "verify/golden_gradient_file.h"
 
 namespace cachalot::verify {
 namespace {
@@ -21,21 +22,6 @@ constexpr double kLossTolerance = 1e-6;      // relative
 constexpr double kGradientTolerance = 1e-4;  // of the gradient's norm
 constexpr double kStepLossTolerance = 1e-4;  // relative, of every step
 constexpr size_t kMaxJsonBytes = size_t{1} << 20;
-
-struct Distance {
-  double error = 0;  // norm of the difference
-  double norm = 0;
-};
-
-Distance distance(std::span<const float> expected, std::span<const float> found) {
-  double error = 0, norm = 0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    const double e = expected[i];
-    error += (found[i] - e) * (found[i] - e);
-    norm += e * e;
-  }
-  return {std::sqrt(error), std::sqrt(norm)};
-}
 
 struct GoldenSteps {
   ops::AdamwParams adamw{};  // its four settings
@@ -108,6 +94,7 @@ class GradientVerifier {
     report_.check(error <= kLossTolerance, "loss",
                   fmt::format("expected {:.9g}, found {:.9g}, relative {:.2g} (bound {})", golden,
                               found, error, kLossTolerance));
+    CACHALOT_ASSIGN_OR_RETURN(golden_, GoldenGradientFile::open(directory_));
     CACHALOT_RETURN_IF_ERROR(compare_gradients(parameters));
     return compare_steps(parameters);
   }
@@ -145,32 +132,18 @@ class GradientVerifier {
   }
 
   Status compare_gradients(train::ParameterStore& parameters) {
-    const std::string path = (fs::path(directory_) / "grads.safetensors").string();
-    if (!fs::exists(path)) return {};
-    CACHALOT_ASSIGN_OR_RETURN(const formats::SafetensorsFile golden,
-                              formats::SafetensorsFile::open(path));
+    if (golden_ == nullptr) return {};
     double worst = 0;
     std::string worst_name = "none";
     int64_t num_compared = 0;
     for (train::Parameter& parameter : parameters.parameters()) {
       if (parameter.grad.empty()) continue;
-      const tensor::TensorView* view = golden.find(parameter.info.name);
-      // The indexer gets nothing from the language-model loss.
-      const std::vector<float> expected =
-          view == nullptr ? std::vector<float>(parameter.grad.size()) : tensor::to_floats(*view);
-      if (expected.size() != parameter.grad.size()) {
-        return invalid_argument(fmt::format(
-            "{}: {}: expected shape {}, found {}", path, parameter.info.name,
-            tensor::shape_string(parameter.info.shape), tensor::shape_string(view->shape)));
-      }
-      const Distance d = distance(expected, parameter.grad);
+      CACHALOT_ASSIGN_OR_RETURN(const GradientDistance d, golden_->distance(parameter));
       const double relative = d.error == 0 ? 0.0 : d.error / d.norm;
       if (!(relative <= kGradientTolerance)) {
-        report_.check(
-            false, "gradient of " + parameter.info.name,
-            fmt::format("norm {:.4g}, off by {:.2g} of it (bound {}); {}", d.norm, relative,
-                        kGradientTolerance,
-                        describe(worst_element(expected, parameter.grad), parameter.info.shape)));
+        report_.check(false, "gradient of " + parameter.info.name,
+                      fmt::format("norm {:.4g}, off by {:.2g} of it (bound {}); {}", d.norm,
+                                  relative, kGradientTolerance, d.detail));
       }
       if (!(relative <= worst)) {
         worst = relative;
@@ -184,10 +157,10 @@ class GradientVerifier {
     return {};
   }
 
-  // The losses of the steps, each before its update. The first update takes the gradients of
-  // `first`, where it is given.
-  std::vector<double> step_losses(train::ParameterStore& parameters, const GoldenSteps& golden,
-                                  const formats::SafetensorsFile* first) {
+  // The losses of the steps, each before its update. `other_first`: the first update takes
+  // gradients that differ from ours by rounding.
+  Result<std::vector<double>> step_losses(train::ParameterStore& parameters,
+                                          const GoldenSteps& golden, bool other_first) {
     const std::vector<train::Parameter> start = parameters.parameters();
     std::vector<std::vector<float>> m, v;
     for (const train::Parameter& parameter : start) {
@@ -201,9 +174,9 @@ class GradientVerifier {
         train::Parameter& parameter = parameters.parameters()[i];
         if (parameter.grad.empty() || is_indexer(parameter))
           continue;  // torch skips what has no gradient
-        const tensor::TensorView* given =
-            s == 0 && first != nullptr ? first->find(parameter.info.name) : nullptr;
-        if (given != nullptr) parameter.grad = tensor::to_floats(*given);
+        if (s == 0 && other_first) {
+          CACHALOT_ASSIGN_OR_RETURN(parameter.grad, golden_->another(parameter));
+        }
         ops::AdamwParams p = golden.adamw;
         p.n = static_cast<int64_t>(parameter.grad.size());
         p.g = parameter.grad.data();
@@ -222,18 +195,17 @@ class GradientVerifier {
 
   // Adam divides by a gradient's own size: an element that is rounding noise moves as far as any
   // other, and where that noise crosses a routing or selection gap a loss moves by 1e-4 and more.
-  // Whether it has is measured: the same steps again, but with the golden gradients, equal to ours
-  // up to rounding, in the first update. From the step at which our own two runs part, no loss is
+  // Whether it has is measured: the same steps again, but with gradients that differ from ours by
+  // rounding in the first update. From the step at which our own two runs part, no loss is
   // determined to the bound, and none is compared.
   Status compare_steps(train::ParameterStore& parameters) {
     const std::string path = (fs::path(directory_) / "train.json").string();
-    const std::string grads_path = (fs::path(directory_) / "grads.safetensors").string();
-    if (!fs::exists(path) || !fs::exists(grads_path)) return {};
+    if (!fs::exists(path) || golden_ == nullptr) return {};
     CACHALOT_ASSIGN_OR_RETURN(const GoldenSteps golden, read_steps(path));
-    CACHALOT_ASSIGN_OR_RETURN(const formats::SafetensorsFile grads,
-                              formats::SafetensorsFile::open(grads_path));
-    const std::vector<double> own = step_losses(parameters, golden, nullptr);
-    const std::vector<double> other = step_losses(parameters, golden, &grads);
+    CACHALOT_ASSIGN_OR_RETURN(const std::vector<double> own,
+                              step_losses(parameters, golden, false));
+    CACHALOT_ASSIGN_OR_RETURN(const std::vector<double> other,
+                              step_losses(parameters, golden, true));
     const auto apart = [&](size_t s, double loss) {
       return std::abs(own[s] - loss) / std::abs(golden.losses[s]);
     };
@@ -249,8 +221,8 @@ class GradientVerifier {
                                      own.size(), worst, kStepLossTolerance);
     if (parted < own.size()) {
       detail += fmt::format(
-          "; from step {} on rounding decides: {:.7g} with our first gradient, {:.7g} with the "
-          "golden one, "
+          "; from step {} on rounding decides: {:.7g} with our first gradient, {:.7g} with "
+          "another, "
           "golden {:.7g}; later steps off by up to {:.2g}",
           parted, own[parted], other[parted], golden.losses[parted], worst_later);
     }
@@ -261,6 +233,7 @@ class GradientVerifier {
   device::ExecContext& ctx_;
   std::string directory_;
   GoldenReport& report_;
+  std::unique_ptr<GoldenGradientFile> golden_;
   std::unique_ptr<train::TrainingModel> model_;
   std::vector<std::vector<int32_t>> labels_;
   std::vector<train::Sample> samples_;

@@ -1,7 +1,7 @@
 // The training half of verify golden: loss, every parameter's gradient, and the first AdamW steps.
 // Format  expected.safetensors also labels [b, t] (of the token itself, not of the next; negative =
-//         masked) and loss [1]; grads.safetensors one fp32 tensor a parameter, public names;
-//         train.json {"adamw": {lr, betas, eps, weight_decay}, "losses": [...]}: losses before each
+//         masked) and loss [1]; the gradients as verify/golden_gradient_file.h says; train.json
+//         {"adamw": {lr, betas, eps, weight_decay}, "losses": [...]}: losses before each
 //         step on the same batch.
 #pragma once
 

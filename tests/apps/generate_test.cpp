@@ -127,19 +127,15 @@ TEST(Generate, ErrorsAreOneLineAndExitWithTwo) {
 
 // The 48 greedy tokens of each prompt that transformers gives for a trained model.
 TEST(Generate, ATrainedModelWritesWhatTransformersWrites) {
-  const std::string peer = test_data("golden/peer");
-  if (!std::filesystem::exists(peer + "/expected.json") ||
-      !std::filesystem::exists(peer + "/tokenizer.json")) {
-    GTEST_SKIP() << peer << " is not here";
-  }
-  const Result<std::string> text = read_text_file(peer + "/expected.json");
+  const std::string nano = test_data("../models/nano");
+  const Result<std::string> text = read_text_file(test_data("golden/nano/expected.json"));
   ASSERT_TRUE(text.has_value());
   const Result<json::value> expected = parse_json(*text, "expected.json");
   ASSERT_TRUE(expected.has_value());
   for (const json::value& prompt : expected->at("prompts").as_array()) {
     const std::string words(prompt.at("text").as_string());
     const json::object completion =
-        run_json({"generate", peer, "--json", "--greedy", "--precision", "exact", "--max-tokens",
+        run_json({"generate", nano, "--json", "--greedy", "--precision", "exact", "--max-tokens",
                   "48", "--ignore-eos", "--prompt", words});
     EXPECT_EQ(completion.at("prompt_ids"), prompt.at("ids")) << words;
     EXPECT_EQ(completion.at("ids"), prompt.at("greedy")) << words;

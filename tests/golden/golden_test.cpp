@@ -1,17 +1,20 @@
-// The golden checkpoints through verify golden, and the trained peer model through the engine.
+// The golden checkpoints through verify golden, and the trained nano through the engine beside what
+// transformers makes of it.
 #include "verify/golden.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <numeric>
 
 #include "base/file.h"
 #include "base/json.h"
 #include "base/test_data.h"
 #include "engine/engine.h"
-#include "formats/safetensors.h"
+#include "formats/convert.h"
+#include "formats/test_checkpoint.h"
 #include "verify/golden_run.h"
 
 namespace cachalot::verify {
@@ -19,9 +22,9 @@ namespace {
 
 std::string golden(const char* name) { return test_data("golden/") + name; }
 
-void expect_holds(const char* name, const char* precision, Invariance invariance) {
+void expect_set_holds(const std::string& directory, const char* precision, Invariance invariance) {
   VerifyOptions options;
-  options.directory = golden(name);
+  options.directory = directory;
   options.precision = precision;
   options.invariance = invariance;
   options.gradients = invariance == Invariance::brief;
@@ -31,8 +34,23 @@ void expect_holds(const char* name, const char* precision, Invariance invariance
   for (const std::string& failed : report->failed()) ADD_FAILURE() << failed;
 }
 
+void expect_holds(const char* name, const char* precision, Invariance invariance) {
+  expect_set_holds(golden(name), precision, invariance);
+}
+
 TEST(Golden, TinyExact) { expect_holds("tiny", "exact", Invariance::brief); }
 TEST(Golden, ClampExact) { expect_holds("clamp", "exact", Invariance::brief); }
+// The tests' sets hold their matrices in bf16; a model in training holds them in fp32.
+TEST(Golden, TinyExactInFp32) {
+  const formats::TemporaryDirectory scratch("golden-fp32");
+  formats::ConvertOptions f32;
+  f32.precision = formats::ConvertPrecision::f32;
+  const std::string copy = scratch.path("tiny");
+  const auto summary = formats::convert_checkpoint(golden("tiny"), copy, f32);
+  ASSERT_TRUE(summary.has_value()) << summary.error().to_string();
+  std::filesystem::copy_file(golden("tiny/expected.safetensors"), copy + "/expected.safetensors");
+  expect_set_holds(copy, "exact", Invariance::none);
+}
 TEST(Golden, QuantExact) { expect_holds("quant", "exact", Invariance::brief); }
 TEST(Golden, QuantOfficial) { expect_holds("quant", "official", Invariance::brief); }
 TEST(GoldenInvariance, TinyEveryPosition) { expect_holds("tiny", "exact", Invariance::full); }
@@ -55,54 +73,72 @@ double log_probability(std::span<const float> logits, int32_t id) {
   return logits[id] - top - std::log(sum);
 }
 
-TEST(Peer, GreedyTokens) {
-  engine::EngineOptions options;
-  options.model.path = golden("peer");
-  options.model.precision = "exact";
-  options.cache_bytes = int64_t{1} << 28;
-  auto engine = engine::Engine::create(options);
-  ASSERT_TRUE(engine.has_value()) << engine.error().to_string();
-  const auto text = read_text_file(golden("peer") + "/expected.json");
-  const auto expected = parse_json(*text, "expected.json");
-  for (const json::value& prompt : expected->as_object().at("prompts").as_array()) {
-    const std::vector<int32_t> ids = ids_of(prompt.as_object().at("ids"));
-    const std::vector<int32_t> greedy = ids_of(prompt.as_object().at("greedy"));
-    engine::GenerateRequest request;
-    request.prompt = ids;
-    request.sampling.temperature = 0;
-    request.max_new_tokens = static_cast<int64_t>(greedy.size());
-    const auto sequence = (*engine)->open();
-    ASSERT_TRUE(sequence.has_value());
-    const auto completion = (*engine)->generate(*sequence, request);
-    ASSERT_TRUE(completion.has_value()) << completion.error().to_string();
-    EXPECT_EQ(completion->ids, greedy);
-    (*engine)->close(*sequence);
+// tests/golden/nano: bench/transformers/record_greedy.py.
+class Trained : public ::testing::Test {
+ protected:
+  Trained() {
+    const auto text = read_text_file(golden("nano/expected.json"));
+    expected_ = parse_json(*text, "expected.json").value();
   }
-}
 
-TEST(Peer, HeldOutLoss) {
-  auto model = engine::LoadedModel::load({golden("peer"), "exact", "cpu", 0});
-  ASSERT_TRUE(model.has_value()) << model.error().to_string();
-  const auto expected = formats::SafetensorsFile::open(golden("peer") + "/expected.safetensors");
-  const tensor::TensorView* held = expected->find("held_ids");
-  ASSERT_NE(held, nullptr);
-  const int64_t rows = held->shape[0], length = held->shape[1];
-  const std::vector<int64_t> all = tensor::to_integers(*held);
-  auto runner = GoldenRunner::create((*model)->transformer(), (*model)->context(), length, 1);
-  const int64_t vocab = (*model)->transformer().config().vocab_size;
-  double nll = 0.0;
-  for (int64_t b = 0; b < rows; ++b) {
-    const std::vector<int32_t> ids(all.begin() + b * length, all.begin() + (b + 1) * length);
-    auto sequence = (*runner)->new_sequence();
-    const auto pass =
-        (*runner)->run(*sequence, std::span(ids).first(static_cast<size_t>(length - 1)), {}, true);
-    ASSERT_TRUE(pass.has_value());
-    for (int64_t t = 0; t + 1 < length; ++t) {
-      nll -= log_probability({pass->logits.data() + t * vocab, static_cast<size_t>(vocab)},
-                             ids[t + 1]);
+  void expect_greedy_tokens(const std::string& model) {
+    engine::EngineOptions options;
+    options.model.path = model;
+    options.model.precision = "exact";
+    options.cache_bytes = int64_t{1} << 28;
+    auto engine = engine::Engine::create(options);
+    ASSERT_TRUE(engine.has_value()) << engine.error().to_string();
+    for (const json::value& prompt : expected_.at("prompts").as_array()) {
+      const std::vector<int32_t> ids = ids_of(prompt.at("ids"));
+      const std::vector<int32_t> greedy = ids_of(prompt.at("greedy"));
+      engine::GenerateRequest request;
+      request.prompt = ids;
+      request.sampling.temperature = 0;
+      request.max_new_tokens = static_cast<int64_t>(greedy.size());
+      const auto sequence = (*engine)->open();
+      ASSERT_TRUE(sequence.has_value());
+      const auto completion = (*engine)->generate(*sequence, request);
+      ASSERT_TRUE(completion.has_value()) << completion.error().to_string();
+      EXPECT_EQ(completion->ids, greedy);
+      (*engine)->close(*sequence);
     }
   }
-  EXPECT_NEAR(nll / static_cast<double>(rows * (length - 1)), 4.6695, 1e-3);
+
+  const std::string nano_ = test_data("../models/nano");
+  json::value expected_;
+};
+
+TEST_F(Trained, GreedyTokens) { expect_greedy_tokens(nano_); }
+
+// FP8 and FP4 values are bf16 values: the same model in another format, in several files.
+TEST_F(Trained, GreedyTokensOfBf16InShards) {
+  const formats::TemporaryDirectory scratch("golden-shards");
+  formats::ConvertOptions options;
+  options.precision = formats::ConvertPrecision::bf16;
+  options.max_shard_bytes = 20'000'000;
+  const auto summary = formats::convert_checkpoint(nano_, scratch.path("bf16"), options);
+  ASSERT_TRUE(summary.has_value()) << summary.error().to_string();
+  EXPECT_EQ(summary->num_files, 2);
+  expect_greedy_tokens(scratch.path("bf16"));
+}
+
+TEST_F(Trained, HeldOutLoss) {
+  auto model = engine::LoadedModel::load({nano_, "exact", "cpu", 0});
+  ASSERT_TRUE(model.has_value()) << model.error().to_string();
+  const std::vector<int32_t> ids = ids_of(expected_.at("held_ids"));
+  const auto length = static_cast<int64_t>(ids.size());
+  auto runner = GoldenRunner::create((*model)->transformer(), (*model)->context(), length, 1);
+  const int64_t vocab = (*model)->transformer().config().vocab_size;
+  auto sequence = (*runner)->new_sequence();
+  const auto pass =
+      (*runner)->run(*sequence, std::span(ids).first(static_cast<size_t>(length - 1)), {}, true);
+  ASSERT_TRUE(pass.has_value());
+  double nll = 0.0;
+  for (int64_t t = 0; t + 1 < length; ++t)
+    nll -=
+        log_probability({pass->logits.data() + t * vocab, static_cast<size_t>(vocab)}, ids[t + 1]);
+  // A log probability moves by at most twice what the logits do: 1e-4 (kStreamTolerance).
+  EXPECT_NEAR(nll / static_cast<double>(length - 1), expected_.at("held_loss").as_double(), 2e-4);
 }
 
 }  // namespace

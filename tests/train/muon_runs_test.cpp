@@ -1,6 +1,6 @@
 // Muon against AdamW on a small model and real text: text.bin is what the documents of this project
-// were on 2026-11-27, in the tokens of tests/golden/peer. Built with the planted faults: one of them
-// leaves out the norm of queries.
+// were on 2026-11-27, in the tokens of tests/tokenizer/peer-tokenizer.json. Built with the planted
+// faults: one of them leaves out the norm of queries.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
