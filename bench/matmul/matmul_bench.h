@@ -17,8 +17,8 @@ struct MatmulBenchOptions {
   std::vector<int64_t> rows = {1, 4, 16, 64};  // times 4096 x 4096 weights too large for the caches
   std::vector<int64_t> gradient_rows = {64, 2048};  // gradients of x and of 1024 x 1024 weights
   double seconds_per_case = 1.0;
-  bool cpu_clock =
-      false;  // processor time over threads instead of wall time: for a machine that others use too
+  // processor time over threads instead of wall time: for a machine that others use too
+  bool cpu_clock = false;
   Yardstick* yardstick = nullptr;
 };
 

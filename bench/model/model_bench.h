@@ -12,8 +12,8 @@
 namespace cachalot::bench {
 
 struct ModelBenchOptions {
-  std::string
-      config_path;  // empty: Flash's shapes with fewer layers, experts and words (about 2.3 GB)
+  // empty: Flash's shapes with fewer layers, experts and words (about 2.3 GB)
+  std::string config_path;
   std::string precision = "official";
   int threads = 0;
   int64_t prompt_tokens = 512;

@@ -78,8 +78,8 @@ class Step {
   }
 
   float indexer = 1;
-  bool anticipate =
-      false;  // routes by the choices of a forward pass of its own (reference/training 7.1)
+  // routes by the choices of a forward pass of its own (reference/training 7.1)
+  bool anticipate = false;
   cc::model::RecomputePlan recompute;
 
   void forward() {

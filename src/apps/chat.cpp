@@ -140,8 +140,8 @@ Status Chat::prepare() {
 
 Status Chat::run() {
   CACHALOT_RETURN_IF_ERROR(prepare());
-  constexpr int kPatience =
-      3;  // Ctrl-C that go unanswered, in a chunk of a long prompt, before the program ends
+  // Ctrl-C that go unanswered, in a chunk of a long prompt, before the program ends
+  constexpr int kPatience = 3;
   watch_interrupts(kPatience);
   const std::string state = env_state_dir();
   LineEditor editor(state.empty() ? "" : state + "/chat_history", command_names());

@@ -25,8 +25,8 @@ constexpr wchar_t kLineBreakSign =
 constexpr std::string_view kLineBreakUtf8 = "\u21B5";
 constexpr std::string_view kPasteBegin = "\033[200~";
 constexpr std::string_view kPasteEnd = "\033[201~";
-constexpr int kEscapeMilliseconds =
-    30;  // a key's sequence arrives at once, an Escape alone does not
+// a key's sequence arrives at once, an Escape alone does not
+constexpr int kEscapeMilliseconds = 30;
 
 // A byte from standard input; -1 at an interrupt or an error, 0 at the end.
 int read_byte(char* byte) {
@@ -120,8 +120,8 @@ class LineEditor::Terminal {
 
   static char* give_prompt(EditLine* edit) { return self(edit).prompt_.data(); }
 
-  // libedit's own reader retries after a signal; this one ends the line. It also turns the line breaks of a pasted text into
-  // signs, so that the text is one message.
+  // libedit's own reader retries after a signal; this one ends the line. It also turns the line
+  // breaks of a pasted text into signs, so that the text is one message.
   static int get_character(EditLine* edit, wchar_t* out) {
     std::deque<wchar_t>& pending = self(edit).pending_;
     if (pending.empty()) {

@@ -7,10 +7,10 @@
 namespace cachalot::apps {
 namespace {
 
-constexpr size_t kMaxMarks =
-    6;  // of the engine's 8 sequences; one is live, one a fork in the making
-constexpr int64_t kStepBack =
-    8;  // engine/model_cache_layout.h: the least that a sequence can step back
+// of the engine's 8 sequences; one is live, one a fork in the making
+constexpr size_t kMaxMarks = 6;
+// engine/model_cache_layout.h: the least that a sequence can step back
+constexpr int64_t kStepBack = 8;
 
 }  // namespace
 

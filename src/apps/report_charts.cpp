@@ -21,8 +21,8 @@ struct ChartOfMetrics {
   std::vector<std::string> metrics;
   bool is_noisy = true;
   bool may_be_log = true;
-  bool cuts_start =
-      false;  // the first values, which are far above the rest, do not stretch the axis
+  // the first values, which are far above the rest, do not stretch the axis
+  bool cuts_start = false;
 };
 
 const std::vector<ChartOfMetrics>& standard_charts() {

@@ -23,8 +23,8 @@ struct ReportRun {
   std::string name;   // the directory's own
   std::string group;  // the name without "-s<digits>": runs that differ in their seed alone
   std::string configuration;
-  std::map<std::string, std::vector<ChartPoint>>
-      series;  // by metric; x: tokens seen, y: NaN where the log has null
+  // by metric; x: tokens seen, y: NaN where the log has null
+  std::map<std::string, std::vector<ChartPoint>> series;
   std::vector<ReportEvent> events;
   int64_t num_steps = 0;  // the last one's number
   double num_tokens = 0;

@@ -46,8 +46,8 @@ Result<std::string> natural_precision(const std::string& model);
 
 struct Session {
   std::unique_ptr<engine::Engine> engine;
-  std::unique_ptr<text::Tokenizer>
-      tokenizer;  // null where the model has none and none was demanded
+  // null where the model has none and none was demanded
+  std::unique_ptr<text::Tokenizer> tokenizer;
   std::string precision;
   double load_seconds = 0;
 };

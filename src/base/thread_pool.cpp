@@ -9,9 +9,9 @@
 
 namespace cachalot {
 namespace {
-constexpr int kSpins =
-    20000;  // tens of microseconds: longer than the gap between two kernels of a step
-}
+// tens of microseconds: longer than the gap between two kernels of a step
+constexpr int kSpins = 20000;
+}  // namespace
 
 ThreadPool::ThreadPool(int num_threads) {
   if (num_threads <= 0) num_threads = env_threads();

@@ -1,5 +1,6 @@
 // A section of a cache file, written or read in one pass: its bytes, then their XXH3-64 as eight
-// little-endian bytes. Layout  docs/formats/cache_file.md.
+// little-endian bytes.
+// Layout  docs/formats/cache_file.md.
 #pragma once
 
 #include <xxhash.h>

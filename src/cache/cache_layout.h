@@ -1,12 +1,12 @@
 // Which rows the cache keeps for each layer, and where they lie: in a sequence's state and in a
-// block. Source  reference/infrastructure 8.1, reference/forward 3.5, 3.10, 8.1.
+// block.
+// Source  reference/infrastructure 8.1, reference/forward 3.5, 3.10, 8.1.
 //
 // State   per layer three rings (window rows, the main compressor's tail, the indexer's tail), each
-// starting on a 64-byte line;
-//         position p in slot p mod capacity.
+//         starting on a 64-byte line; position p in slot p mod capacity.
 // Block   block_tokens positions: per layer its block_tokens / ratio entry rows, then as many index
-// rows, each group starting on
-//         a 64-byte line. A group of n rows is n data parts, then n scale parts (tensor/rows.h).
+//         rows, each group starting on a 64-byte line. A group of n rows is n data parts, then n
+//         scale parts (tensor/rows.h).
 #pragma once
 
 #include <cstdint>

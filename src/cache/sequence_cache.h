@@ -1,20 +1,19 @@
 // The cache of one sequence: how many tokens it holds, and where the attention ops find and put its
-// rows. Source  reference/infrastructure 8.1, reference/forward 3.5, 5.3.
+// rows.
+// Source  reference/infrastructure 8.1, reference/forward 3.5, 5.3.
 //
 // Use     reserve(num_tokens() + n); the forward pass writes the rows of n positions through
-// views(); advance(n).
-//         Rows written must be advanced over, those of rejected drafts too: advance, then rewind. A
-//         forward pass abandoned half-way has overwritten ring rows without that; where n is above
-//         the rewind slack only clear() helps then.
+//         views(); advance(n). Rows written must be advanced over, those of rejected drafts too:
+//         advance, then rewind. A forward pass abandoned half-way has overwritten ring rows without
+//         that; where n is above the rewind slack only clear() helps then.
 // State   a ring slot is position mod capacity, so a sequence starts without clearing, and
-// rewinding by at most rewind_slack moves
-//         num_tokens() and nothing else: the rows needed before it are still there. Entries from
-//         floor(num_tokens / ratio) on are dead until they are written again. Nothing dead or from
-//         an earlier owner of the memory may be read, nor is it saved.
+//         rewinding by at most rewind_slack moves num_tokens() and nothing else: the rows needed
+//         before it are still there. Entries from floor(num_tokens / ratio) on are dead until they
+//         are written again. Nothing dead or from an earlier owner of the memory may be read, nor
+//         is it saved.
 // Blocks  one wholly below num_tokens() is immutable and shared by forks. The block that holds
-// position num_tokens() belongs to
-//         one sequence before it is written: fork() copies it, and reserve() copies a shared one
-//         after a rewind into it.
+//         position num_tokens() belongs to one sequence before it is written: fork() copies it, and
+//         reserve() copies a shared one after a rewind into it.
 // Owner   borrows the pool; move-only; gives its memory back when destroyed.
 // Threads the pool's owner.
 #pragma once
@@ -113,8 +112,8 @@ class SequenceCache {
   // points to.
   std::vector<std::vector<std::byte*>> stream_blocks_;
   int64_t num_tokens_ = 0;
-  int64_t ring_end_ =
-      0;  // one past the highest position in the rings; at most num_tokens_ + rewind_slack
+  // one past the highest position in the rings; at most num_tokens_ + rewind_slack
+  int64_t ring_end_ = 0;
 };
 
 struct RestoredSequence {

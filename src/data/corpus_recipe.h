@@ -23,8 +23,8 @@ struct RecipePart {
   ExtractKind kind = ExtractKind::text;
   // Path of a tar archive in the package, whose files are then meant; empty: the package's own.
   std::string tar;
-  std::vector<std::string>
-      include;  // patterns as in a shell, over paths in the package; '*' matches '/' too
+  // patterns as in a shell, over paths in the package; '*' matches '/' too
+  std::vector<std::string> include;
   std::vector<std::string> exclude;
   int64_t max_bytes = 0;  // of text; 0: all. Files are taken in the order of a hash of their paths
   bool held_out = false;  // the whole package: out-of-domain evaluation

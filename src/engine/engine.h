@@ -38,8 +38,8 @@ struct GenerateRequest {
   std::span<const int32_t> prompt;  // appended to the sequence
   SamplingParams sampling;
   int64_t max_new_tokens = 256;
-  std::vector<int32_t>
-      stop_tokens;         // end the completion; kept in the sequence, not in the completion's ids
+  // end the completion; kept in the sequence, not in the completion's ids
+  std::vector<int32_t> stop_tokens;
   int64_t num_drafts = 0;  // drafted by the MTP block a step; 0 without one
 };
 

@@ -2,22 +2,23 @@
 //
 // The order of operations, on the logits as float64:
 //   1 bias         l[id] += logit_bias[id]
-//   2 penalties    id seen in prompt or output: l = l > 0 ? l / repetition_penalty : l *
-//   repetition_penalty; then
-//                  l -= frequency_penalty * (times in the output) + presence_penalty * (1 if in the
-//                  output)
+//   2 penalties    id seen in prompt or output:
+//                  l = l > 0 ? l / repetition_penalty : l * repetition_penalty; then
+//                  l -= frequency_penalty * (times in the output)
+//                       + presence_penalty * (1 if in the output)
 //   3 temperature  w = exp((l - max l) / temperature); 0 is greedy: all weight to the largest l,
-//   ties to the lowest id 4 top_k        the k largest l; ties to the lowest id 5 top_p        of
-//   what is left, largest first (ties to the lowest id), the shortest run whose share reaches top_p
+//                  ties to the lowest id
+//   4 top_k        the k largest l; ties to the lowest id
+//   5 top_p        of what is left, largest first (ties to the lowest id), the shortest run whose
+//                  share reaches top_p
 //   6 min_p        of what is left, w >= min_p * max w
 //   7 draw         the first id, ascending, at which the sum of probabilities exceeds a uniform
-//   number
+//                  number
 // Numerics  float64; sums run over ascending ids (in 5 over descending weight); exp is our own. The
-// result is a pure function of
-//           the arguments: the same on every machine, in any batch. Weights below e^-693 of the
-//           largest count as 0.
+//           result is a pure function of the arguments: the same on every machine, in any batch.
+//           Weights below e^-693 of the largest count as 0.
 // Special   a logit of -inf is never chosen; NaN, +inf or no finite logit at all are errors, for
-// they are faults of the model.
+//           they are faults of the model.
 #pragma once
 
 #include <cstdint>

@@ -1,14 +1,14 @@
 // Lossless verification of drafted tokens: what comes out is distributed as if the main model had
-// sampled every token itself. Source  reference/forward 5.3. Accept draft token d, drawn from q,
-// with probability min(1, p(d) / q(d)); else draw from
-//         max(p - q, 0), normalised. Then P(token = x) = min(p, q)(x) + (1 - sum min(p, q)) * max(p
-//         - q, 0)(x) / sum max(p - q, 0) = p(x), for any q.
-// Random  acceptance and draw are keyed by (seed, purpose, position of the token decided), each
-// position being decided once, so
-//         the result does not depend on the batch. It does depend on where drafts start; with
-//         verify_by_drawing it does not.
-// A target is the distribution (sampler.h) that the parameters make of the main model's logits
-// after the tokens before it, earlier drafts included, both in the text and in the history.
+// sampled every token itself.
+// Rule    Accept draft token d, drawn from q, with probability min(1, p(d) / q(d)); else draw from
+//         max(p - q, 0), normalised. Then P(token = x) = min(p, q)(x) + (1 - sum min(p, q)) *
+//         max(p - q, 0)(x) / sum max(p - q, 0) = p(x), for any q.
+// Source  reference/forward 5.3.
+// Random  Acceptance and draw are keyed by (seed, purpose, position of the token decided), each
+//         position being decided once, so the result does not depend on the batch. It does depend
+//         on where drafts start; with verify_by_drawing it does not.
+// Target  The distribution (sampler.h) that the parameters make of the main model's logits after
+//         the tokens before it, earlier drafts included, both in the text and in the history.
 #pragma once
 
 #include <cstdint>

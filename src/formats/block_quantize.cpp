@@ -143,8 +143,8 @@ namespace {
 
 constexpr int64_t kFp4Group = 32;
 constexpr int64_t kFp8Block = 128;
-constexpr int kHeadroom =
-    6;  // 6 * 2^6 = 384, the largest multiple of the largest FP4 code that E4M3 holds
+// 6 * 2^6 = 384, the largest multiple of the largest FP4 code that E4M3 holds
+constexpr int kHeadroom = 6;
 
 struct Fp4Matrix {
   std::span<const uint8_t> codes;

@@ -4,9 +4,9 @@
 //
 // Reads every published variant (Flash, Pro, their Base siblings), the small config of the
 // reference code (inference/config.json, recognised by its key "dim"), and what transformers 5
-// saves (recognised by its key "layer_types"). Fields that give a tensor
-// its shape are required; the others default to the value that Flash and Pro share. Unknown keys
-// are ignored, except under "cachalot".
+// saves (recognised by its key "layer_types"). Fields that give a tensor its shape are required;
+// the others default to the value that Flash and Pro share. Unknown keys are ignored, except under
+// "cachalot".
 // Errors  wrong type or range: invalid_argument; a known field with a value nothing here computes:
 //         unsupported. Both name the file, the key, what was expected and what was found.
 // Every dimension is limited so that element counts, byte counts and FLOPs of the whole model fit
@@ -25,7 +25,8 @@ namespace cachalot::formats {
 
 enum class AttentionKind {
   window,  // ratio 0: the last sliding_window keys only
-  csa,  // ratio 4: window, and the index_topk overlapped compressed entries that the indexer chooses
+  // ratio 4: window, and the index_topk overlapped compressed entries that the indexer chooses
+  csa,
   hca,  // any other ratio >= 2: window, and all visible compressed entries
   full  // ablation: every key, uncompressed (ratio 1, no window part)
 };

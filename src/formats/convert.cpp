@@ -89,8 +89,8 @@ class Converter {
   TensorEncoder encoder_;
   std::vector<Output> outputs_;
   std::unordered_map<std::string, size_t> stacks_;  // name in the destination -> outputs_
-  std::unordered_map<std::string, TargetFormat>
-      targets_;  // canonical name of weight or scale -> format
+  // canonical name of weight or scale -> format
+  std::unordered_map<std::string, TargetFormat> targets_;
 };
 
 ModelConfig Converter::target_config() const {

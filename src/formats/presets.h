@@ -17,7 +17,8 @@ ModelConfig nano_config();
 // For one GPU: about 283 M parameters.
 ModelConfig mini_config();
 
-// "nano", "mini", "flash" or "pro". Errors  invalid_argument: another name.
+// "nano", "mini", "flash" or "pro".
+// Errors  invalid_argument: another name.
 Result<ModelConfig> preset_config(std::string_view name);
 
 }  // namespace cachalot::formats

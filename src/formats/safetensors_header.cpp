@@ -161,8 +161,8 @@ class Handler {
   }
   bool fail(Error& error, Status why) {
     status = std::move(why);
-    error =
-        boost::json::error::exception;  // any error stops the parser; `status` is what is reported
+    // any error stops the parser; `status` is what is reported
+    error = boost::json::error::exception;
     return false;
   }
   bool wrong(Error& error, std::string_view expected, std::string_view found) {

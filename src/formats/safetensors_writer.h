@@ -1,5 +1,6 @@
 // Writers of .safetensors: names, dtypes and shapes are known first, then the bytes follow in
-// order. The same input gives the same bytes. Layout  docs/formats/safetensors.md.
+// order. The same input gives the same bytes.
+// Layout  docs/formats/safetensors.md.
 #pragma once
 
 #include <map>
@@ -60,7 +61,8 @@ ShardPlan plan_shards(const std::vector<TensorSpec>& specs, int64_t max_shard_by
 // behind.
 class CheckpointWriter {
  public:
-  // `directory` exists. Errors  resource_exhausted for more than 512 files.
+  // `directory` exists.
+  // Errors  resource_exhausted for more than 512 files.
   static Result<CheckpointWriter> create(const std::string& directory,
                                          std::vector<TensorSpec> specs, int64_t max_shard_bytes,
                                          const Metadata& metadata = {{"format", "pt"}});

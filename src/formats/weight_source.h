@@ -82,10 +82,10 @@ class WeightSource {
   ModelConfig config_;
   std::vector<TensorInfo> inventory_;
   std::unordered_map<std::string_view, uint32_t> by_name_;  // canonical name -> inventory
-  std::unordered_map<std::string, std::string_view>
-      in_files_;  // canonical name -> name in the file
-  std::unordered_map<std::string, Stacked>
-      stacks_;  // "layers.N.ffn.experts.weight" -> stacked tensors
+  // canonical name -> name in the file
+  std::unordered_map<std::string, std::string_view> in_files_;
+  // "layers.N.ffn.experts.weight" -> stacked tensors
+  std::unordered_map<std::string, Stacked> stacks_;
   std::vector<std::string> unknown_;
   int64_t num_mtp_blocks_ = 0;
 };

@@ -29,8 +29,8 @@ struct Segment {
 };
 
 struct ForwardBatch {
-  std::span<const int32_t>
-      tokens;  // ids of all segments, one after another; each in [0, vocab_size)
+  // ids of all segments, one after another; each in [0, vocab_size)
+  std::span<const int32_t> tokens;
   std::span<const Segment> segments;
 };
 

@@ -38,8 +38,8 @@ struct TrainingTerms {
   // Results, added to.
   double indexer_kl = 0;    // sum over rows and layers, without the weight
   double balance_loss = 0;  // sum over sequences and layers, alpha times, without the weight
-  std::vector<std::vector<int64_t>>
-      loads;  // by layer, of score-routed experts; sized by the caller to num_all_layers()
+  // by layer, of score-routed experts; sized by the caller to num_all_layers()
+  std::vector<std::vector<int64_t>> loads;
   ops::SwigluClampCounts clamped;
 };
 

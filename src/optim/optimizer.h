@@ -92,7 +92,8 @@ class Optimizer {
   // In the parameters' order. The spans stay valid as long as the optimizer; restoring is writing
   // all of them.
   std::vector<StateArray> state();
-  // After a restore. Errors  data_loss: a count of steps below 0.
+  // After a restore.
+  // Errors  data_loss: a count of steps below 0.
   Status check_state() const;
 
  private:

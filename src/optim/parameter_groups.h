@@ -38,8 +38,8 @@ struct GroupingOptions {
   int64_t o_groups = 8;
   bool split_heads = false;
   bool muon = true;  // false: the matrices too are adamw_decay (baselines, golden AdamW runs)
-  bool decay_vectors =
-      false;  // true: what would be `adamw` is adamw_decay (torch's default of one group)
+  // true: what would be `adamw` is adamw_decay (torch's default of one group)
+  bool decay_vectors = false;
 };
 
 struct RowRange {
@@ -65,7 +65,8 @@ struct NamedShape {
   std::vector<int64_t> shape;
 };
 
-// Every parameter with its rule; each is in one group. Errors  also a name that comes twice.
+// Every parameter with its rule; each is in one group.
+// Errors  also a name that comes twice.
 struct ParameterAudit {
   struct Row {
     std::string name;

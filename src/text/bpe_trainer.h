@@ -26,8 +26,9 @@ class BpeTrainer {
   // A document's pieces count. Any bytes. Memory: the distinct pieces.
   void add(std::string_view document);
 
-  // vocab_size: all ids, control tokens and bytes included. Errors  invalid_argument: fewer than
-  // those need (expected, found); text that runs out of pairs before.
+  // vocab_size: all ids, control tokens and bytes included.
+  // Errors  invalid_argument: fewer than those need (expected, found); text that runs out of pairs
+  //         before.
   Result<TokenizerSpec> train(int64_t vocab_size) const;
 
   int64_t num_pieces() const { return static_cast<int64_t>(pieces_.size()); }

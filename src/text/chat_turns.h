@@ -26,8 +26,8 @@ struct TurnBlock {
 };
 
 struct Turn {
-  const Message* message =
-      nullptr;             // role, tools, calls, ...; null for a turn made of tool results alone
+  // role, tools, calls, ...; null for a turn made of tool results alone
+  const Message* message = nullptr;
   size_t message_idx = 0;  // for errors: where it stands in the request
   Role role = Role::user;
   TurnText content;               // system, developer, assistant, reminder

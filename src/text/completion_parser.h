@@ -49,8 +49,8 @@ struct CompletionEvent {
   int call_idx = -1;
   std::string text;  // reasoning, content, argument fragment; of call_start the tool's name
   std::string id;    // of call_start
-  bool complete =
-      true;  // of call_end: false if the call broke off or broke the format; it must not be executed
+  // of call_end: false if the call broke off or broke the format; it must not be executed
+  bool complete = true;
 
   bool operator==(const CompletionEvent&) const = default;
 };
@@ -59,8 +59,8 @@ struct ParsedCall {
   std::string id;
   std::string name;
   std::string arguments;  // valid JSON
-  std::string
-      raw;  // its markup, as sampled: replaying it keeps a cached prefix (reference/chat 5.8)
+  // its markup, as sampled: replaying it keeps a cached prefix (reference/chat 5.8)
+  std::string raw;
   bool complete = false;
 };
 
@@ -71,7 +71,8 @@ enum class Deviation {
   stray_think_end,    // </think> inside content: dropped
   call_in_reasoning,  // a complete block inside reasoning ended it
   block_separator,    // other white space than one blank line before the block: dropped
-  missing_block_start,  // a call outside a block: taken, since it is complete and fits an offered tool
+  // a call outside a block: taken, since it is complete and fits an offered tool
+  missing_block_start,
   missing_block_end,  // the block did not close; its complete calls count
   empty_block,        // a block without calls: dropped
   tag_variant,        // tags without the first bar, or without DSML

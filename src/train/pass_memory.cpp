@@ -17,8 +17,8 @@ struct Sublayer {
   double made_again = 0;
   double maps = 0;       // the weights by which streams are mixed; part of either
   double gradients = 0;  // the most at once, but for the streams', the maps' and the early ones
-  double early_gradients =
-      0;  // made by forward already, where the indexer's and the balance loss end
+  // made by forward already, where the indexer's and the balance loss end
+  double early_gradients = 0;
 };
 
 class Counter {

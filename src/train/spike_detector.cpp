@@ -9,8 +9,8 @@
 namespace cachalot::train {
 namespace {
 
-constexpr double kLeastSpread =
-    0.001;  // of the median: a loss that stands still is no spike's measure
+// of the median: a loss that stands still is no spike's measure
+constexpr double kLeastSpread = 0.001;
 
 double median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<int64_t>(values.size() / 2);

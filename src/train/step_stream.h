@@ -34,8 +34,8 @@ struct StepInput {
 
 class StepStream {
  public:
-  // `loader` without its sequence length, which is the schedule's. Errors  the loader's and the
-  // schedule's.
+  // `loader` without its sequence length, which is the schedule's.
+  // Errors  the loader's and the schedule's.
   static Result<StepStream> create(const data::LoaderConfig& loader,
                                    std::vector<data::MixEntry> mix,
                                    const optim::TrainingSchedule& schedule,
@@ -48,7 +48,8 @@ class StepStream {
   // Whether a position from a file is one of this stream.
   Status check(const StreamPosition& position);
 
-  // Nothing once the budget is spent. Errors  the sources'.
+  // Nothing once the budget is spent.
+  // Errors  the sources'.
   Result<std::optional<StepInput>> read(const StreamPosition& position, ThreadPool* threads);
   // The place after the step at `position`; the same place once the budget is spent.
   Result<StreamPosition> advance(const StreamPosition& position);

@@ -115,11 +115,12 @@ std::string resolved_toml(const TrainConfig& config);
 // SHA-256 of resolved_toml without run_dir and recompute: equal for runs that must give equal bits.
 std::string config_hash(const TrainConfig& config);
 
-// The model that [model] describes, checked. Errors  also an unknown preset or field, a config.json
-// that is not there.
+// The model that [model] describes, checked.
+// Errors  also an unknown preset or field, a config.json that is not there.
 Result<formats::ModelConfig> model_config(const TrainConfig& config);
 
-// What [recompute] names. Errors  invalid_argument: a name that is none.
+// What [recompute] names.
+// Errors  invalid_argument: a name that is none.
 Result<model::RecomputePlan> recompute_plan(const TrainConfig& config);
 
 // The optimizer's grouping options with the model's shapes.

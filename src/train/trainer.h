@@ -48,8 +48,8 @@ struct StepResult {
   double mtp_loss = 0;      // likewise, without lambda
   double balance_loss = 0;  // mean over samples, summed over layers
   double indexer_kl = 0;    // mean over positions, summed over layers
-  double max_load =
-      0;  // the most loaded expert's load over its layer's mean, largest of all layers; 0: no router
+  // the most loaded expert's load over its layer's mean, largest of all layers; 0: no router
+  double max_load = 0;
   double max_activation = 0;  // largest magnitude in the residual streams
   ops::SwigluClampCounts clamped;
   formats::RecastCounts recast;  // of the weights that the step left, under qat (prepared_weight.h)
@@ -67,8 +67,9 @@ class Trainer {
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  // Nothing once the budget is spent. Errors  the data sources'; the state is then that of before
-  // the step. Or a master that is no longer finite, at precision fp8: the run is over.
+  // Nothing once the budget is spent.
+  // Errors  the data sources'; the state is then that of before the step. Or a master that is no
+  //         longer finite, at precision fp8: the run is over.
   Result<std::optional<StepResult>> step(bool report_update_rms = false);
   // Routes by stale choices for the next num_steps steps.
   void anticipate(int64_t num_steps) { anticipation_.begin(num_steps); }
@@ -82,8 +83,8 @@ class Trainer {
   // The attention that the next step trains, for evaluations.
   bool dense_attention() const;
 
-  // After parameters() and the optimizer's state have been written from a checkpoint. Errors  a
-  // position that is not of this run.
+  // After parameters() and the optimizer's state have been written from a checkpoint.
+  // Errors  a position that is not of this run.
   Status restore(const StreamPosition& position, int64_t anticipated_steps_left,
                  std::map<int64_t, StepChoices> ahead);
 

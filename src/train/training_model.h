@@ -19,20 +19,20 @@ namespace cachalot::train {
 
 struct Sample {
   std::span<const int32_t> tokens;
-  std::span<const int32_t>
-      labels;  // of each position: the next token's id, or -1 where there is none
+  // of each position: the next token's id, or -1 where there is none
+  std::span<const int32_t> labels;
 };
 
 // How the samples' losses are weighed. Factors stay those of the whole global batch however it is
 // cut into calls.
 struct LossWeights {
-  float lm =
-      1;  // of each labelled position: 1 / number of them in the global batch; 0: no gradient
+  // of each labelled position: 1 / number of them in the global batch; 0: no gradient
+  float lm = 1;
   float mtp = 0;  // of each position with a second next token; 0: the MTP block does not run
 };
 
-struct
-    LossSums {  // without the factors above; of several calls: each goes on from the sums of those before
+// Without the factors above; of several calls: each goes on from the sums of those before.
+struct LossSums {
   double lm = 0;
   int64_t lm_targets = 0;
   double mtp = 0;
@@ -50,8 +50,8 @@ class TrainingModel {
 
   const model::Transformer& transformer() const { return transformer_; }
 
-  // Prepares the weights anew: after every change of the masters. Errors  prepared_weight.h's, with
-  // the tensor's name.
+  // Prepares the weights anew: after every change of the masters.
+  // Errors  prepared_weight.h's, with the tensor's name.
   Status refresh(device::ExecContext& ctx);
   // Of the last refresh, under qat: whether the experts' FP4 scales lay close enough for FP8
   // (prepared_weight.h).

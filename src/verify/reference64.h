@@ -18,8 +18,8 @@ namespace cachalot::verify {
 
 struct Choice {
   double lowest;  // score of the last candidate taken
-  double
-      gap;  // between the last candidate taken and the first left out; infinity where none is left out
+  // between the last candidate taken and the first left out; infinity where none is left out
+  double gap;
   double spread;  // standard deviation of the candidates' scores
 };
 
@@ -27,11 +27,11 @@ struct Reference64Result {
   std::vector<std::vector<double>> layer_streams;  // by layer: [rows, n * d]
   std::vector<double> logits;                      // [rows, vocab]
   // By layer, a row each: how close the choice was.
-  std::map<int64_t, std::vector<Choice>>
-      router;  // biased scores; nothing is left out in hash layers
+  // biased scores; nothing is left out in hash layers
+  std::map<int64_t, std::vector<Choice>> router;
   std::map<int64_t, std::vector<Choice>> selection;  // indexer scores
-  std::map<int64_t, std::vector<std::vector<double>>>
-      index_scores;  // by layer and row, of every visible entry
+  // by layer and row, of every visible entry
+  std::map<int64_t, std::vector<std::vector<double>>> index_scores;
   // What was taken, by layer and row, ascending: experts (hash layers too) and compressed entries.
   std::map<int64_t, std::vector<std::vector<int64_t>>> experts, picks;
   // By CSA layer, a row each: the attention that each picked entry receives, summed over heads.

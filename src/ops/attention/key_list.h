@@ -1,5 +1,6 @@
 // The keys of one token in the order that attention adds them: window rows, then compressed
-// entries. Source  reference/forward 3.4, 3.7.
+// entries.
+// Source  reference/forward 3.4, 3.7.
 #pragma once
 
 #include <algorithm>

@@ -1,11 +1,12 @@
 // Attention of each token over its window and its compressed entries; one shared KV head, key =
 // value, one sink logit a head.
 // Source  reference/forward 3.4, 3.7.
-//         out[t,h] = sum_i p_i key_i / Z,  s_i = (q . key_i) * scale,  p_i = exp(s_i - max s),  Z =
-//         sum p_i + exp(sink_h - max s) keys in this order: window positions max(0, t - window + 1)
-//         .. t ascending, then the selected entries ascending (CSA) or all entries e < floor((t +
-//         1) / ratio) (HCA; selected null). window = 0: no window part (full attention over entries
-//         of ratio 1). ratio = 0: no entries.
+//         out[t,h] = sum_i p_i key_i / Z,  s_i = (q . key_i) * scale,  p_i = exp(s_i - max s),
+//         Z = sum p_i + exp(sink_h - max s)
+// Keys    in this order: window positions max(0, t - window + 1) .. t ascending, then the selected
+//         entries ascending (CSA) or all entries e < floor((t + 1) / ratio) (HCA; selected null).
+//         window = 0: no window part (full attention over entries of ratio 1). ratio = 0: no
+//         entries.
 // Shapes  q, out [rows, heads, head_dim] contiguous; row i is position first_position + i; sink
 //         [heads]; selected [rows, topk], num_selected [rows]. out must not overlap q.
 // Numerics  scores and values: chains as ops/matmul (f32, or bf16 math with q, keys and p

@@ -15,8 +15,8 @@ namespace {
 struct Vec {
   using Reg = __m256;
   static constexpr int kLanes = 8;
-  static constexpr int kTileRegs =
-      2;  // 6 rows x 2: 12 chains cover the latency of two fma units, 15 of 16 registers
+  // 6 rows x 2: 12 chains cover the latency of two fma units, 15 of 16 registers
+  static constexpr int kTileRegs = 2;
 
   static Reg zero() { return _mm256_setzero_ps(); }
   static Reg set1(float x) { return _mm256_set1_ps(x); }

@@ -22,8 +22,8 @@ struct CompressParams {
   int64_t ratio;
   bool overlap;
   int64_t width;  // h
-  int64_t
-      first_entry;  // entries [first_entry, last_entry) are made; all their positions are present
+  // entries [first_entry, last_entry) are made; all their positions are present
+  int64_t first_entry;
   int64_t last_entry;
   float* out;
 };

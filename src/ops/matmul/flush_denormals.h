@@ -5,7 +5,8 @@
 #include <xmmintrin.h>
 
 namespace cachalot::ops {
-namespace {  // compiled with each file's own instruction set, so the linker must not merge the copies
+// compiled with each file's own instruction set, so the linker must not merge the copies
+namespace {
 
 // While it lives, this thread's results that are denormal become zero; with inputs_too, denormal
 // inputs count as zero. The arithmetic must lie behind a call that is not inlined: the compiler

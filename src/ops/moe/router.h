@@ -21,15 +21,15 @@ struct RouterParams {
   int64_t n_routed_experts;
   int64_t num_experts_per_tok;
   const float* bias;  // scored layers; null otherwise
-  const int32_t*
-      fixed_ids;  // [rows, k] in any order: the choice of a hash layer (the table's rows for the tokens), or one
+  // [rows, k] in any order: the choice of a hash layer (the table's rows for the tokens), or one
   // made before (route replay, anticipatory routing). Bias is then not read; the weights are
   // those of the present logits. Null: choose.
+  const int32_t* fixed_ids;
   float routed_scaling_factor;
   int32_t* ids;
   float* weights;
-  float* scores =
-      nullptr;  // a of every expert, for the backward and the balance loss; null: not kept
+  // a of every expert, for the backward and the balance loss; null: not kept
+  float* scores = nullptr;
 };
 void route(device::ExecContext& ctx, const RouterParams& p);
 
