@@ -7,6 +7,7 @@
 
 #include "apps/convert_verbs.h"
 #include "apps/verbs.h"
+#include "apps/version.h"
 #include "base/env.h"
 
 namespace {
@@ -22,7 +23,7 @@ std::string environment_help() {
 int run(int argc, char** argv) {
   using namespace cachalot::apps;
   CLI::App app("Cachalot: DeepSeek-V4 models, trained and served", "cachalot");
-  app.set_version_flag("--version", "cachalot " CACHALOT_VERSION);
+  app.set_version_flag("--version", version_text);
   app.footer(environment_help());
   app.require_subcommand(1);
 

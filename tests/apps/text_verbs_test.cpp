@@ -128,5 +128,20 @@ TEST(Chat, AContinuedConversationEqualsALoadedOne) {
   EXPECT_EQ(*a, *b);
 }
 
+TEST(Version, TellsTheCommitAndTheInstructionSets) {
+  const Outcome outcome = run_binary({"--version"});
+  EXPECT_EQ(outcome.exit_code, 0);
+  EXPECT_TRUE(outcome.out.starts_with("cachalot ")) << outcome.out;
+  const std::string before = " (commit ";
+  const size_t at = outcome.out.find(before);
+  ASSERT_NE(at, std::string::npos) << outcome.out;
+  const std::string commit = outcome.out.substr(at + before.size(), 12);
+  EXPECT_TRUE(commit.starts_with("unknown)") ||
+              commit.find_first_not_of("0123456789abcdef") == std::string::npos)
+      << outcome.out;
+  EXPECT_NE(outcome.out.find("instruction sets of this machine: reference"), std::string::npos)
+      << outcome.out;
+}
+
 }  // namespace
 }  // namespace cachalot::apps
