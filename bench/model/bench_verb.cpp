@@ -32,7 +32,7 @@ void add_bench_verb(CLI::App& app, int* exit_code) {
   model_command->add_option("--config", model->config_path,
                             "config.json (default: a slice of Flash, about 2.3 GB)");
   model_command->add_option("--precision", model->precision, "exact, bf16 or official");
-  model_command->add_option("--threads", model->threads, "0: one per core");
+  model_command->add_option("--threads", model->threads, "0: one per usable core");
   model_command->add_option("--prompt-tokens", model->prompt_tokens)->check(CLI::Range(1, 1 << 20));
   model_command->add_option("--decode-tokens", model->decode_tokens)->check(CLI::Range(1, 1 << 20));
   model_command->callback(
@@ -45,7 +45,7 @@ void add_bench_verb(CLI::App& app, int* exit_code) {
   context_command->add_option("--config", context->config_path,
                               "config.json (default: a small model, every layer kind)");
   context_command->add_option("--precision", context->precision, "exact, bf16 or official");
-  context_command->add_option("--threads", context->threads, "0: one per core");
+  context_command->add_option("--threads", context->threads, "0: one per usable core");
   context_command->add_option("--tokens", context->context_tokens)->check(CLI::Range(64, 1 << 20));
   context_command->add_option("--chunk", context->chunk_tokens)->check(CLI::Range(1, 1 << 20));
   context_command->callback(

@@ -274,7 +274,8 @@ int main(int argc, char** argv) {
   app.add_option("--beta2", options.adamw.beta2);
   app.add_option("--eps", options.adamw.eps);
   app.add_option("--weight-decay", options.adamw.weight_decay);
-  app.add_option("--threads", options.threads, "0: one per core")->check(CLI::Range(0, 1024));
+  app.add_option("--threads", options.threads, "0: one per usable core")
+      ->check(CLI::Range(0, 1024));
   CLI11_PARSE(app, argc, argv);
   const Status status = run(options);
   if (status.ok()) return 0;

@@ -154,7 +154,8 @@ void add_logits_verb(CLI::App& app, int* exit_code) {
                    "exact, bf16 or official (auto: what the checkpoint was made for)")
       ->check(CLI::IsMember({"auto", "exact", "bf16", "official"}));
   command->add_option("--device", options->device, "cpu");
-  command->add_option("--threads", options->threads, "0: one per core")->check(CLI::Range(0, 1024));
+  command->add_option("--threads", options->threads, "0: one per usable core")
+      ->check(CLI::Range(0, 1024));
   command->callback([options, exit_code] { *exit_code = exit_code_of(write_logits(*options)); });
 }
 

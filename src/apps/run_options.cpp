@@ -47,7 +47,7 @@ void add_run_options(CLI::App* command, RunOptions* options) {
       ->check(CLI::IsMember({"auto", "exact", "bf16", "official"}))
       ->group(kModel);
   command->add_option("--device", options->device, "cpu")->group(kModel);
-  command->add_option("--threads", options->threads, "0: one per core")
+  command->add_option("--threads", options->threads, "0: one per usable core")
       ->check(CLI::Range(0, 1024))
       ->group(kModel);
   command->add_option("--chunk", options->chunk, "tokens of a prompt that run at once")

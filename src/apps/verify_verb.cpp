@@ -17,7 +17,7 @@ void add_verify_verb(CLI::App& app, int* exit_code) {
                    "config.json, model.safetensors, expected.safetensors")
       ->required();
   golden->add_option("--precision", options->precision, "exact or official");
-  golden->add_option("--threads", options->threads, "0: one per core");
+  golden->add_option("--threads", options->threads, "0: one per usable core");
   golden->callback([options, exit_code] {
     const Result<verify::GoldenReport> found = verify::verify_golden(*options);
     *exit_code = !found ? report_error(found.error()) : (found->all_hold() ? 0 : 1);

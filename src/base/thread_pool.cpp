@@ -6,17 +6,29 @@
 
 #include "base/check.h"
 #include "base/env.h"
+#include "base/usable_cores.h"
 
 namespace cachalot {
 namespace {
-// tens of microseconds: longer than the gap between two kernels of a step
+// Longer than the gap between two kernels of a step.
 constexpr int kSpins = 20000;
+
+// Between two looks at what is waited for. Another process may have taken the core of the thread
+// that is waited for: now and then the scheduler is asked.
+void pause_spin(int spin) {
+  if (spin % 256 == 255) {
+    std::this_thread::yield();
+  } else {
+    _mm_pause();
+  }
+}
 }  // namespace
 
 ThreadPool::ThreadPool(int num_threads) {
+  const int num_cores = usable_cores();
   if (num_threads <= 0) num_threads = env_threads();
-  if (num_threads <= 0) num_threads = static_cast<int>(std::thread::hardware_concurrency());
-  if (num_threads <= 0) num_threads = 1;
+  if (num_threads <= 0) num_threads = num_cores;
+  num_spins_ = num_threads <= num_cores ? kSpins : 0;
   threads_.reserve(num_threads - 1);
   for (int worker = 1; worker < num_threads; ++worker) {
     threads_.emplace_back([this, worker] { work(worker); });
@@ -41,13 +53,13 @@ void ThreadPool::run_erased(int64_t num_tasks, void* fn, Invoke invoke) {
   pending_.store(num_tasks_, std::memory_order_relaxed);
   tasks_left_.store(num_tasks_, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
+  generation_.notify_one();
   drain(0);
   for (int spin = 0;; ++spin) {
     const int32_t pending = pending_.load(std::memory_order_acquire);
     if (pending == 0) return;
-    if (spin < kSpins) {
-      _mm_pause();
+    if (spin < num_spins_) {
+      pause_spin(spin);
     } else {
       pending_.wait(pending, std::memory_order_acquire);
     }
@@ -71,14 +83,16 @@ void ThreadPool::work(int worker_idx) {
   uint32_t seen = 0;
   while (true) {
     for (int spin = 0; generation_.load(std::memory_order_acquire) == seen; ++spin) {
-      if (spin < kSpins) {
-        _mm_pause();
+      if (spin < num_spins_) {
+        pause_spin(spin);
       } else {
         generation_.wait(seen, std::memory_order_acquire);
       }
     }
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
+    // Who finds work wakes the next sleeper: a run that is over by then wakes no more of them.
+    if (tasks_left_.load(std::memory_order_relaxed) > 0) generation_.notify_one();
     drain(worker_idx);
   }
 }

@@ -1,4 +1,5 @@
-// A fixed set of threads that runs indexed tasks. Workers spin briefly, then sleep on a futex.
+// A fixed set of threads that runs indexed tasks. Workers spin briefly, then sleep on a futex; with
+// more threads than usable cores they sleep at once, since who spins keeps who works from running.
 //
 // What a task computes may not depend on which worker runs it, nor on how many there are: kernels
 // cut their work by shape alone, so a result has the same bits for any thread count. Tasks are
@@ -18,7 +19,8 @@ namespace cachalot {
 
 class ThreadPool {
  public:
-  // num_threads >= 1 counts the caller; 0 asks for one per core (or CACHALOT_THREADS).
+  // num_threads >= 1 counts the caller; 0 asks for CACHALOT_THREADS or, where that is
+  // unset, one per usable core (usable_cores.h).
   explicit ThreadPool(int num_threads = 0);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -42,6 +44,7 @@ class ThreadPool {
   void work(int worker_idx);
   void drain(int worker_idx);
 
+  int num_spins_ = 0;
   std::vector<std::jthread> threads_;
   // Of the run that is on. Read only by who holds one of its tasks, and so before it is over.
   void* fn_ = nullptr;

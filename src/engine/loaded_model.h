@@ -17,7 +17,7 @@ struct ModelOptions {
   std::string path;  // a checkpoint directory
   std::string precision = "official";
   std::string device = "cpu";
-  int threads = 0;  // 0: one per core
+  int threads = 0;  // 0: one per usable core (base/usable_cores.h)
 };
 
 class LoadedModel {
