@@ -9,6 +9,7 @@
 #include "apps/verbs.h"
 #include "apps/version.h"
 #include "base/env.h"
+#include "device/isa.h"
 
 namespace {
 
@@ -20,8 +21,19 @@ std::string environment_help() {
   return text;
 }
 
+// 0, or the exit code after all that is wrong with the environment has been shown.
+int check_environment() {
+  int exit_code = 0;
+  for (const cachalot::Status& status :
+       {cachalot::check_environment(), cachalot::device::chosen_isa().error()}) {
+    if (!status.ok()) exit_code = cachalot::apps::report_error(status);
+  }
+  return exit_code;
+}
+
 int run(int argc, char** argv) {
   using namespace cachalot::apps;
+  if (const int wrong = check_environment(); wrong != 0) return wrong;
   CLI::App app("Cachalot: DeepSeek-V4 models, trained and served", "cachalot");
   app.set_version_flag("--version", version_text);
   app.footer(environment_help());

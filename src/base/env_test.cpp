@@ -11,19 +11,45 @@
 namespace cachalot {
 namespace {
 
-TEST(Env, ThreadCountIsBoundedWhateverTheTextSays) {
-  for (const char* text : {"", "-3", "x", "0"}) {
+TEST(Env, TheThreadCountIsAWholeNumberWithinBounds) {
+  for (const char* text : {"", "0", "3", "1024"}) {
     ASSERT_EQ(::setenv("CACHALOT_THREADS", text, 1), 0);
-    EXPECT_EQ(env_threads(), 0) << text;
+    EXPECT_TRUE(check_environment().ok()) << text;
+    EXPECT_EQ(env_threads(), std::atoi(text)) << text;
   }
   ASSERT_EQ(::setenv("CACHALOT_THREADS", "3", 1), 0);
-  EXPECT_EQ(env_threads(), 3);
   EXPECT_EQ(ThreadPool().num_threads(), 3);
-  ASSERT_EQ(::setenv("CACHALOT_THREADS", "99999999999999999999", 1), 0);
-  EXPECT_LE(env_threads(), 1024);
+  for (const char* text : {"x", "3x", " 3", "-3", "+3", "3.5", "1025", "99999999999999999999"}) {
+    ASSERT_EQ(::setenv("CACHALOT_THREADS", text, 1), 0);
+    EXPECT_EQ(env_threads(), 0) << text;
+    EXPECT_EQ(check_environment().message(),
+              "CACHALOT_THREADS: expected a whole number from 0 to 1024, found \"" +
+                  std::string(text) + '"');
+  }
   ::unsetenv("CACHALOT_THREADS");
   EXPECT_EQ(env_threads(), 0);
   EXPECT_GE(ThreadPool().num_threads(), 1);
+}
+
+TEST(Env, AnUnknownLogLevelIsAnErrorAndSilencesNothing) {
+  for (const char* text : {"debug", "info", "warning", "error"}) {
+    ASSERT_EQ(::setenv("CACHALOT_LOG", text, 1), 0);
+    EXPECT_TRUE(check_environment().ok()) << text;
+    EXPECT_EQ(env_log_level(), text);
+  }
+  for (const char* text : {"verbose", "off", "Info", "2"}) {
+    ASSERT_EQ(::setenv("CACHALOT_LOG", text, 1), 0);
+    EXPECT_EQ(env_log_level(), "info") << text;
+    EXPECT_EQ(check_environment().message(),
+              "CACHALOT_LOG: expected one of debug, info, warning, error, found \"" +
+                  std::string(text) + '"');
+  }
+  ASSERT_EQ(::setenv("CACHALOT_THREADS", "many", 1), 0);
+  EXPECT_NE(check_environment().message().find("CACHALOT_LOG"), std::string::npos);
+  EXPECT_NE(check_environment().message().find("\nCACHALOT_THREADS"), std::string::npos);
+  ::unsetenv("CACHALOT_THREADS");
+  ::unsetenv("CACHALOT_LOG");
+  EXPECT_TRUE(check_environment().ok());
 }
 
 TEST(Env, EveryVariableHasALineOfHelp) {

@@ -48,12 +48,13 @@ std::vector<Isa> machine_isas() {
 Result<Isa> chosen_isa() {
   const std::string name = env_isa();
   if (name.empty()) return machine_isa();
-  CACHALOT_ASSIGN_OR_RETURN(const Isa isa, parse_isa(name));
-  if (isa > machine_isa()) {
+  const Result<Isa> named = parse_isa(name);
+  if (!named) return Status(named.error().code(), "CACHALOT_ISA: " + named.error().message());
+  if (*named > machine_isa()) {
     return unsupported(fmt::format("CACHALOT_ISA: expected at most {} on this machine, found {}",
                                    isa_name(machine_isa()), name));
   }
-  return isa;
+  return named;
 }
 
 }  // namespace cachalot::device

@@ -40,6 +40,7 @@ TEST(Isa, TheEnvironmentChoosesALowerLevel) {
   }
   ASSERT_EQ(::setenv("CACHALOT_ISA", "best", 1), 0);
   EXPECT_EQ(chosen_isa().error().code(), StatusCode::invalid_argument);
+  EXPECT_TRUE(chosen_isa().error().message().starts_with("CACHALOT_ISA: "));
   if (machine_isa() != Isa::avx512bf16) {
     ASSERT_EQ(::setenv("CACHALOT_ISA", "avx512bf16", 1), 0);
     EXPECT_EQ(chosen_isa().error().code(), StatusCode::unsupported);

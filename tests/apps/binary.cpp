@@ -55,7 +55,8 @@ formats::ModelConfig small_config() {
 
 }  // namespace
 
-Outcome run_binary(const std::vector<std::string>& arguments, const std::string& input) {
+Outcome run_binary(const std::vector<std::string>& arguments, const std::string& input,
+                   const std::vector<std::pair<std::string, std::string>>& environment) {
   std::vector<std::string> words = {CACHALOT_BINARY};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
@@ -69,6 +70,7 @@ Outcome run_binary(const std::vector<std::string>& arguments, const std::string&
   if (child == 0) {
     ::setenv("CACHALOT_THREADS", "1",
              1);  // where --threads says nothing: tests run beside each other
+    for (const auto& [name, value] : environment) ::setenv(name.c_str(), value.c_str(), 1);
     ::dup2(in[0], STDIN_FILENO);
     ::dup2(out[1], STDOUT_FILENO);
     ::dup2(err[1], STDERR_FILENO);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/json.h"
@@ -13,8 +14,10 @@ struct Outcome {
   std::string out;
   std::string err;
 };
-// Arguments reach the binary as they are, without a shell between. `input` is its standard input.
-Outcome run_binary(const std::vector<std::string>& arguments, const std::string& input = "");
+// Arguments reach the binary as they are, without a shell between. `input` is its standard input;
+// `environment` has names and values beside those of the test.
+Outcome run_binary(const std::vector<std::string>& arguments, const std::string& input = "",
+                   const std::vector<std::pair<std::string, std::string>>& environment = {});
 
 // The JSON object that is all of standard output; fails the test where it is not that.
 json::object run_json(const std::vector<std::string>& arguments);
