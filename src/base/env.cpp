@@ -11,6 +11,8 @@ namespace cachalot {
 namespace {
 
 constexpr int64_t kMaxThreads = 1024;  // a mistyped number must not exhaust the machine
+constexpr int64_t kMaxCacheGib = 1 << 20;
+constexpr int64_t kDefaultCacheGib = 32;
 
 std::string get(const char* name, const char* fallback) {
   const char* value = std::getenv(name);
@@ -43,6 +45,18 @@ Result<std::string> log_level() {
 }
 Result<int64_t> threads() { return whole_number("CACHALOT_THREADS", kMaxThreads, 0); }
 
+Result<int64_t> cache_gib() {
+  return whole_number("CACHALOT_CACHE_GIB", kMaxCacheGib, kDefaultCacheGib);
+}
+
+// A base directory of the XDG specification, which ignores relative paths, and ours in it.
+std::string base_directory(const char* variable, const char* below_home) {
+  const std::string base = get(variable, "");
+  if (base.starts_with('/')) return base + "/cachalot";
+  const std::string home = get("HOME", "");
+  return home.empty() ? "" : home + below_home + "/cachalot";
+}
+
 template <typename T>
 T or_default(const Result<T>& value, T fallback) {
   return value ? *value : fallback;
@@ -55,7 +69,10 @@ const std::vector<EnvVariable>& env_variables() {
       {"CACHALOT_LOG", "log level: debug, info, warning or error (default info)"},
       {"CACHALOT_ISA", "force the CPU kernels: reference, avx2, avx512 or avx512bf16"},
       {"CACHALOT_THREADS", "number of threads (default: one per usable core)"},
+      {"CACHALOT_CACHE_DIR", "where packed weights are kept (default: $XDG_CACHE_HOME/cachalot)"},
+      {"CACHALOT_CACHE_GIB", "most GiB kept there, 0 to keep none (default 32)"},
       {"NO_COLOR", "not empty: no colours (so does TERM=dumb)"},
+      {"XDG_CACHE_HOME", "the folder of caches (default: $HOME/.cache)"},
       {"XDG_STATE_HOME", "where chat keeps its input history (default: $HOME/.local/state)"},
   };
   return variables;
@@ -63,7 +80,7 @@ const std::vector<EnvVariable>& env_variables() {
 
 Status check_environment() {
   std::string errors;
-  for (const Status& status : {log_level().error(), threads().error()}) {
+  for (const Status& status : {log_level().error(), threads().error(), cache_gib().error()}) {
     if (status.ok()) continue;
     errors += (errors.empty() ? "" : "\n") + status.message();
   }
@@ -74,12 +91,11 @@ std::string env_log_level() { return or_default(log_level(), std::string("info")
 std::string env_isa() { return get("CACHALOT_ISA", ""); }
 int env_threads() { return static_cast<int>(or_default(threads(), int64_t{0})); }
 bool env_allows_color() { return get("NO_COLOR", "").empty() && get("TERM", "dumb") != "dumb"; }
-std::string env_state_dir() {
-  const std::string state = get("XDG_STATE_HOME", "");
-  if (state.starts_with('/'))
-    return state + "/cachalot";  // the specification ignores relative paths
-  const std::string home = get("HOME", "");
-  return home.empty() ? "" : home + "/.local/state/cachalot";
+std::string env_cache_dir() {
+  const std::string directory = get("CACHALOT_CACHE_DIR", "");
+  return directory.empty() ? base_directory("XDG_CACHE_HOME", "/.cache") : directory;
 }
+int64_t env_cache_gib() { return or_default(cache_gib(), kDefaultCacheGib); }
+std::string env_state_dir() { return base_directory("XDG_STATE_HOME", "/.local/state"); }
 
 }  // namespace cachalot

@@ -3,6 +3,7 @@
 // value counts as none.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,10 @@ std::string env_isa();        // CACHALOT_ISA, empty = the best the machine has
 int env_threads();            // CACHALOT_THREADS, 0..1024; 0 = one per usable core
 
 bool env_allows_color();  // NO_COLOR is unset or empty, and TERM is not "dumb"
+// Where what can be made again is kept: CACHALOT_CACHE_DIR, else $XDG_CACHE_HOME/cachalot, else
+// ~/.cache/cachalot; empty: no home.
+std::string env_cache_dir();
+int64_t env_cache_gib();  // CACHALOT_CACHE_GIB, default 32; 0 = keep nothing
 // $XDG_STATE_HOME/cachalot, else ~/.local/state/cachalot; empty: no home.
 std::string env_state_dir();
 

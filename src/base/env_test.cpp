@@ -71,6 +71,24 @@ TEST(Env, StateDirectoryFollowsTheSpecification) {
   EXPECT_EQ(env_state_dir(), "");
 }
 
+TEST(Env, TheCacheHasAFolderAndALimit) {
+  ASSERT_EQ(::setenv("HOME", "/home/x", 1), 0);
+  ::unsetenv("XDG_CACHE_HOME");
+  EXPECT_EQ(env_cache_dir(), "/home/x/.cache/cachalot");
+  ASSERT_EQ(::setenv("XDG_CACHE_HOME", "/c", 1), 0);
+  EXPECT_EQ(env_cache_dir(), "/c/cachalot");
+  ASSERT_EQ(::setenv("CACHALOT_CACHE_DIR", "/mine", 1), 0);
+  EXPECT_EQ(env_cache_dir(), "/mine");
+  EXPECT_EQ(env_cache_gib(), 32);
+  ASSERT_EQ(::setenv("CACHALOT_CACHE_GIB", "0", 1), 0);
+  EXPECT_EQ(env_cache_gib(), 0);
+  ASSERT_EQ(::setenv("CACHALOT_CACHE_GIB", "-1", 1), 0);
+  EXPECT_EQ(env_cache_gib(), 32);
+  EXPECT_TRUE(check_environment().message().starts_with("CACHALOT_CACHE_GIB: "));
+  for (const char* name : {"HOME", "XDG_CACHE_HOME", "CACHALOT_CACHE_DIR", "CACHALOT_CACHE_GIB"})
+    ::unsetenv(name);
+}
+
 TEST(Env, ColorsAreOffOnRequestAndOnDumbTerminals) {
   ASSERT_EQ(::setenv("TERM", "xterm", 1), 0);
   ::unsetenv("NO_COLOR");
