@@ -10,22 +10,40 @@
 
 namespace cachalot::device {
 namespace {
-constexpr int64_t kAlignment = 64;
-constexpr int64_t kHugePage = int64_t{1} << 21;
+constexpr size_t kAlignment = 64;
+constexpr size_t kPage = 4096;
+constexpr size_t kHugePage = size_t{1} << 21;
+
+// Fresh pages, which the system zeroes when they are first touched, from a huge page's boundary on.
+void* map_pages(size_t num_bytes) {
+  const size_t mapped = num_bytes + kHugePage;
+  void* data = ::mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) return nullptr;
+  auto* begin = static_cast<std::byte*>(data);
+  const size_t before = (kHugePage - reinterpret_cast<uintptr_t>(begin) % kHugePage) % kHugePage;
+  if (before > 0) ::munmap(begin, before);
+  begin += before;
+  const size_t kept = (num_bytes + kPage - 1) / kPage * kPage;
+  ::munmap(begin + kept, mapped - before - kept);
+  ::madvise(begin, kept, MADV_HUGEPAGE);
+  return begin;
+}
+
 }  // namespace
 
 Result<Buffer> Buffer::create(int64_t num_bytes) {
   Buffer buffer;
   if (num_bytes <= 0) return buffer;
-  const bool large = num_bytes >= kHugePage;
-  void* data = nullptr;
-  if (::posix_memalign(&data, large ? kHugePage : kAlignment, static_cast<size_t>(num_bytes)) !=
-      0) {
+  const auto size = static_cast<size_t>(num_bytes);
+  void* data =
+      size >= kHugePage
+          ? map_pages(size)
+          : std::aligned_alloc(kAlignment, (size + kAlignment - 1) / kAlignment * kAlignment);
+  if (data == nullptr) {
     return resource_exhausted(
         fmt::format("memory: expected {} free bytes, found fewer", num_bytes));
   }
-  if (large) ::madvise(data, static_cast<size_t>(num_bytes), MADV_HUGEPAGE);
-  std::memset(data, 0, static_cast<size_t>(num_bytes));
+  if (size < kHugePage) std::memset(data, 0, size);
   buffer.data_ = static_cast<std::byte*>(data);
   buffer.size_ = num_bytes;
   return buffer;
@@ -42,10 +60,17 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
   return *this;
 }
 
-Buffer::~Buffer() { std::free(data_); }
+Buffer::~Buffer() {
+  if (static_cast<size_t>(size_) >= kHugePage) {
+    ::munmap(data_, static_cast<size_t>(size_));
+  } else {
+    std::free(data_);
+  }
+}
 
 void* Arena::allocate_bytes(int64_t num_bytes) {
-  num_bytes = (std::max<int64_t>(num_bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
+  constexpr auto kStep = static_cast<int64_t>(kAlignment);
+  num_bytes = (std::max<int64_t>(num_bytes, 1) + kStep - 1) / kStep * kStep;
   while (true) {
     if (block_idx_ == blocks_.size()) blocks_.emplace_back(std::max(block_bytes_, num_bytes));
     Buffer& block = blocks_[block_idx_];

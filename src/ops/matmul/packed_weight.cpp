@@ -78,7 +78,8 @@ Status check_shapes(const QuantTensor& t, WeightFormat format) {
 }
 
 // Rows of `unit_bytes`-sized pieces of up to 64 matrix rows, interleaved: piece i of lane l goes to
-// out[(i * width + l)]. The last piece of a row may be partial; out was zeroed.
+// out[(i * width + l)]. The last piece of a row may be partial, where out was
+// zeroed.
 void interleave_dwords(const std::byte* rows, int64_t row_bytes, int64_t num_lanes, int64_t width,
                        std::byte* out) {
   constexpr int64_t kRun = 16;  // a cache line of each source row at a time
@@ -197,10 +198,20 @@ int64_t PackedWeight::panel_bytes(int64_t width) const {
 const float* PackedWeight::panel_scales(int64_t panel) const {
   if (format_ != WeightFormat::fp8) return nullptr;
   const int64_t groups = round_up(columns_, kFp8BlockInputs) / kFp8BlockInputs;
-  return reinterpret_cast<const float*>(scales_.data()) + panel * groups;
+  return reinterpret_cast<const float*>(data_ + scales_offset()) + panel * groups;
 }
 
-Result<PackedWeight> PackedWeight::pack(device::ExecContext& ctx, const QuantTensor& tensor) {
+int64_t PackedWeight::panels_bytes() const {
+  const int64_t last = num_panels() - 1;
+  return last * panel_bytes(kPanelWidth) + panel_bytes(panel_width(last));
+}
+
+int64_t PackedWeight::scales_bytes() const {
+  if (format_ != WeightFormat::fp8) return 0;
+  return num_panels() * (round_up(columns_, kFp8BlockInputs) / kFp8BlockInputs) * 4;
+}
+
+Result<PackedWeight> PackedWeight::shaped(const QuantTensor& tensor) {
   CACHALOT_ASSIGN_OR_RETURN(const WeightFormat format, format_of(tensor));
   CACHALOT_RETURN_IF_ERROR(check_shapes(tensor, format));
   PackedWeight w;
@@ -213,31 +224,62 @@ Result<PackedWeight> PackedWeight::pack(device::ExecContext& ctx, const QuantTen
                        : format == WeightFormat::fp8  ? 4
                                                       : kFp4BlockInputs;
   w.padded_columns_ = round_up(tensor.columns, step);
-  const int64_t last = w.num_panels() - 1;
-  CACHALOT_ASSIGN_OR_RETURN(w.data_, device::Buffer::create(last * w.panel_bytes(kPanelWidth) +
-                                                            w.panel_bytes(w.panel_width(last))));
+  return w;
+}
 
-  if (format == WeightFormat::fp8) {
+Result<int64_t> PackedWeight::packed_bytes(const QuantTensor& tensor) {
+  CACHALOT_ASSIGN_OR_RETURN(const PackedWeight w, shaped(tensor));
+  return w.scales_offset() + w.scales_bytes();
+}
+
+Result<PackedWeight> PackedWeight::packed_at(const QuantTensor& tensor, bool has_nan_codes,
+                                             const std::byte* memory) {
+  CACHALOT_ASSIGN_OR_RETURN(PackedWeight w, shaped(tensor));
+  w.has_nan_codes_ = has_nan_codes;
+  w.data_ = memory;
+  return w;
+}
+
+Result<PackedWeight> PackedWeight::pack(device::ExecContext& ctx, const QuantTensor& tensor) {
+  CACHALOT_ASSIGN_OR_RETURN(PackedWeight w, shaped(tensor));
+  CACHALOT_ASSIGN_OR_RETURN(w.owned_, device::Buffer::create(w.scales_offset() + w.scales_bytes()));
+  CACHALOT_RETURN_IF_ERROR(w.fill(ctx, tensor, w.owned_.data()));
+  return w;
+}
+
+Result<PackedWeight> PackedWeight::pack_into(device::ExecContext& ctx, const QuantTensor& tensor,
+                                             std::byte* memory) {
+  CACHALOT_ASSIGN_OR_RETURN(PackedWeight w, shaped(tensor));
+  CACHALOT_RETURN_IF_ERROR(w.fill(ctx, tensor, memory));
+  return w;
+}
+
+Status PackedWeight::fill(device::ExecContext& ctx, const QuantTensor& tensor, std::byte* memory) {
+  data_ = memory;
+  const int64_t last = num_panels() - 1;
+  if (format_ == WeightFormat::fp8) {
     std::vector<float> scales;
     CACHALOT_RETURN_IF_ERROR(read_scales(tensor.scale, scales));
-    const int64_t groups = round_up(tensor.columns, kFp8BlockInputs) / kFp8BlockInputs;
-    CACHALOT_ASSIGN_OR_RETURN(w.scales_, device::Buffer::create((last + 1) * groups * 4));
+    const int64_t groups = round_up(columns_, kFp8BlockInputs) / kFp8BlockInputs;
     for (int64_t panel = 0; panel <= last; ++panel) {
-      std::memcpy(w.scales_.data() + panel * groups * 4,
+      std::memcpy(memory + scales_offset() + panel * groups * 4,
                   scales.data() + panel * kPanelWidth / tensor.block_rows * groups,
                   static_cast<size_t>(groups * 4));
     }
-  } else if (format == WeightFormat::fp4) {
+  } else if (format_ == WeightFormat::fp4) {
     CACHALOT_RETURN_IF_ERROR(check_fp4_scales(tensor.scale));
   }
+  std::memset(memory + panels_bytes(), 0, static_cast<size_t>(scales_offset() - panels_bytes()));
 
   std::atomic<bool> has_nan = false;
   ctx.pool->run(last + 1, [&](int64_t panel, int) {
     const int64_t first_row = panel * kPanelWidth;
     const int64_t num_lanes = std::min(kPanelWidth, tensor.rows - first_row);
-    const int64_t width = w.panel_width(panel);
-    std::byte* out = w.data_.data() + panel * w.panel_bytes(kPanelWidth);
-    if (format == WeightFormat::fp4) {
+    const int64_t width = panel_width(panel);
+    std::byte* out = memory + panel * panel_bytes(kPanelWidth);
+    if (num_lanes < width || padded_columns_ != columns_)  // what lies beyond the matrix is zero
+      std::memset(out, 0, static_cast<size_t>(panel_bytes(width)));
+    if (format_ == WeightFormat::fp4) {
       interleave_fp4(tensor, first_row, num_lanes, width, out);
     } else if (tensor.weight.dtype == DType::f16) {
       widen_f16(tensor, first_row, num_lanes, width, out);
@@ -245,16 +287,16 @@ Result<PackedWeight> PackedWeight::pack(device::ExecContext& ctx, const QuantTen
       const int64_t row_bytes = tensor.columns * tensor::dtype_bytes(tensor.weight.dtype);
       const std::byte* rows = tensor.weight.data + first_row * row_bytes;
       interleave_dwords(rows, row_bytes, num_lanes, width, out);
-      if (format == WeightFormat::fp8 && holds_nan_code(rows, num_lanes * row_bytes)) {
+      if (format_ == WeightFormat::fp8 && holds_nan_code(rows, num_lanes * row_bytes)) {
         has_nan.store(true, std::memory_order_relaxed);
       }
     }
   });
-  w.has_nan_codes_ = has_nan.load();
-  return w;
+  has_nan_codes_ = has_nan.load();
+  return {};
 }
 
-void PackedWeight::resize(WeightFormat format, int64_t rows, int64_t columns) {
+std::byte* PackedWeight::resize(WeightFormat format, int64_t rows, int64_t columns) {
   CACHALOT_CHECK(format == WeightFormat::f32 || format == WeightFormat::bf16);
   CACHALOT_CHECK(rows > 0 && columns > 0);
   rows_ = rows;
@@ -263,10 +305,9 @@ void PackedWeight::resize(WeightFormat format, int64_t rows, int64_t columns) {
   format_ = format;
   sum_group_ = 0;
   has_nan_codes_ = false;
-  scales_ = {};
-  const int64_t last = num_panels() - 1;
-  const int64_t num_bytes = last * panel_bytes(kPanelWidth) + panel_bytes(panel_width(last));
-  if (data_.size() != num_bytes) data_ = device::Buffer(num_bytes);
+  if (owned_.size() != scales_offset()) owned_ = device::Buffer(scales_offset());
+  data_ = owned_.data();
+  return owned_.data();
 }
 
 void PackedWeight::set_sum_group(int64_t inputs) {
@@ -276,13 +317,13 @@ void PackedWeight::set_sum_group(int64_t inputs) {
 }
 
 void PackedWeight::assign(device::ExecContext& ctx, WeightFormat format, const FloatMatrix& w) {
-  resize(format, w.rows, w.columns);
+  std::byte* memory = resize(format, w.rows, w.columns);
   const PanelKernels& kernels = panel_kernels(ctx.isa);
   ctx.pool->run(num_panels(), [&](int64_t panel, int) {
     const int64_t first_row = panel * kPanelWidth;
     const int64_t num_lanes = std::min(kPanelWidth, w.rows - first_row);
     const float* from = w.data + first_row * w.row_stride;
-    std::byte* out = data_.data() + panel * panel_bytes(kPanelWidth);
+    std::byte* out = memory + panel * panel_bytes(kPanelWidth);
     if (format == WeightFormat::f32) {
       kernels.pack_rows_transposed_f32(from, w.row_stride, num_lanes, w.columns, panel_width(panel),
                                        reinterpret_cast<float*>(out));
@@ -295,13 +336,13 @@ void PackedWeight::assign(device::ExecContext& ctx, WeightFormat format, const F
 
 void PackedWeight::assign_transposed(device::ExecContext& ctx, WeightFormat format,
                                      const FloatMatrix& w) {
-  resize(format, w.columns, w.rows);
+  std::byte* memory = resize(format, w.columns, w.rows);
   const PanelKernels& kernels = panel_kernels(ctx.isa);
   ctx.pool->run(num_panels(), [&](int64_t panel, int) {
     const int64_t first_column = panel * kPanelWidth;
     const int64_t num_lanes = std::min(kPanelWidth, w.columns - first_column);
     const float* from = w.data + first_column;
-    std::byte* out = data_.data() + panel * panel_bytes(kPanelWidth);
+    std::byte* out = memory + panel * panel_bytes(kPanelWidth);
     if (format == WeightFormat::f32) {
       kernels.pack_rows_f32(from, w.row_stride, num_lanes, w.rows, panel_width(panel),
                             reinterpret_cast<float*>(out));

@@ -19,6 +19,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "base/status.h"
@@ -43,10 +44,13 @@ struct FloatMatrix {
   int64_t row_stride;
 };
 
-// Owns the packed bytes. Between packings any number of threads may read it.
+// Owns the packed bytes, but where they were packed into a caller's memory. Between packings any
+// number of threads may read it.
 class PackedWeight {
  public:
   static constexpr int64_t kPanelWidth = 64;
+  // Raised with every change of what pack() leaves in memory: files of packed bytes are kept.
+  static constexpr int kLayoutVersion = 1;
 
   // F32 and F16 (widened) become f32; BF16 bf16; F8_E4M3 with F8_E8M0 or F32 scales per 128 x 128
   // fp8; I8 pairs with F8_E8M0 scales per 1 x 32 fp4. Source bytes may have any alignment and are
@@ -56,9 +60,24 @@ class PackedWeight {
   //         and found; the caller adds the tensor's name.
   static Result<PackedWeight> pack(device::ExecContext& ctx, const tensor::QuantTensor& tensor);
 
+  // The same into `memory`: aligned to 64 bytes, with room for packed_bytes(), and outliving the
+  // weight. Every byte of it is written once. The bytes depend on the tensor alone, not on the
+  // instruction set or the thread count.
+  static Result<int64_t> packed_bytes(const tensor::QuantTensor& tensor);
+  static Result<PackedWeight> pack_into(device::ExecContext& ctx, const tensor::QuantTensor& tensor,
+                                        std::byte* memory);
+  // What pack_into() made of the tensor, or of one with its shape and format, and has_nan_codes()
+  // then. Reads neither bytes nor scales.
+  static Result<PackedWeight> packed_at(const tensor::QuantTensor& tensor, bool has_nan_codes,
+                                        const std::byte* memory);
+  // What was packed, packed_bytes() of it.
+  std::span<const std::byte> bytes() const {
+    return {data_, static_cast<size_t>(scales_offset() + scales_bytes())};
+  }
+
   // Becomes W or its transpose as an f32 weight, or as a bf16 one (nearest even). The transpose is
   // what the gradient of x multiplies with (matmul_backward.h). Keeps its memory where the size
-  // stays the same. CHECK: another format, an empty matrix.
+  // stays the same; a caller's memory it leaves. CHECK: another format, an empty matrix.
   void assign(device::ExecContext& ctx, WeightFormat format, const FloatMatrix& w);
   void assign_transposed(device::ExecContext& ctx, WeightFormat format, const FloatMatrix& w);
 
@@ -70,7 +89,7 @@ class PackedWeight {
   int64_t rows() const { return rows_; }        // N
   int64_t columns() const { return columns_; }  // K
   WeightFormat format() const { return format_; }
-  int64_t num_bytes() const { return data_.size() + scales_.size(); }
+  int64_t num_bytes() const { return rows_ == 0 ? 0 : panels_bytes() + scales_bytes(); }
 
   // Inputs that are summed before their scale is applied: scale_group(format()), or what
   // set_sum_group() says.
@@ -86,9 +105,7 @@ class PackedWeight {
     const int64_t left = rows_ - panel * kPanelWidth;
     return left >= kPanelWidth ? kPanelWidth : (left + 15) / 16 * 16;
   }
-  const std::byte* panel(int64_t panel) const {
-    return data_.data() + panel * panel_bytes(kPanelWidth);
-  }
+  const std::byte* panel(int64_t panel) const { return data_ + panel * panel_bytes(kPanelWidth); }
   const float* panel_scales(int64_t panel) const;  // fp8; null otherwise
   int64_t panel_bytes(int64_t width) const;
 
@@ -98,7 +115,13 @@ class PackedWeight {
   float scale(int64_t row, int64_t group) const;
 
  private:
-  void resize(WeightFormat format, int64_t rows, int64_t columns);
+  static Result<PackedWeight> shaped(const tensor::QuantTensor& tensor);
+  Status fill(device::ExecContext& ctx, const tensor::QuantTensor& tensor, std::byte* memory);
+  std::byte* resize(WeightFormat format, int64_t rows, int64_t columns);
+  // The panels, one after the other; then, at the next multiple of 64, the scales of fp8.
+  int64_t panels_bytes() const;
+  int64_t scales_bytes() const;
+  int64_t scales_offset() const { return (panels_bytes() + 63) / 64 * 64; }
 
   int64_t rows_ = 0;
   int64_t columns_ = 0;
@@ -106,8 +129,8 @@ class PackedWeight {
   int64_t sum_group_ = 0;
   WeightFormat format_ = WeightFormat::f32;
   bool has_nan_codes_ = false;
-  device::Buffer data_;
-  device::Buffer scales_;
+  const std::byte* data_ = nullptr;
+  device::Buffer owned_;  // where data_ points, but for a caller's memory
 };
 
 }  // namespace cachalot::ops

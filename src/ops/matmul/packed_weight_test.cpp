@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstring>
 #include <limits>
 
+#include "base/sha256.h"
 #include "ops/matmul/matmul_test_data.h"
 
 namespace cachalot::ops {
@@ -55,6 +58,59 @@ TEST(PackedWeight, TakesNoMoreThanTheCheckpointForWholePanels) {
   // fp8: a float per panel and 128 inputs beside 8,192 codes, where the file has a byte per 16,384.
   const TestWeight weight = make_weight(WeightFormat::fp8, 256, 512, rng);
   EXPECT_EQ(pack(weight.tensor)->num_bytes(), weight.tensor.weight.num_bytes() + 4 * 4 * 4);
+}
+
+// The packed bytes do not depend on where they lie, what lay there before, threads or instruction
+// set; and they are those of kLayoutVersion, whose files are kept. Whoever changes them raises it.
+TEST(PackedWeight, TheBytesAreThoseOfTheLayoutVersion) {
+  ASSERT_EQ(PackedWeight::kLayoutVersion, 1);
+  RngStream rng(3, RngPurpose::data, 0);
+  Sha256 hash;
+  for (WeightFormat format :
+       {WeightFormat::f32, WeightFormat::bf16, WeightFormat::fp8, WeightFormat::fp4}) {
+    for (const auto& [n, k] :
+         {std::pair<int64_t, int64_t>{1, 2}, {17, 34}, {130, 258}, {64, 128}}) {
+      const TestWeight weight = make_weight(format, n, k, rng);
+      const int64_t num_bytes = *PackedWeight::packed_bytes(weight.tensor);
+      const Result<PackedWeight> owned = pack(weight.tensor);
+      ASSERT_EQ(static_cast<int64_t>(owned->bytes().size()), num_bytes);
+      for (device::Isa isa : device::machine_isas()) {
+        for (int num_threads : {1, 3}) {
+          ThreadPool pool(num_threads);
+          device::Arena arena;
+          device::ExecContext ctx{&pool, &arena, isa};
+          device::Buffer memory(num_bytes);
+          std::memset(memory.data(), 0xA5, static_cast<size_t>(num_bytes));
+          ASSERT_TRUE(PackedWeight::pack_into(ctx, weight.tensor, memory.data()).has_value());
+          EXPECT_EQ(std::memcmp(memory.data(), owned->bytes().data(), owned->bytes().size()), 0)
+              << weight_format_name(format) << " " << n << " x " << k;
+          const Result<PackedWeight> found =
+              PackedWeight::packed_at(weight.tensor, owned->has_nan_codes(), memory.data());
+          EXPECT_EQ(found->bytes().data(), memory.data());
+          EXPECT_EQ(found->scale(n - 1, 0), owned->scale(n - 1, 0));
+        }
+      }
+      hash.add(owned->bytes());
+    }
+  }
+  EXPECT_EQ(hash.hex().substr(0, 16), "8685d56cb3a8d023");
+}
+
+// A weight in a caller's memory may be read-only, a file's: it is left alone.
+TEST(PackedWeight, AssigningLeavesACallersMemory) {
+  ThreadPool pool(1);
+  device::Arena arena;
+  device::ExecContext ctx{&pool, &arena, device::Isa::reference};
+  RngStream rng(4, RngPurpose::data, 0);
+  const TestWeight weight = make_weight(WeightFormat::f32, 16, 16, rng);
+  const Result<PackedWeight> kept = pack(weight.tensor);
+  PackedWeight mapped = *PackedWeight::packed_at(weight.tensor, false, kept->bytes().data());
+  const std::vector<std::byte> before(kept->bytes().begin(), kept->bytes().end());
+  const std::vector<float> ones(256, 1.0f);
+  mapped.assign(ctx, WeightFormat::f32, {ones.data(), 16, 16, 16});
+  EXPECT_NE(mapped.bytes().data(), kept->bytes().data());
+  EXPECT_EQ(mapped.code_value(3, 3), 1.0f);
+  EXPECT_TRUE(std::ranges::equal(kept->bytes(), before));
 }
 
 TEST(PackedWeight, WidensF16) {
