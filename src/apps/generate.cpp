@@ -196,6 +196,7 @@ class Run {
     out["threads"] = engine().num_threads();
     out["seed"] = sampling_.seed;
     std::puts(python_json(out).c_str());
+    std::fflush(stdout);  // the end may wait for packed weights to be written
   }
 
   void print_summary(const Completion& completion) {

@@ -172,9 +172,9 @@ Status check_header(const FileHeader& header, const BlockPool& pool, int64_t fil
                     const std::string& name) {
   const CacheLayout& layout = pool.layout();
   if (header.fingerprint != layout.fingerprint()) {
-    return invalid_argument(
-        fmt::format("{}: model and precision: expected fingerprint {:016x}, found {:016x}", name,
-                    layout.fingerprint(), header.fingerprint));
+    return invalid_argument(fmt::format(
+        "{}: weights, configuration and precision: expected fingerprint {:016x}, found {:016x}",
+        name, layout.fingerprint(), header.fingerprint));
   }
   if (header.layout_hash != layout_hash(layout)) {
     return invalid_argument(fmt::format("{}: cache layout: expected {:016x}, found {:016x}", name,

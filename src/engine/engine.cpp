@@ -35,6 +35,7 @@ Result<std::unique_ptr<Engine>> Engine::create(std::unique_ptr<LoadedModel> mode
   std::unique_ptr<Engine> engine(new Engine(std::move(model)));
   CacheOptions cache_options;
   cache_options.rewind_slack = std::max(cache_options.rewind_slack, options.max_drafts);
+  cache_options.weights_fingerprint = engine->model_->weights_fingerprint();
   CACHALOT_ASSIGN_OR_RETURN(
       cache::CacheLayout layout,
       model_cache_layout(engine->config(), engine->model_->transformer().precision(),

@@ -3,11 +3,14 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
+#include <thread>
 
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "device/exec_context.h"
+#include "engine/weight_cache.h"
 #include "model/transformer.h"
 #include "model/weight_provider.h"
 
@@ -18,8 +21,11 @@ struct ModelOptions {
   std::string precision = "official";
   std::string device = "cpu";
   int threads = 0;  // 0: one per usable core (base/usable_cores.h)
+  WeightCacheOptions weight_cache = WeightCacheOptions::from_environment();
 };
 
+// A thread of its own keeps freshly packed weights for the next start (weight_cache.h), a few seconds
+// after the load or at the end, which waits for it.
 class LoadedModel {
  public:
   static Result<std::unique_ptr<LoadedModel>> load(const ModelOptions& options);
@@ -31,15 +37,27 @@ class LoadedModel {
   device::ExecContext& context() { return context_; }
   const model::Transformer& transformer() const { return *transformer_; }
   const model::WeightProvider& source() const { return *source_; }
+  // Of every byte of the weights (model/weights_hash.h).
+  uint64_t weights_fingerprint() const { return store_->weights_fingerprint(); }
+  // Whether the packed weights were those of an earlier start.
+  bool is_mapped() const { return store_->is_mapped(); }
 
  private:
   LoadedModel(int threads, device::Isa isa) : pool_(threads), context_{&pool_, &arena_, isa} {}
+  static Result<std::unique_ptr<LoadedModel>> create(formats::ModelConfig config,
+                                                     std::unique_ptr<model::WeightProvider> source,
+                                                     const ModelOptions& options,
+                                                     std::optional<WeightCache> cache);
+  void keep_later();
 
   ThreadPool pool_;
   device::Arena arena_;
   device::ExecContext context_;
   std::unique_ptr<model::WeightProvider> source_;
+  std::optional<WeightCache> cache_;
+  std::unique_ptr<model::PackedStore> store_;
   std::unique_ptr<model::Transformer> transformer_;
+  std::jthread keeper_;  // last: it ends before what it reads
 };
 
 }  // namespace cachalot::engine

@@ -9,12 +9,14 @@
 namespace cachalot::engine {
 namespace {
 
-// Rows written at one precision mean nothing at another, nor under another config.
-uint64_t fingerprint(const formats::ModelConfig& config, const model::Precision& precision) {
-  const std::string text =
-      fmt::format("{}|{}{}{}{}|{}|{}", json::serialize(formats::to_json(config)), precision.bf16,
-                  precision.act8, precision.rotate_index, precision.index_fp4,
-                  static_cast<int>(precision.kv), static_cast<int>(precision.index));
+// Rows written at one precision mean nothing at another, nor under another config, nor with other
+// weights.
+uint64_t fingerprint(const formats::ModelConfig& config, const model::Precision& precision,
+                     uint64_t weights_fingerprint) {
+  const std::string text = fmt::format(
+      "{:016x}|{}|{}{}{}{}|{}|{}", weights_fingerprint, json::serialize(formats::to_json(config)),
+      precision.bf16, precision.act8, precision.rotate_index, precision.index_fp4,
+      static_cast<int>(precision.kv), static_cast<int>(precision.index));
   return XXH3_64bits(text.data(), text.size());
 }
 
@@ -55,7 +57,7 @@ Result<cache::CacheLayout> model_cache_layout(const formats::ModelConfig& config
   }
   const int64_t block_tokens = (options.block_tokens + unit - 1) / unit * unit;
   return cache::CacheLayout::create(std::move(streams), block_tokens, options.rewind_slack,
-                                    fingerprint(config, precision));
+                                    fingerprint(config, precision, options.weights_fingerprint));
 }
 
 }  // namespace cachalot::engine

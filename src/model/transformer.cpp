@@ -91,10 +91,11 @@ int64_t Transformer::num_streams() const {
 }
 
 Result<Transformer> Transformer::create(device::ExecContext& ctx, formats::ModelConfig config,
-                                        const WeightProvider& source, Precision precision) {
+                                        const WeightProvider& source, Precision precision,
+                                        PackedStore* store) {
   Transformer model;
   model.layers_ = formats::layer_configs(config);
-  CACHALOT_ASSIGN_OR_RETURN(model.weights_, load_weights(ctx, config, source));
+  CACHALOT_ASSIGN_OR_RETURN(model.weights_, load_weights(ctx, config, source, store));
   const ops::YarnParams yarn{
       config.rope_scaling.factor,
       static_cast<double>(config.rope_scaling.original_max_position_embeddings),

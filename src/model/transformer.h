@@ -41,9 +41,11 @@ struct Step;
 
 class Transformer {
  public:
-  // The source must outlive the model (the embedding table stays a view into it).
+  // The source must outlive the model (the embedding table stays a view into it), and so must the
+  // store (weights.h).
   static Result<Transformer> create(device::ExecContext& ctx, formats::ModelConfig config,
-                                    const WeightProvider& source, Precision precision);
+                                    const WeightProvider& source, Precision precision,
+                                    PackedStore* store = nullptr);
 
   const formats::ModelConfig& config() const { return config_; }
   const Precision& precision() const { return precision_; }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/mapped_pages.h"
 #include "base/status.h"
 #include "formats/weight_source.h"
 #include "tensor/tensor_view.h"
@@ -20,6 +21,8 @@ class WeightProvider {
   virtual Result<tensor::TensorView> tensor(const std::string& name) const = 0;
   virtual Result<tensor::QuantTensor> matrix(const std::string& name) const = 0;
   virtual Result<std::vector<int32_t>> expert_ids(const std::string& name) const = 0;
+  // The loader is done with a view of matrix() or tensor(), and may never read it again.
+  virtual void release(const tensor::TensorView& view) const { (void)view; }
 };
 
 class CheckpointWeights : public WeightProvider {
@@ -34,6 +37,7 @@ class CheckpointWeights : public WeightProvider {
   Result<std::vector<int32_t>> expert_ids(const std::string& name) const override {
     return source_.expert_ids(name);
   }
+  void release(const tensor::TensorView& view) const override { drop_mapped_pages(view.bytes()); }
 
  private:
   formats::WeightSource source_;

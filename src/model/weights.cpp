@@ -11,14 +11,16 @@ using formats::ModelConfig;
 class Loader {
  public:
   Loader(device::ExecContext& ctx, const ModelConfig& config, const WeightProvider& source,
-         std::vector<WeightSlot>& slots)
-      : ctx_(ctx), config_(config), source_(source), slots_(slots) {}
+         PackedStore* store, std::vector<WeightSlot>& slots)
+      : ctx_(ctx), config_(config), source_(source), store_(store), slots_(slots) {}
 
   Status load(ModelWeights& out) {
     out.layers.reserve(static_cast<size_t>(config_.num_hidden_layers));  // the slots point into it
     out.mtp.reserve(static_cast<size_t>(config_.num_nextn_predict_layers));
     const auto layers = formats::layer_configs(config_);
     CACHALOT_ASSIGN_OR_RETURN(out.embed, source_.tensor("embed.weight"));
+    fingerprint("embed.weight", out.embed);
+    source_.release(out.embed);
     for (int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {
       out.layers.emplace_back();
       CACHALOT_RETURN_IF_ERROR(
@@ -48,10 +50,19 @@ class Loader {
   Status pack(const std::string& name, const tensor::QuantTensor& quant, int64_t rows,
               int64_t columns, ops::PackedWeight& out) {
     CACHALOT_CHECK_MSG(quant.rows == rows && quant.columns == columns, name);
-    Result<ops::PackedWeight> packed = ops::PackedWeight::pack(ctx_, quant);
+    fingerprint(name, quant.weight);
+    if (quant.has_scale()) fingerprint(name, quant.scale);
+    Result<ops::PackedWeight> packed =
+        store_ == nullptr ? ops::PackedWeight::pack(ctx_, quant) : store_->next(ctx_, quant);
     if (!packed) return {packed.error().code(), name + ": " + packed.error().message()};
     out = *std::move(packed);
+    source_.release(quant.weight);
+    if (quant.has_scale()) source_.release(quant.scale);
     return {};
+  }
+
+  void fingerprint(const std::string& name, const tensor::TensorView& view) {
+    if (store_ != nullptr) store_->count(ctx_, name, view.bytes());
   }
 
   Status matrix(const std::string& name, int64_t rows, int64_t columns,
@@ -63,6 +74,7 @@ class Loader {
     CACHALOT_ASSIGN_OR_RETURN(const tensor::TensorView view, source_.tensor(name));
     CACHALOT_CHECK_MSG(view.num_elements() == count, name);
     out = tensor::to_floats(view);
+    fingerprint(name, view);
     slots_.push_back({name, 0, nullptr, &out});
     return {};
   }
@@ -171,6 +183,8 @@ class Loader {
         matrix(prefix + "gate.weight", c.n_routed_experts, c.hidden_size, out.gate));
     if (layer.ffn == formats::FfnKind::hash) {
       CACHALOT_ASSIGN_OR_RETURN(out.tid2eid, source_.expert_ids(prefix + "gate.tid2eid"));
+      if (store_ != nullptr)
+        store_->count(ctx_, prefix + "gate.tid2eid", std::as_bytes(std::span(out.tid2eid)));
     } else {
       CACHALOT_RETURN_IF_ERROR(vector(prefix + "gate.bias", c.n_routed_experts, out.bias));
     }
@@ -215,6 +229,7 @@ class Loader {
   device::ExecContext& ctx_;
   const ModelConfig& config_;
   const WeightProvider& source_;
+  PackedStore* store_;
   std::vector<WeightSlot>& slots_;
 };
 
@@ -262,9 +277,10 @@ int64_t ModelWeights::expert_bytes() const {
 
 Result<std::unique_ptr<ModelWeights>> load_weights(device::ExecContext& ctx,
                                                    const ModelConfig& config,
-                                                   const WeightProvider& source) {
+                                                   const WeightProvider& source,
+                                                   PackedStore* store) {
   auto weights = std::make_unique<ModelWeights>();
-  CACHALOT_RETURN_IF_ERROR(Loader(ctx, config, source, weights->slots).load(*weights));
+  CACHALOT_RETURN_IF_ERROR(Loader(ctx, config, source, store, weights->slots).load(*weights));
   return weights;
 }
 

@@ -1,6 +1,6 @@
 // A model's weights, packed for the matmuls. Names follow the checkpoint's tensors
-// (reference/forward 7.2). Ownership: packed copies; the embedding table stays a view into the
-// source, which must outlive this.
+// (reference/forward 7.2). Ownership: packed copies, or views into a store, which must outlive this;
+// the embedding table stays a view into the source, which must too.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,7 @@
 #include "base/status.h"
 #include "device/exec_context.h"
 #include "formats/config.h"
+#include "model/packed_store.h"
 #include "model/weight_provider.h"
 #include "ops/matmul/packed_weight.h"
 #include "tensor/tensor_view.h"
@@ -109,9 +110,12 @@ struct ModelWeights {
   int64_t expert_bytes() const;  // of the decoder layers' routed experts among them
 };
 
+// With a store the matrices lie there, their source is released once it is packed, and the store
+// knows the fingerprint of the weights afterwards. Without one, each matrix owns its memory.
 // Errors are the provider's, and those of packing with the tensor's name before them.
 Result<std::unique_ptr<ModelWeights>> load_weights(device::ExecContext& ctx,
                                                    const formats::ModelConfig& config,
-                                                   const WeightProvider& source);
+                                                   const WeightProvider& source,
+                                                   PackedStore* store = nullptr);
 
 }  // namespace cachalot::model
