@@ -1,5 +1,6 @@
 #include "ops/matmul/packed_weight.h"
 
+#include <emmintrin.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -77,57 +78,85 @@ Status check_shapes(const QuantTensor& t, WeightFormat format) {
   return {};
 }
 
-// Rows of `unit_bytes`-sized pieces of up to 64 matrix rows, interleaved: piece i of lane l goes to
-// out[(i * width + l)]. The last piece of a row may be partial, where out was
-// zeroed.
-void interleave_dwords(const std::byte* rows, int64_t row_bytes, int64_t num_lanes, int64_t width,
-                       std::byte* out) {
-  constexpr int64_t kRun = 16;  // a cache line of each source row at a time
-  const int64_t whole = row_bytes / 4;
-  for (int64_t begin = 0; begin < whole; begin += kRun) {
-    const int64_t end = std::min(whole, begin + kRun);
-    for (int64_t lane = 0; lane < num_lanes; ++lane) {
-      const std::byte* row = rows + lane * row_bytes;
-      for (int64_t i = begin; i < end; ++i)
-        std::memcpy(out + (i * width + lane) * 4, row + i * 4, 4);
+// 16 bytes of each of four matrix rows, as four vectors: dword i of the four rows.
+struct Quad {
+  __m128i dwords[4];
+};
+
+// Row r at rows + r * row_bytes, of which num_rows exist and num_bytes (at most 16) are read: what is
+// not there is zero.
+Quad load_quad(const std::byte* rows, int64_t row_bytes, int64_t num_rows, int64_t num_bytes) {
+  __m128i row[4] = {};
+  for (int64_t r = 0; r < std::min<int64_t>(num_rows, 4); ++r) {
+    if (num_bytes == 16) {
+      row[r] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows + r * row_bytes));
+    } else {
+      std::memcpy(&row[r], rows + r * row_bytes, static_cast<size_t>(num_bytes));
     }
   }
-  for (int64_t lane = 0; lane < num_lanes && row_bytes % 4 != 0; ++lane) {
-    std::memcpy(out + (whole * width + lane) * 4, rows + lane * row_bytes + whole * 4,
-                static_cast<size_t>(row_bytes % 4));
+  const __m128i low01 = _mm_unpacklo_epi32(row[0], row[1]);
+  const __m128i low23 = _mm_unpacklo_epi32(row[2], row[3]);
+  const __m128i high01 = _mm_unpackhi_epi32(row[0], row[1]);
+  const __m128i high23 = _mm_unpackhi_epi32(row[2], row[3]);
+  return {{_mm_unpacklo_epi64(low01, low23), _mm_unpackhi_epi64(low01, low23),
+           _mm_unpacklo_epi64(high01, high23), _mm_unpackhi_epi64(high01, high23)}};
+}
+
+void store(std::byte* out, __m128i value) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), value);
+}
+
+// Up to 64 matrix rows, interleaved by dwords: dword i of lane l goes to out[(i * width + l)]. Lanes
+// and bytes beyond the matrix are zero.
+void interleave_dwords(const std::byte* rows, int64_t row_bytes, int64_t num_lanes, int64_t width,
+                       std::byte* out) {
+  for (int64_t begin = 0; begin < row_bytes; begin += 16) {
+    const int64_t num_bytes = std::min<int64_t>(16, row_bytes - begin);
+    for (int64_t lane = 0; lane < width; lane += 4) {
+      const Quad quad =
+          load_quad(rows + lane * row_bytes + begin, row_bytes, num_lanes - lane, num_bytes);
+      for (int64_t i = 0; i * 4 < num_bytes; ++i)
+        store(out + ((begin / 4 + i) * width + lane) * 4, quad.dwords[i]);
+    }
   }
 }
 
-// The eight codes of one lane and run of eight inputs, from four source bytes into their octet.
-void place_fp4_run(const uint8_t* source, int64_t lane_in_octet, uint8_t* octet) {
-  const uint8_t s0 = source[0], s1 = source[1], s2 = source[2], s3 = source[3];
-  uint8_t* out = octet + lane_in_octet / 4 * 16 + lane_in_octet % 4 * 2;
-  out[0] = static_cast<uint8_t>((s0 & 15) | (s2 << 4));
-  out[1] = static_cast<uint8_t>((s0 >> 4) | (s2 & 0xF0));
-  out[8] = static_cast<uint8_t>((s1 & 15) | (s3 << 4));
-  out[9] = static_cast<uint8_t>((s1 >> 4) | (s3 & 0xF0));
+// The eight codes of a run of four lanes, a dword each, as half an octet (the header's layout).
+__m128i half_octet(__m128i codes) {
+  const __m128i nibbles = _mm_set1_epi32(0x0F0F), byte = _mm_set1_epi32(0xFF);
+  const __m128i later = _mm_srli_epi32(codes, 16);  // inputs 4 to 7
+  // Bytes 0 and 1 of each: inputs 0 and 2 with those four later; inputs 1 and 3 with theirs.
+  const __m128i even =
+      _mm_or_si128(_mm_and_si128(codes, nibbles), _mm_slli_epi32(_mm_and_si128(later, nibbles), 4));
+  const __m128i odd = _mm_or_si128(_mm_and_si128(_mm_srli_epi32(codes, 4), nibbles),
+                                   _mm_andnot_si128(nibbles, later));
+  const __m128i first =
+      _mm_or_si128(_mm_and_si128(even, byte), _mm_slli_epi32(_mm_and_si128(odd, byte), 8));
+  const __m128i second = _mm_or_si128(_mm_srli_epi32(even, 8), _mm_andnot_si128(byte, odd));
+  // Signed, since that is the narrowing that every machine has: the low halves go through unchanged.
+  return _mm_packs_epi32(_mm_srai_epi32(_mm_slli_epi32(first, 16), 16),
+                         _mm_srai_epi32(_mm_slli_epi32(second, 16), 16));
 }
 
+// Lanes and codes beyond the matrix are zero.
 void interleave_fp4(const QuantTensor& t, int64_t first_row, int64_t num_lanes, int64_t width,
                     std::byte* panel) {
-  auto* out = reinterpret_cast<uint8_t*>(panel);
-  const auto* codes = reinterpret_cast<const uint8_t*>(t.weight.data) + first_row * (t.columns / 2);
-  const auto* scales = reinterpret_cast<const uint8_t*>(t.scale.data);
+  const int64_t row_bytes = t.columns / 2;
+  const std::byte* codes = t.weight.data + first_row * row_bytes;
+  const std::byte* scales = t.scale.data;
   const int64_t num_blocks = round_up(t.columns, kFp4BlockInputs) / kFp4BlockInputs;
   const int64_t block_bytes = width + width * kFp4BlockInputs / 2;
-  const int64_t row_bytes = t.columns / 2;
   for (int64_t block = 0; block < num_blocks; ++block) {
-    uint8_t* block_out = out + block * block_bytes;
-    for (int64_t lane = 0; lane < num_lanes; ++lane) {
-      block_out[lane] = scales[(first_row + lane) * num_blocks + block];
-      uint8_t source[16] = {};
-      const int64_t offset = block * 16;
-      std::memcpy(source, codes + lane * row_bytes + offset,
-                  static_cast<size_t>(std::min<int64_t>(16, row_bytes - offset)));
-      for (int64_t run = 0; run < 4; ++run) {
-        place_fp4_run(source + run * 4, lane % 8,
-                      block_out + width + (run * (width / 8) + lane / 8) * 32);
-      }
+    std::byte* out = panel + block * block_bytes;
+    for (int64_t lane = 0; lane < width; ++lane) {
+      out[lane] = lane < num_lanes ? scales[(first_row + lane) * num_blocks + block] : std::byte{0};
+    }
+    const int64_t num_bytes = std::min<int64_t>(16, row_bytes - block * 16);
+    for (int64_t lane = 0; lane < width; lane += 4) {
+      const Quad quad =
+          load_quad(codes + lane * row_bytes + block * 16, row_bytes, num_lanes - lane, num_bytes);
+      for (int64_t run = 0; run < 4; ++run)
+        store(out + width + run * width * 4 + lane * 4, half_octet(quad.dwords[run]));
     }
   }
 }
@@ -135,11 +164,11 @@ void interleave_fp4(const QuantTensor& t, int64_t first_row, int64_t num_lanes, 
 void widen_f16(const QuantTensor& t, int64_t first_row, int64_t num_lanes, int64_t width,
                std::byte* panel) {
   auto* out = reinterpret_cast<float*>(panel);
-  for (int64_t lane = 0; lane < num_lanes; ++lane) {
+  for (int64_t lane = 0; lane < width; ++lane) {
     const std::byte* row = t.weight.data + (first_row + lane) * t.columns * 2;
     for (int64_t k = 0; k < t.columns; ++k) {
-      uint16_t half;
-      std::memcpy(&half, row + k * 2, 2);
+      uint16_t half = 0;  // beyond the matrix
+      if (lane < num_lanes) std::memcpy(&half, row + k * 2, 2);
       out[k * width + lane] = numeric::float_from_f16(half);
     }
   }
@@ -277,8 +306,6 @@ Status PackedWeight::fill(device::ExecContext& ctx, const QuantTensor& tensor, s
     const int64_t num_lanes = std::min(kPanelWidth, tensor.rows - first_row);
     const int64_t width = panel_width(panel);
     std::byte* out = memory + panel * panel_bytes(kPanelWidth);
-    if (num_lanes < width || padded_columns_ != columns_)  // what lies beyond the matrix is zero
-      std::memset(out, 0, static_cast<size_t>(panel_bytes(width)));
     if (format_ == WeightFormat::fp4) {
       interleave_fp4(tensor, first_row, num_lanes, width, out);
     } else if (tensor.weight.dtype == DType::f16) {
