@@ -31,7 +31,6 @@ namespace fs = std::filesystem;
 constexpr int64_t kShardBytes = int64_t{64} << 20;
 constexpr size_t kMaxFileBytes = size_t{1} << 30;
 constexpr size_t kLeastBytes = 200;
-constexpr size_t kMaxPieceBytes = size_t{32} << 10;
 constexpr int kMenuFiles = 8;
 constexpr uint64_t kHeldOutOf = 100;
 
@@ -234,7 +233,7 @@ class Builder {
                                                       : train_));
     // What is held out stays whole: its last tokens are evaluated with all that comes before.
     const std::vector<std::string_view> pieces =
-        split_text(document.text, held_out ? kMaxFileBytes : kMaxPieceBytes);
+        split_text(document.text, held_out ? kMaxFileBytes : static_cast<size_t>(kPieceBytes));
     for (size_t i = 0; i < pieces.size(); ++i) {
       CACHALOT_RETURN_IF_ERROR(
           writer->write(python_json(json::object{{"text", pieces[i]},

@@ -20,6 +20,15 @@ Result<Dataset> Dataset::create(std::string name,
     dataset.num_tokens_ += shard->num_tokens();
     dataset.vocab_size_ = std::max(dataset.vocab_size_, shard->vocab_size());
     fingerprints.push_back(shard->fingerprint());
+    const uint64_t tokenizer = shard->tokenizer_fingerprint();
+    if (tokenizer == 0) continue;
+    if (dataset.tokenizer_fingerprint_ != 0 && dataset.tokenizer_fingerprint_ != tokenizer) {
+      return invalid_argument(fmt::format(
+          "dataset {}: {}: expected ids of the tokenizer {:016x} as in the shards before, found "
+          "those of {:016x}",
+          name, shard->name(), dataset.tokenizer_fingerprint_, tokenizer));
+    }
+    dataset.tokenizer_fingerprint_ = tokenizer;
   }
   if (dataset.num_tokens_ == 0) {
     return invalid_argument(fmt::format(

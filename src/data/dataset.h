@@ -19,7 +19,8 @@ struct DocumentPlace {
 
 class Dataset {
  public:
-  // A dataset without a token is invalid_argument, as nothing can be drawn from it.
+  // A dataset without a token is invalid_argument, as nothing can be drawn from it; so are shards
+  // of different tokenizers.
   static Result<Dataset> create(std::string name,
                                 std::vector<std::shared_ptr<const TokenSource>> shards);
 
@@ -28,6 +29,7 @@ class Dataset {
   int64_t num_tokens() const { return num_tokens_; }
   int64_t vocab_size() const { return vocab_size_; }  // the largest of the shards'
   uint64_t fingerprint() const { return fingerprint_; }
+  uint64_t tokenizer_fingerprint() const { return tokenizer_fingerprint_; }  // 0: not known
 
   DocumentPlace place(int64_t document) const;
   const TokenSource& shard(int64_t shard) const { return *shards_[static_cast<size_t>(shard)]; }
@@ -40,6 +42,7 @@ class Dataset {
   int64_t num_tokens_ = 0;
   int64_t vocab_size_ = 0;
   uint64_t fingerprint_ = 0;
+  uint64_t tokenizer_fingerprint_ = 0;
 };
 
 }  // namespace cachalot::data

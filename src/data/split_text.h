@@ -7,10 +7,14 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string_view>
 #include <vector>
 
 namespace cachalot::data {
+
+// Of the corpora that `data build`, `data tokenize` and `train --data` make.
+inline constexpr int64_t kPieceBytes = int64_t{32} << 10;
 
 // Views into text, each of 1 to max_bytes bytes; none for an empty text. max_bytes is at least 4, a
 // caller bug otherwise.

@@ -71,7 +71,7 @@ class TokenShard final : public TokenSource {
   int64_t document_length(int64_t document) const override;
   Status read(int64_t document, int64_t begin, std::span<int32_t> out) const override;
   uint64_t fingerprint() const override { return fingerprint_; }
-  uint64_t tokenizer_fingerprint() const { return tokenizer_fingerprint_; }
+  uint64_t tokenizer_fingerprint() const override { return tokenizer_fingerprint_; }
 
  private:
   TokenShard() = default;

@@ -30,6 +30,8 @@ class TokenSource {
   // Changes when the documents' number or lengths do, and for our own shards when any token does. A
   // cursor into a changed source would silently give other data; the loader compares this.
   virtual uint64_t fingerprint() const = 0;
+  // Of the tokenizer that made the ids (tokenize_corpus.h); 0: not known.
+  virtual uint64_t tokenizer_fingerprint() const { return 0; }
 };
 
 }  // namespace cachalot::data

@@ -4,6 +4,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <utility>
 
@@ -12,6 +13,7 @@
 #include "data/corpus_list.h"
 #include "data/glued_tokens.h"
 #include "data/streams.h"
+#include "data/text_documents.h"
 #include "data/token_shard.h"
 
 namespace cachalot::data {
@@ -40,9 +42,13 @@ Status check_options(const TokenizeOptions& options, int32_t vocab_size) {
   if (options.max_shard_tokens < 1) {
     return fail("max_shard_tokens", "1 or more", options.max_shard_tokens);
   }
-  if (options.documents.max_document_bytes < 1) {
-    return fail("max_document_bytes", "1 or more", options.documents.max_document_bytes);
-  }
+  const TextOptions& text = options.text;
+  if (text.documents.max_document_bytes < 1)
+    return fail("max_document_bytes", "1 or more", text.documents.max_document_bytes);
+  if (text.max_piece_bytes != 0 && text.max_piece_bytes < 4)
+    return fail("max_piece_bytes", "0 or at least 4", text.max_piece_bytes);
+  if (!(text.hold_out >= 0 && text.hold_out < 1))
+    return fail("hold_out", "0 to less than 1", text.hold_out);
   return {};
 }
 
@@ -133,6 +139,60 @@ class ShardSeries {
   std::unique_ptr<TokenShardWriter> writer_;
   std::vector<CorpusShard> shards_;
 };
+
+// A corpus that grows: documents are encoded a batch at a time.
+class Output {
+ public:
+  Output(const text::Tokenizer& tokenizer, const TokenizeOptions& options,
+         const std::string& prefix, ThreadPool& threads)
+      : encoder_(tokenizer, options),
+        fingerprint_(tokenizer_fingerprint(tokenizer)),
+        prefix_(prefix),
+        series_(prefix, tokenizer.vocab_size(), fingerprint_, options.max_shard_tokens),
+        threads_(threads) {}
+
+  Status add(std::string_view text) {
+    batch_bytes_ += static_cast<int64_t>(text.size());
+    batch_.emplace_back(text);
+    return batch_bytes_ >= kBatchBytes || batch_.size() >= kBatchDocuments ? flush() : Status();
+  }
+
+  // The list comes last: without it a corpus is not whole.
+  Result<CorpusSummary> finish() {
+    CACHALOT_RETURN_IF_ERROR(flush());
+    CACHALOT_RETURN_IF_ERROR(series_.close());
+    summary_.shards = series_.take_shards();
+    CACHALOT_RETURN_IF_ERROR(
+        write_file_atomically(prefix_ + ".json", corpus_list_json(summary_, fingerprint_)));
+    return std::move(summary_);
+  }
+
+ private:
+  Status flush() {
+    std::vector<std::vector<int32_t>> ids(batch_.size());
+    threads_.run(static_cast<int64_t>(batch_.size()), [&](int64_t i, int /*worker*/) {
+      const auto at = static_cast<size_t>(i);
+      ids[at] = encoder_.encode(batch_[at], static_cast<uint64_t>(summary_.num_documents + i));
+    });
+    for (const auto& document : ids) {
+      CACHALOT_RETURN_IF_ERROR(series_.add(document));
+      summary_.num_tokens += static_cast<int64_t>(document.size());
+    }
+    summary_.num_documents += static_cast<int64_t>(batch_.size());
+    summary_.text_bytes += std::exchange(batch_bytes_, 0);
+    batch_.clear();
+    return {};
+  }
+
+  Encoder encoder_;
+  uint64_t fingerprint_;
+  std::string prefix_;
+  ShardSeries series_;
+  ThreadPool& threads_;
+  std::vector<std::string> batch_;
+  int64_t batch_bytes_ = 0;
+  CorpusSummary summary_;
+};
 }  // namespace
 
 uint64_t tokenizer_fingerprint(const text::Tokenizer& tokenizer) {
@@ -144,53 +204,33 @@ uint64_t tokenizer_fingerprint(const text::Tokenizer& tokenizer) {
   return XXH3_64bits(all.data(), all.size());
 }
 
-Result<CorpusSummary> tokenize_corpus(const text::Tokenizer& tokenizer,
-                                      std::span<const std::string> files, const std::string& prefix,
-                                      const TokenizeOptions& options, ThreadPool& threads) {
+Result<TokenizedCorpus> tokenize_corpus(const text::Tokenizer& tokenizer,
+                                        std::span<const std::string> files,
+                                        const std::string& prefix, const TokenizeOptions& options,
+                                        ThreadPool& threads) {
   CACHALOT_RETURN_IF_ERROR(check_options(options, tokenizer.vocab_size()));
-  const Encoder encoder(tokenizer, options);
-  const uint64_t fingerprint = tokenizer_fingerprint(tokenizer);
-  ShardSeries series(prefix, tokenizer.vocab_size(), fingerprint, options.max_shard_tokens);
-  CorpusSummary summary;
-
-  std::vector<std::string> batch;
-  int64_t batch_bytes = 0;
-  std::vector<std::vector<int32_t>> ids;
-  const auto flush = [&]() -> Status {
-    ids.assign(batch.size(), {});
-    threads.run(static_cast<int64_t>(batch.size()), [&](int64_t i, int /*worker*/) {
-      const auto at = static_cast<size_t>(i);
-      ids[at] = encoder.encode(batch[at], static_cast<uint64_t>(summary.num_documents + i));
-    });
-    for (const auto& document : ids) {
-      CACHALOT_RETURN_IF_ERROR(series.add(document));
-      summary.num_tokens += static_cast<int64_t>(document.size());
-    }
-    summary.num_documents += static_cast<int64_t>(batch.size());
-    summary.text_bytes += std::exchange(batch_bytes, 0);
-    batch.clear();
-    return {};
-  };
-
-  for (const std::string& file : files) {
-    CACHALOT_ASSIGN_OR_RETURN(DocumentReader reader, DocumentReader::open(file, options.documents));
-    std::string document;
-    for (;;) {
-      CACHALOT_ASSIGN_OR_RETURN(const bool more, reader.next(&document));
-      if (!more) break;
-      batch_bytes += static_cast<int64_t>(document.size());
-      batch.push_back(std::move(document));
-      if (batch_bytes >= kBatchBytes || batch.size() >= kBatchDocuments) {
-        CACHALOT_RETURN_IF_ERROR(flush());
-      }
-    }
-  }
-  CACHALOT_RETURN_IF_ERROR(flush());
-  CACHALOT_RETURN_IF_ERROR(series.close());
-  summary.shards = series.take_shards();
   CACHALOT_RETURN_IF_ERROR(
-      write_file_atomically(prefix + ".json", corpus_list_json(summary, fingerprint)));
-  return summary;
+      create_directories(std::filesystem::absolute(prefix).parent_path().string()));
+  TokenizeOptions plain = options;
+  plain.fim_rate = 0;
+  plain.split_glued_rate = 0;
+  Output training(tokenizer, options, prefix, threads);
+  Output held_out(tokenizer, plain, prefix + "-heldout", threads);
+  CACHALOT_ASSIGN_OR_RETURN(
+      TextDocuments documents,
+      TextDocuments::open(std::vector<std::string>(files.begin(), files.end()), options.text));
+  while (true) {
+    CACHALOT_ASSIGN_OR_RETURN(const std::optional<TextPiece> piece, documents.next());
+    if (!piece) break;
+    CACHALOT_RETURN_IF_ERROR((piece->held_out ? held_out : training).add(piece->text));
+  }
+  TokenizedCorpus out;
+  out.num_repeated = documents.num_repeated();
+  if (options.text.hold_out > 0) {
+    CACHALOT_ASSIGN_OR_RETURN(out.held_out, held_out.finish());
+  }
+  CACHALOT_ASSIGN_OR_RETURN(out.training, training.finish());
+  return out;
 }
 
 Result<Dataset> open_corpus(const std::string& list_path, bool verify_tokens) {

@@ -4,8 +4,8 @@
 // Memory   A batch of documents (8 MB of text, or one longer document) and its tokens; 8 bytes a
 //          document of the open shard.
 // Files    PREFIX-00000.tokens, PREFIX-00001.tokens, ... (docs/formats/token_shard.md), and last
-//          PREFIX.json, which lists them. Each appears whole; without the list a run did not
-//          finish.
+//          PREFIX.json, which lists them; PREFIX-heldout likewise, where some is held out. Each
+//          appears whole; without the list a run did not finish. Missing folders are made.
 #pragma once
 
 #include <cstdint>
@@ -17,14 +17,14 @@
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "data/dataset.h"
-#include "data/document_reader.h"
 #include "data/fim.h"
+#include "data/text_documents.h"
 #include "text/tokenizer.h"
 
 namespace cachalot::data {
 
 struct TokenizeOptions {
-  DocumentOptions documents = {};
+  TextOptions text = {};  // its pieces are the corpus's documents
   // Written before and after each document's tokens.
   std::optional<int32_t> bos_id = std::nullopt;
   std::optional<int32_t> eos_id = std::nullopt;
@@ -33,7 +33,7 @@ struct TokenizeOptions {
   int64_t max_shard_tokens = int64_t{1} << 28;
   uint64_t seed = 0;
   // Fill-in-the-middle cut between characters, once for all epochs; the loader's own rate should
-  // then be 0.
+  // then be 0. What is held out has neither this nor split tokens.
   double fim_rate = 0;
   std::optional<FimTokens> fim_tokens = std::nullopt;
   // Fraction of glued punctuation and line-break tokens to split (glued_tokens.h).
@@ -57,11 +57,18 @@ struct CorpusSummary {
 // XXH3-64 of every id and its bytes: two tokenizers with the same fingerprint decode alike.
 uint64_t tokenizer_fingerprint(const text::Tokenizer& tokenizer);
 
+struct TokenizedCorpus {
+  CorpusSummary training;
+  CorpusSummary held_out;    // empty where nothing is held out
+  int64_t num_repeated = 0;  // documents left out (text_documents.h)
+};
+
 // Reads `files` in the order given. Control tokens spelled in documents stay plain text. An error
 // leaves the shards that were complete, and no list.
-Result<CorpusSummary> tokenize_corpus(const text::Tokenizer& tokenizer,
-                                      std::span<const std::string> files, const std::string& prefix,
-                                      const TokenizeOptions& options, ThreadPool& threads);
+Result<TokenizedCorpus> tokenize_corpus(const text::Tokenizer& tokenizer,
+                                        std::span<const std::string> files,
+                                        const std::string& prefix, const TokenizeOptions& options,
+                                        ThreadPool& threads);
 
 // The shards that a list names, as one dataset of the list's name. data_loss if a shard is not the
 // one listed.

@@ -36,8 +36,8 @@ class TokenizeCorpusTest : public DataFiles {
     ASSERT_TRUE(write_file_atomically(path("b.txt"), "plain text\n").ok());
     texts_.push_back("plain text\n");
   }
-  Result<CorpusSummary> tokenize(const std::string& prefix, const TokenizeOptions& options,
-                                 int num_threads = 2) {
+  Result<TokenizedCorpus> tokenize(const std::string& prefix, const TokenizeOptions& options,
+                                   int num_threads = 2) {
     ThreadPool threads(num_threads);
     const std::vector<std::string> files = {path("a.jsonl"), path("b.txt")};
     return tokenize_corpus(tokenizer_, files, path(prefix), options, threads);
@@ -57,17 +57,17 @@ class TokenizeCorpusTest : public DataFiles {
 TEST_F(TokenizeCorpusTest, DocumentsComeBack) {
   const auto summary = tokenize("corpus", {.bos_id = 0, .eos_id = 1, .max_shard_tokens = 5000});
   ASSERT_TRUE(summary.has_value()) << summary.error().to_string();
-  EXPECT_EQ(summary->num_documents, 301);
-  EXPECT_GT(summary->shards.size(), 2u);
+  EXPECT_EQ(summary->training.num_documents, 301);
+  EXPECT_GT(summary->training.shards.size(), 2u);
   int64_t bytes = 0;
   for (const std::string& text : texts_) bytes += static_cast<int64_t>(text.size());
-  EXPECT_EQ(summary->text_bytes, bytes);
-  for (const CorpusShard& shard : summary->shards) EXPECT_LE(shard.num_tokens, 5000);
+  EXPECT_EQ(summary->training.text_bytes, bytes);
+  for (const CorpusShard& shard : summary->training.shards) EXPECT_LE(shard.num_tokens, 5000);
 
   const auto dataset = open_corpus(path("corpus.json"));
   ASSERT_TRUE(dataset.has_value()) << dataset.error().to_string();
   EXPECT_EQ(dataset->num_documents(), 301);
-  EXPECT_EQ(dataset->num_tokens(), summary->num_tokens);
+  EXPECT_EQ(dataset->num_tokens(), summary->training.num_tokens);
   EXPECT_EQ(dataset->vocab_size(), tokenizer_.vocab_size());
   for (int64_t d = 0; d < 301; ++d) {
     const std::vector<int32_t> ids = document(*dataset, d);
@@ -136,12 +136,12 @@ TEST_F(TokenizeCorpusTest, LongDocumentsHaveTheirOwnShard) {
           .ok());
   const auto summary = tokenize("corpus", {.max_shard_tokens = 1});
   ASSERT_TRUE(summary.has_value());
-  EXPECT_EQ(summary->shards.size(), 3u);
+  EXPECT_EQ(summary->training.shards.size(), 3u);
 }
 
 TEST_F(TokenizeCorpusTest, ErrorsLeaveNoList) {
   ASSERT_TRUE(write_file_atomically(path("b.txt"), std::string(2000, 'x')).ok());
-  const auto summary = tokenize("corpus", {.documents = {.max_document_bytes = 1500}});
+  const auto summary = tokenize("corpus", {.text = {.documents = {.max_document_bytes = 1500}}});
   ASSERT_FALSE(summary.has_value());
   EXPECT_NE(summary.error().message().find("b.txt"), std::string::npos);
   EXPECT_EQ(open_corpus(path("corpus.json")).error().code(), StatusCode::not_found);
@@ -177,6 +177,26 @@ TEST_F(TokenizeCorpusTest, TokenizersAreToldApart) {
   const std::vector<text::AddedToken> added = {{6000, "<new>", true}};
   ASSERT_TRUE(tokenizer_.add_tokens(added).ok());
   EXPECT_NE(tokenizer_fingerprint(tokenizer_), before);
+}
+
+// What is held out is a corpus of its own, plain whatever training gets; its folder is made.
+TEST_F(TokenizeCorpusTest, AHeldOutShareIsItsOwnCorpus) {
+  const auto corpus = tokenize("new/folder/corpus",
+                               {.text = {.hold_out = 0.1}, .eos_id = 1, .split_glued_rate = 1});
+  ASSERT_TRUE(corpus.has_value()) << corpus.error().to_string();
+  const auto held_out_bytes = static_cast<double>(corpus->held_out.text_bytes);
+  EXPECT_NEAR(held_out_bytes / (held_out_bytes + static_cast<double>(corpus->training.text_bytes)),
+              0.1, 0.01);
+  EXPECT_EQ(corpus->training.num_documents + corpus->held_out.num_documents, 301);
+  const Dataset held_out = *open_corpus(path("new/folder/corpus-heldout.json"));
+  EXPECT_EQ(held_out.num_documents(), corpus->held_out.num_documents);
+  for (int64_t d = 0; d < held_out.num_documents(); ++d) {
+    std::vector<int32_t> ids = document(held_out, d);
+    ids.pop_back();
+    const std::string text = *tokenizer_.decode_bytes(ids);
+    const text::Segment segment = {.kind = text::Segment::Kind::text, .text = text};
+    EXPECT_EQ(ids, tokenizer_.encode_segments(std::span(&segment, 1)));
+  }
 }
 
 }  // namespace

@@ -50,13 +50,13 @@ class Merger {
     for (const auto& [pair, entry] : pairs_) queue_.push({entry.count, pair});
   }
 
-  // The most frequent pair, or nothing worth merging.
-  std::optional<Pair> best() {
+  // The most frequent pair, or nothing where that stands there fewer times than least_count.
+  std::optional<Pair> best(int64_t least_count) {
     while (!queue_.empty()) {
       const Candidate top = queue_.top();
       queue_.pop();
       const int64_t count = pairs_[top.pair].count;
-      if (count == top.count) return count < kLeastCount ? std::nullopt : std::optional(top.pair);
+      if (count == top.count) return count < least_count ? std::nullopt : std::optional(top.pair);
       if (count > 0) queue_.push({count, top.pair});  // it has become rarer since it was queued
     }
     return std::nullopt;
@@ -132,7 +132,7 @@ void BpeTrainer::add(std::string_view document) {
   }
 }
 
-Result<TokenizerSpec> BpeTrainer::train(int64_t vocab_size) const {
+Result<TokenizerSpec> BpeTrainer::train(int64_t vocab_size, int64_t least_count) const {
   std::vector<AddedToken> controls = control_tokens();
   const auto fixed = static_cast<int64_t>(controls.size()) + 256;
   if (vocab_size < fixed || vocab_size > kMaxTokenId) {
@@ -157,7 +157,11 @@ Result<TokenizerSpec> BpeTrainer::train(int64_t vocab_size) const {
   Merger merger(std::move(words));
   std::unordered_map<std::string, int32_t> ids;  // of what merges have made
   for (int64_t left = vocab_size - fixed; left > 0;) {
-    const std::optional<Pair> pair = merger.best();
+    const std::optional<Pair> pair = merger.best(std::max(least_count, kLeastCount));
+    if (!pair && least_count > 0) {
+      vocab_size -= left;
+      break;
+    }
     if (!pair) {
       return invalid_argument(
           fmt::format("vocab_size: expected at most {}, for which the text has pairs, found {}",

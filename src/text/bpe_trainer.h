@@ -26,10 +26,11 @@ class BpeTrainer {
   // A document's pieces count. Any bytes. Memory: the distinct pieces.
   void add(std::string_view document);
 
-  // vocab_size: all ids, control tokens and bytes included.
-  // Errors  invalid_argument: fewer than those need (expected, found); text that runs out of pairs
-  //         before.
-  Result<TokenizerSpec> train(int64_t vocab_size) const;
+  // vocab_size: all ids, control tokens and bytes included. least_count > 0: no pair that stands
+  // there less often is merged, and the vocabulary is as small as that makes it.
+  // Errors  invalid_argument: fewer than control tokens and bytes need (expected, found); with
+  //         least_count 0, text that runs out of pairs before.
+  Result<TokenizerSpec> train(int64_t vocab_size, int64_t least_count = 0) const;
 
   int64_t num_pieces() const { return static_cast<int64_t>(pieces_.size()); }
 

@@ -109,6 +109,20 @@ TEST(BpeTrainer, WhatIsWrittenLoadsAndRoundTrips) {
   EXPECT_LT(tokenizer.encode(known).size(), known.size() / 2);
 }
 
+// With a least count the text decides: merges are the first of the whole list, down to that count.
+TEST(BpeTrainer, ALeastCountEndsTheListEarly) {
+  BpeTrainer trainer;
+  for (int i = 0; i < 9; ++i) trainer.add("abab");
+  for (int i = 0; i < 3; ++i) trainer.add("xy");
+  const int64_t fixed = static_cast<int64_t>(trained(documents(), 400).added_tokens.size()) + 256;
+  EXPECT_EQ(trainer.train(5000, 4)->merges.size(), 2u);  // ab, abab
+  EXPECT_EQ(trainer.train(5000, 2)->merges.size(), 3u);  // xy
+  EXPECT_EQ(trainer.train(fixed + 1, 2)->merges.size(), 1u);
+  const Tokenizer tokenizer =
+      Tokenizer::from_json(tokenizer_json(trainer.train(5000, 4).value()), "test").value();
+  EXPECT_EQ(tokenizer.vocab_size(), fixed + 2);
+}
+
 TEST(BpeTrainer, RefusesSizesItCannotMeet) {
   BpeTrainer trainer;
   trainer.add("ab ab");

@@ -1,0 +1,28 @@
+// The files of text that a person means: files, folders and patterns.
+// Files     each as it is named, whatever it holds.
+// Folders   every file below, by path; hidden ones, files that are no text (a NUL in their first
+//           bytes, decompressed), runs of `train` (folders with a run.toml) and corpora of
+//           `data tokenize` are passed over.
+// Patterns  what names no file or folder and has one of * ? [: every file below the folder before
+//           the first of them whose path, or a folder of whose path, fits. ** also crosses folders.
+// Errors    not_found: a name without a file, a folder or pattern without a text; io_error.
+// Threads   pure but for the file system.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace cachalot::data {
+
+struct TextFiles {
+  std::vector<std::string> paths;  // each once, in the order of the arguments
+  int64_t num_passed_over = 0;     // of the folders' files: no text
+};
+
+Result<TextFiles> find_text_files(std::span<const std::string> arguments);
+
+}  // namespace cachalot::data
