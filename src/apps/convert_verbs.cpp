@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "apps/inspect.h"
+#include "apps/model_argument.h"
 #include "formats/convert.h"
 
 namespace cachalot::apps {
@@ -21,7 +22,7 @@ using formats::ExpertTarget;
 using formats::NameFamily;
 
 int report(const Status& status) {
-  std::fprintf(stderr, "error: %s\n", status.to_string().c_str());
+  std::fprintf(stderr, "error: %s\n", status.message().c_str());
   return 2;
 }
 
@@ -59,7 +60,7 @@ struct ConvertArguments {
 };
 
 void add_common(CLI::App* command, ConvertArguments* arguments) {
-  command->add_option("source", arguments->source, "model directory")->required();
+  add_model_option(command, "source", &arguments->source, "model directory")->required();
   command->add_option("destination", arguments->destination, "new directory")->required();
   command->add_option("--names", arguments->options.names, "tensor names: official or transformers")
       ->transform(CLI::CheckedTransformer(std::map<std::string, NameFamily>{
@@ -68,17 +69,17 @@ void add_common(CLI::App* command, ConvertArguments* arguments) {
       ->add_option("--max-shard-bytes", arguments->options.max_shard_bytes,
                    "most tensor bytes in a file (default 5 GB)")
       ->transform(CLI::AsSizeValue(true));
-  command->add_option("--like", arguments->options.like,
-                      "a quantised checkpoint whose scales are kept wherever they hold the values "
-                      "exactly (default: those that "
-                      "convert --dtype left beside the source)");
+  add_model_option(command, "--like", &arguments->options.like,
+                   "a quantised checkpoint whose scales are kept wherever they hold the values "
+                   "exactly (default: those that "
+                   "convert --dtype left beside the source)");
 }
 
 void add_inspect(CLI::App& app, int* exit_code) {
   auto options = std::make_shared<InspectOptions>();
   CLI::App* command =
       app.add_subcommand("inspect", "what a checkpoint or a config.json is and costs");
-  command->add_option("path", options->path, "model directory or config.json")->required();
+  add_model_option(command, "path", &options->path, "model directory or config.json")->required();
   command->add_flag("--json", options->json, "the report as JSON");
   command->add_option("--svg", options->svg_directory,
                       "also write flops.svg and kv_bytes.svg into this directory");

@@ -6,14 +6,16 @@
 #include <memory>
 
 #include "apps/data_build_verb.h"
+#include "apps/model_argument.h"
 #include "apps/run_options.h"
 #include "apps/verbs.h"
 #include "base/file.h"
 #include "base/rng.h"
-#include "data/document_reader.h"
 #include "data/fim.h"
+#include "data/split_text.h"
 #include "data/streams.h"
 #include "data/tasks/task_document.h"
+#include "data/text_files.h"
 #include "data/token_shard.h"
 #include "data/tokenize_corpus.h"
 #include "text/bpe_trainer.h"
@@ -21,24 +23,27 @@
 namespace cachalot::apps {
 namespace {
 
+constexpr char kTextsHelp[] =
+    "files (text or .jsonl, plain, .gz or .zst), folders with all below, patterns such as "
+    "'texts/**/*.md'";
+constexpr double kHoldOut = 0.01;
+
 struct TokenizerOptions {
   std::vector<std::string> files;
   int64_t vocab_size = 4096;
   std::string out;
-  data::DocumentOptions documents;
+  data::TextOptions text;
 };
 
 Status train_tokenizer(const TokenizerOptions& options) {
   text::BpeTrainer trainer;
-  for (const std::string& file : options.files) {
-    CACHALOT_ASSIGN_OR_RETURN(data::DocumentReader reader,
-                              data::DocumentReader::open(file, options.documents));
-    std::string document;
-    while (true) {
-      CACHALOT_ASSIGN_OR_RETURN(const bool more, reader.next(&document));
-      if (!more) break;
-      trainer.add(document);
-    }
+  CACHALOT_ASSIGN_OR_RETURN(data::TextFiles files, data::find_text_files(options.files));
+  CACHALOT_ASSIGN_OR_RETURN(data::TextDocuments documents,
+                            data::TextDocuments::open(std::move(files.paths), options.text));
+  while (true) {
+    CACHALOT_ASSIGN_OR_RETURN(const std::optional<data::TextPiece> piece, documents.next());
+    if (!piece) break;
+    trainer.add(piece->text);
   }
   CACHALOT_ASSIGN_OR_RETURN(const text::TokenizerSpec spec, trainer.train(options.vocab_size));
   const std::string json = text::tokenizer_json(spec);
@@ -61,6 +66,14 @@ struct TokenizeCorpusOptions {
   data::TokenizeOptions options;
 };
 
+void print_corpus(const std::string& prefix, const data::CorpusSummary& corpus) {
+  fmt::print("{}.json: {} documents, {} tokens, {} bytes of text ({:.3f} a token), {} shards\n",
+             prefix, corpus.num_documents, corpus.num_tokens, corpus.text_bytes,
+             static_cast<double>(corpus.text_bytes) /
+                 static_cast<double>(std::max<int64_t>(1, corpus.num_tokens)),
+             corpus.shards.size());
+}
+
 Status tokenize_files(TokenizeCorpusOptions options) {
   CACHALOT_ASSIGN_OR_RETURN(const text::Tokenizer tokenizer, open_tokenizer(options.tokenizer));
   if (options.bos) options.options.bos_id = 0;
@@ -68,14 +81,17 @@ Status tokenize_files(TokenizeCorpusOptions options) {
   if (options.options.fim_rate > 0) {
     CACHALOT_ASSIGN_OR_RETURN(options.options.fim_tokens, data::fim_tokens(tokenizer));
   }
+  CACHALOT_ASSIGN_OR_RETURN(const data::TextFiles files, data::find_text_files(options.files));
   ThreadPool threads;
   CACHALOT_ASSIGN_OR_RETURN(
-      const data::CorpusSummary summary,
-      data::tokenize_corpus(tokenizer, options.files, options.out, options.options, threads));
-  fmt::print("{}.json: {} documents, {} tokens, {} bytes of text ({:.3f} a token), {} shards\n",
-             options.out, summary.num_documents, summary.num_tokens, summary.text_bytes,
-             static_cast<double>(summary.text_bytes) / static_cast<double>(summary.num_tokens),
-             summary.shards.size());
+      const data::TokenizedCorpus corpus,
+      data::tokenize_corpus(tokenizer, files.paths, options.out, options.options, threads));
+  print_corpus(options.out, corpus.training);
+  if (options.options.text.hold_out > 0) print_corpus(options.out + "-heldout", corpus.held_out);
+  if (corpus.num_repeated > 0)
+    fmt::print("{} documents left out that had come before\n", corpus.num_repeated);
+  if (files.num_passed_over > 0)
+    fmt::print("{} files passed over that hold no text\n", files.num_passed_over);
   return {};
 }
 
@@ -152,33 +168,45 @@ void add_data_verb(CLI::App& app, int* exit_code) {
   auto tokenizer = std::make_shared<TokenizerOptions>();
   CLI::App* command = data_verb->add_subcommand(
       "tokenizer", "learn a BPE vocabulary with V4's splits and control tokens");
-  command->add_option("files", tokenizer->files, "text or .jsonl, plain, .gz or .zst")->required();
+  command->add_option("files", tokenizer->files, kTextsHelp)->required();
   command->add_option("--vocab-size", tokenizer->vocab_size, "ids in all");
   command->add_option("--out", tokenizer->out, "tokenizer.json to write")->required();
-  add_documents_options(command, &tokenizer->documents);
+  add_documents_options(command, &tokenizer->text.documents);
   command->callback(
       [tokenizer, exit_code] { *exit_code = exit_code_of(train_tokenizer(*tokenizer)); });
 
   auto tokenize = std::make_shared<TokenizeCorpusOptions>();
-  command = data_verb->add_subcommand("tokenize", "text to token shards");
-  command->add_option("files", tokenize->files, "text or .jsonl, plain, .gz or .zst")->required();
-  command->add_option("--tokenizer", tokenize->tokenizer, "tokenizer.json or its directory")
+  tokenize->options.text.max_piece_bytes = data::kPieceBytes;
+  tokenize->options.text.hold_out = kHoldOut;
+  command = data_verb->add_subcommand("tokenize", "texts to the token shards that train reads");
+  command->add_option("files", tokenize->files, kTextsHelp)->required();
+  add_model_option(command, "--tokenizer", &tokenize->tokenizer, "tokenizer.json or its directory")
       ->required();
   command->add_option("--out", tokenize->out, "prefix: PREFIX.json and PREFIX-00000.tokens ...")
       ->required();
+  command
+      ->add_option("--cut", tokenize->options.text.max_piece_bytes,
+                   "longer documents become several of at most this many bytes, cut at a blank "
+                   "line or a line's end (0: never)")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
+  command
+      ->add_option("--hold-out", tokenize->options.text.hold_out,
+                   "share of the text that goes to PREFIX-heldout.json instead: whole documents, "
+                   "or, of few, their last lines; texts that come again are left out (0: none)")
+      ->check(CLI::Range(0.0, 0.5));
   command->add_flag("--bos,!--no-bos", tokenize->bos, "a begin token before each document");
   command->add_flag("--eos,!--no-eos", tokenize->eos, "an end token after each document");
   command->add_option("--fim-rate", tokenize->options.fim_rate, "share of fill-in-the-middle");
   command->add_option("--split-glued-rate", tokenize->options.split_glued_rate,
                       "share of glued punctuation tokens that are split");
   command->add_option("--seed", tokenize->options.seed, "of both");
-  add_documents_options(command, &tokenize->options.documents);
+  add_documents_options(command, &tokenize->options.text.documents);
   command->callback(
       [tokenize, exit_code] { *exit_code = exit_code_of(tokenize_files(*tokenize)); });
 
   auto tasks = std::make_shared<TasksOptions>();
   command = data_verb->add_subcommand("tasks", "verifiable tasks with answers as a token shard");
-  command->add_option("--tokenizer", tasks->tokenizer, "tokenizer.json or its directory")
+  add_model_option(command, "--tokenizer", &tasks->tokenizer, "tokenizer.json or its directory")
       ->required();
   command->add_option("--out", tasks->out, "FILE.tokens to write")->required();
   command->add_option("--families", tasks->families, "a,b,c (default: all)")->delimiter(',');

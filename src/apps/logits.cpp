@@ -7,6 +7,7 @@
 #include <memory>
 #include <numeric>
 
+#include "apps/model_argument.h"
 #include "apps/run_options.h"
 #include "apps/verbs.h"
 #include "engine/loaded_model.h"
@@ -142,7 +143,7 @@ Status write_logits(const LogitsOptions& options) {
 void add_logits_verb(CLI::App& app, int* exit_code) {
   CLI::App* command = app.add_subcommand("logits", "logits of every position of given token ids");
   auto options = std::make_shared<LogitsOptions>();
-  command->add_option("model", options->model, "model directory")->required();
+  add_model_option(command, "model", &options->model, "model directory")->required();
   command->add_option("--ids", options->ids, "safetensors file with input_ids [t] or [b, t]")
       ->required();
   command->add_option("--out", options->out, "safetensors file to write: logits [b, t, vocab_size]")

@@ -34,7 +34,7 @@ int check_environment() {
 int run(int argc, char** argv) {
   using namespace cachalot::apps;
   if (const int wrong = check_environment(); wrong != 0) return wrong;
-  CLI::App app("Cachalot: DeepSeek-V4 models, trained and served", "cachalot");
+  CLI::App app("Cachalot: DeepSeek-V4 models, trained and served", argc > 0 ? argv[0] : "cachalot");
   app.set_version_flag("--version", version_text);
   app.footer(environment_help());
   app.require_subcommand(1);

@@ -5,7 +5,7 @@
 namespace cachalot::apps {
 
 int report_error(const Status& status) {
-  std::fprintf(stderr, "error: %s\n", status.to_string().c_str());
+  std::fprintf(stderr, "error: %s\n", status.message().c_str());
   return 2;
 }
 

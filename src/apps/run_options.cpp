@@ -9,6 +9,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "apps/model_argument.h"
 #include "formats/weight_source.h"
 
 namespace cachalot::apps {
@@ -37,7 +38,8 @@ Status add_bias(const std::string& text, engine::SamplingParams& params) {
 }  // namespace
 
 void add_run_options(CLI::App* command, RunOptions* options) {
-  command->add_option("model", options->model, "model directory")->required();
+  add_model_option(command, "model", &options->model, "model directory, or a run of train")
+      ->required();
   command->add_option("--tokenizer", options->tokenizer, "tokenizer.json (default: the model's)");
 
   constexpr const char* kModel = "Model";

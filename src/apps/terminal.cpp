@@ -39,6 +39,17 @@ std::string printable(std::string_view text) {
   return out;
 }
 
+std::string shell_word(const std::string& text) {
+  const bool is_plain = !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) {
+    return std::isalnum(c) != 0 ||
+           std::string_view("_-./:+@%").find(static_cast<char>(c)) != std::string_view::npos;
+  });
+  if (is_plain) return text;
+  std::string out = "'";
+  for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
 std::string grouped(int64_t number) {
   std::string digits = std::to_string(number);
   const ptrdiff_t first = number < 0 ? 1 : 0;

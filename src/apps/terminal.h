@@ -16,6 +16,9 @@ bool wants_color(int fd);
 // steer the terminal. Multi-byte characters pass, C1 controls (U+0080..U+009F) excepted.
 std::string printable(std::string_view text);
 
+// `text` as one word of a shell's command line: quoted where it needs it.
+std::string shell_word(const std::string& text);
+
 // 1234567 as "1,234,567".
 std::string grouped(int64_t number);
 

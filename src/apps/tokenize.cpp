@@ -9,6 +9,7 @@
 #include <iterator>
 #include <memory>
 
+#include "apps/model_argument.h"
 #include "apps/run_options.h"
 #include "apps/verbs.h"
 #include "base/python_json.h"
@@ -81,7 +82,8 @@ Result<std::string> tokenize(const TokenizeOptions& options) {
 void add_tokenize_verb(CLI::App& app, int* exit_code) {
   CLI::App* command = app.add_subcommand("tokenize", "text to token ids and back");
   auto options = std::make_shared<TokenizeOptions>();
-  command->add_option("tokenizer", options->path, "model directory or tokenizer.json")->required();
+  add_model_option(command, "tokenizer", &options->path, "model directory or tokenizer.json")
+      ->required();
   command->add_option("--text", options->text,
                       "what to encode or decode (default: standard input)");
   command->add_flag("--decode", options->decode, "the input is token ids; prints their text");

@@ -100,7 +100,16 @@ void TrainProgress::on_step(const train::StepResult& result, const train::Metric
 void TrainProgress::on_event(int64_t step, std::string_view event, std::string_view detail) {
   if (is_terminal_ && event == "checkpoint") return;  // they come all the time
   clear();
-  fmt::print("step {} {}: {}\n", step, event, printable(detail));
+  if (event == "note") {
+    fmt::print("note: {}\n", printable(detail));
+  } else if (event == "sample") {
+    std::string line = printable(detail);
+    std::replace_if(
+        line.begin(), line.end(), [](char c) { return c == '\n' || c == '\t'; }, ' ');
+    fmt::print("step {} sample: {}\n", step, line);
+  } else {
+    fmt::print("step {} {}: {}\n", step, event, printable(detail));
+  }
   std::fflush(stdout);
 }
 

@@ -29,9 +29,9 @@ class TrainProgress : public train::RunObserver {
   void on_step(const train::StepResult& result, const train::MetricValues& values) override;
   void on_event(int64_t step, std::string_view event, std::string_view detail) override;
   bool wants_stop() override;
+  void clear();  // the line that is rewritten, if there is one
 
  private:
-  void clear();
   int64_t total_tokens_;
   int64_t log_every_steps_;
   bool is_terminal_;

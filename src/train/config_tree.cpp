@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <numeric>
 
 #include "base/file.h"
 #include "base/python_json.h"
@@ -185,19 +184,19 @@ void print_table(const json::object& table, const std::string& path, std::string
   }
 }
 
-int64_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<int64_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), 0);
-  for (size_t i = 0; i < a.size(); ++i) {
-    int64_t diagonal = row[0];
-    row[0] = static_cast<int64_t>(i) + 1;
-    for (size_t j = 0; j < b.size(); ++j) {
-      const int64_t replace = diagonal + (a[i] == b[j] ? 0 : 1);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({replace, row[j] + 1, diagonal + 1});
-    }
+// Values by path; arrays of tables by place.
+void flatten(const json::value& value, const std::string& path,
+             std::map<std::string, std::string>& out) {
+  if (value.is_object()) {
+    for (const auto& [key, inner] : value.get_object()) flatten(inner, path_below(path, key), out);
+    return;
   }
-  return row.back();
+  if (value.is_array() && !value.get_array().empty() && value.get_array()[0].is_object()) {
+    const json::array& items = value.get_array();
+    for (size_t i = 0; i < items.size(); ++i) flatten(items[i], fmt::format("{}.{}", path, i), out);
+    return;
+  }
+  out[path] = value_text(value);
 }
 
 Status assign_text(ConfigTree& tree, const std::string& assignment) {
@@ -310,8 +309,38 @@ void overlay(ConfigTree& base, const ConfigTree& over) {
   for (const auto& [path, origin] : over.origins) base.origins[path] = origin;
 }
 
+const json::value* find(const ConfigTree& tree, std::string_view path) {
+  const json::object* table = &tree.root;
+  while (true) {
+    const size_t dot = path.find('.');
+    const json::value* value = table->if_contains(path.substr(0, dot));
+    if (value == nullptr || dot == std::string_view::npos) return value;
+    if (!value->is_object()) return nullptr;
+    table = &value->get_object();
+    path.remove_prefix(dot + 1);
+  }
+}
+
 Status assign(ConfigTree& tree, const std::string& assignment) {
   return printable(assign_text(tree, assignment));
+}
+
+void set_if_absent(ConfigTree& tree, std::string_view path, json::value value,
+                   const std::string& origin) {
+  if (find(tree, path) != nullptr) return;
+  json::object* table = &tree.root;
+  const std::string all(path);
+  for (size_t dot = path.find('.'); dot != std::string_view::npos; dot = path.find('.')) {
+    json::value& inner = (*table)[path.substr(0, dot)];
+    if (!inner.is_object()) {
+      if (!inner.is_null()) return;  // the reader tells what is wrong with it
+      inner.emplace_object();
+    }
+    table = &inner.get_object();
+    path.remove_prefix(dot + 1);
+  }
+  (*table)[path] = std::move(value);
+  tree.origins[all] = origin;
 }
 
 Result<ConfigTree> read_config_tree(std::span<const std::string> files,
@@ -333,17 +362,20 @@ std::string to_toml(const json::object& root) {
   return out;
 }
 
-std::string closest(const std::string& key, std::span<const std::string> known) {
-  std::string best;
-  int64_t best_distance = std::max<int64_t>(2, static_cast<int64_t>(key.size()) / 3) + 1;
-  for (const std::string& candidate : known) {
-    const int64_t distance = edit_distance(key, candidate);
-    if (distance < best_distance) {
-      best = candidate;
-      best_distance = distance;
-    }
+std::vector<std::string> config_differences(const json::object& before, const json::object& after) {
+  std::map<std::string, std::string> old_values, new_values;
+  flatten(before, "", old_values);
+  flatten(after, "", new_values);
+  std::map<std::string, std::pair<std::string, std::string>> both;
+  for (const auto& [path, text] : old_values) both[path] = {text, "nothing"};
+  for (const auto& [path, text] : new_values)
+    both.try_emplace(path, "nothing", "").first->second.second = text;
+  std::vector<std::string> out;
+  for (const auto& [path, texts] : both) {
+    if (texts.first != texts.second)
+      out.push_back(fmt::format("{}: {} -> {}", path, texts.first, texts.second));
   }
-  return best;
+  return out;
 }
 
 }  // namespace cachalot::train

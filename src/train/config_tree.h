@@ -42,7 +42,12 @@ Status printable(const Status& error);
 // `origin` names the text in errors.
 Result<ConfigTree> parse_config_tree(std::string_view text, const std::string& origin);
 void overlay(ConfigTree& base, const ConfigTree& over);
+// What stands at "a.b", tables only on the way; null where nothing does.
+const json::value* find(const ConfigTree& tree, std::string_view path);
 Status assign(ConfigTree& tree, const std::string& assignment);
+// "a.b" becomes `value` where the tree says nothing about it.
+void set_if_absent(ConfigTree& tree, std::string_view path, json::value value,
+                   const std::string& origin);
 
 // All of it: files, then assignments without their leading dashes.
 Result<ConfigTree> read_config_tree(std::span<const std::string> files,
@@ -51,8 +56,7 @@ Result<ConfigTree> read_config_tree(std::span<const std::string> files,
 // The tree as TOML: keys in their order, values before tables. Reading it gives the tree again.
 std::string to_toml(const json::object& root);
 
-// The one of `known` with the fewest edits to `key`, if they are few enough to be a slip; else
-// empty.
-std::string closest(const std::string& key, std::span<const std::string> known);
+// "a.b: 1 -> 2" for each key whose values differ, "nothing" where there is none.
+std::vector<std::string> config_differences(const json::object& before, const json::object& after);
 
 }  // namespace cachalot::train

@@ -9,11 +9,13 @@
 #include "base/file.h"
 #include "data/fim.h"
 #include "data/open_dataset.h"
+#include "data/tokenize_corpus.h"
 #include "formats/weight_source.h"
 #include "text/tokenizer.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
 #include "train/run_metrics.h"
+#include "train/sample_text.h"
 #include "train/spectrum_metrics.h"
 #include "train/tensorboard_writer.h"
 #include "train/trainer_state.h"
@@ -25,6 +27,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr float kProvokedScale = 50;
+constexpr int64_t kSamplePromptTokens = 16;
 constexpr char kValidation[] = "validation/";  // begins the names of an evaluation's values
 constexpr size_t kMaxTokenizerBytes = size_t{256} << 20;
 
@@ -63,7 +66,8 @@ class Run {
         detector_(config.anticipation.detector),
         peak_gflops_(machine_peak_gflops(ctx, config)) {}
 
-  Status run() {
+  Result<RunSummary> run() {
+    const Clock::time_point begin = Clock::now();
     CACHALOT_RETURN_IF_ERROR(open());
     while (true) {
       const int64_t next = trainer_->position().step + 1;
@@ -74,14 +78,23 @@ class Run {
       CACHALOT_ASSIGN_OR_RETURN(const std::optional<StepResult> result,
                                 trainer_->step(every > 0 && next % every == 0));
       if (provoked) CACHALOT_RETURN_IF_ERROR(scale_head(1 / kProvokedScale));
-      if (!result) break;
+      if (!result) {
+        summary_.budget_spent = true;
+        break;
+      }
       const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
       CACHALOT_ASSIGN_OR_RETURN(const bool rolled_back, after_step(*result, seconds));
       if (rolled_back) continue;
       if (next == request_.stop_at_step || observer_.wants_stop()) break;
     }
     if (last_evaluated_ != trainer_->position().step) CACHALOT_RETURN_IF_ERROR(evaluate_all());
-    return last_saved_ == trainer_->position().step ? Status() : save();
+    if (last_saved_ != trainer_->position().step) CACHALOT_RETURN_IF_ERROR(save());
+    summary_.step = trainer_->position().step;
+    summary_.tokens_seen = trainer_->position().tokens_seen;
+    summary_.budget_spent |= summary_.tokens_seen >= config_.schedule.batch.total_tokens;
+    summary_.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    summary_.checkpoint = checkpoint_directory(config_.run_dir, summary_.step);
+    return std::move(summary_);
   }
 
  private:
@@ -89,17 +102,20 @@ class Run {
   Status open() {
     CACHALOT_ASSIGN_OR_RETURN(model_, model_config(config_));
     CACHALOT_RETURN_IF_ERROR(create_directories(config_.run_dir));
-    std::optional<text::Tokenizer> tokenizer;
     if (!config_.tokenizer.empty()) {
       CACHALOT_ASSIGN_OR_RETURN(tokenizer_json_,
                                 read_text_file(config_.tokenizer, kMaxTokenizerBytes));
-      CACHALOT_ASSIGN_OR_RETURN(tokenizer,
+      CACHALOT_ASSIGN_OR_RETURN(text::Tokenizer tokenizer,
                                 text::Tokenizer::from_json(tokenizer_json_, config_.tokenizer));
-      token_bytes_ = token_bytes(*tokenizer, model_.vocab_size);
+      tokenizer_.emplace(std::move(tokenizer));
+      token_bytes_ = token_bytes(*tokenizer_, model_.vocab_size);
+      tokenizer_fingerprint_ = data::tokenizer_fingerprint(*tokenizer_);
+      tokenizer_origin_ = config_.tokenizer;
     }
-    CACHALOT_ASSIGN_OR_RETURN(StepStream stream, open_stream(tokenizer));
+    CACHALOT_ASSIGN_OR_RETURN(StepStream stream, open_stream());
     for (const DataEntry& entry : config_.validation) {
       CACHALOT_ASSIGN_OR_RETURN(data::Dataset dataset, open_entry(entry, model_.vocab_size));
+      CACHALOT_RETURN_IF_ERROR(check_tokenizer("validation", entry.name, dataset));
       validation_.push_back(std::move(dataset));
     }
     CACHALOT_ASSIGN_OR_RETURN(ParameterStore parameters, starting_parameters());
@@ -118,10 +134,28 @@ class Run {
     return start_or_resume();
   }
 
-  Result<StepStream> open_stream(const std::optional<text::Tokenizer>& tokenizer) {
+  // All ids mean what those before do.
+  Status check_tokenizer(std::string_view key, const std::string& name,
+                         const data::Dataset& dataset) {
+    const uint64_t found = dataset.tokenizer_fingerprint();
+    if (found == 0 || found == tokenizer_fingerprint_) return {};
+    const std::string what = fmt::format("{} \"{}\"", key, name);
+    if (tokenizer_fingerprint_ != 0) {
+      return invalid_argument(
+          fmt::format("{}: expected a corpus of the tokenizer of {}, {:016x}, found one of {:016x}",
+                      what, tokenizer_origin_, tokenizer_fingerprint_, found));
+    }
+    tokenizer_fingerprint_ = found;
+    tokenizer_origin_ = what;
+    return {};
+  }
+
+  Result<StepStream> open_stream() {
     std::vector<data::MixEntry> mix;
     for (const DataEntry& entry : config_.data) {
       CACHALOT_ASSIGN_OR_RETURN(data::Dataset dataset, open_entry(entry, model_.vocab_size));
+      CACHALOT_RETURN_IF_ERROR(check_tokenizer("data", entry.name, dataset));
+      corpus_tokens_ += dataset.num_tokens();
       mix.push_back({std::move(dataset), entry.weight});
     }
     data::LoaderConfig loader;
@@ -132,9 +166,9 @@ class Run {
     loader.fim_keep_first = config_.loader.fim_keep_first;
     loader.fim_keep_last = config_.loader.fim_keep_last;
     if (loader.fim_rate > 0) {
-      if (!tokenizer)
+      if (!tokenizer_)
         return invalid_argument("loader.fim_rate: expected a tokenizer for its tokens, found none");
-      CACHALOT_ASSIGN_OR_RETURN(loader.fim_tokens, data::fim_tokens(*tokenizer));
+      CACHALOT_ASSIGN_OR_RETURN(loader.fim_tokens, data::fim_tokens(*tokenizer_));
     }
     return StepStream::create(loader, std::move(mix), config_.schedule, config_.micro_batch_tokens);
   }
@@ -160,10 +194,12 @@ class Run {
                       "step {}",
                       config_.run_dir, newest->step()));
     }
+    if (newest)
+      CACHALOT_RETURN_IF_ERROR(restore_trainer(*newest, *trainer_, detector_, &num_rollbacks_));
+    // What is refused leaves the run as it was.
     CACHALOT_RETURN_IF_ERROR(
         write_file_atomically(config_.run_dir + "/run.toml", resolved_toml(config_)));
     if (newest) {
-      CACHALOT_RETURN_IF_ERROR(restore_trainer(*newest, *trainer_, detector_, &num_rollbacks_));
       CACHALOT_RETURN_IF_ERROR(set_aside_checkpoints_after(config_.run_dir, newest->step()));
       // A kill may have come between: a rollback must find the checkpoints of an undisturbed run.
       CACHALOT_RETURN_IF_ERROR(prune());
@@ -179,13 +215,31 @@ class Run {
       last_saved_ = step;
       CACHALOT_RETURN_IF_ERROR(find_evaluation(step));
       CACHALOT_RETURN_IF_ERROR(event("resume", newest->directory()));
-      if (newest->config_hash() != config_hash(config_))
-        return event("changed configuration",
-                     fmt::format("the checkpoint's is {}, this run's {}", newest->config_hash(),
-                                 config_hash(config_)));
-      return {};
+      return tell_changes(*newest);
     }
+    for (const std::string& note : notes()) observer_.on_event(0, "note", note);
     return config_.anticipation.enabled ? save() : Status();
+  }
+
+  Status tell_changes(const Checkpoint& checkpoint) {
+    if (checkpoint.config_hash() == config_hash(config_)) return {};
+    CACHALOT_ASSIGN_OR_RETURN(const std::string before,
+                              read_text_file(checkpoint.directory() + "/run.toml"));
+    CACHALOT_ASSIGN_OR_RETURN(const std::vector<std::string> differences,
+                              differences_from(config_, before));
+    return event("changed configuration", fmt::format("{}", fmt::join(differences, "; ")));
+  }
+
+  std::vector<std::string> notes() const {
+    std::vector<std::string> notes = budget_notes(config_);
+    const optim::BatchSchedule& batch = config_.schedule.batch;
+    if (batch.batch_tokens > corpus_tokens_) {
+      notes.push_back(
+          fmt::format("a step is larger than all data: schedule.batch.batch_tokens = {}, the "
+                      "corpora hold {} tokens",
+                      batch.batch_tokens, corpus_tokens_));
+    }
+    return notes;
   }
 
   std::string log_path() const { return config_.run_dir + "/metrics.jsonl"; }
@@ -243,6 +297,8 @@ class Run {
       for (auto& value : spectrum_metrics(ctx_, trainer_->optimizer())) values.push_back(value);
     }
     CACHALOT_RETURN_IF_ERROR(write_values(result.step, result.tokens_seen, values));
+    if (summary_.first_loss == 0) summary_.first_loss = result.lm_loss;
+    summary_.last_loss = result.lm_loss;
     observer_.on_step(result, values);
     const std::string spike = detector_.add(result.lm_loss, result.optimizer.grad_norm);
     if (!spike.empty()) {
@@ -325,7 +381,38 @@ class Run {
     if (values.empty()) return {};
     for (const auto& [name, value] : values)
       observer_.on_event(position.step, name, fmt::format("{:.4f}", value));
+    summary_.validation = values;
+    CACHALOT_RETURN_IF_ERROR(show_sample());
     return write_values(position.step, position.tokens_seen, values);
+  }
+
+  Status show_sample() {
+    if (!tokenizer_ || config_.evaluate.sample_tokens == 0) return {};
+    const data::DocumentPlace place = validation_[0].place(0);
+    const data::TokenSource& source = validation_[0].shard(place.shard);
+    std::vector<int32_t> prompt(
+        static_cast<size_t>(std::min(source.document_length(place.document), kSamplePromptTokens)));
+    if (prompt.empty()) return {};
+    CACHALOT_RETURN_IF_ERROR(source.read(place.document, 0, prompt));
+    SampleOptions options;
+    options.num_tokens = config_.evaluate.sample_tokens;
+    options.end_token = static_cast<int32_t>(model_.eos_token_id);
+    options.dense_attention = trainer_->dense_attention();
+    options.seed = config_.seed;
+    options.index = static_cast<uint64_t>(trainer_->position().step);
+    const std::vector<int32_t> made = sample_continuation(ctx_, trainer_->model(), prompt, options);
+    observer_.on_event(trainer_->position().step, "sample",
+                       fmt::format("{} [...] {}", text_of(prompt), text_of(made)));
+    return {};
+  }
+
+  // Control tokens are no text; ids that the tokenizer does not have are none either.
+  std::string text_of(std::span<const int32_t> ids) const {
+    std::string out;
+    for (const int32_t id : ids) {
+      if (token_bytes_[static_cast<size_t>(id)] > 0) out += *tokenizer_->token_bytes(id);
+    }
+    return out;
   }
 
   Status save() {
@@ -359,6 +446,11 @@ class Run {
   RunObserver& observer_;
   formats::ModelConfig model_;
   std::string tokenizer_json_;
+  std::optional<text::Tokenizer> tokenizer_;
+  uint64_t tokenizer_fingerprint_ = 0;  // that the corpora so far have; 0: none says
+  std::string tokenizer_origin_;        // what said it
+  int64_t corpus_tokens_ = 0;
+  RunSummary summary_;
   TokenBytes token_bytes_;
   std::vector<data::Dataset> validation_;
   std::unique_ptr<Trainer> trainer_;
@@ -373,8 +465,8 @@ class Run {
 
 }  // namespace
 
-Status run_training(device::ExecContext& ctx, const TrainConfig& config, const RunRequest& request,
-                    RunObserver& observer) {
+Result<RunSummary> run_training(device::ExecContext& ctx, const TrainConfig& config,
+                                const RunRequest& request, RunObserver& observer) {
   return Run(ctx, config, request, observer).run();
 }
 

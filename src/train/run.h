@@ -7,12 +7,18 @@
 // Spikes  told in the log; with anticipation.enabled the run goes back to a checkpoint at least
 //         delta_steps + rollback_margin_steps before, and routes by stale choices for hold_steps
 //         from there (reference/training 7.1).
+// Tokenizers  of all corpora, and the one that the configuration names, are one: another is an
+//         error before the first step, with both fingerprints.
+// Said before the first step, as events "note": what budget_notes() and a look at the corpora find.
+// Shown at each evaluation, as an event "sample": how the model goes on from the first held-out
+//         document's beginning.
 // Losses  that are no number end the run, unless a rollback bridges them: an error with step, loss
 //         and value; nothing is saved after it.
 // Errors  of every part, with its own message; what has been written stays valid.
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "device/exec_context.h"
@@ -41,7 +47,19 @@ struct RunRequest {
       -1;  // ends the run with a checkpoint after this step; -1: at the budget's end
 };
 
-Status run_training(device::ExecContext& ctx, const TrainConfig& config, const RunRequest& request,
-                    RunObserver& observer);
+// Where a run has come to.
+struct RunSummary {
+  int64_t step = 0;
+  int64_t tokens_seen = 0;
+  bool budget_spent = false;
+  double seconds = 0;     // of this start
+  double first_loss = 0;  // of the first and the last step of this start; 0: it made none
+  double last_loss = 0;
+  MetricValues validation;  // of the last evaluation, if this start made one
+  std::string checkpoint;   // directory of the last
+};
+
+Result<RunSummary> run_training(device::ExecContext& ctx, const TrainConfig& config,
+                                const RunRequest& request, RunObserver& observer);
 
 }  // namespace cachalot::train

@@ -7,9 +7,11 @@
 #include <limits>
 #include <map>
 
+#include "base/closest.h"
 #include "base/sha256.h"
 #include "formats/json_fields.h"
 #include "formats/presets.h"
+#include "train/preset_schedule.h"
 #include "train/training_precision.h"
 
 namespace cachalot::train {
@@ -18,6 +20,7 @@ namespace {
 constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
 constexpr int64_t kMaxTokens = int64_t{1} << 50;  // their doubles are exact
 constexpr double kBig = 1e30;
+constexpr int64_t kFewSteps = 20;
 
 // With the keys of every table in the order of their bytes: files and assignments have given them
 // in any.
@@ -100,9 +103,10 @@ class Reader {
     for (const auto& [key, value] : *out) known(std::string(key));
   }
 
-  Status finish() {
+  // Of every key, in the order of their reading.
+  std::vector<Status> finish() {
     check_unknown();
-    return printable(status_);
+    return std::move(errors_);
   }
 
  private:
@@ -118,18 +122,17 @@ class Reader {
     return levels_.back().object->if_contains(key);
   }
   void fields(const char* key, const std::function<void(formats::JsonFields&)>& read) {
-    if (!status_.ok() || find(key) == nullptr) return;
+    if (find(key) == nullptr) return;
     const std::string where = origin(key);
     const std::string& table = levels_.back().path;
     const std::string prefix = table.empty() ? table : table + ".";
     formats::JsonFields json(*levels_.back().object, where, prefix);
     read(json);
-    status_ = json.status();
+    if (!json.status().ok()) errors_.push_back(json.status());
   }
   void fail(const std::string& key, std::string_view expected, std::string_view found) {
-    if (!status_.ok()) return;
-    status_ = invalid_argument(
-        fmt::format("{}: {}: expected {}, found {}", origin(key), path(key), expected, found));
+    errors_.push_back(invalid_argument(
+        fmt::format("{}: {}: expected {}, found {}", origin(key), path(key), expected, found)));
   }
   void enter(const json::object& object, std::string path, const std::function<void()>& visit) {
     levels_.push_back({&object, std::move(path), {}});
@@ -143,14 +146,14 @@ class Reader {
       const std::string name(key);
       if (std::find(level.known.begin(), level.known.end(), name) != level.known.end()) continue;
       const std::string near = closest(name, level.known);
-      return fail(name, near.empty() ? "a known key" : fmt::format("a known key (\"{}\"?)", near),
-                  fmt::format("\"{}\"", name));
+      fail(name, near.empty() ? "a known key" : fmt::format("a known key (\"{}\"?)", near),
+           fmt::format("\"{}\"", name));
     }
   }
 
   const ConfigTree& tree_;
   std::vector<Level> levels_;
-  Status status_;
+  std::vector<Status> errors_;
 };
 
 class Printer {
@@ -288,6 +291,7 @@ void visit(Visitor& v, TrainConfig& c) {
   v.table("evaluate", [&] {
     v.integer("every_steps", &c.evaluate.every_steps, 0, kMax);
     v.integer("max_tokens", &c.evaluate.max_tokens, 1, kMax);
+    v.integer("sample_tokens", &c.evaluate.sample_tokens, 0, 4096);
   });
   v.table("schedule", [&] { visit_schedule(v, c); });
   v.table("recompute", [&] {
@@ -333,6 +337,13 @@ json::object printed(const TrainConfig& config) {
   TrainConfig copy = config;
   visit(printer, copy);
   return printer.root();
+}
+
+// Without what changes no bit of a run.
+json::object deciding(json::object fields) {
+  fields.erase("run_dir");
+  fields.erase("recompute");
+  return fields;
 }
 
 Status below(std::string_view path, const Status& error) {
@@ -381,38 +392,69 @@ Status lay_over(json::object& base, const json::object& fields, const Origins& o
   return {};
 }
 
-Status check_entries(std::string_view key, const std::vector<DataEntry>& entries) {
+void check_entries(std::string_view key, const std::vector<DataEntry>& entries,
+                   std::vector<Status>& errors) {
   for (size_t i = 0; i < entries.size(); ++i) {
     const DataEntry& entry = entries[i];
     if (!entry.path.empty() && !entry.name.empty()) continue;
-    return invalid_argument(
-        fmt::format("{}.{}: expected a name and a path, found name \"{}\", path \"{}\"", key, i,
-                    entry.name, entry.path));
+    errors.push_back(
+        invalid_argument(fmt::format("{}.{}: expected a name and a path, found name \"{}\", path "
+                                     "\"{}\"",
+                                     key, i, entry.name, entry.path)));
   }
-  return {};
+}
+
+// Of keys that decide defaults, before the configuration is read; empty and 0 where there is no
+// such value.
+std::string text_at(const ConfigTree& tree, std::string_view path) {
+  const json::value* value = find(tree, path);
+  return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string();
+}
+int64_t integer_at(const ConfigTree& tree, std::string_view path) {
+  const json::value* value = find(tree, path);
+  return value != nullptr && value->is_int64() ? value->get_int64() : 0;
 }
 
 // What no key shows alone.
-Status check(const TrainConfig& config) {
-  if (config.run_dir.empty()) return invalid_argument("run_dir: expected a directory, found none");
-  if (config.data.empty()) return invalid_argument("data: expected at least one entry, found none");
-  CACHALOT_RETURN_IF_ERROR(check_entries("data", config.data));
-  CACHALOT_RETURN_IF_ERROR(check_entries("validation", config.validation));
+std::vector<Status> check(const TrainConfig& config) {
+  std::vector<Status> errors;
+  if (config.run_dir.empty())
+    errors.push_back(invalid_argument("run_dir: expected a directory, found none"));
+  if (config.data.empty())
+    errors.push_back(invalid_argument("data: expected at least one entry, found none"));
+  check_entries("data", config.data, errors);
+  check_entries("validation", config.validation, errors);
   if (const auto precision = parse_training_precision(config.precision, config.qat); !precision)
-    return precision.error();
+    errors.push_back(precision.error());
   const Status schedule = optim::validate(config.schedule);
-  if (!schedule.ok()) return below("schedule.", schedule);
-  const auto plan = recompute_plan(config);
-  return plan ? Status() : plan.error();
+  if (!schedule.ok()) errors.push_back(below("schedule.", schedule));
+  if (config.schedule.batch.total_tokens == 0) {
+    errors.push_back(
+        invalid_argument("schedule.batch.total_tokens: expected the tokens to train on, as in "
+                         "--schedule.batch.total_tokens=8000000, found none"));
+  }
+  if (const auto plan = recompute_plan(config); !plan) errors.push_back(plan.error());
+  return errors;
+}
+
+// One error that tells all of them, a line each.
+Status joined(const std::vector<Status>& errors) {
+  if (errors.empty()) return {};
+  std::vector<std::string> lines;
+  for (const Status& error : errors) lines.push_back(error.message());
+  return {errors[0].code(), fmt::format("{}", fmt::join(lines, "\n"))};
 }
 
 }  // namespace
 
 Result<TrainConfig> train_config_from(const ConfigTree& tree) {
   TrainConfig config;
+  fit_to_preset(text_at(tree, "model.preset"), integer_at(tree, "schedule.batch.total_tokens"),
+                integer_at(tree, "schedule.batch.batch_tokens"), &config);
   Reader reader(tree);
   visit(reader, config);
-  CACHALOT_RETURN_IF_ERROR(reader.finish());
+  std::vector<Status> errors = reader.finish();
+  for (Status& error : errors) error = printable(error);
   config.init.seed = config.seed;
   config.optimizer.grouping.muon = config.optimizer_kind == "muon";
   if (config.learning_rate_course == "budget") {
@@ -422,7 +464,22 @@ Result<TrainConfig> train_config_from(const ConfigTree& tree) {
     s.decay_begin_tokens = budget.decay_begin_tokens;
     s.decay_end_tokens = budget.decay_end_tokens;
   }
-  CACHALOT_RETURN_IF_ERROR(located(check(config), tree.origins));
+  // A value that was not read leaves a default, of which there is nothing to say.
+  const std::vector<Status> unread = errors;
+  for (const Status& error : check(config)) {
+    const std::string_view key =
+        std::string_view(error.message()).substr(0, error.message().find(':'));
+    bool is_told = false;
+    for (size_t end = key.size(); end != std::string_view::npos && end > 0;
+         end = key.rfind('.', end - 1)) {
+      const std::string named = fmt::format(": {}: ", key.substr(0, end));
+      is_told |= std::any_of(unread.begin(), unread.end(), [&](const Status& told) {
+        return told.message().find(named) != std::string::npos;
+      });
+    }
+    if (!is_told) errors.push_back(located(error, tree.origins));
+  }
+  CACHALOT_RETURN_IF_ERROR(joined(errors));
   config.origins = tree.origins;
   return config;
 }
@@ -436,10 +493,38 @@ Result<TrainConfig> read_train_config(std::span<const std::string> files,
 std::string resolved_toml(const TrainConfig& config) { return to_toml(printed(config)); }
 
 std::string config_hash(const TrainConfig& config) {
-  json::object fields = printed(config);
-  fields.erase("run_dir");
-  fields.erase("recompute");
-  return sha256_hex(to_toml(fields));
+  return sha256_hex(to_toml(deciding(printed(config))));
+}
+
+Result<std::vector<std::string>> differences_from(const TrainConfig& config,
+                                                  std::string_view resolved_toml) {
+  CACHALOT_ASSIGN_OR_RETURN(ConfigTree before, parse_config_tree(resolved_toml, "run.toml"));
+  return config_differences(deciding(std::move(before.root)), deciding(printed(config)));
+}
+
+std::vector<std::string> budget_notes(const TrainConfig& config) {
+  std::vector<std::string> notes;
+  const optim::TrainingSchedule& schedule = config.schedule;
+  const int64_t total = schedule.batch.total_tokens;
+  int64_t steps = 0;
+  for (int64_t seen = 0; seen < total && steps < kFewSteps; ++steps)
+    seen += optim::training_point(schedule, steps, seen).step_tokens;
+  if (steps < kFewSteps) {
+    notes.push_back(
+        fmt::format("the run has {} step{}: schedule.batch.total_tokens = {} in steps of up to "
+                    "schedule.batch.batch_tokens = {}",
+                    steps, steps == 1 ? "" : "s", total, schedule.batch.batch_tokens));
+  }
+  const int64_t warmup = schedule.learning_rate.warmup_steps;
+  if (const int64_t most = total / schedule.batch.batch_tokens; warmup > most) {
+    notes.push_back(fmt::format(
+        "the learning rate does not reach its peak: schedule.learning_rate.warmup_steps = {} in a "
+        "run of about {} steps",
+        warmup, std::max<int64_t>(most, steps)));
+  }
+  if (total <= schedule.attention.dense_tokens)
+    notes.push_back("attention is dense to the end: schedule.attention.dense_tokens takes it all");
+  return notes;
 }
 
 Result<formats::ModelConfig> model_config(const TrainConfig& config) {

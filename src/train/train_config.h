@@ -4,7 +4,7 @@
 // Source  reference/training 3, 5, 6, 7; where the report is silent the defaults are its suggested
 //         ones.
 // Errors  invalid_argument: file and line (or the assignment), key, what was expected, what was
-//         found.
+//         found; of all keys at once, a line each.
 // Threads  pure.
 #pragma once
 
@@ -57,6 +57,7 @@ struct TrainConfig {
   struct Evaluate {
     int64_t every_steps = 0;  // 0: at the end only
     int64_t max_tokens = 1 << 20;
+    int64_t sample_tokens = 48;  // of the text shown at each evaluation; 0: none
   } evaluate;
 
   optim::TrainingSchedule schedule;
@@ -114,6 +115,12 @@ Result<TrainConfig> train_config_from(const ConfigTree& tree);
 std::string resolved_toml(const TrainConfig& config);
 // SHA-256 of resolved_toml without run_dir and recompute: equal for runs that must give equal bits.
 std::string config_hash(const TrainConfig& config);
+
+// What differs of that from the resolved_toml of another run, as config_differences().
+Result<std::vector<std::string>> differences_from(const TrainConfig& config,
+                                                  std::string_view resolved_toml);
+// What is worth saying before a run starts: schedules that its budget does not hold.
+std::vector<std::string> budget_notes(const TrainConfig& config);
 
 // The model that [model] describes, checked.
 // Errors  also an unknown preset or field, a config.json that is not there.

@@ -1,7 +1,10 @@
 // Configurations: overlays, assignments, strictness, and that what is printed reads back.
 #include "train/train_config.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+
+#include <algorithm>
 
 #include "base/rng.h"
 #include "formats/presets.h"
@@ -327,11 +330,72 @@ TEST(ConfigTree, WhatIsReplacedLeavesNoOrigin) {
                                    {"d2", "base.toml:3"}}));
 }
 
-TEST(ConfigTree, ClosestIsASlipOrNothing) {
-  const std::vector<std::string> known = {"peak", "warmup_steps"};
-  EXPECT_EQ(closest("peek", known), "peak");
-  EXPECT_EQ(closest("warmup_step", known), "warmup_steps");
-  EXPECT_EQ(closest("tokenizer", known), "");
+constexpr char kNoSchedule[] =
+    "run_dir = \"r\"\n[model]\npreset = \"nano\"\n[[data]]\nname = \"d\"\npath = \"p\"\n";
+
+// A run without a budget would train nothing and say nothing.
+TEST(TrainConfig, ABudgetIsNeeded) {
+  EXPECT_NE(error_of({kNoSchedule}).find("schedule.batch.total_tokens: expected the tokens"),
+            std::string::npos);
+}
+
+TEST(TrainConfig, APresetBringsAScheduleThatFits) {
+  const TrainConfig whole = read({kNoSchedule}, {"schedule.batch.total_tokens=8192000"}).value();
+  EXPECT_EQ(whole.schedule.batch.batch_tokens, 16384);  // nano's card
+  EXPECT_EQ(whole.schedule.sequence[0].sequence_length, 1024);
+  EXPECT_EQ(whole.schedule.learning_rate.peak, 0.006);
+  EXPECT_EQ(whole.schedule.learning_rate.warmup_steps, 50);
+  EXPECT_EQ(whole.schedule.learning_rate.decay_end_tokens, 8192000 / 100 * 97);
+  EXPECT_TRUE(budget_notes(whole).empty());
+  // A smaller budget has smaller steps, so that there are enough of them.
+  const TrainConfig small = read({kNoSchedule}, {"schedule.batch.total_tokens=1000000"}).value();
+  EXPECT_EQ(small.schedule.batch.batch_tokens, 4096);
+  EXPECT_EQ(small.schedule.learning_rate.peak, 0.003);
+  EXPECT_EQ(small.schedule.learning_rate.warmup_steps, 24);
+  EXPECT_TRUE(budget_notes(small).empty());
+  // What is given stays, and the published models keep V4's.
+  EXPECT_EQ(read({kNoSchedule},
+                 {"schedule.batch.total_tokens=1000000", "schedule.batch.batch_tokens=2048"})
+                ->schedule.batch.first_batch_tokens,
+            2048);
+  EXPECT_EQ(read({kNoSchedule}, {"model.preset=flash", "schedule.batch.total_tokens=1000000"})
+                ->schedule.batch.batch_tokens,
+            18432 * 4096LL);
+}
+
+TEST(TrainConfig, WhatABudgetDoesNotHoldIsSaid) {
+  const auto notes = [](std::vector<std::string> assignments) {
+    assignments.push_back("schedule.batch.total_tokens=1000000");
+    return fmt::format("{}",
+                       fmt::join(budget_notes(read({kNoSchedule}, assignments).value()), "\n"));
+  };
+  EXPECT_EQ(notes({}), "");
+  EXPECT_NE(notes({"model.preset=flash"}).find("the run has 1 step:"), std::string::npos);
+  EXPECT_NE(notes({"schedule.learning_rate.warmup_steps=500"}).find("warmup_steps = 500"),
+            std::string::npos);
+  EXPECT_NE(notes({"schedule.attention.dense_tokens=2000000"}).find("dense to the end"),
+            std::string::npos);
+}
+
+TEST(TrainConfig, DifferencesAreToldByKey) {
+  const TrainConfig a = read({kBase}).value();
+  const TrainConfig b =
+      read({kBase}, {"run_dir=elsewhere", "schedule.learning_rate.peak=0.25", "data.0.weight=2"})
+          .value();
+  EXPECT_EQ(differences_from(a, resolved_toml(a)).value(), std::vector<std::string>());
+  const std::vector<std::string> found = differences_from(b, resolved_toml(a)).value();
+  ASSERT_EQ(found.size(), 2u);
+  EXPECT_TRUE(found[0].starts_with("data.0.weight: ") && found[0].ends_with(" -> 2.0")) << found[0];
+  EXPECT_TRUE(found[1].starts_with("schedule.learning_rate.peak: ")) << found[1];
+}
+
+TEST(TrainConfig, AllErrorsComeAtOnce) {
+  const std::string all =
+      error_of({kBase}, {"losses.indexr=1", "precision=fp4", "seed=-1", "schedule=3"});
+  for (const char* told :
+       {"losses.indexr: ", "precision: ", "seed: ", "schedule: expected a table"})
+    EXPECT_NE(all.find(told), std::string::npos) << told << "\n" << all;
+  EXPECT_EQ(std::count(all.begin(), all.end(), '\n'), 3);  // and none for what the four entail
 }
 
 }  // namespace

@@ -158,6 +158,26 @@ model::Choices TrainingModel::choose_experts(device::ExecContext& ctx,
   return std::move(probe.choices);
 }
 
+std::vector<float> TrainingModel::last_logits(device::ExecContext& ctx,
+                                              std::span<const int32_t> tokens,
+                                              bool dense_attention) {
+  const device::ArenaScope scope(*ctx.arena);
+  const formats::ModelConfig& config = transformer_.config();
+  const autograd::Context context(ctx);
+  const auto length = static_cast<int64_t>(tokens.size());
+  const SampleBatch batch(config, transformer_.precision(),
+                          std::vector<int32_t>(tokens.begin(), tokens.end()),
+                          std::span(&length, 1));
+  model::TrainingTerms terms;
+  terms.dense_attention = dense_attention;
+  float* embedded = context.floats(length * transformer_.num_streams() * config.hidden_size);
+  const float* streams = transformer_.forward(context, batch.batch(), embedded, nullptr, &terms);
+  const int64_t last = length - 1;
+  std::vector<float> logits(static_cast<size_t>(config.vocab_size));
+  transformer_.logits(context, streams, std::span(&last, 1), logits.data());
+  return logits;
+}
+
 LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> samples,
                             const LossWeights& weights, model::TrainingTerms* terms,
                             model::ForwardProbe* probe, Batches& batches, LossSums sums) {

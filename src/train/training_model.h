@@ -72,6 +72,9 @@ class TrainingModel {
   // logits are computed.
   model::Choices choose_experts(device::ExecContext& ctx, std::span<const Sample> samples,
                                 bool dense_attention);
+  // Of the token after `tokens`, which are not none: [vocab_size].
+  std::vector<float> last_logits(device::ExecContext& ctx, std::span<const int32_t> tokens,
+                                 bool dense_attention);
 
   // Activations and their gradients of the last add_gradients(), all tapes together; without the
   // step arena's scratch and integers.

@@ -98,7 +98,7 @@ TEST_F(CrashTest, EveryNameOnTheWayToACheckpointIsSynced) {
   device::ExecContext ctx{&pool, &arena, device::machine_isa()};
   SilentObserver observer;
   const RunRequest request{.resume = false, .provoked_step = -1, .stop_at_step = 1};
-  const Status status = run_training(ctx, config, request, observer);
+  const Status status = run_training(ctx, config, request, observer).error();
   ASSERT_TRUE(status.ok()) << status.message();
 
   std::vector<fs::path> needed;

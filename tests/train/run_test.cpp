@@ -84,7 +84,7 @@ class RunTest : public data::DataFiles {
     ThreadPool pool(2);
     device::Arena arena;
     device::ExecContext ctx{&pool, &arena, device::machine_isa()};
-    return run_training(ctx, config, request, observer);
+    return run_training(ctx, config, request, observer).error();
   }
   static Outcome try_run(const TrainConfig& config, const RunRequest& request) {
     Outcome outcome;

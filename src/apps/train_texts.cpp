@@ -1,0 +1,183 @@
+#include "apps/train_texts.h"
+
+#include <fmt/format.h>
+
+#include <filesystem>
+
+#include "apps/run_options.h"
+#include "apps/terminal.h"
+#include "base/file.h"
+#include "data/corpus_list.h"
+#include "data/split_text.h"
+#include "data/text_files.h"
+#include "data/tokenize_corpus.h"
+#include "formats/presets.h"
+#include "text/bpe_trainer.h"
+#include "train/checkpoint.h"
+#include "train/preset_schedule.h"
+
+namespace cachalot::apps {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char kOrigin[] = "--data";
+constexpr double kHoldOut = 0.02;
+// A token that stands in the text less often is not worth a row of the embedding.
+constexpr int64_t kLeastCount = 8;
+
+data::TextOptions text_options() {
+  data::TextOptions options;
+  options.max_piece_bytes = data::kPieceBytes;
+  options.hold_out = kHoldOut;
+  return options;
+}
+
+std::string text_at(const train::ConfigTree& tree, std::string_view path) {
+  const json::value* value = train::find(tree, path);
+  return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string();
+}
+
+// "runs/letters" of "/home/ann/letters/" and of "letters/*.txt".
+std::string run_directory(const std::string& texts) {
+  fs::path path = fs::path(texts).lexically_normal();
+  while (!path.empty() && (path.filename().empty() || path.filename() == "." ||
+                           path.filename().string().find_first_of("*?[") != std::string::npos)) {
+    if (path == path.root_path()) break;
+    path = path.parent_path();
+  }
+  const std::string name =
+      path.empty() || path == path.root_path() ? "texts" : path.stem().string();
+  return "runs/" + name;
+}
+
+Status learn_tokenizer(const std::vector<std::string>& files, int64_t vocab_size,
+                       const std::string& path) {
+  text::BpeTrainer trainer;
+  CACHALOT_ASSIGN_OR_RETURN(data::TextDocuments documents,
+                            data::TextDocuments::open(files, text_options()));
+  while (true) {
+    CACHALOT_ASSIGN_OR_RETURN(const std::optional<data::TextPiece> piece, documents.next());
+    if (!piece) break;
+    if (!piece->held_out) trainer.add(piece->text);
+  }
+  CACHALOT_ASSIGN_OR_RETURN(const text::TokenizerSpec spec, trainer.train(vocab_size, kLeastCount));
+  return write_file_atomically(path, text::tokenizer_json(spec));
+}
+
+Result<int64_t> tokens_of(const std::string& list) {
+  CACHALOT_ASSIGN_OR_RETURN(const std::vector<data::CorpusShard> shards,
+                            data::read_corpus_list(list));
+  int64_t tokens = 0;
+  for (const data::CorpusShard& shard : shards) tokens += shard.num_tokens;
+  return tokens;
+}
+
+class Texts {
+ public:
+  Texts(train::ConfigTree& tree, ThreadPool& threads) : tree_(tree), threads_(threads) {}
+
+  Status add(const std::vector<std::string>& texts, bool resume) {
+    if (train::find(tree_, "data") != nullptr) {
+      return invalid_argument(
+          "--data: expected a configuration without [[data]] of its own, found one");
+    }
+    if (train::find(tree_, "model") == nullptr) set("model.preset", "nano");
+    set("run_dir", json::string(run_directory(texts[0])));
+    const std::string run_dir = text_at(tree_, "run_dir");
+    if (!resume && !train::list_checkpoints(run_dir).empty()) {
+      return invalid_argument(fmt::format(
+          "{}: expected a directory without a run, found one; --resume goes on with it, "
+          "--run_dir=DIR begins another",
+          run_dir));
+    }
+    folder_ = run_dir + "/data";
+    const std::string list = folder_ + "/texts.json";
+    std::error_code error;
+    if (!resume || !fs::exists(list, error)) CACHALOT_RETURN_IF_ERROR(make(texts));
+    return describe(list);
+  }
+
+ private:
+  void set(std::string_view path, json::value value) {
+    train::set_if_absent(tree_, path, std::move(value), kOrigin);
+  }
+
+  std::string tokenizer_path() const {
+    const std::string given = text_at(tree_, "tokenizer");
+    return given.empty() ? folder_ + "/tokenizer.json" : given;
+  }
+
+  Result<int64_t> vocab_size() const {
+    const json::value* given = train::find(tree_, "model.vocab_size");
+    if (given != nullptr && given->is_int64()) return given->get_int64();
+    const std::string preset = text_at(tree_, "model.preset");
+    if (preset.empty()) {
+      return invalid_argument(
+          "--data: expected a tokenizer, model.vocab_size or model.preset, found none of them");
+    }
+    CACHALOT_ASSIGN_OR_RETURN(const formats::ModelConfig model, formats::preset_config(preset));
+    return model.vocab_size;
+  }
+
+  Status make(const std::vector<std::string>& texts) {
+    CACHALOT_ASSIGN_OR_RETURN(const data::TextFiles files, data::find_text_files(texts));
+    fmt::print("texts      {} files{}\n", grouped(static_cast<int64_t>(files.paths.size())),
+               files.num_passed_over == 0
+                   ? ""
+                   : fmt::format(", {} passed over that hold no text", files.num_passed_over));
+    std::fflush(stdout);
+    CACHALOT_RETURN_IF_ERROR(create_directories(folder_));
+    if (text_at(tree_, "tokenizer").empty()) {
+      CACHALOT_ASSIGN_OR_RETURN(const int64_t size, vocab_size());
+      CACHALOT_RETURN_IF_ERROR(learn_tokenizer(files.paths, size, tokenizer_path()));
+    }
+    CACHALOT_ASSIGN_OR_RETURN(const text::Tokenizer tokenizer, open_tokenizer(tokenizer_path()));
+    fmt::print("tokenizer  {} tokens\n", grouped(tokenizer.vocab_size()));
+    std::fflush(stdout);
+    data::TokenizeOptions options;
+    options.text = text_options();
+    options.bos_id = 0;
+    options.eos_id = 1;
+    CACHALOT_ASSIGN_OR_RETURN(
+        const data::TokenizedCorpus corpus,
+        data::tokenize_corpus(tokenizer, files.paths, folder_ + "/texts", options, threads_));
+    fmt::print("corpus     {} tokens in {} documents, {} tokens held out{}\n",
+               grouped(corpus.training.num_tokens), grouped(corpus.training.num_documents),
+               grouped(corpus.held_out.num_tokens),
+               corpus.num_repeated == 0
+                   ? ""
+                   : fmt::format(", {} repeated documents left out", corpus.num_repeated));
+    return {};
+  }
+
+  Status describe(const std::string& list) {
+    const json::object data = {{"name", "texts"}, {"path", list}};
+    set("data", json::array{data});
+    const std::string held_out = folder_ + "/texts-heldout.json";
+    CACHALOT_ASSIGN_OR_RETURN(const int64_t num_held_out, tokens_of(held_out));
+    if (num_held_out > 0)
+      set("validation", json::array{json::object{{"name", "heldout"}, {"path", held_out}}});
+    set("tokenizer", json::string(tokenizer_path()));
+    CACHALOT_ASSIGN_OR_RETURN(const text::Tokenizer tokenizer, open_tokenizer(tokenizer_path()));
+    if (train::find(tree_, "model.init_from") == nullptr)
+      set("model.vocab_size", tokenizer.vocab_size());
+    CACHALOT_ASSIGN_OR_RETURN(const int64_t num_tokens, tokens_of(list));
+    const int64_t budget = train::suggested_budget(text_at(tree_, "model.preset"), num_tokens);
+    if (budget > 0) set("schedule.batch.total_tokens", budget);
+    return {};
+  }
+
+  train::ConfigTree& tree_;
+  ThreadPool& threads_;
+  std::string folder_;
+};
+
+}  // namespace
+
+Status add_texts(train::ConfigTree& tree, const std::vector<std::string>& texts, bool resume,
+                 ThreadPool& threads) {
+  return Texts(tree, threads).add(texts, resume);
+}
+
+}  // namespace cachalot::apps

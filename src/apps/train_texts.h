@@ -1,0 +1,22 @@
+// `train --data`: from a person's texts to what a configuration needs.
+// Files    RUN/data: tokenizer.json, where the configuration names none; texts.json with its shards,
+//          and texts-heldout.json with those of what is held out. A run that goes on (`resume`)
+//          takes them as they are.
+// Sets     what the configuration does not: model.preset (nano), run_dir (runs/NAME), tokenizer,
+//          data, validation, model.vocab_size, schedule.batch.total_tokens.
+// Errors   of the files, the tokenizer's training and the corpora; a configuration that names data
+//          of its own; a directory that holds a run already, without `resume`.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "train/config_tree.h"
+
+namespace cachalot::apps {
+
+Status add_texts(train::ConfigTree& tree, const std::vector<std::string>& texts, bool resume,
+                 ThreadPool& threads);
+
+}  // namespace cachalot::apps

@@ -1,0 +1,163 @@
+// From a folder of texts to a model that the other verbs open.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "apps/binary.h"
+#include "base/file.h"
+#include "base/test_data.h"
+
+namespace cachalot::apps {
+namespace {
+
+namespace fs = std::filesystem;
+
+// nano, made small.
+const std::vector<std::string> kSmall = {
+    "--model.hidden_size=64",
+    "--model.num_hidden_layers=2",
+    "--model.num_hash_layers=1",
+    "--model.compress_ratios=[0, 4, 0]",
+    "--model.num_attention_heads=4",
+    "--model.head_dim=32",
+    "--model.qk_rope_head_dim=16",
+    "--model.q_lora_rank=32",
+    "--model.o_lora_rank=32",
+    "--model.n_routed_experts=4",
+    "--model.moe_intermediate_size=32",
+    "--schedule.sequence=[{from_tokens=0, sequence_length=64}]",
+    "--schedule.batch.batch_tokens=128",
+    "--schedule.batch.total_tokens=1280",
+    "--evaluate.max_tokens=128"};
+
+std::string texts() {
+  const std::string folder = scratch_path("letters");
+  fs::create_directories(folder + "/deep");
+  for (int i = 0; i < 12; ++i) {
+    std::string text;
+    for (int line = 0; line < 60; ++line)
+      text += "On day " + std::to_string(i * line) + " the whale dived, and we wrote it down.\n";
+    EXPECT_TRUE(
+        write_file_atomically(folder + (i % 2 ? "/deep/" : "/") + std::to_string(i) + ".txt", text)
+            .ok());
+  }
+  return folder;
+}
+
+Outcome train(std::vector<std::string> arguments, const std::vector<std::string>& more = {}) {
+  arguments.insert(arguments.begin(), "train");
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return run_binary(arguments);
+}
+
+TEST(TrainTexts, AFolderBecomesAModelThatOpens) {
+  const std::string run = scratch_path("letters-run");
+  const Outcome outcome =
+      train({"--preset", "nano", "--data", texts(), "--run_dir=" + run}, kSmall);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  for (const char* told :
+       {"12 files", "held out", "note: the run has 10 steps", "sample: ", "trained    10 steps",
+        "validation/heldout/bits_per_byte", "step-0000000010", "report.html", " chat "}) {
+    EXPECT_NE(outcome.out.find(told), std::string::npos) << told << "\n" << outcome.out;
+  }
+  // The run's directory is the model.
+  const Outcome generated =
+      run_binary({"generate", run, "--prompt", "On day", "--max-tokens", "3", "--json"});
+  EXPECT_EQ(generated.exit_code, 0) << generated.err;
+  EXPECT_EQ(run_binary({"chat", run, "--max-tokens", "3"}, "Hello\n").exit_code, 0);
+  EXPECT_EQ(run_binary({"tokenize", run, "--text", "whale"}).exit_code, 0);
+  EXPECT_EQ(run_binary({"inspect", run}).exit_code, 0);
+  const std::string quantized = scratch_path("letters-f32");
+  EXPECT_EQ(run_binary({"convert", run, quantized, "--dtype", "bf16"}).exit_code, 0);
+}
+
+TEST(TrainTexts, StopsAndGoesOnFromItsOwnConfiguration) {
+  const std::string run = scratch_path("stopped-run");
+  std::vector<std::string> arguments = {"--preset",         "nano",           "--data", texts(),
+                                        "--run_dir=" + run, "--stop-at-step", "4"};
+  const Outcome stopped = train(arguments, kSmall);
+  ASSERT_EQ(stopped.exit_code, 0) << stopped.err;
+  EXPECT_NE(stopped.out.find("stopped    4 steps"), std::string::npos) << stopped.out;
+  EXPECT_NE(stopped.out.find(" train " + run + "/run.toml --resume"), std::string::npos);
+  const Outcome again = train(arguments, kSmall);
+  EXPECT_EQ(again.exit_code, 2);
+  EXPECT_NE(again.err.find("--resume"), std::string::npos) << again.err;
+  const Outcome resumed = train({run + "/run.toml", "--resume"});
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
+  EXPECT_NE(resumed.out.find("trained    10 steps"), std::string::npos) << resumed.out;
+  EXPECT_EQ(resumed.out.find("changed configuration"), std::string::npos) << resumed.out;
+}
+
+TEST(Train, TellsAllThatIsWrongAtOnce) {
+  const Outcome outcome = train({"--preset", "nano", "--data", texts()},
+                                {"--run_dir=" + scratch_path("wrong-run"), "--losses.indexr=1",
+                                 "--schedule.batch.total_tokens=-5", "--log.every_steps=none"});
+  EXPECT_EQ(outcome.exit_code, 2);
+  for (const char* told : {"\"indexer\"?", "schedule.batch.total_tokens", "log.every_steps"})
+    EXPECT_NE(outcome.err.find(told), std::string::npos) << told << "\n" << outcome.err;
+  const Outcome misspelt = train({test_data("train/small.toml"), "--resum"});
+  EXPECT_NE(misspelt.err.find("\"--resume\"?"), std::string::npos) << misspelt.err;
+  const Outcome nothing = train({});
+  EXPECT_EQ(nothing.exit_code, 2);
+  EXPECT_NE(nothing.err.find("--data"), std::string::npos) << nothing.err;
+}
+
+// A configuration whose corpus or tokenizer is another's.
+TEST(Train, RefusesCorporaOfOtherTokenizers) {
+  const std::string folder = texts();
+  const std::string base = scratch_path("other");
+  for (const char* size : {"400", "420"}) {
+    const std::string tokenizer = base + size + "/tokenizer.json";
+    fs::create_directories(base + size);
+    ASSERT_EQ(run_binary({"data", "tokenizer", folder, "--vocab-size", size, "--out", tokenizer})
+                  .exit_code,
+              0);
+    ASSERT_EQ(run_binary({"data", "tokenize", folder + "/*.txt", "--tokenizer", tokenizer, "--out",
+                          base + size + "/made/here"})
+                  .exit_code,
+              0);
+  }
+  const std::string list400 = base + "400/made/here.json", list420 = base + "420/made/here.json";
+  std::vector<std::string> common = {test_data("train/small.toml"),
+                                     "--model.vocab_size=512",
+                                     "--run_dir=" + scratch_path("other-run"),
+                                     "--stop-at-step",
+                                     "1",
+                                     "--data.0.path=" + list400};
+  const Outcome tokenizer = train(common, {"--tokenizer=" + base + "420/tokenizer.json"});
+  EXPECT_EQ(tokenizer.exit_code, 2);
+  EXPECT_NE(tokenizer.err.find("data \"bytes\": expected a corpus of the tokenizer of " + base +
+                               "420/tokenizer.json"),
+            std::string::npos)
+      << tokenizer.err;
+  const Outcome two = train(common, {"--validation=[{name=\"v\", path=\"" + list420 + "\"}]"});
+  EXPECT_EQ(two.exit_code, 2);
+  EXPECT_NE(two.err.find("validation \"v\""), std::string::npos) << two.err;
+  EXPECT_EQ(train(common, {"--tokenizer=" + base + "400/tokenizer.json"}).exit_code, 0);
+}
+
+// A resumption of another model is refused and changes nothing; one of another learning rate is
+// told by its key.
+TEST(Train, AResumptionTellsWhatDiffersByKey) {
+  const std::string run = scratch_path("keys-run");
+  ASSERT_EQ(
+      train({"--preset", "nano", "--data", texts(), "--run_dir=" + run, "--stop-at-step", "2"},
+            kSmall)
+          .exit_code,
+      0);
+  const std::string before = read_text_file(run + "/run.toml").value();
+  const Outcome refused =
+      train({run + "/run.toml", "--resume", "--model.moe_intermediate_size=64"});
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_EQ(read_text_file(run + "/run.toml").value(), before);
+  const Outcome changed = train({run + "/run.toml", "--resume", "--stop-at-step", "3",
+                                 "--schedule.learning_rate.peak=0.0005"});
+  ASSERT_EQ(changed.exit_code, 0) << changed.err;
+  EXPECT_NE(changed.out.find("changed configuration: schedule.learning_rate.peak: "),
+            std::string::npos)
+      << changed.out;
+  EXPECT_NE(changed.out.find(" -> 0.0005\n"), std::string::npos) << changed.out;
+}
+
+}  // namespace
+}  // namespace cachalot::apps
