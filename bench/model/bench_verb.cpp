@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "apps/command_line.h"
 #include "apps/verbs.h"
 #include "matmul/matmul_bench.h"
 #include "model/model_bench.h"
@@ -22,43 +23,55 @@ void add_bench_verb(CLI::App& app, int* exit_code) {
   CLI::App* bench =
       app.add_subcommand("bench", "measure this machine and this build; JSON, one line");
   bench->require_subcommand(1);
+  set_example(bench, "bench model");
   // The output is JSON with or without the flag, which the common form of the command line has.
   auto json = std::make_shared<bool>(false);
 
   auto model = std::make_shared<bench::ModelBenchOptions>();
   CLI::App* model_command =
       bench->add_subcommand("model", "decode and prefill of a model with made-up weights");
+  set_example(model_command, "bench model --prompt-tokens 256 --decode-tokens 32");
   model_command->add_flag("--json", *json, "the output is JSON with or without it");
   model_command->add_option("--config", model->config_path,
                             "config.json (default: a slice of Flash, about 2.3 GB)");
   model_command->add_option("--precision", model->precision, "exact, bf16 or official");
   model_command->add_option("--threads", model->threads, "0: one per usable core");
-  model_command->add_option("--prompt-tokens", model->prompt_tokens)->check(CLI::Range(1, 1 << 20));
-  model_command->add_option("--decode-tokens", model->decode_tokens)->check(CLI::Range(1, 1 << 20));
+  model_command->add_option("--prompt-tokens", model->prompt_tokens, "of the prompt")
+      ->check(CLI::Range(1, 1 << 20));
+  model_command->add_option("--decode-tokens", model->decode_tokens, "that are decoded")
+      ->check(CLI::Range(1, 1 << 20));
   model_command->callback(
       [model, json, exit_code] { *exit_code = print(bench::run_model_bench(*model)); });
 
   auto context = std::make_shared<bench::ContextBenchOptions>();
   CLI::App* context_command =
       bench->add_subcommand("context", "a long prompt and decoding after it, small made-up model");
+  set_example(context_command, "bench context --tokens 8192");
   context_command->add_flag("--json", *json, "the output is JSON with or without it");
   context_command->add_option("--config", context->config_path,
                               "config.json (default: a small model, every layer kind)");
   context_command->add_option("--precision", context->precision, "exact, bf16 or official");
   context_command->add_option("--threads", context->threads, "0: one per usable core");
-  context_command->add_option("--tokens", context->context_tokens)->check(CLI::Range(64, 1 << 20));
-  context_command->add_option("--chunk", context->chunk_tokens)->check(CLI::Range(1, 1 << 20));
+  context_command->add_option("--tokens", context->context_tokens, "of the prompt")
+      ->check(CLI::Range(64, 1 << 20));
+  context_command->add_option("--chunk", context->chunk_tokens, "tokens that run at once")
+      ->check(CLI::Range(1, 1 << 20));
   context_command->callback(
       [context, json, exit_code] { *exit_code = print(bench::run_context_bench(*context)); });
 
   auto matmul = std::make_shared<bench::MatmulBenchOptions>();
   CLI::App* matmul_command = bench->add_subcommand(
       "matmul", "matrix products beside the limits (matmul_bench adds oneDNN)");
+  set_example(matmul_command, "bench matmul --threads 1,2");
   matmul_command->add_flag("--json", *json, "the output is JSON with or without it");
-  matmul_command->add_option("--threads", matmul->num_threads)->delimiter(',');
-  matmul_command->add_option("--squares", matmul->squares)->delimiter(',');
-  matmul_command->add_option("--rows", matmul->rows)->delimiter(',');
-  matmul_command->add_option("--gradient-rows", matmul->gradient_rows)->delimiter(',');
+  matmul_command->add_option("--threads", matmul->num_threads, "counts to measure")->delimiter(',');
+  matmul_command->add_option("--squares", matmul->squares, "sides of square products")
+      ->delimiter(',');
+  matmul_command->add_option("--rows", matmul->rows, "rows of products with a wide weight")
+      ->delimiter(',');
+  matmul_command
+      ->add_option("--gradient-rows", matmul->gradient_rows, "rows of the backward products")
+      ->delimiter(',');
   matmul_command->callback([matmul, json, exit_code] {
     const Result<device::Isa> isa = device::chosen_isa();
     if (!isa) {

@@ -2,12 +2,14 @@
 #include <memory>
 
 #include "apps/chat.h"
+#include "apps/command_line.h"
 #include "apps/verbs.h"
 
 namespace cachalot::apps {
 
 void add_chat_verb(CLI::App& app, int* exit_code) {
   CLI::App* command = app.add_subcommand("chat", "talk with a model in the terminal");
+  set_example(command, "chat models/nano --effort none");
   auto options = std::make_shared<ChatOptions>();
   add_run_options(command, &options->run);
   command->add_option(
@@ -21,7 +23,7 @@ void add_chat_verb(CLI::App& app, int* exit_code) {
   command
       ->add_option("--max-tokens", options->max_tokens,
                    "most tokens of an answer (0: what the context leaves)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   command->callback([options, exit_code] { *exit_code = exit_code_of(chat(*options)); });
 }
 

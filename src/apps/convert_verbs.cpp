@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 
+#include "apps/command_line.h"
 #include "apps/inspect.h"
 #include "apps/model_argument.h"
 #include "formats/convert.h"
@@ -79,6 +80,7 @@ void add_inspect(CLI::App& app, int* exit_code) {
   auto options = std::make_shared<InspectOptions>();
   CLI::App* command =
       app.add_subcommand("inspect", "what a checkpoint or a config.json is and costs");
+  set_example(command, "inspect models/nano");
   add_model_option(command, "path", &options->path, "model directory or config.json")->required();
   command->add_flag("--json", options->json, "the report as JSON");
   command->add_option("--svg", options->svg_directory,
@@ -97,6 +99,7 @@ void add_convert(CLI::App& app, int* exit_code) {
   auto arguments = std::make_shared<ConvertArguments>();
   CLI::App* command =
       app.add_subcommand("convert", "rewrite a checkpoint: precision, names, shards");
+  set_example(command, "convert models/nano nano-bf16 --dtype bf16 --names transformers");
   add_common(command, arguments.get());
   command->add_option("--dtype", arguments->options.precision, "keep, or dequantise to f32 or bf16")
       ->transform(CLI::CheckedTransformer(
@@ -118,6 +121,7 @@ void add_quantize(CLI::App& app, int* exit_code) {
   arguments->options.precision = ConvertPrecision::quantized;
   CLI::App* command = app.add_subcommand(
       "quantize", "a bf16 or f32 checkpoint to FP8 and FP4 in the public layout");
+  set_example(command, "quantize runs/mine mine-fp4");
   add_common(command, arguments.get());
   command->callback([arguments, exit_code] {
     *exit_code = run_convert(arguments->source, arguments->destination, arguments->options);

@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "apps/command_line.h"
 #include "apps/verbs.h"
 #include "data/corpus_build.h"
 
@@ -41,6 +42,7 @@ void add_data_build_verb(CLI::App& data_verb, int* exit_code) {
   auto options = std::make_shared<BuildOptions>();
   CLI::App* command =
       data_verb.add_subcommand("build", "a reproducible text corpus from Debian packages");
+  set_example(command, "data build tiny --out corpus");
   command->add_option("recipe", options->recipe, "tiny, small or full")->required();
   command->add_option("--out", options->options.out, "directory to write")->required();
   command->add_option("--cache", options->options.cache, "of packages (default: OUT/cache)");

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <memory>
 
+#include "apps/command_line.h"
 #include "apps/data_build_verb.h"
 #include "apps/model_argument.h"
 #include "apps/run_options.h"
@@ -163,11 +164,13 @@ void add_data_verb(CLI::App& app, int* exit_code) {
   CLI::App* data_verb =
       app.add_subcommand("data", "vocabularies, token shards and tasks for training");
   data_verb->require_subcommand(1);
+  set_example(data_verb, "data tokenize my-texts --tokenizer models/nano --out corpus/text");
   add_data_build_verb(*data_verb, exit_code);
 
   auto tokenizer = std::make_shared<TokenizerOptions>();
   CLI::App* command = data_verb->add_subcommand(
       "tokenizer", "learn a BPE vocabulary with V4's splits and control tokens");
+  set_example(command, "data tokenizer my-texts --vocab-size 4096 --out corpus/tokenizer.json");
   command->add_option("files", tokenizer->files, kTextsHelp)->required();
   command->add_option("--vocab-size", tokenizer->vocab_size, "ids in all");
   command->add_option("--out", tokenizer->out, "tokenizer.json to write")->required();
@@ -179,6 +182,8 @@ void add_data_verb(CLI::App& app, int* exit_code) {
   tokenize->options.text.max_piece_bytes = data::kPieceBytes;
   tokenize->options.text.hold_out = kHoldOut;
   command = data_verb->add_subcommand("tokenize", "texts to the token shards that train reads");
+  set_example(command,
+              "data tokenize my-texts --tokenizer corpus/tokenizer.json --out corpus/text");
   command->add_option("files", tokenize->files, kTextsHelp)->required();
   add_model_option(command, "--tokenizer", &tokenize->tokenizer, "tokenizer.json or its directory")
       ->required();
@@ -188,7 +193,7 @@ void add_data_verb(CLI::App& app, int* exit_code) {
       ->add_option("--cut", tokenize->options.text.max_piece_bytes,
                    "longer documents become several of at most this many bytes, cut at a blank "
                    "line or a line's end (0: never)")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
+      ->check(at_least(0));
   command
       ->add_option("--hold-out", tokenize->options.text.hold_out,
                    "share of the text that goes to PREFIX-heldout.json instead: whole documents, "
@@ -206,17 +211,17 @@ void add_data_verb(CLI::App& app, int* exit_code) {
 
   auto tasks = std::make_shared<TasksOptions>();
   command = data_verb->add_subcommand("tasks", "verifiable tasks with answers as a token shard");
+  set_example(command, "data tasks --tokenizer models/nano --out corpus/tasks.tokens --count 1000");
   add_model_option(command, "--tokenizer", &tasks->tokenizer, "tokenizer.json or its directory")
       ->required();
   command->add_option("--out", tasks->out, "FILE.tokens to write")->required();
   command->add_option("--families", tasks->families, "a,b,c (default: all)")->delimiter(',');
-  command->add_option("--count", tasks->count, "tasks")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
-  command->add_option("--min-difficulty", tasks->min_difficulty, "")
+  command->add_option("--count", tasks->count, "tasks")->check(at_least(1));
+  command->add_option("--min-difficulty", tasks->min_difficulty, "the easiest, from 0")
       ->check(CLI::Range(0, data::kMaxDifficulty));
-  command->add_option("--max-difficulty", tasks->max_difficulty, "")
+  command->add_option("--max-difficulty", tasks->max_difficulty, "the hardest")
       ->check(CLI::Range(0, data::kMaxDifficulty));
-  command->add_option("--seed", tasks->seed, "");
+  command->add_option("--seed", tasks->seed, "other tasks");
   command->add_option("--reasoning-share", tasks->reasoning_share, "of those that tell a way")
       ->check(CLI::Range(0.0, 1.0));
   command->add_option("--chat", tasks->chat, "prompt family: v4, v4-0731 or v4.1");

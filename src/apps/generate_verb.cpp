@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "apps/command_line.h"
 #include "apps/generate.h"
 #include "apps/verbs.h"
 
@@ -8,6 +9,7 @@ namespace cachalot::apps {
 
 void add_generate_verb(CLI::App& app, int* exit_code) {
   CLI::App* command = app.add_subcommand("generate", "continue a prompt");
+  set_example(command, "generate models/nano --prompt \"In the beginning\" --max-tokens 40");
   auto options = std::make_shared<GenerateOptions>();
   add_run_options(command, &options->run);
   CLI::Option* prompt = command->add_option("--prompt", options->prompt, "text");
@@ -19,7 +21,7 @@ void add_generate_verb(CLI::App& app, int* exit_code) {
   prompt->excludes(file)->excludes(ids);
   file->excludes(ids);
   command->add_option("--max-tokens", options->max_tokens, "most tokens to generate")
-      ->check(CLI::NonNegativeNumber);
+      ->check(at_least(0));
   command->add_flag("--ignore-eos", options->ignore_eos, "go on after the end of the text");
   auto raw = std::make_shared<bool>(false);
   CLI::Option* raw_option = command->add_flag(

@@ -7,6 +7,7 @@
 #include <memory>
 #include <numeric>
 
+#include "apps/command_line.h"
 #include "apps/model_argument.h"
 #include "apps/run_options.h"
 #include "apps/verbs.h"
@@ -142,6 +143,8 @@ Status write_logits(const LogitsOptions& options) {
 
 void add_logits_verb(CLI::App& app, int* exit_code) {
   CLI::App* command = app.add_subcommand("logits", "logits of every position of given token ids");
+  set_example(command,
+              "logits models/nano --ids ids.safetensors --out logits.safetensors --chunks 100,1,1");
   auto options = std::make_shared<LogitsOptions>();
   add_model_option(command, "model", &options->model, "model directory")->required();
   command->add_option("--ids", options->ids, "safetensors file with input_ids [t] or [b, t]")

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <exception>
 
+#include "apps/command_line.h"
 #include "apps/convert_verbs.h"
 #include "apps/verbs.h"
 #include "apps/version.h"
@@ -36,8 +37,9 @@ int run(int argc, char** argv) {
   if (const int wrong = check_environment(); wrong != 0) return wrong;
   CLI::App app("Cachalot: DeepSeek-V4 models, trained and served", argc > 0 ? argv[0] : "cachalot");
   app.set_version_flag("--version", version_text);
-  app.footer(environment_help());
+  app.footer(environment_help() + "Example: cachalot chat models/nano");
   app.require_subcommand(1);
+  set_help_style(app);
 
   int exit_code = 0;
   add_generate_verb(app, &exit_code);
@@ -56,10 +58,7 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
-    std::fprintf(stderr, "error: %s (cachalot %s--help lists the options)\n", e.what(),
-                 app.get_subcommands().empty()
-                     ? ""
-                     : (app.get_subcommands().front()->get_name() + " ").c_str());
+    std::fprintf(stderr, "error: %s\n", parse_error_text(app, e).c_str());
     return 2;
   }
   return exit_code;

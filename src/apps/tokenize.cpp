@@ -9,6 +9,7 @@
 #include <iterator>
 #include <memory>
 
+#include "apps/command_line.h"
 #include "apps/model_argument.h"
 #include "apps/run_options.h"
 #include "apps/verbs.h"
@@ -81,6 +82,7 @@ Result<std::string> tokenize(const TokenizeOptions& options) {
 
 void add_tokenize_verb(CLI::App& app, int* exit_code) {
   CLI::App* command = app.add_subcommand("tokenize", "text to token ids and back");
+  set_example(command, "tokenize models/nano --text \"In the beginning\"");
   auto options = std::make_shared<TokenizeOptions>();
   add_model_option(command, "tokenizer", &options->path, "model directory or tokenizer.json")
       ->required();

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "apps/command_line.h"
 #include "apps/interrupts.h"
 #include "apps/report.h"
 #include "apps/terminal.h"
@@ -123,6 +124,7 @@ void add_train_verb(CLI::App& app, int* exit_code) {
       "train",
       "train a model: from texts alone, or from TOML files laid over each other; --key=value sets "
       "single values (docs/training.md lists the keys)");
+  set_example(command, "train --preset nano --data my-texts --run_dir=runs/mine");
   command->add_option("files", options->files, "configuration files, later over earlier ones");
   command->add_option("--preset", options->preset,
                       "shape and schedule: nano or mini (model.preset)");

@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "apps/command_line.h"
 #include "apps/verbs.h"
 #include "verify/golden.h"
 
@@ -12,6 +13,8 @@ void add_verify_verb(CLI::App& app, int* exit_code) {
   auto options = std::make_shared<verify::VerifyOptions>();
   CLI::App* golden =
       verify->add_subcommand("golden", "compare with what other implementations computed");
+  set_example(verify, "verify golden tests/golden/tiny");
+  set_example(golden, "verify golden tests/golden/tiny --precision exact");
   golden
       ->add_option("directory", options->directory,
                    "config.json, model.safetensors, expected.safetensors")
