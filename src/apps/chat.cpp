@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <optional>
 #include <random>
 #include <utility>
@@ -15,6 +16,8 @@
 #include "apps/line_editor.h"
 #include "apps/terminal.h"
 #include "base/env.h"
+#include "base/file.h"
+#include "base/json.h"
 #include "text/chat_encoding.h"
 
 namespace cachalot::apps {
@@ -42,6 +45,8 @@ class Chat {
   static std::vector<std::string> command_names();
 
   Status prepare();
+  Status offer_examples();
+  std::optional<std::string> picked_example(const std::string& line) const;
   std::optional<std::string> read_message(LineEditor& editor);  // nothing: the end
   void obey(const std::string& line);
   void send(const std::string& text);
@@ -69,6 +74,7 @@ class Chat {
   ChatView view_;
   std::string effort_name_ = "high";
   std::string attachments_;
+  std::vector<std::string> examples_;
   bool is_interactive_ = false;
   bool is_over_ = false;
 };
@@ -156,17 +162,50 @@ Status Chat::run() {
         "/help lists the commands. A backslash at the end of a line, or \"\"\" around several, "
         "makes a longer message.\n");
   }
+  if (is_interactive_) CACHALOT_RETURN_IF_ERROR(offer_examples());
   while (!is_over_) {
     const std::optional<std::string> message = read_message(editor);
     if (!message) break;
     const std::string line = trimmed(*message);
-    if (line.starts_with('/')) {
+    if (const std::optional<std::string> example = picked_example(line)) {
+      view_.text(*example);
+      send(*example);
+    } else if (line.starts_with('/')) {
       obey(line);
     } else if (!line.empty() || !attachments_.empty()) {
       send(*message);
     }
   }
   return {};
+}
+
+// A model's directory may say what it can be asked: examples.json, an array of messages.
+Status Chat::offer_examples() {
+  const std::string path = options_.run.model + "/examples.json";
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) return {};
+  CACHALOT_ASSIGN_OR_RETURN(const std::string text, read_text_file(path));
+  CACHALOT_ASSIGN_OR_RETURN(const json::value value, parse_json(text, path));
+  const bool is_list =
+      value.is_array() && std::all_of(value.get_array().begin(), value.get_array().end(),
+                                      [](const auto& v) { return v.is_string(); });
+  if (!is_list) return invalid_argument(path + ": expected an array of strings, found another");
+  for (const json::value& example : value.get_array()) {
+    examples_.emplace_back(example.get_string());
+    view_.text(fmt::format("  {}  {}", examples_.size(), excerpt(examples_.back())));
+  }
+  if (!examples_.empty())
+    view_.note("A number asks one of these; or type a message of your own.\n");
+  return {};
+}
+
+// By its number, as long as the conversation has no other beginning.
+std::optional<std::string> Chat::picked_example(const std::string& line) const {
+  if (!chat_.conversation.messages.empty()) return std::nullopt;
+  for (size_t i = 0; i < examples_.size(); ++i) {
+    if (line == std::to_string(i + 1)) return examples_[i];
+  }
+  return std::nullopt;
 }
 
 // One message: a line, lines joined by trailing backslashes, or what stands between two """.
@@ -261,7 +300,7 @@ void Chat::answer() {
   progress.clear();
   if (!status.ok()) {
     view_.end_answer("");
-    view_.error(status.to_string());
+    view_.error(status.message());
     return;
   }
   const AnswerStats& stats = chat_.stats();
@@ -374,7 +413,7 @@ void Chat::clear(const std::string&) {
 void Chat::save(const std::string& argument) {
   if (argument.empty()) return view_.error("/save: expected a path, found none");
   const Status status = save_conversation(chat_.conversation, chat_.style.family, argument);
-  if (!status.ok()) return view_.error(status.to_string());
+  if (!status.ok()) return view_.error(status.message());
   view_.note(fmt::format("{} messages saved to {}.", chat_.conversation.messages.size(), argument));
 }
 

@@ -50,7 +50,7 @@ Status ChatSession::decode(bool starts_in_reasoning, const Callbacks& callbacks)
   options.starts_in_reasoning = starts_in_reasoning;
   CACHALOT_ASSIGN_OR_RETURN(options.tools, text::offered_tools(conversation.tools, style.family));
   text::CompletionParser parser(std::move(options));
-  text::Detokenizer detokenizer(tokenizer_);
+  text::Detokenizer detokenizer(tokenizer_, text::Detokenizer::Controls::hidden);
   std::vector<text::CompletionEvent> events;
   const auto send = [&] {
     for (const text::CompletionEvent& event : events) {

@@ -50,7 +50,8 @@ class Run {
         has_prompt(options_) ? options_.prompt_ids.empty() : !options_.json;
     CACHALOT_ASSIGN_OR_RETURN(sampling_, sampling_params(options_.run, 0));
     CACHALOT_ASSIGN_OR_RETURN(session_, open_session(options_.run, needs_tokenizer));
-    if (session_.tokenizer != nullptr) detokenizer_.emplace(*session_.tokenizer);
+    if (session_.tokenizer != nullptr)
+      detokenizer_.emplace(*session_.tokenizer, text::Detokenizer::Controls::hidden);
     CACHALOT_RETURN_IF_ERROR(read_prompt());
     CACHALOT_RETURN_IF_ERROR(place_prompt());
     CACHALOT_ASSIGN_OR_RETURN(const Completion completion, complete());

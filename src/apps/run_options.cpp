@@ -8,14 +8,41 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <limits>
 
 #include "apps/model_argument.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "formats/json_fields.h"
 #include "formats/weight_source.h"
 
 namespace cachalot::apps {
 namespace {
 
 constexpr int64_t kMaxDrafts = 16;
+
+Status read_generation_config(const std::string& model, engine::SamplingParams& params) {
+  const std::string path = model + "/generation_config.json";
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) return {};
+  CACHALOT_ASSIGN_OR_RETURN(const std::string text, read_text_file(path));
+  CACHALOT_ASSIGN_OR_RETURN(const json::value value, parse_json(text, path));
+  if (!value.is_object()) {
+    return invalid_argument(
+        fmt::format("{}: expected an object, found {}", path, json_kind_name(value)));
+  }
+  formats::JsonFields fields(value.get_object(), path);
+  bool samples = true;
+  fields.boolean("do_sample", &samples);
+  fields.real("temperature", &params.temperature, 0, 1e6);
+  fields.real("top_p", &params.top_p, 1e-9, 1);
+  fields.real("repetition_penalty", &params.repetition_penalty, 1e-9, 1e6);
+  int64_t top_k = params.top_k;
+  fields.integer("top_k", &top_k, 0, std::numeric_limits<int32_t>::max());
+  params.top_k = static_cast<int32_t>(top_k);
+  if (!samples) params.temperature = 0;
+  return fields.status();
+}
 
 Status add_bias(const std::string& text, engine::SamplingParams& params) {
   const auto wrong = [&] {
@@ -71,11 +98,17 @@ void add_run_options(CLI::App* command, RunOptions* options) {
   engine::SamplingParams& sampling = options->sampling;
   command->add_flag("--greedy", options->greedy, "always the most probable token")
       ->group(kSampling);
-  command->add_option("--temperature", sampling.temperature, "0 is greedy")->group(kSampling);
-  command->add_option("--top-k", sampling.top_k, "0: all")->group(kSampling);
-  command->add_option("--top-p", sampling.top_p, "in (0, 1]")->group(kSampling);
+  command
+      ->add_option("--temperature", options->temperature,
+                   "0 is greedy (default: the model's generation_config.json, else 1)")
+      ->group(kSampling);
+  command->add_option("--top-k", options->top_k, "0: all (default likewise, 0)")->group(kSampling);
+  command->add_option("--top-p", options->top_p, "in (0, 1] (default likewise, 1)")
+      ->group(kSampling);
   command->add_option("--min-p", sampling.min_p, "in [0, 1]")->group(kSampling);
-  command->add_option("--repetition-penalty", sampling.repetition_penalty, "1: none")
+  command
+      ->add_option("--repetition-penalty", options->repetition_penalty,
+                   "1: none (default likewise, 1)")
       ->group(kSampling);
   command->add_option("--frequency-penalty", sampling.frequency_penalty, "0: none")
       ->group(kSampling);
@@ -87,6 +120,11 @@ void add_run_options(CLI::App* command, RunOptions* options) {
 
 Result<engine::SamplingParams> sampling_params(const RunOptions& options, uint64_t seed_otherwise) {
   engine::SamplingParams params = options.sampling;
+  CACHALOT_RETURN_IF_ERROR(read_generation_config(options.model, params));
+  if (options.temperature) params.temperature = *options.temperature;
+  if (options.top_k) params.top_k = *options.top_k;
+  if (options.top_p) params.top_p = *options.top_p;
+  if (options.repetition_penalty) params.repetition_penalty = *options.repetition_penalty;
   for (const std::string& bias : options.logit_bias)
     CACHALOT_RETURN_IF_ERROR(add_bias(bias, params));
   params.seed = options.seed.value_or(seed_otherwise);

@@ -30,15 +30,21 @@ struct RunOptions {
   double cache_gb = 4.0;
   int64_t drafts = 0;
   bool greedy = false;
-  engine::SamplingParams sampling;
+  // Not given: what the model's generation_config.json says, else the engine's default.
+  std::optional<double> temperature;
+  std::optional<int32_t> top_k;
+  std::optional<double> top_p;
+  std::optional<double> repetition_penalty;
+  engine::SamplingParams sampling;      // the others
   std::vector<std::string> logit_bias;  // "ID=VALUE"
   std::optional<uint64_t> seed;
 };
 
 void add_run_options(CLI::App* command, RunOptions* options);
 
-// The sampling parameters with bias, seed (seed_otherwise where none is given) and greedy filled
-// in; ranges are the engine's to check.
+// The sampling parameters: those given over those of the model's generation_config.json (do_sample
+// = false is greedy), bias, seed (seed_otherwise where none is given) and greedy filled in; ranges
+// are the engine's to check.
 Result<engine::SamplingParams> sampling_params(const RunOptions& options, uint64_t seed_otherwise);
 
 // "official" for a quantised checkpoint, "exact" for an F32 one, "bf16" for the rest.

@@ -54,7 +54,16 @@ void Utf8Stream::finish(std::string& out) {
   size_ = 0;
 }
 
+Detokenizer::Detokenizer(const Tokenizer& tokenizer, Controls controls) : tokenizer_(&tokenizer) {
+  if (controls == Controls::shown) return;
+  for (const AddedToken& token : tokenizer.added_tokens()) {
+    if (token.content.starts_with("<\uFF5C") || token.content.starts_with("<|"))
+      hidden_.insert(token.id);
+  }
+}
+
 Status Detokenizer::push(int32_t id, std::string& out) {
+  if (hidden_.contains(id)) return {};
   CACHALOT_ASSIGN_OR_RETURN(const std::string_view bytes, tokenizer_->token_bytes(id));
   stream_.push(bytes, out);
   return {};

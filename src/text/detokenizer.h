@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 
 #include "base/status.h"
 #include "text/tokenizer.h"
@@ -36,7 +37,10 @@ class Utf8Stream {
 // Borrows the tokenizer.
 class Detokenizer {
  public:
-  explicit Detokenizer(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {}
+  // hidden: control tokens, those spelled <｜...｜> or <|...|>, give no text; what a completion's
+  // parser reads (<think>, ｜DSML｜) does.
+  enum class Controls { shown, hidden };
+  explicit Detokenizer(const Tokenizer& tokenizer, Controls controls = Controls::shown);
 
   // Appends to `out` the text that `id` makes certain, perhaps none. An id that no token has is
   // invalid_argument, and changes nothing.
@@ -48,6 +52,7 @@ class Detokenizer {
 
  private:
   const Tokenizer* tokenizer_;
+  std::unordered_set<int32_t> hidden_;
   Utf8Stream stream_;
 };
 

@@ -43,7 +43,7 @@ TEST(CommandLine, EveryHelpHasAnExample) {
 
 TEST(CommandLine, HelpTellsDefaults) {
   const std::string generate = run_binary({"generate", "--help"}).out;
-  for (const char* option : {"--chunk INT in [1 - 1048576]=512", "--top-p FLOAT=1"})
+  for (const char* option : {"--chunk INT in [1 - 1048576]=512", "--min-p FLOAT=0"})
     EXPECT_NE(generate.find(option), std::string::npos) << option << "\n" << generate;
   EXPECT_NE(run_binary({"data", "tokenize", "--help"}).out.find("=0.01"), std::string::npos);
 }

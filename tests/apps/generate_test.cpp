@@ -143,5 +143,42 @@ TEST(Generate, ATrainedModelWritesWhatTransformersWrites) {
   }
 }
 
+// A model's generation_config.json decides how it samples, unless the command line does.
+TEST(Generate, SamplesAsTheModelsConfigurationSays) {
+  const std::string model = scratch_path("configured");
+  std::filesystem::create_directories(model);
+  for (const auto& entry : std::filesystem::directory_iterator(model_directory()))
+    std::filesystem::create_symlink(entry.path(), model + "/" + entry.path().filename().string());
+  const auto ids = [&](const std::string& config, const std::vector<std::string>& more) {
+    EXPECT_TRUE(write_file_atomically(model + "/generation_config.json", config).ok());
+    std::vector<std::string> arguments = {"generate",     model, "--prompt", "In",
+                                          "--max-tokens", "12",  "--json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return ids_of(run_json(arguments));
+  };
+  const std::vector<int64_t> greedy = ids("{}", {"--greedy"});
+  EXPECT_NE(ids("{}", {}), greedy);
+  EXPECT_EQ(ids("{\"do_sample\": false, \"temperature\": 0.6}", {}), greedy);
+  EXPECT_EQ(ids("{\"top_k\": 1}", {}), greedy);
+  EXPECT_NE(ids("{\"do_sample\": false}", {"--temperature", "1"}), greedy);
+  EXPECT_TRUE(write_file_atomically(model + "/generation_config.json", "{\"top_p\": 7}").ok());
+  const Outcome wrong = run_binary({"generate", model, "--prompt", "In"});
+  EXPECT_EQ(wrong.exit_code, 2);
+  EXPECT_NE(wrong.err.find("generation_config.json: top_p: expected"), std::string::npos)
+      << wrong.err;
+}
+
+// Sampled control tokens stand among the ids and nowhere in the text.
+TEST(Generate, ControlTokensAreNoText) {
+  const json::object found =
+      run_json({"tokenize", model_directory(), "--json", "--text", "<｜User｜>"});
+  ASSERT_EQ(ids_of(found).size(), 1u);
+  const std::string id = std::to_string(ids_of(found)[0]);
+  const json::object out = run_json({"generate", model_directory(), "--prompt", "In",
+                                     "--max-tokens", "2", "--logit-bias", id + "=1e6", "--json"});
+  EXPECT_EQ(ids_of(out), (std::vector<int64_t>(2, ids_of(found)[0])));
+  EXPECT_EQ(out.at("text").as_string(), "");
+}
+
 }  // namespace
 }  // namespace cachalot::apps
