@@ -5,8 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
+#include <sstream>
 
+#include "base/file.h"
 #include "base/rng.h"
+#include "base/test_data.h"
 #include "formats/presets.h"
 
 namespace cachalot::train {
@@ -396,6 +400,52 @@ TEST(TrainConfig, AllErrorsComeAtOnce) {
        {"losses.indexr: ", "precision: ", "seed: ", "schedule: expected a table"})
     EXPECT_NE(all.find(told), std::string::npos) << told << "\n" << all;
   EXPECT_EQ(std::count(all.begin(), all.end(), '\n'), 3);  // and none for what the four entail
+}
+
+// The rows "| `key` | default |" of docs/training-keys.md.
+std::map<std::string, std::string> documented_keys() {
+  std::map<std::string, std::string> out;
+  std::istringstream lines(read_text_file(test_data("../docs/training-keys.md")).value());
+  std::string line;
+  while (std::getline(lines, line)) {
+    if (!line.starts_with("| `")) continue;
+    const size_t end = line.find("` | ", 3), value_end = line.find(" | ", end + 4);
+    out[line.substr(3, end - 3)] = line.substr(end + 4, value_end - end - 4);
+  }
+  return out;
+}
+
+void collect_keys(const json::value& value, const std::string& path,
+                  std::map<std::string, std::string>& out) {
+  if (value.is_object()) {
+    for (const auto& [key, inner] : value.get_object()) collect_keys(inner, path_below(path, key), out);
+  } else if (value.is_array()) {
+    collect_keys(value.get_array()[0], path, out);
+  } else {
+    const std::string line = to_toml({{"v", value}});
+    out[path] = line.substr(4, line.size() - 5);
+  }
+}
+
+TEST(TrainConfig, EveryKeyIsDocumentedWithItsDefault) {
+  // What a configuration needs is given here, and set back to what it is without.
+  TrainConfig config = read({"run_dir = \"r\"\n[model]\npreset = \"flash\"\n"
+                             "data = [{name = \"d\", path = \"p\"}]\n"},
+                            {"data=[{name = \"d\", path = \"p\"}]",
+                             "validation=[{name = \"d\", path = \"p\"}]",
+                             "schedule.batch.total_tokens=1"})
+                           .value();
+  config.run_dir = config.model.preset = "";
+  config.model.fields.clear();
+  config.data[0].name = config.data[0].path = "";
+  config.validation[0].name = config.validation[0].path = "";
+  config.schedule.batch.total_tokens = 0;
+  std::map<std::string, std::string> keys;
+  collect_keys(parse_config_tree(resolved_toml(config), "resolved")->root, "", keys);
+  std::map<std::string, std::string> documented = documented_keys();
+  documented.erase("model.FIELD");
+  EXPECT_EQ(keys.size(), documented.size());
+  for (const auto& [key, value] : keys) EXPECT_EQ(documented[key], value) << key;
 }
 
 }  // namespace
