@@ -1,6 +1,7 @@
 #include "apps/convert_verbs.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -31,6 +32,12 @@ void print_summary(const ConvertSummary& s) {
   fmt::print("{} tensors, {} bytes in {} files; {} copied unchanged\n", s.num_tensors,
              s.total_bytes, s.num_files, s.copied_tensors);
   if (s.rounded_values > 0) fmt::print("{} values rounded to a narrower float\n", s.rounded_values);
+  if (!s.unknown_ratios.empty()) {
+    fmt::print(
+        "transformers knows layers of the compression ratios 0, 4 and 128; this model also "
+        "has {}: it will not load there\n",
+        fmt::join(s.unknown_ratios, ", "));
+  }
   if (s.blocks.blocks > 0) {
     fmt::print("{} blocks quantised, {} of them without loss; {} kept the original's scale\n",
                s.blocks.blocks, s.blocks.blocks - s.blocks.inexact_blocks,

@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "formats/json_text.h"
 #include "formats/tensor_encoder.h"
+#include "formats/transformers_files.h"
 #include "formats/weight_source.h"
 
 namespace cachalot::formats {
@@ -73,6 +74,9 @@ class Converter {
   Status write(const std::string& directory);
   Status write_scales(const std::string& directory) const;
   Status write_config(const std::string& source, const std::string& destination) const;
+  void tell_unknown_ratios() {
+    summary_.unknown_ratios = ratios_unknown_to_transformers(source_.config());
+  }
   const ConvertSummary& summary() const { return summary_; }
 
  private:
@@ -295,11 +299,14 @@ Status Converter::write_config(const std::string& source, const std::string& des
   CACHALOT_ASSIGN_OR_RETURN(const std::string text, read_text_file(from));
   const bool is_recast =
       options_.precision == ConvertPrecision::keep && options_.experts != ExpertTarget::keep;
-  if (options_.precision == ConvertPrecision::keep && !is_recast)
-    return write_file_atomically(to, text);
   CACHALOT_ASSIGN_OR_RETURN(json::value document, parse_json(text, from));
   json::object& object = document.as_object();
   const json::object target = to_json(target_config_);
+  // Public names come with public keys.
+  if (options_.names == NameFamily::official && object.contains("layer_types"))
+    return write_file_atomically(to, to_pretty_json(target));
+  if (options_.precision == ConvertPrecision::keep && !is_recast)
+    return write_file_atomically(to, text);
   for (const char* key : {"torch_dtype", "expert_dtype", "quantization_config"}) {
     if (target.contains(key)) {
       object[key] = target.at(key);
@@ -373,6 +380,10 @@ Result<ConvertSummary> convert_checkpoint(const std::string& source, const std::
   CACHALOT_RETURN_IF_ERROR(converter.write_scales(destination));
   CACHALOT_RETURN_IF_ERROR(converter.write_config(source, destination));
   CACHALOT_RETURN_IF_ERROR(copy_companions(source, destination, options));
+  if (options.names == NameFamily::transformers) {
+    CACHALOT_RETURN_IF_ERROR(write_transformers_files(destination, weights.config()));
+    converter.tell_unknown_ratios();
+  }
   return converter.summary();
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "base/status.h"
 #include "formats/block_quantize.h"
@@ -43,13 +44,16 @@ struct ConvertSummary {
   int64_t num_tensors = 0;
   int64_t num_files = 0;
   int64_t total_bytes = 0;
-  int64_t copied_tensors = 0;  // bytes unchanged
-  int64_t rounded_values = 0;  // floats that a narrower float does not hold exactly
-  QuantizeCounts blocks;       // of the tensors that were quantised
+  int64_t copied_tensors = 0;           // bytes unchanged
+  int64_t rounded_values = 0;           // floats that a narrower float does not hold exactly
+  QuantizeCounts blocks;                // of the tensors that were quantised
+  std::vector<int64_t> unknown_ratios;  // to transformers, where its names were asked for
 };
 
 // Writes the tensors, config.json (the source's, with what the conversion changed) and copies of
-// the other text files of the directory (tokenizer and generation settings). `destination` is made
+// the other text files of the directory (tokenizer and generation settings); with transformers'
+// names also what it needs and the source lacks (transformers_files.h). Official names come with
+// the public keys of config.json, whichever the source has. `destination` is made
 // if missing and must not hold a model. The configuration's tensors must all be in the source (MTP
 // blocks may be missing); tensors that it does not know are copied.
 Result<ConvertSummary> convert_checkpoint(const std::string& source, const std::string& destination,

@@ -93,12 +93,68 @@ TEST(Convert, NamesAndShardsComeBackByteForByte) {
   options.names = NameFamily::official;
   options.max_shard_bytes = int64_t{1} << 40;
   convert(b, c, options);
-  EXPECT_TRUE(files_of(c) == files_of(a));
+  // Beside the original's files lie those that transformers needed.
+  const auto back = files_of(c);
+  for (const auto& [name, text] : files_of(a)) EXPECT_TRUE(back.at(name) == text) << name;
   options.max_shard_bytes = 100'000;
   convert(a, d, options);
   EXPECT_TRUE(tensors_of(d) == tensors_of(a));
   EXPECT_EQ(read_text_file(work.path("d/config.json")).value(),
             read_text_file(work.path("a/config.json")).value());
+}
+
+// A checkpoint as transformers saves it becomes a public one, in names and in keys.
+TEST(Convert, PublicNamesComeWithPublicKeys) {
+  TemporaryDirectory work("keys");
+  const std::string a = work.path("a"), b = work.path("b");
+  fs::create_directories(a);
+  const std::string text =
+      read_text_file(test_data("formats/config/transformers5-tiny.json")).value();
+  ASSERT_TRUE(write_file_atomically(a + "/config.json", text).ok());
+  const ModelConfig config = load_config(a).value();
+  ASSERT_TRUE(write_random_model(a, config, int64_t{1} << 40).ok());
+  ASSERT_TRUE(write_file_atomically(a + "/config.json", text).ok());
+  for (const ConvertPrecision precision : {ConvertPrecision::keep, ConvertPrecision::bf16}) {
+    const std::string to = b + std::to_string(static_cast<int>(precision));
+    ConvertOptions options;
+    options.precision = precision;
+    convert(a, to, options);
+    const json::value written =
+        parse_json(read_text_file(to + "/config.json").value(), "config.json").value();
+    EXPECT_FALSE(written.as_object().contains("layer_types"));
+    EXPECT_TRUE(written.as_object().contains("compress_ratios"));
+    EXPECT_EQ(load_config(to).value().compress_ratios, config.compress_ratios);
+    EXPECT_TRUE(WeightSource::open(to).value().validate().ok());
+  }
+}
+
+TEST(Convert, WritesWhatTransformersNeeds) {
+  TemporaryDirectory work("needs");
+  const std::string a = work.path("a"), b = work.path("b");
+  fs::create_directories(a);
+  ModelConfig config = small_quant();
+  ASSERT_TRUE(write_random_model(a, config, int64_t{1} << 40).ok());
+  ASSERT_TRUE(write_file_atomically(a + "/tokenizer.json",
+                                    "{\"added_tokens\": [{\"id\": 0, \"content\": \"<b>\"}, "
+                                    "{\"id\": 1, \"content\": \"<e>\"}]}")
+                  .ok());
+  ASSERT_TRUE(write_file_atomically(a + "/generation_config.json", "{\"kept\": 1}").ok());
+  ConvertOptions options;
+  options.names = NameFamily::transformers;
+  EXPECT_TRUE(convert(a, b, options).unknown_ratios.empty());
+  const std::string settings = read_text_file(b + "/tokenizer_config.json").value();
+  for (const char* told : {"\"<b>\"", "\"<e>\"", "PreTrainedTokenizerFast"})
+    EXPECT_NE(settings.find(told), std::string::npos) << told;
+  EXPECT_NE(read_text_file(b + "/chat_template.jinja").value().find("add_generation_prompt"),
+            std::string::npos);
+  EXPECT_EQ(read_text_file(b + "/generation_config.json").value(), "{\"kept\": 1}");
+  const std::string c = work.path("c"), d = work.path("d");
+  fs::create_directories(c);
+  config.compress_ratios[1] = 16;
+  ASSERT_TRUE(write_random_model(c, config, int64_t{1} << 40).ok());
+  EXPECT_EQ(convert(c, d, options).unknown_ratios, std::vector<int64_t>{16});
+  EXPECT_FALSE(fs::exists(d + "/tokenizer_config.json"));  // no tokenizer, nothing to say of it
+  EXPECT_TRUE(fs::exists(d + "/generation_config.json"));
 }
 
 TEST(Convert, DequantisedAndBack) {

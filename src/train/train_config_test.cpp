@@ -418,7 +418,8 @@ std::map<std::string, std::string> documented_keys() {
 void collect_keys(const json::value& value, const std::string& path,
                   std::map<std::string, std::string>& out) {
   if (value.is_object()) {
-    for (const auto& [key, inner] : value.get_object()) collect_keys(inner, path_below(path, key), out);
+    for (const auto& [key, inner] : value.get_object())
+      collect_keys(inner, path_below(path, key), out);
   } else if (value.is_array()) {
     collect_keys(value.get_array()[0], path, out);
   } else {
@@ -429,12 +430,12 @@ void collect_keys(const json::value& value, const std::string& path,
 
 TEST(TrainConfig, EveryKeyIsDocumentedWithItsDefault) {
   // What a configuration needs is given here, and set back to what it is without.
-  TrainConfig config = read({"run_dir = \"r\"\n[model]\npreset = \"flash\"\n"
-                             "data = [{name = \"d\", path = \"p\"}]\n"},
-                            {"data=[{name = \"d\", path = \"p\"}]",
-                             "validation=[{name = \"d\", path = \"p\"}]",
-                             "schedule.batch.total_tokens=1"})
-                           .value();
+  TrainConfig config =
+      read({"run_dir = \"r\"\n[model]\npreset = \"flash\"\n"
+            "data = [{name = \"d\", path = \"p\"}]\n"},
+           {"data=[{name = \"d\", path = \"p\"}]", "validation=[{name = \"d\", path = \"p\"}]",
+            "schedule.batch.total_tokens=1"})
+          .value();
   config.run_dir = config.model.preset = "";
   config.model.fields.clear();
   config.data[0].name = config.data[0].path = "";
