@@ -11,6 +11,7 @@
 #include "data/open_dataset.h"
 #include "data/tokenize_corpus.h"
 #include "formats/weight_source.h"
+#include "text/dsml_arguments.h"
 #include "text/tokenizer.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
@@ -406,13 +407,14 @@ class Run {
     return {};
   }
 
-  // Control tokens are no text; ids that the tokenizer does not have are none either.
+  // Control tokens are no text, and ids that the tokenizer does not have are none either; half
+  // characters become U+FFFD.
   std::string text_of(std::span<const int32_t> ids) const {
     std::string out;
     for (const int32_t id : ids) {
       if (token_bytes_[static_cast<size_t>(id)] > 0) out += *tokenizer_->token_bytes(id);
     }
-    return out;
+    return text::valid_utf8(out);
   }
 
   Status save() {
