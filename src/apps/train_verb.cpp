@@ -123,7 +123,7 @@ void add_train_verb(CLI::App& app, int* exit_code) {
   CLI::App* command = app.add_subcommand(
       "train",
       "train a model: from texts alone, or from TOML files laid over each other; --key=value sets "
-      "single values (docs/training.md lists the keys)");
+      "single values (docs/training-keys.md lists the keys)");
   set_example(command, "train --preset nano --data my-texts --run_dir=runs/mine");
   command->add_option("files", options->files, "configuration files, later over earlier ones");
   command->add_option("--preset", options->preset,
