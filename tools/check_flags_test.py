@@ -9,8 +9,8 @@ import unittest
 TOOL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "check_flags")
 
 
-def run(*commands):
-    entries = [{"directory": "/", "file": f"f{number}.cpp", "command": command} for number, command in enumerate(commands)]
+def run(*commands, ending="cpp"):
+    entries = [{"directory": "/", "file": f"f{number}.{ending}", "command": command} for number, command in enumerate(commands)]
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(entries, file)
         file.flush()
@@ -32,6 +32,12 @@ class CheckFlags(unittest.TestCase):
         code, output = run("c++ -O3 -c f0.cpp")
         self.assertEqual(code, 1)
         self.assertIn("expected -ffp-contract=off", output)
+
+    def test_asks_cuda_for_its_own_option(self):
+        self.assertEqual(run("nvcc --fmad=false -c f0.cu", ending="cu")[0], 0)
+        code, output = run("nvcc -ffp-contract=off -c f0.cu", ending="cu")
+        self.assertEqual(code, 1)
+        self.assertIn("f0.cu: expected --fmad=false", output)
 
     def test_refuses_an_empty_list(self):
         self.assertEqual(run()[0], 1)

@@ -46,6 +46,11 @@ class CheckLayers(unittest.TestCase):
         self.refuses({"src/base/a_test.cpp": '#include "ops/a.h"\n'}, ["src/base/a_test.cpp:1:"])
         self.refuses({"src/base/a.cu": '#include "ops/a.h"\n'}, ["src/base/a.cu:1:"])
 
+    def test_refuses_ptx_outside_its_home(self):
+        self.refuses({"src/ops/k.cu": '\nasm volatile("bar.sync 0;");\n'}, ["src/ops/k.cu:2: expected inline PTX in tile/"])
+        code, output = run({"src/tile/t.cuh": 'asm("x;");\n', "src/ops/k.cu": "// no asm here\n"}, LAYERS + "tile:\n")
+        self.assertEqual(code, 0, output)
+
     def test_refuses_includes_that_do_not_start_at_src(self):
         self.refuses({"src/ops/a.cpp": '#include "b.h"\n#include "../base/c.h"\n#include "tests/d.h"\n'},
                      ["a.cpp:1:", "a.cpp:2:", "a.cpp:3:"])

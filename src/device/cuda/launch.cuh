@@ -1,0 +1,49 @@
+// Launching a kernel: its grid and shared memory, with or without a programmatic edge to the kernel
+// before it in the stream.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "device/cuda/error.h"
+#include "device/cuda/handles.h"
+
+namespace cachalot::device::cuda {
+
+// programmatic: the kernel may start when all blocks of the one before have called
+// tile::launch_dependents or ended; it reads that kernel's results after tile::wait_for_producers
+// only.
+enum class Edge { full, programmatic };
+
+struct LaunchShape {
+  dim3 grid;
+  int block = 0;
+  int64_t smem_bytes = 0;
+  Edge edge = Edge::programmatic;
+};
+
+template <typename... Params, typename... Args>
+void launch(const Stream& stream, const LaunchShape& shape, void (*kernel)(Params...),
+            Args... args) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = shape.grid;
+  config.blockDim = dim3(static_cast<unsigned>(shape.block));
+  config.dynamicSmemBytes = static_cast<size_t>(shape.smem_bytes);
+  config.stream = stream.get();
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = shape.edge == Edge::programmatic ? 1 : 0;
+  CACHALOT_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
+}
+
+// Once for each kernel that takes more than 48 KiB of dynamic shared memory, when its plan is made.
+template <typename... Params>
+void allow_smem(void (*kernel)(Params...), int64_t smem_bytes) {
+  CACHALOT_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           static_cast<int>(smem_bytes)));
+}
+
+}  // namespace cachalot::device::cuda
