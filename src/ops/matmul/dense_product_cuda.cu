@@ -1,0 +1,205 @@
+#include <algorithm>
+#include <string>
+
+#include "base/check.h"
+#include "device/cuda/launch.cuh"
+#include "ops/matmul/dense_product_cuda.h"
+#include "ops/matmul/streamed_product.cuh"
+
+namespace cachalot::ops {
+namespace {
+
+namespace cuda = device::cuda;
+constexpr StreamedFormat kFp8 = StreamedFormat::fp8;
+using Fp8 = streamed::Blocks<kFp8>;
+
+struct Params {
+  const uint16_t* x;
+  int64_t x_stride;
+  const uint8_t* weight;
+  int64_t unit_bytes;
+  uint16_t* y;
+  int64_t y_stride;
+  int m;
+  int rows;
+  int units;
+  int units_per_group;
+  int group_blocks;
+  int groups;
+  int tokens;
+  int stages;
+  int in_flight;
+  int partial_bytes;
+};
+
+template <ProductForm kForm, int kTokens>
+__global__ void __launch_bounds__(streamed::kThreads, 1)
+    dense_product_kernel(const __grid_constant__ Params p) {
+  extern __shared__ __align__(128) uint8_t smem[];
+  __shared__ streamed::Ring ring;
+  constexpr int kStageBytes = Fp8::stage_bytes(Fp8::kPerStage);
+  const int warp = threadIdx.x / 32;
+  const int step = static_cast<int>(gridDim.x);
+  if (threadIdx.x == 0) ring.init(p.stages, streamed::kConsumerWarps);
+  __syncthreads();
+  tile::launch_dependents();
+
+  // The ring: weights do not depend on the kernel before.
+  if (warp == streamed::kConsumerWarps) {
+    if (threadIdx.x % 32 != 0) return;
+    streamed::Producer producer(ring, smem, kStageBytes, p.stages, p.in_flight);
+    for (int unit = blockIdx.x; unit < p.units; unit += step) {
+      streamed::put_unit<kFp8>(producer, p.weight + unit * p.unit_bytes, p.group_blocks);
+    }
+    return;
+  }
+
+  // Activations.
+  tile::wait_for_producers();
+  const int first_token = static_cast<int>(blockIdx.y) * p.tokens;
+  const int tokens = min(p.tokens, p.m - first_token);
+  const int blocks = p.group_blocks * p.groups;
+  uint8_t* const x_smem = smem + p.stages * kStageBytes;
+  streamed::Activations<kForm, kFp8, kTokens> x(x_smem, tokens, blocks);
+  x.load([&](int token) { return p.x + (first_token + token) * p.x_stride; });
+  streamed::sync_consumers();
+
+  // Units, folded whenever there is no more room for their sums.
+  __shared__ streamed::PartialSums::Numbers numbers;
+  streamed::Consumer consumer(ring, smem, kStageBytes, p.stages);
+  streamed::PartialSums partial(
+      x_smem + (streamed::activation_bytes(kForm, p.tokens, blocks) + 15) / 16 * 16,
+      p.partial_bytes, numbers, tokens);
+  for (int unit = blockIdx.x; unit < p.units; unit += step) {
+    const int first_block = p.groups == 1 ? 0 : unit / p.units_per_group * p.group_blocks;
+    const auto sums = streamed::multiply_unit(consumer, x, p.group_blocks, first_block);
+    sums.store(partial.next(unit), tokens);
+    if (!partial.full() && unit + step < p.units) continue;
+    streamed::sync_consumers();
+    const int row = threadIdx.x % 16;
+    int at = 0;
+    int token = threadIdx.x / 16;
+    while (true) {
+      while (token >= tokens) token -= tokens, ++at;
+      if (at >= partial.units()) break;
+      const int n = partial.number(at) * 16 + row;
+      if (n < p.rows) {
+        p.y[(first_token + token) * p.y_stride + n] = tile::bf16_bits(partial.fold(at, token, row));
+      }
+      token += streamed::kConsumers / 16;
+    }
+    partial.start_over(tokens);
+  }
+}
+
+template <ProductForm kForm, int kTokens>
+void launch_kernel(const DensePlan& plan, const cuda::Stream& stream, const uint16_t* x,
+                   int64_t x_stride, const std::byte* weight, uint16_t* y, int64_t y_stride,
+                   bool programmatic) {
+  const DenseShape& s = plan.shape;
+  const StreamedLayout layout{kFp8, s.rows, s.columns};
+  Params p;
+  p.x = x;
+  p.x_stride = x_stride;
+  p.weight = reinterpret_cast<const uint8_t*>(weight);
+  p.unit_bytes = layout.unit_bytes();
+  p.y = y;
+  p.y_stride = y_stride;
+  p.m = static_cast<int>(s.m);
+  p.rows = static_cast<int>(s.rows);
+  p.units = static_cast<int>(layout.num_units());
+  p.units_per_group = static_cast<int>(layout.num_units() / s.groups);
+  p.group_blocks = static_cast<int>(layout.num_blocks());
+  p.groups = static_cast<int>(s.groups);
+  p.tokens = plan.tokens;
+  p.stages = plan.stages;
+  p.in_flight = plan.in_flight;
+  p.partial_bytes = static_cast<int>(plan.partial_bytes);
+  cuda::LaunchShape shape;
+  shape.grid = dim3(static_cast<unsigned>(plan.grid),
+                    static_cast<unsigned>((s.m + plan.tokens - 1) / plan.tokens));
+  shape.block = streamed::kThreads;
+  shape.smem_bytes = plan.smem_bytes;
+  shape.edge = programmatic ? cuda::Edge::programmatic : cuda::Edge::full;
+  cuda::launch(stream, shape, dense_product_kernel<kForm, kTokens>, p);
+}
+
+template <ProductForm kForm, int kTokens>
+void choose(DensePlan& plan) {
+  plan.launch = launch_kernel<kForm, kTokens>;
+  cuda::allow_smem(dense_product_kernel<kForm, kTokens>, plan.smem_bytes);
+}
+
+// Stages beside the activations, and what is left for sums: so that two kernels fit an SM and the
+// next one's ring fills while this one ends, or else all of the block's share.
+bool fit(DensePlan& plan, ProductForm form, int64_t budget, int min_stages) {
+  constexpr int64_t kStageBytes = Fp8::stage_bytes(Fp8::kPerStage);
+  const DenseShape& s = plan.shape;
+  const int64_t units_per_block =
+      (StreamedLayout{kFp8, s.rows, s.columns}.num_units() + plan.grid - 1) / plan.grid;
+  const auto sums = [&](int64_t units) {
+    return streamed::PartialSums::num_bytes(static_cast<int>(units), plan.tokens);
+  };
+  const int64_t x_bytes =
+      (streamed::activation_bytes(form, plan.tokens, static_cast<int>(s.columns / 128 * s.groups)) +
+       15) /
+      16 * 16;
+  const int64_t least = std::min<int64_t>(units_per_block, std::max(2, 16 / plan.tokens));
+  plan.stages =
+      static_cast<int>(std::clamp<int64_t>((budget - x_bytes - sums(least)) / kStageBytes, 0, 6));
+  if (plan.stages < min_stages) return false;
+  const int64_t room = budget - x_bytes - plan.stages * kStageBytes;
+  plan.partial_bytes = sums(std::clamp<int64_t>(room / sums(1), least, units_per_block));
+  plan.in_flight = std::min(plan.stages, 3);
+  plan.smem_bytes = plan.stages * kStageBytes + x_bytes + plan.partial_bytes;
+  return true;
+}
+
+}  // namespace
+
+Result<DensePlan> make_dense_plan(const cuda::Device& device, const DenseShape& s) {
+  const auto bad = [&](const char* what, int64_t found) {
+    return invalid_argument(std::string("dense product: expected ") + what + ", found " +
+                            std::to_string(found));
+  };
+  if (s.m < 1 || s.m > (int64_t{1} << 20)) return bad("m from 1 to 2^20", s.m);
+  if (s.columns < 128 || s.columns % 128 != 0) return bad("columns in blocks of 128", s.columns);
+  if (s.rows < 1 || s.rows >= (int64_t{1} << 30)) return bad("rows from 1 to 2^30", s.rows);
+  if (s.groups < 1) return bad("a group", s.groups);
+  if (s.groups > 1 && s.rows % (16 * s.groups) != 0) return bad("16 n rows a group", s.rows);
+  if (s.groups > 1 && s.columns % 1024 != 0) return bad("1024 n columns a group", s.columns);
+
+  DensePlan plan;
+  plan.shape = s;
+  const ProductForm form = s.form == DenseForm::official_fp8 ? ProductForm::wgmma_e4m3
+                           : s.form == DenseForm::official   ? ProductForm::mma_f16
+                                                             : ProductForm::mma_bf16;
+  plan.grid = static_cast<int>(
+      std::min<int64_t>(device.num_sms, StreamedLayout{kFp8, s.rows, s.columns}.num_units()));
+  const int64_t reserved = 2048;  // the runtime's, the ring's barriers, the units' numbers
+  const int64_t shared_budget = device.smem_per_sm_bytes / 2 - reserved;
+  const int64_t whole_budget = device.smem_per_block_bytes - reserved;
+  bool fits = false;
+  plan.tokens = static_cast<int>(std::min<int64_t>(s.m, streamed::kMaxTokens));
+  while (true) {
+    fits = fit(plan, form, shared_budget, 4) || fit(plan, form, whole_budget, 3);
+    if (fits || plan.tokens == 1) break;
+    plan.tokens /= 2;
+  }
+  if (!fits) return bad("columns that fit the shared memory", s.columns * s.groups);
+  const bool many = plan.tokens > 8;
+  if (form == ProductForm::mma_f16) {
+    many ? choose<ProductForm::mma_f16, 16>(plan) : choose<ProductForm::mma_f16, 8>(plan);
+  } else if (form == ProductForm::mma_bf16) {
+    many ? choose<ProductForm::mma_bf16, 16>(plan) : choose<ProductForm::mma_bf16, 8>(plan);
+  } else {
+    constexpr ProductForm kForm = ProductForm::wgmma_e4m3;
+    many              ? choose<kForm, 16>(plan)
+    : plan.tokens > 4 ? choose<kForm, 8>(plan)
+    : plan.tokens > 2 ? choose<kForm, 4>(plan)
+                      : choose<kForm, 2>(plan);
+  }
+  return plan;
+}
+
+}  // namespace cachalot::ops

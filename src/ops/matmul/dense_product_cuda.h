@@ -1,0 +1,58 @@
+// y[m, n] = bf16(sum over k of x[m, k] W[n, k]) with an fp8 weight, for few rows m, on the GPU.
+// Source  reference/forward 0.5 (LIN8); 3.8 (wo_a: grouped, activations not quantised).
+// Shapes  x [m, groups * columns] bf16; weight [groups * rows_per_group, columns] as
+//         ops/matmul/streamed_weight.h; row n reads the columns of group n / rows_per_group of x;
+//         y [m, rows] bf16. Strides count elements. x and the weight
+//         are 16-byte aligned, x_stride % 8 == 0.
+// Numerics  ops/matmul/streamed_product.cuh: the order of sums depends on columns alone. x is
+//         quantised inside (ACT8, runs of 128) but in the form mma_bf16.
+// Errors  make_dense_product: invalid_argument where the shape cannot run.
+// Threads a plan is read-only. launch_dense_product only launches.
+#pragma once
+
+#include <cstdint>
+
+#include "base/status.h"
+#include "device/cuda/device.h"
+#include "device/cuda/handles.h"
+
+namespace cachalot::ops {
+
+enum class DenseForm {
+  official,      // codes of x and W in f16, fp32 sums
+  official_fp8,  // codes in e4m3
+  unquantised,   // x in bf16, fp32 sums
+};
+
+struct DenseShape {
+  DenseForm form;
+  int64_t m;
+  int64_t rows;     // of all groups
+  int64_t columns;  // of one group
+  int64_t groups = 1;
+};
+
+struct DensePlan {
+  DenseShape shape;
+  int tokens = 0;  // of m that a block takes at a time
+  int stages = 0;
+  int in_flight = 0;
+  int64_t partial_bytes = 0;
+  int64_t smem_bytes = 0;
+  int grid = 0;
+  void (*launch)(const DensePlan&, const device::cuda::Stream&, const uint16_t* x, int64_t x_stride,
+                 const std::byte* weight, uint16_t* y, int64_t y_stride,
+                 bool programmatic) = nullptr;
+};
+
+Result<DensePlan> make_dense_plan(const device::cuda::Device& device, const DenseShape& shape);
+
+// programmatic: the edge from the kernel before. The weight is read before that kernel has ended, x
+// and y are not touched.
+inline void launch_dense(const DensePlan& plan, const device::cuda::Stream& stream,
+                         const uint16_t* x, int64_t x_stride, const std::byte* weight, uint16_t* y,
+                         int64_t y_stride, bool programmatic = true) {
+  plan.launch(plan, stream, x, x_stride, weight, y, y_stride, programmatic);
+}
+
+}  // namespace cachalot::ops

@@ -1,0 +1,101 @@
+// The streamed order of weights against tile/mma.cuh's figure of the fragments, written out anew.
+#include "ops/matmul/streamed_weight.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+
+#include "numeric/formats.h"
+
+namespace cachalot::ops {
+namespace {
+
+std::vector<uint8_t> random_bytes(std::mt19937& rng, int64_t count, int bound) {
+  std::vector<uint8_t> bytes(static_cast<size_t>(count));
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(rng() % static_cast<uint32_t>(bound));
+  return bytes;
+}
+
+TEST(StreamedFp8, EveryLaneFindsItsFragment) {
+  std::mt19937 rng(1);
+  constexpr int64_t kRows = 40, kColumns = 1152;  // a last unit of 8 rows, a last stage of 1 block
+  const auto codes = random_bytes(rng, kRows * kColumns, 256);
+  const auto scales = random_bytes(rng, kColumns / 128, 255);
+  const auto bytes = stream_fp8(codes.data(), scales.data(), kRows, kColumns);
+  ASSERT_TRUE(bytes.has_value());
+  const int64_t unit_bytes = 8 * 2048 + 32 + 2048 + 16;
+  ASSERT_EQ(static_cast<int64_t>((*bytes).size()), 3 * unit_bytes);
+  for (int64_t unit = 0; unit < 3; ++unit) {
+    for (int64_t block = 0; block < 9; ++block) {
+      const std::byte* stage =
+          (*bytes).data() + unit * unit_bytes + (block == 8 ? 8 * 2048 + 32 : 0);
+      const int64_t in_stage = block == 8 ? 1 : 8, at = block % 8;
+      for (int64_t step = 0; step < 4; ++step) {
+        for (int64_t lane = 0; lane < 32; ++lane) {
+          for (int64_t j = 0; j < 4; ++j) {
+            for (int64_t i = 0; i < 4; ++i) {
+              const int64_t row = unit * 16 + lane / 4 + 8 * (j % 2);
+              const int64_t k = block * 128 + step * 32 + 16 * (j / 2) + 4 * (lane % 4) + i;
+              const auto found =
+                  static_cast<int>(stage[at * 2048 + step * 512 + lane * 16 + j * 4 + i]);
+              ASSERT_EQ(found, row < kRows ? codes[row * kColumns + k] : 0)
+                  << "row " << row << " k " << k;
+            }
+          }
+        }
+      }
+      float scale;
+      std::memcpy(&scale, stage + in_stage * 2048 + at * 4, 4);
+      EXPECT_EQ(scale, numeric::float_from_e8m0(scales[block]));
+    }
+  }
+}
+
+TEST(StreamedFp4, EveryLaneFindsItsFragmentOfGateAndUp) {
+  std::mt19937 rng(2);
+  constexpr int64_t kRows = 16, kColumns = 2304;  // of each; stages of 16 and of 2 blocks
+  const std::vector<uint8_t> codes[2] = {random_bytes(rng, kRows * kColumns / 2, 256),
+                                         random_bytes(rng, kRows * kColumns / 2, 256)};
+  const std::vector<uint8_t> scales[2] = {random_bytes(rng, kRows * kColumns / 32, 255),
+                                          random_bytes(rng, kRows * kColumns / 32, 255)};
+  const auto bytes = stream_fp4_gate_up(codes[0].data(), scales[0].data(), codes[1].data(),
+                                        scales[1].data(), kRows, kColumns);
+  ASSERT_TRUE(bytes.has_value());
+  const int64_t unit_bytes = 18 * 1088;
+  ASSERT_EQ(static_cast<int64_t>((*bytes).size()), 2 * unit_bytes);
+  for (int64_t unit = 0; unit < 2; ++unit) {
+    for (int64_t block = 0; block < 18; ++block) {
+      const std::byte* stage = (*bytes).data() + unit * unit_bytes + (block >= 16 ? 16 * 1088 : 0);
+      const int64_t in_stage = block >= 16 ? 2 : 16, at = block % 16;
+      for (int64_t step = 0; step < 4; ++step) {
+        for (int64_t lane = 0; lane < 32; ++lane) {
+          for (int64_t half = 0; half < 2; ++half) {  // gate, up
+            const int64_t row = unit * 8 + lane / 4;
+            for (int64_t i = 0; i < 8; ++i) {
+              const int64_t k = block * 128 + step * 32 + 16 * (i / 4) + 4 * (lane % 4) + i % 4;
+              const auto byte = static_cast<int>(stage[at * 1024 + step / 2 * 512 + lane * 16 +
+                                                       (step % 2 * 2 + half) * 4 + i % 4]);
+              const int expected = codes[half][(row * kColumns + k) / 2] >> (k % 2 * 4) & 15;
+              ASSERT_EQ(i < 4 ? byte >> 4 : byte & 15, expected) << "row " << row << " k " << k;
+            }
+            EXPECT_EQ(
+                static_cast<int>(stage[in_stage * 1024 + at * 64 + lane / 4 * 8 + step * 2 + half]),
+                scales[half][row * (kColumns / 32) + block * 4 + step]);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(StreamedWeight, ANanScaleIsRefused) {
+  const std::vector<uint8_t> codes(16 * 128), scales(16 * 4, 255);
+  EXPECT_EQ(stream_fp8(codes.data(), scales.data(), 16, 128).error().code(),
+            StatusCode::invalid_argument);
+  EXPECT_EQ(stream_fp4(codes.data(), scales.data(), 16, 128).error().message(),
+            "weight scale 0: expected an e8m0 byte of a number, found 255 (NaN)");
+}
+
+}  // namespace
+}  // namespace cachalot::ops

@@ -1,0 +1,94 @@
+// The routed experts of a layer for few tokens, on the GPU: from the router's picks to one row a
+// pair of token and expert, and their sum.
+// Source  reference/forward 4.2, 4.3, 0.5 (LIN4).
+// Shapes  x [tokens, hidden_size] bf16; ids, weights [tokens, k]; gate_up and down: expert after
+//         expert as ops/matmul/streamed_weight.h (stream_fp4_gate_up, stream_fp4); h [tokens * k,
+//         moe_intermediate_size] bf16; y [tokens * k, hidden_size] bf16; shared, out [tokens,
+//         hidden_size] bf16. Row t k + i of h and y is pick i of token t. Rows are contiguous and
+//         16-byte aligned.
+// Numerics  ops/matmul/streamed_product.cuh; gate and up rounded to bf16, clamped at limit, h =
+//           bf16(weight silu(g) u) in fp32 with ops/elementwise/exp.h, quantised as ACT8 (runs of
+//           128); y rounded to bf16; out = bf16 of the sum over ascending expert ids, then shared.
+//           A token's bits depend on its row, picks and weights alone.
+// Special an id outside [0, num_experts) takes part in nothing: its rows of h and y are not written
+//         and the sum leaves it out.
+// Errors  make_expert_plan: invalid_argument.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/status.h"
+#include "device/cuda/device.h"
+#include "device/cuda/handles.h"
+
+namespace cachalot::ops {
+
+enum class ExpertForm { official, official_fp8 };
+
+struct ExpertShape {
+  ExpertForm form;
+  int64_t max_tokens;
+  int64_t num_experts;
+  int64_t k;  // num_experts_per_tok
+  int64_t hidden_size;
+  int64_t moe_intermediate_size;
+  float limit;  // swiglu_limit
+};
+
+// Up to 8 tokens of one expert.
+struct ExpertTile {
+  int32_t expert;
+  int32_t num_tokens;
+  int32_t pairs[8];
+};
+
+// Device memory of one layer's call, written by its kernels.
+struct ExpertScratch {
+  int32_t* num_tiles;  // [1]
+  ExpertTile* tiles;   // [max_tokens * k]
+  int32_t* slots;      // [max_tokens, k]: a token's pairs by ascending expert id
+  uint16_t* h;
+  uint16_t* y;
+};
+
+// How a block's shared memory is cut.
+struct ExpertSmem {
+  int stages = 0;
+  int64_t x_bytes = 0;  // of one tile of tokens; there are two
+  int64_t partial_bytes = 0;
+  int64_t num_bytes = 0;
+};
+
+struct ExpertPlan {
+  ExpertShape shape;
+  int grid = 0;
+  int in_flight = 3;  // bulk copies of a block that are under way
+  int tile_tokens = 0;
+  // For 1, 2 and more tokens.
+  ExpertSmem gate_up_smem[3];
+  ExpertSmem down_smem[3];
+  int64_t gate_up_expert_bytes = 0;  // in memory, from one expert to the next
+  int64_t down_expert_bytes = 0;
+};
+
+Result<ExpertPlan> make_expert_plan(const device::cuda::Device& device, const ExpertShape& shape);
+
+struct ExpertParams {
+  int64_t tokens;
+  const uint16_t* x;
+  const int32_t* ids;
+  const float* weights;
+  const std::byte* gate_up;
+  const std::byte* down;
+  const uint16_t* shared;  // or null
+  ExpertScratch scratch;
+  uint16_t* out;
+};
+
+// Four kernels: tiles of tokens by expert, gate and up, down, sum. The first may start before the
+// stream's last kernel has ended (programmatic edge).
+void launch_expert_layer(const ExpertPlan& plan, const device::cuda::Stream& stream,
+                         const ExpertParams& params);
+
+}  // namespace cachalot::ops
