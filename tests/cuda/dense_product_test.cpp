@@ -1,0 +1,139 @@
+// The fp8 product on the GPU against double, over shapes that leave rests everywhere, and its
+// promises about bits.
+#include "ops/matmul/dense_product_cuda.h"
+#include "ops/matmul/streamed_weight.h"
+#include "tests/cuda/cuda_fixture.h"
+#include "tests/cuda/quantised_reference.h"
+
+namespace cachalot::ops {
+namespace {
+
+using testing::Fp8Weight;
+using testing::Rng;
+
+struct Operands {
+  Fp8Weight weight;
+  std::vector<uint16_t> x;  // [m, groups * columns]
+};
+
+Operands random_operands(Rng& rng, const DenseShape& s) {
+  Operands o;
+  o.weight.rows = s.rows;
+  o.weight.columns = s.columns;
+  o.weight.codes = testing::random_e4m3(rng, s.rows * s.columns);
+  o.weight.scales = testing::random_bytes(rng, (s.rows + 127) / 128 * (s.columns / 128), 112, 122);
+  o.x = testing::random_bf16(rng, s.m * s.groups * s.columns);
+  return o;
+}
+
+class DenseProduct : public testing::CudaTest {
+ protected:
+  std::vector<uint16_t> run(const DenseShape& s, const testing::cuda::DeviceBuffer& weight,
+                            const std::vector<uint16_t>& x) {
+    Result<DensePlan> plan = make_dense_plan(device_, s);
+    EXPECT_TRUE(plan.has_value()) << plan.error().message();
+    if (!plan) return {};
+    const auto x_buffer = put(x);
+    const auto y_buffer = room(s.m * s.rows * 2);
+    launch_dense(*plan, stream_, x_buffer.as<uint16_t>(), s.groups * s.columns, weight.data(),
+                 y_buffer.as<uint16_t>(), s.rows);
+    return get<uint16_t>(y_buffer);
+  }
+  testing::cuda::DeviceBuffer streamed(const Fp8Weight& w) {
+    Result<std::vector<std::byte>> bytes =
+        stream_fp8(w.codes.data(), w.scales.data(), w.rows, w.columns);
+    EXPECT_TRUE(bytes.has_value());
+    return put(*bytes);
+  }
+};
+
+const char* name(DenseForm form) {
+  return form == DenseForm::official       ? "official"
+         : form == DenseForm::official_fp8 ? "official-fp8"
+                                           : "unquantised";
+}
+
+TEST_F(DenseProduct, EqualsTheFormulaOverOddShapes) {
+  Rng rng(1);
+  struct Case {
+    int64_t m, rows, columns, groups;
+  };
+  for (const DenseForm form :
+       {DenseForm::official, DenseForm::official_fp8, DenseForm::unquantised}) {
+    for (const Case& c : std::initializer_list<Case>{{1, 16, 128, 1},
+                                                     {1, 40, 384, 1},
+                                                     {1, 256, 4096, 1},
+                                                     {2, 136, 1024, 1},
+                                                     {3, 72, 1152, 1},
+                                                     {5, 2200, 1536, 1},
+                                                     {8, 64, 8192, 1},
+                                                     {19, 48, 896, 1},
+                                                     {1, 64, 1024, 4},
+                                                     {3, 96, 1024, 2}}) {
+      const DenseShape s{form, c.m, c.rows, c.columns, c.groups};
+      const Operands o = random_operands(rng, s);
+      const auto found = testing::floats_of(run(s, streamed(o.weight), o.x));
+      ASSERT_EQ(found.size(), static_cast<size_t>(s.m * s.rows));
+      std::vector<float> x = testing::floats_of(o.x);
+      std::vector<double> values(x.begin(), x.end());
+      if (form != DenseForm::unquantised) values = testing::quantised(x);
+      std::vector<double> expected, bound;
+      for (int64_t m = 0; m < s.m; ++m) {
+        for (int64_t n = 0; n < s.rows; ++n) {
+          const int64_t group = n / (s.rows / s.groups);
+          const testing::Dot d =
+              testing::dot(values.data() + (m * s.groups + group) * s.columns, o.weight, n);
+          expected.push_back(d.value);
+          bound.push_back((form == DenseForm::official_fp8 ? testing::wgmma_bound(d, s.columns)
+                                                           : testing::mma_bound(d, s.columns)) +
+                          testing::bf16_bound(d.value));
+        }
+      }
+      const testing::Difference d = testing::difference(found, expected, bound);
+      EXPECT_EQ(d.num_nan, 0);
+      EXPECT_LT(d.worst_over_bound, 1)
+          << name(form) << " m " << s.m << " rows " << s.rows << " columns " << s.columns
+          << " groups " << s.groups << ": at " << d.worst_at << " found " << found[d.worst_at]
+          << ", expected " << expected[d.worst_at] << "; relative error " << d.relative;
+    }
+  }
+}
+
+// reference/infrastructure 5.2: a row's bits are those it has alone, and equal run to run.
+TEST_F(DenseProduct, ARowDoesNotDependOnTheOthers) {
+  Rng rng(2);
+  for (const DenseForm form :
+       {DenseForm::official, DenseForm::official_fp8, DenseForm::unquantised}) {
+    for (const int64_t columns : {1152, 4096}) {
+      DenseShape s{form, 13, 2128, columns};
+      const Operands o = random_operands(rng, s);
+      const auto weight = streamed(o.weight);
+      const auto all = run(s, weight, o.x);
+      ASSERT_EQ(all, run(s, weight, o.x)) << name(form);
+      for (const int64_t m : {1, 2, 3, 4, 7, 8, 12}) {
+        DenseShape few = s;
+        few.m = m;
+        for (int64_t first = 0; first + m <= s.m; first += 5) {
+          const auto found = run(few, weight,
+                                 std::vector<uint16_t>(o.x.begin() + first * columns,
+                                                       o.x.begin() + (first + m) * columns));
+          int64_t num_different = 0;
+          for (size_t i = 0; i < found.size(); ++i)
+            num_different += found[i] != all[first * s.rows + i];
+          EXPECT_EQ(num_different, 0)
+              << name(form) << " columns " << columns << " m " << m << " from row " << first;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(DenseProduct, APlanNamesWhatItCannotTake) {
+  EXPECT_EQ(make_dense_plan(device_, {DenseForm::official, 1, 16, 100}).error().message(),
+            "dense product: expected columns in blocks of 128, found 100");
+  EXPECT_FALSE(make_dense_plan(device_, {DenseForm::official, 0, 16, 128}).has_value());
+  EXPECT_FALSE(make_dense_plan(device_, {DenseForm::official, 1, 24, 1024, 2}).has_value());
+}
+
+}  // namespace
+}  // namespace cachalot::ops

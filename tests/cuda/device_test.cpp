@@ -1,0 +1,62 @@
+// Streams, graphs and memory of the GPU.
+#include "device/cuda/device.h"
+
+#include <numeric>
+
+#include "device/cuda/error.h"
+#include "tests/cuda/cuda_fixture.h"
+
+namespace cachalot::device::cuda {
+namespace {
+
+using CudaDevice = testing::CudaTest;
+
+TEST_F(CudaDevice, IsAValueThatKernelsArePlannedBy) {
+  EXPECT_GT(device_.num_sms, 0);
+  EXPECT_GE(device_.smem_per_sm_bytes, device_.smem_per_block_bytes);
+  EXPECT_EQ(open_device(1000).error().code(), StatusCode::unsupported);
+  EXPECT_EQ(open_device(-1).error().code(), StatusCode::unsupported);
+}
+
+TEST_F(CudaDevice, MemoryThatIsOutIsAStatus) {
+  const Result<DeviceBuffer> buffer = DeviceBuffer::create(stream_, 2 * device_.memory_bytes);
+  ASSERT_FALSE(buffer.has_value());
+  EXPECT_EQ(buffer.error().code(), StatusCode::resource_exhausted);
+  // and what follows still works
+  EXPECT_EQ(get<int>(put(std::vector<int>{1, 2, 3})), (std::vector<int>{1, 2, 3}));
+}
+
+TEST_F(CudaDevice, ABufferMayGoWhileTheStreamUsesIt) {
+  std::vector<int> values(1 << 20), found(1 << 20);
+  std::iota(values.begin(), values.end(), 0);
+  const Result<PinnedBuffer> pinned = PinnedBuffer::create(4 << 20);
+  ASSERT_TRUE(pinned.has_value());
+  std::memcpy((*pinned).data(), values.data(), 4 << 20);
+  {
+    const Result<DeviceBuffer> buffer = DeviceBuffer::create(stream_, 4 << 20);
+    copy_to_device(stream_, (*buffer).data(), (*pinned).data(), 4 << 20);
+    copy_to_host(stream_, found.data(), (*buffer).data(), 4 << 20);
+  }
+  stream_.synchronize();
+  EXPECT_EQ(found, values);
+}
+
+TEST_F(CudaDevice, AGraphReplaysWhatWasRecorded) {
+  const DeviceBuffer buffer = put(std::vector<uint8_t>(16, 7));
+  const Graph graph = Graph::capture(stream_, [&] { fill(stream_, buffer.data(), 9, 16); });
+  EXPECT_EQ(get<uint8_t>(buffer), std::vector<uint8_t>(16, 7));
+  const Event begin = Event::create(), end = Event::create();
+  begin.record(stream_);
+  graph.launch(stream_);
+  end.record(stream_);
+  end.synchronize();
+  EXPECT_GT(Event::elapsed_us(begin, end), 0);
+  EXPECT_EQ(get<uint8_t>(buffer), std::vector<uint8_t>(16, 9));
+}
+
+TEST(CudaDeviceDeathTest, AFailedCallEndsTheProcessWithItsName) {
+  EXPECT_DEATH(CACHALOT_CUDA_CHECK(cudaSetDevice(-5)), "cudaSetDevice\\(-5\\)");
+}
+
+}  // namespace
+}  // namespace cachalot::device::cuda

@@ -1,0 +1,210 @@
+// The routed experts on the GPU against double, and their promises about bits.
+#include <algorithm>
+
+#include "ops/matmul/streamed_weight.h"
+#include "ops/moe/expert_layer_cuda.h"
+#include "tests/cuda/cuda_fixture.h"
+#include "tests/cuda/quantised_reference.h"
+
+namespace cachalot::ops {
+namespace {
+
+using testing::Fp4Weight;
+using testing::Rng;
+using testing::cuda::DeviceBuffer;
+
+struct Expert {
+  Fp4Weight gate, up, down;
+};
+
+Fp4Weight random_fp4(Rng& rng, int64_t rows, int64_t columns) {
+  return {testing::random_bytes(rng, rows * columns / 2, 0, 256),
+          testing::random_bytes(rng, rows * columns / 32, 116, 123), rows, columns};
+}
+
+struct Batch {
+  std::vector<uint16_t> x;
+  std::vector<int32_t> ids;
+  std::vector<float> weights;
+};
+
+class ExpertLayer : public testing::CudaTest {
+ protected:
+  void make(const ExpertShape& s) {
+    shape_ = s;
+    Rng rng(3);
+    std::vector<std::byte> gate_up, down;
+    experts_.clear();
+    for (int64_t e = 0; e < s.num_experts; ++e) {
+      Expert& x = experts_.emplace_back();
+      x.gate = random_fp4(rng, s.moe_intermediate_size, s.hidden_size);
+      x.up = random_fp4(rng, s.moe_intermediate_size, s.hidden_size);
+      x.down = random_fp4(rng, s.hidden_size, s.moe_intermediate_size);
+      const auto a =
+          stream_fp4_gate_up(x.gate.codes.data(), x.gate.scales.data(), x.up.codes.data(),
+                             x.up.scales.data(), s.moe_intermediate_size, s.hidden_size);
+      const auto b = stream_fp4(x.down.codes.data(), x.down.scales.data(), s.hidden_size,
+                                s.moe_intermediate_size);
+      gate_up.insert(gate_up.end(), a->begin(), a->end());
+      down.insert(down.end(), b->begin(), b->end());
+    }
+    gate_up_ = put(gate_up);
+    down_ = put(down);
+  }
+
+  Batch random_batch(Rng& rng, int64_t tokens) {
+    Batch b;
+    b.x = testing::random_bf16(rng, tokens * shape_.hidden_size);
+    std::uniform_real_distribution<float> weight(0.05f, 0.6f);
+    for (int64_t t = 0; t < tokens; ++t) {
+      std::vector<int32_t> all(static_cast<size_t>(shape_.num_experts));
+      for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int32_t>(i);
+      std::shuffle(all.begin(), all.end(), rng);
+      b.ids.insert(b.ids.end(), all.begin(), all.begin() + shape_.k);
+      for (int64_t i = 0; i < shape_.k; ++i) b.weights.push_back(weight(rng));
+    }
+    return b;
+  }
+
+  std::vector<uint16_t> run(const Batch& b) {
+    const int64_t tokens = static_cast<int64_t>(b.ids.size()) / shape_.k;
+    Result<ExpertPlan> plan = make_expert_plan(device_, shape_);
+    EXPECT_TRUE(plan.has_value()) << plan.error().message();
+    if (!plan) return {};
+    const int64_t pairs = shape_.max_tokens * shape_.k;
+    const DeviceBuffer x = put(b.x), ids = put(b.ids), weights = put(b.weights);
+    const DeviceBuffer num_tiles = room(4), tiles = room(pairs * sizeof(ExpertTile)),
+                       slots = room(pairs * 4), h = room(pairs * shape_.moe_intermediate_size * 2),
+                       y = room(pairs * shape_.hidden_size * 2),
+                       out = room(tokens * shape_.hidden_size * 2);
+    ExpertParams p = {};
+    p.tokens = tokens;
+    p.x = x.as<uint16_t>();
+    p.ids = ids.as<int32_t>();
+    p.weights = weights.as<float>();
+    p.gate_up = gate_up_.data();
+    p.down = down_.data();
+    p.scratch = {num_tiles.as<int32_t>(), tiles.as<ExpertTile>(), slots.as<int32_t>(),
+                 h.as<uint16_t>(), y.as<uint16_t>()};
+    p.out = out.as<uint16_t>();
+    launch_expert_layer(*plan, stream_, p);
+    h_ = testing::floats_of(get<uint16_t>(h));
+    return get<uint16_t>(out);
+  }
+
+  ExpertShape shape_;
+  std::vector<Expert> experts_;
+  DeviceBuffer gate_up_, down_;
+  std::vector<float> h_;  // of the last run
+};
+
+double clamped_silu(double g, double u, double limit) {
+  g = std::min(g, limit);
+  u = std::clamp(u, -limit, limit);
+  return g / (1 + std::exp(-g)) * u;
+}
+
+// The inner activation within its bound; the output within that of its own product over the inner
+// activation that was found (a rounding to e4m3 may fall either way near a tie).
+TEST_F(ExpertLayer, EqualsTheFormula) {
+  struct Case {
+    int64_t tokens, experts, k, hidden, inner;
+  };
+  for (const ExpertForm form : {ExpertForm::official, ExpertForm::official_fp8}) {
+    for (const Case& c : std::initializer_list<Case>{{1, 8, 6, 1024, 384},
+                                                     {2, 5, 2, 256, 128},
+                                                     {4, 9, 3, 384, 256},
+                                                     {21, 7, 6, 640, 384},
+                                                     {40, 3, 2, 128, 2176}}) {
+      make({form, c.tokens, c.experts, c.k, c.hidden, c.inner, 10});
+      Rng rng(4);
+      const Batch b = random_batch(rng, c.tokens);
+      const std::vector<float> out = testing::floats_of(run(b));
+      ASSERT_EQ(out.size(), static_cast<size_t>(c.tokens * c.hidden));
+      const auto x = testing::quantised(testing::floats_of(b.x));
+      const bool fp8 = form == ExpertForm::official_fp8;
+      const auto bound_of = [&](const testing::Dot& d, int64_t columns) {
+        return (fp8 ? testing::wgmma_bound(d, columns) : testing::mma_bound(d, columns)) +
+               testing::bf16_bound(d.value);
+      };
+      std::vector<double> h, h_bound, y(out.size()), y_bound(out.size());
+      for (int64_t pair = 0; pair < c.tokens * c.k; ++pair) {
+        const Expert& e = experts_[b.ids[pair]];
+        for (int64_t i = 0; i < c.inner; ++i) {
+          const double* row = x.data() + pair / c.k * c.hidden;
+          const testing::Dot g = testing::dot(row, e.gate, i), u = testing::dot(row, e.up, i);
+          const double value = b.weights[pair] * clamped_silu(g.value, u.value, 10);
+          // |d silu| <= 1.1; |u|, |silu(g)| as clamped.
+          const double slope_g = 1.1 * std::min(10.0, std::fabs(u.value) + bound_of(u, c.hidden));
+          const double slope_u = std::min(10.0, std::fabs(g.value) + bound_of(g, c.hidden));
+          h.push_back(value);
+          h_bound.push_back(b.weights[pair] * (slope_g * bound_of(g, c.hidden) +
+                                               slope_u * bound_of(u, c.hidden)) +
+                            testing::bf16_bound(value) * 1.01 + 1e-7);
+        }
+        const auto inner = testing::quantised(
+            std::vector<float>(h_.begin() + pair * c.inner, h_.begin() + (pair + 1) * c.inner));
+        for (int64_t n = 0; n < c.hidden; ++n) {
+          const testing::Dot d = testing::dot(inner.data(), e.down, n);
+          y[pair / c.k * c.hidden + n] += d.value;
+          y_bound[pair / c.k * c.hidden + n] += bound_of(d, c.inner) * 1.01;
+        }
+      }
+      for (size_t i = 0; i < y.size(); ++i) y_bound[i] += testing::bf16_bound(y[i]) * 1.01;
+      for (const bool inner : {true, false}) {
+        const testing::Difference d =
+            inner ? testing::difference(
+                        std::vector<float>(h_.begin(), h_.begin() + static_cast<long>(h.size())), h,
+                        h_bound)
+                  : testing::difference(out, y, y_bound);
+        EXPECT_EQ(d.num_nan, 0);
+        EXPECT_LT(d.worst_over_bound, 1)
+            << (inner ? "inner" : "out") << (fp8 ? " official-fp8" : " official") << " tokens "
+            << c.tokens << " hidden " << c.hidden << " inner " << c.inner << ": at " << d.worst_at
+            << " found " << (inner ? h_[d.worst_at] : out[d.worst_at]) << ", expected "
+            << (inner ? h[d.worst_at] : y[d.worst_at]) << "; relative error " << d.relative;
+      }
+    }
+  }
+}
+
+TEST_F(ExpertLayer, ATokenDoesNotDependOnTheOthers) {
+  for (const ExpertForm form : {ExpertForm::official, ExpertForm::official_fp8}) {
+    make({form, 30, 6, 4, 1152, 384, 10});
+    Rng rng(5);
+    const Batch all = random_batch(rng, 30);
+    const auto expected = run(all);
+    ASSERT_EQ(expected, run(all));
+    for (const int64_t tokens : {1, 2, 3, 5, 9, 17}) {
+      for (int64_t first = 0; first + tokens <= 30; first += 7) {
+        Batch few;
+        few.x.assign(all.x.begin() + first * shape_.hidden_size,
+                     all.x.begin() + (first + tokens) * shape_.hidden_size);
+        few.ids.assign(all.ids.begin() + first * shape_.k,
+                       all.ids.begin() + (first + tokens) * shape_.k);
+        few.weights.assign(all.weights.begin() + first * shape_.k,
+                           all.weights.begin() + (first + tokens) * shape_.k);
+        const auto found = run(few);
+        int64_t num_different = 0;
+        for (size_t i = 0; i < found.size(); ++i)
+          num_different += found[i] != expected[first * shape_.hidden_size + i];
+        EXPECT_EQ(num_different, 0) << tokens << " tokens from " << first;
+      }
+    }
+  }
+}
+
+// What an id outside the experts names takes part in nothing.
+TEST_F(ExpertLayer, AnUnknownExpertIsLeftOut) {
+  make({ExpertForm::official, 3, 4, 2, 256, 128, 10});
+  Rng rng(6);
+  Batch b = random_batch(rng, 3);
+  b.ids = {1, -1, 2, 4, -1, -1};
+  const auto with = run(b);
+  b.weights[1] = b.weights[3] = 100;
+  EXPECT_EQ(with, run(b));
+  for (int64_t i = 2 * 256; i < 3 * 256; ++i) EXPECT_EQ(with[i], 0);
+}
+
+}  // namespace
+}  // namespace cachalot::ops

@@ -1,0 +1,181 @@
+// The mHC boundary on the GPU: what it rounds like the CPU has its bits, its sums their bounds.
+#include <algorithm>
+
+#include "device/exec_context.h"
+#include "ops/hyper/hyper_boundary_cuda.h"
+#include "ops/hyper/hyper_connection.h"
+#include "tests/cuda/cuda_fixture.h"
+
+namespace cachalot::ops {
+namespace {
+
+using testing::Rng;
+using testing::cuda::DeviceBuffer;
+
+struct Inputs {
+  int64_t tokens, d;
+  std::vector<uint16_t> streams, y, norm;
+  std::vector<float> fn, base, scale, post, comb;
+};
+
+struct Outputs {
+  std::vector<uint16_t> streams, out;
+  std::vector<float> post, comb;
+};
+
+Inputs random_inputs(Rng& rng, int64_t tokens, int64_t d) {
+  Inputs in{tokens, d, {}, {}, {}, {}, {}, {}, {}, {}};
+  in.streams = testing::random_bf16(rng, tokens * 4 * d);
+  in.y = testing::random_bf16(rng, tokens * d);
+  in.norm = testing::random_bf16(rng, d);
+  in.fn = testing::random_floats(rng, 24 * 4 * d, 0.02f);
+  in.base = testing::random_floats(rng, 24);
+  in.scale = {0.7f, 1.1f, 0.9f};
+  std::uniform_real_distribution<float> uniform(0, 1);
+  for (int64_t i = 0; i < tokens * 4; ++i) in.post.push_back(2 * uniform(rng));
+  for (int64_t i = 0; i < tokens * 16; ++i) in.comb.push_back(uniform(rng) / 2);
+  return in;
+}
+
+Inputs rows_of(const Inputs& in, int64_t first, int64_t tokens) {
+  Inputs few = in;
+  few.tokens = tokens;
+  const auto cut = [&](auto& values, int64_t width) {
+    values = {values.begin() + first * width, values.begin() + (first + tokens) * width};
+  };
+  cut(few.streams, 4 * in.d);
+  cut(few.y, in.d);
+  cut(few.post, 4);
+  cut(few.comb, 16);
+  return few;
+}
+
+class HyperBoundary : public testing::CudaTest {
+ protected:
+  Outputs run(const Inputs& in, bool has_y = true) {
+    DeviceBuffer streams = put(in.streams), y = put(in.y), norm = put(in.norm), fn = put(in.fn),
+                 base = put(in.base), scale = put(in.scale), post = put(in.post),
+                 comb = put(in.comb), out = room(in.tokens * in.d * 2),
+                 partial = room(in.tokens * 25 * (in.d / 32) * 4),
+                 counters = room(in.tokens * 4, 0);
+    HyperBoundaryParams p = {};
+    p.tokens = in.tokens;
+    p.d = in.d;
+    p.streams = streams.as<uint16_t>();
+    p.y = has_y ? y.as<uint16_t>() : nullptr;
+    p.fn = fn.as<float>();
+    p.base = base.as<float>();
+    p.scale = scale.as<float>();
+    p.norm = norm.as<uint16_t>();
+    p.post = post.as<float>();
+    p.comb = comb.as<float>();
+    p.out = out.as<uint16_t>();
+    p.partial = partial.as<float>();
+    p.counters = counters.as<uint32_t>();
+    EXPECT_TRUE(check_hyper_boundary(p).ok());
+    launch_hyper_boundary(stream_, p);
+    for (const uint32_t counter : get<uint32_t>(counters)) EXPECT_EQ(counter, 0u);
+    return {get<uint16_t>(streams), get<uint16_t>(out), get<float>(post), get<float>(comb)};
+  }
+};
+
+TEST_F(HyperBoundary, EqualsTheFormula) {
+  Rng rng(8);
+  ThreadPool pool(1);
+  device::Arena arena;
+  device::ExecContext ctx{&pool, &arena, device::Isa::reference};
+  struct Case {
+    int64_t tokens, d;
+    bool has_y;
+  };
+  for (const Case& c : {Case{1, 256, true}, Case{3, 4096, true}, Case{2, 7168, true},
+                        Case{19, 512, true}, Case{2, 2304, false}}) {
+    const Inputs in = random_inputs(rng, c.tokens, c.d);
+    const Outputs found = run(in, c.has_y);
+    std::vector<float> x = testing::floats_of(in.streams), y = testing::floats_of(in.y);
+    if (c.has_y) {
+      hyper_post(ctx, x.data(), y.data(), in.post.data(), in.comb.data(), c.tokens, 4, c.d, true,
+                 x.data());
+    }
+    ASSERT_EQ(testing::floats_of(found.streams), x) << "d " << c.d;
+
+    const int64_t width = 4 * c.d;
+    std::vector<float> mixes(c.tokens * 24), inv_rms(c.tokens), pre(c.tokens * 4),
+        post(c.tokens * 4), comb(c.tokens * 16);
+    double worst_mix = 0;  // an error of a mix, after the factor
+    for (int64_t t = 0; t < c.tokens; ++t) {
+      double squares = 0;
+      for (int64_t i = 0; i < width; ++i) squares += double{x[t * width + i]} * x[t * width + i];
+      inv_rms[t] = static_cast<float>(1 / std::sqrt(squares / width + 1e-6));
+      for (int64_t r = 0; r < 24; ++r) {
+        double sum = 0, magnitude = 0;
+        for (int64_t i = 0; i < width; ++i) {
+          const double term = double{in.fn[r * width + i]} * x[t * width + i];
+          sum += term;
+          magnitude += std::fabs(term);
+        }
+        mixes[t * 24 + r] = static_cast<float>(sum);
+        // 4 + 5 + d / 1024 + 5 additions deep; the factor and its square root.
+        worst_mix = std::max(worst_mix, inv_rms[t] * (magnitude * (24 + c.d / 1024.0) * 0x1p-24 +
+                                                      std::fabs(sum) * 20 * 0x1p-24));
+      }
+    }
+    HyperSplitParams split{
+        mixes.data(), inv_rms.data(), in.base.data(), in.scale.data(), c.tokens,    4,
+        20,           1e-6f,          HyperKind::mhc, pre.data(),      post.data(), comb.data()};
+    hyper_split(ctx, split);
+    // sigmoid: slope 1/4, doubled. Sinkhorn: entries at most 1; a change of all logits by e changes
+    // a softmax by at most e / 2 and a doubly normalised entry by no more than 4 e.
+    const double bound = 1.1 * 4 * worst_mix + 40 * 0x1p-24;
+    for (size_t i = 0; i < post.size(); ++i) EXPECT_NEAR(found.post[i], post[i], bound) << i;
+    for (size_t i = 0; i < comb.size(); ++i) EXPECT_NEAR(found.comb[i], comb[i], bound) << i;
+
+    for (int64_t t = 0; t < c.tokens; ++t) {
+      std::vector<double> u(c.d), u_bound(c.d);
+      double squares = 0;
+      for (int64_t i = 0; i < c.d; ++i) {
+        double magnitude = 0;
+        for (int64_t j = 0; j < 4; ++j) {
+          u[i] += double{pre[t * 4 + j]} * x[(t * 4 + j) * c.d + i];
+          magnitude += std::fabs(x[(t * 4 + j) * c.d + i]);
+        }
+        u_bound[i] = std::fabs(u[i]) * 0x1p-8 + magnitude * (bound + 4 * 0x1p-24);
+        squares += u[i] * u[i];
+      }
+      const double factor = 1 / std::sqrt(squares / c.d + 1e-6);
+      for (int64_t i = 0; i < c.d; ++i) {
+        const double g = numeric::float_from_bf16(in.norm[i]);
+        const double expected = g * u[i] * factor;
+        // The norm moves by no more than the roundings of u, 2^-9 each.
+        const double limit =
+            std::fabs(g) * factor * u_bound[i] + std::fabs(expected) * 0x1p-7 + 1e-6;
+        ASSERT_NEAR(numeric::float_from_bf16(found.out[t * c.d + i]), expected, limit)
+            << "d " << c.d << " token " << t << " channel " << i;
+      }
+    }
+  }
+}
+
+TEST_F(HyperBoundary, ATokenDoesNotDependOnTheOthers) {
+  Rng rng(9);
+  const Inputs all = random_inputs(rng, 37, 1024);
+  const Outputs expected = run(all);
+  const Outputs again = run(all);
+  EXPECT_EQ(again.out, expected.out);
+  EXPECT_EQ(again.comb, expected.comb);
+  for (const int64_t tokens : {1, 2, 5, 17}) {
+    for (int64_t first = 0; first + tokens <= 37; first += 9) {
+      const Outputs found = run(rows_of(all, first, tokens));
+      const auto same = [&](const auto& part, const auto& whole, int64_t width) {
+        return std::equal(part.begin(), part.end(), whole.begin() + first * width);
+      };
+      EXPECT_TRUE(same(found.out, expected.out, 1024)) << tokens << " from " << first;
+      EXPECT_TRUE(same(found.streams, expected.streams, 4096)) << tokens << " from " << first;
+      EXPECT_TRUE(same(found.post, expected.post, 4)) << tokens << " from " << first;
+      EXPECT_TRUE(same(found.comb, expected.comb, 16)) << tokens << " from " << first;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace cachalot::ops
