@@ -1,0 +1,180 @@
+// The mHC boundary, and the index scan with top-k.
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "base/check.h"
+#include "cuda/harness.h"
+#include "numeric/formats.h"
+#include "ops/hyper/hyper_boundary_cuda.h"
+#include "ops/indexer/index_select_cuda.h"
+
+namespace cachalot::bench {
+namespace {
+
+std::vector<uint16_t> random_bf16(std::mt19937& rng, int64_t count, float size) {
+  std::normal_distribution<float> normal(0, size);
+  std::vector<uint16_t> values(static_cast<size_t>(count));
+  for (uint16_t& value : values) value = numeric::bf16_from_float(normal(rng));
+  return values;
+}
+
+}  // namespace
+
+void bench_boundary(Harness& h) {
+  std::mt19937 rng(12);
+  for (const int64_t d : {4096, 7168}) {
+    constexpr int kSets = 64;  // of weights: beyond the L2 cache
+    const int64_t fn_floats = 24 * 4 * d;
+    std::vector<float> fn(static_cast<size_t>(fn_floats));
+    for (float& value : fn) value = 0.02f * (static_cast<float>(rng() % 2001) / 1000 - 1);
+    std::vector<std::byte> fn_bytes(static_cast<size_t>(fn_floats * 4));
+    std::memcpy(fn_bytes.data(), fn.data(), fn_bytes.size());
+    const cuda::DeviceBuffer fn_buffer = h.repeat(fn_bytes, kSets);
+    for (const int64_t tokens : {1, 4, 16, 64}) {
+      const std::vector<uint16_t> x = random_bf16(rng, tokens * 4 * d, 1);
+      std::vector<float> base(24, 0.1f), scale(3, 1.0f), post(tokens * 4, 0.5f),
+          comb(tokens * 16, 0.25f);
+      const cuda::DeviceBuffer streams = h.put(x), y = h.put(random_bf16(rng, tokens * d, 1)),
+                               norm = h.put(random_bf16(rng, d, 1)), base_buffer = h.put(base),
+                               scale_buffer = h.put(scale), post_buffer = h.put(post),
+                               comb_buffer = h.put(comb), out = h.room(tokens * d * 2),
+                               partial = h.room(tokens * 25 * (d / 32) * 4);
+      const cuda::DeviceBuffer counters = h.put(std::vector<uint32_t>(tokens, 0));
+      const auto call = [&](int i) {
+        ops::HyperBoundaryParams p = {};
+        p.tokens = tokens;
+        p.d = d;
+        p.streams = streams.as<uint16_t>();
+        p.y = y.as<uint16_t>();
+        p.fn = fn_buffer.as<float>() + i % kSets * fn_floats;
+        p.base = base_buffer.as<float>();
+        p.scale = scale_buffer.as<float>();
+        p.norm = norm.as<uint16_t>();
+        p.post = post_buffer.as<float>();
+        p.comb = comb_buffer.as<float>();
+        p.out = out.as<uint16_t>();
+        p.partial = partial.as<float>();
+        p.counters = counters.as<uint32_t>();
+        ops::launch_hyper_boundary(h.stream(), p);
+      };
+      call(0);
+      // Check: post of the last token from the streams that were written.
+      const auto found = h.get<uint16_t>(streams);
+      const auto found_post = h.get<float>(post_buffer);
+      double squares = 0, dot = 0;
+      for (int64_t i = 0; i < 4 * d; ++i) {
+        const double value = numeric::float_from_bf16(found[(tokens - 1) * 4 * d + i]);
+        squares += value * value;
+        dot += value * fn[4 * 4 * d + i];
+      }
+      const double logit = dot / std::sqrt(squares / static_cast<double>(4 * d) + 1e-6) + 0.1f;
+      const double error = std::fabs(found_post[(tokens - 1) * 4] - 2 / (1 + std::exp(-logit)));
+      const double us = h.time(48, call);
+      const double bytes =
+          static_cast<double>(fn_floats) * 4 + static_cast<double>(tokens * d) * (8 + 8 + 2 + 2);
+      h.report("mHC boundary", "d " + std::to_string(d) + " tokens " + std::to_string(tokens), us,
+               bytes, error, 1e-5);
+    }
+  }
+}
+
+void bench_index(Harness& h) {
+  std::mt19937 rng(13);
+  constexpr int64_t kRowsPerBlock = 64, kBlockBytes = kRowsPerBlock * 68;
+  struct Case {
+    int64_t rows, keys, topk;
+    int sets;
+  };
+  for (const Case& c :
+       {Case{1, 1024, 512, 16}, Case{1, 32768, 512, 16}, Case{8, 32768, 512, 8},
+        Case{1, 262144, 512, 8}, Case{8, 262144, 512, 2}, Case{1, 262144, 1024, 8}}) {
+    const int64_t blocks_per_row = c.keys / kRowsPerBlock;
+    const int64_t set_bytes = c.rows * blocks_per_row * kBlockBytes;
+    std::vector<std::byte> pool(static_cast<size_t>(set_bytes));
+    for (int64_t b = 0; b < c.rows * blocks_per_row; ++b) {
+      for (int64_t i = 0; i < kBlockBytes; i += 4) {
+        uint32_t bits = rng();
+        if (i >= kRowsPerBlock * 64) bits = 0x7A7A7A7Au + (bits & 0x03030303u);
+        std::memcpy(pool.data() + b * kBlockBytes + i, &bits, 4);
+      }
+    }
+    const cuda::DeviceBuffer pool_buffer = h.repeat(pool, c.sets);
+    std::vector<int32_t> blocks(static_cast<size_t>(c.rows * blocks_per_row));
+    for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = static_cast<int32_t>(i);
+    std::shuffle(blocks.begin(), blocks.end(), rng);
+    std::vector<uint16_t> q(static_cast<size_t>(c.rows * 64 * 128));
+    for (uint16_t& value : q)
+      value = numeric::bf16_from_float(numeric::float_from_e2m1(static_cast<uint8_t>(rng() % 16)));
+    const std::vector<uint16_t> weight = random_bf16(rng, c.rows * 64, 0.05f);
+    const cuda::DeviceBuffer blocks_buffer = h.put(blocks), q_buffer = h.put(q),
+                             weight_buffer = h.put(weight),
+                             visible =
+                                 h.put(std::vector<int32_t>(c.rows, static_cast<int32_t>(c.keys))),
+                             selected = h.room(c.rows * c.topk * 4), num = h.room(c.rows * 4);
+    const auto plan = ops::make_index_plan(h.device(), {c.rows, c.keys, c.topk});
+    CACHALOT_CHECK_MSG(plan.has_value(), plan.error().message());
+    const cuda::DeviceBuffer scratch =
+        h.put(std::vector<std::byte>(static_cast<size_t>(plan->scratch_bytes)));
+    const auto call = [&](int i) {
+      ops::IndexParams p = {};
+      p.rows = c.rows;
+      p.q = q_buffer.as<uint16_t>();
+      p.weight = weight_buffer.as<uint16_t>();
+      p.visible = visible.as<int32_t>();
+      p.base = pool_buffer.data() + i % c.sets * set_bytes;
+      p.blocks = blocks_buffer.as<int32_t>();
+      p.table_stride = blocks_per_row;
+      p.block_bytes = kBlockBytes;
+      p.rows_per_block = kRowsPerBlock;
+      p.selected = selected.as<int32_t>();
+      p.num_selected = num.as<int32_t>();
+      p.scratch = scratch.data();
+      ops::launch_index_select(*plan, h.stream(), p);
+    };
+    call(0);
+    // Check: of row 0, picks that ascend, and the share of them among the best by double scores.
+    const auto picks = h.get<int32_t>(selected);
+    std::vector<std::pair<double, int32_t>> scores;
+    for (int64_t e = 0; e < c.keys; ++e) {
+      const std::byte* block = pool.data() + blocks[e / kRowsPerBlock] * kBlockBytes;
+      const auto* codes = reinterpret_cast<const uint8_t*>(block + e % kRowsPerBlock * 64);
+      const auto* scales =
+          reinterpret_cast<const uint8_t*>(block + kRowsPerBlock * 64 + e % kRowsPerBlock * 4);
+      float key[128];
+      for (int64_t k = 0; k < 128; ++k) {
+        key[k] = numeric::float_from_e2m1(codes[k / 2] >> (k % 2 * 4) & 15) *
+                 numeric::float_from_e8m0(scales[k / 32]);
+      }
+      double sum = 0;
+      for (int64_t head = 0; head < 64 && (c.keys <= 32768 || e % 16 == 0); ++head) {
+        float dot = 0;  // exact: few bits
+        for (int64_t k = 0; k < 128; ++k)
+          dot += numeric::float_from_bf16(q[head * 128 + k]) * key[k];
+        dot = std::max(numeric::round_to_bf16(dot), 0.0f);
+        sum += numeric::round_to_bf16(dot * numeric::float_from_bf16(weight[head]));
+      }
+      if (c.keys <= 32768 || e % 16 == 0)
+        scores.push_back(
+            {-numeric::round_to_bf16(static_cast<float>(sum)), static_cast<int32_t>(e)});
+    }
+    // Of a sample of the keys a sixteenth of the picks is expected; compare by rank in the sample.
+    std::sort(scores.begin(), scores.end());
+    const std::vector<int32_t> row0(picks.begin(), picks.begin() + c.topk);
+    int64_t in_sample = 0, wrong = 0;
+    for (const auto& s : scores)
+      in_sample += std::binary_search(row0.begin(), row0.end(), s.second);
+    for (int64_t i = 0; i < in_sample; ++i)
+      wrong += !std::binary_search(row0.begin(), row0.end(), scores[i].second);
+    const bool ascends = std::is_sorted(row0.begin(), row0.end());
+    const double error =
+        ascends && in_sample > 0 ? static_cast<double>(wrong) / static_cast<double>(in_sample) : 1;
+    const double us = h.time(16, call);
+    h.report(
+        "index fp4 + top-k",
+        std::to_string(c.rows) + " x " + std::to_string(c.keys) + " k " + std::to_string(c.topk),
+        us, static_cast<double>(set_bytes), error, 0.02);
+  }
+}
+
+}  // namespace cachalot::bench
