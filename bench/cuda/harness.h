@@ -1,5 +1,6 @@
 // Timing of kernels on the GPU: calls captured in one graph over buffers that differ from call to
-// call, the L2 cache flushed before each replay; and the limit that they are compared with, measured
+// call, the L2 cache flushed before each replay; and the limit that they are compared with,
+// measured
 // in the same run.
 #pragma once
 

@@ -60,7 +60,8 @@ __device__ __forceinline__ void e4m3_to_f16(uint32_t codes, uint32_t& first, uin
       : "=r"(first), "=r"(second)
       : "r"(codes));
 }
-// A pair of f16 that came from e4m3 (at most three bits after the point, no f16 subnormals) to bf16,
+// A pair of f16 that came from e4m3 (at most three bits after the point, no f16 subnormals) to
+// bf16,
 // times a power of two: the bits of f16 with the exponent moved are 2^-112 of the value, which one
 // exact product mends. factor: 2^112 times the power, twice.
 __device__ __forceinline__ uint32_t f16_of_e4m3_to_bf16(uint32_t pair, uint32_t factor) {

@@ -1,4 +1,5 @@
-// Moving bytes. Widths and alignments are types here: a copy of 16 bytes takes pointers to Vector16.
+// Moving bytes. Widths and alignments are types here: a copy of 16 bytes takes pointers to
+// Vector16.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,8 @@
 // Products of small tiles on the tensor cores.
 //
 // The operands' places in registers, g = lane / 4, t = lane % 4 (the figures of the PTX manual):
-//   A of a warp, 16 rows:  wgmma e4m3, k32: register j holds row g + 8 (j % 2), k = 16 (j / 2) + 4 t
+//   A of a warp, 16 rows:  wgmma e4m3, k32: register j holds row g + 8 (j % 2), k = 16 (j / 2)
+//                          + 4 t
 //                          and the three after it.
 //                          mma.sync 16-bit, k16: register j holds row g + 8 (j % 2),
 //                          k = 8 (j / 2) + 2 t and the one after it.

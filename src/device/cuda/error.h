@@ -1,4 +1,5 @@
-// What a failed CUDA call means: the process ends and names the call. Its errors are sticky, so that
+// What a failed CUDA call means: the process ends and names the call. Its errors are sticky, so
+// that
 // nothing after one can be trusted. Memory that is out is the exception: a Status (cuda/memory.h).
 #pragma once
 

@@ -121,7 +121,8 @@ __device__ __forceinline__ uint32_t matrix_address(const uint8_t* base, int row_
   return tile::smem_address(base + (row + lane % 16) * row_bytes + (column + lane / 16 * 8) * 2);
 }
 
-// Weights of 16 heads for 32 keys: products, maximum, exponentials, sum. Warp w has heads 16 (w % 4)
+// Weights of 16 heads for 32 keys: products, maximum, exponentials, sum. Warp w has heads 16 (w %
+// 4)
 // and keys 32 (w / 4).
 __device__ __forceinline__ void weigh(Smem& s, int count, float scale) {
   const int warp = threadIdx.x / 32;
@@ -268,7 +269,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-// The chunks of one head of a row, folded in order. Grid: heads, rows; a thread has four dimensions.
+// The chunks of one head of a row, folded in order. Grid: heads, rows; a thread has four
+// dimensions.
 __global__ void __launch_bounds__(kDim / 4)
     fold_kernel(const __grid_constant__ SparseDecodeParams p, int max_chunks) {
   tile::launch_dependents();

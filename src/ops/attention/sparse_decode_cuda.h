@@ -11,10 +11,12 @@
 //         block_bytes + offset and holds rows_per_block rows likewise. selected [rows, topk]
 //         ascending; num_selected [rows]; selected null: entries 0 .. num_selected - 1.
 // Numerics  keys in the order of sparse_attention, in chunks of 64. Of a chunk: scores as fp32 sums
-//         of bf16 products times scale; m their maximum; p = exp2((s - m) log2 e) by the chip; z the
+//         of bf16 products times scale; m their maximum; p = exp2((s - m) log2 e) by the chip; z
+//         the
 //         sum of p; a = the sum of bf16(p) times the values. Chunks are folded ascending: with M' =
 //         max(M, m): Z' = fma(z, e(m - M'), Z e(M - M')), A likewise. Then out = bf16(A / (Z +
-//         e(sink - M))), the last 64 rotated back, bf16. Bits depend on the row alone. A scale above
+//         e(sink - M))), the last 64 rotated back, bf16. Bits depend on the row alone. A scale
+//         above
 //         2^15 counts as 2^15.
 // Special a row with no key gives 0.
 // Errors  check_sparse_decode: invalid_argument.

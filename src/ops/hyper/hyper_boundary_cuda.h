@@ -1,14 +1,17 @@
-// What lies between two sublayers, in one kernel: the end of the last one's mHC, the mapping and the
+// What lies between two sublayers, in one kernel: the end of the last one's mHC, the mapping and
+// the
 // beginning of the next one's, and its norm.
 // Source  reference/forward 2.3 - 2.5, 0.6, 4.3:
 //         y = a sublayer's output, or the sum of the experts' rows; X' = after(X, y, post, C);
 //         (u, post', C') = before(X', hc); out = RMS(u, norm).
 // Shapes  streams [tokens, 4, d] bf16, read and written in place; y [tokens, d] bf16, or
 //         rows of experts [tokens * k, d] bf16 chosen by slots [tokens, k] (-1: none), and shared
-//         [tokens, d] bf16; fn [24, 4 d], base [24], scale [3] fp32; norm [d] bf16; post [tokens, 4],
+//         [tokens, d] bf16; fn [24, 4 d], base [24], scale [3] fp32; norm [d] bf16; post [tokens,
+//         4],
 //         comb [tokens, 4, 4] fp32, read and written; out [tokens, d] bf16. 16-byte aligned.
 // Numerics  X', post, comb, u and out as ops/hyper/hyper_connection.h and ops/norm/rms_norm.h do
-//         them with bf16 roundings, but for the order of three sums (24 mixes, two sums of squares):
+//         them with bf16 roundings, but for the order of three sums (24 mixes, two sums of
+//         squares):
 //         over the four streams by fma, over 32 channels in a butterfly, over slices of 32 channels
 //         in 32 chains and a butterfly. The order depends on d alone.
 // Special y null and slots null: X stays as it is (before the first sublayer).

@@ -52,7 +52,8 @@ __device__ __forceinline__ void decode(uint32_t word, uint32_t scale, uint32_t (
   for (int i = 0; i < 4; ++i) pairs[i] = tile::multiply_bf16(pairs[i], scale);
 }
 
-// Such a pair is 2^-126 of the codes' values; q is taken times 2^32, so that the factor that is left
+// Such a pair is 2^-126 of the codes' values; q is taken times 2^32, so that the factor that is
+// left
 // fits bf16 for every scale up to 2^33.
 __device__ __forceinline__ uint32_t scale_pair(uint32_t e8m0) {
   const uint32_t exponent = min(e8m0, 160u) + 94;

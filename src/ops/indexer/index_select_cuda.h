@@ -1,4 +1,5 @@
-// The lightning indexer for a few tokens on the GPU: scores over fp4 keys and the exact choice of the
+// The lightning indexer for a few tokens on the GPU: scores over fp4 keys and the exact choice of
+// the
 // best, in one kernel, without a score matrix in memory.
 // Source  ops/indexer/index_select.h; reference/forward 3.6, 3.10.
 // Shapes  q [rows, 64, 128] bf16, its values those of simulate_fp4; weight [rows, 64] bf16; visible
