@@ -105,10 +105,21 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       reading = read_all(input, "input", options);
       const size_t cut = std::min<size_t>(data[2], input.size());
       const std::string_view first = input.substr(0, cut), second = input.substr(cut);
+      for (const DocumentOptions::Format format :
+           {DocumentOptions::Format::by_content, DocumentOptions::Format::json}) {
+        DocumentOptions other = options;
+        other.format = format;
+        other.skip_bad_lines = true;
+        read_all(input, "input", other);
+      }
       CACHALOT_CHECK(read_all(gzip(input), "input.gz", options) == reading);
       CACHALOT_CHECK(read_all(zstd(input), "input.zst", options) == reading);
       CACHALOT_CHECK(read_all(gzip(first) + gzip(second), "input.gz", options) == reading);
       CACHALOT_CHECK(read_all(zstd(first) + zstd(second), "input.zst", options) == reading);
+      // What stands for itself: no magic number, no byte order mark.
+      const bool is_plain = !input.starts_with("\x1F\x8B") && !input.starts_with("\xEF\xBB\xBF") &&
+                            input.find("\xB5\x2F\xFD") != 1 && input.find("\x2A\x4D\x18") != 1;
+      if (!is_plain) break;
       if (!is_jsonl && !options.split_on_blank_lines && reading.error.empty()) {
         CACHALOT_CHECK(input.empty()
                            ? reading.documents.empty()

@@ -3,7 +3,9 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <map>
 #include <memory>
+#include <string>
 
 #include "apps/command_line.h"
 #include "apps/data_build_verb.h"
@@ -25,7 +27,7 @@ namespace cachalot::apps {
 namespace {
 
 constexpr char kTextsHelp[] =
-    "files (text or .jsonl, plain, .gz or .zst), folders with all below, patterns such as "
+    "files (text or JSON, plain, gzip or zstd), folders with all below, patterns such as "
     "'texts/**/*.md'";
 constexpr double kHoldOut = 0.01;
 
@@ -35,6 +37,13 @@ struct TokenizerOptions {
   std::string out;
   data::TextOptions text;
 };
+
+void report_skipped(const data::SkippedLines& skipped) {
+  if (skipped.count == 0) return;
+  fmt::print(stderr, "{} bad lines skipped:\n", skipped.count);
+  for (const std::string& reason : skipped.reasons) fmt::print(stderr, "  {}\n", reason);
+  if (skipped.count > static_cast<int64_t>(skipped.reasons.size())) fmt::print(stderr, "  ...\n");
+}
 
 Status train_tokenizer(const TokenizerOptions& options) {
   text::BpeTrainer trainer;
@@ -46,6 +55,8 @@ Status train_tokenizer(const TokenizerOptions& options) {
     if (!piece) break;
     trainer.add(piece->text);
   }
+  if (trainer.num_pieces() == 0) return data::no_documents(options.files, documents.skipped());
+  report_skipped(documents.skipped());
   CACHALOT_ASSIGN_OR_RETURN(const text::TokenizerSpec spec, trainer.train(options.vocab_size));
   const std::string json = text::tokenizer_json(spec);
   // What is written is read again first: a vocabulary that does not load is no result.
@@ -87,6 +98,7 @@ Status tokenize_files(TokenizeCorpusOptions options) {
   CACHALOT_ASSIGN_OR_RETURN(
       const data::TokenizedCorpus corpus,
       data::tokenize_corpus(tokenizer, files.paths, options.out, options.options, threads));
+  report_skipped(corpus.skipped);
   print_corpus(options.out, corpus.training);
   if (options.options.text.hold_out > 0) print_corpus(options.out + "-heldout", corpus.held_out);
   if (corpus.num_repeated > 0)
@@ -152,8 +164,19 @@ Status write_tasks(const TasksOptions& options) {
 }
 
 void add_documents_options(CLI::App* command, data::DocumentOptions* documents) {
+  using Format = data::DocumentOptions::Format;
+  static const std::map<std::string, Format> kFormats = {{"auto", Format::by_content},
+                                                         {"text", Format::text},
+                                                         {"jsonl", Format::jsonl},
+                                                         {"json", Format::json}};
+  command
+      ->add_option("--format", documents->format,
+                   "auto (what the files hold), text, jsonl (an object a line) or json")
+      ->transform(CLI::CheckedTransformer(kFormats));
   command->add_option("--text-field", documents->text_field,
-                      "JSON lines: the member that holds the text");
+                      "JSON: the member that holds the text");
+  command->add_flag("--skip-bad-lines", documents->skip_bad_lines,
+                    "JSON: pass over lines without such a text; they are counted and named");
   command->add_flag("--split-on-blank-lines", documents->split_on_blank_lines,
                     "plain text: a document ends at a blank line");
 }

@@ -103,7 +103,10 @@ Result<json::value> parse_json(std::string_view text, std::string_view origin, s
   options.max_depth = max_depth;
   json::basic_parser<ValueHandler> parser(options, repeated_keys);
   json::error_code error;
-  const size_t consumed = parser.write_some(false, text.data(), text.size(), error);
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  const size_t begin = text.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0;
+  const size_t consumed =
+      begin + parser.write_some(false, text.data() + begin, text.size() - begin, error);
   if (const std::optional<std::string>& key = parser.handler().repeated_key()) {
     return invalid_argument(
         fmt::format("{}: expected every key once, found {} again", origin, json_quoted(*key)));

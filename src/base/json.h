@@ -13,8 +13,8 @@ namespace cachalot {
 
 namespace json = boost::json;
 
-// `origin` names the text in errors (a path, "request body"). Nesting deeper than max_depth is an
-// error, not a crash.
+// `origin` names the text in errors (a path, "request body"). A byte order mark at its start is
+// passed over. Nesting deeper than max_depth is an error, not a crash.
 enum class RepeatedKeys { last_wins, refused };
 Result<json::value> parse_json(std::string_view text, std::string_view origin,
                                size_t max_depth = 64,

@@ -9,6 +9,21 @@ namespace {
 
 std::string nested(int depth) { return std::string(depth, '[') + std::string(depth, ']'); }
 
+TEST(Json, AByteOrderMarkIsPassedOver) {
+  const auto value = parse_json("\xEF\xBB\xBF{\"a\": 1}", "x.json");
+  ASSERT_TRUE(value.has_value()) << value.error().message();
+  EXPECT_EQ(value->at("a").as_int64(), 1);
+  EXPECT_NE(parse_json("\xEF\xBB\xBF?", "x").error().message().find("byte 3"), std::string::npos);
+  EXPECT_NE(parse_json("\xEF\xBB\xBF"
+                       "1 2",
+                       "x")
+                .error()
+                .message()
+                .find("at byte 5"),
+            std::string::npos);
+  EXPECT_FALSE(parse_json("\xEF\xBB\xBF", "x").has_value());
+}
+
 TEST(Json, ParsesAndKeepsTheOrderOfKeys) {
   const auto value = parse_json(R"({"z": 1, "a": [true, null, -2.5, "x\u00e9"]})", "test");
   ASSERT_TRUE(value.has_value()) << value.error().message();

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <zlib.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include <algorithm>
 #include <cstring>
@@ -57,6 +58,7 @@ class GzipStream final : public ByteStream {
   Result<size_t> read(std::span<char> out) override {
     size_t written = 0;
     while (written < out.size()) {
+      if (between_members_) skip_padding();
       const auto input = source_.bytes.subspan(offset_);
       if (input.empty() && between_members_) break;
       // zlib counts in 32 bits. Its input is never written to; the cast is its interface of old.
@@ -84,6 +86,9 @@ class GzipStream final : public ByteStream {
   }
 
  private:
+  void skip_padding() {
+    while (offset_ < source_.bytes.size() && source_.bytes[offset_] == std::byte{0}) ++offset_;
+  }
   static uInt limited(size_t size) {
     return static_cast<uInt>(std::min<size_t>(size, std::numeric_limits<uInt>::max()));
   }
@@ -93,10 +98,14 @@ class GzipStream final : public ByteStream {
   bool between_members_ = false;  // a file without any member is truncated
 };
 
+constexpr int kMaxWindowLog = 31;  // what the format's own tool writes with --long=31
+
 class ZstdStream final : public ByteStream {
  public:
   explicit ZstdStream(Source source) : source_(std::move(source)), context_(ZSTD_createDCtx()) {
     CACHALOT_CHECK(context_ != nullptr);
+    CACHALOT_CHECK(
+        !ZSTD_isError(ZSTD_DCtx_setParameter(context_.get(), ZSTD_d_windowLogMax, kMaxWindowLog)));
   }
 
   Result<size_t> read(std::span<char> out) override {
@@ -109,6 +118,9 @@ class ZstdStream final : public ByteStream {
       const size_t hint = ZSTD_decompressStream(context_.get(), &output, &input);
       offset_ = input.pos;
       if (ZSTD_isError(hint)) {
+        if (ZSTD_getErrorCode(hint) == ZSTD_error_memory_allocation) {
+          return resource_exhausted(source_.name + ": no memory for the window of its zstd frame");
+        }
         return data_loss(fmt::format("{}: byte {}: expected zstd data, found: {}", source_.name,
                                      offset_, ZSTD_getErrorName(hint)));
       }
@@ -131,10 +143,43 @@ class ZstdStream final : public ByteStream {
   bool between_frames_ = false;
 };
 
+bool begins_with(std::span<const std::byte> bytes, std::initializer_list<int> magic) {
+  return bytes.size() >= magic.size() &&
+         std::equal(magic.begin(), magic.end(), bytes.begin(),
+                    [](int a, std::byte b) { return std::byte(a) == b; });
+}
+
+bool is_zstd(std::span<const std::byte> bytes) {
+  if (begins_with(bytes, {0x28, 0xB5, 0x2F, 0xFD})) return true;
+  // A skippable frame: any of sixteen first bytes.
+  return bytes.size() >= 4 && (bytes[0] & std::byte{0xF0}) == std::byte{0x50} &&
+         begins_with(bytes.subspan(1), {0x2A, 0x4D, 0x18});
+}
+
+// Long enough to show a magic number, and free of the control characters that compressed bytes
+// soon hold.
+bool is_text(std::span<const std::byte> bytes) {
+  constexpr size_t kMagicBytes = 4, kLookedAt = 4096;
+  if (bytes.size() < kMagicBytes) return false;
+  const auto head = bytes.first(std::min(bytes.size(), kLookedAt));
+  return std::none_of(head.begin(), head.end(), [](std::byte b) {
+    return b < std::byte{' '} && b != std::byte{'\t'} && b != std::byte{'\n'} &&
+           b != std::byte{'\r'} && b != std::byte{'\f'};
+  });
+}
+
 std::unique_ptr<ByteStream> stream_of(Source source) {
-  if (source.name.ends_with(".gz") || source.name.ends_with(".dz"))
+  const auto is_named = [&](std::initializer_list<std::string_view> endings) {
+    return std::any_of(endings.begin(), endings.end(),
+                       [&](std::string_view ending) { return source.name.ends_with(ending); });
+  };
+  const bool has_gzip_magic = begins_with(source.bytes, {0x1F, 0x8B});
+  // What has no magic number and is no text is damaged: its name says how to report it.
+  const bool is_damaged = !has_gzip_magic && !is_zstd(source.bytes) && !is_text(source.bytes);
+  if (has_gzip_magic || (is_damaged && is_named({".gz", ".dz"})))
     return std::make_unique<GzipStream>(std::move(source));
-  if (source.name.ends_with(".zst")) return std::make_unique<ZstdStream>(std::move(source));
+  if (is_zstd(source.bytes) || (is_damaged && is_named({".zst", ".zstd"})))
+    return std::make_unique<ZstdStream>(std::move(source));
   return std::make_unique<PlainStream>(std::move(source));
 }
 }  // namespace

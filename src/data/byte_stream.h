@@ -1,9 +1,13 @@
-// The bytes of a file from first to last, decompressed where its name ends in .gz or .zst.
-// Memory   Bounded whatever the file: a decompressor's window (gzip 32 KiB, zstd at most 128 MiB)
-//          and the caller's buffer. The file itself is mapped.
+// The bytes of a file from first to last, decompressed where they are gzip or zstd, whatever the
+// file's name. A name in .gz or .zst does not make text compressed: some downloaders unpack and
+// keep the name.
+// Memory   Bounded whatever the file: a decompressor's window (gzip 32 KiB, zstd what the frame
+//          says, at most 2 GiB: `zstd --long=31`) and the caller's buffer. The file itself is
+//          mapped.
 // Errors   A truncated or corrupt file is data_loss, naming path and offset in the file as it lies
-//          on disk. Members and frames that follow each other are one stream; anything else behind
-//          the last is an error.
+//          on disk; no memory for the window is resource_exhausted. Members and frames that follow
+//          each other are one stream, with or without zeros behind a gzip member, as writers of
+//          whole blocks leave them; anything else behind the last is an error.
 // Threads  One owner.
 #pragma once
 

@@ -39,6 +39,7 @@ Result<bool> TextDocuments::next_document() {
     }
     CACHALOT_ASSIGN_OR_RETURN(const bool more, reader_->next(&document_));
     if (!more) {
+      skipped_.add(reader_->skipped());
       reader_.reset();
     } else if (options_.hold_out > 0 &&
                !seen_.insert(XXH3_64bits(document_.data(), document_.size())).second) {

@@ -39,7 +39,8 @@ class TextDocuments {
 
   // Nothing at the end.
   Result<std::optional<TextPiece>> next();
-  int64_t num_repeated() const { return num_repeated_; }  // left out so far
+  int64_t num_repeated() const { return num_repeated_; }    // left out so far
+  const SkippedLines& skipped() const { return skipped_; }  // in the files that are read
 
  private:
   TextDocuments(std::vector<std::string> files, const TextOptions& options)
@@ -58,6 +59,7 @@ class TextDocuments {
   std::vector<TextPiece> pieces_;  // of the document, those left to give last first
   std::unordered_set<uint64_t> seen_;
   int64_t num_repeated_ = 0;
+  SkippedLines skipped_;
   int64_t num_documents_ = 0;
   int64_t num_held_out_ = 0;
   double bytes_ = 0;

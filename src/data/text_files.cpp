@@ -8,7 +8,7 @@
 #include <unordered_set>
 
 #include "data/byte_stream.h"
-#include "data/extract/clean_text.h"
+#include "data/text_kind.h"
 
 namespace cachalot::data {
 namespace {
@@ -53,7 +53,7 @@ Result<bool> is_text(const std::string& path) {
   CACHALOT_ASSIGN_OR_RETURN(const std::unique_ptr<ByteStream> stream, ByteStream::open(path));
   std::string bytes(kPeekBytes, '\0');
   CACHALOT_ASSIGN_OR_RETURN(const size_t count, stream->read(bytes));
-  return count > 0 && !looks_binary(std::string_view(bytes).substr(0, count));
+  return count > 0 && !not_text(std::string_view(bytes).substr(0, count));
 }
 
 // "texts" of "texts/*/a.md"; "." where the first name is a pattern.

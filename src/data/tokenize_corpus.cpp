@@ -219,13 +219,15 @@ Result<TokenizedCorpus> tokenize_corpus(const text::Tokenizer& tokenizer,
   CACHALOT_ASSIGN_OR_RETURN(
       TextDocuments documents,
       TextDocuments::open(std::vector<std::string>(files.begin(), files.end()), options.text));
-  while (true) {
+  for (bool is_first = true;; is_first = false) {
     CACHALOT_ASSIGN_OR_RETURN(const std::optional<TextPiece> piece, documents.next());
+    if (!piece && is_first) return no_documents(files, documents.skipped());
     if (!piece) break;
     CACHALOT_RETURN_IF_ERROR((piece->held_out ? held_out : training).add(piece->text));
   }
   TokenizedCorpus out;
   out.num_repeated = documents.num_repeated();
+  out.skipped = documents.skipped();
   if (options.text.hold_out > 0) {
     CACHALOT_ASSIGN_OR_RETURN(out.held_out, held_out.finish());
   }

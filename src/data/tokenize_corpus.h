@@ -61,10 +61,11 @@ struct TokenizedCorpus {
   CorpusSummary training;
   CorpusSummary held_out;    // empty where nothing is held out
   int64_t num_repeated = 0;  // documents left out (text_documents.h)
+  SkippedLines skipped;      // skip_bad_lines
 };
 
 // Reads `files` in the order given. Control tokens spelled in documents stay plain text. An error
-// leaves the shards that were complete, and no list.
+// leaves the shards that were complete, and no list. Files without a document among them are one.
 Result<TokenizedCorpus> tokenize_corpus(const text::Tokenizer& tokenizer,
                                         std::span<const std::string> files,
                                         const std::string& prefix, const TokenizeOptions& options,

@@ -54,6 +54,22 @@ class TokenizeCorpusTest : public DataFiles {
   std::vector<std::string> texts_;
 };
 
+TEST_F(TokenizeCorpusTest, NothingToDoIsSaid) {
+  ASSERT_TRUE(write_file_atomically(path("empty.txt"), "").ok());
+  ASSERT_TRUE(write_file_atomically(path("bad.jsonl"), "{\"text\": null}\n").ok());
+  ThreadPool threads(1);
+  for (const std::string name : {"empty.txt", "bad.jsonl"}) {
+    const std::vector<std::string> files = {path(name)};
+    const auto summary =
+        tokenize_corpus(tokenizer_, files, path("none"),
+                        {.text = {.documents = {.skip_bad_lines = true}}}, threads);
+    ASSERT_FALSE(summary.has_value()) << name;
+    EXPECT_NE(summary.error().message().find("expected documents, found none"), std::string::npos)
+        << summary.error().message();
+    EXPECT_FALSE(read_text_file(path("none.json")).has_value());
+  }
+}
+
 TEST_F(TokenizeCorpusTest, DocumentsComeBack) {
   const auto summary = tokenize("corpus", {.bos_id = 0, .eos_id = 1, .max_shard_tokens = 5000});
   ASSERT_TRUE(summary.has_value()) << summary.error().to_string();
