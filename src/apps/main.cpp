@@ -10,6 +10,7 @@
 #include "apps/verbs.h"
 #include "apps/version.h"
 #include "base/env.h"
+#include "base/file.h"
 #include "device/isa.h"
 
 namespace {
@@ -69,7 +70,9 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   // Our code does not throw; the libraries and the allocator may.
   try {
-    return run(argc, argv);
+    const int exit_code = run(argc, argv);
+    const cachalot::Status status = cachalot::flush_standard_output();
+    return exit_code != 0 ? exit_code : cachalot::apps::exit_code_of(status);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "error: %s\n", e.what());
     return 2;

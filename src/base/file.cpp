@@ -8,8 +8,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <iostream>
 
 namespace cachalot {
 namespace {
@@ -79,7 +81,47 @@ Result<std::string> read_text_file(const std::string& path, size_t max_bytes) {
   return text;
 }
 
-Result<AtomicFile> AtomicFile::create(const std::string& path) {
+namespace {
+// Where a chain of links leads, whether anything is there or not.
+std::string link_target(const std::string& path) {
+  namespace fs = std::filesystem;
+  constexpr int kMaxLinks = 40;  // as the kernel's
+  fs::path target = path;
+  std::error_code error;
+  for (int i = 0; i < kMaxLinks && fs::is_symlink(fs::symlink_status(target, error)); ++i) {
+    const fs::path next = fs::read_symlink(target, error);
+    if (error) break;
+    target = next.is_absolute() ? next : target.parent_path() / next;
+  }
+  return target.string();
+}
+}  // namespace
+
+std::string_view without_byte_order_mark(std::string_view text) {
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  return text.starts_with(kByteOrderMark) ? text.substr(kByteOrderMark.size()) : text;
+}
+
+Status flush_standard_output() {
+  if (std::fflush(stdout) != 0) return system_error("standard output", "write");
+  // What failed earlier has left its mark, and the reason at best in a second try.
+  std::cout.flush();
+  if (std::cout && std::ferror(stdout) == 0) return {};
+  if (::write(STDOUT_FILENO, "", 0) != 0) return system_error("standard output", "write");
+  return io_error("standard output: expected all of it to be written, found an error");
+}
+
+Result<AtomicFile> AtomicFile::create(const std::string& given) {
+  struct stat info {};
+  const bool exists = ::stat(given.c_str(), &info) == 0;
+  if (exists && S_ISDIR(info.st_mode))
+    return invalid_argument(given + ": expected a file to write, found a directory");
+  if (exists && !S_ISREG(info.st_mode)) {
+    Fd device(::open(given.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY));
+    if (device.get() < 0) return system_error(given, "open");
+    return AtomicFile(given, "", std::move(device));
+  }
+  const std::string path = link_target(given);
   std::string temporary = fmt::format("{}.tmp-{}", path, ::getpid());
   Fd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
   if (fd.get() < 0) return system_error(temporary, "create");
@@ -94,13 +136,14 @@ Status AtomicFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const ssize_t count = ::write(fd_.get(), bytes.data(), bytes.size());
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return system_error(temporary_, "write");
+    if (count < 0) return system_error(temporary_.empty() ? path_ : temporary_, "write");
     bytes = bytes.subspan(static_cast<size_t>(count));
   }
   return {};
 }
 
 Status AtomicFile::commit() {
+  if (temporary_.empty()) return {};
   if (::fsync(fd_.get()) != 0) return system_error(temporary_, "fsync");
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) return system_error(path_, "rename");
   temporary_.clear();

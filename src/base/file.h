@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -54,6 +55,12 @@ class MappedFile {
 // Whole text file; refuses more than max_bytes.
 Result<std::string> read_text_file(const std::string& path, size_t max_bytes = size_t{1} << 30);
 
+// The text behind a byte order mark in UTF-8, which editors put before it; all of it without one.
+std::string_view without_byte_order_mark(std::string_view text);
+
+// What has been printed is where standard output leads, or the reason why not.
+Status flush_standard_output();
+
 // Where a writer's bytes go; tests replace it to run out of space or to crash half-way.
 class Sink {
  public:
@@ -63,7 +70,8 @@ class Sink {
 
 // Writes `path` so that a reader sees the old file or the whole new one, never a part: the bytes go
 // to `path`.tmp-<pid>, are synced, and replace `path` by rename on commit(). Destroyed without
-// commit(), it removes what it wrote.
+// commit(), it removes what it wrote. Of a symbolic link the target is written, and the link stays.
+// A device or a pipe is written to as the bytes come.
 class AtomicFile : public Sink {
  public:
   static Result<AtomicFile> create(const std::string& path);
@@ -76,7 +84,7 @@ class AtomicFile : public Sink {
   AtomicFile(std::string path, std::string temporary, Fd fd)
       : path_(std::move(path)), temporary_(std::move(temporary)), fd_(std::move(fd)) {}
   std::string path_;
-  std::string temporary_;  // empty once committed or moved from
+  std::string temporary_;  // empty once committed or moved from, and for a device
   Fd fd_;
 };
 

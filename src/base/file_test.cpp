@@ -1,9 +1,12 @@
 #include "base/file.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -122,6 +125,47 @@ TEST_F(FileTest, CommitReplacesTheFileAndLeavesNoTemporary) {
   ASSERT_TRUE(file->write(std::as_bytes(std::span("est", 3))).ok());
   ASSERT_TRUE(file->commit().ok());
   EXPECT_EQ(contents("a"), "newest");
+  EXPECT_EQ(num_files(), 1u);
+}
+
+TEST_F(FileTest, ALinkStaysAndItsTargetIsWritten) {
+  fs::create_directories(path("there"));
+  ASSERT_TRUE(write_file_atomically(path("there/a"), "old").ok());
+  fs::create_symlink("there/a", path("link"));       // relative to where the link lies
+  fs::create_symlink(path("link"), path("second"));  // a chain
+  fs::create_symlink(path("there/new"), path("dangling"));
+  for (const auto& [link, target] :
+       {std::pair("link", "there/a"), {"second", "there/a"}, {"dangling", "there/new"}}) {
+    ASSERT_TRUE(write_file_atomically(path(link), link).ok()) << link;
+    EXPECT_TRUE(fs::is_symlink(path(link))) << link;
+    EXPECT_TRUE(fs::is_regular_file(fs::symlink_status(path(target)))) << link;
+    EXPECT_EQ(contents(target), link);
+  }
+}
+
+TEST_F(FileTest, ADeviceOrAPipeIsWrittenThrough) {
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  const Fd reader(::open(path("pipe").c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  ASSERT_GE(reader.get(), 0);
+  ASSERT_TRUE(write_file_atomically(path("pipe"), "through").ok());
+  char read[16] = {};
+  EXPECT_EQ(::read(reader.get(), read, sizeof read), 7);
+  EXPECT_STREQ(read, "through");
+  EXPECT_TRUE(fs::is_fifo(path("pipe")));
+  EXPECT_EQ(num_files(), 1u);
+
+  EXPECT_EQ(write_file_atomically(directory_, "x").code(), StatusCode::invalid_argument);
+}
+
+// One made for the purpose: what replaces it must not be the machine's own.
+TEST_F(FileTest, AFullDeviceIsAnError) {
+  if (::mknod(path("full").c_str(), S_IFCHR | 0600, ::makedev(1, 7)) != 0 ||
+      Fd(::open(path("full").c_str(), O_WRONLY | O_CLOEXEC)).get() < 0)
+    GTEST_SKIP() << "cannot make a device here";
+  const Status full = write_file_atomically(path("full"), "x");
+  EXPECT_EQ(full.code(), StatusCode::resource_exhausted) << full.message();
+  EXPECT_NE(full.message().find(path("full")), std::string::npos) << full.message();
+  EXPECT_TRUE(fs::is_character_file(path("full")));
   EXPECT_EQ(num_files(), 1u);
 }
 

@@ -8,6 +8,7 @@
 #include <optional>
 #include <unordered_set>
 
+#include "base/file.h"
 #include "base/python_json.h"
 
 namespace cachalot {
@@ -103,8 +104,7 @@ Result<json::value> parse_json(std::string_view text, std::string_view origin, s
   options.max_depth = max_depth;
   json::basic_parser<ValueHandler> parser(options, repeated_keys);
   json::error_code error;
-  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
-  const size_t begin = text.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0;
+  const size_t begin = text.size() - without_byte_order_mark(text).size();
   const size_t consumed =
       begin + parser.write_some(false, text.data() + begin, text.size() - begin, error);
   if (const std::optional<std::string>& key = parser.handler().repeated_key()) {

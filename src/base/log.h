@@ -8,5 +8,6 @@ namespace cachalot {
 void log_debug(std::string_view message);
 void log_info(std::string_view message);
 void log_warning(std::string_view message);
+void log_warning_once(std::string_view message);  // not again what has been said word for word
 void log_error(std::string_view message);
 }  // namespace cachalot

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "data/json_scan.h"
 #include "data/text_kind.h"
@@ -53,11 +54,9 @@ Status DocumentReader::too_long(int64_t first_byte) const {
 }
 
 Status DocumentReader::begin() {
-  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
   has_begun_ = true;
   CACHALOT_RETURN_IF_ERROR(fill());
-  if (std::string_view(buffer_.data(), end_).starts_with(kByteOrderMark))
-    give_out(kByteOrderMark.size());
+  give_out(end_ - without_byte_order_mark({buffer_.data(), end_}).size());
   if (options_.format != DocumentOptions::Format::by_content) return {};
   const std::string_view head(buffer_.data() + begin_, end_ - begin_);
   if (const std::optional<std::string_view> kind = not_text(head)) {
