@@ -2,10 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <cstring>
 #include <filesystem>
 #include <map>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "formats/json_fields.h"
 
 namespace cachalot::formats {
@@ -65,10 +67,51 @@ Result<Checkpoint> Checkpoint::open(const std::string& path) {
   }
   const std::string single = (fs::path(path) / kSingleName).string();
   const std::string index = (fs::path(path) / kIndexName).string();
-  if (fs::exists(single, error)) return open_single(single);
+  if (fs::exists(single, error)) {
+    CACHALOT_ASSIGN_OR_RETURN(Checkpoint checkpoint, open_single(single));
+    if (fs::exists(index, error)) CACHALOT_RETURN_IF_ERROR(check_stray(checkpoint, index));
+    return checkpoint;
+  }
   if (fs::exists(index, error)) return open_index(index);
   return not_found(
       fmt::format("{}: expected {} or {}, found neither", path, kSingleName, kIndexName));
+}
+
+// Two copies of one model in a directory are fine, two models are not: which is meant?
+Status Checkpoint::check_stray(const Checkpoint& single, const std::string& index_path) {
+  CACHALOT_ASSIGN_OR_RETURN(const ShardIndex index, read_index(index_path));
+  if (index.shards.size() == 1 && index.shards.contains(kSingleName)) return {};
+  std::error_code error;
+  for (const auto& [shard, names] : index.shards) {
+    if (!fs::exists(fs::path(index_path).parent_path() / shard, error)) {
+      log_warning_once(fmt::format("{} is read; {} is not, whose {} is missing", single.path(),
+                                   index_path, shard));
+      return {};
+    }
+  }
+  CACHALOT_ASSIGN_OR_RETURN(const Checkpoint sharded, open_index(index_path));
+  const auto differs = [&](std::string_view tensor, std::string_view expected,
+                           std::string_view found) {
+    return invalid_argument(
+        fmt::format("{}: tensor {}: expected {} as in the shards of {}, found {}; one of the two "
+                    "does not belong "
+                    "here",
+                    single.path(), tensor, expected, index_path, found));
+  };
+  for (const Entry& entry : sharded.entries()) {
+    const tensor::TensorView* view = single.find(entry.name);
+    if (view == nullptr) return differs(entry.name, "it", "no such tensor");
+    if (view->dtype != entry.view->dtype || view->shape != entry.view->shape)
+      return differs(entry.name, "the dtype and shape", "others");
+    if (std::memcmp(view->data, entry.view->data, view->bytes().size()) != 0)
+      return differs(entry.name, "the values", "others");
+  }
+  for (const Entry& entry : single.entries()) {
+    if (sharded.find(entry.name) == nullptr) return differs(entry.name, "no such tensor", "it");
+  }
+  log_warning_once(
+      fmt::format("{} is read; {} and its shards hold the same", single.path(), index_path));
+  return {};
 }
 
 Result<Checkpoint> Checkpoint::open_single(const std::string& path) {
@@ -77,7 +120,7 @@ Result<Checkpoint> Checkpoint::open_single(const std::string& path) {
   checkpoint.files_.push_back(std::move(file));
   for (const NamedTensor& tensor : checkpoint.files_[0].tensors()) {
     checkpoint.by_name_.emplace(tensor.name, static_cast<uint32_t>(checkpoint.entries_.size()));
-    checkpoint.entries_.push_back({tensor.name, &tensor.view, 0});
+    checkpoint.entries_.push_back({tensor.name, &tensor.view, &tensor.stored, 0});
   }
   return checkpoint;
 }
@@ -105,7 +148,7 @@ Result<Checkpoint> Checkpoint::open_index(const std::string& path) {
     for (const NamedTensor& tensor : opened.tensors()) {
       if (!wanted.contains(tensor.name)) continue;
       checkpoint.by_name_.emplace(tensor.name, static_cast<uint32_t>(checkpoint.entries_.size()));
-      checkpoint.entries_.push_back({tensor.name, &tensor.view, file_idx});
+      checkpoint.entries_.push_back({tensor.name, &tensor.view, &tensor.stored, file_idx});
     }
   }
   return checkpoint;
@@ -114,6 +157,11 @@ Result<Checkpoint> Checkpoint::open_index(const std::string& path) {
 const tensor::TensorView* Checkpoint::find(std::string_view name) const {
   const auto it = by_name_.find(name);
   return it == by_name_.end() ? nullptr : entries_[it->second].view;
+}
+
+const StoredAs* Checkpoint::stored_as(std::string_view name) const {
+  const auto it = by_name_.find(name);
+  return it == by_name_.end() ? nullptr : entries_[it->second].stored;
 }
 
 std::string_view Checkpoint::file_of(std::string_view name) const {

@@ -124,6 +124,35 @@ TEST_F(CheckpointTest, HostileIndexes) {
   EXPECT_EQ(Checkpoint::open(directory_.string()).value().entries().size(), 1u);
 }
 
+// Which of the two is the model? The same twice is fine, and so is an index without its shards.
+TEST_F(CheckpointTest, AFileBesideAnIndex) {
+  ASSERT_TRUE(write_model(directory_.string(), 90).ok());
+  const std::string shard = path("model-00002-of-00003.safetensors");
+  fs::create_directories(path("whole"));
+  ASSERT_TRUE(write_model(path("whole"), 1 << 20).ok());
+  fs::copy(path("whole/model.safetensors"), path("model.safetensors"));
+  testing::internal::CaptureStderr();
+  expect_model(directory_.string());
+  const std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_NE(said.find(path("model.safetensors") + " is read"), std::string::npos) << said;
+  EXPECT_NE(said.find("index.json"), std::string::npos) << said;
+
+  std::string bytes = read_text_file(path("model.safetensors")).value();
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  put("model.safetensors", bytes);
+  const auto differs = Checkpoint::open(directory_.string());
+  ASSERT_FALSE(differs.has_value());
+  EXPECT_NE(differs.error().message().find("tensor b: expected the values"), std::string::npos)
+      << differs.error().message();
+  put("model.safetensors", read_text_file(shard).value());  // lacks tensors
+  EXPECT_FALSE(Checkpoint::open(directory_.string()).has_value());
+
+  fs::remove(shard);
+  testing::internal::CaptureStderr();
+  EXPECT_TRUE(Checkpoint::open(directory_.string()).has_value());
+  EXPECT_NE(testing::internal::GetCapturedStderr().find("missing"), std::string::npos);
+}
+
 TEST_F(CheckpointTest, NothingThere) {
   EXPECT_EQ(Checkpoint::open(directory_.string()).error().code(), StatusCode::not_found);
   EXPECT_EQ(Checkpoint::open(path("no/such")).error().code(), StatusCode::not_found);

@@ -87,7 +87,7 @@ struct ModelConfig {
   int64_t o_groups = 0;
   int64_t o_lora_rank = 0;
   int64_t sliding_window = 0;
-  // num_hidden_layers entries, and one more (0) per MTP block where the file has them.
+  // num_hidden_layers entries; more are 0, for MTP blocks that may be there or not.
   std::vector<int64_t> compress_ratios;
   int64_t index_n_heads = 0;
   int64_t index_head_dim = 0;
@@ -108,7 +108,7 @@ struct ModelConfig {
   double rms_norm_eps = 1e-6;
   double initializer_range = 0.02;
   int64_t bos_token_id = 0;
-  int64_t eos_token_id = 1;
+  std::vector<int64_t> eos_token_id = {1};  // any of them ends a text; at least one
   std::string torch_dtype = "bfloat16";
   ExpertDType expert_dtype = ExpertDType::none;
   QuantizationConfig quantization_config;

@@ -30,6 +30,7 @@ inline constexpr int64_t kMaxSinkhornIters = 10000;
 inline constexpr int64_t kMaxTokens = int64_t{1} << 40;
 inline constexpr int64_t kMaxWindow = 1 << 24;
 inline constexpr int64_t kMaxRatio = 1 << 20;
+inline constexpr size_t kMaxEndTokens = 64;
 inline constexpr double kMaxTheta = 1e12;
 inline constexpr int64_t kCsaRatio = 4;  // the ratio with an indexer and overlapped entries
 
@@ -37,11 +38,16 @@ Result<std::vector<LayerConfig>> derive_layers(const ModelConfig& config, std::s
 
 // factor, original_max_position_embeddings, beta_fast, beta_slow.
 void read_rope_scaling(JsonFields& fields, RopeScaling& rope);
+// rope_scaling and rope_parameters: what YaRN stands under, by the version of transformers that
+// wrote the file. rope_parameters is flat, with rope_theta, or one object for each of the two
+// embeddings (main, compress). Where a value stands in two places, both must say the same.
+// rope_theta and compress_rope_theta have been read.
+Status read_rope(JsonFields& fields, std::string_view origin, ModelConfig& config);
 
 // What transformers' save_pretrained writes of version 5 on: kinds of layers by name instead of
-// ratios and counts, both rotary embeddings under rope_parameters.
+// ratios and counts.
 bool is_transformers_layout(const json::object& object);
-// Layers, rotary embeddings and dtype of that layout; all other fields are spelled as published.
+// Layers and dtype of that layout; all other fields are spelled as published.
 // There are no MTP blocks, whatever num_nextn_predict_layers says: transformers has none and drops
 // them on loading.
 // Errors  as parse_config; also one or both of layer_types and mlp_layer_types with a length that

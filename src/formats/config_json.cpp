@@ -97,36 +97,8 @@ void read_numbers(JsonFields& fields, ModelConfig& c) {
   fields.real("rms_norm_eps", &c.rms_norm_eps, 0.0, 1.0);
   fields.real("initializer_range", &c.initializer_range, 0.0, 1e6);
   fields.integer("bos_token_id", &c.bos_token_id, 0, kMaxVocab);
-  fields.integer("eos_token_id", &c.eos_token_id, 0, kMaxVocab);
+  fields.one_or_more("eos_token_id", &c.eos_token_id, 0, kMaxVocab, kMaxEndTokens);
   fields.text("torch_dtype", &c.torch_dtype);
-}
-
-}  // namespace
-
-void read_rope_scaling(JsonFields& fields, RopeScaling& rope) {
-  fields.real("factor", &rope.factor, 1.0, 1e6);
-  fields.integer("original_max_position_embeddings", &rope.original_max_position_embeddings, 1,
-                 kMaxTokens);
-  fields.real("beta_fast", &rope.beta_fast, 1e-6, 1e9);
-  fields.real("beta_slow", &rope.beta_slow, 1e-6, 1e9);
-}
-
-namespace {
-
-Status read_rope(JsonFields& fields, std::string_view origin, bool is_reference,
-                 RopeScaling& rope) {
-  if (is_reference) {
-    read_rope_scaling(fields, rope);
-    return fields.status();
-  }
-  const json::object* object = fields.object("rope_scaling");
-  if (object == nullptr) return fields.status();
-  JsonFields inner(*object, origin, "rope_scaling.");
-  std::string type = "yarn";
-  inner.choice(inner.find("rope_type") != nullptr ? "rope_type" : "type", &type, {"yarn"});
-  if (inner.find("factor") == nullptr) inner.fail("factor", "a number", "no such key");
-  read_rope_scaling(inner, rope);
-  return inner.status();
 }
 
 void read_scale_format(JsonFields& fields, QuantizationConfig& quantization) {
@@ -260,8 +232,12 @@ Result<ModelConfig> parse_config(const json::object& object, std::string_view or
     CACHALOT_RETURN_IF_ERROR(read_transformers_layout(fields, origin, config));
   } else {
     read_layers(fields, config);
-    CACHALOT_RETURN_IF_ERROR(fields.status());
-    CACHALOT_RETURN_IF_ERROR(read_rope(fields, origin, is_reference, config.rope_scaling));
+  }
+  CACHALOT_RETURN_IF_ERROR(fields.status());
+  if (is_reference) {
+    read_rope_scaling(fields, config.rope_scaling);
+  } else {
+    CACHALOT_RETURN_IF_ERROR(read_rope(fields, origin, config));
   }
   CACHALOT_RETURN_IF_ERROR(
       read_quantization(fields, origin, is_reference, config.quantization_config));
@@ -277,7 +253,11 @@ json::object to_json(const ModelConfig& c) {
   out["model_type"] = "deepseek_v4";
   out["attention_bias"] = false;
   out["bos_token_id"] = c.bos_token_id;
-  out["eos_token_id"] = c.eos_token_id;
+  if (c.eos_token_id.size() == 1) {
+    out["eos_token_id"] = c.eos_token_id[0];
+  } else {
+    out["eos_token_id"] = array_of(c.eos_token_id);
+  }
   out["vocab_size"] = c.vocab_size;
   out["hidden_size"] = c.hidden_size;
   out["num_hidden_layers"] = c.num_hidden_layers;

@@ -3,10 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <boost/json/serialize.hpp>
+#include <filesystem>
 #include <limits>
 
 #include "base/file.h"
 #include "base/test_data.h"
+#include "formats/generation_config.h"
 #include "formats/json_text.h"
 #include "formats/presets.h"
 
@@ -32,6 +34,105 @@ void expect_error(const json::object& c, std::string_view key, std::string_view 
   EXPECT_NE(message.find(key), std::string::npos) << message;
   EXPECT_NE(message.find("expected"), std::string::npos) << message;
   EXPECT_NE(message.find(found), std::string::npos) << message;
+}
+
+TEST(Config, EndTokensMayBeSeveral) {
+  json::object c = document("v4-flash.json");
+  EXPECT_EQ(parse(c).value().eos_token_id, std::vector<int64_t>{1});
+  c["eos_token_id"] = json::array{1, 13};
+  EXPECT_EQ(parse(c).value().eos_token_id, (std::vector<int64_t>{1, 13}));
+  EXPECT_EQ(parse(to_json(parse(c).value())).value().eos_token_id, (std::vector<int64_t>{1, 13}));
+  c["eos_token_id"] = json::array{};
+  expect_error(c, "eos_token_id", "empty");
+  c["eos_token_id"] = json::array{1, 129280};
+  expect_error(c, "eos_token_id", "129280");
+}
+
+TEST(Config, EndTokensOfBothFiles) {
+  const std::string directory = testing::TempDir() + "cachalot-end-tokens";
+  std::filesystem::create_directories(directory);
+  const std::string path = directory + "/generation_config.json";
+  const ModelConfig c = parse(document("v4-flash.json")).value();
+  std::filesystem::remove(path);
+  EXPECT_EQ(end_tokens(directory, c).value(), std::vector<int32_t>{1});
+  const std::pair<std::string, std::vector<int32_t>> cases[] = {
+      {R"({"eos_token_id": [1, 39, 39]})", {1, 39}},
+      {R"({"eos_token_id": 7})", {1, 7}},
+      {"\xEF\xBB\xBF{\"eos_token_id\": null}", {1}},
+      {R"({"temperature": 1.0})", {1}}};
+  for (const auto& [text, expected] : cases) {
+    ASSERT_TRUE(write_file_atomically(path, text).ok());
+    EXPECT_EQ(end_tokens(directory, c).value(), expected) << text;
+  }
+  for (const char* text : {"[]", R"({"eos_token_id": 129280})", R"({"eos_token_id": "1"})"}) {
+    ASSERT_TRUE(write_file_atomically(path, text).ok());
+    const auto found = end_tokens(directory, c);
+    ASSERT_FALSE(found.has_value()) << text;
+    EXPECT_NE(found.error().message().find("generation_config.json"), std::string::npos);
+  }
+  std::filesystem::remove_all(directory);
+}
+
+// What newer writers call it: dropped, the model gives other text.
+TEST(Config, YarnUnderRopeParameters) {
+  const json::object published = document("v4-flash.json");
+  const ModelConfig expected = parse(published).value();
+  json::object c = published;
+  json::object rope = c["rope_scaling"].get_object();
+  c.erase("rope_scaling");
+  rope["rope_type"] = "yarn";
+  rope["rope_theta"] = 10000;
+  const auto expect_same = [&](const json::object& config) {
+    const auto found = parse(config);
+    ASSERT_TRUE(found.has_value()) << found.error().message();
+    EXPECT_EQ(to_json(*found), to_json(expected));
+  };
+  c["rope_parameters"] = rope;
+  expect_same(c);
+  rope.erase("type");
+  rope.erase("rope_type");  // the factor says it
+  c["rope_parameters"] = rope;
+  expect_same(c);
+  json::object compress = rope;
+  compress["rope_theta"] = 160000;
+  c["rope_parameters"] = json::object{{"main", {{"rope_type", "default"}, {"rope_theta", 10000}}},
+                                      {"compress", compress}};
+  expect_same(c);
+  c["rope_scaling"] = published.at("rope_scaling");
+  expect_same(c);
+
+  c["rope_scaling"].get_object()["factor"] = 32;
+  expect_error(c, "rope_scaling.factor", "32");
+  c.erase("rope_scaling");
+  c["rope_theta"] = 20000;
+  expect_error(c, "rope_theta", "20000");
+  c["rope_theta"] = 10000;
+  c["compress_rope_theta"] = 20000;
+  expect_error(c, "compress_rope_theta", "20000");
+  c = published;
+  c["rope_scaling"].get_object()["rope_type"] = "default";
+  expect_error(c, "rope_scaling.type", "yarn");
+  c["rope_scaling"].get_object()["rope_type"] = "yarn";
+  expect_same(c);
+  c["rope_parameters"] = json::object{{"rope_type", "default"}, {"rope_theta", 10000}};
+  expect_error(c, "rope_scaling.factor", "16");
+}
+
+TEST(Config, RatiosForMtpBlocksThatAreNotThere) {
+  json::object c = document("v4-flash.json");
+  c["num_nextn_predict_layers"] = 0;
+  EXPECT_EQ(parse(c).value().num_nextn_predict_layers, 0);
+  EXPECT_EQ(layer_configs(parse(c).value()).size(), 43u);
+  EXPECT_TRUE(parse(to_json(parse(c).value())).has_value());
+  c["num_nextn_predict_layers"] = 3;  // fewer ratios than blocks
+  EXPECT_EQ(layer_configs(parse(c).value()).size(), 46u);
+  c["num_nextn_predict_layers"] = 0;
+  c["compress_ratios"].as_array()[43] = 4;
+  expect_error(c, "compress_ratios[43]", "found 4");
+  c["compress_ratios"].as_array().resize(42);
+  expect_error(c, "compress_ratios", "42");
+  c["compress_ratios"].as_array().resize(60, 0);
+  expect_error(c, "compress_ratios", "60");
 }
 
 TEST(Config, Flash) {
@@ -276,7 +377,7 @@ TEST(Config, CombinationsThatCannotBe) {
   expect_error(with("qk_rope_head_dim", 514), "qk_rope_head_dim", "514");
   expect_error(with("num_experts_per_tok", 257), "num_experts_per_tok", "257");
   expect_error(with("num_hash_layers", 44), "num_hash_layers", "44");
-  expect_error(with("num_hidden_layers", 41), "compress_ratios", "44");
+  expect_error(with("num_hidden_layers", 41), "compress_ratios[41]", "128");
   expect_error(with("index_head_dim", 96), "index_head_dim", "96");
   expect_error(with("hidden_size", 4104), "hidden_size", "4104");
   expect_error(with("scoring_func", "sigmoid"), "scoring_func", "sigmoid");

@@ -81,40 +81,6 @@ Status read_rope_dim(JsonFields& fields, ModelConfig& c) {
   return fields.status();
 }
 
-Status read_rope_parameters(JsonFields& fields, std::string_view origin, ModelConfig& c) {
-  const json::object* object = fields.object("rope_parameters");
-  if (object == nullptr) fields.fail("rope_parameters", "an object", "no such key");
-  CACHALOT_RETURN_IF_ERROR(fields.status());
-  JsonFields both(*object, origin, "rope_parameters.");
-  const json::object* main = both.object("main");
-  const json::object* compress = both.object("compress");
-  if (main == nullptr) both.fail("main", "an object", "no such key");
-  if (compress == nullptr) both.fail("compress", "an object", "no such key");
-  CACHALOT_RETURN_IF_ERROR(both.status());
-
-  JsonFields main_fields(*main, origin, "rope_parameters.main.");
-  std::string type = "default";
-  main_fields.choice("rope_type", &type, {"default"});
-  main_fields.real("rope_theta", &c.rope_theta, 1.0, kMaxTheta);
-  CACHALOT_RETURN_IF_ERROR(main_fields.status());
-
-  JsonFields compress_fields(*compress, origin, "rope_parameters.compress.");
-  compress_fields.choice("rope_type", &type, {"default", "yarn"});
-  compress_fields.real("rope_theta", &c.compress_rope_theta, 1.0, kMaxTheta);
-  if (type == "yarn") {
-    if (compress_fields.find("factor") == nullptr)
-      compress_fields.fail("factor", "a number", "no such key");
-    read_rope_scaling(compress_fields, c.rope_scaling);
-    double attention_factor = 1;
-    compress_fields.real("attention_factor", &attention_factor, 0.0, 1e6);
-    if (attention_factor != 1) {
-      compress_fields.fail("attention_factor", "1", fmt::format("{}", attention_factor),
-                           StatusCode::unsupported);
-    }
-  }
-  return compress_fields.status();
-}
-
 }  // namespace
 
 bool is_transformers_layout(const json::object& object) { return object.contains("layer_types"); }
@@ -124,8 +90,9 @@ Status read_transformers_layout(JsonFields& fields, std::string_view origin, Mod
   CACHALOT_RETURN_IF_ERROR(read_layers(fields, origin, config));
   CACHALOT_RETURN_IF_ERROR(read_rope_dim(fields, config));
   fields.text("dtype", &config.torch_dtype);
-  CACHALOT_RETURN_IF_ERROR(fields.status());
-  return read_rope_parameters(fields, origin, config);
+  if (fields.find("rope_parameters") == nullptr && fields.find("rope_scaling") == nullptr)
+    fields.fail("rope_parameters", "an object", "no such key");
+  return fields.status();
 }
 
 }  // namespace cachalot::formats

@@ -62,7 +62,6 @@ Status check_ranges(const ModelConfig& c, std::string_view origin) {
       {"rope_scaling.original_max_position_embeddings",
        c.rope_scaling.original_max_position_embeddings, 1, kMaxTokens},
       {"bos_token_id", c.bos_token_id, 0, c.vocab_size - 1},
-      {"eos_token_id", c.eos_token_id, 0, c.vocab_size - 1},
       {"quantization_config.weight_block_size[0]", c.quantization_config.block_rows, 1, 1 << 16},
       {"quantization_config.weight_block_size[1]", c.quantization_config.block_columns, 1, 1 << 16},
       {"cachalot.dense_intermediate_size", c.cachalot.dense_intermediate_size, 0, kMaxDenseWidth},
@@ -81,6 +80,11 @@ Status check_ranges(const ModelConfig& c, std::string_view origin) {
   };
   for (const auto& range : ranges) CACHALOT_RETURN_IF_ERROR(check_range(range, origin));
   for (const auto& range : reals) CACHALOT_RETURN_IF_ERROR(check_range(range, origin));
+  if (c.eos_token_id.empty()) return wrong(origin, "eos_token_id", "one id or more", "none");
+  for (const int64_t id : c.eos_token_id) {
+    CACHALOT_RETURN_IF_ERROR(
+        check_range(Range<int64_t>{"eos_token_id", id, 0, c.vocab_size - 1}, origin));
+  }
   return {};
 }
 
@@ -116,10 +120,10 @@ Status check_divisibility(const ModelConfig& c, std::string_view origin) {
 
 Status check_ratios(const ModelConfig& c, std::string_view origin) {
   const auto count = static_cast<int64_t>(c.compress_ratios.size());
-  if (count != c.num_hidden_layers && count != c.num_all_layers()) {
+  if (count < c.num_hidden_layers || count > c.num_hidden_layers + kMaxMtpLayers) {
     return wrong(origin, "compress_ratios",
-                 fmt::format("{} entries (layers) or {} (with MTP blocks)", c.num_hidden_layers,
-                             c.num_all_layers()),
+                 fmt::format("{} entries, one per layer, and up to {} for MTP blocks",
+                             c.num_hidden_layers, kMaxMtpLayers),
                  fmt::format("{}", count));
   }
   for (int64_t i = 0; i < count; ++i) {
@@ -127,7 +131,8 @@ Status check_ratios(const ModelConfig& c, std::string_view origin) {
     const bool is_mtp = i >= c.num_hidden_layers;
     if (ratio < 0 || ratio == 1 || ratio > kMaxRatio || (is_mtp && ratio != 0)) {
       return wrong(origin, fmt::format("compress_ratios[{}]", i),
-                   is_mtp ? "0 (an MTP block)" : fmt::format("0, or 2 to {}", kMaxRatio),
+                   is_mtp ? fmt::format("0, behind the {} layers", c.num_hidden_layers)
+                          : fmt::format("0, or 2 to {}", kMaxRatio),
                    fmt::format("{}", ratio));
     }
     if (ratio == kCsaRatio && (!std::has_single_bit(static_cast<uint64_t>(c.index_head_dim)) ||

@@ -244,7 +244,8 @@ Status Converter::plan() {
     targets_[canonical.name] = TargetFormat{};
     ++summary_.copied_tensors;
     outputs_.push_back(
-        {{std::string(entry.name), entry.view->dtype, entry.view->shape}, {canonical.name}});
+        {{std::string(entry.name), entry.view->dtype, entry.view->shape, *entry.stored},
+         {canonical.name}});
   }
   return {};
 }

@@ -23,8 +23,9 @@ enum class ConvertPrecision {
 enum class ExpertTarget { keep, fp4, fp8 };
 
 // Beside a checkpoint that was dequantised: the e8m0 scales that its weights had, by canonical
-// name. They make the way back give the original's bytes; no loader reads them.
-inline constexpr char kScalesFile[] = "quantization_scales.safetensors";
+// name, in a safetensors file. They make the way back give the original's bytes. Loaders take every
+// *.safetensors of a directory for weights, so this one ends otherwise.
+inline constexpr char kScalesFile[] = "quantization_scales.e8m0";
 
 struct ConvertOptions {
   ConvertPrecision precision = ConvertPrecision::keep;

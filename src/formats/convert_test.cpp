@@ -46,6 +46,7 @@ std::map<std::string, std::string> tensors_of(const std::string& directory) {
   for (const auto& entry : checkpoint.value().entries()) {
     const auto bytes = entry.view->bytes();
     out[std::string(entry.name)] =
+        std::string(entry.stored->dtype) + tensor::shape_string(entry.stored->shape) +
         std::string(tensor::dtype_name(entry.view->dtype)) +
         tensor::shape_string(entry.view->shape) +
         std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
@@ -168,6 +169,10 @@ TEST(Convert, DequantisedAndBack) {
     options.precision = precision;
     options.max_shard_bytes = 1'000'000;
     const ConvertSummary there = convert(a, b, options);
+    // Loaders that take every *.safetensors find weights in each.
+    for (const auto& [name, bytes] : files_of(b)) {
+      EXPECT_TRUE(!name.ends_with(".safetensors") || name.starts_with("model-")) << name;
+    }
     EXPECT_EQ(there.rounded_values, 0);  // every FP8 and FP4 value is a bf16 value
     EXPECT_TRUE(values_of(b) == values_of(a));
     const auto plain = WeightSource::open(b);
@@ -327,6 +332,7 @@ TEST(Convert, UnknownTensorsAndMissingMtpBlocks) {
   std::erase_if(specs, [](const TensorSpec& spec) { return spec.name.starts_with("mtp."); });
   specs.push_back({"mtp.0.main_proj.weight", DType::f8_e4m3, {4, 12}});
   specs.push_back({"something.else", DType::i16, {3}});
+  specs.push_back({"something.packed", DType::u8, {6}, {"F6_E3M2", {8}}});
   auto writer = CheckpointWriter::create(a, specs, int64_t{1} << 40);
   for (const size_t i : writer->order()) {
     ASSERT_TRUE(writer->write(random_bytes(writer->next(), i, config.n_routed_experts)).ok());

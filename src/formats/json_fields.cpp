@@ -132,6 +132,18 @@ void JsonFields::integers(std::string_view key, std::vector<int64_t>* out, int64
   }
 }
 
+void JsonFields::one_or_more(std::string_view key, std::vector<int64_t>* out, int64_t min,
+                             int64_t max, size_t max_count) {
+  if (!status_.ok()) return;
+  const json::value* value = find(key);
+  if (value == nullptr) return;
+  if (value->is_array()) {
+    if (value->get_array().empty()) return fail(key, "one integer or more", "an empty array");
+    return integers(key, out, min, max, max_count);
+  }
+  if (auto number = as_integer(key, *value, min, max)) *out = {*number};
+}
+
 void JsonFields::texts(std::string_view key, std::vector<std::string>* out, size_t max_count) {
   if (!status_.ok()) return;
   const json::value* value = find(key);

@@ -46,6 +46,9 @@ class JsonFields {
   void choice(std::string_view key, std::string* out, const std::vector<std::string_view>& allowed);
   void integers(std::string_view key, std::vector<int64_t>* out, int64_t min, int64_t max,
                 size_t max_count);
+  // One integer, or an array of them that is not empty.
+  void one_or_more(std::string_view key, std::vector<int64_t>* out, int64_t min, int64_t max,
+                   size_t max_count);
   // One text, or an array of texts: one value stands for all layers.
   void texts(std::string_view key, std::vector<std::string>* out, size_t max_count);
   const json::object* object(std::string_view key);

@@ -32,27 +32,36 @@ Result<uint64_t> header_length(std::span<const std::byte> bytes, std::string_vie
   return length;
 }
 
-// Bytes of a tensor, or nothing on overflow.
+std::string_view dtype_of(const HeaderEntry& entry) {
+  return entry.stored ? entry.stored->name : tensor::dtype_name(entry.dtype);
+}
+
+// Bytes of a tensor, or nothing on overflow and where its bits are no whole bytes.
 std::optional<uint64_t> checked_bytes(const HeaderEntry& entry) {
-  int64_t bytes = tensor::dtype_bytes(entry.dtype);
+  constexpr int64_t kByte = 8;
+  const bool is_packed = entry.stored && entry.stored->bits % kByte != 0;
+  int64_t size = is_packed      ? entry.stored->bits
+                 : entry.stored ? entry.stored->bits / kByte
+                                : tensor::dtype_bytes(entry.dtype);
   for (int64_t extent : entry.shape) {
-    if (__builtin_mul_overflow(bytes, extent, &bytes)) return std::nullopt;
+    if (__builtin_mul_overflow(size, extent, &size)) return std::nullopt;
   }
-  return static_cast<uint64_t>(bytes);
+  if (is_packed && size % kByte != 0) return std::nullopt;
+  return static_cast<uint64_t>(is_packed ? size / kByte : size);
 }
 
 Status check_entry(const HeaderEntry& entry, uint64_t data_bytes, std::string_view origin) {
   const std::optional<uint64_t> expected = checked_bytes(entry);
   if (!expected) {
-    return invalid_argument(fmt::format(
-        "{}: tensor {}: expected a size below 2^63 bytes, found {} of {}", origin, entry.name,
-        tensor::shape_string(entry.shape), tensor::dtype_name(entry.dtype)));
+    return invalid_argument(
+        fmt::format("{}: tensor {}: expected a size below 2^63, in whole bytes, found {} of {}",
+                    origin, entry.name, tensor::shape_string(entry.shape), dtype_of(entry)));
   }
   if (entry.begin > entry.end || entry.end - entry.begin != *expected) {
     return invalid_argument(
         fmt::format("{}: tensor {}: data_offsets: expected {} bytes for {} of {}, found [{}, {}]",
                     origin, entry.name, *expected, tensor::shape_string(entry.shape),
-                    tensor::dtype_name(entry.dtype), entry.begin, entry.end));
+                    dtype_of(entry), entry.begin, entry.end));
   }
   if (entry.end > data_bytes) {
     return data_loss(
@@ -116,8 +125,15 @@ Result<SafetensorsContents> parse_safetensors(std::span<const std::byte> bytes,
   contents.metadata = std::move(header.metadata);
   contents.tensors.reserve(header.entries.size());
   for (HeaderEntry& entry : header.entries) {
-    contents.tensors.push_back(
-        {std::move(entry.name), {entry.dtype, std::move(entry.shape), data.data() + entry.begin}});
+    NamedTensor& tensor = contents.tensors.emplace_back();
+    tensor.name = std::move(entry.name);
+    if (entry.stored) {
+      tensor.stored = {entry.stored->name, std::move(entry.shape)};
+      tensor.view = stored_view(tensor.stored, static_cast<int64_t>(entry.end - entry.begin));
+    } else {
+      tensor.view = {entry.dtype, std::move(entry.shape), nullptr};
+    }
+    tensor.view.data = data.data() + entry.begin;
   }
   return contents;
 }

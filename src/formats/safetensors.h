@@ -14,6 +14,7 @@
 
 #include "base/file.h"
 #include "base/status.h"
+#include "formats/stored_dtype.h"
 #include "tensor/tensor_view.h"
 
 namespace cachalot::formats {
@@ -24,6 +25,7 @@ inline constexpr size_t kMaxTensorRank = 8;
 struct NamedTensor {
   std::string name;
   tensor::TensorView view;
+  StoredAs stored = {};  // how the header spells it, where `view` is not that (stored_dtype.h)
 };
 
 struct SafetensorsContents {

@@ -117,14 +117,15 @@ class Handler {
     if (has_dtype_) return twice(error);
     has_dtype_ = true;
     const std::optional<tensor::DType> dtype = tensor::dtype_from_name(value);
-    if (!dtype) {
+    entry_.stored = stored_dtype(value);
+    if (!dtype && !entry_.stored) {
       return fail(error,
                   unsupported(fmt::format(
                       "{}: tensor {}: dtype: expected a known one (F32, BF16, F8_E4M3, ...), "
                       "found {}",
                       origin_, shown(entry_.name), shown(value))));
     }
-    entry_.dtype = *dtype;
+    entry_.dtype = dtype.value_or(tensor::DType::u8);
     return true;
   }
   bool on_number_part(boost::json::string_view, Error&) { return true; }
@@ -144,7 +145,11 @@ class Handler {
     return wrong(error, level_ == 3 ? "integers" : expected_here(), fmt::format("{}", value));
   }
   bool on_bool(bool, Error& error) { return wrong(error, expected_here(), "a boolean"); }
-  bool on_null(Error& error) { return wrong(error, expected_here(), "null"); }
+  bool on_null(Error& error) {
+    // Some writers spell metadata that they do not have.
+    if ((level_ == 1 && key_ == "__metadata__") || (level_ == 2 && in_metadata_)) return true;
+    return wrong(error, expected_here(), "null");
+  }
   bool on_comment_part(boost::json::string_view, Error&) { return true; }
   bool on_comment(boost::json::string_view, Error&) { return true; }
 

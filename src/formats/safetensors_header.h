@@ -3,11 +3,13 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/status.h"
+#include "formats/stored_dtype.h"
 #include "tensor/dtype.h"
 #include "tensor/tensor_view.h"
 
@@ -16,6 +18,7 @@ namespace cachalot::formats {
 struct HeaderEntry {
   std::string name;
   tensor::DType dtype = tensor::DType::f32;
+  std::optional<StoredDType> stored;  // instead of dtype
   tensor::Shape shape;
   uint64_t begin = 0;  // bytes from the end of the header
   uint64_t end = 0;

@@ -56,6 +56,50 @@ TEST(Safetensors, EveryDType) {
   }
 }
 
+// Tensors that nothing here computes with do not keep a file closed, and come back as they were.
+TEST(Safetensors, DTypesThatAreOnlyStored) {
+  const std::pair<const char*, int64_t> cases[] = {
+      {"F4", 4},          {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"F8_E5M2", 8}, {"F8_E4M3FNUZ", 8},
+      {"F8_E5M2FNUZ", 8}, {"U16", 16},    {"U32", 32},    {"U64", 64},    {"C64", 64}};
+  for (const auto& [name, bits] : cases) {
+    const int64_t bytes = 3 * 8 * bits / 8;
+    const auto text = [&](int64_t end) {
+      return image("{\"x\":{\"dtype\":\"" + std::string(name) +
+                       "\",\"shape\":[3,8],\"data_offsets\":[0," + std::to_string(end) + "]}}",
+                   static_cast<size_t>(end));
+    };
+    EXPECT_FALSE(parse(text(bytes - 1)).has_value()) << name;
+    const auto contents = parse(text(bytes));
+    ASSERT_TRUE(contents.has_value()) << name << contents.error().message();
+    const NamedTensor& tensor = contents.value().tensors[0];
+    EXPECT_EQ(tensor.stored.dtype, name);
+    EXPECT_EQ(tensor.stored.shape, (tensor::Shape{3, 8}));
+    EXPECT_EQ(tensor.view.num_bytes(), bytes);
+    const TensorSpec spec{"x", tensor.view.dtype, tensor.view.shape, tensor.stored};
+    const auto again =
+        parse(safetensors_header_bytes({spec}, {}) + std::string(static_cast<size_t>(bytes), 'x'));
+    ASSERT_TRUE(again.has_value()) << again.error().message();
+    EXPECT_EQ(again.value().tensors[0].stored.dtype, name);
+    EXPECT_EQ(again.value().tensors[0].stored.shape, (tensor::Shape{3, 8}));
+  }
+  // FP4 weights as the public files hold them; half a byte is no tensor.
+  const auto pairs = parse(image(R"({"x":{"dtype":"F4","shape":[2,6],"data_offsets":[0,6]}})", 6));
+  EXPECT_EQ(pairs.value().tensors[0].view.dtype, DType::i8);
+  EXPECT_EQ(pairs.value().tensors[0].view.shape, (tensor::Shape{2, 3}));
+  EXPECT_TRUE(
+      parse(image(R"({"x":{"dtype":"F4","shape":[2,3],"data_offsets":[0,3]}})", 3)).has_value());
+  EXPECT_FALSE(
+      parse(image(R"({"x":{"dtype":"F4","shape":[3],"data_offsets":[0,2]}})", 2)).has_value());
+}
+
+TEST(Safetensors, NullMetadataIsNone) {
+  for (const char* header : {R"({"__metadata__":null})", R"({"__metadata__":{"format":null}})"}) {
+    const auto contents = parse(image(header, 0));
+    ASSERT_TRUE(contents.has_value()) << contents.error().message();
+    EXPECT_TRUE(contents.value().metadata.empty());
+  }
+}
+
 void expect_error(const std::string& text, std::string_view needle) {
   const auto contents = parse(text);
   ASSERT_FALSE(contents.has_value()) << needle;

@@ -1,6 +1,7 @@
 #include "formats/safetensors_writer.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <boost/json/serialize.hpp>
@@ -53,13 +54,11 @@ std::string safetensors_header_bytes(const std::vector<TensorSpec>& specs,
   for (const TensorSpec& spec : specs) {
     if (text.size() > 1) text += ",";
     const int64_t end = begin + spec.num_bytes();
-    text += json_quoted(spec.name) + ":{\"dtype\":\"" +
-            std::string(tensor::dtype_name(spec.dtype)) + "\",\"shape\":[";
-    for (size_t i = 0; i < spec.shape.size(); ++i) {
-      if (i > 0) text += ",";
-      text += fmt::format("{}", spec.shape[i]);
-    }
-    text += fmt::format("],\"data_offsets\":[{},{}]}}", begin, end);
+    const bool is_stored = !spec.stored.dtype.empty();
+    text += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
+                        json_quoted(spec.name),
+                        is_stored ? spec.stored.dtype : tensor::dtype_name(spec.dtype),
+                        fmt::join(is_stored ? spec.stored.shape : spec.shape, ","), begin, end);
     begin = end;
   }
   text += "}";

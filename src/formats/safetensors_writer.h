@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/status.h"
+#include "formats/stored_dtype.h"
 #include "tensor/tensor_view.h"
 
 namespace cachalot::formats {
@@ -18,6 +19,7 @@ struct TensorSpec {
   std::string name;
   tensor::DType dtype = tensor::DType::f32;
   tensor::Shape shape;
+  StoredAs stored = {};  // what the header says, where that is not dtype and shape
 
   int64_t num_bytes() const { return tensor::num_elements(shape) * tensor::dtype_bytes(dtype); }
 };

@@ -115,10 +115,15 @@ Status WeightSource::wrong(std::string_view canonical, std::string_view expected
                            std::string_view found) const {
   const std::optional<Raw> at = raw(canonical);
   const std::string_view file_name = at ? at->file_name : canonical;
+  const StoredAs* stored = checkpoint_.stored_as(file_name);
+  const std::string spelled =
+      stored == nullptr || stored->dtype.empty()
+          ? std::string(found)
+          : fmt::format("{} {}", stored->dtype, tensor::shape_string(stored->shape));
   const std::string alias = file_name == canonical ? "" : fmt::format(" ({})", file_name);
   return invalid_argument(fmt::format("{}: tensor {}{}: expected {}, found {}",
                                       checkpoint_.file_of(file_name), canonical, alias, expected,
-                                      found));
+                                      spelled));
 }
 
 Result<TensorView> WeightSource::scale_of(const TensorInfo& info, const Shape& shape,

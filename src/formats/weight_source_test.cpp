@@ -194,6 +194,30 @@ TEST(WeightSource, ErrorsNameTensorFileExpectedAndFound) {
                {"expert_dtype fp4", "found fp8"});
 }
 
+// Beside the weights they are no matter; in place of one they are named.
+TEST(WeightSource, DTypesThatAreOnlyStored) {
+  const ModelConfig config = golden("quant");
+  EXPECT_TRUE(validate_changed(config, [](auto* specs) {
+                specs->push_back({"extra.a", DType::u8, {6}, {"F6_E2M3", {2, 4}}});
+                specs->push_back({"extra.b", DType::u8, {16}, {"C64", {2}}});
+              }).ok());
+  expect_wrong(validate_changed(config,
+                                [](auto* specs) {
+                                  TensorSpec& spec = spec_of(specs, "norm.weight");
+                                  const int64_t bytes = spec.num_bytes();
+                                  spec = {spec.name, DType::u8, {bytes}, {"U16", spec.shape}};
+                                }),
+               {"norm.weight", "found U16"});
+  // FP4 experts as F4, which counts codes.
+  EXPECT_TRUE(validate_changed(config, [](auto* specs) {
+                for (TensorSpec& spec : *specs) {
+                  if (spec.dtype != DType::i8) continue;
+                  spec.stored = {"F4", spec.shape};
+                  spec.stored.shape.back() *= 2;
+                }
+              }).ok());
+}
+
 TEST(WeightSource, TablesWithIdsThatAreNoExperts) {
   ModelConfig config = golden("tiny");
   TemporaryDirectory directory("table");
