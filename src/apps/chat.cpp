@@ -236,7 +236,7 @@ std::optional<std::string> Chat::read_message(LineEditor& editor) {
       continue;
     }
     was_interrupted = false;
-    std::string line = input.text;
+    std::string line(without_byte_order_mark(input.text));
     if (!is_quoted && !is_continued && line.starts_with(kQuotes)) {
       is_quoted = true;
       line.erase(0, kQuotes.size());

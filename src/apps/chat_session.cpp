@@ -19,7 +19,7 @@ Result<Completion> ChatSession::run(std::span<const int32_t> prompt, int64_t max
   request.sampling = sampling_;
   request.max_new_tokens = max_tokens;
   request.num_drafts = limits_.drafts;
-  request.stop_tokens = {static_cast<int32_t>(engine_.config().eos_token_id)};
+  request.stop_tokens = stop_tokens_;
   return engine_.generate(cache_.live(), request, on_event);
 }
 

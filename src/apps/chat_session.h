@@ -36,6 +36,7 @@ class ChatSession {
   ChatSession(Session& session, engine::SamplingParams sampling, ChatLimits limits)
       : engine_(*session.engine),
         tokenizer_(*session.tokenizer),
+        stop_tokens_(session.stop_tokens),
         sampling_(std::move(sampling)),
         limits_(limits),
         cache_(engine_) {}
@@ -68,6 +69,7 @@ class ChatSession {
 
   engine::Engine& engine_;
   const text::Tokenizer& tokenizer_;
+  const std::vector<int32_t>& stop_tokens_;
   engine::SamplingParams sampling_;
   ChatLimits limits_;
   PromptCache cache_;

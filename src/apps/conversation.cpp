@@ -105,7 +105,8 @@ Result<std::vector<text::ToolDefinition>> load_tools(const std::string& path) {
 }
 
 Result<std::string> attachment(const std::string& path) {
-  CACHALOT_ASSIGN_OR_RETURN(const std::string text, read_text_file(path, kMaxFileBytes));
+  CACHALOT_ASSIGN_OR_RETURN(const std::string whole, read_text_file(path, kMaxFileBytes));
+  const std::string_view text = without_byte_order_mark(whole);
   if (text.find('\0') != std::string::npos) {
     return invalid_argument(fmt::format("{}: expected a text file, found bytes of value 0", path));
   }

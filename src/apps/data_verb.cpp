@@ -22,6 +22,7 @@
 #include "data/token_shard.h"
 #include "data/tokenize_corpus.h"
 #include "text/bpe_trainer.h"
+#include "text/chat_literals.h"
 
 namespace cachalot::apps {
 namespace {
@@ -86,10 +87,23 @@ void print_corpus(const std::string& prefix, const data::CorpusSummary& corpus) 
              corpus.shards.size());
 }
 
+Result<int32_t> control_id(const text::Tokenizer& tokenizer, std::string_view token,
+                           std::string_view option) {
+  for (const text::AddedToken& added : tokenizer.added_tokens()) {
+    if (added.content == token) return added.id;
+  }
+  return invalid_argument(fmt::format(
+      "tokenizer: expected a control token {} (or --no-{}), found none", token, option));
+}
+
 Status tokenize_files(TokenizeCorpusOptions options) {
   CACHALOT_ASSIGN_OR_RETURN(const text::Tokenizer tokenizer, open_tokenizer(options.tokenizer));
-  if (options.bos) options.options.bos_id = 0;
-  if (options.eos) options.options.eos_id = 1;
+  if (options.bos) {
+    CACHALOT_ASSIGN_OR_RETURN(options.options.bos_id, control_id(tokenizer, text::kBos, "bos"));
+  }
+  if (options.eos) {
+    CACHALOT_ASSIGN_OR_RETURN(options.options.eos_id, control_id(tokenizer, text::kEos, "eos"));
+  }
   if (options.options.fim_rate > 0) {
     CACHALOT_ASSIGN_OR_RETURN(options.options.fim_tokens, data::fim_tokens(tokenizer));
   }

@@ -28,8 +28,13 @@ double per_second(int64_t count, double seconds) {
 
 Result<std::string> prompt_text(const GenerateOptions& options) {
   if (options.prompt) return *options.prompt;
-  if (options.prompt_file == "-") return std::string(std::istreambuf_iterator<char>(std::cin), {});
-  return read_text_file(options.prompt_file);
+  std::string text;
+  if (options.prompt_file == "-") {
+    text.assign(std::istreambuf_iterator<char>(std::cin), {});
+  } else {
+    CACHALOT_ASSIGN_OR_RETURN(text, read_text_file(options.prompt_file));
+  }
+  return std::string(without_byte_order_mark(text));
 }
 
 bool has_prompt(const GenerateOptions& options) {
@@ -55,7 +60,7 @@ class Run {
     CACHALOT_RETURN_IF_ERROR(read_prompt());
     CACHALOT_RETURN_IF_ERROR(place_prompt());
     CACHALOT_ASSIGN_OR_RETURN(const Completion completion, complete());
-    if (!options_.save.empty()) CACHALOT_RETURN_IF_ERROR(save());
+    if (!options_.save.empty()) CACHALOT_RETURN_IF_ERROR(engine().save(sequence_, options_.save));
     if (options_.json) {
       print_json(completion);
     } else {
@@ -109,14 +114,28 @@ class Run {
     return {};
   }
 
+  Result<int64_t> max_new_tokens() const {
+    constexpr int64_t kDefault = 256;
+    const auto prompt = static_cast<int64_t>(prompt_ids_.size());
+    const int64_t context = session_.engine->max_context_tokens();
+    const int64_t wanted = options_.max_tokens.value_or(prompt < context ? 0 : 1);
+    if (prompt + wanted > context) {
+      return invalid_argument(
+          fmt::format("the prompt has {} tokens{} and the context holds {} (--context)", prompt,
+                      options_.max_tokens ? fmt::format(", --max-tokens asks for {} more,", wanted)
+                                          : std::string(", to which none can be added,"),
+                      context));
+    }
+    return options_.max_tokens.value_or(std::min(kDefault, context - prompt));
+  }
+
   Result<Completion> complete() {
     engine::GenerateRequest request;
     request.prompt = to_append_;
     request.sampling = sampling_;
-    request.max_new_tokens = options_.max_tokens;
+    CACHALOT_ASSIGN_OR_RETURN(request.max_new_tokens, max_new_tokens());
     request.num_drafts = options_.run.drafts;
-    if (!options_.ignore_eos)
-      request.stop_tokens = {static_cast<int32_t>(engine().config().eos_token_id)};
+    if (!options_.ignore_eos) request.stop_tokens = session_.stop_tokens;
 
     watch_interrupts(1);
     PrefillProgress progress;
@@ -157,20 +176,6 @@ class Run {
     const std::string shown = is_terminal(STDOUT_FILENO) ? printable(piece) : piece;
     std::fwrite(shown.data(), 1, shown.size(), stdout);
     std::fflush(stdout);
-  }
-
-  // The last token has been sampled but not run, and a file holds what has run: one more token is
-  // drawn, and not kept.
-  Status save() {
-    const auto length = static_cast<int64_t>(engine().tokens(sequence_).size());
-    if (length < engine().max_context_tokens()) {
-      engine::GenerateRequest one;
-      one.sampling = sampling_;
-      one.max_new_tokens = 1;
-      CACHALOT_ASSIGN_OR_RETURN(const Completion ran, engine().generate(sequence_, one));
-      (void)ran;
-    }
-    return engine().save(sequence_, options_.save);
   }
 
   void print_json(const Completion& completion) {

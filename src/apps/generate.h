@@ -16,7 +16,7 @@ struct GenerateOptions {
   std::optional<std::string> prompt;
   std::string prompt_file;  // "-": standard input
   std::vector<int32_t> prompt_ids;
-  int64_t max_tokens = 256;
+  std::optional<int64_t> max_tokens;  // otherwise 256, or what the context leaves
   bool ignore_eos = false;
   bool chat = false;  // the prompt is a user message
   std::string system;

@@ -20,7 +20,9 @@ void add_generate_verb(CLI::App& app, int* exit_code) {
           ->delimiter(',');
   prompt->excludes(file)->excludes(ids);
   file->excludes(ids);
-  command->add_option("--max-tokens", options->max_tokens, "most tokens to generate")
+  command
+      ->add_option("--max-tokens", options->max_tokens,
+                   "most tokens to generate (default: 256, or what the context leaves)")
       ->check(at_least(0));
   command->add_flag("--ignore-eos", options->ignore_eos, "go on after the end of the text");
   auto raw = std::make_shared<bool>(false);

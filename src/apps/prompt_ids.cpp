@@ -7,9 +7,8 @@ namespace cachalot::apps {
 
 std::vector<int32_t> raw_prompt_ids(const text::Tokenizer& tokenizer,
                                     const formats::ModelConfig& config, std::string_view prompt) {
+  if (tokenizer.token_id(text::kBos)) return tokenizer.encode(text::encode_raw(prompt).flat());
   const auto bos = static_cast<int32_t>(config.bos_token_id);
-  if (tokenizer.token_id(text::kBos) == bos)
-    return tokenizer.encode(text::encode_raw(prompt).flat());
   std::vector<int32_t> ids = tokenizer.encode(prompt);
   if (ids.empty() || ids.front() != bos) ids.insert(ids.begin(), bos);
   return ids;

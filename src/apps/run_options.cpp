@@ -13,8 +13,10 @@
 #include "apps/model_argument.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "formats/generation_config.h"
 #include "formats/json_fields.h"
 #include "formats/weight_source.h"
+#include "text/chat_literals.h"
 
 namespace cachalot::apps {
 namespace {
@@ -169,6 +171,12 @@ Result<Session> open_session(const RunOptions& options, bool needs_tokenizer) {
   engine_options.prefill_chunk_tokens = options.chunk;
   engine_options.max_drafts = kMaxDrafts;
   CACHALOT_ASSIGN_OR_RETURN(session.engine, engine::Engine::create(engine_options));
+  CACHALOT_ASSIGN_OR_RETURN(session.stop_tokens,
+                            formats::end_tokens(options.model, session.engine->config()));
+  if (session.tokenizer != nullptr) {
+    const std::optional<int32_t> end = session.tokenizer->token_id(text::kEos);
+    if (end) session.stop_tokens.push_back(*end);
+  }
   session.load_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return session;

@@ -54,6 +54,7 @@ struct Session {
   std::unique_ptr<engine::Engine> engine;
   // null where the model has none and none was demanded
   std::unique_ptr<text::Tokenizer> tokenizer;
+  std::vector<int32_t> stop_tokens;  // what ends a text: the model's, and the tokenizer's own end
   std::string precision;
   double load_seconds = 0;
 };

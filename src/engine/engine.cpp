@@ -106,11 +106,21 @@ Status Engine::rewind(SequenceId id, int64_t num_tokens) {
 std::span<const int32_t> Engine::tokens(SequenceId id) const { return at(id).tokens; }
 int64_t Engine::num_cached(SequenceId id) const { return at(id).cache.num_tokens(); }
 
-Status Engine::save(SequenceId id, const std::string& path) const {
-  const Sequence& sequence = at(id);
-  const std::span<const int32_t> cached(sequence.tokens.data(),
-                                        static_cast<size_t>(sequence.cache.num_tokens()));
-  return sequence.cache.save(path, cached);
+Status Engine::save(SequenceId id, const std::string& path) {
+  Sequence& sequence = at(id);
+  const auto total = static_cast<int64_t>(sequence.tokens.size());
+  const model::Transformer& model = model_->transformer();
+  std::vector<float> streams;
+  while (sequence.cache.num_tokens() < total) {
+    const int64_t first = sequence.cache.num_tokens();
+    const int64_t count = std::min(prefill_chunk_tokens_, total - first);
+    streams.resize(static_cast<size_t>(count * model.num_streams() * config().hidden_size));
+    const StepInput input{
+        &sequence.cache,
+        std::span(sequence.tokens).subspan(static_cast<size_t>(first), static_cast<size_t>(count))};
+    CACHALOT_RETURN_IF_ERROR(runner_.forward({&input, 1}, streams.data()));
+  }
+  return sequence.cache.save(path, sequence.tokens);
 }
 
 Result<SequenceId> Engine::restore(const std::string& path) {
@@ -130,6 +140,10 @@ Status Engine::validate(const Sequence& sequence, const GenerateRequest& request
   CACHALOT_RETURN_IF_ERROR(engine::validate(request.sampling, config().vocab_size));
   const auto total = static_cast<int64_t>(sequence.tokens.size() + request.prompt.size());
   if (total == 0) return invalid_argument("prompt: expected at least one token, found none");
+  if (total > max_context_tokens_) {
+    return invalid_argument(fmt::format("prompt: expected a context of at most {} tokens, found {}",
+                                        max_context_tokens_, total));
+  }
   if (request.max_new_tokens < 0 || request.max_new_tokens > max_context_tokens_ - total) {
     return invalid_argument(
         fmt::format("max_new_tokens: expected 0 to {} beside {} tokens of context, found {}",

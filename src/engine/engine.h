@@ -49,7 +49,7 @@ struct Event {
   int64_t done_tokens = 0;  // prefill: of the prompt so far
   int64_t total_tokens = 0;
   int32_t token = -1;    // token
-  double logprob = 0.0;  // in the distribution it was drawn from
+  double logprob = 0.0;  // as SampledToken's
 };
 
 enum class Finish { stop, length, cancelled };
@@ -93,7 +93,9 @@ class Engine {
   std::span<const int32_t> tokens(SequenceId id) const;
   // Positions whose rows the cache holds; the others run with the next request.
   int64_t num_cached(SequenceId id) const;
-  Status save(SequenceId id, const std::string& path) const;
+  // All of the sequence: tokens that have not been through the model, as the last sampled one, run
+  // first.
+  Status save(SequenceId id, const std::string& path);
   Result<SequenceId> restore(const std::string& path);
 
   // Appends the prompt, then samples. on_event is called on this thread; returning false cancels.

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "base/json.h"
+#include "base/log.h"
 #include "text/byte_alphabet.h"
 #include "text/pre_tokenizer.h"
 #include "text/tokenizer_spec.h"
@@ -288,8 +289,10 @@ Result<TokenizerSpec> parse_tokenizer_json(std::string_view text, std::string_vi
   CACHALOT_RETURN_IF_ERROR(check_pre_tokenizer(root["pre_tokenizer"]));
   CACHALOT_RETURN_IF_ERROR(check_post_processor(root["post_processor"]));
   CACHALOT_RETURN_IF_ERROR(expect_type(root["decoder"], "ByteLevel"));
+  // They say how a batch of another program's is cut; what a text encodes to is not theirs to say.
   for (const char* name : {"truncation", "padding"}) {
-    if (!root[name].is_null()) return root[name].not_supported("null");
+    if (!root[name].is_null())
+      log_warning_once(fmt::format("{}: {} is ignored: texts encode whole", origin, name));
   }
   TokenizerSpec spec;
   CACHALOT_RETURN_IF_ERROR(read_model(root["model"], spec));

@@ -199,11 +199,28 @@ TEST(TokenizerJson, FeaturesOfOtherTokenizersAreRefusedByName) {
          f["decoder"] = {{"type", "WordPiece"}};
        },
        kOther, "decoder.type: expected \"ByteLevel\", found \"WordPiece\""},
-      {[](auto& f) { f["padding"] = json::object(); }, kOther,
-       "padding: expected null, found object"},
       {[](auto& f) { added(f)["lstrip"] = true; }, kOther,
        "added_tokens[0].lstrip: expected false, found true"},
   });
+}
+
+// What another program once cut or filled its batches with is no matter of encoding.
+TEST(TokenizerJson, TruncationAndPaddingAreIgnoredAndSaidOnce) {
+  json::object file = small_file();
+  const auto plain = Tokenizer::from_json(json::serialize(file), "plain.json");
+  file["truncation"] = {{"max_length", 2}, {"strategy", "LongestFirst"}, {"stride", 0}};
+  file["padding"] = {{"strategy", {{"Fixed", 8}}}, {"pad_id", 0}};
+  testing::internal::CaptureStderr();
+  for (int i = 0; i < 2; ++i) {
+    const auto tokenizer = Tokenizer::from_json(json::serialize(file), "cut.json");
+    ASSERT_TRUE(tokenizer.has_value()) << tokenizer.error().message();
+    EXPECT_EQ(tokenizer->encode("abc abc abc"), plain->encode("abc abc abc"));
+  }
+  const std::string said = testing::internal::GetCapturedStderr();
+  for (const char* name : {"cut.json: truncation", "cut.json: padding"}) {
+    EXPECT_NE(said.find(name), std::string::npos) << said;
+    EXPECT_EQ(said.find(name), said.rfind(name)) << said;
+  }
 }
 
 TEST(TokenizerJson, NotJson) {

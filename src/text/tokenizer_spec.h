@@ -47,7 +47,8 @@ inline constexpr size_t kMaxMerges = (size_t{1} << 22) - 2;
 // errors.
 // Errors   invalid_argument: not JSON, or a field missing or of the wrong kind, naming the field,
 //          what was expected and found; unsupported: a well-formed feature that DeepSeek files do
-//          not use (other splits, normalizers, models, options).
+//          not use (other splits, normalizers, models, options). truncation and padding are
+//          passed over, and said once.
 Result<TokenizerSpec> parse_tokenizer_json(std::string_view text, std::string_view origin);
 
 }  // namespace cachalot::text

@@ -1,5 +1,6 @@
 #include "apps/binary.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -56,7 +57,8 @@ formats::ModelConfig small_config() {
 }  // namespace
 
 Outcome run_binary(const std::vector<std::string>& arguments, const std::string& input,
-                   const std::vector<std::pair<std::string, std::string>>& environment) {
+                   const std::vector<std::pair<std::string, std::string>>& environment,
+                   const std::string& output) {
   std::vector<std::string> words = {CACHALOT_BINARY};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
@@ -72,7 +74,8 @@ Outcome run_binary(const std::vector<std::string>& arguments, const std::string&
              1);  // where --threads says nothing: tests run beside each other
     for (const auto& [name, value] : environment) ::setenv(name.c_str(), value.c_str(), 1);
     ::dup2(in[0], STDIN_FILENO);
-    ::dup2(out[1], STDOUT_FILENO);
+    const int file = output.empty() ? out[1] : ::open(output.c_str(), O_WRONLY | O_CLOEXEC);
+    ::dup2(file, STDOUT_FILENO);
     ::dup2(err[1], STDERR_FILENO);
     for (const int fd : {in[0], in[1], out[0], out[1], err[0], err[1]}) ::close(fd);
     ::execv(argv[0], argv.data());

@@ -15,9 +15,11 @@ struct Outcome {
   std::string err;
 };
 // Arguments reach the binary as they are, without a shell between. `input` is its standard input;
-// `environment` has names and values beside those of the test.
+// `environment` has names and values beside those of the test; `output`, where it is given, is a
+// file or device that standard output leads to.
 Outcome run_binary(const std::vector<std::string>& arguments, const std::string& input = "",
-                   const std::vector<std::pair<std::string, std::string>>& environment = {});
+                   const std::vector<std::pair<std::string, std::string>>& environment = {},
+                   const std::string& output = "");
 
 // The JSON object that is all of standard output; fails the test where it is not that.
 json::object run_json(const std::vector<std::string>& arguments);
