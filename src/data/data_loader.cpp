@@ -124,16 +124,34 @@ LoaderCursor DataLoader::start() const {
   LoaderCursor cursor;
   cursor.fingerprint = fingerprint_;
   cursor.sources.resize(mix_.size());
+  for (const MixEntry& entry : mix_) cursor.datasets.push_back(entry.dataset.fingerprint());
   return cursor;
 }
 
-Status DataLoader::check_cursor(const LoaderCursor& cursor) const {
-  if (cursor.fingerprint != fingerprint_) {
-    return invalid_argument(fmt::format(
-        "data cursor: expected one of this configuration and data, fingerprint {:016x}, "
-        "found {:016x}",
-        fingerprint_, cursor.fingerprint));
+Status DataLoader::other_loader(const LoaderCursor& cursor) const {
+  std::string changed;
+  if (!cursor.datasets.empty() && cursor.datasets.size() != mix_.size()) {
+    changed = fmt::format("{} datasets, where the saved place has {}", mix_.size(),
+                          cursor.datasets.size());
   }
+  for (size_t i = 0; changed.empty() && i < cursor.datasets.size(); ++i) {
+    if (cursor.datasets[i] != mix_[i].dataset.fingerprint())
+      changed = fmt::format("other content of dataset \"{}\"", mix_[i].dataset.name());
+  }
+  if (changed.empty()) {
+    changed = cursor.datasets.empty()
+                  ? "other ones"
+                  : "the same data, and other settings (weights of the mix, sequence length, "
+                    "window_packs, seed, shuffle or FIM)";
+  }
+  return invalid_argument(fmt::format(
+      "place in the data: expected the data and settings that it was saved with, found {}; give "
+      "those back to go on, or begin a new run from the saved weights (model.init_from)",
+      changed));
+}
+
+Status DataLoader::check_cursor(const LoaderCursor& cursor) const {
+  if (cursor.fingerprint != fingerprint_) return other_loader(cursor);
   if (cursor.sources.size() != mix_.size()) {
     return invalid_argument(fmt::format("data cursor: expected {} datasets, found {}", mix_.size(),
                                         cursor.sources.size()));

@@ -97,7 +97,8 @@ class DataLoader {
   // plan() and read() of all its packs, spread over threads if there are any.
   Result<Batch> batch(const LoaderCursor& cursor, int64_t num_packs, ThreadPool* threads = nullptr);
 
-  // Whether a cursor from a file is this loader's: invalid_argument says what differs.
+  // Whether a cursor from a file is this loader's: invalid_argument says what differs (which
+  // datasets, else the settings), and the way out.
   Status check_cursor(const LoaderCursor& cursor) const;
   // The next window's start: what is left of the cursor's window is skipped.
   LoaderCursor skip_window(const LoaderCursor& cursor);
@@ -116,6 +117,7 @@ class DataLoader {
   DataLoader(const LoaderConfig& config, std::vector<MixEntry> mix, uint64_t fingerprint);
   std::shared_ptr<const Window> window_at(const LoaderCursor& cursor);
   std::shared_ptr<const Window> make_window(int64_t number, std::vector<SourceCursor> begin) const;
+  Status other_loader(const LoaderCursor& cursor) const;
   Sample whole_document(int64_t dataset, int64_t epoch, int64_t document) const;
   size_t furthest_behind(const std::vector<SourceCursor>& sources) const;
 

@@ -292,6 +292,30 @@ TEST(DataLoader, RefusesWrongConfigurations) {
   EXPECT_FALSE(Dataset::create("none", {}).has_value());
 }
 
+TEST(DataLoader, WhatChangedUnderACursorIsNamed) {
+  const auto message = [](const LoaderCursor& cursor, const LoaderConfig& with,
+                          std::vector<MixEntry> mix) {
+    return DataLoader::create(with, std::move(mix))->check_cursor(cursor).message();
+  };
+  const LoaderCursor cursor =
+      DataLoader::create(config(), {{dataset("a", 0, 9), 1}, {dataset("b", 1, 9), 1}})->start();
+  const auto expect_named = [](const std::string& text, std::string_view what) {
+    EXPECT_NE(text.find(what), std::string::npos) << text;
+    EXPECT_NE(text.find("model.init_from"), std::string::npos) << text;
+  };
+  expect_named(message(cursor, config(), {{dataset("a", 0, 9), 1}, {dataset("b", 1, 8), 1}}),
+               "content of dataset \"b\"");
+  expect_named(message(cursor, config(), {{dataset("a", 0, 9), 1}}), "1 datasets");
+  LoaderConfig other = config();
+  other.seed += 1;
+  expect_named(message(cursor, other, {{dataset("a", 0, 9), 1}, {dataset("b", 1, 9), 1}}),
+               "settings");
+  LoaderCursor older = cursor;  // saved before data sets were kept
+  older.datasets.clear();
+  EXPECT_TRUE(cursor_from_json(to_json(older), "cursor").has_value());
+  expect_named(message(older, config(), {{dataset("a", 0, 9), 1}}), "other ones");
+}
+
 TEST(LoaderCursor, BadJsonIsRefused) {
   DataLoader any = loader(config());
   const std::string good = to_json(any.start());
@@ -302,6 +326,7 @@ TEST(LoaderCursor, BadJsonIsRefused) {
       {"\"pack\":0", "\"pack\":\"0\""},
       {"\"tokens\":0", "\"tokens\":{}"},
       {"\"sources\"", "\"other\""},
+      {"\"datasets\":[\"", "\"datasets\":[\"z"},
       {"\"fingerprint\":\"", "\"fingerprint\":\"z"},
       {"\"fingerprint\":\"", "\"fingerprint\":\"0"}};
   for (const auto& [from, to] : edits) {

@@ -12,6 +12,7 @@ namespace cachalot::data {
 namespace {
 // No run gets near it, and sums of two stay inside int64_t.
 constexpr int64_t kMaxCount = int64_t{1} << 60;
+constexpr size_t kMaxDatasets = size_t{1} << 20;
 }  // namespace
 
 std::string to_json(const LoaderCursor& cursor) {
@@ -20,11 +21,14 @@ std::string to_json(const LoaderCursor& cursor) {
     sources.push_back(json::object{
         {"epoch", source.epoch}, {"document", source.document}, {"tokens", source.tokens}});
   }
+  json::array datasets;
+  for (const uint64_t fingerprint : cursor.datasets) datasets.emplace_back(to_hex64(fingerprint));
   return json::serialize(json::object{{"fingerprint", to_hex64(cursor.fingerprint)},
                                       {"step", cursor.step},
                                       {"window", cursor.window},
                                       {"pack", cursor.pack},
-                                      {"sources", std::move(sources)}});
+                                      {"sources", std::move(sources)},
+                                      {"datasets", std::move(datasets)}});
 }
 
 Result<LoaderCursor> cursor_from_json(std::string_view text, std::string_view origin) {
@@ -63,6 +67,14 @@ Result<LoaderCursor> cursor_from_json(std::string_view text, std::string_view or
     CACHALOT_RETURN_IF_ERROR(entries.status());
     cursor.sources.push_back(source);
   }
+  std::vector<std::string> datasets;
+  fields.texts("datasets", &datasets, kMaxDatasets);
+  for (const std::string& text : datasets) {
+    const auto dataset = parse_hex64(text);
+    if (!dataset) fields.fail("datasets", "16 hexadecimal digits each", text.substr(0, 40));
+    cursor.datasets.push_back(dataset.value_or(0));
+  }
+  CACHALOT_RETURN_IF_ERROR(fields.status());
   return cursor;
 }
 

@@ -25,11 +25,12 @@ struct LoaderCursor {
   int64_t window = 0;
   int64_t pack = 0;                   // next in the window
   std::vector<SourceCursor> sources;  // where the window began
+  std::vector<uint64_t> datasets;     // their fingerprints; empty: not known
   bool operator==(const LoaderCursor&) const = default;
 };
 
 // {"fingerprint": "16 hex digits", "step": 3, "window": 0, "pack": 24, "sources": [{"epoch": 0,
-// "document": 0, "tokens": 0}]}
+// "document": 0, "tokens": 0}], "datasets": ["16 hex digits"]}
 std::string to_json(const LoaderCursor& cursor);
 // `origin` names the text in errors. Checks form and ranges; DataLoader::check_cursor compares it
 // with a loader.

@@ -64,7 +64,7 @@ Status write_transformers_files(const std::string& directory, const ModelConfig&
   const fs::path base(directory);
   const json::object generation = {{"bos_token_id", config.bos_token_id},
                                    {"do_sample", true},
-                                   {"eos_token_id", config.eos_token_id},
+                                   {"eos_token_id", to_json(config).at("eos_token_id")},
                                    {"temperature", 1.0},
                                    {"top_p", 1.0}};
   CACHALOT_RETURN_IF_ERROR(
@@ -75,7 +75,7 @@ Status write_transformers_files(const std::string& directory, const ModelConfig&
   CACHALOT_ASSIGN_OR_RETURN(const std::string text, read_text_file(tokenizer_path));
   CACHALOT_ASSIGN_OR_RETURN(const json::value tokenizer, parse_json(text, tokenizer_path));
   const std::string bos = token_text(tokenizer, config.bos_token_id);
-  const std::string eos = token_text(tokenizer, config.eos_token_id);
+  const std::string eos = token_text(tokenizer, config.eos_token_id.front());
   json::object settings = {{"add_bos_token", false},
                            {"add_eos_token", false},
                            {"clean_up_tokenization_spaces", false},

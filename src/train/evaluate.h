@@ -28,7 +28,7 @@ struct EvaluationConfig {
 
 struct Evaluation {
   int64_t num_targets = 0;
-  double loss = 0;           // mean over targets, in nats
+  double loss = 0;           // mean over targets, in nats; without any, no value
   double bits_per_byte = 0;  // 0: bytes are not known
 };
 

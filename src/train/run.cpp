@@ -5,16 +5,19 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <utility>
 
 #include "base/file.h"
 #include "data/fim.h"
 #include "data/open_dataset.h"
 #include "data/tokenize_corpus.h"
 #include "formats/weight_source.h"
+#include "text/chat_literals.h"
 #include "text/dsml_arguments.h"
 #include "text/tokenizer.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
+#include "train/run_lock.h"
 #include "train/run_metrics.h"
 #include "train/sample_text.h"
 #include "train/spectrum_metrics.h"
@@ -103,6 +106,7 @@ class Run {
   Status open() {
     CACHALOT_ASSIGN_OR_RETURN(model_, model_config(config_));
     CACHALOT_RETURN_IF_ERROR(create_directories(config_.run_dir));
+    CACHALOT_ASSIGN_OR_RETURN(lock_, RunLock::acquire(config_.run_dir));
     if (!config_.tokenizer.empty()) {
       CACHALOT_ASSIGN_OR_RETURN(tokenizer_json_,
                                 read_text_file(config_.tokenizer, kMaxTokenizerBytes));
@@ -157,6 +161,12 @@ class Run {
       CACHALOT_ASSIGN_OR_RETURN(data::Dataset dataset, open_entry(entry, model_.vocab_size));
       CACHALOT_RETURN_IF_ERROR(check_tokenizer("data", entry.name, dataset));
       corpus_tokens_ += dataset.num_tokens();
+      if (config_.loader.fim_rate == 0 && dataset.num_tokens() <= dataset.num_documents()) {
+        return invalid_argument(fmt::format(
+            "data \"{}\": expected documents of two tokens or more, found {} tokens in {} "
+            "documents: no position has a target",
+            entry.name, dataset.num_tokens(), dataset.num_documents()));
+      }
       mix.push_back({std::move(dataset), entry.weight});
     }
     data::LoaderConfig loader;
@@ -298,10 +308,20 @@ class Run {
       for (auto& value : spectrum_metrics(ctx_, trainer_->optimizer())) values.push_back(value);
     }
     CACHALOT_RETURN_IF_ERROR(write_values(result.step, result.tokens_seen, values));
-    if (summary_.first_loss == 0) summary_.first_loss = result.lm_loss;
-    summary_.last_loss = result.lm_loss;
+    if (result.num_targets > 0) {
+      if (summary_.first_loss == 0) summary_.first_loss = result.lm_loss;
+      summary_.last_loss = result.lm_loss;
+    }
     observer_.on_step(result, values);
-    const std::string spike = detector_.add(result.lm_loss, result.optimizer.grad_norm);
+    if (result.num_targets == 0 && !std::exchange(has_told_no_targets_, true)) {
+      CACHALOT_RETURN_IF_ERROR(
+          event("no targets",
+                "no position of this step has one: it has no loss, nor the later ones "
+                "that show none"));
+    }
+    const std::string spike = result.num_targets == 0
+                                  ? std::string()
+                                  : detector_.add(result.lm_loss, result.optimizer.grad_norm);
     if (!spike.empty()) {
       CACHALOT_RETURN_IF_ERROR(event("spike", spike));
       if (config_.anticipation.enabled && !result.anticipated) {
@@ -376,6 +396,10 @@ class Run {
       CACHALOT_ASSIGN_OR_RETURN(
           const Evaluation result,
           evaluate(ctx_, trainer_->model(), validation_[i], token_bytes_, evaluation));
+      if (result.num_targets == 0) {
+        CACHALOT_RETURN_IF_ERROR(event(name, "no value: no position has a target"));
+        continue;
+      }
       values.emplace_back(name + "/loss", result.loss);
       if (!token_bytes_.empty()) values.emplace_back(name + "/bits_per_byte", result.bits_per_byte);
     }
@@ -397,7 +421,8 @@ class Run {
     CACHALOT_RETURN_IF_ERROR(source.read(place.document, 0, prompt));
     SampleOptions options;
     options.num_tokens = config_.evaluate.sample_tokens;
-    options.end_token = static_cast<int32_t>(model_.eos_token_id);
+    options.end_token = tokenizer_->token_id(text::kEos)
+                            .value_or(static_cast<int32_t>(model_.eos_token_id.front()));
     options.dense_attention = trainer_->dense_attention();
     options.seed = config_.seed;
     options.index = static_cast<uint64_t>(trainer_->position().step);
@@ -446,6 +471,7 @@ class Run {
   const TrainConfig& config_;
   const RunRequest& request_;
   RunObserver& observer_;
+  std::optional<RunLock> lock_;
   formats::ModelConfig model_;
   std::string tokenizer_json_;
   std::optional<text::Tokenizer> tokenizer_;
@@ -463,6 +489,7 @@ class Run {
   int64_t num_rollbacks_ = 0;
   int64_t last_saved_ = -1;
   int64_t last_evaluated_ = -1;
+  bool has_told_no_targets_ = false;
 };
 
 }  // namespace

@@ -3,7 +3,10 @@
 //         configuration), RUN/tensorboard (tensorboard_writer.h; log.tensorboard).
 // Resume  goes on from the newest checkpoint that is whole; checkpoints and the values of
 //         metrics.jsonl are then those of an undisturbed run, bit for bit, but for times. The log
-//         tells of each resumption. Without `resume` a directory that holds a run is refused.
+//         tells of each resumption. Without `resume` a directory that holds a run is refused, and
+//         always one that another process is at (run_lock.h).
+// Targets a data set none of whose positions has one (documents of one token) is refused;
+//         validation of such has no value, nor has a step's loss, and it is said.
 // Spikes  told in the log; with anticipation.enabled the run goes back to a checkpoint at least
 //         delta_steps + rollback_margin_steps before, and routes by stale choices for hold_steps
 //         from there (reference/training 7.1).

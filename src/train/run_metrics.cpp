@@ -32,6 +32,8 @@ MetricValues step_metrics(const StepResult& r, double seconds, double flops_per_
       {"clamp/up_below", static_cast<double>(r.clamped.up_below)},
       {"data/tokens", static_cast<double>(r.num_tokens)},
   };
+  // Without a target there is no loss; 0 would be the best of all.
+  if (r.num_targets == 0) out.erase(out.begin(), out.begin() + 2);
   if (r.recast.blocks > 0) {
     out.emplace_back("qat/blocks_over_limit", static_cast<double>(r.recast.blocks_over_limit));
     out.emplace_back("qat/inexact_blocks", static_cast<double>(r.recast.inexact_blocks));

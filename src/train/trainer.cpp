@@ -155,6 +155,7 @@ Result<std::optional<StepResult>> Trainer::step(bool report_update_rms) {
   result.tokens_seen = input->next.tokens_seen;
   result.point = input->point;
   result.num_tokens = batch.num_tokens();
+  result.num_targets = batch.lm_targets();
   result.anticipated = choices != nullptr;
   result.lm_loss = mean(sums.lm, sums.lm_targets);
   result.mtp_loss = mean(sums.mtp, sums.mtp_targets);

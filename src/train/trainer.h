@@ -43,6 +43,7 @@ struct StepResult {
   int64_t tokens_seen = 0;  // likewise
   optim::TrainingPoint point{};
   int64_t num_tokens = 0;  // without what packs left empty
+  int64_t num_targets = 0;
   bool anticipated = false;
   double lm_loss = 0;       // mean over targets, in nats
   double mtp_loss = 0;      // likewise, without lambda

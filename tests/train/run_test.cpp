@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -14,8 +15,10 @@
 #include "base/file.h"
 #include "base/test_data.h"
 #include "data/data_testing.h"
+#include "data/token_shard.h"
 #include "formats/safetensors.h"
 #include "train/checkpoint.h"
+#include "train/run_lock.h"
 
 namespace cachalot::train {
 namespace {
@@ -322,6 +325,52 @@ TEST_F(RunTest, ALossThatIsNoNumberEndsTheRun) {
   EXPECT_NE(again.status.message().find("loss/lm: expected a finite value"), std::string::npos)
       << again.status.message();
   EXPECT_EQ(list_checkpoints(path("bridged")).back(), saved);
+}
+
+// A second process cannot be had inside a test, but another open file is as good: locks are theirs.
+TEST_F(RunTest, TwoRunsInOneDirectoryAreRefused) {
+  std::filesystem::create_directories(path("held"));
+  std::filesystem::create_directory_symlink(path("held"), path("link"));
+  RunRequest request;
+  request.stop_at_step = 1;
+  {
+    const auto lock = RunLock::acquire(path("held"));
+    ASSERT_TRUE(lock.has_value()) << lock.error().message();
+    for (const char* name : {"held", "link"}) {
+      const Outcome second = try_run(config(name), request);
+      ASSERT_FALSE(second.status.ok());
+      EXPECT_NE(second.status.message().find(fmt::format("process {}", ::getpid())),
+                std::string::npos)
+          << second.status.message();
+    }
+    EXPECT_FALSE(std::filesystem::exists(path("held") + "/run.toml"));
+  }
+  run(config("held"), request);  // let go of, the directory is free, whatever stands in the file
+}
+
+TEST_F(RunTest, WithoutATargetThereIsNoLoss) {
+  auto writer = data::TokenShardWriter::create(path("single.tokens"), 64, 0);
+  ASSERT_TRUE(writer.has_value());
+  const int32_t id = 5;
+  for (int i = 0; i < 2000; ++i) ASSERT_TRUE(writer->add_document({&id, 1}).ok());
+  ASSERT_TRUE(writer->finish().has_value());
+  const DataEntry single = {.name = "single", .path = path("single.tokens")};
+  TrainConfig with = config("single");
+  with.data = {single};
+  const Outcome refused = try_run(with, {});
+  ASSERT_FALSE(refused.status.ok());
+  EXPECT_NE(refused.status.message().find("no position has a target"), std::string::npos)
+      << refused.status.message();
+
+  with = config("validated");
+  with.validation = {single};
+  RunRequest request;
+  request.stop_at_step = 1;
+  const Recorder recorder = run(with, request);
+  EXPECT_EQ(recorder.count("validation/single"), 1);
+  EXPECT_EQ(recorder.count("validation/single/loss"), 0);
+  ASSERT_EQ(recorder.results.size(), 1u);
+  EXPECT_GT(recorder.results[0].num_targets, 0);
 }
 
 TEST_F(RunTest, ARunIsNotOverwritten) {
