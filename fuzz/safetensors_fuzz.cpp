@@ -36,7 +36,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     CACHALOT_CHECK(tensor.view.num_bytes() >= 0);
     CACHALOT_CHECK(tensor.view.data >= bytes.data() &&
                    tensor.view.data + tensor.view.num_bytes() <= bytes.data() + size);
-    specs.push_back({tensor.name, tensor.view.dtype, tensor.view.shape});
+    specs.push_back({tensor.name, tensor.view.dtype, tensor.view.shape, tensor.stored});
     const CanonicalName canonical = canonical_name(tensor.name);
     (void)parse_expert_name(canonical.name);
     (void)transformers_name(canonical.name);
@@ -52,6 +52,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const Result<SafetensorsContents> again =
       parse_safetensors(std::as_bytes(std::span(sink.text)), "again");
   CACHALOT_CHECK(again.has_value() && again.value().tensors.size() == specs.size());
+  for (size_t i = 0; i < specs.size(); ++i) {
+    CACHALOT_CHECK(again.value().tensors[i].stored.dtype == specs[i].stored.dtype);
+    CACHALOT_CHECK(again.value().tensors[i].stored.shape == specs[i].stored.shape);
+  }
   CACHALOT_CHECK(again.value().metadata == contents.value().metadata);
   return 0;
 }
