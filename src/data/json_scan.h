@@ -1,7 +1,7 @@
 // Finds one member of a JSON object without judging what stands beside it.
 // Corpora hold what writers put there: NaN, Infinity, half a surrogate pair. None of it matters to
-// the member that is wanted, so values beside it only have to end where they should: brackets match,
-// strings close, commas and colons stand between.
+// the member that is wanted, so values beside it only have to end where they should: brackets
+// match, strings close, commas and colons stand between.
 // Threads  pure.
 #pragma once
 

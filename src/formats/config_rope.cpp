@@ -19,9 +19,12 @@ void read_theta(JsonFields& fields, std::string_view key, std::optional<double>*
   fields.real(key, &out->emplace(), 1.0, kMaxTheta);
 }
 
-// "yarn" or "default"; without a name, what a factor says.
+// "yarn" or "default"; without a name, YaRN where any of its values stands.
 std::string read_type(JsonFields& fields) {
-  std::string type = fields.find("factor") != nullptr ? "yarn" : "default";
+  std::string type = "default";
+  for (const char* key : {"factor", "original_max_position_embeddings", "beta_fast", "beta_slow"}) {
+    if (fields.find(key) != nullptr) type = "yarn";
+  }
   std::string older = type;
   fields.choice("type", &older, {"yarn", "default"});
   if (fields.find("type") != nullptr) type = older;
@@ -43,7 +46,8 @@ void read_scaling(JsonFields& fields, RopeScaling& rope) {
   }
 }
 
-Result<RopeParameters> read_nested(JsonFields& both, std::string_view origin) {
+Result<RopeParameters> read_nested(JsonFields& both, std::string_view origin,
+                                   const std::string& prefix) {
   RopeParameters found;
   const json::object* main = both.object("main");
   const json::object* compress = both.object("compress");
@@ -51,23 +55,25 @@ Result<RopeParameters> read_nested(JsonFields& both, std::string_view origin) {
   if (compress == nullptr) both.fail("compress", "an object", "no such key");
   CACHALOT_RETURN_IF_ERROR(both.status());
 
-  JsonFields main_fields(*main, origin, "rope_parameters.main.");
+  const std::string main_prefix = prefix + "main.", compress_prefix = prefix + "compress.";
+  JsonFields main_fields(*main, origin, main_prefix);
   if (read_type(main_fields) != "default")
     main_fields.fail("rope_type", "default", "yarn", StatusCode::unsupported);
   read_theta(main_fields, "rope_theta", &found.theta);
   CACHALOT_RETURN_IF_ERROR(main_fields.status());
 
-  JsonFields compress_fields(*compress, origin, "rope_parameters.compress.");
+  JsonFields compress_fields(*compress, origin, compress_prefix);
   read_scaling(compress_fields, found.scaling);
   read_theta(compress_fields, "rope_theta", &found.compress_theta);
   CACHALOT_RETURN_IF_ERROR(compress_fields.status());
   return found;
 }
 
-Result<RopeParameters> read_parameters(const json::object& object, std::string_view origin) {
-  JsonFields fields(object, origin, "rope_parameters.");
+Result<RopeParameters> read_parameters(const json::object& object, std::string_view origin,
+                                       const std::string& prefix) {
+  JsonFields fields(object, origin, prefix);
   if (fields.find("main") != nullptr || fields.find("compress") != nullptr)
-    return read_nested(fields, origin);
+    return read_nested(fields, origin, prefix);
   RopeParameters found;
   read_scaling(fields, found.scaling);
   read_theta(fields, "rope_theta", &found.theta);
@@ -76,11 +82,25 @@ Result<RopeParameters> read_parameters(const json::object& object, std::string_v
   return found;
 }
 
-// What rope_parameters says must be what stands elsewhere.
-void expect_same(JsonFields& fields, std::string_view key, double elsewhere, double parameter) {
-  if (elsewhere == parameter) return;
-  fields.fail(key, fmt::format("{}, as rope_parameters says", parameter),
-              fmt::format("{}", elsewhere));
+// A value that stands in another place too must be the same there.
+void agree(JsonFields& fields, std::string_view key, std::optional<double>& known,
+           std::optional<double> found) {
+  if (known && found && *known != *found)
+    fields.fail(key, fmt::format("{}, as elsewhere in the file", *found),
+                fmt::format("{}", *known));
+  if (found) known = found;
+}
+
+void agree(JsonFields& fields, const RopeScaling& known, const RopeScaling& found) {
+  const auto check = [&](std::string_view key, auto a, auto b) {
+    std::optional<double> value = static_cast<double>(a);
+    agree(fields, key, value, static_cast<double>(b));
+  };
+  check("rope_scaling.factor", known.factor, found.factor);
+  check("rope_scaling.original_max_position_embeddings", known.original_max_position_embeddings,
+        found.original_max_position_embeddings);
+  check("rope_scaling.beta_fast", known.beta_fast, found.beta_fast);
+  check("rope_scaling.beta_slow", known.beta_slow, found.beta_slow);
 }
 
 }  // namespace
@@ -94,33 +114,24 @@ void read_rope_scaling(JsonFields& fields, RopeScaling& rope) {
 }
 
 Status read_rope(JsonFields& fields, std::string_view origin, ModelConfig& config) {
-  const json::object* scaling = fields.object("rope_scaling");
-  const json::object* parameters = fields.object("rope_parameters");
-  CACHALOT_RETURN_IF_ERROR(fields.status());
-  RopeScaling& rope = config.rope_scaling;
-  if (scaling != nullptr) {
-    JsonFields inner(*scaling, origin, "rope_scaling.");
-    read_scaling(inner, rope);
-    CACHALOT_RETURN_IF_ERROR(inner.status());
+  std::optional<double> theta, compress_theta;
+  if (fields.find("rope_theta") != nullptr) theta = config.rope_theta;
+  if (fields.find("compress_rope_theta") != nullptr) compress_theta = config.compress_rope_theta;
+  std::optional<RopeScaling> scaling;
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    const json::object* object = fields.object(key);
+    CACHALOT_RETURN_IF_ERROR(fields.status());
+    if (object == nullptr) continue;
+    CACHALOT_ASSIGN_OR_RETURN(const RopeParameters found,
+                              read_parameters(*object, origin, std::string(key) + "."));
+    if (scaling) agree(fields, *scaling, found.scaling);
+    agree(fields, "rope_theta", theta, found.theta);
+    agree(fields, "compress_rope_theta", compress_theta, found.compress_theta);
+    scaling = found.scaling;
   }
-  if (parameters == nullptr) return {};
-  CACHALOT_ASSIGN_OR_RETURN(const RopeParameters found, read_parameters(*parameters, origin));
-  if (scaling != nullptr) {
-    const RopeScaling& same = found.scaling;
-    expect_same(fields, "rope_scaling.factor", rope.factor, same.factor);
-    expect_same(fields, "rope_scaling.original_max_position_embeddings",
-                static_cast<double>(rope.original_max_position_embeddings),
-                static_cast<double>(same.original_max_position_embeddings));
-    expect_same(fields, "rope_scaling.beta_fast", rope.beta_fast, same.beta_fast);
-    expect_same(fields, "rope_scaling.beta_slow", rope.beta_slow, same.beta_slow);
-  }
-  if (found.theta && fields.find("rope_theta") != nullptr)
-    expect_same(fields, "rope_theta", config.rope_theta, *found.theta);
-  if (found.compress_theta && fields.find("compress_rope_theta") != nullptr)
-    expect_same(fields, "compress_rope_theta", config.compress_rope_theta, *found.compress_theta);
-  config.rope_theta = found.theta.value_or(config.rope_theta);
-  config.compress_rope_theta = found.compress_theta.value_or(config.compress_rope_theta);
-  rope = found.scaling;
+  config.rope_theta = theta.value_or(config.rope_theta);
+  config.compress_rope_theta = compress_theta.value_or(config.compress_rope_theta);
+  config.rope_scaling = scaling.value_or(config.rope_scaling);
   return fields.status();
 }
 

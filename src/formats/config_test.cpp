@@ -110,6 +110,14 @@ TEST(Config, YarnUnderRopeParameters) {
   c["compress_rope_theta"] = 20000;
   expect_error(c, "compress_rope_theta", "20000");
   c = published;
+  c["rope_scaling"].get_object()["rope_theta"] = 20000;
+  expect_error(c, "rope_theta", "20000");
+  c.erase("rope_theta");
+  EXPECT_EQ(parse(c).value().rope_theta, 20000);
+  c = published;
+  c["rope_scaling"] = json::object{{"beta_fast", 32}};
+  expect_error(c, "rope_scaling.factor", "no such key");
+  c = published;
   c["rope_scaling"].get_object()["rope_type"] = "default";
   expect_error(c, "rope_scaling.type", "yarn");
   c["rope_scaling"].get_object()["rope_type"] = "yarn";
