@@ -135,6 +135,7 @@ class Run {
     request.sampling = sampling_;
     CACHALOT_ASSIGN_OR_RETURN(request.max_new_tokens, max_new_tokens());
     request.num_drafts = options_.run.drafts;
+    request.wants_model_logprobs = options_.json;
     if (!options_.ignore_eos) request.stop_tokens = session_.stop_tokens;
 
     watch_interrupts(1);

@@ -40,6 +40,9 @@ struct GenerateRequest {
   int64_t max_new_tokens = 256;
   // end the completion; kept in the sequence, not in the completion's ids
   std::vector<int32_t> stop_tokens;
+  // At temperature 0 a drawn token's probability is 1; asked for, its logprob is the model's own
+  // (model_logprob), at the cost of a pass over the vocabulary.
+  bool wants_model_logprobs = false;
   int64_t num_drafts = 0;  // drafted by the MTP block a step; 0 without one
 };
 
@@ -49,7 +52,7 @@ struct Event {
   int64_t done_tokens = 0;  // prefill: of the prompt so far
   int64_t total_tokens = 0;
   int32_t token = -1;    // token
-  double logprob = 0.0;  // as SampledToken's
+  double logprob = 0.0;  // in the distribution it was drawn from, or wants_model_logprobs
 };
 
 enum class Finish { stop, length, cancelled };

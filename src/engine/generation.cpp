@@ -159,9 +159,12 @@ Status Engine::Generation::decode_step() {
   int64_t accepted = 0;
   for (;; ++accepted) {
     const std::span logits(logits_.data() + accepted * vocab_size, static_cast<size_t>(vocab_size));
-    CACHALOT_ASSIGN_OR_RETURN(const SampledToken token,
+    CACHALOT_ASSIGN_OR_RETURN(SampledToken token,
                               sample(logits, request_.sampling, history_,
                                      static_cast<int64_t>(sequence_.tokens.size()), scratch_));
+    if (request_.wants_model_logprobs && request_.sampling.temperature == 0) {
+      CACHALOT_ASSIGN_OR_RETURN(token.logprob, model_logprob(logits, token.id));
+    }
     is_over_ = !emit(token);
     if (is_over_ || accepted == drafted || token.id != drafts_[accepted]) break;
   }

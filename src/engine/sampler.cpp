@@ -209,11 +209,7 @@ Result<SampledToken> sample(std::span<const float> logits, const SamplingParams&
                             const TokenHistory& history, int64_t position, Distribution& scratch) {
   CACHALOT_RETURN_IF_ERROR(distribution(logits, params, history, scratch));
   RngStream stream = sampling_stream(params.seed, position);
-  SampledToken token = draw(scratch, stream);
-  if (params.temperature == 0) {
-    CACHALOT_ASSIGN_OR_RETURN(token.logprob, model_logprob(logits, token.id));
-  }
-  return token;
+  return draw(scratch, stream);
 }
 
 Result<double> model_logprob(std::span<const float> logits, int32_t id) {

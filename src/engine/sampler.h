@@ -80,9 +80,7 @@ double probability_of(const Distribution& distribution, int32_t id);
 
 struct SampledToken {
   int32_t id;
-  // Natural log of its probability in the distribution it was drawn from; from sample() at
-  // temperature 0, where that is always 1, of the model's own (model_logprob).
-  double logprob;
+  double logprob;  // natural log of its probability in the distribution it was drawn from
 };
 
 // Step 7. One number of the stream.
