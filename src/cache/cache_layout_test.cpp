@@ -2,61 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include "cache/block_pool.h"
 #include "cache/cache_testing.h"
-#include "cache/sequence_cache.h"
 
 namespace cachalot::cache {
 namespace {
-using testing::flash_layout;
-using testing::pro_layout;
-
-TEST(CacheLayout, BytesPerTokenOfFlashAndProEqualTheFormula) {
-  for (const int64_t block_tokens : {128, 256, 512}) {
-    EXPECT_EQ(flash_layout(block_tokens, 8).bytes_per_token(), 3514.25);
-    EXPECT_EQ(pro_layout(block_tokens, 8).bytes_per_token(), 5031.4375);
-  }
-  // The formula itself: CSA (584 + 68) / 4, HCA 584 / 128.
-  EXPECT_EQ(21 * (584 + 68) / 4.0 + 20 * 584 / 128.0, 3514.25);
-  EXPECT_EQ(30 * (584 + 68) / 4.0 + 31 * 584 / 128.0, 5031.4375);
-}
-
-// CSA groups are whole lines (32 * 584 = 292 * 64, 32 * 68 = 34 * 64); an HCA group of n rows of
-// 584 bytes is padded.
-TEST(CacheLayout, PaddingIsReportedPerBlockSize) {
-  const auto hca_padding = [](int64_t rows) { return (64 - rows * 584 % 64) % 64; };
-  EXPECT_EQ(flash_layout(128, 0).block_padding_bytes(), 20 * hca_padding(1));
-  EXPECT_EQ(flash_layout(256, 0).block_padding_bytes(), 20 * hca_padding(2));
-  EXPECT_EQ(flash_layout(512, 0).block_padding_bytes(), 20 * hca_padding(4));
-  EXPECT_EQ(flash_layout(128, 0).padding_bytes_per_token(), 8.75);
-  EXPECT_EQ(flash_layout(256, 0).padding_bytes_per_token(), 3.75);
-  EXPECT_EQ(flash_layout(512, 0).padding_bytes_per_token(), 1.25);
-  EXPECT_EQ(pro_layout(128, 0).padding_bytes_per_token(), 31 * 56 / 128.0);
-  EXPECT_EQ(pro_layout(256, 0).padding_bytes_per_token(), 31 * 48 / 256.0);
-  EXPECT_EQ(pro_layout(512, 0).padding_bytes_per_token(), 31 * 32 / 512.0);
-}
-
-TEST(CacheLayout, MemoryTakenIsWhatTheLayoutSays) {
-  for (const int64_t block_tokens : {128, 256, 512}) {
-    auto pool =
-        BlockPool::create(flash_layout(block_tokens, 8), {.max_blocks = 8, .max_sequences = 1})
-            .value();
-    SequenceCache cache = SequenceCache::create(*pool).value();
-    ASSERT_TRUE(cache.reserve(1024).ok());
-    const CacheLayout& layout = pool->layout();
-    const int64_t padding = pool->blocks().num_used() * layout.block_padding_bytes();
-    EXPECT_EQ(static_cast<double>(pool->blocks().num_used() * layout.block_bytes() - padding),
-              1024 * 3514.25);
-    EXPECT_EQ(pool->blocks().reserved_bytes() % layout.block_bytes(), 0);
-    EXPECT_EQ(pool->states().reserved_bytes(), layout.state_bytes());
-  }
-}
-
-// reference/forward 8.1 lists these for a state without rewind slack.
-TEST(CacheLayout, StateBytesOfFlashAndPro) {
-  EXPECT_EQ(flash_layout(128, 0).state_row_bytes(), 12'206'080 + 3'214'336);
-  EXPECT_EQ(pro_layout(128, 0).state_row_bytes(), 18'710'528 + 4'559'872);
-}
 
 TEST(CacheLayout, StreamsDoNotOverlapAndStartOnLines) {
   const CacheLayout layout = testing::small_layout();

@@ -42,35 +42,6 @@ inline CacheLayout small_layout(uint64_t fingerprint = 0x1234) {
   return CacheLayout::create(std::move(layers), 16, kSmallSlack, fingerprint).value();
 }
 
-// reference/forward 3.5, 3.10: window_layers layers without compression, then CSA, then HCA layers,
-// in the native formats.
-inline CacheLayout v4_layout(int64_t window_layers, int64_t csa_layers, int64_t hca_layers,
-                             int64_t block_tokens, int64_t rewind_slack) {
-  const tensor::RowLayout kv = tensor::kv_row_layout(tensor::KvFormat::fp8, 512, 64);
-  const tensor::RowLayout key = tensor::index_row_layout(tensor::IndexFormat::fp4, 128);
-  const auto tail = [](int64_t width) { return tensor::RowLayout{.data_bytes = 2 * width * 4}; };
-  std::vector<LayerStreams> layers;
-  for (int64_t i = 0; i < window_layers + csa_layers + hca_layers; ++i) {
-    LayerStreams layer = {.window = kv, .window_capacity = 128 + rewind_slack};
-    if (i >= window_layers + csa_layers) {
-      layer.ratio = 128, layer.entry = kv, layer.tail = tail(512),
-      layer.tail_capacity = 128 + rewind_slack;
-    } else if (i >= window_layers) {
-      layer.ratio = 4, layer.entry = kv, layer.index_key = key;
-      layer.tail = tail(2 * 512), layer.tail_capacity = 8 + rewind_slack;
-      layer.index_tail = tail(2 * 128), layer.index_tail_capacity = 8 + rewind_slack;
-    }
-    layers.push_back(layer);
-  }
-  return CacheLayout::create(std::move(layers), block_tokens, rewind_slack, 0).value();
-}
-inline CacheLayout flash_layout(int64_t block_tokens, int64_t rewind_slack) {
-  return v4_layout(2, 21, 20, block_tokens, rewind_slack);
-}
-inline CacheLayout pro_layout(int64_t block_tokens, int64_t rewind_slack) {
-  return v4_layout(0, 30, 31, block_tokens, rewind_slack);
-}
-
 inline uint64_t mix(uint64_t x) {
   x += 0x9E3779B97F4A7C15;
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
