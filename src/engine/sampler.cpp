@@ -133,12 +133,6 @@ Status validate(const SamplingParams& params, int64_t vocab_size) {
   return {};
 }
 
-void TokenHistory::remove_output(int32_t id) {
-  const auto found = counts_.find(id);
-  CACHALOT_CHECK(found != counts_.end() && found->second.output > 0);
-  if (--found->second.output == 0 && found->second.prompt == 0) counts_.erase(found);
-}
-
 double exp_nonpositive(double x) {
   constexpr double kLog2e = 0x1.71547652b82fep+0;
   // ln 2 in two parts; products of the first with an integer up to 2^10 are exact.
@@ -183,12 +177,6 @@ Status distribution(std::span<const float> logits, const SamplingParams& params,
   return {};
 }
 
-double probability_of(const Distribution& distribution, int32_t id) {
-  const auto found = std::lower_bound(distribution.begin(), distribution.end(),
-                                      TokenProbability{id, 0}, has_lower_id);
-  return found != distribution.end() && found->id == id ? found->probability : 0.0;
-}
-
 SampledToken draw(const Distribution& distribution, RngStream& stream) {
   CACHALOT_CHECK(!distribution.empty());
   const double uniform = stream.next_unit();
@@ -210,23 +198,6 @@ Result<SampledToken> sample(std::span<const float> logits, const SamplingParams&
   CACHALOT_RETURN_IF_ERROR(distribution(logits, params, history, scratch));
   RngStream stream = sampling_stream(params.seed, position);
   return draw(scratch, stream);
-}
-
-Result<double> model_logprob(std::span<const float> logits, int32_t id) {
-  CACHALOT_CHECK(id >= 0 && static_cast<size_t>(id) < logits.size());
-  double largest = -kInfinity;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (!(logits[i] < std::numeric_limits<float>::infinity())) {
-      return invalid_argument(
-          fmt::format("logit {}: expected a finite number or -inf, found {}", i, logits[i]));
-    }
-    largest = std::max<double>(largest, logits[i]);
-  }
-  if (largest == -kInfinity)
-    return invalid_argument("logits: expected a finite one, found only -inf");
-  double total = 0;
-  for (const float logit : logits) total += exp_nonpositive(logit - largest);
-  return logits[id] - largest - std::log(total);
 }
 
 }  // namespace cachalot::engine

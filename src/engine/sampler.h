@@ -57,7 +57,6 @@ class TokenHistory {
   };
   void add_prompt(int32_t id) { ++counts_[id].prompt; }
   void add_output(int32_t id) { ++counts_[id].output; }
-  void remove_output(int32_t id);  // takes back an add_output: a rejected draft
   const std::unordered_map<int32_t, Counts>& counts() const { return counts_; }
 
  private:
@@ -74,9 +73,6 @@ using Distribution = std::vector<TokenProbability>;
 // Steps 1 to 6. logits [vocab_size]; out is overwritten, its memory reused.
 Status distribution(std::span<const float> logits, const SamplingParams& params,
                     const TokenHistory& history, Distribution& out);
-
-// 0 for a token that is not in it.
-double probability_of(const Distribution& distribution, int32_t id);
 
 struct SampledToken {
   int32_t id;
@@ -95,9 +91,6 @@ inline RngStream sampling_stream(uint64_t seed, int64_t position) {
 // it.
 Result<SampledToken> sample(std::span<const float> logits, const SamplingParams& params,
                             const TokenHistory& history, int64_t position, Distribution& scratch);
-
-// log softmax(logits)[id]: what the model itself gives a token, before steps 1 to 6.
-Result<double> model_logprob(std::span<const float> logits, int32_t id);
 
 // exp(x) for x <= 0 (or -inf) with the same bits on every machine; within 2 units in the last
 // place, 0 below -693.
