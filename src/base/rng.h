@@ -11,11 +11,8 @@ namespace cachalot {
 // What a stream is for; part of the key, so that two uses of one seed never share numbers.
 enum class RngPurpose : uint32_t {
   sampling = 1,
-  draft = 2,
-  acceptance = 3,
   weights = 4,
   data = 5,
-  rounding = 6
 };
 
 std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);

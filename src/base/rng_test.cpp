@@ -28,8 +28,7 @@ TEST(RngStream, SeedPurposeAndIndexEachGiveAnotherStream) {
   std::set<uint64_t> firsts;
   int num_streams = 0;
   for (uint64_t seed : {uint64_t{0}, uint64_t{1}, uint64_t{1} << 32, ~uint64_t{0}}) {
-    for (RngPurpose purpose : {RngPurpose::sampling, RngPurpose::draft, RngPurpose::acceptance,
-                               RngPurpose::weights, RngPurpose::data}) {
+    for (RngPurpose purpose : {RngPurpose::sampling, RngPurpose::weights, RngPurpose::data}) {
       for (uint64_t index : {uint64_t{0}, uint64_t{1}, uint64_t{1} << 32, ~uint64_t{0}}) {
         RngStream stream(seed, purpose, index);
         const uint64_t high = stream.next_u32();

@@ -1,5 +1,5 @@
-// The parameter groups (optim/parameter_groups.h) and shard plans over every tensor of the
-// published configurations and of the golden ones.
+// The parameter groups (optim/parameter_groups.h) over every tensor of the published configurations
+// and of the golden ones.
 #include <gtest/gtest.h>
 
 #include <string>
@@ -9,7 +9,6 @@
 #include "formats/inventory.h"
 #include "formats/presets.h"
 #include "optim/parameter_groups.h"
-#include "optim/shard_plan.h"
 
 namespace cachalot {
 namespace {
@@ -99,37 +98,6 @@ TEST(ParameterAudit, EveryTensorOfTheModelsIsInTheGroupOfTheReport) {
     const auto config = formats::load_config(test_data("formats/config/") + name + ".json");
     ASSERT_TRUE(config.has_value()) << config.error().to_string();
     audit(*config, name);
-  }
-}
-
-// reference/infrastructure Z3: what the optimizer's sharding pads, for the dense matrices and the
-// experts of the published models.
-TEST(ShardPadding, IsUnderATenthForDenseMatricesAndAMatrixARankForExperts) {
-  for (const auto& config : {formats::flash_config(), formats::pro_config()}) {
-    std::vector<int64_t> dense;
-    int64_t num_experts = 0, expert_elements = 0;
-    for (const TensorInfo& info : formats::tensor_inventory(config)) {
-      const std::vector<int64_t> shape(info.shape.begin(), info.shape.end());
-      const auto rule = optim::parameter_rule(info.name, shape, options_of(config));
-      ASSERT_TRUE(rule.has_value());
-      for (const optim::RowRange& cut : rule->matrices) {
-        if (info.component == Component::routed_experts) {
-          ++num_experts;
-          expert_elements = cut.rows * shape[1];
-        } else {
-          dense.push_back(cut.rows * shape[1]);
-        }
-      }
-    }
-    for (int64_t group : {4, 8, 16, 32, 64}) {
-      const optim::ShardPlan plan = optim::plan_by_size(dense, 256, group);
-      EXPECT_EQ(plan.group_size, group);
-      EXPECT_LT(plan.padding_share(), 0.1) << group;
-    }
-    for (int64_t ranks : {16, 100, 1024}) {
-      const optim::ShardPlan plan = optim::plan_in_order(num_experts, expert_elements, ranks);
-      EXPECT_LT(plan.padded_elements(), ranks * expert_elements) << ranks;
-    }
   }
 }
 
