@@ -73,6 +73,46 @@ TEST(DerivedCases, AreReproducedByteForByte) {
 }
 
 // reference/chat 2.14, by number; 3, 5 and 10 are official cases.
+// Reference 2.2, step 2: results follow the most recent calls, whatever earlier calls had their ids;
+// an id that no call has counts as the first place, in its order among those.
+TEST(ToolResults, AreOrderedByTheMostRecentCallsAndUnknownIdsComeFirst) {
+  const auto calls = [](std::initializer_list<const char*> ids) {
+    std::string list;
+    for (const char* id : ids) {
+      list += fmt::format(
+          R"({}{{"id":"{}","type":"function","function":{{"name":"f","arguments":"{{}}"}}}})",
+          list.empty() ? "" : ",", id);
+    }
+    return R"({"role":"assistant","content":"","tool_calls":[)" + list + "]},";
+  };
+  const auto results = [](std::initializer_list<const char*> ids) {
+    std::string list;
+    for (const char* id : ids)
+      list += fmt::format(R"({{"role":"tool","tool_call_id":"{0}","content":"of {0}"}},)", id);
+    return list;
+  };
+  const auto order = [&](const std::string& messages) {
+    const std::string prompt = encode_text(R"({"messages":[{"role":"user","content":"q"},)" +
+                                               messages.substr(0, messages.size() - 1) + "]}",
+                                           chat_mode());
+    std::string found;
+    const std::string_view before = "<tool_result>of ";
+    for (size_t at = prompt.find(before); at != std::string::npos; at = prompt.find(before, at + 1))
+      found += prompt[at + before.size()];
+    return found.empty() ? prompt : found;
+  };
+  EXPECT_EQ(order(calls({"a", "b", "c"}) + results({"c", "a", "b"})), "abc");
+  // The second turn's calls have the ids of the first's in another order.
+  EXPECT_EQ(
+      order(calls({"a", "b"}) + results({"b", "a"}) + calls({"b", "a"}) + results({"a", "b"})),
+      "abba");
+  // What a call of an earlier turn was asked for is unknown in this one.
+  EXPECT_EQ(
+      order(calls({"x", "a"}) + results({"x", "a"}) + calls({"b", "c"}) + results({"c", "b", "a"})),
+      "xabac");
+  EXPECT_EQ(order(calls({"a", "b", "c"}) + results({"c", "y", "b", "z", "a"})), "yzabc");
+}
+
 TEST(WorkedExamples, AreAsWritten) {
   const std::string bos(kBos);
   const std::string hello = R"([{"role": "user", "content": "Hello"}])";
