@@ -242,6 +242,92 @@ TEST(DataLoader, StagesGoOnWhereTheLastOneEnded) {
   EXPECT_EQ(long_stage.plan(*adopted, 2).next.step, 2);
 }
 
+// Equal documents of one pack, and windows of one: packs come in the order in which documents are
+// drawn.
+constexpr int64_t kEqualLength = 64;
+Dataset equal_documents(const std::string& name, int64_t first, int64_t count) {
+  std::vector<std::vector<int32_t>> documents;
+  for (int64_t d = first; d < first + count; ++d)
+    documents.push_back(telling_document(d, kEqualLength));
+  return *Dataset::create(name, {std::make_shared<MemorySource>(documents)});
+}
+LoaderConfig one_document_a_window() {
+  return {.sequence_length = kEqualLength, .window_packs = 1, .seed = 5};
+}
+std::vector<Sample> drawn(DataLoader& loader, LoaderCursor* cursor, int64_t count) {
+  std::vector<Sample> samples;
+  for (int64_t i = 0; i < count; ++i) {
+    const StepPlan step = loader.plan(*cursor, 1);
+    EXPECT_EQ(step.packs[0].size(), 1u);
+    samples.push_back(step.packs[0][0]);
+    *cursor = step.next;
+  }
+  return samples;
+}
+
+TEST(DataLoader, EveryEpochHasAnOrderOfItsOwn) {
+  constexpr int64_t kDocuments = 50;
+  DataLoader loader =
+      *DataLoader::create(one_document_a_window(), {{equal_documents("a", 0, kDocuments), 1}});
+  LoaderCursor cursor = loader.start();
+  std::set<std::vector<int64_t>> orders;
+  for (int64_t epoch = 0; epoch < 3; ++epoch) {
+    std::vector<int64_t> order;
+    for (const Sample& sample : drawn(loader, &cursor, kDocuments)) {
+      EXPECT_EQ(sample.epoch, epoch);
+      order.push_back(sample.document);
+    }
+    EXPECT_EQ(std::set<int64_t>(order.begin(), order.end()).size(),
+              static_cast<size_t>(kDocuments));
+    orders.insert(std::move(order));
+  }
+  EXPECT_EQ(orders.size(), 3u);
+}
+
+// Of the 65 * 66 / 2 cuts two draws agree on one in two thousand or so; of 50 documents not on five.
+TEST(DataLoader, FimCutsADocumentAnewInEveryEpoch) {
+  constexpr int64_t kDocuments = 50;
+  LoaderConfig config = one_document_a_window();
+  config.fim_rate = 1;
+  config.fim_tokens = kFim;
+  config.sequence_length += 3;
+  DataLoader loader = *DataLoader::create(config, {{equal_documents("a", 0, kDocuments), 1}});
+  LoaderCursor cursor = loader.start();
+  std::map<int64_t, std::pair<int64_t, int64_t>> cuts;
+  for (const Sample& sample : drawn(loader, &cursor, kDocuments))
+    cuts[sample.document] = {sample.fim->prefix_end, sample.fim->suffix_begin};
+  int64_t num_same = 0;
+  for (const Sample& sample : drawn(loader, &cursor, kDocuments)) {
+    EXPECT_EQ(sample.epoch, 1);
+    num_same +=
+        cuts.at(sample.document) == std::pair(sample.fim->prefix_end, sample.fim->suffix_begin);
+  }
+  EXPECT_LT(num_same, 5);
+}
+
+// What an earlier stage drew is no debt: a stage's shares count from its start. Where datasets are
+// equally far behind, the first one's turn it is.
+TEST(DataLoader, AStageCountsItsSharesFromItsStart) {
+  const auto loader_with = [](double weight_a, double weight_b) {
+    return *DataLoader::create(
+        one_document_a_window(),
+        {{equal_documents("a", 0, 200), weight_a}, {equal_documents("b", 500, 200), weight_b}});
+  };
+  const auto datasets = [](DataLoader& loader, LoaderCursor* cursor, int64_t count) {
+    std::vector<int64_t> of;
+    for (const Sample& sample : drawn(loader, cursor, count)) of.push_back(sample.dataset);
+    return of;
+  };
+  DataLoader first = loader_with(3, 1);
+  LoaderCursor cursor = first.start();
+  // After one of each, a has the lower share until it has three to one of b.
+  EXPECT_EQ(datasets(first, &cursor, 12),
+            (std::vector<int64_t>{0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0}));
+  DataLoader second = loader_with(1, 1);
+  cursor = second.adopt_cursor(first.skip_window(cursor)).value();
+  EXPECT_EQ(datasets(second, &cursor, 6), (std::vector<int64_t>{0, 1, 0, 1, 0, 1}));
+}
+
 TEST(DataLoader, UnshuffledOrderIsTheFiles) {
   LoaderConfig plain = {.sequence_length = 1000, .window_packs = 1, .shuffle = false};
   DataLoader loader = *DataLoader::create(
