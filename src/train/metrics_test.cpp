@@ -137,5 +137,17 @@ TEST(SpikeDetector, TellsSpikesAndNothingElse) {
   EXPECT_EQ(detector.add(3.05, 1.0), "");
 }
 
+// However long the loss or the norm stays up, it is measured by what was before: with the spikes
+// in the window their height would be its median after half of it.
+TEST(SpikeDetector, AsManySpikesAsTheWindowHoldsStaySpikes) {
+  for (const bool is_loss : {true, false}) {
+    SpikeDetector detector({.window = 20, .min_steps = 10});
+    for (int i = 0; i < 20; ++i) EXPECT_EQ(detector.add(2.0, 1.0), "");
+    for (int i = 0; i < 40; ++i)
+      EXPECT_NE(detector.add(is_loss ? 3.0 : 2.0, is_loss ? 1.0 : 6.0), "") << i;
+    EXPECT_EQ(detector.add(2.0, 1.0), "");
+  }
+}
+
 }  // namespace
 }  // namespace cachalot::train

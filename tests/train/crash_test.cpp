@@ -1,6 +1,6 @@
-// What is left of a training run when it or the machine stops. This program's own fsync takes note
-// of what has been synced and ends the process at a chosen one; its own renameat2 is that of a file
-// system without exchange.
+// What is left of a training run when it or the machine stops. This program's own fsync and
+// fdatasync take note of what has been synced, and fsync ends the process at a chosen one; its own
+// renameat2 is that of a file system without exchange.
 #include <gtest/gtest.h>
 #include <stdio.h>
 #include <sys/syscall.h>
@@ -25,12 +25,14 @@ namespace fs = std::filesystem;
 
 // Of every synced directory the names that it then held.
 std::map<fs::path, std::set<fs::path>> synced_names;
+// Of every file whose data was synced the size that it then had.
+std::map<fs::path, uintmax_t> synced_bytes;
 int64_t syncs_until_kill = -1;  // -1: not killed
 int exchange_error = 0;         // of a file system that cannot exchange names; 0: it can
 
 }  // namespace
 
-// Both stand before the C library's.
+// These stand before the C library's.
 extern "C" int fsync(int fd) {
   if (syncs_until_kill >= 0 && syncs_until_kill-- == 0) ::raise(SIGKILL);
   const fs::path path = fs::read_symlink("/proc/self/fd/" + std::to_string(fd));
@@ -39,6 +41,12 @@ extern "C" int fsync(int fd) {
       synced_names[path].insert(entry.path().filename());
   }
   return static_cast<int>(::syscall(SYS_fsync, fd));
+}
+
+extern "C" int fdatasync(int fd) {
+  const fs::path path = fs::read_symlink("/proc/self/fd/" + std::to_string(fd));
+  synced_bytes[path] = fs::file_size(path);
+  return static_cast<int>(::syscall(SYS_fdatasync, fd));
 }
 
 extern "C" int renameat2(int from_fd, const char* from, int to_fd, const char* to,
@@ -61,6 +69,24 @@ class SilentObserver : public RunObserver {
 
 class CrashTest : public CheckpointFiles {
  protected:
+  // A run of small.toml in `run_dir`.
+  Status train(const std::string& run_dir, int64_t stop_at_step, RunObserver& observer) {
+    const std::vector<uint16_t> ids(20000, 7);
+    std::ofstream(path("bytes.bin"), std::ios::binary)
+        .write(reinterpret_cast<const char*>(ids.data()),
+               static_cast<std::streamsize>(ids.size() * sizeof(ids[0])));
+    const std::vector<std::string> files = {test_data("train/small.toml")};
+    const std::vector<std::string> keys = {"run_dir=" + run_dir,
+                                           "data.0.path=" + path("bytes.bin")};
+    const TrainConfig config = read_train_config(files, keys).value();
+    ThreadPool pool(1);
+    device::Arena arena;
+    device::ExecContext ctx{&pool, &arena, device::machine_isa()};
+    return run_training(ctx, config,
+                        {.resume = false, .provoked_step = -1, .stop_at_step = stop_at_step},
+                        observer)
+        .error();
+  }
   // True: fn ran to its end; false: it was killed at the sync of this number, counted from 0.
   template <typename F>
   static bool survives(int64_t sync, const F& fn) {
@@ -85,20 +111,8 @@ class CrashTest : public CheckpointFiles {
 };
 
 TEST_F(CrashTest, EveryNameOnTheWayToACheckpointIsSynced) {
-  const std::vector<uint16_t> ids(20000, 7);
-  std::ofstream(path("bytes.bin"), std::ios::binary)
-      .write(reinterpret_cast<const char*>(ids.data()),
-             static_cast<std::streamsize>(ids.size() * sizeof(ids[0])));
-  const std::vector<std::string> files = {test_data("train/small.toml")};
-  const std::vector<std::string> keys = {"run_dir=" + path("runs/today/first/"),
-                                         "data.0.path=" + path("bytes.bin")};
-  const TrainConfig config = read_train_config(files, keys).value();
-  ThreadPool pool(1);
-  device::Arena arena;
-  device::ExecContext ctx{&pool, &arena, device::machine_isa()};
   SilentObserver observer;
-  const RunRequest request{.resume = false, .provoked_step = -1, .stop_at_step = 1};
-  const Status status = run_training(ctx, config, request, observer).error();
+  const Status status = train(path("runs/today/first/"), 1, observer);
   ASSERT_TRUE(status.ok()) << status.message();
 
   std::vector<fs::path> needed;
@@ -113,6 +127,32 @@ TEST_F(CrashTest, EveryNameOnTheWayToACheckpointIsSynced) {
         is_file ? checkpoint.parent_path() / ".aside-new" : name.parent_path();
     EXPECT_TRUE(synced_names[directory].contains(name.filename())) << name;
   }
+}
+
+// A checkpoint that outlives a loss of power has the lines of all its steps in the log.
+TEST_F(CrashTest, TheLogIsSyncedBeforeACheckpointIsThere) {
+  class Watcher : public SilentObserver {
+   public:
+    explicit Watcher(std::string log) : log_(std::move(log)) {}
+    void on_step(const StepResult&, const MetricValues&) override { size_ = fs::file_size(log_); }
+    void on_event(int64_t step, std::string_view event, std::string_view) override {
+      if (event == "checkpoint") {
+        EXPECT_GT(size_, 0u);
+        EXPECT_GE(synced_bytes[log_], size_) << step;
+        ++num_checkpoints;
+      }
+    }
+    int64_t num_checkpoints = 0;
+
+   private:
+    fs::path log_;
+    uintmax_t size_ = 0;
+  };
+  synced_bytes.clear();
+  Watcher watcher(path("logged/metrics.jsonl"));
+  const Status status = train(path("logged"), 6, watcher);
+  ASSERT_TRUE(status.ok()) << status.message();
+  EXPECT_EQ(watcher.num_checkpoints, 2);
 }
 
 // Killed before any of its syncs, a save over a checkpoint of the same step leaves the old one or
