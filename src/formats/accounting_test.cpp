@@ -203,6 +203,24 @@ TEST(Accounting, FlopsByPart) {
   EXPECT_NEAR(v32_token_flops(1048576).weights * 1e-9, 77.1, 0.05);
 }
 
+// The formulas of 8.2 with Flash's numbers (its bf16 parameters hold the layers' norms, which are no
+// products: 4096 + 4096 + 1024 + 512 of each of 43), where the context is shorter than the window and the
+// entries are fewer than the picks, where only the entries are, and at their limits.
+TEST(Accounting, FlopsBelowTheWindowAndTheTopK) {
+  constexpr double kNorms = 43 * 9728;
+  for (const double context : {1.0, 64.0, 127.0, 128.0, 200.0, 2047.0, 2048.0, 2049.0}) {
+    const double per_key = 2 * 2 * 64 * 1024, window = context < 128 ? context : 128;
+    const double picked = context < 2048 ? context / 4 : 512;
+    const TokenFlops f = token_flops(flash().config, flash().parameters, context);
+    EXPECT_DOUBLE_EQ(f.weights, 2 * 12350128128.0 + 4 * (918512128.0 - kNorms));
+    EXPECT_DOUBLE_EQ(f.window, 2 * per_key * window) << context;
+    EXPECT_DOUBLE_EQ(f.csa, 21 * per_key * (picked + window)) << context;
+    EXPECT_DOUBLE_EQ(f.hca, 20 * per_key * (context / 128 + window)) << context;
+    EXPECT_DOUBLE_EQ(f.indexer, 0.5 * 21 * 2 * 64 * 128 * context / 4) << context;
+    EXPECT_EQ(f.full, 0);
+  }
+}
+
 TEST(Accounting, UnquantisedAndAblatedModels) {
   const Model tiny("golden-tiny.json");
   EXPECT_EQ(tiny.parameters.active_quantised, 0);

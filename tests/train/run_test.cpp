@@ -17,6 +17,7 @@
 #include "data/data_testing.h"
 #include "data/token_shard.h"
 #include "formats/safetensors.h"
+#include "text/tokenizer.h"
 #include "train/checkpoint.h"
 #include "train/run_lock.h"
 
@@ -267,6 +268,37 @@ TEST_F(RunTest, AFinishedRunIsNotEvaluatedAgain) {
     return line.event.empty() && line.values.at(0).first == "validation/held/loss";
   };
   EXPECT_EQ(std::count_if(lines.begin(), lines.end(), is_evaluation), 1);
+}
+
+// Bits per byte count the text that the targets stand for: not the first token, which is no target,
+// and not the end of the text, which is a target of no bytes.
+TEST_F(RunTest, BitsPerByteAreOfTheTextThatIsPredicted) {
+  const std::string tokenizer = test_data("../models/nano/tokenizer.json");
+  const text::Tokenizer tokens =
+      text::Tokenizer::from_json(read_text_file(tokenizer).value(), tokenizer).value();
+  std::string text = "The whale dived, and the sea closed over it; nothing was left but foam.";
+  while (tokens.encode(text).size() < 63) text += " again";
+  const std::vector<int32_t> ids = tokens.encode(text);
+  ASSERT_EQ(ids.size(), 63u);
+  ASSERT_EQ(tokens.token_bytes(ids[0]).value(), "The");
+  std::vector<uint16_t> document(ids.begin(), ids.end());
+  document.push_back(1);
+  ASSERT_FALSE(tokens.token_bytes(1).value().empty());
+  std::ofstream(path("text.bin"), std::ios::binary)
+      .write(reinterpret_cast<const char*>(document.data()),
+             static_cast<std::streamsize>(document.size() * 2));
+  std::ofstream(path("over.toml")) << "tokenizer = \"" << tokenizer
+                                   << "\"\n[model]\nvocab_size = 4096\n[[validation]]\nname = "
+                                      "\"whale\"\npath = \""
+                                   << path("text.bin") << "\"\n";
+  run(config("run", {}, path("over.toml")),
+      {.resume = false, .provoked_step = -1, .stop_at_step = 1});
+  const MetricsLine line = read_metrics(path("run") + "/metrics.jsonl").value().back();
+  ASSERT_EQ(line.values.at(0).first, "validation/whale/loss");
+  ASSERT_EQ(line.values.at(1).first, "validation/whale/bits_per_byte");
+  const double bits = line.values[0].second * 63 / std::log(2.0);
+  const auto bytes = static_cast<double>(text.size() - std::strlen("The"));
+  EXPECT_NEAR(line.values[1].second, bits / bytes, 1e-12 * bits);
 }
 
 // A model whose embedding of one token is so large that the loss is no number where that token

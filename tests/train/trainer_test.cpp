@@ -43,6 +43,23 @@ TEST(Trainer, GoesOnFromASavedStateAsIfUndisturbed) {
   }
 }
 
+// Routers that know nothing give every expert the same affinity: then the loss of a sample is alpha
+// in every layer, whatever is chosen (reference/training 6.6), and so is its mean over samples of
+// any number and length, and over any cut into calls.
+TEST(Trainer, TheBalanceLossOfTheLogIsTheMeanOverSamples) {
+  for (const int64_t packs_per_call : {1, 4}) {
+    RunConfig config;
+    config.init_std = 0;
+    config.packs_per_call = packs_per_call;
+    config.trainer.balance_alpha = 0.25f;
+    TestRun run(config);
+    // Of four layers, of which the first takes its experts by token id, and of the MTP block.
+    constexpr double kRouters = 4;
+    const StepResult first = run.step();
+    EXPECT_NEAR(first.balance_loss, kRouters * 0.25, kRouters * 0.25 * 1e-5) << packs_per_call;
+  }
+}
+
 TEST(Trainer, MeetsItsBudgetToTheToken) {
   RunConfig config;
   config.total_tokens = 2 * 4 * kSequence + 100;
