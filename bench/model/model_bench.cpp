@@ -155,6 +155,20 @@ StepCost step_cost(const engine::Engine& engine, double context) {
   return cost;
 }
 
+// The better of two measurements, of which one was made before the work and one after it: what a
+// neighbour takes from one of them would make a share too large.
+Machine better_of(const Machine& a, const Machine& b) {
+  return {a.isa, std::max(a.flops, b.flops), std::max(a.bytes_per_s, b.bytes_per_s)};
+}
+
+Status check_share(const char* name, double share) {
+  if (share <= 1) return {};
+  return invalid_argument(
+      fmt::format("{}: expected a share of the machine's limit of at most 1, "
+                  "found {:.3f}: the limit or the work is counted wrong",
+                  name, share));
+}
+
 double limit_seconds(double flops, double bytes, const Machine& machine) {
   return std::max(flops / machine.flops, bytes / machine.bytes_per_s);
 }
@@ -164,7 +178,7 @@ double limit_seconds(double flops, double bytes, const Machine& machine) {
 Result<std::string> run_model_bench(const ModelBenchOptions& options) {
   CACHALOT_ASSIGN_OR_RETURN(const formats::ModelConfig config,
                             config_of(options.config_path, kFlashSlice));
-  const Machine machine = measure(options.threads, options.precision);
+  const Machine before = measure(options.threads, options.precision);
   engine::EngineOptions engine_options;
   engine_options.model.precision = options.precision;
   engine_options.model.threads = options.threads;
@@ -188,6 +202,7 @@ Result<std::string> run_model_bench(const ModelBenchOptions& options) {
   }
   CACHALOT_ASSIGN_OR_RETURN(const std::vector<double> decode,
                             decode_seconds(*engine, sequence, options.decode_tokens));
+  const Machine machine = better_of(before, measure(options.threads, options.precision));
 
   const StepCost step = step_cost(*engine, static_cast<double>(options.prompt_tokens));
   const StepCost middle = step_cost(*engine, static_cast<double>(options.prompt_tokens) / 2);
@@ -195,6 +210,10 @@ Result<std::string> run_model_bench(const ModelBenchOptions& options) {
       (middle.matrix_flops + middle.attention_flops) * static_cast<double>(options.prompt_tokens);
   const double decode_limit = limit_seconds(step.matrix_flops, step.matrix_bytes, machine) +
                               limit_seconds(step.attention_flops, step.attention_bytes, machine);
+  const double prefill_share = prefill_flops / median(prefill) / machine.flops;
+  const double decode_share = decode_limit / median(decode);
+  CACHALOT_RETURN_IF_ERROR(check_share("bench model: prefill", prefill_share));
+  CACHALOT_RETURN_IF_ERROR(check_share("bench model: decode", decode_share));
   return fmt::format(
       "{{\"bench\": \"model\", \"isa\": \"{}\", \"threads\": {}, \"precision\": \"{}\", "
       "\"weight_bytes\": {}, "
@@ -207,11 +226,10 @@ Result<std::string> run_model_bench(const ModelBenchOptions& options) {
       device::isa_name(machine.isa), engine->num_threads(), options.precision,
       engine->weights().num_bytes(), machine.flops / 1e9, machine.bytes_per_s / 1e9,
       options.prompt_tokens, median(prefill),
-      static_cast<double>(options.prompt_tokens) / median(prefill), prefill_flops,
-      prefill_flops / median(prefill) / machine.flops, options.prompt_tokens, median(decode),
-      *std::min_element(decode.begin(), decode.end()), 1.0 / median(decode),
-      step.matrix_bytes + step.attention_bytes, step.matrix_flops + step.attention_flops,
-      decode_limit / median(decode));
+      static_cast<double>(options.prompt_tokens) / median(prefill), prefill_flops, prefill_share,
+      options.prompt_tokens, median(decode), *std::min_element(decode.begin(), decode.end()),
+      1.0 / median(decode), step.matrix_bytes + step.attention_bytes,
+      step.matrix_flops + step.attention_flops, decode_share);
 }
 
 Result<std::string> run_context_bench(const ContextBenchOptions& options) {
