@@ -2,6 +2,8 @@
 // whole and streamed.
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -103,6 +105,80 @@ TEST(TokenizerParity, EveryV4TokenIsThereAndEncodesToItself) {
   EXPECT_EQ(tokenizer.token_id("<|User|>"), std::nullopt);
   EXPECT_FALSE(tokenizer.token_bytes(129280));
   EXPECT_FALSE(tokenizer.token_bytes(-1));
+}
+
+// The table of reference/chat 1.4, from its text.
+TEST(TokenizerParity, AddedTokensHaveTheIdsOfTheTable) {
+  std::map<int32_t, std::string> table = {
+      {0, "<｜begin▁of▁sentence｜>"},
+      {1, "<｜end▁of▁sentence｜>"},
+      {2, "<｜▁pad▁｜>"},
+      {128840, "<dsml:"},
+      {128841, "</dsml:"},
+  };
+  const auto row = [&](int32_t first, std::initializer_list<const char*> contents) {
+    for (const char* content : contents) table[first++] = content;
+  };
+  for (int32_t i = 0; i < 800; ++i)
+    table[128000 + i] = "<｜place▁holder▁no▁" + std::to_string(i) + "｜>";
+  row(128800, {"<｜fim▁hole｜>",
+               "<｜fim▁begin｜>",
+               "<｜fim▁end｜>",
+               "<｜User｜>",
+               "<｜Assistant｜>",
+               "<|EOT|>",
+               "<｜tool▁calls▁begin｜>",
+               "<｜tool▁calls▁end｜>",
+               "<｜tool▁call▁begin｜>",
+               "<｜tool▁call▁end｜>",
+               "<｜tool▁outputs▁begin｜>",
+               "<｜tool▁outputs▁end｜>",
+               "<｜tool▁output▁begin｜>",
+               "<｜tool▁output▁end｜>",
+               "<｜tool▁sep｜>",
+               "<｜begin▁of▁repo▁name｜>",
+               "<｜end▁of▁repo▁name｜>",
+               "<｜begin▁of▁file▁name｜>",
+               "<｜end▁of▁file▁name｜>",
+               "<｜begin▁of▁file｜>",
+               "<｜end▁of▁file｜>",
+               "<think>",
+               "</think>",
+               "<｜place▁holder▁for▁copy｜>",
+               "<｜place▁holder▁for▁pointer▁replace｜>",
+               "｜DSML｜",
+               "<｜begin▁sys｜>",
+               "<｜end▁sys｜>",
+               "<｜latest_reminder｜>",
+               "<｜action｜>",
+               "<｜query｜>",
+               "<｜authority｜>",
+               "<｜domain｜>",
+               "<｜task｜>",
+               "<｜political｜>",
+               "<｜entity｜>",
+               "<｜title｜>",
+               "<｜safety｜>",
+               "<｜answer｜>",
+               "<｜search｜>"});
+  row(128842, {"<｜search▁begin｜>", "<｜search▁end｜>", "<｜extracted_url｜>", "<｜read_url｜>",
+               "<｜end_of_query｜>"});
+  char span[40];
+  for (int n = 21; n <= 435; ++n) {
+    std::snprintf(span, sizeof span, "<|place_holder_mm_span_%04d|>", n);
+    table[128847 + n - 21] = span;
+  }
+  row(129262, {"<｜rl_image_pad｜>", "<｜rl_image_start｜>", "<｜image2｜>", "<｜/table>｜",
+               "<｜table｜>", "<｜/td｜>", "<｜td｜>", "<｜/tr｜>", "<｜tr｜>", "<｜/polygon｜>",
+               "<｜polygon｜>", "<｜/point｜>", "<｜point｜>", "<｜/box｜>", "<｜box｜>",
+               "<｜/ref｜>", "<｜ref｜>", "<｜image｜>"});
+  const Tokenizer tokenizer = v4_tokenizer();
+  for (const auto& [id, content] : table) {
+    EXPECT_EQ(tokenizer.token_id(content), id) << content;
+    EXPECT_EQ(*tokenizer.token_bytes(id), content) << id;
+  }
+  EXPECT_EQ(tokenizer.added_tokens().size(), 1283u);
+  EXPECT_EQ(table.size(), 1283u);
 }
 
 // reference/chat 1.6: control strings in user text stay text, and text is cut once across segment
