@@ -86,6 +86,24 @@ TEST(Generate, APromptReusesWhatARestoredSequenceSharesWithIt) {
             timings.at("prompt_tokens").to_number<int64_t>() - 1);
 }
 
+// reference/chat 4. The random model brings no settings of its own.
+TEST(Generate, DefaultsAreTemperatureOneAndTheWholeDistribution) {
+  EXPECT_EQ(ids_of(run_json(with_prompt({"--temperature", "1", "--top-p", "1"}))), undisturbed());
+  EXPECT_NE(ids_of(run_json(with_prompt({"--temperature", "0.5"}))), undisturbed());
+  EXPECT_NE(ids_of(run_json(with_prompt({"--top-p", "0.5"}))), undisturbed());
+}
+
+// Prompt and completion share the model's max_position_embeddings, to the token.
+TEST(Generate, PromptAndCompletionShareTheContext) {
+  constexpr int kContext = 4096, kNear = kContext - 4;
+  std::string ids = "0";
+  for (int i = 1; i < kNear; ++i) ids += "," + std::to_string(i % 2000 + 3);
+  EXPECT_EQ(ids_of(run_json(command({"--prompt-ids", ids}, kContext - kNear))).size(), 4u);
+  const Outcome over = run_binary(command({"--prompt-ids", ids}, kContext - kNear + 1));
+  EXPECT_EQ(over.exit_code, 2);
+  EXPECT_NE(over.err.find("expected 0 to 4"), std::string::npos) << over.err;
+}
+
 TEST(Generate, ABannedTokenDoesNotCome) {
   const int64_t first = undisturbed().at(0);
   const std::vector<int64_t> ids =
