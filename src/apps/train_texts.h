@@ -1,7 +1,7 @@
 // `train --data`: from a person's texts to what a configuration needs.
-// Files    RUN/data: tokenizer.json, where the configuration names none; texts.json with its shards,
-//          and texts-heldout.json with those of what is held out. A run that goes on (`resume`)
-//          takes them as they are.
+// Files    RUN/data: tokenizer.json, where the configuration names none; texts.json with its
+//          shards, and texts-heldout.json with those of what is held out. A run that goes on
+//          (`resume`) takes them as they are.
 // Sets     what the configuration does not: model.preset (nano), run_dir (runs/NAME), tokenizer,
 //          data, validation, model.vocab_size, schedule.batch.total_tokens.
 // Errors   of the files, the tokenizer's training and the corpora; a configuration that names data

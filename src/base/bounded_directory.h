@@ -22,8 +22,8 @@ class BoundedDirectory {
   // The file's time of last use is now; nothing where it cannot be set.
   void mark_used(const std::string& name) const;
 
-  // Makes room for num_bytes, removing other files and what dead writers left, then has `write` fill
-  // the file, which is synced and takes the name at the end.
+  // Makes room for num_bytes, removing other files and what dead writers left, then has `write`
+  // fill the file, which is synced and takes the name at the end.
   // Errors  cancelled: another process is writing here; resource_exhausted: more than max_bytes, or
   //         than the disk has free beside a twentieth of it; those of the system and of `write`.
   Status write(const std::string& name, int64_t num_bytes,

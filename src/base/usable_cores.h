@@ -12,12 +12,13 @@ namespace cachalot {
 int usable_cores(const std::string& root = "");
 
 // Cores' worth of time that the control groups grant: the least over the process's group and those
-// above it, in either version of the interface. 0: no limit. Reads proc/ and the mounted hierarchies
-// under `root` ("" is the machine).
+// above it, in either version of the interface. 0: no limit. Reads proc/ and the mounted
+// hierarchies under `root` ("" is the machine).
 double control_group_cores(const std::string& root);
 
-// The cores of the mask that the quota keeps busy, at least 1. A quota between two numbers counts as
-// the nearer: half a core more is worth a thread, a tenth would only make the others wait for it.
+// The cores of the mask that the quota keeps busy, at least 1. A quota between two numbers counts
+// as the nearer: half a core more is worth a thread, a tenth would only make the others wait for
+// it.
 int cores_within_quota(int cores, double quota);
 
 }  // namespace cachalot

@@ -284,7 +284,8 @@ TEST(DataLoader, EveryEpochHasAnOrderOfItsOwn) {
   EXPECT_EQ(orders.size(), 3u);
 }
 
-// Of the 65 * 66 / 2 cuts two draws agree on one in two thousand or so; of 50 documents not on five.
+// Of the 65 * 66 / 2 cuts two draws agree on one in two thousand or so; of 50 documents not on
+// five.
 TEST(DataLoader, FimCutsADocumentAnewInEveryEpoch) {
   constexpr int64_t kDocuments = 50;
   LoaderConfig config = one_document_a_window();

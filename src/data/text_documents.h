@@ -1,9 +1,10 @@
 // The documents of files of text, cut and parted into what is trained on and what is held out.
 // Cutting   as split_text.h; the pieces of a document follow each other.
 // Hold-out  of `hold_out` > 0: whole documents, spread over all, up to about that share of the
-//           bytes and twice that share of the documents, never cut. Of few documents (fewer than two would be
-//           held out) each gives its last bytes instead, from a line's beginning. A text that has
-//           come before is left out, since nothing that was trained on tests anything.
+//           bytes and twice that share of the documents, never cut. Of few documents (fewer than
+//           two would be held out) each gives its last bytes instead, from a line's beginning. A
+//           text that has come before is left out, since nothing that was trained on tests
+//           anything.
 // Exact     a function of the files, their order and the options.
 // Memory    a document and 8 bytes for each one before it.
 // Errors    the reader's.

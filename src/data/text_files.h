@@ -1,8 +1,8 @@
 // The files of text that a person means: files, folders and patterns.
 // Files     each as it is named, whatever it holds.
 // Folders   every file below, by path; hidden ones, files that are no text (text_kind.h, by
-//           their first bytes, decompressed), runs of `train` (folders with a run.toml) and corpora of
-//           `data tokenize` are passed over.
+//           their first bytes, decompressed), runs of `train` (folders with a run.toml) and corpora
+//           of `data tokenize` are passed over.
 // Patterns  what names no file or folder and has one of * ? [: every file below the folder before
 //           the first of them whose path, or a folder of whose path, fits. ** also crosses folders.
 // Errors    not_found: a name without a file, a folder or pattern without a text; io_error.

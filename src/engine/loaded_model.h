@@ -24,8 +24,8 @@ struct ModelOptions {
   WeightCacheOptions weight_cache = WeightCacheOptions::from_environment();
 };
 
-// A thread of its own keeps freshly packed weights for the next start (weight_cache.h), a few seconds
-// after the load or at the end, which waits for it.
+// A thread of its own keeps freshly packed weights for the next start (weight_cache.h), a few
+// seconds after the load or at the end, which waits for it.
 class LoadedModel {
  public:
   static Result<std::unique_ptr<LoadedModel>> load(const ModelOptions& options);

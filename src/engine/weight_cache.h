@@ -1,9 +1,9 @@
 // Packed weights that are kept between starts: one file for each checkpoint, in a bounded folder.
 //
 // A file is made of its checkpoint as it was: path, size, times and header of every file, the
-// configuration, and the layout that the backend packs into. The content itself is hashed once, when
-// it is packed; a start compares the rest. Instruction set and precision do not count: the packed
-// bytes do not depend on them.
+// configuration, and the layout that the backend packs into. The content itself is hashed once,
+// when it is packed; a start compares the rest. Instruction set and precision do not count: the
+// packed bytes do not depend on them.
 #pragma once
 
 #include <cstdint>

@@ -203,9 +203,9 @@ TEST(Accounting, FlopsByPart) {
   EXPECT_NEAR(v32_token_flops(1048576).weights * 1e-9, 77.1, 0.05);
 }
 
-// The formulas of 8.2 with Flash's numbers (its bf16 parameters hold the layers' norms, which are no
-// products: 4096 + 4096 + 1024 + 512 of each of 43), where the context is shorter than the window and the
-// entries are fewer than the picks, where only the entries are, and at their limits.
+// The formulas of 8.2 with Flash's numbers (its bf16 parameters hold the layers' norms, which are
+// no products: 4096 + 4096 + 1024 + 512 of each of 43), where the context is shorter than the
+// window and the entries are fewer than the picks, where only the entries are, and at their limits.
 TEST(Accounting, FlopsBelowTheWindowAndTheTopK) {
   constexpr double kNorms = 43 * 9728;
   for (const double context : {1.0, 64.0, 127.0, 128.0, 200.0, 2047.0, 2048.0, 2049.0}) {

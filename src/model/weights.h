@@ -1,6 +1,6 @@
 // A model's weights, packed for the matmuls. Names follow the checkpoint's tensors
-// (reference/forward 7.2). Ownership: packed copies, or views into a store, which must outlive this;
-// the embedding table stays a view into the source, which must too.
+// (reference/forward 7.2). Ownership: packed copies, or views into a store, which must outlive
+// this; the embedding table stays a view into the source, which must too.
 #pragma once
 
 #include <cstdint>

@@ -73,8 +73,8 @@ TEST(DerivedCases, AreReproducedByteForByte) {
 }
 
 // reference/chat 2.14, by number; 3, 5 and 10 are official cases.
-// Reference 2.2, step 2: results follow the most recent calls, whatever earlier calls had their ids;
-// an id that no call has counts as the first place, in its order among those.
+// Reference 2.2, step 2: results follow the most recent calls, whatever earlier calls had their
+// ids; an id that no call has counts as the first place, in its order among those.
 TEST(ToolResults, AreOrderedByTheMostRecentCallsAndUnknownIdsComeFirst) {
   const auto calls = [](std::initializer_list<const char*> ids) {
     std::string list;

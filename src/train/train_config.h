@@ -1,5 +1,5 @@
-// What a training run is, from its TOML files: docs/training-keys.md lists every key. Each key has a
-// default but where to write, what to read and how much; unknown keys are errors that name the
+// What a training run is, from its TOML files: docs/training-keys.md lists every key. Each key has
+// a default but where to write, what to read and how much; unknown keys are errors that name the
 // closest known one.
 // Source  reference/training 3, 5, 6, 7; where the report is silent the defaults are its suggested
 //         ones.

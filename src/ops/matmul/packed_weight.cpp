@@ -83,8 +83,8 @@ struct Quad {
   __m128i dwords[4];
 };
 
-// Row r at rows + r * row_bytes, of which num_rows exist and num_bytes (at most 16) are read: what is
-// not there is zero.
+// Row r at rows + r * row_bytes, of which num_rows exist and num_bytes (at most 16) are read: what
+// is not there is zero.
 Quad load_quad(const std::byte* rows, int64_t row_bytes, int64_t num_rows, int64_t num_bytes) {
   __m128i row[4] = {};
   for (int64_t r = 0; r < std::min<int64_t>(num_rows, 4); ++r) {
@@ -106,8 +106,8 @@ void store(std::byte* out, __m128i value) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(out), value);
 }
 
-// Up to 64 matrix rows, interleaved by dwords: dword i of lane l goes to out[(i * width + l)]. Lanes
-// and bytes beyond the matrix are zero.
+// Up to 64 matrix rows, interleaved by dwords: dword i of lane l goes to out[(i * width + l)].
+// Lanes and bytes beyond the matrix are zero.
 void interleave_dwords(const std::byte* rows, int64_t row_bytes, int64_t num_lanes, int64_t width,
                        std::byte* out) {
   for (int64_t begin = 0; begin < row_bytes; begin += 16) {
@@ -133,7 +133,8 @@ __m128i half_octet(__m128i codes) {
   const __m128i first =
       _mm_or_si128(_mm_and_si128(even, byte), _mm_slli_epi32(_mm_and_si128(odd, byte), 8));
   const __m128i second = _mm_or_si128(_mm_srli_epi32(even, 8), _mm_andnot_si128(byte, odd));
-  // Signed, since that is the narrowing that every machine has: the low halves go through unchanged.
+  // Signed, since that is the narrowing that every machine has: the low halves go through
+  // unchanged.
   return _mm_packs_epi32(_mm_srai_epi32(_mm_slli_epi32(first, 16), 16),
                          _mm_srai_epi32(_mm_slli_epi32(second, 16), 16));
 }

@@ -1,5 +1,6 @@
-// The inner part of every small product with quantised weights on the GPU: 8 warps take the 128-input
-// blocks of a unit of 16 output rows from a ring that a ninth fills, for up to kMaxTokens tokens.
+// The inner part of every small product with quantised weights on the GPU: 8 warps take the
+// 128-input blocks of a unit of 16 output rows from a ring that a ninth fills, for up to kMaxTokens
+// tokens.
 //
 // The order of sums, the same for every number of tokens, every grid and both forms' callers:
 //   block     128 inputs (fp4: each 32 of them, scaled and added ascending by fma) in the tensor
@@ -278,8 +279,8 @@ class WarpSums {
     for (int i = 0; i < kValues; ++i) sum_[i] = 0;
   }
 
-  // Blocks `block` and, of fp4, `block` + 8 of the activations; by all eight warps together. octets:
-  // how many of the two there are.
+  // Blocks `block` and, of fp4, `block` + 8 of the activations; by all eight warps together.
+  // octets: how many of the two there are.
   __device__ __forceinline__ void add(const Share<kFormat>& w, int octets, const A& x, int block) {
     if constexpr (kFormat == StreamedFormat::fp8) {
       add_fp8(w, x, block);

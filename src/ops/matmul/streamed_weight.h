@@ -42,7 +42,8 @@ struct StreamedLayout {
 // codes [rows, columns] e4m3, scales [ceil(rows / 128), columns / 128] e8m0.
 Result<std::vector<std::byte>> stream_fp8(const uint8_t* codes, const uint8_t* scales, int64_t rows,
                                           int64_t columns);
-// codes [rows, columns / 2], input 2i in the low nibble of byte i; scales [rows, columns / 32] e8m0.
+// codes [rows, columns / 2], input 2i in the low nibble of byte i; scales [rows, columns / 32]
+// e8m0.
 Result<std::vector<std::byte>> stream_fp4(const uint8_t* codes, const uint8_t* scales, int64_t rows,
                                           int64_t columns);
 // Gate and up of an expert in one: unit u holds rows 8u .. 8u + 7 of the gate, then those of up.
