@@ -30,12 +30,17 @@ struct Batch {
 
 }  // namespace
 
-Status Runner::forward(std::span<const StepInput> inputs, float* streams,
-                       model::ForwardProbe* probe) {
+Status Runner::reserve(std::span<const StepInput> inputs) {
   for (const StepInput& input : inputs) {
     CACHALOT_RETURN_IF_ERROR(input.sequence->reserve(input.sequence->num_tokens() +
                                                      static_cast<int64_t>(input.tokens.size())));
   }
+  return {};
+}
+
+Status Runner::forward(std::span<const StepInput> inputs, float* streams,
+                       model::ForwardProbe* probe) {
+  CACHALOT_RETURN_IF_ERROR(reserve(inputs));
   Batch batch;
   for (const StepInput& input : inputs) {
     batch.add(input, input.sequence->num_tokens(), model_.config().num_all_layers());
@@ -46,14 +51,25 @@ Status Runner::forward(std::span<const StepInput> inputs, float* streams,
   return {};
 }
 
+Status Runner::forward_layer(int64_t layer, std::span<const StepInput> inputs, float* streams,
+                             model::ForwardProbe* probe) {
+  CACHALOT_RETURN_IF_ERROR(reserve(inputs));
+  Batch batch;
+  for (const StepInput& input : inputs) {
+    batch.add(input, input.sequence->num_tokens(), model_.config().num_all_layers());
+  }
+  model_.forward_layer(ctx_, layer, batch.view(), streams, probe);
+  return {};
+}
+
 Status Runner::mtp_forward(int64_t depth, std::span<const StepInput> inputs,
                            std::span<const int64_t> first_positions, const float* streams_in,
-                           float* streams_out) {
+                           float* streams_out, model::ForwardProbe* probe) {
   Batch batch;
   for (size_t i = 0; i < inputs.size(); ++i) {
     batch.add(inputs[i], first_positions[i], model_.config().num_all_layers());
   }
-  model_.mtp_forward(ctx_, depth, batch.view(), streams_in, streams_out);
+  model_.mtp_forward(ctx_, depth, batch.view(), streams_in, streams_out, probe);
   return {};
 }
 

@@ -32,14 +32,21 @@ class Runner {
   Status forward(std::span<const StepInput> inputs, float* streams,
                  model::ForwardProbe* probe = nullptr);
 
+  // One decoder layer alone over streams that are given, in place; lengths do not change.
+  Status forward_layer(int64_t layer, std::span<const StepInput> inputs, float* streams,
+                       model::ForwardProbe* probe);
+
   // The MTP block over tokens that the main model has processed: input i's tokens are those AFTER
   // positions first_positions[i], first_positions[i] + 1, ..., whose streams stand in streams_in.
   // Lengths do not change.
   Status mtp_forward(int64_t depth, std::span<const StepInput> inputs,
                      std::span<const int64_t> first_positions, const float* streams_in,
-                     float* streams_out);
+                     float* streams_out, model::ForwardProbe* probe = nullptr);
 
  private:
+  // Makes room for the inputs' tokens.
+  static Status reserve(std::span<const StepInput> inputs);
+
   const model::Transformer& model_;
   device::ExecContext& ctx_;
 };

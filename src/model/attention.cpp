@@ -40,6 +40,7 @@ Matrix queries(Step& step, const formats::LayerConfig& layer, const AttentionWei
                Matrix qn_input) {
   const auto& config = step.config;
   const Matrix raw = linear(step, qn_input, step.rows, weights.wq_b);
+  show(step, "q", raw, step.rows);
   const Matrix q = result_over(step, raw, step.rows);
   const ops::RmsNormParams norm{raw.data,
                                 config.head_dim,
@@ -55,8 +56,10 @@ Matrix queries(Step& step, const formats::LayerConfig& layer, const AttentionWei
   } else {
     autograd::rms_norm(step.context(), norm);
   }
+  show(step, "q.head_norm", q, step.rows);
   rotate(step, q, step.rows, config.num_attention_heads, config.head_dim, row_rope(step, layer),
          false);
+  show(step, "q.rope", q, step.rows);
   return q;
 }
 
@@ -65,10 +68,15 @@ Matrix queries(Step& step, const formats::LayerConfig& layer, const AttentionWei
 Matrix key_values(Step& step, const formats::LayerConfig& layer, const AttentionWeights& weights,
                   Matrix x_input) {
   const auto& config = step.config;
-  const Matrix kv = rms_norm(step, linear(step, x_input, step.rows, *weights.wkv), step.rows,
-                             weights.kv_norm, static_cast<float>(config.rms_norm_eps));
+  const Matrix raw = linear(step, x_input, step.rows, *weights.wkv);
+  show(step, "kv", raw, step.rows);
+  const Matrix kv =
+      rms_norm(step, raw, step.rows, weights.kv_norm, static_cast<float>(config.rms_norm_eps));
+  show(step, "kv.norm", kv, step.rows);
   rotate(step, kv, step.rows, 1, config.head_dim, row_rope(step, layer), false);
+  show(step, "kv.rope", kv, step.rows);
   snap_kv(step, kv, step.rows);
+  show(step, "kv.row", kv, step.rows);
   return kv;
 }
 
@@ -101,15 +109,20 @@ IndexerQueries indexer_queries(Step& step, const formats::LayerConfig& layer,
   const auto& config = step.config;
   const Matrix q =
       linear(step, quantised_input(step, qn, step.rows, weights.wq_b), step.rows, weights.wq_b);
+  show(step, "index.q", q, step.rows);
   rotate(step, q, step.rows, config.index_n_heads, config.index_head_dim, row_rope(step, layer),
          false);
+  show(step, "index.rope", q, step.rows);
   const ops::RowsParams head_rows{q.data, step.rows * config.index_n_heads, config.index_head_dim,
                                   config.index_head_dim};
   if (step.precision.rotate_index)
     autograd::hadamard(step.context(), head_rows, step.precision.bf16);
+  show(step, "index.hadamard", q, step.rows);
   if (step.precision.index_fp4) autograd::simulate_fp4(step.context(), head_rows);
+  show(step, "index.row", q, step.rows);
 
   const Matrix weight = linear(step, x, step.rows, weights.weights_proj);
+  show(step, "index.weight", weight, step.rows);
   const float factor =
       static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.index_head_dim) *
                                          static_cast<double>(config.index_n_heads)));
@@ -117,6 +130,7 @@ IndexerQueries indexer_queries(Step& step, const formats::LayerConfig& layer,
   if (step.precision.bf16) {
     autograd::round_bf16(step.context(), {weight.data, step.rows, weight.columns, weight.stride});
   }
+  show(step, "index.scaled_weight", weight, step.rows);
   return {q, weight};
 }
 
@@ -284,7 +298,11 @@ Matrix output_projection(Step& step, const AttentionWeights& weights, Matrix out
     p.round_y = step.precision.bf16;
   }
   autograd::matmul(step.context(), products, unquantised_gradient_format(step, weights.wo_a[0]));
-  return linear(step, quantised_input(step, low, step.rows, weights.wo_b), step.rows, weights.wo_b);
+  show(step, "wo_a", low, step.rows);
+  const Matrix y =
+      linear(step, quantised_input(step, low, step.rows, weights.wo_b), step.rows, weights.wo_b);
+  show(step, "wo_b", y, step.rows);
+  return y;
 }
 
 }  // namespace
@@ -309,8 +327,11 @@ Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
                  const AttentionWeights& weights, Matrix x) {
   const auto& config = step.config;
   const Matrix x_input = quantised_input(step, x, step.rows, weights.wq_a);
-  const Matrix qn = rms_norm(step, linear(step, x_input, step.rows, weights.wq_a), step.rows,
-                             weights.q_norm, static_cast<float>(config.rms_norm_eps));
+  const Matrix low = linear(step, x_input, step.rows, weights.wq_a);
+  show(step, "q_a", low, step.rows);
+  const Matrix qn =
+      rms_norm(step, low, step.rows, weights.q_norm, static_cast<float>(config.rms_norm_eps));
+  show(step, "q_a.norm", qn, step.rows);
   const Matrix q =
       queries(step, layer, weights, quantised_input(step, qn, step.rows, weights.wq_b));
 
@@ -335,9 +356,11 @@ Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
   }
   step.recompute(Recomputed::norms, qn.data);
   const Matrix out = core_attention(step, layer_idx, layer, weights, q, queries);
+  show(step, "attention", out, step.rows);
   step.recompute(Recomputed::queries, q.data);
   rotate(step, out, step.rows, config.num_attention_heads, config.head_dim, row_rope(step, layer),
          true);
+  show(step, "attention.rope", out, step.rows);
   return output_projection(step, weights, out);
 }
 

@@ -81,6 +81,7 @@ void run_compressor(Step& step, int64_t layer_idx, const formats::LayerConfig& l
   const auto& config = step.config;
   const bool is_index = output.kind == CompressorOutput::Kind::index;
   const Matrix ks = project(step, layer, weights, x);
+  show(step, "compress.kv", ks, step.rows);
   const int64_t columns = ks.columns / 2;
   const bool overlap = columns == 2 * output.width;
 
@@ -109,17 +110,21 @@ void run_compressor(Step& step, int64_t layer_idx, const formats::LayerConfig& l
       if (step.precision.bf16)
         autograd::round_bf16(step.context(),
                              {pooled.data, num_entries, pooled.columns, pooled.stride});
+      show(step, "compress.pooled", pooled, num_entries);
       const Matrix entries = rms_norm(step, pooled, num_entries, weights.norm,
                                       static_cast<float>(config.rms_norm_eps));
+      show(step, "compress.norm", entries, num_entries);
       autograd::rope(
           step.context(),
           {entries.data, num_entries, entries.stride, 1, output.width, config.qk_rope_head_dim,
            entry_rope(step, layer, p.first_entry, num_entries), false, step.precision.bf16});
+      show(step, "compress.rope", entries, num_entries);
       if (is_index) {
         const ops::RowsParams rows{entries.data, num_entries, output.width, entries.stride};
         if (step.precision.rotate_index) {
           autograd::hadamard(step.context(), rows, step.precision.bf16);
         }
+        show(step, "compress.hadamard", entries, num_entries);
         if (step.precision.index == tensor::IndexFormat::fp4)
           autograd::simulate_fp4(step.context(), rows);
         encode_index_rows(step, entries, num_entries, view.index_keys, p.first_entry);
@@ -127,6 +132,7 @@ void run_compressor(Step& step, int64_t layer_idx, const formats::LayerConfig& l
         snap_kv(step, entries, num_entries);
         encode_kv_rows(step, entries, num_entries, view.entries, p.first_entry);
       }
+      show(step, "compress.row", entries, num_entries);
     }
     ops::store_recent_rows(recent, segment.num_tokens);
     row += segment.num_tokens;

@@ -6,6 +6,10 @@
 
 namespace cachalot::model {
 
+void show(const Step& step, std::string_view op, Matrix x, int64_t rows) {
+  if (step.probe != nullptr) step.probe->on_op(op, x.data, rows, x.columns, x.stride);
+}
+
 bool quantises_input(const Step& step, const ops::PackedWeight& weight) {
   return step.precision.act8 &&
          (weight.format() == ops::WeightFormat::fp8 || weight.format() == ops::WeightFormat::fp4);

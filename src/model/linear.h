@@ -2,6 +2,8 @@
 // Source  reference/forward 0.5, 3.9.
 #pragma once
 
+#include <string_view>
+
 #include "autograd/matmul_grad.h"
 #include "model/step.h"
 #include "ops/matmul/matmul.h"
@@ -19,6 +21,9 @@ struct Matrix {
 inline Matrix new_matrix(Step& step, int64_t rows, int64_t columns) {
   return {step.floats(rows * columns), columns, columns};
 }
+
+// Shows an op's result to the step's probe.
+void show(const Step& step, std::string_view op, Matrix x, int64_t rows);
 
 // True where the published code quantises this weight's input (LIN8, LIN4).
 bool quantises_input(const Step& step, const ops::PackedWeight& weight);

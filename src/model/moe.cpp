@@ -50,6 +50,7 @@ Routing choose_experts(Step& step, int64_t layer_idx, const FfnWeights& weights,
   const auto& config = step.config;
   const int64_t k = config.num_experts_per_tok;
   const Matrix logits = linear_f32(step, x, step.rows, *weights.gate);
+  show(step, "gate", logits, step.rows);
   const int32_t* fixed_ids = nullptr;
   if (!weights.tid2eid.empty()) {
     auto* table_ids = step.exec.arena->allocate<int32_t>(step.rows * k);
@@ -79,6 +80,7 @@ Routing choose_experts(Step& step, int64_t layer_idx, const FfnWeights& weights,
   if (step.terms != nullptr) balance(step, layer_idx, weights, p);
   if (step.probe != nullptr)
     step.probe->on_router(layer_idx, routing.ids, routing.weights, step.rows);
+  show(step, "routing.weights", {routing.weights, k, k}, step.rows);
   return routing;
 }
 
@@ -155,13 +157,17 @@ Matrix routed_experts(Step& step, const FfnWeights& weights, const Dispatch& d, 
     products.push_back(product(step, input, first, rows, d.token_of_pair + first, expert.w1, gate));
     products.push_back(product(step, input, first, rows, d.token_of_pair + first, expert.w3, up));
   });
+  show(step, "experts.gate", gate, num_pairs);
+  show(step, "experts.up", up, num_pairs);
   const Matrix activated = activate(step, gate, up, d.weight_of_pair, num_pairs,
                                     static_cast<float>(config.swiglu_limit));
+  show(step, "experts.hidden", activated, num_pairs);
   const Matrix hidden = quantised_input(step, activated, num_pairs, weights.experts[0].w2);
   const Matrix y = new_matrix(step, num_pairs, config.hidden_size);
   each_expert([&](const ExpertWeights& expert, int64_t first, int64_t rows) {
     products.push_back(product(step, hidden, first, rows, nullptr, expert.w2, y));
   });
+  show(step, "experts.down", y, num_pairs);
   step.recompute(Recomputed::swiglu, activated.data);
   return y;
 }
@@ -170,10 +176,14 @@ Matrix shared_expert(Step& step, const ExpertWeights& weights, Matrix x) {
   const Matrix input = quantised_input(step, x, step.rows, weights.w1);
   const Matrix gate = linear(step, input, step.rows, weights.w1);
   const Matrix up = linear(step, input, step.rows, weights.w3);
+  show(step, "shared.gate", gate, step.rows);
+  show(step, "shared.up", up, step.rows);
   const float limit = static_cast<float>(step.config.swiglu_limit);
   const Matrix h = activate(step, gate, up, nullptr, step.rows, limit);
+  show(step, "shared.hidden", h, step.rows);
   const Matrix y =
       linear(step, quantised_input(step, h, step.rows, weights.w2), step.rows, weights.w2);
+  show(step, "shared.down", y, step.rows);
   step.recompute(Recomputed::swiglu, h.data);
   return y;
 }
@@ -189,6 +199,7 @@ Matrix ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x) {
   autograd::moe_combine(step.context(), {routed.data, d.pair_of_choice, shared.data, step.rows,
                                          step.config.num_experts_per_tok, out.columns,
                                          step.precision.bf16, out.data});
+  show(step, "ffn", out, step.rows);
   return out;
 }
 

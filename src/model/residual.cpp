@@ -38,9 +38,13 @@ Matrix residual_before(Step& step, const std::optional<HyperWeights>& weights,
   p.post = mix.post;
   p.comb = mix.comb;
   autograd::hyper_split(step.context(), p);
+  show(step, "hc.pre", {pre, n, n}, step.rows);
+  show(step, "hc.post", {mix.post, n, n}, step.rows);
+  show(step, "hc.comb", {mix.comb, n * n, n * n}, step.rows);
   const Matrix u = new_matrix(step, step.rows, d);
   autograd::hyper_pre(step.context(), streams.data, pre, step.rows, n, d, step.precision.bf16,
                       u.data);
+  show(step, "hc.u", u, step.rows);
   step.recompute(Recomputed::maps, pre);
   return u;
 }
@@ -72,9 +76,11 @@ Matrix collapse_streams(Step& step, const std::optional<HyperWeights>& weights, 
   autograd::hyper_head_split(step.context(), mixes.data, inv_rms(step, streams, rows),
                              weights->base.data(), weights->scale.data(), rows, n, hyper_eps(step),
                              pre);
+  show(step, "hc.pre", {pre, n, n}, rows);
   const Matrix u = new_matrix(step, rows, step.config.hidden_size);
   autograd::hyper_pre(step.context(), streams.data, pre, rows, n, u.columns, step.precision.bf16,
                       u.data);
+  show(step, "hc.u", u, rows);
   return u;
 }
 

@@ -44,10 +44,12 @@ Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
     ResidualMix mix;
     const Matrix u = residual_before(step, hyper, layer.residual, streams, mix);
     const Matrix x = rms_norm(step, u, step.rows, norm, eps);
+    show(step, "norm", x, step.rows);
     if (hyper) step.recompute(Recomputed::mixed, u.data);
     const Matrix y = body(x);
     step.recompute(Recomputed::input, x.data);
     const Matrix merged = residual_after(step, mix, y, streams);
+    show(step, "hc.streams", merged, step.rows);
     if (step.sublayer_idx % step.block_sublayers != 0)
       step.recompute(Recomputed::streams, streams.data);
     ++step.sublayer_idx;
@@ -133,10 +135,20 @@ const float* Transformer::forward(autograd::Context ctx, const ForwardBatch& bat
       .data;
 }
 
-void Transformer::mtp_forward(device::ExecContext& ctx, int64_t depth, const ForwardBatch& batch,
-                              const float* streams_in, float* streams_out) const {
+void Transformer::forward_layer(device::ExecContext& ctx, int64_t layer, const ForwardBatch& batch,
+                                float* streams, ForwardProbe* probe) const {
   const device::ArenaScope scope(*ctx.arena);
-  mtp_forward(ctx, depth, batch, streams_in, streams_out, nullptr, nullptr);
+  Step step = new_step(ctx, batch, probe, nullptr);
+  const int64_t width = num_streams() * config_.hidden_size;
+  const LayerWeights* weights = &weights_->layers[layer];
+  run_layers(step, layers_, layer, layer + 1, {&weights, 1}, {streams, width, width});
+}
+
+void Transformer::mtp_forward(device::ExecContext& ctx, int64_t depth, const ForwardBatch& batch,
+                              const float* streams_in, float* streams_out,
+                              ForwardProbe* probe) const {
+  const device::ArenaScope scope(*ctx.arena);
+  mtp_forward(ctx, depth, batch, streams_in, streams_out, probe, nullptr);
 }
 
 const float* Transformer::mtp_forward(autograd::Context ctx, int64_t depth,
@@ -151,17 +163,22 @@ const float* Transformer::mtp_forward(autograd::Context ctx, int64_t depth,
   const Matrix embedded = new_matrix(step, step.rows, d);
   embed(step, weights_->embed, embedded.data);
   const Matrix enormed = rms_norm(step, embedded, step.rows, mtp.enorm, eps);
+  show(step, "enorm", enormed, step.rows);
   const Matrix e =
       linear(step, quantised_input(step, enormed, step.rows, mtp.e_proj), step.rows, mtp.e_proj);
+  show(step, "e_proj", e, step.rows);
   // The projection and norm of a stream are the same for all n: they run as n * rows rows.
   const int64_t stream_rows = step.rows * n;
   const Matrix hnormed =
       rms_norm(step, {const_cast<float*>(streams_in), d, d}, stream_rows, mtp.hnorm, eps);
+  show(step, "hnorm", hnormed, stream_rows);
   const Matrix projected = quantised_input(step, hnormed, stream_rows, mtp.h_proj);
   linear(step, projected, stream_rows, mtp.h_proj, {streams_out, d, d});
+  show(step, "h_proj", {streams_out, d, d}, stream_rows);
   for (int64_t j = 0; j < n; ++j) {
     autograd::add(ctx, {streams_out + j * d, n * d, step.rows, d, e.data, d}, precision_.bf16);
   }
+  show(step, "mtp.streams", {streams_out, n * d, n * d}, step.rows);
   const LayerWeights* layer = &mtp.layer;
   const int64_t layer_idx = config_.num_hidden_layers + depth;
   return run_layers(step, layers_, layer_idx, layer_idx + 1, {&layer, 1},
@@ -200,9 +217,10 @@ Step Transformer::new_step(autograd::Context context, const ForwardBatch& batch,
 
 void Transformer::head_logits(autograd::Context ctx, const std::optional<HyperWeights>& hc_head,
                               const std::vector<float>& norm, const float* streams,
-                              std::span<const int64_t> rows, float* logits) const {
+                              std::span<const int64_t> rows, float* logits,
+                              ForwardProbe* probe) const {
   const ForwardBatch no_tokens;
-  Step step = new_step(ctx, no_tokens, nullptr, nullptr);
+  Step step = new_step(ctx, no_tokens, probe, nullptr);
   const StepScope scope(step);
   const auto num_rows = static_cast<int64_t>(rows.size());
   const int64_t width = num_streams() * config_.hidden_size;
@@ -210,17 +228,22 @@ void Transformer::head_logits(autograd::Context ctx, const std::optional<HyperWe
   autograd::gather_rows(ctx, streams, rows, width, chosen.data);
   const Matrix u = collapse_streams(step, hc_head, chosen, num_rows);
   const Matrix x = rms_norm(step, u, num_rows, norm, static_cast<float>(config_.rms_norm_eps));
-  linear_f32(step, x, num_rows, weights_->head, {logits, config_.vocab_size, config_.vocab_size});
+  const Matrix out{logits, config_.vocab_size, config_.vocab_size};
+  linear_f32(step, x, num_rows, weights_->head, out);
+  show(step, "norm", x, num_rows);
+  show(step, "logits", out, num_rows);
 }
 
 void Transformer::logits(autograd::Context ctx, const float* streams, std::span<const int64_t> rows,
-                         float* logits) const {
-  head_logits(ctx, weights_->hc_head, weights_->norm, streams, rows, logits);
+                         float* logits, ForwardProbe* probe) const {
+  head_logits(ctx, weights_->hc_head, weights_->norm, streams, rows, logits, probe);
 }
 
 void Transformer::mtp_logits(autograd::Context ctx, int64_t depth, const float* streams,
-                             std::span<const int64_t> rows, float* logits) const {
-  head_logits(ctx, weights_->mtp[depth].hc_head, weights_->mtp[depth].norm, streams, rows, logits);
+                             std::span<const int64_t> rows, float* logits,
+                             ForwardProbe* probe) const {
+  head_logits(ctx, weights_->mtp[depth].hc_head, weights_->mtp[depth].norm, streams, rows, logits,
+              probe);
 }
 
 }  // namespace cachalot::model

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 #include "autograd/tape.h"
 #include "device/exec_context.h"
@@ -34,6 +35,11 @@ class ForwardProbe {
   virtual void on_selection(int64_t layer, const int32_t* selected, int64_t first_row,
                             int64_t rows) {
     (void)layer, (void)selected, (void)first_row, (void)rows;
+  }
+  // The result of any op, by the name it has in verify/reference64: values [rows, columns].
+  virtual void on_op(std::string_view name, const float* values, int64_t rows, int64_t columns,
+                     int64_t stride) {
+    (void)name, (void)values, (void)rows, (void)columns, (void)stride;
   }
 };
 
@@ -65,9 +71,15 @@ class Transformer {
   const float* forward(autograd::Context ctx, const ForwardBatch& batch, float* streams,
                        ForwardProbe* probe, TrainingTerms* terms) const;
 
+  // One decoder layer alone, over streams [tokens, num_streams, hidden_size] that are given: in
+  // place. Writes that layer's cache rows. For checks that must not pass on what the layers before
+  // it have left.
+  void forward_layer(device::ExecContext& ctx, int64_t layer, const ForwardBatch& batch,
+                     float* streams, ForwardProbe* probe) const;
+
   // The chosen rows' logits [rows.size(), vocab_size].
   void logits(autograd::Context ctx, const float* streams, std::span<const int64_t> rows,
-              float* logits) const;
+              float* logits, ForwardProbe* probe = nullptr) const;
 
   // MTP block `depth`: batch.tokens[i] is the token AFTER the one whose streams stand in row i of
   // streams_in [tokens, num_streams, hidden_size] (the main model's, or the block's own for a
@@ -76,12 +88,14 @@ class Transformer {
   // Source  reference/forward 5.1, 5.2. The embedding at position 0 is not zeroed (5.2: two engines
   //         zero it).
   void mtp_forward(device::ExecContext& ctx, int64_t depth, const ForwardBatch& batch,
-                   const float* streams_in, float* streams_out) const;
+                   const float* streams_in, float* streams_out,
+                   ForwardProbe* probe = nullptr) const;
   const float* mtp_forward(autograd::Context ctx, int64_t depth, const ForwardBatch& batch,
                            const float* streams_in, float* streams_out, ForwardProbe* probe,
                            TrainingTerms* terms) const;
   void mtp_logits(autograd::Context ctx, int64_t depth, const float* streams,
-                  std::span<const int64_t> rows, float* logits) const;
+                  std::span<const int64_t> rows, float* logits,
+                  ForwardProbe* probe = nullptr) const;
 
  private:
   Transformer() = default;
@@ -89,7 +103,7 @@ class Transformer {
                 TrainingTerms* terms) const;
   void head_logits(autograd::Context ctx, const std::optional<HyperWeights>& hc_head,
                    const std::vector<float>& norm, const float* streams,
-                   std::span<const int64_t> rows, float* logits) const;
+                   std::span<const int64_t> rows, float* logits, ForwardProbe* probe) const;
 
   formats::ModelConfig config_;
   std::vector<formats::LayerConfig> layers_;  // decoder layers, then MTP blocks

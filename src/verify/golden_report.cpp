@@ -15,6 +15,10 @@ void GoldenReport::check(bool holds, const std::string& name, const std::string&
   std::fflush(stdout);
 }
 
+void GoldenReport::inform(const std::string& name, const std::string& detail) {
+  fmt::print("info {}: {}\n", name, detail);
+}
+
 WorstElement worst_element(std::span<const float> expected, std::span<const float> found) {
   CACHALOT_CHECK(expected.size() == found.size());
   WorstElement worst;

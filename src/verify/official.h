@@ -11,11 +11,11 @@
 
 namespace cachalot::verify {
 
-// Both implementations round at the same points but add in other orders, and a rounding that falls
-// the other way grows from layer to layer. What that explains is measured: the same roundings are
-// evaluated in float64 (reference64.h), and this build must be as close to the golden rows as that
-// evaluation is, within a factor that two independent errors allow. A row far outside must hold a
-// routing or selection choice that the error could turn, and the check prints its gap.
+// A rounding that falls the other way grows to per cents within a layer or two, so every layer runs
+// alone, from the golden streams that enter it; the head and the MTP block from those that leave the
+// last. Each must give golden rows, and each of its ops what float64 gives for the same inputs,
+// within the bound of an edge (op_trace.h): a row that is not the golden one is named with the op
+// at which it parts.
 Status verify_official(engine::LoadedModel& model, GoldenRunner& runner,
                        const formats::SafetensorsFile& expected,
                        const std::vector<std::vector<int32_t>>& ids, GoldenReport& report);

@@ -8,6 +8,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
@@ -15,6 +16,39 @@
 #include "model/weight_provider.h"
 
 namespace cachalot::verify {
+
+// A matrix of doubles.
+struct Mat {
+  int64_t rows = 0;
+  int64_t columns = 0;
+  std::vector<double> values;
+  Mat() = default;
+  Mat(int64_t r, int64_t c) : rows(r), columns(c), values(static_cast<size_t>(r * c)) {}
+  double* row(int64_t i) { return values.data() + i * columns; }
+  const double* row(int64_t i) const { return values.data() + i * columns; }
+};
+
+// Sees every op of a pass at `official` as it is made, and may put what another implementation made
+// of the same inputs in its place: then each op is compared alone, and no difference grows.
+class Reference64Observer {
+ public:
+  // What fp32 evaluations of an op may give. lo and hi are roundings (bf16 where the op rounds) of
+  // the float64 value less and plus a bound of what fp32 sums, products and functions leave.
+  struct Op {
+    std::string_view name;
+    bool is_bf16;
+    std::span<const int64_t> tokens;  // token of every row; empty: rows are tokens
+    const Mat& lo;
+    const Mat& hi;
+  };
+  virtual ~Reference64Observer() = default;
+  // value: float64's own, rounded; later ops read what the call leaves in it.
+  virtual void on_op(const Op& op, Mat& value) = 0;
+  // A token's choice of taken.size() candidates, ties to the lowest; its score of each lies in
+  // [lo, hi]. Later ops read what the call leaves in `taken`, ascending.
+  virtual void on_choice(std::string_view name, int64_t token, std::span<const double> lo,
+                         std::span<const double> hi, std::vector<int64_t>& taken) = 0;
+};
 
 struct Choice {
   double lowest;  // score of the last candidate taken
@@ -49,5 +83,17 @@ Result<Reference64Result> run_reference64(const formats::ModelConfig& config,
                                           const model::WeightProvider& source,
                                           std::span<const int32_t> tokens, bool official,
                                           bool normed_queries = true);
+
+// One decoder layer alone at `official`, over streams [tokens, n * d] that enter it from position 0.
+Status observe_layer64(const formats::ModelConfig& config, const model::WeightProvider& source,
+                       int64_t layer, std::span<const int32_t> tokens,
+                       std::span<const float> streams, Reference64Observer& observer);
+// MTP block 0 and its head over the streams of all tokens but the last: [tokens - 1, vocab].
+Status observe_mtp64(const formats::ModelConfig& config, const model::WeightProvider& source,
+                     std::span<const int32_t> tokens, std::span<const float> streams,
+                     Reference64Observer& observer);
+// The head over streams [rows, n * d].
+Status observe_head64(const formats::ModelConfig& config, const model::WeightProvider& source,
+                      std::span<const float> streams, Reference64Observer& observer);
 
 }  // namespace cachalot::verify
