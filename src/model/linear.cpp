@@ -49,7 +49,7 @@ autograd::GradientFormat gradient_format(const Step& step, const ops::PackedWeig
 namespace {
 // A result that is not rounded (LINF) is fp32 in both directions.
 void product(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight, Matrix y,
-             bool round_y) {
+             bool round_y, int64_t chain_inputs = 0) {
   ops::MatmulParams p{};
   p.x = x.data;
   p.m = rows;
@@ -59,6 +59,7 @@ void product(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight
   p.y_stride = y.stride;
   p.math = matmul_math(step, weight);
   p.round_y = round_y;
+  p.chain_inputs = chain_inputs;
   autograd::matmul(step.context(), {&p, 1},
                    round_y ? gradient_format(step, weight) : autograd::GradientFormat::f32);
 }
@@ -79,6 +80,14 @@ void linear_f32(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& wei
 Matrix linear_f32(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight) {
   const Matrix y = new_matrix(step, rows, weight.rows());
   linear_f32(step, x, rows, weight, y);
+  return y;
+}
+
+Matrix linear_maps(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight) {
+  constexpr int64_t kChainInputs = 64;
+  const bool in_chains = step.precision.bf16 && weight.format() == ops::WeightFormat::f32;
+  const Matrix y = new_matrix(step, rows, weight.rows());
+  product(step, x, rows, weight, y, false, in_chains ? kChainInputs : 0);
   return y;
 }
 

@@ -20,7 +20,7 @@ Matrix residual_before(Step& step, const std::optional<HyperWeights>& weights,
   if (!weights) return streams;
   const int64_t n = step.config.hc_mult;
   const int64_t d = step.config.hidden_size;
-  const Matrix mixes = linear_f32(step, streams, step.rows, weights->fn);
+  const Matrix mixes = linear_maps(step, streams, step.rows, weights->fn);
   float* pre = step.floats(step.rows * n);
   mix.post = step.floats(step.rows * n);
   mix.comb = step.floats(step.rows * n * n);
@@ -71,7 +71,7 @@ Matrix collapse_streams(Step& step, const std::optional<HyperWeights>& weights, 
                         int64_t rows) {
   if (!weights) return streams;
   const int64_t n = step.config.hc_mult;
-  const Matrix mixes = linear_f32(step, streams, rows, weights->fn);
+  const Matrix mixes = linear_maps(step, streams, rows, weights->fn);
   float* pre = step.floats(rows * n);
   autograd::hyper_head_split(step.context(), mixes.data, inv_rms(step, streams, rows),
                              weights->base.data(), weights->scale.data(), rows, n, hyper_eps(step),

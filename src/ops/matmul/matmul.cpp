@@ -38,6 +38,8 @@ void check(const MatmulParams& p) {
   CACHALOT_CHECK(p.m == 0 || (p.x != nullptr && p.y != nullptr && p.y_stride >= p.w->rows()));
   CACHALOT_CHECK(p.m <= 1 || p.x_rows != nullptr || p.x_stride >= p.w->columns());
   CACHALOT_CHECK(p.math == MatmulMath::f32 || p.w->format() != WeightFormat::f32);
+  CACHALOT_CHECK(p.chain_inputs >= 0);
+  CACHALOT_CHECK(p.chain_inputs == 0 || (p.w->format() == WeightFormat::f32 && !p.accumulate));
   CACHALOT_CHECK(!p.accumulate || (p.math == MatmulMath::f32 && !p.round_y));
 }
 
@@ -58,7 +60,37 @@ bool same_prepared_x(const Product& before, const Product& product) {
   const MatmulParams& b = *product.p;
   return before.plan.m_block == product.plan.m_block && a.x == b.x && a.m == b.m &&
          a.x_stride == b.x_stride && a.x_rows == b.x_rows && a.math == b.math &&
-         a.w->format() == b.w->format() && a.w->columns() == b.w->columns();
+         a.w->format() == b.w->format() && a.w->columns() == b.w->columns() &&
+         a.chain_inputs == b.chain_inputs;
+}
+
+// The inputs [begin, end) of every chain.
+template <typename Body>
+void each_chain(const MatmulParams& p, Body body) {
+  const int64_t k = p.w->columns();
+  for (int64_t begin = 0; begin < k; begin += p.chain_inputs)
+    body(begin, std::min(k, begin + p.chain_inputs));
+}
+
+// Chains after the first add to what y holds. sums: task.m rows of kPanelWidth floats.
+void run_chains(const MatmulKernels& kernels, const MatmulParams& p, const PanelTask& whole,
+                int64_t lanes, float* copy, float* sums) {
+  each_chain(p, [&](int64_t begin, int64_t end) {
+    PanelTask task = whole;
+    task.first_input = begin;
+    task.k = end - begin;
+    task.panel += begin * whole.width * static_cast<int64_t>(sizeof(float));
+    task.x = static_cast<const float*>(whole.x) + begin * whole.m;
+    if (begin > 0) {
+      task.y = sums;
+      task.y_stride = PackedWeight::kPanelWidth;
+    }
+    run_task_on_copy(kernels, task, lanes, copy);
+    for (int64_t i = 0; begin > 0 && i < whole.m; ++i) {
+      for (int64_t lane = 0; lane < lanes; ++lane)
+        whole.y[i * whole.y_stride + lane] += sums[i * PackedWeight::kPanelWidth + lane];
+    }
+  });
 }
 
 void round_rows(float* y, int64_t stride, int64_t m, int64_t n) {
@@ -102,7 +134,11 @@ void run_task(const MatmulKernels& kernels, const Product& product, int64_t pane
     std::optional<FlushDenormals> flush;
     if (p.math == MatmulMath::bf16) flush.emplace(w.format() == WeightFormat::bf16);
     auto* copy = reinterpret_cast<float*>(scratch + kernels.scratch_bytes(product.plan.k_block));
-    run_task_on_copy(kernels, task, lanes, copy);
+    if (p.chain_inputs == 0) {
+      run_task_on_copy(kernels, task, lanes, copy);
+    } else {
+      run_chains(kernels, p, task, lanes, copy, copy + rows * PackedWeight::kPanelWidth);
+    }
   }
   if (p.round_y) round_rows(y, p.y_stride, rows, lanes);
 }
@@ -136,7 +172,8 @@ void add_product(device::ExecContext& ctx, const MatmulKernels& kernels, const M
     product.x_block_bytes = before->x_block_bytes;
   }
   const int64_t scratch =
-      kernels.scratch_bytes(product.plan.k_block) + block * PackedWeight::kPanelWidth * 4;
+      kernels.scratch_bytes(product.plan.k_block) +
+      block * PackedWeight::kPanelWidth * 4 * (p.chain_inputs == 0 ? 1 : 2);
   totals.scratch_bytes = std::max(totals.scratch_bytes, ceil_div(scratch, 64) * 64);
   ++totals.products;
   totals.blocks += product.num_blocks;
@@ -149,8 +186,15 @@ void prepare_block(const MatmulKernels& kernels, const Product& product, int64_t
   const int64_t rows = std::min(product.plan.m_block, p.m - begin);
   const float* x = p.x_rows != nullptr ? p.x : p.x + begin * p.x_stride;
   const int32_t* x_rows = p.x_rows != nullptr ? p.x_rows + begin : nullptr;
-  kernels.prepare_x(p.w->format(), p.math, x, p.x_stride, x_rows, rows, p.w->columns(),
-                    p.w->padded_columns(), product.x + block * product.x_block_bytes);
+  std::byte* out = product.x + block * product.x_block_bytes;
+  if (p.chain_inputs == 0) {
+    return kernels.prepare_x(p.w->format(), p.math, x, p.x_stride, x_rows, rows, p.w->columns(),
+                             p.w->padded_columns(), out);
+  }
+  each_chain(p, [&](int64_t begin, int64_t end) {  // one after another
+    kernels.prepare_x(p.w->format(), p.math, x + begin, p.x_stride, x_rows, rows, end - begin,
+                      end - begin, out + begin * rows * static_cast<int64_t>(sizeof(float)));
+  });
 }
 
 // The product that owns item `i` of those counted by `first`.

@@ -17,6 +17,8 @@
 //                    from 0 over the group with unscaled codes, total = fma(acc, scale, total). In
 //                    bf16 math a denormal total counts as zero, a denormal scale does not. An fp8
 //                    weight may be summed per 32 too (PackedWeight::set_sum_group).
+//         chain_inputs  (f32 math and weights, no accumulate) one chain from 0 for every so many
+//                    inputs, their sums added in order: errs less than one long chain.
 //         round_y    y = bf16(total), nearest even.
 //         accumulate (f32 math, no round_y) acc, with scales total, starts as what y holds instead
 //         of 0. Without scales a product over
@@ -48,6 +50,7 @@ struct MatmulParams {
   MatmulMath math;
   bool round_y = false;
   bool accumulate = false;
+  int64_t chain_inputs = 0;  // 0: one chain
 };
 void matmul(device::ExecContext& ctx, const MatmulParams& p);
 

@@ -62,6 +62,44 @@ TEST(MatmulAccumulate, EveryVersionHasTheReferenceBits) {
   }
 }
 
+// chain_inputs: the products over parts of K from the definition above, added in order.
+TEST(MatmulChains, AreSeparateProductsAddedInOrder) {
+  constexpr int64_t kChain = 64;
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 24, 1024},
+                                {7, 70, 160},
+                                {40, 24, 200},
+                                {300, 24, 384},
+                                {3, 5, 64},
+                                {2, 4, 20}}) {
+    RngStream rng(23, RngPurpose::data, static_cast<uint64_t>(m * k));
+    const auto made = make_weight(WeightFormat::f32, n, k, rng);
+    const PackedWeight w = pack(made.tensor);
+    const std::vector<float> weights = tensor::dequantize(made.tensor);
+    const std::vector<float> x = make_f32_rows(m, k, rng);
+    std::vector<float> expected(static_cast<size_t>(m * n));
+    for (int64_t i = 0; i < m * n; ++i) {
+      for (int64_t begin = 0; begin < k; begin += kChain) {
+        float chain = 0;
+        for (int64_t q = begin; q < std::min(k, begin + kChain); ++q)
+          chain = std::fma(x[i / n * k + q], weights[i % n * k + q], chain);
+        expected[i] = begin == 0 ? chain : expected[i] + chain;
+      }
+    }
+    for_each_context([&](device::ExecContext& ctx, const std::string& name) {
+      std::vector<float> found(expected.size());
+      matmul(ctx, {.x = x.data(),
+                   .m = m,
+                   .x_stride = k,
+                   .w = &w,
+                   .y = found.data(),
+                   .y_stride = n,
+                   .math = MatmulMath::f32,
+                   .chain_inputs = kChain});
+      expect_same_values(expected, found, fmt::format("{} m={} n={} k={}", name, m, n, k));
+    });
+  }
+}
+
 // |found - (y + sum x w)| <= gamma * (|y| + sum |x w|), gamma = u s / (1 - u s) with s = K + 2
 // groups roundings (Higham 3.1).
 TEST(MatmulAccumulate, AddsTheProduct) {

@@ -33,10 +33,11 @@ float chain(float acc, int64_t begin, int64_t end, MatmulMath math, X x, W w) {
   return acc;
 }
 
-float output(const PackedWeight& w, int64_t row, MatmulMath math, const float* x, float total) {
-  auto input = [&](int64_t k) { return x[k]; };
-  auto weight = [&](int64_t k) { return w.code_value(row, k); };
-  const int64_t k = w.padded_columns();
+// Of k inputs, from first on.
+float output(const PackedWeight& w, int64_t row, int64_t first, int64_t k, MatmulMath math,
+             const float* x, float total) {
+  auto input = [&](int64_t i) { return x[i]; };
+  auto weight = [&](int64_t i) { return w.code_value(row, first + i); };
   const int64_t group = w.sum_group();
   if (group == 0) return chain(total, 0, k, math, input, weight);
   for (int64_t begin = 0; begin < k; begin += group) {
@@ -58,7 +59,8 @@ void run(const PanelTask& task) {
       const int64_t row = task.panel_idx * PackedWeight::kPanelWidth + lane;
       if (row >= w.rows()) continue;
       float& y = task.y[i * task.y_stride + lane];
-      y = output(w, row, task.math, x + i * w.padded_columns(), task.accumulate ? y : 0.0f);
+      y = output(w, row, task.first_input, task.k, task.math, x + i * task.k,
+                 task.accumulate ? y : 0.0f);
     }
   }
 }
