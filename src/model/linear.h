@@ -49,8 +49,8 @@ Matrix linear(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weigh
 // The same with the fp32 result kept (LINF).
 void linear_f32(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight, Matrix y);
 Matrix linear_f32(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight);
-// The same of an mHC map. Its inputs are all streams: where activations are rounded, one chain of so
-// many sums would turn roundings of the sublayer's input that shorter chains leave alone.
+// The same of an mHC map. Its inputs are all streams: where activations are rounded, one chain of
+// so many sums would turn roundings of the sublayer's input that shorter chains leave alone.
 Matrix linear_maps(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight);
 
 // How a weight's product runs at this precision.

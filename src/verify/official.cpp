@@ -54,13 +54,20 @@ class OfficialVerifier {
       CACHALOT_ASSIGN_OR_RETURN(std::vector<float> golden, read_streams(layer + 1));
       const size_t size = std::min(streams.size(), golden.size());
       if (size / width_ > ids.size() || size == 0) {
-        return invalid_argument(fmt::format("{}: official.streams.{}: expected 1 to {} rows, found {}",
-                                            expected_.path(), layer, ids.size(), size / width_));
+        return invalid_argument(
+            fmt::format("{}: official.streams.{}: expected 1 to {} rows, found {}",
+                        expected_.path(), layer, ids.size(), size / width_));
       }
       CACHALOT_RETURN_IF_ERROR(check_layer(layer, ids.first(size / width_),
                                            std::span(streams).first(size),
                                            std::span(golden).first(size)));
       streams = std::move(golden);
+    }
+    const size_t rows = streams.size() / static_cast<size_t>(width_);
+    if (rows < 2 || rows > ids.size()) {
+      return invalid_argument(
+          fmt::format("{}: official.streams.{}: expected 2 to {} rows, found {}", expected_.path(),
+                      config_.num_hidden_layers, ids.size(), rows));
     }
     CACHALOT_RETURN_IF_ERROR(check_head(streams));
     return check_mtp(ids, streams);
@@ -72,26 +79,30 @@ class OfficialVerifier {
     const auto prefill = static_cast<int64_t>(prefill_len[0]);
     const auto length = static_cast<int64_t>(ids.size()), vocab = config_.vocab_size;
     if (prefill < 1 || prefill > length)
-      return invalid_argument(fmt::format("prefill_len: expected 1 to {}, found {}", length, prefill));
+      return invalid_argument(
+          fmt::format("prefill_len: expected 1 to {}, found {}", length, prefill));
     CACHALOT_ASSIGN_OR_RETURN(cache::SequenceCache sequence, runner_.new_sequence());
     std::vector<int64_t> pieces(static_cast<size_t>(1 + length - prefill), 1);
     pieces[0] = prefill;
     CACHALOT_ASSIGN_OR_RETURN(const PassRecord pass, runner_.run(sequence, ids, pieces, true));
-    CACHALOT_ASSIGN_OR_RETURN(std::vector<float> golden, read("official.prefill_logits", {vocab}, b));
+    CACHALOT_ASSIGN_OR_RETURN(std::vector<float> golden,
+                              read("official.prefill_logits", {vocab}, b));
     CACHALOT_ASSIGN_OR_RETURN(const std::vector<float> decoded,
                               read("official.decode_logits", {length - prefill, vocab}, b));
     golden.insert(golden.end(), decoded.begin(), decoded.end());
     std::vector<double> distances;
     for (int64_t i = 0; i <= length - prefill; ++i) {
       const auto at = [&](const std::vector<float>& rows, int64_t row) {
-        return std::span(rows).subspan(static_cast<size_t>(row * vocab), static_cast<size_t>(vocab));
+        return std::span(rows).subspan(static_cast<size_t>(row * vocab),
+                                       static_cast<size_t>(vocab));
       };
       distances.push_back(distance(at(golden, i), at(pass.logits, prefill - 1 + i)));
     }
-    GoldenReport::inform(fmt::format("whole model, sequence {}", b),
-                         fmt::format("logits of {} rows, distance {:.4f} to {:.4f}", distances.size(),
-                                     *std::min_element(distances.begin(), distances.end()),
-                                     *std::max_element(distances.begin(), distances.end())));
+    GoldenReport::inform(
+        fmt::format("whole model, sequence {}", b),
+        fmt::format("logits of {} rows, distance {:.4f} to {:.4f}", distances.size(),
+                    *std::min_element(distances.begin(), distances.end()),
+                    *std::max_element(distances.begin(), distances.end())));
     return {};
   }
 
@@ -102,8 +113,7 @@ class OfficialVerifier {
     if (view == nullptr)
       return not_found(fmt::format("{}: expected a tensor {}, found none", expected_.path(), name));
     const bool whole = view->shape == tensor::Shape{1} && shape.empty();
-    const bool by_sequence =
-        !whole && view->shape.size() == shape.size() + 1 && b < view->shape[0];
+    const bool by_sequence = !whole && view->shape.size() == shape.size() + 1 && b < view->shape[0];
     const tensor::TensorView part = by_sequence ? view->slice(b) : *view;
     if (!whole && part.shape != shape) {
       return invalid_argument(fmt::format("{}: {}: expected {} a sequence, found {}",
@@ -118,10 +128,10 @@ class OfficialVerifier {
     const tensor::TensorView* view = expected_.find(name);
     if (view == nullptr || view->shape.size() != 4 || view->shape[0] != 1 ||
         view->shape[2] != config_.hc_mult || view->shape[3] != config_.hidden_size) {
-      return invalid_argument(fmt::format(
-          "{}: {}: expected a tensor [1, rows, {}, {}], found {}", expected_.path(), name,
-          config_.hc_mult, config_.hidden_size,
-          view == nullptr ? "none" : tensor::shape_string(view->shape)));
+      return invalid_argument(
+          fmt::format("{}: {}: expected a tensor [1, rows, {}, {}], found {}", expected_.path(),
+                      name, config_.hc_mult, config_.hidden_size,
+                      view == nullptr ? "none" : tensor::shape_string(view->shape)));
     }
     return tensor::to_floats(*view);
   }
@@ -196,8 +206,8 @@ class OfficialVerifier {
     }
     std::string detail;
     for (const auto& [op, rows] : rows_of) {
-      detail += fmt::format("{}{} at {} (first row {})", detail.empty() ? "" : ", ", rows.size(), op,
-                            rows.front());
+      detail += fmt::format("{}{} at {} (first row {})", detail.empty() ? "" : ", ", rows.size(),
+                            op, rows.front());
     }
     if (!detail.empty()) report_.check(true, name + ", rows part", detail);
   }
@@ -245,8 +255,7 @@ class OfficialVerifier {
     model_.transformer().logits(model_.context(), streams.data(), {&last, 1}, logits.data(),
                                 &record);
     OpComparison ops(record);
-    CACHALOT_RETURN_IF_ERROR(
-        observe_head64(config_, model_.source(), row(streams, last), ops));
+    CACHALOT_RETURN_IF_ERROR(observe_head64(config_, model_.source(), row(streams, last), ops));
     compare_logits("head alone", golden, logits, ops);
     return {};
   }
@@ -260,7 +269,8 @@ class OfficialVerifier {
                               read("official.mtp_logits", {vocab}, 0));
     CACHALOT_ASSIGN_OR_RETURN(cache::SequenceCache sequence, runner_.new_sequence());
     CACHALOT_RETURN_IF_ERROR(sequence.reserve(rows + 1));
-    std::vector<float> out(static_cast<size_t>(rows * width_)), logits(static_cast<size_t>(rows * vocab));
+    std::vector<float> out(static_cast<size_t>(rows * width_)),
+        logits(static_cast<size_t>(rows * vocab));
     const engine::StepInput input{&sequence, ids.subspan(1, static_cast<size_t>(rows))};
     const int64_t first_position = 0;
     OpRecorder record(config_);

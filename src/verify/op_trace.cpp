@@ -60,11 +60,11 @@ void OpComparison::on_op(const Op& op, Mat& value) {
   const std::vector<Mat>& results = record_.results(op.name);
   if (call >= results.size() || results[call].rows != value.rows ||
       results[call].columns != value.columns) {
-    return fail(op.name, fmt::format("expected [{}, {}], found {}", value.rows, value.columns,
-                                     call >= results.size()
-                                         ? "none"
-                                         : fmt::format("[{}, {}]", results[call].rows,
-                                                       results[call].columns)));
+    return fail(op.name,
+                fmt::format("expected [{}, {}], found {}", value.rows, value.columns,
+                            call >= results.size() ? "none"
+                                                   : fmt::format("[{}, {}]", results[call].rows,
+                                                                 results[call].columns)));
   }
   const Mat& found = results[call];
   num_values_ += static_cast<int64_t>(value.values.size());
@@ -121,8 +121,9 @@ void OpComparison::on_choice(std::string_view name, int64_t token, std::span<con
     for (int64_t other = 0; other < static_cast<int64_t>(lo.size()); ++other) {
       if (is_taken[other]) continue;
       if (hi[e] < lo[other] || (hi[e] == lo[other] && other < e)) {
-        fail(name, fmt::format("token {}: took {} with at most {:.9g}, left {} with at least {:.9g}",
-                               token, e, hi[e], other, lo[other]));
+        fail(name,
+             fmt::format("token {}: took {} with at most {:.9g}, left {} with at least {:.9g}",
+                         token, e, hi[e], other, lo[other]));
       }
       edge |= lo[e] < hi[other] || (lo[e] == hi[other] && other < e);
     }
@@ -148,7 +149,8 @@ void OpComparison::fail(std::string_view op, std::string detail) {
 std::vector<std::string> OpComparison::failures() const {
   std::vector<std::string> out;
   for (const auto& [op, failure] : failures_)
-    out.push_back(fmt::format("{}: {} outside the bound, first {}", op, failure.count, failure.first));
+    out.push_back(
+        fmt::format("{}: {} outside the bound, first {}", op, failure.count, failure.first));
   return out;
 }
 

@@ -67,7 +67,8 @@ class OpComparison : public Reference64Observer {
     int64_t count = 0;
     std::string first;
   };
-  static void note(std::map<int64_t, Firsts>& firsts, int64_t token, std::string_view op, bool turned);
+  static void note(std::map<int64_t, Firsts>& firsts, int64_t token, std::string_view op,
+                   bool turned);
   void fail(std::string_view op, std::string detail);
 
   const OpRecorder& record_;

@@ -206,8 +206,8 @@ class Reference {
   const double* vector(const std::string& name) { return weight(name, true).row(0); }
 
   // y += one row's products with num_rows rows of w; bound likewise, or null.
-  static void multiply(const double* x, const Mat& w, int64_t first_row, int64_t num_rows, double* y,
-                       double* bound) {
+  static void multiply(const double* x, const Mat& w, int64_t first_row, int64_t num_rows,
+                       double* y, double* bound) {
     constexpr int64_t kTogether = 4;  // chains, for the processor to overlap
     for (int64_t o = 0; o < num_rows; o += kTogether) {
       const int64_t n = std::min(kTogether, num_rows - o);
@@ -312,8 +312,8 @@ class Reference {
     for (int64_t i = 0; i < dim / 2; ++i) {
       const float exponent = static_cast<float>(2 * i) / static_cast<float>(dim);
       const float base = 1.0f / static_cast<float>(std::pow(theta, exponent));
-      const float ramp = std::clamp(
-          static_cast<float>((static_cast<double>(i) - low) / (high - low)), 0.0f, 1.0f);
+      const float ramp =
+          std::clamp(static_cast<float>((static_cast<double>(i) - low) / (high - low)), 0.0f, 1.0f);
       const float keep = 1.0f - ramp;
       const bool scaled = compressed && yarn.factor != 1.0;
       frequencies.push_back(
@@ -630,8 +630,8 @@ class Reference {
           double sum = 0.0, size = 0.0;
           for (int64_t h = 0; h < heads; ++h) {
             const double weight = w.row(t)[h], move = std::copysign(side, weight * side);
-            const double dot = dots[h * visible + e] +
-                               (side == 0.0 ? 0.0 : move * bounds[h * visible + e]);
+            const double dot =
+                dots[h * visible + e] + (side == 0.0 ? 0.0 : move * bounds[h * visible + e]);
             const double term = round(std::max(round(dot), 0.0) * weight);
             sum += term;
             size += std::fabs(term);
@@ -696,7 +696,8 @@ class Reference {
     if (normed_queries_) q = norm_queries(q);
     q = rotate("q.rope", std::move(q), heads, rows, compressed_rope, false);
     if (layer.kv_source == layer_idx) {
-      Mat kv = rms_norm("kv.norm", linear("kv", x, prefix + "wkv.weight"), prefix + "kv_norm.weight");
+      Mat kv =
+          rms_norm("kv.norm", linear("kv", x, prefix + "wkv.weight"), prefix + "kv_norm.weight");
       kv = rotate("kv.rope", std::move(kv), 1, rows, compressed_rope, false);
       if (official_) {
         for (int64_t t = 0; t < kv.rows; ++t) snap_fp8(kv.row(t), dim - c_.qk_rope_head_dim, 64);
@@ -853,8 +854,8 @@ class Reference {
     const bool dense = layers_[layer_idx].ffn == formats::FfnKind::dense;
     Bounded out = bounded(x.rows, c_.hidden_size);
     if (!dense) add_routed(prefix, layer_idx, x, tokens, out);
-    const Mat shared =
-        experts("shared", {{dense ? prefix : prefix + "shared_experts.", 0, x.rows}}, x, nullptr, {});
+    const Mat shared = experts("shared", {{dense ? prefix : prefix + "shared_experts.", 0, x.rows}},
+                               x, nullptr, {});
     if (dense) return shared;
     for (size_t i = 0; i < out.value.values.size(); ++i) {
       out.value.values[i] += shared.values[i];
@@ -955,8 +956,7 @@ class Reference {
   Mat head(const std::string& hyper, const std::string& norm, const Mat& streams) {
     Mat u = streams;
     if (num_streams() > 1) {
-      u = mix_streams(streams,
-                      hyper_mixes(streams, hyper, formats::ResidualKind::mhc, true).pre);
+      u = mix_streams(streams, hyper_mixes(streams, hyper, formats::ResidualKind::mhc, true).pre);
     }
     return linear("logits", rms_norm("norm", u, norm), "head.weight", true);
   }
@@ -969,8 +969,8 @@ class Reference {
     const Mat& table = weight("embed.weight");
     Mat embedded(rows, d);
     for (int64_t t = 0; t < rows; ++t) std::copy_n(table.row(next[t]), d, embedded.row(t));
-    const Mat e = linear("e_proj", rms_norm("enorm", embedded, "mtp.0.enorm.weight"),
-                         "mtp.0.e_proj.weight");
+    const Mat e =
+        linear("e_proj", rms_norm("enorm", embedded, "mtp.0.enorm.weight"), "mtp.0.e_proj.weight");
     Mat flat(rows * n, d);
     std::copy_n(streams.values.begin(), flat.values.size(), flat.values.begin());
     std::vector<int64_t> tokens;  // of the streams

@@ -84,7 +84,8 @@ Result<Reference64Result> run_reference64(const formats::ModelConfig& config,
                                           std::span<const int32_t> tokens, bool official,
                                           bool normed_queries = true);
 
-// One decoder layer alone at `official`, over streams [tokens, n * d] that enter it from position 0.
+// One decoder layer alone at `official`, over the streams [tokens, n * d] that enter it from
+// position 0.
 Status observe_layer64(const formats::ModelConfig& config, const model::WeightProvider& source,
                        int64_t layer, std::span<const int32_t> tokens,
                        std::span<const float> streams, Reference64Observer& observer);

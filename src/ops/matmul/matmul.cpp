@@ -171,9 +171,8 @@ void add_product(device::ExecContext& ctx, const MatmulKernels& kernels, const M
     product.x = before->x;
     product.x_block_bytes = before->x_block_bytes;
   }
-  const int64_t scratch =
-      kernels.scratch_bytes(product.plan.k_block) +
-      block * PackedWeight::kPanelWidth * 4 * (p.chain_inputs == 0 ? 1 : 2);
+  const int64_t scratch = kernels.scratch_bytes(product.plan.k_block) +
+                          block * PackedWeight::kPanelWidth * 4 * (p.chain_inputs == 0 ? 1 : 2);
   totals.scratch_bytes = std::max(totals.scratch_bytes, ceil_div(scratch, 64) * 64);
   ++totals.products;
   totals.blocks += product.num_blocks;

@@ -24,8 +24,8 @@ struct PanelTask {
   int64_t width;
   int64_t first_input = 0;  // of the weight's, for the reference only
   int64_t k;                // padded
-  int64_t group;  // inputs that are summed before their scale, or 0
-  const void* x;  // prepare_x's output for these m rows
+  int64_t group;            // inputs that are summed before their scale, or 0
+  const void* x;            // prepare_x's output for these m rows
   int64_t m;
   float* y;
   int64_t y_stride;
