@@ -200,4 +200,21 @@ Result<SampledToken> sample(std::span<const float> logits, const SamplingParams&
   return draw(scratch, stream);
 }
 
+Result<double> model_logprob(std::span<const float> logits, int32_t id) {
+  CACHALOT_CHECK(id >= 0 && static_cast<size_t>(id) < logits.size());
+  double largest = -kInfinity;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (!(logits[i] < std::numeric_limits<float>::infinity())) {
+      return invalid_argument(
+          fmt::format("logit {}: expected a finite number or -inf, found {}", i, logits[i]));
+    }
+    largest = std::max<double>(largest, logits[i]);
+  }
+  if (largest == -kInfinity)
+    return invalid_argument("logits: expected a finite one, found only -inf");
+  double total = 0;
+  for (const float logit : logits) total += exp_nonpositive(logit - largest);
+  return logits[id] - largest - std::log(total);
+}
+
 }  // namespace cachalot::engine

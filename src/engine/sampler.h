@@ -92,6 +92,9 @@ inline RngStream sampling_stream(uint64_t seed, int64_t position) {
 Result<SampledToken> sample(std::span<const float> logits, const SamplingParams& params,
                             const TokenHistory& history, int64_t position, Distribution& scratch);
 
+// log softmax(logits)[id]: what the model itself gives a token, before steps 1 to 6.
+Result<double> model_logprob(std::span<const float> logits, int32_t id);
+
 // exp(x) for x <= 0 (or -inf) with the same bits on every machine; within 2 units in the last
 // place, 0 below -693.
 double exp_nonpositive(double x);

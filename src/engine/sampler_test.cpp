@@ -250,6 +250,15 @@ TEST(Sampler, ValidationNamesTheField) {
   refused("logit_bias of token 5: ", [](SamplingParams& p) { p.logit_bias[5] = kInf; });
 }
 
+TEST(Sampler, ModelLogprobIsLogSoftmax) {
+  const std::vector<float> logits = {1, 2, 3, -kInf};
+  const double total = std::exp(1.0) + std::exp(2.0) + std::exp(3.0);
+  for (int32_t id = 0; id < 3; ++id) {
+    EXPECT_NEAR(model_logprob(logits, id).value(), logits[id] - std::log(total), 1e-14);
+  }
+  EXPECT_EQ(model_logprob(logits, 3).value(), -kInf);
+}
+
 TEST(Sampler, ExpIsWithinTwoUnitsInTheLastPlace) {
   std::mt19937_64 random(4);
   std::uniform_real_distribution<double> exponent(-50, 9.43);
