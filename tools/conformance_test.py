@@ -59,7 +59,23 @@ class Conformance(unittest.TestCase):
 
     def render(self, tests, outcomes):
         rows = conformance.property_rows(IDS, tests, outcomes)
-        return "\n".join(conformance.render(rows, outcomes, len(tests)))
+        return "\n".join(conformance.render(rows, outcomes, len(tests), "2026-01-02"))
+
+    def test_the_date_is_that_of_the_results(self):
+        def days(*stamps):
+            with tempfile.TemporaryDirectory() as folder:
+                paths = []
+                for i, stamp in enumerate(stamps):
+                    paths.append(os.path.join(folder, f"{i}.xml"))
+                    with open(paths[-1], "w", encoding="utf-8") as file:
+                        file.write(f"<testsuite {stamp}/>")
+                return conformance.result_days(paths)
+        self.assertEqual(days('timestamp="2026-01-02T03:04:05"'), "2026-01-02")
+        self.assertEqual(days('timestamp="2026-01-04T03:04:05"', 'timestamp="2026-01-02T23:59:59"'), "2026-01-02 to 2026-01-04")
+        self.assertEqual(days(), "")
+        with self.assertRaises(SystemExit):
+            days('timestamp="2026-01-02T03:04:05"', "")
+        self.assertIn("Results of 2026-01-02: 1 tests", self.render({"Pool.A": ["fast"]}, {"Pool.A": "passed"}))
 
     def test_the_check_ignores_results_and_sees_a_new_test(self):
         tests = {"Pool.A": ["fast", "infra.K5"]}
