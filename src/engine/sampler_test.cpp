@@ -215,6 +215,7 @@ TEST(Sampler, FaultyLogitsAreErrors) {
     EXPECT_FALSE(distribution(std::vector<float>{-kInf, -kInf}, params, {}, out).ok());
     EXPECT_FALSE(distribution(std::vector<float>{}, params, {}, out).ok());
     EXPECT_FALSE(sample(std::vector<float>{nan}, params, {}, 0, out).has_value());
+    EXPECT_FALSE(model_logprob(std::vector<float>{0, nan}, 0).has_value());
   }
   params.logit_bias[0] = -kInf;
   EXPECT_FALSE(distribution(std::vector<float>{3}, params, {}, out).ok());
