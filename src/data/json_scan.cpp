@@ -120,14 +120,13 @@ class Scanner {
   }
 
   bool skip_string() {
-    for (size_t i = at_ + 1; i < text_.size(); ++i) {
-      i = text_.find_first_of("\"\\", i);
-      if (i == std::string_view::npos) break;
+    size_t i = at_ + 1;
+    while ((i = text_.find_first_of("\"\\", i)) != std::string_view::npos) {
       if (text_[i] == '"') {
         at_ = i + 1;
         return true;
       }
-      ++i;  // what a backslash stands before
+      i += 2;  // a backslash and what it stands before
     }
     at_ = text_.size();
     stop(JsonScan::Outcome::cut);

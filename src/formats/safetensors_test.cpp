@@ -63,9 +63,9 @@ TEST(Safetensors, DTypesThatAreOnlyStored) {
       {"F8_E5M2FNUZ", 8}, {"U16", 16},    {"U32", 32},    {"U64", 64},    {"C64", 64}};
   for (const auto& [name, bits] : cases) {
     const int64_t bytes = 3 * 8 * bits / 8;
-    const auto text = [&](int64_t end) {
-      return image("{\"x\":{\"dtype\":\"" + std::string(name) +
-                       "\",\"shape\":[3,8],\"data_offsets\":[0," + std::to_string(end) + "]}}",
+    const auto text = [dtype = std::string(name)](int64_t end) {
+      return image("{\"x\":{\"dtype\":\"" + dtype + "\",\"shape\":[3,8],\"data_offsets\":[0," +
+                       std::to_string(end) + "]}}",
                    static_cast<size_t>(end));
     };
     EXPECT_FALSE(parse(text(bytes - 1)).has_value()) << name;
