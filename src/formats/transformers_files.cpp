@@ -82,7 +82,9 @@ Status write_transformers_files(const std::string& directory, const ModelConfig&
                            {"model_max_length", config.max_position_embeddings},
                            {"tokenizer_class", "PreTrainedTokenizerFast"}};
   if (!bos.empty()) settings["bos_token"] = bos;
-  if (!eos.empty()) settings["eos_token"] = settings["pad_token"] = json::string(eos);
+  for (const char* key : {"eos_token", "pad_token"}) {
+    if (!eos.empty()) settings[key] = eos;
+  }
   CACHALOT_RETURN_IF_ERROR(
       write_if_absent(base / "tokenizer_config.json", to_pretty_json(settings)));
   return write_if_absent(base / "chat_template.jinja", kChatTemplate);
