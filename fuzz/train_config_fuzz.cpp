@@ -20,7 +20,7 @@ using namespace cachalot::train;
 
 constexpr std::string_view kEnd = "\n---\n";
 
-// Errors begin with an origin, and print as they are.
+// Errors begin with an origin, stand on lines of their own, and print as they are.
 void check_error(const Status& error) {
   const std::string& message = error.message();
   const bool has_origin = message.starts_with("input:") || message.starts_with("--") ||
@@ -28,7 +28,8 @@ void check_error(const Status& error) {
   CACHALOT_CHECK_MSG(has_origin, message);
   CACHALOT_CHECK(text::valid_utf8(message) == message);
   for (const char c : message)
-    CACHALOT_CHECK_MSG(static_cast<unsigned char>(c) >= 0x20 && c != '\x7f', message);
+    CACHALOT_CHECK_MSG(c == '\n' || (static_cast<unsigned char>(c) >= 0x20 && c != '\x7f'),
+                       message);
 }
 
 template <typename T>
