@@ -25,7 +25,7 @@ def main():
         assert run() == (1, ["docs/other.md: link to missing.md: no such file"]), run()
         (root / "docs/other.md").unlink()
         (root / "bad.h").write_text("// reference/forward 3.7, 3.8; reference/backward 1; reference/forward A6\n")
-        (root / "docs/reference/forward.md").open("a").write("see ../shared/golden\n")
+        (root / "docs/reference/forward.md").open("a").write("see ../elsewhere/golden\n")
         code, found = run()
         assert code == 1 and sorted(line.split(": ")[-1] for line in found) == [
             "docs/reference/forward.md has no 3.8", "docs/reference/forward.md has no A6", "no docs/reference/backward.md", "no such file",
