@@ -3,6 +3,7 @@
 // Source  reference/forward 3.10, reference/infrastructure 8.1.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -47,7 +48,7 @@ struct RowBlocks {
 };
 
 // The rows of the last `capacity` positions; position p lives in slot p mod capacity. Borrowed;
-// base is null where a segment starts at position 0 and nothing is kept (training).
+// base is null where a sequence starts at position 0 and nothing is kept (training).
 struct RowRing {
   std::byte* base = nullptr;
   int64_t capacity = 0;
@@ -57,6 +58,43 @@ struct RowRing {
     const int64_t slot = position % capacity;
     return {base + slot * layout.data_bytes,
             base + capacity * layout.data_bytes + slot * layout.scale_bytes};
+  }
+};
+
+// Where one sequence's rows of one layer are read and written. Borrowed; filled by the cache
+// (serving) or with blocks over the step's own activations and null rings (training). Which members
+// a layer uses follows from its kind; one that it does not use is empty.
+struct LayerRows {
+  RowRing window = {};        // KV rows of recent positions
+  RowBlocks entries = {};     // compressed KV rows
+  RowRing tail = {};          // the compressor's K, S rows of recent positions
+  RowBlocks index_keys = {};  // compressed indexer rows
+  RowRing index_tail = {};
+};
+
+// The rows of a step, sequence after sequence: row first_row[s] + i is position first_position[s] +
+// i of sequence s. Borrowed.
+struct Sequences {
+  int64_t count = 0;
+  const int64_t* first_row = nullptr;       // [count + 1], ascending from 0; the last is rows()
+  const int64_t* first_position = nullptr;  // [count]
+
+  int64_t rows() const { return count == 0 ? 0 : first_row[count]; }
+  int64_t num_rows(int64_t s) const { return first_row[s + 1] - first_row[s]; }
+  int64_t sequence_of(int64_t row) const {
+    return std::upper_bound(first_row, first_row + count, row) - first_row - 1;
+  }
+  int64_t position(int64_t s, int64_t row) const { return first_position[s] + row - first_row[s]; }
+  int64_t end_position(int64_t s) const { return first_position[s] + num_rows(s); }
+  // Compressed entries of `ratio` positions that the sequence's rows complete, from first_entry on.
+  int64_t first_entry(int64_t s, int64_t ratio) const { return first_position[s] / ratio; }
+  int64_t num_entries(int64_t s, int64_t ratio) const {
+    return end_position(s) / ratio - first_entry(s, ratio);
+  }
+  int64_t num_entries(int64_t ratio) const {
+    int64_t n = 0;
+    for (int64_t s = 0; s < count; ++s) n += num_entries(s, ratio);
+    return n;
   }
 };
 

@@ -29,6 +29,43 @@ TEST(RowBlocks, DataPartsComeBeforeScaleParts) {
   EXPECT_EQ(rows.row(7).scale + 8, second.data() + second.size());
 }
 
+// Three sequences of 3, 0 and 5 rows.
+constexpr int64_t kFirstRow[] = {0, 3, 3, 8};
+constexpr int64_t kFirstPosition[] = {0, 9, 6};
+constexpr Sequences kSequences{3, kFirstRow, kFirstPosition};
+
+TEST(Sequences, RowsAndPositions) {
+  EXPECT_EQ(kSequences.rows(), 8);
+  EXPECT_EQ(kSequences.num_rows(0), 3);
+  EXPECT_EQ(kSequences.num_rows(1), 0);
+  EXPECT_EQ(kSequences.num_rows(2), 5);
+  EXPECT_EQ(kSequences.end_position(1), 9);
+  EXPECT_EQ(kSequences.end_position(2), 11);
+  const int64_t sequences[] = {0, 0, 0, 2, 2, 2, 2, 2};  // none of a row is the empty one
+  const int64_t positions[] = {0, 1, 2, 6, 7, 8, 9, 10};
+  for (int64_t row = 0; row < 8; ++row) {
+    EXPECT_EQ(kSequences.sequence_of(row), sequences[row]) << row;
+    EXPECT_EQ(kSequences.position(sequences[row], row), positions[row]) << row;
+  }
+  EXPECT_EQ(Sequences{}.rows(), 0);
+  EXPECT_EQ(Sequences{}.num_entries(4), 0);
+}
+
+TEST(Sequences, EntriesThatTheRowsComplete) {
+  // Positions 0 to 2 complete none of 4; 6 to 10 complete entry 1 (4 to 7), and 2 stays open.
+  EXPECT_EQ(kSequences.num_entries(0, 4), 0);
+  EXPECT_EQ(kSequences.num_entries(1, 4), 0);
+  EXPECT_EQ(kSequences.first_entry(2, 4), 1);
+  EXPECT_EQ(kSequences.num_entries(2, 4), 1);
+  EXPECT_EQ(kSequences.num_entries(4), 1);
+  // Of 2: entry 0 of the first; 3 and 4 of the last, whose position 10 opens another.
+  EXPECT_EQ(kSequences.num_entries(0, 2), 1);
+  EXPECT_EQ(kSequences.first_entry(2, 2), 3);
+  EXPECT_EQ(kSequences.num_entries(2, 2), 2);
+  EXPECT_EQ(kSequences.num_entries(2), 3);
+  EXPECT_EQ(kSequences.num_entries(1), kSequences.rows());
+}
+
 TEST(RecentRows, OldPositionsComeFromTheRingAndNewOnesFromTheChunk) {
   const RowLayout layout{4, 2};
   std::vector<std::byte> ring(8 * 6), chunk(16 * 6);
