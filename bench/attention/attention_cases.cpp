@@ -52,13 +52,24 @@ std::vector<float> random_values(int64_t n) {
   return x;
 }
 
-struct AttentionState {
-  Cache window, entries;
-  std::vector<float> q, sink, out;
-  std::vector<int32_t> selected, num_selected;
+// The last `rows` positions of a context as the one sequence of a step.
+struct Step {
+  int64_t first_row[2];
+  int64_t first_position;
+  tensor::LayerRows layer_rows;
+
+  tensor::Sequences sequences() const { return {1, first_row, &first_position}; }
 };
 
-// The last `rows` positions of the context; topk 0: all entries of the ratio (HCA).
+struct AttentionState {
+  std::vector<std::byte> window;  // ring of the rows before the step
+  Cache step_rows, entries;
+  std::vector<float> q, sink, out;
+  std::vector<int32_t> selected, num_selected;
+  Step step = {};
+};
+
+// topk 0: all entries of the ratio (HCA).
 AttentionCase attention_case(int64_t context, int64_t rows, int64_t ratio, int64_t topk,
                              bool bf16) {
   constexpr int64_t kHeads = 64, kDim = 512, kRope = 64, kWindow = 128;
@@ -68,14 +79,22 @@ AttentionCase attention_case(int64_t context, int64_t rows, int64_t ratio, int64
     ops::encode_kv_row(format, x, kDim, kRope, row);
   };
   const int64_t first = context - rows;
-  auto state =
-      std::make_shared<AttentionState>(AttentionState{Cache(kWindow + rows, layout, kDim, encode),
-                                                      Cache(context / ratio, layout, kDim, encode),
-                                                      random_values(rows * kHeads * kDim),
-                                                      std::vector<float>(kHeads),
-                                                      std::vector<float>(rows * kHeads * kDim),
-                                                      {},
-                                                      {}});
+  auto state = std::make_shared<AttentionState>(
+      AttentionState{std::vector<std::byte>(kWindow * layout.row_bytes()),
+                     Cache(rows, layout, kDim, encode),
+                     Cache(context / ratio, layout, kDim, encode),
+                     random_values(rows * kHeads * kDim),
+                     std::vector<float>(kHeads),
+                     std::vector<float>(rows * kHeads * kDim),
+                     {},
+                     {}});
+  const tensor::RowRing ring{state->window.data(), kWindow, layout};
+  for (int64_t i = 0; i < kWindow; ++i) {
+    const tensor::RowRef from = state->entries.view.row(i % kRowsPerBlock);
+    std::copy_n(from.data, layout.data_bytes, ring.row(i).data);
+    std::copy_n(from.scale, layout.scale_bytes, ring.row(i).scale);
+  }
+  state->step = {{0, rows}, first, {.window = ring, .entries = state->entries.view}};
   double num_keys = 0;
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t visible = (first + i + 1) / ratio;
@@ -96,18 +115,16 @@ AttentionCase attention_case(int64_t context, int64_t rows, int64_t ratio, int64
   c.run = [=](device::ExecContext& ctx) {
     ops::SparseAttentionParams p{};
     p.q = state->q.data();
-    p.rows = rows;
     p.heads = kHeads;
     p.head_dim = kDim;
     p.rope_dim = kRope;
-    p.first_position = first;
+    p.sequences = state->step.sequences();
+    p.layer_rows = &state->step.layer_rows;
+    p.step_rows = state->step_rows.view;
     p.scale = 0.04419417382415922f;
     p.sink = state->sink.data();
     p.window = kWindow;
-    p.recent.chunk = state->window.view;
-    p.recent.first_position = first - kWindow;
     p.ratio = ratio;
-    p.entries = state->entries.view;
     p.selected = topk > 0 ? state->selected.data() : nullptr;
     p.num_selected = topk > 0 ? state->num_selected.data() : nullptr;
     p.topk = topk;
@@ -123,6 +140,7 @@ struct IndexState {
   Cache keys;
   std::vector<float> q, weight;
   std::vector<int32_t> selected, num_selected;
+  Step step = {};
 };
 
 AttentionCase index_case(const char* name, int64_t context, int64_t rows, int64_t heads,
@@ -135,6 +153,7 @@ AttentionCase index_case(const char* name, int64_t context, int64_t rows, int64_
   auto state = std::make_shared<IndexState>(IndexState{
       Cache(context / kRatio, layout, dim, encode), random_values(rows * heads * dim),
       random_values(rows * heads), std::vector<int32_t>(rows * topk), std::vector<int32_t>(rows)});
+  state->step = {{0, rows}, context - rows, {.index_keys = state->keys.view}};
   const double num_keys = static_cast<double>(rows) * static_cast<double>(context / kRatio);
   AttentionCase c;
   c.name = name;
@@ -146,13 +165,12 @@ AttentionCase index_case(const char* name, int64_t context, int64_t rows, int64_
   c.run = [=](device::ExecContext& ctx) {
     ops::index_select(ctx, {.q = state->q.data(),
                             .weight = state->weight.data(),
-                            .rows = rows,
                             .heads = heads,
                             .dim = dim,
-                            .first_position = context - rows,
+                            .sequences = state->step.sequences(),
+                            .layer_rows = &state->step.layer_rows,
                             .ratio = kRatio,
                             .topk = topk,
-                            .keys = state->keys.view,
                             .format = format,
                             .bf16_math = bf16,
                             .round_scores = bf16,

@@ -4,46 +4,44 @@
 
 #include <algorithm>
 
-#include "attention/training_segment.h"
+#include "attention/training_sample.h"
 #include "ops/matmul/matmul_backward.h"
 #include "ops/norm/rms_norm.h"
 
 namespace cachalot::bench {
 namespace {
 
-constexpr int kSequences = 4;
+constexpr int64_t kSequences = 4;
 constexpr int64_t kLength = 512;
 constexpr int64_t kTokens = kSequences * kLength;
 constexpr int kBlocks = 7;  // layers and the MTP block
 
-void add_attention(const char* name, int blocks, int64_t ratio, int64_t topk,
+// Of what is summed over tokens, samples share the sinks' gradients alone.
+void add_attention(const char* name, int calls, int64_t ratio, int64_t topk,
                    std::vector<OrderedOp>& ops) {
-  auto s = std::make_shared<Segment>(SegmentShape{8, 64, 64, topk, 8, 32, ratio}, kLength);
+  auto s =
+      std::make_shared<Samples>(SampleShape{8, 64, 64, topk, 8, 32, ratio}, kLength, kSequences);
   ops.push_back({fmt::format("attention backward, {}", name),
-                 kSequences * blocks,
+                 calls,
+                 kTokens,
                  kLength,
-                 {static_cast<int64_t>(s->rows.size()), static_cast<int64_t>(s->entries.size()),
-                  s->shape.heads},
+                 {s->shape.heads},
                  [s](device::ExecContext& ctx, int64_t first, int64_t count, float* const* sums) {
-                   const int64_t at = first * s->shape.heads * s->shape.head_dim;
                    ops::sparse_attention_backward(
-                       ctx, {s->forward(first, count), s->dout.data() + at, s->dq.data() + at,
-                             sums[0], sums[1], sums[2]});
+                       ctx, s->backward(first / kLength, count / kLength, sums[0]));
                  }});
 }
 
 void add_index_loss(std::vector<OrderedOp>& ops) {
-  auto s = std::make_shared<IndexSegment>(SegmentShape{8, 64, 64, 32, 8, 32}, kLength);
+  auto s = std::make_shared<IndexSamples>(SampleShape{8, 64, 64, 32, 8, 32}, kLength, kSequences);
   ops.push_back({"indexer loss",
-                 kSequences * 3,
+                 3,
+                 kTokens,
                  kLength,
-                 {static_cast<int64_t>(s->keys.size())},
-                 [s](device::ExecContext& ctx, int64_t first, int64_t count, float* const* sums) {
-                   ops::IndexLossParams p = s->loss(first, count);
+                 {},
+                 [s](device::ExecContext& ctx, int64_t first, int64_t count, float* const*) {
                    double loss = 0;
-                   p.loss = &loss;
-                   p.d_keys = sums[0];
-                   ops::index_loss(ctx, p);
+                   ops::index_loss(ctx, s->loss(first / kLength, count / kLength, &loss));
                  }});
 }
 
@@ -56,6 +54,7 @@ void add_weight(int calls, int64_t n, int64_t k, std::vector<OrderedOp>& ops) {
   ops.push_back({fmt::format("dW of {} x {}", n, k),
                  calls,
                  kTokens,
+                 1,
                  {n * k},
                  [=](device::ExecContext& ctx, int64_t first, int64_t count, float* const* sums) {
                    ops::matmul_weight_grad(
@@ -75,6 +74,7 @@ void add_norm(int calls, int64_t columns, std::vector<OrderedOp>& ops) {
   ops.push_back({fmt::format("norm backward of {}", columns),
                  calls,
                  kTokens,
+                 1,
                  {columns},
                  [=](device::ExecContext& ctx, int64_t first, int64_t count, float* const* sums) {
                    const int64_t at = first * columns;
@@ -134,7 +134,9 @@ void OrderCase::cut() {
     Worker& worker = *workers_[part];
     for (std::vector<float>& array : worker.sums) std::fill(array.begin(), array.end(), 0.0f);
     device::ExecContext ctx{&worker.pool, &worker.arena, ctx_.isa};
-    const int64_t first = part * op_.tokens / parts, last = (part + 1) * op_.tokens / parts;
+    const int64_t units = op_.tokens / op_.unit;
+    const int64_t first = part * units / parts * op_.unit;
+    const int64_t last = (part + 1) * units / parts * op_.unit;
     op_.add(ctx, first, last - first, pointers(worker.sums).data());
   });
   for (size_t array = 0; array < sums_.size(); ++array) {

@@ -18,6 +18,7 @@ struct OrderedOp {
   std::string name;
   int calls;  // in a step of nano, 4 sequences of 512 tokens
   int64_t tokens;
+  int64_t unit;               // tokens that stay together: 1, or a sequence's
   std::vector<int64_t> sums;  // floats of each array that tokens share
   // Adds the tokens [first, first + count) to arrays of those sizes.
   std::function<void(device::ExecContext&, int64_t first, int64_t count, float* const* sums)> add;

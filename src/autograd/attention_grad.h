@@ -1,12 +1,20 @@
-// Attention over cached rows, recorded. Source: ops/attention/sparse_attention.h and its backward.
-// The rows' gradients go to what they were encoded from (Tape::add_encoded).
+// Cached rows encoded and attended over, recorded. Source: ops/quant/encode_rows.h,
+// ops/attention/sparse_attention.h and its backward. The gradients of rows go to what they were
+// encoded from (Tape::add_encoded).
 #pragma once
 
 #include "autograd/tape.h"
 #include "ops/attention/sparse_attention.h"
 #include "ops/indexer/index_loss.h"
+#include "ops/quant/encode_rows.h"
 
 namespace cachalot::autograd {
+
+void encode_kv_rows(Context ctx, const ops::EncodeRowsParams& p, tensor::KvFormat format,
+                    const tensor::RowBlocks& to);
+void encode_kv_entries(Context ctx, const ops::EncodeEntriesParams& p, tensor::KvFormat format);
+void encode_index_entries(Context ctx, const ops::EncodeEntriesParams& p,
+                          tensor::IndexFormat format);
 
 void sparse_attention(Context ctx, const ops::SparseAttentionParams& p);
 

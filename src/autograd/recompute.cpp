@@ -37,7 +37,6 @@ bool Tape::collect(Storage* storage, Rebuild& rebuild) {
 }
 
 bool Tape::recompute(const float* values) {
-  CACHALOT_CHECK(segments_ == nullptr);
   int64_t offset = 0;
   Storage* storage = find(values, &offset);
   if (storage == nullptr || storage->values == nullptr) return false;

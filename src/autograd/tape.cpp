@@ -141,10 +141,6 @@ void Tape::record(Op op) {
             storages_of(op.needs),
             std::move(op.replay),
             std::move(op.backward)};
-  if (segments_ != nullptr) {
-    segments_->back().push_back(std::move(node));
-    return;
-  }
   for (Storage* storage : node.writes) storage->writers.push_back(num_ops());
   ops_.push_back(std::move(node));
 }
@@ -177,50 +173,6 @@ void Tape::run_backward(Node& node, const Around& around) {
   report_.num_replayed += static_cast<int64_t>(around.replayed.size());
   if (node.backward) node.backward();
   for (Storage* storage : around.released) release(*storage);
-}
-
-SegmentScope::SegmentScope(Tape* tape) : tape_(tape) {
-  if (tape_ == nullptr) return;
-  CACHALOT_CHECK(tape_->segments_ == nullptr);
-  tape_->segments_ = &segments_;
-}
-
-void SegmentScope::next() {
-  if (tape_ != nullptr) segments_.emplace_back();
-}
-
-SegmentScope::~SegmentScope() {
-  if (tape_ == nullptr) return;
-  tape_->segments_ = nullptr;
-  Tape::Node all{"segments", {}, {}, {}, {}, {}};
-  bool can_replay = true;
-  const auto merge = [](std::vector<Tape::Storage*>& to, const std::vector<Tape::Storage*>& from) {
-    for (Tape::Storage* storage : from)
-      if (std::find(to.begin(), to.end(), storage) == to.end()) to.push_back(storage);
-  };
-  for (const auto& segment : segments_) {
-    for (const Tape::Node& node : segment) {
-      merge(all.reads, node.reads);
-      merge(all.writes, node.writes);
-      merge(all.needs, node.needs);
-      can_replay = can_replay && node.replay;
-    }
-  }
-  const auto nodes = std::make_shared<std::vector<std::vector<Tape::Node>>>(std::move(segments_));
-  if (can_replay) {
-    all.replay = [nodes] {
-      for (const auto& segment : *nodes)
-        for (const Tape::Node& node : segment) node.replay();
-    };
-  }
-  all.backward = [nodes] {
-    for (const auto& segment : *nodes) {
-      for (auto node = segment.rbegin(); node != segment.rend(); ++node)
-        if (node->backward) node->backward();
-    }
-  };
-  for (Tape::Storage* storage : all.writes) storage->writers.push_back(tape_->num_ops());
-  tape_->ops_.push_back(std::move(all));
 }
 
 }  // namespace cachalot::autograd

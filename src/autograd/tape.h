@@ -26,7 +26,6 @@
 #include <cstdint>
 #include <functional>
 #include <map>
-#include <memory>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
@@ -97,7 +96,7 @@ class Tape {
   const float* values_of(const std::byte* rows) const;  // null: none
 
   void record(Op op);
-  // False: the array is kept. Not within a SegmentScope.
+  // False: the array is kept.
   bool recompute(const float* values);
   // Runs the ops, last first, once.
   void backward();
@@ -107,7 +106,6 @@ class Tape {
   const TapeMemory& memory() const { return report_; }
 
  private:
-  friend class SegmentScope;
   struct Storage {
     int64_t count;
     float* values;          // null: not the tape's memory
@@ -154,24 +152,7 @@ class Tape {
   std::unordered_map<const ops::PackedWeight*, MatrixGrad> matrices_;
   std::unordered_map<const std::byte*, const float*> encoded_;
   std::vector<Node> ops_;
-  std::vector<std::vector<Node>>* segments_ = nullptr;  // where a SegmentScope collects
   TapeMemory report_;
-};
-
-// For ops that run segment by segment: what is recorded in the scope becomes one op, whose backward
-// takes the segments in their order, so that sums over rows into a parameter's gradient ascend
-// there too. Without a tape it does nothing. Scopes do not nest.
-class SegmentScope {
- public:
-  explicit SegmentScope(Tape* tape);
-  ~SegmentScope();
-  SegmentScope(const SegmentScope&) = delete;
-  SegmentScope& operator=(const SegmentScope&) = delete;
-  void next();  // before each segment
-
- private:
-  Tape* tape_;
-  std::vector<std::vector<Tape::Node>> segments_;
 };
 
 // What a recorded op runs on: style.md 3. Without a tape an op is the plain op.

@@ -65,7 +65,7 @@ class CheckedSequence {
     prefixes_.push_back(mix((p == 0 ? 0 : prefixes_.back()) ^ static_cast<uint64_t>(token)));
     tokens_.push_back(token);
     for (int64_t layer = 0; layer < cache_.layout().num_layers(); ++layer) {
-      const LayerViews views = cache_.views(layer);
+      const tensor::LayerRows views = cache_.views(layer);
       for_rings(layer, views, [&](const tensor::RowRing& ring, uint64_t stream) {
         expected_row(p, stream, ring.layout, [&](const std::byte* data, const std::byte* scale) {
           put(ring.row(p), ring.layout, data, scale);
@@ -117,7 +117,7 @@ class CheckedSequence {
       });
     };
     for (int64_t layer = 0; layer < cache_.layout().num_layers(); ++layer) {
-      const LayerViews views = cache_.views(layer);
+      const tensor::LayerRows views = cache_.views(layer);
       for_rings(layer, views, [&](const tensor::RowRing& ring, uint64_t stream) {
         for (int64_t p = std::max<int64_t>(0, ring_end_ - ring.capacity); p < num_tokens(); ++p) {
           compare(ring.row(p), ring.layout, stream, p);
@@ -135,7 +135,7 @@ class CheckedSequence {
 
  private:
   template <typename Fn>
-  static void for_rings(int64_t layer, const LayerViews& views, Fn&& fn) {
+  static void for_rings(int64_t layer, const tensor::LayerRows& views, Fn&& fn) {
     uint64_t stream = static_cast<uint64_t>(layer) * 5;
     for (const tensor::RowRing& ring : {views.window, views.tail, views.index_tail}) {
       if (ring.base != nullptr) fn(ring, stream);
@@ -143,7 +143,7 @@ class CheckedSequence {
     }
   }
   template <typename Fn>
-  static void for_blocks(int64_t layer, const LayerViews& views, Fn&& fn) {
+  static void for_blocks(int64_t layer, const tensor::LayerRows& views, Fn&& fn) {
     uint64_t stream = static_cast<uint64_t>(layer) * 5 + 3;
     for (const tensor::RowBlocks& rows : {views.entries, views.index_keys}) {
       if (rows.rows_per_block != 0) fn(rows, stream);

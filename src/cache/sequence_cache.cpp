@@ -115,7 +115,7 @@ void SequenceCache::advance(int64_t n) {
   ring_end_ = std::max(ring_end_, num_tokens_);
 }
 
-LayerViews SequenceCache::make_views(int64_t layer_idx) const {
+tensor::LayerRows SequenceCache::make_views(int64_t layer_idx) const {
   CACHALOT_CHECK(layer_idx >= 0 && layer_idx < layout().num_layers());
   const LayerStreams& streams = layout().layer(layer_idx);
   const LayerOffsets& at = layout().offsets(layer_idx);

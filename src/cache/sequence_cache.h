@@ -33,16 +33,6 @@
 
 namespace cachalot::cache {
 
-// One layer's rows. A stream that does not exist has a null base (or blocks) and capacity (or
-// rows_per_block) 0.
-struct LayerViews {
-  tensor::RowRing window;
-  tensor::RowBlocks entries;
-  tensor::RowRing tail;
-  tensor::RowBlocks index_keys;
-  tensor::RowRing index_tail;
-};
-
 struct RestoredSequence;
 
 class SequenceCache {
@@ -69,8 +59,8 @@ class SequenceCache {
   // The rows of the next n positions, reserved before, have been written in every layer.
   void advance(int64_t n);
 
-  // Valid until the next reserve, rewind, clear or move.
-  LayerViews views(int64_t layer_idx) { return make_views(layer_idx); }
+  // Streams that the layer lacks are empty. Valid until the next reserve, rewind, clear or move.
+  tensor::LayerRows views(int64_t layer_idx) { return make_views(layer_idx); }
 
   // A second sequence with the same tokens: whole blocks shared, the rest copied. Reservations are
   // not.
@@ -100,7 +90,7 @@ class SequenceCache {
 
  private:
   SequenceCache(BlockPool& pool, int32_t state_id);
-  LayerViews make_views(int64_t layer_idx) const;
+  tensor::LayerRows make_views(int64_t layer_idx) const;
   // Makes blocks_of_layers_ follow block_ids_ from block_idx on.
   void place_blocks(size_t block_idx);
   void release_all();

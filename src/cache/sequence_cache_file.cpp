@@ -86,7 +86,7 @@ int64_t live_rows_bytes(const CacheLayout& layout, int64_t num_tokens) {
 
 // Calls fn(first byte, number of bytes) for one layer's live state bytes in file order.
 template <typename Fn>
-Status for_each_state_piece(const LayerViews& views, int64_t num_tokens, int64_t ring_end,
+Status for_each_state_piece(const tensor::LayerRows& views, int64_t num_tokens, int64_t ring_end,
                             Fn&& fn) {
   for (const tensor::RowRing& ring : {views.window, views.tail, views.index_tail}) {
     if (ring.base == nullptr) continue;
@@ -101,7 +101,7 @@ Status for_each_state_piece(const LayerViews& views, int64_t num_tokens, int64_t
 
 // The same for the live rows of one layer in one block.
 template <typename Fn>
-Status for_each_block_piece(const LayerViews& views, int64_t block_idx, int64_t ratio,
+Status for_each_block_piece(const tensor::LayerRows& views, int64_t block_idx, int64_t ratio,
                             int64_t num_tokens, Fn&& fn) {
   if (ratio == 0) return {};
   for (const tensor::RowBlocks& rows : {views.entries, views.index_keys}) {

@@ -199,7 +199,7 @@ TEST(SequenceCache, StateIsOfFixedSizeAndAdmissionFailsCleanly) {
   const auto ring_places = [](SequenceCache& cache) {
     std::vector<std::byte*> places;
     for (int64_t layer = 0; layer < cache.layout().num_layers(); ++layer) {
-      const LayerViews views = cache.views(layer);
+      const tensor::LayerRows views = cache.views(layer);
       places.insert(places.end(), {views.window.base, views.tail.base, views.index_tail.base});
     }
     return places;

@@ -6,27 +6,43 @@ namespace cachalot::engine {
 namespace {
 
 // Owns what a ForwardBatch points to.
-struct Batch {
-  std::vector<int32_t> tokens;
-  std::vector<std::vector<model::LayerCacheView>> views;
-  std::vector<model::Segment> segments;
-
-  void add(const StepInput& input, int64_t first_position, int64_t num_layers) {
-    tokens.insert(tokens.end(), input.tokens.begin(), input.tokens.end());
-    auto& layers = views.emplace_back();
-    layers.reserve(static_cast<size_t>(num_layers));
+class Batch {
+ public:
+  Batch(std::span<const StepInput> inputs, std::span<const int64_t> first_positions,
+        int64_t num_layers)
+      : first_position_(first_positions.begin(), first_positions.end()) {
+    rows_.reserve(static_cast<size_t>(num_layers) * inputs.size());
     for (int64_t layer = 0; layer < num_layers; ++layer) {
-      const cache::LayerViews v = input.sequence->views(layer);
-      layers.push_back({v.window, v.entries, v.tail, v.index_keys, v.index_tail});
+      layer_rows_.push_back(rows_.data() + rows_.size());
+      for (const StepInput& input : inputs) rows_.push_back(input.sequence->views(layer));
     }
-    segments.push_back({first_position, static_cast<int64_t>(input.tokens.size()), {}});
+    for (const StepInput& input : inputs) {
+      tokens_.insert(tokens_.end(), input.tokens.begin(), input.tokens.end());
+      first_row_.push_back(static_cast<int64_t>(tokens_.size()));
+    }
+  }
+  Batch(const Batch&) = delete;
+
+  model::ForwardBatch view() const {
+    return {
+        tokens_,
+        {static_cast<int64_t>(first_position_.size()), first_row_.data(), first_position_.data()},
+        layer_rows_.data()};
   }
 
-  model::ForwardBatch view() {
-    for (size_t i = 0; i < segments.size(); ++i) segments[i].layers = views[i];
-    return {tokens, segments};
-  }
+ private:
+  std::vector<int32_t> tokens_;
+  std::vector<int64_t> first_row_ = {0};
+  std::vector<int64_t> first_position_;
+  std::vector<tensor::LayerRows> rows_;  // [layers][sequences]
+  std::vector<const tensor::LayerRows*> layer_rows_;
 };
+
+std::vector<int64_t> lengths(std::span<const StepInput> inputs) {
+  std::vector<int64_t> lengths;
+  for (const StepInput& input : inputs) lengths.push_back(input.sequence->num_tokens());
+  return lengths;
+}
 
 }  // namespace
 
@@ -41,10 +57,7 @@ Status Runner::reserve(std::span<const StepInput> inputs) {
 Status Runner::forward(std::span<const StepInput> inputs, float* streams,
                        model::ForwardProbe* probe) {
   CACHALOT_RETURN_IF_ERROR(reserve(inputs));
-  Batch batch;
-  for (const StepInput& input : inputs) {
-    batch.add(input, input.sequence->num_tokens(), model_.config().num_all_layers());
-  }
+  const Batch batch(inputs, lengths(inputs), model_.config().num_all_layers());
   model_.forward(ctx_, batch.view(), streams, probe);
   for (const StepInput& input : inputs)
     input.sequence->advance(static_cast<int64_t>(input.tokens.size()));
@@ -54,10 +67,7 @@ Status Runner::forward(std::span<const StepInput> inputs, float* streams,
 Status Runner::forward_layer(int64_t layer, std::span<const StepInput> inputs, float* streams,
                              model::ForwardProbe* probe) {
   CACHALOT_RETURN_IF_ERROR(reserve(inputs));
-  Batch batch;
-  for (const StepInput& input : inputs) {
-    batch.add(input, input.sequence->num_tokens(), model_.config().num_all_layers());
-  }
+  const Batch batch(inputs, lengths(inputs), model_.config().num_all_layers());
   model_.forward_layer(ctx_, layer, batch.view(), streams, probe);
   return {};
 }
@@ -65,10 +75,7 @@ Status Runner::forward_layer(int64_t layer, std::span<const StepInput> inputs, f
 Status Runner::mtp_forward(int64_t depth, std::span<const StepInput> inputs,
                            std::span<const int64_t> first_positions, const float* streams_in,
                            float* streams_out, model::ForwardProbe* probe) {
-  Batch batch;
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    batch.add(inputs[i], first_positions[i], model_.config().num_all_layers());
-  }
+  const Batch batch(inputs, first_positions, model_.config().num_all_layers());
   model_.mtp_forward(ctx_, depth, batch.view(), streams_in, streams_out, probe);
   return {};
 }

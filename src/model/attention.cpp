@@ -13,7 +13,6 @@
 #include "ops/indexer/index_select.h"
 #include "ops/norm/rms_norm.h"
 #include "ops/quant/act_quant.h"
-#include "ops/quant/row_codec.h"
 
 namespace cachalot::model {
 namespace {
@@ -80,24 +79,6 @@ Matrix key_values(Step& step, const formats::LayerConfig& layer, const Attention
   return kv;
 }
 
-// The rows of the batch as blocks, one a segment: what the window part reads for the chunk's own
-// positions.
-tensor::RowBlocks chunk_rows(Step& step, int64_t layer_idx, int64_t first_row, int64_t num_rows) {
-  const tensor::RowLayout layout = kv_layout(step);
-  auto** blocks = step.exec.arena->allocate<std::byte*>(1);
-  blocks[0] = step.kv_chunks[layer_idx] + first_row * layout.row_bytes();
-  return {blocks, num_rows, layout};
-}
-
-void encode_chunks(Step& step, int64_t layer_idx, Matrix kv) {
-  int64_t row = 0;
-  for (const Segment& segment : step.batch.segments) {
-    encode_kv_rows(step, {kv.data + row * kv.stride, kv.columns, kv.stride}, segment.num_tokens,
-                   chunk_rows(step, layer_idx, row, segment.num_tokens), 0);
-    row += segment.num_tokens;
-  }
-}
-
 struct IndexerQueries {
   Matrix q;       // [rows, index_n_heads * index_head_dim]
   Matrix weight;  // [rows, index_n_heads]
@@ -134,7 +115,7 @@ IndexerQueries indexer_queries(Step& step, const formats::LayerConfig& layer,
   return {q, weight};
 }
 
-// Fills the layer's compressed rows of every segment, and its indexer rows where it has an indexer
+// Fills the layer's compressed rows of every sequence, and its indexer rows where it has an indexer
 // of its own.
 void compress_rows(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                    const AttentionWeights& weights, Matrix x) {
@@ -153,75 +134,62 @@ void compress_rows(Step& step, int64_t layer_idx, const formats::LayerConfig& la
   }
 }
 
-// The picks made before, in place of the indexer's.
-void replay_selection(Step& step, int64_t layer_idx, const std::vector<int32_t>& selected) {
-  const int64_t topk = step.config.index_topk;
-  const Selection selection = step.selections[layer_idx];
-  CACHALOT_CHECK(static_cast<int64_t>(selected.size()) == step.rows * topk);
-  std::copy(selected.begin(), selected.end(), selection.selected);
-  for (int64_t row = 0; row < step.rows; ++row) {
-    const int32_t* picks = selection.selected + row * topk;
-    selection.num_selected[row] = static_cast<int32_t>(
-        std::find_if(picks, picks + topk, [](int32_t e) { return e < 0; }) - picks);
-  }
-}
-
 void select_entries(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                     const IndexerQueries& queries) {
   const auto& config = step.config;
+  const Selection selection = step.selections[layer_idx];
   if (step.terms != nullptr && step.terms->replay != nullptr) {
     const auto& by_layer = step.terms->replay->selected;
-    if (layer_idx < static_cast<int64_t>(by_layer.size()) && !by_layer[layer_idx].empty())
-      return replay_selection(step, layer_idx, by_layer[layer_idx]);
+    if (layer_idx < static_cast<int64_t>(by_layer.size()) && !by_layer[layer_idx].empty()) {
+      const std::vector<int32_t>& picks = by_layer[layer_idx];
+      CACHALOT_CHECK(static_cast<int64_t>(picks.size()) == step.rows * config.index_topk);
+      ops::replay_selection(step.exec, picks.data(), step.rows, config.index_topk,
+                            selection.selected, selection.num_selected);
+      return;
+    }
   }
-  const Selection selection = step.selections[layer_idx];
-  int64_t row = 0;
-  for (const Segment& segment : step.batch.segments) {
-    ops::IndexSelectParams p{};
-    p.q = queries.q.data + row * queries.q.stride;
-    p.weight = queries.weight.data + row * queries.weight.stride;
-    p.rows = segment.num_tokens;
-    p.heads = config.index_n_heads;
-    p.dim = config.index_head_dim;
-    p.first_position = segment.first_position;
-    p.ratio = layer.ratio;
-    p.topk = config.index_topk;
-    p.keys = segment.layers[layer_idx].index_keys;
-    p.format = step.precision.index;
-    p.bf16_math = step.precision.bf16;
-    p.round_scores = step.precision.bf16;
-    p.selected = selection.selected + row * config.index_topk;
-    p.num_selected = selection.num_selected + row;
-    ops::index_select(step.exec, p);
-    if (step.probe != nullptr)
-      step.probe->on_selection(layer_idx, p.selected, row, segment.num_tokens);
-    row += segment.num_tokens;
-  }
+  ops::IndexSelectParams p{};
+  p.q = queries.q.data;
+  p.weight = queries.weight.data;
+  p.heads = config.index_n_heads;
+  p.dim = config.index_head_dim;
+  p.sequences = step.batch.sequences;
+  p.layer_rows = step.batch.layer_rows[layer_idx];
+  p.ratio = layer.ratio;
+  p.topk = config.index_topk;
+  p.format = step.precision.index;
+  p.bf16_math = step.precision.bf16;
+  p.round_scores = step.precision.bf16;
+  p.selected = selection.selected;
+  p.num_selected = selection.num_selected;
+  ops::index_select(step.exec, p);
+  if (step.probe != nullptr) step.probe->on_selection(layer_idx, p.selected, step.rows);
 }
 
 bool is_dense(const Step& step) { return step.terms != nullptr && step.terms->dense_attention; }
 
 // The loss that the indexer learns from (reference/training 6.3), against the attention its entries
 // receive.
-void indexer_loss(Step& step, const formats::LayerConfig& layer, const tensor::RowBlocks& keys,
-                  const IndexerQueries& queries, const ops::SparseAttentionParams& p,
-                  int64_t first_row) {
+void indexer_loss(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
+                  const IndexerQueries& queries, const ops::SparseAttentionParams& p) {
   const auto& config = step.config;
   const device::ArenaScope scope(*step.exec.arena);
-  const int64_t stride = p.selected != nullptr
-                             ? p.topk
-                             : std::max<int64_t>(1, (p.first_position + p.rows) / layer.ratio);
-  auto* target = step.exec.arena->allocate<float>(p.rows * stride);
+  int64_t stride = p.topk;
+  if (p.selected == nullptr) {
+    stride = 1;
+    for (int64_t s = 0; s < p.sequences.count; ++s)
+      stride = std::max(stride, p.sequences.end_position(s) / layer.ratio);
+  }
+  auto* target = step.exec.arena->allocate<float>(step.rows * stride);
   ops::attention_target(step.exec, p, stride, target);
   ops::IndexLossParams loss{};
-  loss.q = queries.q.data + first_row * queries.q.stride;
-  loss.weight = queries.weight.data + first_row * queries.weight.stride;
-  loss.rows = p.rows;
+  loss.q = queries.q.data;
+  loss.weight = queries.weight.data;
   loss.heads = config.index_n_heads;
   loss.dim = config.index_head_dim;
-  loss.first_position = p.first_position;
+  loss.sequences = p.sequences;
+  loss.layer_rows = step.batch.layer_rows[layer_idx];
   loss.ratio = layer.ratio;
-  loss.keys = keys;
   loss.format = step.precision.index;
   loss.selected = p.selected;
   loss.num_selected = p.num_selected;
@@ -240,42 +208,30 @@ Matrix core_attention(Step& step, int64_t layer_idx, const formats::LayerConfig&
   const auto& config = step.config;
   const Matrix out = new_matrix(step, step.rows, q.columns);
   const bool is_full = layer.attention == AttentionKind::full;
-  int64_t row = 0;
-  autograd::SegmentScope scope(step.tape);
-  for (const Segment& segment : step.batch.segments) {
-    scope.next();
-    const LayerCacheView& view = segment.layers[layer.kv_source];
-    ops::SparseAttentionParams p{};
-    p.q = q.data + row * q.stride;
-    p.rows = segment.num_tokens;
-    p.heads = config.num_attention_heads;
-    p.head_dim = config.head_dim;
-    p.rope_dim = config.qk_rope_head_dim;
-    p.first_position = segment.first_position;
-    p.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim)));
-    p.sink = weights.attn_sink.data();
-    p.window = is_full ? 0 : config.sliding_window;
-    if (!is_full) {
-      p.recent = {view.window, chunk_rows(step, layer.kv_source, row, segment.num_tokens),
-                  segment.first_position};
-    }
-    p.ratio = layer.ratio;
-    p.entries = view.entries;
-    if (layer.attention == AttentionKind::csa && !is_dense(step)) {
-      const Selection& selection = step.selections[layer.index_source];
-      p.selected = selection.selected + row * config.index_topk;
-      p.num_selected = selection.num_selected + row;
-      p.topk = config.index_topk;
-    }
-    p.format = step.precision.kv;
-    p.bf16_math = step.precision.bf16;
-    p.out = out.data + row * out.stride;
-    autograd::sparse_attention(step.context(), p);
-    if (queries && step.terms != nullptr && step.terms->indexer_loss != 0) {
-      indexer_loss(step, layer, segment.layers[layer_idx].index_keys, *queries, p, row);
-    }
-    row += segment.num_tokens;
+  ops::SparseAttentionParams p{};
+  p.q = q.data;
+  p.heads = config.num_attention_heads;
+  p.head_dim = config.head_dim;
+  p.rope_dim = config.qk_rope_head_dim;
+  p.sequences = step.batch.sequences;
+  p.layer_rows = step.batch.layer_rows[layer.kv_source];
+  p.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim)));
+  p.sink = weights.attn_sink.data();
+  p.window = is_full ? 0 : config.sliding_window;
+  if (!is_full) p.step_rows = step.kv_rows[layer.kv_source];
+  p.ratio = layer.ratio;
+  if (layer.attention == AttentionKind::csa && !is_dense(step)) {
+    const Selection& selection = step.selections[layer.index_source];
+    p.selected = selection.selected;
+    p.num_selected = selection.num_selected;
+    p.topk = config.index_topk;
   }
+  p.format = step.precision.kv;
+  p.bf16_math = step.precision.bf16;
+  p.out = out.data;
+  autograd::sparse_attention(step.context(), p);
+  if (queries && step.terms != nullptr && step.terms->indexer_loss != 0)
+    indexer_loss(step, layer_idx, layer, *queries, p);
   return out;
 }
 
@@ -313,14 +269,8 @@ tensor::RowLayout kv_layout(const Step& step) {
 }
 
 void store_window_rows(Step& step, int64_t layer_idx) {
-  int64_t row = 0;
-  for (const Segment& segment : step.batch.segments) {
-    ops::store_recent_rows(
-        {segment.layers[layer_idx].window, chunk_rows(step, layer_idx, row, segment.num_tokens),
-         segment.first_position},
-        segment.num_tokens);
-    row += segment.num_tokens;
-  }
+  ops::store_recent_rows(step.exec, {step.batch.sequences, step.batch.layer_rows[layer_idx],
+                                     tensor::Recent::window, step.kv_rows[layer_idx]});
 }
 
 Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
@@ -338,9 +288,11 @@ Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
   if (weights.wkv) {
     const Matrix kv = key_values(step, layer, weights, x_input);
     if (layer.attention == AttentionKind::full) {
-      store_full_rows(step, layer_idx, kv);
+      encode_kv_entries(step, layer_idx, 1, kv);
     } else {
-      encode_chunks(step, layer_idx, kv);
+      autograd::encode_kv_rows(
+          step.context(), {kv.data, step.rows, config.head_dim, kv.stride, config.qk_rope_head_dim},
+          step.precision.kv, step.kv_rows[layer_idx]);
     }
     step.recompute(Recomputed::norms, kv.data);
   }

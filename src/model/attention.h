@@ -9,11 +9,11 @@ namespace cachalot::model {
 
 tensor::RowLayout kv_layout(const Step& step);
 
-// Moves the batch's KV rows of the layer into the segments' window rings: after the last layer that
+// Moves the step's KV rows of the layer into the sequences' window rings: after the last layer that
 // reads them.
 void store_window_rows(Step& step, int64_t layer_idx);
 
-// x [rows, hidden_size], the output of attn_norm; the result likewise. Reads the segments' cache
+// x [rows, hidden_size], the output of attn_norm; the result likewise. Reads the sequences' cache
 // rows and writes all but the window rings.
 Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                  const AttentionWeights& weights, Matrix x);

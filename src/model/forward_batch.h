@@ -1,5 +1,5 @@
-// The input of the one forward: tokens in segments. A training pack, a prefill chunk, a decode step
-// and a draft verification are all this, with other segments.
+// The input of the one forward: the tokens of many sequences. A training pack, a prefill chunk, a
+// decode step and a draft verification are all this, with other sequences.
 #pragma once
 
 #include <cstdint>
@@ -9,29 +9,14 @@
 
 namespace cachalot::model {
 
-// Where one sequence's rows of one layer are read and written. Borrowed; filled by the cache
-// (serving) or with blocks over the step's own activations and null rings (training). Which members
-// a layer uses follows from its kind.
-struct LayerCacheView {
-  tensor::RowRing window;        // KV rows of recent positions
-  tensor::RowBlocks entries;     // compressed KV rows
-  tensor::RowRing tail;          // the compressor's K, S rows of recent positions
-  tensor::RowBlocks index_keys;  // compressed indexer rows
-  tensor::RowRing index_tail;
-};
-
-// num_tokens tokens of one sequence, starting at first_position; the rows of all earlier positions
-// are in the views, and the rows of this segment are added to them.
-struct Segment {
-  int64_t first_position = 0;
-  int64_t num_tokens = 0;
-  std::span<const LayerCacheView> layers;  // decoder layers, then MTP blocks
-};
-
+// Borrowed. The rows of all positions before a sequence's first are in its layer rows, and the rows
+// of its tokens are added to them.
 struct ForwardBatch {
-  // ids of all segments, one after another; each in [0, vocab_size)
+  // Ids of all sequences, one after another; each in [0, vocab_size).
   std::span<const int32_t> tokens;
-  std::span<const Segment> segments;
+  tensor::Sequences sequences;
+  // [layers][sequences.count]: decoder layers, then MTP blocks.
+  const tensor::LayerRows* const* layer_rows = nullptr;
 };
 
 }  // namespace cachalot::model

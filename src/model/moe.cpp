@@ -35,11 +35,9 @@ void balance(Step& step, int64_t layer_idx, const FfnWeights& weights, const ops
   }
   if (terms.balance_alpha == 0 || p.scores == nullptr) return;
   std::vector<ops::TokenRange> sequences;
-  int64_t row = 0;
-  for (const Segment& segment : step.batch.segments) {
-    sequences.push_back({row, row + segment.num_tokens});
-    row += segment.num_tokens;
-  }
+  const int64_t* first_row = step.batch.sequences.first_row;
+  for (int64_t s = 0; s < step.batch.sequences.count; ++s)
+    sequences.push_back({first_row[s], first_row[s + 1]});
   terms.balance_loss += autograd::balance_loss(
       step.context(),
       {p.scores, p.ids, p.n_routed_experts, p.num_experts_per_tok, sequences, terms.balance_alpha},

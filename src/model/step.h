@@ -33,16 +33,23 @@ struct Step {
   const std::vector<float>& compressed_frequencies;
   ops::RopeTable plain_rope;  // of every row
   ops::RopeTable compressed_rope;
-  // By layer: the indexer's picks, and the batch's encoded KV rows, for the layer itself and for
+  // By layer: the indexer's picks, and the step's encoded KV rows, for the layer itself and for
   // layers that share them.
   std::vector<Selection> selections;
-  std::vector<std::byte*> kv_chunks;
+  std::vector<tensor::RowBlocks> kv_rows;
   int64_t sublayer_idx = 0;     // of this call
   int64_t block_sublayers = 1;  // recompute: the streams before each so many sublayers stay
 
   autograd::Context context() const { return {exec, tape}; }
   // An array of activations: with a tape, one that has a gradient.
   float* floats(int64_t count) const { return context().floats(count); }
+  // The step's rows, which lie in one array, as a block. Its table is the arena's: backward reads
+  // it when the Step is gone.
+  tensor::RowBlocks one_block(std::byte* data, tensor::RowLayout layout) const {
+    auto** blocks = exec.arena->allocate<std::byte*>(1);
+    blocks[0] = data;
+    return {blocks, rows, layout};
+  }
   // The forward pass is done with this tensor: backward makes it again if the plan says so.
   void recompute(Recomputed which, const float* values) const {
     if (tape != nullptr && terms != nullptr && terms->recompute.has(which)) tape->recompute(values);

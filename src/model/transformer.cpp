@@ -7,18 +7,17 @@
 #include "model/moe.h"
 #include "model/residual.h"
 #include "model/step.h"
+#include "ops/compressor/compressor.h"
 
 namespace cachalot::model {
 namespace {
 
 // Absolute positions of the batch's rows.
 int64_t* positions(device::ExecContext& ctx, const ForwardBatch& batch) {
-  auto* out = ctx.arena->allocate<int64_t>(static_cast<int64_t>(batch.tokens.size()));
-  int64_t row = 0;
-  for (const Segment& segment : batch.segments) {
-    for (int64_t i = 0; i < segment.num_tokens; ++i) out[row++] = segment.first_position + i;
-  }
-  CACHALOT_CHECK(row == static_cast<int64_t>(batch.tokens.size()));
+  const auto rows = static_cast<int64_t>(batch.tokens.size());
+  CACHALOT_CHECK(batch.sequences.rows() == rows);
+  auto* out = ctx.arena->allocate<int64_t>(rows);
+  ops::entry_positions(batch.sequences, 1, out);
   return out;
 }
 
@@ -70,8 +69,9 @@ Matrix run_layers(Step& step, std::span<const formats::LayerConfig> layers, int6
   for (int64_t layer = first; layer < last; ++layer) {
     const formats::LayerConfig& config = layers[layer];
     if (has_window(config, layer)) {
-      step.kv_chunks[layer] =
-          step.exec.arena->allocate<std::byte>(step.rows * kv_layout(step).row_bytes());
+      const tensor::RowLayout layout = kv_layout(step);
+      step.kv_rows[layer] = step.one_block(
+          step.exec.arena->allocate<std::byte>(step.rows * layout.row_bytes()), layout);
     }
     if (config.attention == formats::AttentionKind::csa && config.index_source == layer) {
       step.selections[layer] = {
@@ -204,7 +204,7 @@ Step Transformer::new_step(autograd::Context context, const ForwardBatch& batch,
             ops::rope_table(ctx, plain_frequencies_, row_positions, rows),
             ops::rope_table(ctx, compressed_frequencies_, row_positions, rows),
             std::vector<Selection>(layers_.size()),
-            std::vector<std::byte*>(layers_.size()),
+            std::vector<tensor::RowBlocks>(layers_.size()),
             0,
             1};
   if (terms != nullptr) {

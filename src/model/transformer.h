@@ -30,11 +30,9 @@ class ForwardProbe {
   virtual void on_router(int64_t layer, const int32_t* ids, const float* weights, int64_t rows) {
     (void)layer, (void)ids, (void)weights, (void)rows;
   }
-  // One segment's selected entries [rows, index_topk], ascending, unused places -1; first_row
-  // counts within the batch.
-  virtual void on_selection(int64_t layer, const int32_t* selected, int64_t first_row,
-                            int64_t rows) {
-    (void)layer, (void)selected, (void)first_row, (void)rows;
+  // The indexer's entries [rows, index_topk], ascending, unused places -1.
+  virtual void on_selection(int64_t layer, const int32_t* selected, int64_t rows) {
+    (void)layer, (void)selected, (void)rows;
   }
   // The result of any op, by the name it has in verify/reference64: values [rows, columns].
   virtual void on_op(std::string_view name, const float* values, int64_t rows, int64_t columns,
@@ -59,10 +57,10 @@ class Transformer {
   ModelWeights& weights() { return *weights_; }  // the trainer packs them anew after every step
   int64_t num_streams() const;                   // hc_mult, or 1 with plain residuals
 
-  // Runs all decoder layers and writes the segments' cache rows.
+  // Runs all decoder layers and writes the sequences' cache rows.
   // streams out: [tokens, num_streams, hidden_size], after the last layer.
-  // Numerics  a row's bits depend on its own sequence's tokens alone: not on the other segments, on
-  //           how the tokens were cut into calls, or on the thread count.
+  // Numerics  a row's bits depend on its own sequence's tokens alone: not on the other sequences,
+  //           on how the tokens were cut into calls, or on the thread count.
   void forward(device::ExecContext& ctx, const ForwardBatch& batch, float* streams,
                ForwardProbe* probe = nullptr) const;
   // The same, recorded: everything that backward reads is taken from ctx.exec.arena and stays there

@@ -98,16 +98,31 @@ struct Sequences {
   }
 };
 
-// The rows of positions up to the end of a chunk: those before first_position in the ring, the
-// chunk's own in `chunk`.
+// A sequence's rows up to its last position in a step: those before the step in a ring, the step's
+// own among the step's rows.
 struct RecentRows {
   RowRing ring;
-  RowBlocks chunk;  // row i is position first_position + i
-  int64_t first_position = 0;
+  RowBlocks step_rows;         // of all sequences
+  int64_t first_row = 0;       // of the sequence
+  int64_t first_position = 0;  // of that row
 
   RowRef row(int64_t position) const {
-    return position >= first_position ? chunk.row(position - first_position) : ring.row(position);
+    return position >= first_position ? step_rows.row(first_row + position - first_position)
+                                      : ring.row(position);
   }
 };
+
+// The kinds of recent rows that a layer keeps in rings.
+enum class Recent { window, tail, index_tail };
+
+inline RowRing ring_of(const LayerRows& rows, Recent kind) {
+  if (kind == Recent::window) return rows.window;
+  return kind == Recent::tail ? rows.tail : rows.index_tail;
+}
+
+inline RecentRows recent_rows(const Sequences& sequences, int64_t s, RowRing ring,
+                              const RowBlocks& step_rows) {
+  return {ring, step_rows, sequences.first_row[s], sequences.first_position[s]};
+}
 
 }  // namespace cachalot::tensor

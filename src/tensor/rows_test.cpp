@@ -66,15 +66,27 @@ TEST(Sequences, EntriesThatTheRowsComplete) {
   EXPECT_EQ(kSequences.num_entries(1), kSequences.rows());
 }
 
-TEST(RecentRows, OldPositionsComeFromTheRingAndNewOnesFromTheChunk) {
+TEST(RecentRows, OldPositionsComeFromTheRingAndNewOnesFromTheStep) {
   const RowLayout layout{4, 2};
-  std::vector<std::byte> ring(8 * 6), chunk(16 * 6);
-  std::byte* chunk_blocks[] = {chunk.data()};
-  const RecentRows rows{{ring.data(), 8, layout}, {chunk_blocks, 16, layout}, 21};
+  std::vector<std::byte> ring(8 * 6), step(16 * 6);
+  std::byte* blocks[] = {step.data()};
+  const int64_t first_row[] = {0, 3, 9}, first_position[] = {0, 21};
+  const RecentRows rows = recent_rows({2, first_row, first_position}, 1, {ring.data(), 8, layout},
+                                      {blocks, 16, layout});
   EXPECT_EQ(rows.row(20).data, ring.data() + 20 % 8 * 4);
   EXPECT_EQ(rows.row(20).scale, ring.data() + 8 * 4 + 20 % 8 * 2);
-  EXPECT_EQ(rows.row(21).data, chunk.data());
-  EXPECT_EQ(rows.row(25).scale, chunk.data() + 16 * 4 + 4 * 2);
+  EXPECT_EQ(rows.row(21).data, step.data() + 3 * 4);
+  EXPECT_EQ(rows.row(25).scale, step.data() + 16 * 4 + (3 + 4) * 2);
+}
+
+TEST(LayerRows, RingsByKind) {
+  std::byte bytes[3];
+  LayerRows rows;
+  EXPECT_EQ(ring_of(rows, Recent::window).base, nullptr);
+  rows.window.base = bytes, rows.tail.base = bytes + 1, rows.index_tail.base = bytes + 2;
+  EXPECT_EQ(ring_of(rows, Recent::window).base, bytes);
+  EXPECT_EQ(ring_of(rows, Recent::tail).base, bytes + 1);
+  EXPECT_EQ(ring_of(rows, Recent::index_tail).base, bytes + 2);
 }
 
 }  // namespace

@@ -22,18 +22,23 @@ SampleBatch::SampleBatch(const formats::ModelConfig& config, const model::Precis
   const tensor::RowLayout kv =
       tensor::kv_row_layout(precision.kv, config.head_dim, config.qk_rope_head_dim);
   const tensor::RowLayout index = tensor::index_row_layout(precision.index, config.index_head_dim);
-  for (const int64_t length : lengths) {
-    CACHALOT_CHECK(length > 0);
-    auto& views = views_.emplace_back(layers.size());
-    for (size_t layer = 0; layer < layers.size(); ++layer) {
-      if (layers[layer].ratio > 0)
-        views[layer].entries = new_rows(length / layers[layer].ratio, kv);
-      if (layers[layer].attention == formats::AttentionKind::csa)
-        views[layer].index_keys = new_rows(length / layers[layer].ratio, index);
+  for (const formats::LayerConfig& layer : layers) {
+    auto& samples = samples_.emplace_back(lengths.size());
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      if (layer.ratio > 0) samples[i].entries = new_rows(lengths[i] / layer.ratio, kv);
+      if (layer.attention == formats::AttentionKind::csa)
+        samples[i].index_keys = new_rows(lengths[i] / layer.ratio, index);
     }
   }
-  for (size_t i = 0; i < lengths.size(); ++i) segments_.push_back({0, lengths[i], views_[i]});
-  batch_ = {tokens_, segments_};
+  for (const auto& samples : samples_) layer_rows_.push_back(samples.data());
+  for (const int64_t length : lengths) {
+    CACHALOT_CHECK(length > 0);
+    first_row_.push_back(first_row_.back() + length);
+  }
+  first_position_.resize(lengths.size());
+  batch_ = {tokens_,
+            {static_cast<int64_t>(lengths.size()), first_row_.data(), first_position_.data()},
+            layer_rows_.data()};
 }
 
 }  // namespace cachalot::train

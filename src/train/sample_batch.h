@@ -1,4 +1,4 @@
-// Samples of a pack as the input of the one forward: every sample is a segment that starts at
+// Samples of a pack as the input of the one forward: every sample is a sequence that starts at
 // position 0 and reads its own rows alone, so windows, compressors and selections are cut at sample
 // boundaries (reference/training 5.4).
 #pragma once
@@ -15,7 +15,7 @@
 
 namespace cachalot::train {
 
-// Owns tokens, views and the rows they point to. Move-only.
+// Owns tokens and rows.
 class SampleBatch {
  public:
   // lengths: of the samples; they sum to tokens.size(), none is 0.
@@ -31,8 +31,10 @@ class SampleBatch {
   std::vector<int32_t> tokens_;
   std::vector<device::Buffer> rows_;
   std::vector<std::unique_ptr<std::byte*>> blocks_;
-  std::vector<std::vector<model::LayerCacheView>> views_;  // by sample, by layer
-  std::vector<model::Segment> segments_;
+  std::vector<int64_t> first_row_ = {0};
+  std::vector<int64_t> first_position_;
+  std::vector<std::vector<tensor::LayerRows>> samples_;  // by layer, by sample
+  std::vector<const tensor::LayerRows*> layer_rows_;
   model::ForwardBatch batch_;
 };
 

@@ -19,7 +19,7 @@ class Recorder : public model::ForwardProbe {
     append(record_.router_ids[layer], ids, rows * config_.num_experts_per_tok);
     append(record_.router_weights[layer], weights, rows * config_.num_experts_per_tok);
   }
-  void on_selection(int64_t layer, const int32_t* selected, int64_t, int64_t rows) override {
+  void on_selection(int64_t layer, const int32_t* selected, int64_t rows) override {
     append(record_.selected[layer], selected, rows * config_.index_topk);
   }
 

@@ -213,7 +213,7 @@ class OfficialVerifier {
   }
 
   // What the layer has stored is what its ops have made, which are compared above.
-  void compare_cache(const std::string& name, const cache::LayerViews& views, int64_t rows,
+  void compare_cache(const std::string& name, const tensor::LayerRows& views, int64_t rows,
                      const OpRecorder& record) {
     const auto& precision = model_.transformer().precision();
     const auto isa = model_.context().isa;

@@ -38,7 +38,7 @@ void OpRecorder::on_router(int64_t, const int32_t* ids, const float*, int64_t ro
   for (int64_t t = 0; t < rows; ++t) add_choice("routing", ids + t * k, k);
 }
 
-void OpRecorder::on_selection(int64_t, const int32_t* selected, int64_t, int64_t rows) {
+void OpRecorder::on_selection(int64_t, const int32_t* selected, int64_t rows) {
   const int64_t k = config_.index_topk;
   for (int64_t t = 0; t < rows; ++t) add_choice("selection", selected + t * k, k);
 }

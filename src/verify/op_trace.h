@@ -21,8 +21,7 @@ class OpRecorder : public model::ForwardProbe {
   void on_op(std::string_view name, const float* values, int64_t rows, int64_t columns,
              int64_t stride) override;
   void on_router(int64_t layer, const int32_t* ids, const float* weights, int64_t rows) override;
-  void on_selection(int64_t layer, const int32_t* selected, int64_t first_row,
-                    int64_t rows) override;
+  void on_selection(int64_t layer, const int32_t* selected, int64_t rows) override;
 
   // The op's results, a call each; empty where it was never made.
   const std::vector<Mat>& results(std::string_view name) const;

@@ -141,7 +141,7 @@ class ToyMoe {
                      .plain_rope = {},
                      .compressed_rope = {},
                      .selections = {},
-                     .kv_chunks = {}};
+                     .kv_rows = {}};
     const model::Matrix x = model::new_matrix(step, kRows, kWidth);
     std::vector<int32_t> labels;
     for (int64_t row = 0; row < kRows; ++row) {

@@ -49,7 +49,7 @@ class Recorder : public model::ForwardProbe {
   void on_router(int64_t layer, const int32_t* ids, const float*, int64_t rows) override {
     choices.experts[layer].assign(ids, ids + rows * k);
   }
-  void on_selection(int64_t layer, const int32_t* selected, int64_t, int64_t rows) override {
+  void on_selection(int64_t layer, const int32_t* selected, int64_t rows) override {
     auto& all = choices.selected[layer];
     all.insert(all.end(), selected, selected + rows * topk);
   }

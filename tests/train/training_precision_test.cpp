@@ -42,7 +42,7 @@ class Choices : public model::ForwardProbe {
   void on_router(int64_t layer, const int32_t* ids, const float*, int64_t rows) override {
     choices.experts[layer].assign(ids, ids + rows * config_.num_experts_per_tok);
   }
-  void on_selection(int64_t layer, const int32_t* selected, int64_t, int64_t rows) override {
+  void on_selection(int64_t layer, const int32_t* selected, int64_t rows) override {
     auto& all = choices.selected[layer];
     all.insert(all.end(), selected, selected + rows * config_.index_topk);
   }

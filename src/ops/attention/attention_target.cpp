@@ -28,14 +28,15 @@ void normalise(float* a, int64_t n, int64_t stride) {
   std::fill(a + n, a + stride, 0.0f);
 }
 
-void target_ref(device::ExecContext& ctx, const SparseAttentionParams& p, int64_t max_keys,
-                int64_t stride, float* target) {
+void target_ref(device::ExecContext& ctx, const SparseAttentionParams& p, int64_t s,
+                int64_t max_keys, int64_t stride, float* target) {
   const device::ArenaScope scope(*ctx.arena);
   const int64_t c = p.head_dim;
   const int64_t num_floats = max_keys * (c + 1);
   float* scratch = ctx.arena->allocate<float>(ctx.pool->num_threads() * num_floats);
-  ctx.pool->run(p.rows, [&](int64_t row, int worker) {
-    const KeyList keys(p, row);
+  ctx.pool->run(p.sequences.num_rows(s), [&](int64_t idx, int worker) {
+    const int64_t row = p.sequences.first_row[s] + idx;
+    const KeyList keys(p, s, row);
     const int64_t n = keys.size();
     float* rows = scratch + worker * num_floats;
     float* scores = rows + max_keys * c;
@@ -66,10 +67,11 @@ void target_ref(device::ExecContext& ctx, const SparseAttentionParams& p, int64_
 // dot products are the weights.
 class Target {
  public:
-  Target(device::ExecContext& ctx, const SparseAttentionParams& p, int64_t max_keys, int64_t stride,
-         float* target)
+  Target(device::ExecContext& ctx, const SparseAttentionParams& p, int64_t sequence,
+         int64_t max_keys, int64_t stride, float* target)
       : ctx_(ctx),
         p_(p),
+        sequence_(sequence),
         isa_(vector_isa(ctx.isa, p.heads)),
         kernels_(attention_kernels(isa_, false)),
         backward_(backward_kernels(isa_)),
@@ -81,7 +83,7 @@ class Target {
   void run() {
     const device::ArenaScope scope(*ctx_.arena);
     device::Arena& arena = *ctx_.arena;
-    const KeyRows keys(ctx_, p_, p_.head_dim);
+    const KeyRows keys(ctx_, p_, sequence_, p_.head_dim);
     const int64_t num_workers = ctx_.pool->num_threads();
     Scratch* scratch = arena.allocate<Scratch>(num_workers);
     for (int64_t i = 0; i < num_workers; ++i) {
@@ -90,7 +92,9 @@ class Target {
                     arena.allocate<float>(max_keys_ * head_lanes_),
                     arena.allocate<float>(head_lanes_), arena.allocate<float>(head_lanes_)};
     }
-    ctx_.pool->run(p_.rows, [&](int64_t row, int worker) { token(row, keys, scratch[worker]); });
+    ctx_.pool->run(p_.sequences.num_rows(sequence_), [&](int64_t idx, int worker) {
+      token(p_.sequences.first_row[sequence_] + idx, keys, scratch[worker]);
+    });
   }
 
  private:
@@ -104,7 +108,7 @@ class Target {
 
   void token(int64_t row, const KeyRows& rows, const Scratch& s) const {
     constexpr int64_t kTileKeys = 64;
-    const KeyList keys(p_, row);
+    const KeyList keys(p_, sequence_, row);
     const int64_t n = keys.size();
     rows.list(keys, s.list);
     kernels_.prepare_q(p_.q + row * p_.heads * p_.head_dim, p_.heads, p_.head_dim, s.prepared);
@@ -127,6 +131,7 @@ class Target {
 
   device::ExecContext& ctx_;
   const SparseAttentionParams& p_;
+  int64_t sequence_;
   device::Isa isa_;
   const AttentionKernels& kernels_;
   const BackwardKernels& backward_;
@@ -142,16 +147,19 @@ void attention_target(device::ExecContext& ctx, const SparseAttentionParams& for
                       int64_t stride, float* target) {
   check_sparse_attention(forward);
   CACHALOT_CHECK(forward.ratio > 0);
-  int64_t max_keys = 1;
-  for (int64_t row = 0; row < forward.rows; ++row) {
-    const KeyList keys(forward, row);
-    CACHALOT_CHECK(keys.size() - keys.num_window() <= stride);
-    max_keys = std::max(max_keys, keys.size());
-  }
-  if (ctx.isa == device::Isa::reference) {
-    target_ref(ctx, forward, max_keys, stride, target);
-  } else if (forward.rows > 0) {
-    Target(ctx, forward, max_keys, stride, target).run();
+  const tensor::Sequences& sequences = forward.sequences;
+  for (int64_t s = 0; s < sequences.count; ++s) {
+    int64_t max_keys = 1;
+    for (int64_t row = sequences.first_row[s]; row < sequences.first_row[s + 1]; ++row) {
+      const KeyList keys(forward, s, row);
+      CACHALOT_CHECK(keys.size() - keys.num_window() <= stride);
+      max_keys = std::max(max_keys, keys.size());
+    }
+    if (ctx.isa == device::Isa::reference) {
+      target_ref(ctx, forward, s, max_keys, stride, target);
+    } else if (sequences.num_rows(s) > 0) {
+      Target(ctx, forward, s, max_keys, stride, target).run();
+    }
   }
 }
 

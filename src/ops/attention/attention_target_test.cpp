@@ -1,27 +1,26 @@
-// attention_target: the reference against an evaluation in double, every version, thread count and
-// cut of the rows against the reference bit for bit.
+// attention_target: the reference against an evaluation in double, every version and thread count
+// against the reference bit for bit.
 #include "ops/attention/attention_target.h"
 
 #include <gtest/gtest.h>
 
-#include <bit>
 #include <cmath>
 #include <numeric>
+#include <string>
 #include <vector>
 
-#include "ops/attention/attention_segment_testing.h"
+#include "ops/attention/attention_sample_testing.h"
 
 namespace cachalot::ops {
 namespace {
 
-// Tokens of a call with what stands behind their last entry.
-std::vector<float> targets(const Segment& segment, Isa isa, int num_threads, int64_t stride,
-                           int64_t first, int64_t rows) {
+// All tokens, with what stands behind their last entry.
+std::vector<float> targets(const Sample& sample, Isa isa, int num_threads, int64_t stride) {
   ThreadPool pool(num_threads);
   device::Arena arena;
   device::ExecContext ctx{&pool, &arena, isa};
-  std::vector<float> target(rows * stride, std::nanf(""));
-  attention_target(ctx, segment.forward(first, rows), stride, target.data());
+  std::vector<float> target(sample.num_positions * stride, std::nanf(""));
+  attention_target(ctx, sample.forward(), stride, target.data());
   return target;
 }
 
@@ -30,12 +29,12 @@ std::vector<float> targets(const Segment& segment, Isa isa, int num_threads, int
 TEST(AttentionTarget, EqualsTheFormula) {
   for (const Shape& shape : {kSelected, kAllEntries, kFull}) {
     const int64_t positions = 17;
-    const Segment segment(shape, positions, 80);
-    const int64_t stride = segment.num_entries(positions - 1) + 2;
-    const std::vector<float> found = targets(segment, Isa::reference, 1, stride, 0, positions);
-    const Evaluation e(segment);
+    const Sample sample(shape, positions, 80);
+    const int64_t stride = sample.num_entries(positions - 1) + 2;
+    const std::vector<float> found = targets(sample, Isa::reference, 1, stride);
+    const Evaluation e(sample);
     for (int64_t t = 0; t < positions; ++t) {
-      const auto keys = segment.keys(t);
+      const auto keys = sample.keys(t);
       std::vector<double> expected;
       double factor = 0;
       for (int64_t h = 0; h < shape.heads; ++h) {
@@ -63,35 +62,45 @@ TEST(AttentionTarget, EqualsTheFormula) {
   }
 }
 
-TEST(AttentionTarget, VersionsThreadsAndCutsAgree) {
+TEST(AttentionTarget, VersionsAndThreadsAgree) {
   for (const Shape& shape : {Shape{8, 32, 8, 8, 4, 0}, Shape{17, 40, 8, 5, 2, 6},
                              Shape{3, 21, 2, 0, 1, 0}, Shape{4, 128, 64, 8, 2, 9, KvFormat::fp8}}) {
     const int64_t positions = 45;
-    const Segment segment(shape, positions, 81);
-    const int64_t stride = segment.num_entries(positions - 1) + 1;
-    const std::vector<float> expected = targets(segment, Isa::reference, 1, stride, 0, positions);
+    const Sample sample(shape, positions, 81);
+    const int64_t stride = sample.num_entries(positions - 1) + 1;
+    const std::vector<float> expected = targets(sample, Isa::reference, 1, stride);
     for (Isa isa : device::machine_isas()) {
       for (int threads : {1, 2}) {
-        for (int64_t cut : {0, 1, 20}) {
-          std::vector<float> found = targets(segment, isa, threads, stride, 0, cut);
-          const auto rest = targets(segment, isa, threads, stride, cut, positions - cut);
-          found.insert(found.end(), rest.begin(), rest.end());
-          for (size_t i = 0; i < found.size(); ++i) {
-            ASSERT_EQ(std::bit_cast<uint32_t>(expected[i]), std::bit_cast<uint32_t>(found[i]))
-                << device::isa_name(isa) << " element " << i;
-          }
-        }
+        expect_same_bits(expected, targets(sample, isa, threads, stride),
+                         std::string(device::isa_name(isa)));
       }
     }
   }
 }
 
+// Sequences of one call: each has the target that it has alone.
+TEST(AttentionTarget, SequencesOfOneCallDoNotMeet) {
+  const Sample sample({3, 40, 8, 5, 4, 0}, 45, 83);
+  const std::vector<float> alone = targets(sample, Isa::reference, 1, 12);
+  std::vector<float> expected = alone;
+  expected.insert(expected.end(), alone.begin(), alone.end());
+  for (Isa isa : device::machine_isas()) {
+    ThreadPool pool(2);
+    device::Arena arena;
+    device::ExecContext ctx{&pool, &arena, isa};
+    const Twice twice(sample);
+    std::vector<float> found(expected.size());
+    attention_target(ctx, twice.forward(), 12, found.data());
+    expect_same_bits(expected, found, std::string(device::isa_name(isa)));
+  }
+}
+
 // Sinks that take everything leave a target of zeros.
 TEST(AttentionTarget, NothingReceived) {
-  Segment segment({3, 16, 4, 4, 4, 0}, 9, 82);
-  segment.sink = {kInf, 200, 300};
+  Sample sample({3, 16, 4, 4, 4, 0}, 9, 82);
+  sample.sink = {kInf, 200, 300};
   for (Isa isa : device::machine_isas()) {
-    for (float x : targets(segment, isa, 1, 3, 0, 9)) ASSERT_EQ(x, 0);
+    for (float x : targets(sample, isa, 1, 3)) ASSERT_EQ(x, 0);
   }
 }
 

@@ -34,15 +34,16 @@ struct KeyGradientParams {
 void add_key_gradients(device::ExecContext& ctx, const KeyGradientParams& p);
 
 // Calls take their rows in blocks, whose coefficients one phase writes and the next reads: rows
-// [first_row, result), as many as have kMaxCoefficients (half of a usual last-level cache of 16
-// MiB), at least one. coefficients(row) is their number.
+// [first_row, result) of those before last_row, as many as have kMaxCoefficients (half of a usual
+// last-level cache of 16 MiB), at least one. coefficients(row) is their number.
 inline constexpr int64_t kMaxCoefficients = int64_t{1} << 21;
 
 template <typename Coefficients>
-int64_t coefficient_block_end(int64_t first_row, int64_t rows, const Coefficients& coefficients) {
+int64_t coefficient_block_end(int64_t first_row, int64_t last_row,
+                              const Coefficients& coefficients) {
   int64_t left = kMaxCoefficients - coefficients(first_row);
   int64_t row = first_row + 1;
-  while (row < rows && left >= coefficients(row)) left -= coefficients(row++);
+  while (row < last_row && left >= coefficients(row)) left -= coefficients(row++);
   return row;
 }
 
@@ -52,10 +53,11 @@ struct CoefficientBlocks {
 };
 
 template <typename Coefficients>
-CoefficientBlocks measure_coefficient_blocks(int64_t rows, const Coefficients& coefficients) {
+CoefficientBlocks measure_coefficient_blocks(int64_t first_row, int64_t last_row,
+                                             const Coefficients& coefficients) {
   CoefficientBlocks blocks;
-  for (int64_t first = 0; first < rows;) {
-    const int64_t last = coefficient_block_end(first, rows, coefficients);
+  for (int64_t first = first_row; first < last_row;) {
+    const int64_t last = coefficient_block_end(first, last_row, coefficients);
     int64_t sum = 0;
     for (int64_t row = first; row < last; ++row) sum += coefficients(row);
     blocks.max_tokens = std::max(blocks.max_tokens, last - first);

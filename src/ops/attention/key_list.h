@@ -11,8 +11,9 @@ namespace cachalot::ops {
 
 class KeyList {
  public:
-  KeyList(const SparseAttentionParams& p, int64_t row) : p_(&p) {
-    const int64_t position = p.first_position + row;
+  // row: of the step, one of sequence s.
+  KeyList(const SparseAttentionParams& p, int64_t s, int64_t row) : p_(&p), sequence_(s) {
+    const int64_t position = p.sequences.position(s, row);
     window_begin_ = std::max<int64_t>(0, position - p.window + 1);
     num_window_ = p.window > 0 ? position + 1 - window_begin_ : 0;
     if (p.ratio > 0) {
@@ -31,12 +32,17 @@ class KeyList {
   int64_t entry(int64_t i) const { return selected_ != nullptr ? selected_[i] : i; }
 
   tensor::RowRef row(int64_t i) const {
-    if (i < num_window_) return p_->recent.row(window_begin_ + i);
-    return p_->entries.row(entry(i - num_window_));
+    const tensor::LayerRows& rows = p_->layer_rows[sequence_];
+    if (i < num_window_) {
+      return tensor::recent_rows(p_->sequences, sequence_, rows.window, p_->step_rows)
+          .row(window_begin_ + i);
+    }
+    return rows.entries.row(entry(i - num_window_));
   }
 
  private:
   const SparseAttentionParams* p_;
+  int64_t sequence_;
   const int32_t* selected_ = nullptr;
   int64_t window_begin_ = 0;
   int64_t num_window_ = 0;

@@ -1,4 +1,4 @@
-// The decoded keys of an attention call, where its tokens' lists find them.
+// The decoded keys of one sequence of an attention call, where its tokens' lists find them.
 #pragma once
 
 #include "ops/attention/decoded_rows.h"
@@ -9,18 +9,21 @@ namespace cachalot::ops {
 
 class KeyRows {
  public:
-  // Memory of ctx.arena. p has rows.
-  KeyRows(device::ExecContext& ctx, const SparseAttentionParams& p, int64_t padded_dim) {
+  // Memory of ctx.arena. The sequence has rows.
+  KeyRows(device::ExecContext& ctx, const SparseAttentionParams& p, int64_t s, int64_t padded_dim) {
     const auto decode = [&](tensor::RowRef row, float* x) {
       decode_kv_row(ctx.isa, p.format, row, p.head_dim, p.rope_dim, x);
     };
-    const int64_t end = p.first_position + p.rows;
+    const int64_t end = p.sequences.end_position(s);
+    const tensor::LayerRows& rows = p.layer_rows[s];
     if (p.window > 0) {
-      const int64_t oldest = KeyList(p, 0).window_begin();
-      window_ = decode_rows(ctx, p.recent, oldest, end, p.head_dim, padded_dim, decode);
+      const int64_t oldest = KeyList(p, s, p.sequences.first_row[s]).window_begin();
+      const tensor::RecentRows recent =
+          tensor::recent_rows(p.sequences, s, rows.window, p.step_rows);
+      window_ = decode_rows(ctx, recent, oldest, end, p.head_dim, padded_dim, decode);
     }
     if (p.ratio > 0) {
-      entries_ = decode_rows(ctx, p.entries, 0, end / p.ratio, p.head_dim, padded_dim, decode);
+      entries_ = decode_rows(ctx, rows.entries, 0, end / p.ratio, p.head_dim, padded_dim, decode);
     }
   }
 

@@ -20,33 +20,36 @@ void check_layout(const char* name, tensor::RowLayout found, tensor::RowLayout e
 }  // namespace
 
 void check_sparse_attention(const SparseAttentionParams& p) {
-  CACHALOT_CHECK(p.rows >= 0 && p.heads > 0 && p.head_dim > 0);
+  CACHALOT_CHECK(p.heads > 0 && p.head_dim > 0);
   CACHALOT_CHECK(p.rope_dim >= 0 && p.rope_dim <= p.head_dim);
-  CACHALOT_CHECK(p.first_position >= 0 && p.window >= 0 && p.ratio >= 0);
-  if (p.rows == 0) return;
+  CACHALOT_CHECK(p.window >= 0 && p.ratio >= 0);
+  CACHALOT_CHECK((p.selected == nullptr) == (p.num_selected == nullptr));
+  CACHALOT_CHECK(p.selected == nullptr || p.topk > 0);
   const tensor::RowLayout layout = tensor::kv_row_layout(p.format, p.head_dim, p.rope_dim);
-  if (p.window > 0) {
-    check_layout("chunk", p.recent.chunk.layout, layout);
-    CACHALOT_CHECK(p.recent.first_position <= p.first_position);
-    const int64_t oldest = std::max<int64_t>(0, p.first_position - p.window + 1);
-    if (oldest < p.recent.first_position) {
-      check_layout("ring", p.recent.ring.layout, layout);
-      CACHALOT_CHECK(p.recent.ring.base != nullptr);
-      CACHALOT_CHECK_MSG(p.recent.ring.capacity >= p.recent.first_position - oldest,
-                         fmt::format("sparse_attention: a ring of {} rows, {} needed",
-                                     p.recent.ring.capacity, p.recent.first_position - oldest));
+  for (int64_t s = 0; s < p.sequences.count; ++s) {
+    const int64_t first_position = p.sequences.first_position[s];
+    CACHALOT_CHECK(p.sequences.num_rows(s) >= 0 && first_position >= 0);
+    if (p.sequences.num_rows(s) == 0) continue;
+    if (p.window > 0) {
+      check_layout("step", p.step_rows.layout, layout);
+      const tensor::RowRing& ring = p.layer_rows[s].window;
+      const int64_t num_before = std::min(first_position, p.window - 1);
+      if (num_before > 0) {
+        check_layout("ring", ring.layout, layout);
+        CACHALOT_CHECK(ring.base != nullptr);
+        CACHALOT_CHECK_MSG(ring.capacity >= num_before,
+                           fmt::format("sparse_attention: a ring of {} rows, {} needed",
+                                       ring.capacity, num_before));
+      }
     }
-  }
-  if (p.ratio > 0 && (p.first_position + p.rows) / p.ratio > 0) {
-    check_layout("entry", p.entries.layout, layout);
-    CACHALOT_CHECK((p.selected == nullptr) == (p.num_selected == nullptr));
-    CACHALOT_CHECK(p.selected == nullptr || p.topk > 0);
+    if (p.ratio > 0 && p.sequences.end_position(s) / p.ratio > 0)
+      check_layout("entry", p.layer_rows[s].entries.layout, layout);
   }
 }
 
 void sparse_attention(device::ExecContext& ctx, const SparseAttentionParams& p) {
   check_sparse_attention(p);
-  if (p.rows == 0) return;
+  if (p.sequences.rows() == 0) return;
   if (ctx.isa == device::Isa::reference) {
     sparse_attention_ref(ctx, p);
   } else {

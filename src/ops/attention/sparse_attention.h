@@ -7,13 +7,13 @@
 //         entries ascending (CSA) or all entries e < floor((t + 1) / ratio) (HCA; selected null).
 //         window = 0: no window part (full attention over entries of ratio 1). ratio = 0: no
 //         entries.
-// Shapes  q, out [rows, heads, head_dim] contiguous; row i is position first_position + i; sink
+// Shapes  q, out [rows, heads, head_dim] contiguous, of all sequences; layer_rows [sequences]; sink
 //         [heads]; selected [rows, topk], num_selected [rows]. out must not overlap q.
 // Numerics  scores and values: chains as ops/matmul (f32, or bf16 math with q, keys and p
 //         bf16-valued); Z sums unrounded p, one fp32 chain in key order starting with the first
 //         key, the sink's term last; out = (chain) / Z, one rounding to bf16 where bf16_math. exp
-//         is ops/elementwise/exp.h. Bits do not depend on other rows, chunking, block sizes or
-//         threads.
+//         is ops/elementwise/exp.h. Bits do not depend on other rows and sequences, chunking,
+//         block sizes or threads.
 // Special sink -inf is no sink; a token with no key and sink -inf gives 0.
 #pragma once
 
@@ -26,21 +26,20 @@ namespace cachalot::ops {
 
 struct SparseAttentionParams {
   const float* q;
-  int64_t rows;
   int64_t heads;
   int64_t head_dim;
   int64_t rope_dim;
-  int64_t first_position;
+  tensor::Sequences sequences;
+  const tensor::LayerRows* layer_rows;  // window and entries
+  tensor::RowBlocks step_rows;          // window rows of the step's own positions
   float scale;
   const float* sink;
   int64_t window;
-  tensor::RecentRows recent;  // window rows
   int64_t ratio;
-  tensor::RowBlocks entries;  // compressed rows
-  const int32_t* selected;    // CSA, else null
+  const int32_t* selected;  // CSA, else null
   const int32_t* num_selected;
   int64_t topk;
-  tensor::KvFormat format;  // of both
+  tensor::KvFormat format;  // of window rows and entries
   bool bf16_math;
   float* out;
 };

@@ -6,16 +6,15 @@
 //         dq += sum_i g_i key_i;  d_sink -= P_sink (B / scale);
 //         dkey_i += sum over queries and heads of g_i q + P_i dout     (the row is key and value)
 // Shapes  forward: the forward's inputs; `out` is not read. dout, dq [rows, heads, head_dim];
-//         d_recent [positions, head_dim], row = position; d_entries [entries, head_dim]; d_sink
-//         [heads]. d_recent is unused where window = 0, d_entries where ratio = 0. Outputs overlap
-//         nothing. The segment starts at position 0 and its chunk holds all positions (training):
-//         no ring.
+//         d_recent [rows, head_dim]; d_entries [entries of all sequences, head_dim], sequence after
+//         sequence; d_sink [heads]. d_recent is unused where window = 0, d_entries where ratio = 0.
+//         Outputs overlap nothing. Every sequence starts at position 0 (training): no ring.
 // Numerics  fp32, whatever bf16_math says; an encoded row's gradient is that of its decoded value.
 //         All outputs are added to. Every sum is one chain of fused multiply-adds that starts from
 //         what the buffer holds (B: from 0): dq over keys in list order; d_sink over rows
-//         ascending; a key row over queries ascending, in a query the heads' g q ascending, then
-//         the heads' P dout. So bits do not depend on how the rows are cut into calls, on threads
-//         or on the instruction set.
+//         ascending, sequence after sequence; a key row over queries ascending, in a query the
+//         heads' g q ascending, then the heads' P dout. So bits do not depend on threads or on the
+//         instruction set.
 // Special a token without keys adds nothing; where Z overflows (a sink that drowns the keys) P = 0.
 #pragma once
 

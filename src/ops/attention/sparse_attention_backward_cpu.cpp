@@ -23,19 +23,23 @@ int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit;
 
 class AttentionBackward {
  public:
-  AttentionBackward(device::ExecContext& ctx, const SparseAttentionBackwardParams& p)
+  AttentionBackward(device::ExecContext& ctx, const SparseAttentionBackwardParams& p,
+                    const SequenceGradients& at)
       : ctx_(ctx),
         p_(p),
         f_(p.forward),
+        at_(at),
+        first_row_(f_.sequences.first_row[at.sequence]),
+        last_row_(f_.sequences.first_row[at.sequence + 1]),
         isa_(vector_isa(ctx.isa, p.forward.heads)),
         kernels_(attention_kernels(isa_, false)),
         backward_(backward_kernels(isa_)),
         head_lanes_(round_up(f_.heads, kernels_.lanes)),
         padded_dim_(round_up(f_.head_dim, kernels_.channel_lanes)),
         scope_(*ctx.arena),
-        rows_(ctx, f_, padded_dim_) {
-    for (int64_t row = 0; row < f_.rows; ++row) {
-      max_keys_ = std::max(max_keys_, KeyList(f_, row).size());
+        rows_(ctx, f_, at.sequence, padded_dim_) {
+    for (int64_t row = first_row_; row < last_row_; ++row) {
+      max_keys_ = std::max(max_keys_, keys_of(row).size());
     }
   }
 
@@ -54,7 +58,8 @@ class AttentionBackward {
 
   Scratch allocate_scratch();
   void allocate_block();
-  int64_t num_coefficients(int64_t row) const { return KeyList(f_, row).size() * 2 * head_lanes_; }
+  KeyList keys_of(int64_t row) const { return {f_, at_.sequence, row}; }
+  int64_t num_coefficients(int64_t row) const { return keys_of(row).size() * 2 * head_lanes_; }
   void add_block(int64_t first_row, int64_t last_row);
   void token(int64_t row, int64_t idx, float* a, const Scratch& s);
   void describe(int64_t row, int64_t idx, const float* a);
@@ -62,6 +67,9 @@ class AttentionBackward {
   device::ExecContext& ctx_;
   const SparseAttentionBackwardParams& p_;
   const SparseAttentionParams& f_;
+  SequenceGradients at_;
+  int64_t first_row_;
+  int64_t last_row_;
   device::Isa isa_;
   const AttentionKernels& kernels_;
   const BackwardKernels& backward_;
@@ -95,8 +103,8 @@ AttentionBackward::Scratch AttentionBackward::allocate_scratch() {
 }
 
 void AttentionBackward::allocate_block() {
-  const CoefficientBlocks blocks =
-      measure_coefficient_blocks(f_.rows, [this](int64_t row) { return num_coefficients(row); });
+  const CoefficientBlocks blocks = measure_coefficient_blocks(
+      first_row_, last_row_, [this](int64_t row) { return num_coefficients(row); });
   device::Arena& arena = *ctx_.arena;
   coefficients_ = arena.allocate<float>(blocks.max_coefficients);
   token_coefficients_ = arena.allocate<float*>(blocks.max_tokens);
@@ -112,9 +120,9 @@ void AttentionBackward::run() {
   Scratch* scratch = ctx_.arena->allocate<Scratch>(num_workers);
   for (int64_t i = 0; i < num_workers; ++i) scratch[i] = allocate_scratch();
 
-  for (int64_t first = 0; first < f_.rows;) {
+  for (int64_t first = first_row_; first < last_row_;) {
     const int64_t last = coefficient_block_end(
-        first, f_.rows, [this](int64_t row) { return num_coefficients(row); });
+        first, last_row_, [this](int64_t row) { return num_coefficients(row); });
     float* a = coefficients_;
     for (int64_t row = first; row < last; ++row) {
       token_coefficients_[row - first] = a;
@@ -131,7 +139,7 @@ void AttentionBackward::run() {
 
 // P and g of a token's keys, into a; its dq and what it gives the sinks.
 void AttentionBackward::token(int64_t row, int64_t idx, float* a, const Scratch& s) {
-  const KeyList keys(f_, row);
+  const KeyList keys = keys_of(row);
   const int64_t n = keys.size();
   const int64_t c = f_.head_dim;
   const int64_t stride = 2 * head_lanes_;
@@ -162,7 +170,7 @@ void AttentionBackward::token(int64_t row, int64_t idx, float* a, const Scratch&
 
 // What a token has for its keys' rows: g q of every head, then P dout.
 void AttentionBackward::describe(int64_t row, int64_t idx, const float* a) {
-  const KeyList keys(f_, row);
+  const KeyList keys = keys_of(row);
   const int64_t c = f_.head_dim;
   window_keys_[idx] = {nullptr, keys.window_begin(), keys.num_window(), a};
   entry_keys_[idx] = {f_.selected == nullptr ? nullptr : f_.selected + row * f_.topk, 0,
@@ -173,10 +181,10 @@ void AttentionBackward::describe(int64_t row, int64_t idx, const float* a) {
 
 void AttentionBackward::add_block(int64_t first_row, int64_t last_row) {
   const int64_t num_tokens = last_row - first_row;
-  KeyGradientParams d{window_keys_, terms_, num_tokens, 2 * head_lanes_, f_.head_dim, p_.d_recent};
+  KeyGradientParams d{window_keys_, terms_, num_tokens, 2 * head_lanes_, f_.head_dim, at_.d_recent};
   if (f_.window > 0) add_key_gradients(ctx_, d);
   d.tokens = entry_keys_;
-  d.d = p_.d_entries;
+  d.d = at_.d_entries;
   if (f_.ratio > 0) add_key_gradients(ctx_, d);
   // One fma a token and head, beside 5 head_dim of them a key.
   for (int64_t t = 0; t < num_tokens; ++t) {
@@ -189,9 +197,9 @@ void AttentionBackward::add_block(int64_t first_row, int64_t last_row) {
 
 }  // namespace
 
-void sparse_attention_backward_cpu(device::ExecContext& ctx,
-                                   const SparseAttentionBackwardParams& p) {
-  AttentionBackward(ctx, p).run();
+void sparse_attention_backward_cpu(device::ExecContext& ctx, const SparseAttentionBackwardParams& p,
+                                   const SequenceGradients& at) {
+  AttentionBackward(ctx, p, at).run();
 }
 
 }  // namespace cachalot::ops

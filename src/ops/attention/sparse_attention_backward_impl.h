@@ -8,10 +8,18 @@
 
 namespace cachalot::ops {
 
-void sparse_attention_backward_ref(device::ExecContext& ctx,
-                                   const SparseAttentionBackwardParams& p);
-void sparse_attention_backward_cpu(device::ExecContext& ctx,
-                                   const SparseAttentionBackwardParams& p);
+// One sequence, and where the gradients of its rows begin: row = position, row = entry.
+struct SequenceGradients {
+  int64_t sequence;
+  float* d_recent;
+  float* d_entries;
+};
+
+// The sequence has rows.
+void sparse_attention_backward_ref(device::ExecContext& ctx, const SparseAttentionBackwardParams& p,
+                                   const SequenceGradients& at);
+void sparse_attention_backward_cpu(device::ExecContext& ctx, const SparseAttentionBackwardParams& p,
+                                   const SequenceGradients& at);
 
 // P_sink of a head with the maximum score `max` and the sum z. A sum that overflowed is the sink's.
 inline float sink_probability(float sink, float max, float z) {

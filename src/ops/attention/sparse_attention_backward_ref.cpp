@@ -45,9 +45,10 @@ void head_gradients(const SparseAttentionParams& p, const float* q, const float*
   *d_sink = std::fma(-sink_probability(sink, max, z), mean / p.scale, *d_sink);
 }
 
-void add_token(const SparseAttentionBackwardParams& p, int64_t row, const Scratch& s) {
+void add_token(const SparseAttentionBackwardParams& p, const SequenceGradients& at, int64_t row,
+               const Scratch& s) {
   const SparseAttentionParams& f = p.forward;
-  const KeyList keys(f, row);
+  const KeyList keys(f, at.sequence, row);
   const int64_t n = keys.size();
   const int64_t c = f.head_dim;
   const float* q = f.q + row * f.heads * c;
@@ -65,8 +66,8 @@ void add_token(const SparseAttentionBackwardParams& p, int64_t row, const Scratc
     }
   }
   for (int64_t i = 0; i < n; ++i) {
-    float* d = i < keys.num_window() ? p.d_recent + (keys.window_begin() + i) * c
-                                     : p.d_entries + keys.entry(i - keys.num_window()) * c;
+    float* d = i < keys.num_window() ? at.d_recent + (keys.window_begin() + i) * c
+                                     : at.d_entries + keys.entry(i - keys.num_window()) * c;
     for (int64_t h = 0; h < f.heads; ++h) {
       extend_chains(s.gradients + h * n + i, q + h * c, nullptr, c, false, d);
     }
@@ -78,16 +79,19 @@ void add_token(const SparseAttentionBackwardParams& p, int64_t row, const Scratc
 
 }  // namespace
 
-void sparse_attention_backward_ref(device::ExecContext& ctx,
-                                   const SparseAttentionBackwardParams& p) {
+void sparse_attention_backward_ref(device::ExecContext& ctx, const SparseAttentionBackwardParams& p,
+                                   const SequenceGradients& at) {
   const SparseAttentionParams& f = p.forward;
+  const int64_t first_row = f.sequences.first_row[at.sequence];
+  const int64_t last_row = f.sequences.first_row[at.sequence + 1];
   int64_t max_keys = 0;
-  for (int64_t row = 0; row < f.rows; ++row) max_keys = std::max(max_keys, KeyList(f, row).size());
+  for (int64_t row = first_row; row < last_row; ++row)
+    max_keys = std::max(max_keys, KeyList(f, at.sequence, row).size());
   const device::ArenaScope scope(*ctx.arena);
   const Scratch scratch = {ctx.arena->allocate<float>(max_keys * f.head_dim),
                            ctx.arena->allocate<float>(max_keys * f.heads),
                            ctx.arena->allocate<float>(max_keys * f.heads)};
-  for (int64_t row = 0; row < f.rows; ++row) add_token(p, row, scratch);
+  for (int64_t row = first_row; row < last_row; ++row) add_token(p, at, row, scratch);
 }
 
 }  // namespace cachalot::ops

@@ -3,9 +3,9 @@
 // heads at once; then values with lane = channel (the keys are the panel as they are, p its rows).
 // Keys go by in tiles of 64, chains continuing from tile to tile.
 //
-// Many tokens: a task is a block of neighbouring tokens, which share their decoded window and,
-// without a selection, their entries. Few tokens: the work on one token is cut over the pool,
-// scores by key tiles, values by channels and heads.
+// Many tokens: a task is a block of neighbouring tokens of one sequence, which share their decoded
+// window and, without a selection, their entries. Few tokens: the work on one token is cut over the
+// pool, scores by key tiles, values by channels and heads.
 #include <algorithm>
 #include <limits>
 
@@ -42,6 +42,13 @@ constexpr int64_t kTaskHeads = 36;  // a multiple of the register tile's rows
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
+// Neighbouring rows of one sequence.
+struct Block {
+  int64_t sequence;
+  int64_t first;
+  int64_t last;
+};
+
 // Heads [begin, end) of the call.
 struct HeadGroup {
   int64_t begin;
@@ -63,12 +70,12 @@ class Attention {
     const auto readable =
         kernels_.narrow == nullptr ? tensor::KvFormat::f32 : tensor::KvFormat::bf16;
     direct_ = p.format == readable && padded_dim_ == c && c * kernels_.key_value_bytes < 1024;
-    for (int64_t row = 0; row < p.rows; ++row) {
-      const KeyList keys(p, row);
+    for_rows([&](int64_t sequence, int64_t row) {
+      const KeyList keys(p, sequence, row);
       max_keys_ = std::max(max_keys_, keys.size());
       max_entries_ = std::max(max_entries_, keys.size() - keys.num_window());
       max_window_ = std::max(max_window_, keys.num_window());
-    }
+    });
     const int64_t padded_heads = round_up(p.heads, kernels_.lanes);
     const int64_t fitting = kMaxScores / max_keys_ / kernels_.lanes * kernels_.lanes;
     group_heads_ = std::clamp(fitting, kernels_.lanes, padded_heads);
@@ -77,10 +84,10 @@ class Attention {
 
   void run() {
     const int num_threads = ctx_.pool->num_threads();
-    if (num_threads > 1 && p_.rows <= 2 * num_threads) {
-      for (int64_t row = 0; row < p_.rows; ++row) {
-        for (int64_t g = 0; g < num_groups_; ++g) split_token(row, group(g));
-      }
+    if (num_threads > 1 && p_.sequences.rows() <= 2 * num_threads) {
+      for_rows([&](int64_t sequence, int64_t row) {
+        for (int64_t g = 0; g < num_groups_; ++g) split_token(sequence, row, group(g));
+      });
     } else {
       run_blocks();
     }
@@ -88,6 +95,14 @@ class Attention {
 
  private:
   struct Scratch;
+
+  template <typename Fn>
+  void for_rows(const Fn& fn) const {
+    for (int64_t s = 0; s < p_.sequences.count; ++s) {
+      for (int64_t row = p_.sequences.first_row[s]; row < p_.sequences.first_row[s + 1]; ++row)
+        fn(s, row);
+    }
+  }
 
   HeadGroup group(int64_t idx) const {
     const int64_t begin = idx * group_heads_;
@@ -126,9 +141,9 @@ class Attention {
   }
 
   void run_blocks();
-  void attend_block(int64_t first_row, int64_t last_row, HeadGroup g, const Scratch& s) const;
-  void attend_together(int64_t first_row, int64_t last_row, HeadGroup g, const Scratch& s) const;
-  void split_token(int64_t row, HeadGroup g);
+  void attend_block(const Block& block, HeadGroup g, const Scratch& s) const;
+  void attend_together(const Block& block, HeadGroup g, const Scratch& s) const;
+  void split_token(int64_t sequence, int64_t row, HeadGroup g);
 
   device::ExecContext& ctx_;
   const SparseAttentionParams& p_;
@@ -169,7 +184,7 @@ void Attention::run_blocks() {
   int64_t tokens =
       std::clamp(kMaxQueryFloats / (lanes * p_.head_dim), kMinBlockTokens, kMaxBlockTokens);
   if (together) tokens = std::min(tokens, kMaxScores / (max_keys_ * lanes));
-  tokens = std::min(tokens, (p_.rows + 2 * num_workers - 1) / (2 * num_workers));
+  tokens = std::min(tokens, (p_.sequences.rows() + 2 * num_workers - 1) / (2 * num_workers));
   block_tokens_ = std::max<int64_t>(1, tokens);
   const int64_t own = together ? block_tokens_ : 1;
   const int64_t window_rows = p_.window > 0 ? max_window_ + block_tokens_ - 1 : 0;
@@ -193,60 +208,71 @@ void Attention::run_blocks() {
     s.z = arena.allocate<float>(own * lanes);
     s.sums = sums_in_out() ? nullptr : arena.allocate<float>(own * group_heads_ * padded_dim_);
   }
-  const int64_t num_blocks = (p_.rows + block_tokens_ - 1) / block_tokens_;
+  const tensor::Sequences& sequences = p_.sequences;
+  int64_t num_blocks = 0;
+  for (int64_t i = 0; i < sequences.count; ++i)
+    num_blocks += (sequences.num_rows(i) + block_tokens_ - 1) / block_tokens_;
+  Block* blocks = arena.allocate<Block>(num_blocks);
+  Block* block = blocks;
+  for (int64_t i = 0; i < sequences.count; ++i) {
+    const int64_t last = sequences.first_row[i + 1];
+    for (int64_t row = sequences.first_row[i]; row < last; row += block_tokens_)
+      *block++ = {i, row, std::min(last, row + block_tokens_)};
+  }
   ctx_.pool->run(num_blocks * num_groups_, [&](int64_t task, int worker) {
-    const int64_t first = task / num_groups_ * block_tokens_;
-    attend_block(first, std::min(p_.rows, first + block_tokens_), group(task % num_groups_),
-                 scratch[worker]);
+    attend_block(blocks[task / num_groups_], group(task % num_groups_), scratch[worker]);
   });
 }
 
-void Attention::attend_block(int64_t first_row, int64_t last_row, HeadGroup g,
-                             const Scratch& s) const {
-  const KeyList oldest(p_, first_row);
+void Attention::attend_block(const Block& block, HeadGroup g, const Scratch& s) const {
+  const KeyList oldest(p_, block.sequence, block.first);
   if (p_.window > 0) {
-    const int64_t num_positions = p_.first_position + last_row - oldest.window_begin();
+    const tensor::RecentRows recent = tensor::recent_rows(
+        p_.sequences, block.sequence, p_.layer_rows[block.sequence].window, p_.step_rows);
+    const int64_t num_positions =
+        p_.sequences.position(block.sequence, block.last) - oldest.window_begin();
     for (int64_t i = 0; i < num_positions; ++i) {
       s.window[i] =
-          key(p_.recent.row(oldest.window_begin() + i), s.window_rows + i * row_stride_, s.wide);
+          key(recent.row(oldest.window_begin() + i), s.window_rows + i * row_stride_, s.wide);
     }
   }
   // Segments of entries must end on an even place of every token's list: tokens whose windows
   // differ in length (at a sequence's start) go together only where one segment holds everything.
-  const KeyList newest(p_, last_row - 1);
+  const KeyList newest(p_, block.sequence, block.last - 1);
   const bool one_segment = newest.size() - newest.num_window() <= max_segment_;
   if (p_.selected == nullptr && (one_segment || oldest.num_window() == newest.num_window())) {
-    attend_together(first_row, last_row, g, s);
+    attend_together(block, g, s);
     return;
   }
-  for (int64_t row = first_row; row < last_row; ++row) {
-    const int64_t skipped = KeyList(p_, row).window_begin() - oldest.window_begin();
+  for (int64_t row = block.first; row < block.last; ++row) {
+    const int64_t skipped = KeyList(p_, block.sequence, row).window_begin() - oldest.window_begin();
     Scratch shifted = s;
     shifted.window = s.window + skipped;
-    attend_together(row, row + 1, g, shifted);
+    attend_together({block.sequence, row, row + 1}, g, shifted);
   }
 }
 
-void Attention::attend_together(int64_t first_row, int64_t last_row, HeadGroup g,
-                                const Scratch& s) const {
-  const KeyList first_keys(p_, first_row);
-  const KeyList last_keys(p_, last_row - 1);
+void Attention::attend_together(const Block& block, HeadGroup g, const Scratch& s) const {
+  const int64_t first_row = block.first;
+  const KeyList first_keys(p_, block.sequence, first_row);
+  const KeyList last_keys(p_, block.sequence, block.last - 1);
+  const tensor::RowBlocks& entries = p_.layer_rows[block.sequence].entries;
   const int64_t num_entries = last_keys.size() - last_keys.num_window();
-  const int64_t num_tokens = last_row - first_row;
+  const int64_t num_tokens = block.last - first_row;
   const int64_t num_heads = g.end - g.begin;
   const int64_t odd = (last_keys.num_window() + max_segment_) % 2;
 
   const auto decode_segment = [&](int64_t begin, int64_t end) {
     for (int64_t e = begin; e < end; ++e) {
-      s.segment[e - begin] = key(p_.entries.row(last_keys.entry(e)),
-                                 s.segment_rows + (e - begin) * row_stride_, s.wide);
+      s.segment[e - begin] =
+          key(entries.row(last_keys.entry(e)), s.segment_rows + (e - begin) * row_stride_, s.wide);
     }
   };
   // fn(token, list place of the first key, keys in s.list) for the keys that a token has in a
   // segment.
   const auto for_tokens = [&](int64_t begin, int64_t end, auto&& fn) {
     for (int64_t token = 0; token < num_tokens; ++token) {
-      const KeyList keys(p_, first_row + token);
+      const KeyList keys(p_, block.sequence, first_row + token);
       const int64_t num_window = keys.num_window();
       int64_t n = 0;
       if (begin == 0) {
@@ -300,7 +326,7 @@ void Attention::attend_together(int64_t first_row, int64_t last_row, HeadGroup g
   });
 
   for (int64_t token = 0; token < num_tokens; ++token) {
-    if (KeyList(p_, first_row + token).size() == 0) {
+    if (KeyList(p_, block.sequence, first_row + token).size() == 0) {
       zero_output(first_row + token, g);
       continue;
     }
@@ -314,8 +340,8 @@ void Attention::attend_together(int64_t first_row, int64_t last_row, HeadGroup g
 }
 
 // Phases: scores by key tiles; p and Z by lanes; values by channels and heads.
-void Attention::split_token(int64_t row, HeadGroup g) {
-  const KeyList keys(p_, row);
+void Attention::split_token(int64_t sequence, int64_t row, HeadGroup g) {
+  const KeyList keys(p_, sequence, row);
   const int64_t n = keys.size();
   if (n == 0) return zero_output(row, g);
   const int64_t num_heads = g.end - g.begin;

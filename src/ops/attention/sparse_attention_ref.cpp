@@ -1,4 +1,4 @@
-// The definition of sparse_attention: plain loops, one token a task.
+// The definition of sparse_attention: plain loops, token after token on one thread.
 #include <algorithm>
 #include <limits>
 
@@ -12,7 +12,7 @@
 namespace cachalot::ops {
 namespace {
 
-constexpr int64_t kMaxScores = int64_t{1} << 22;  // per worker; heads are taken in groups that fit
+constexpr int64_t kMaxScores = int64_t{1} << 22;  // heads are taken in groups that fit
 
 // Scores to weights p (rounded to bf16 for bf16 math) in place; returns Z.
 float softmax(float* scores, int64_t n, float sink, bool bf16_math) {
@@ -32,9 +32,9 @@ struct Scratch {
   float* keys;    // two rows
 };
 
-void attend_token(const SparseAttentionParams& p, int64_t row, int64_t head_begin, int64_t head_end,
-                  const Scratch& s) {
-  const KeyList keys(p, row);
+void attend_token(const SparseAttentionParams& p, int64_t sequence, int64_t row, int64_t head_begin,
+                  int64_t head_end, const Scratch& s) {
+  const KeyList keys(p, sequence, row);
   const int64_t n = keys.size();
   const int64_t c = p.head_dim;
   const float* q = p.q + row * p.heads * c;
@@ -78,21 +78,24 @@ void attend_token(const SparseAttentionParams& p, int64_t row, int64_t head_begi
 }  // namespace
 
 void sparse_attention_ref(device::ExecContext& ctx, const SparseAttentionParams& p) {
+  const tensor::Sequences& sequences = p.sequences;
   int64_t max_keys = 1;
-  for (int64_t row = 0; row < p.rows; ++row) max_keys = std::max(max_keys, KeyList(p, row).size());
+  for (int64_t s = 0; s < sequences.count; ++s) {
+    for (int64_t row = sequences.first_row[s]; row < sequences.first_row[s + 1]; ++row)
+      max_keys = std::max(max_keys, KeyList(p, s, row).size());
+  }
   const int64_t heads_per_group = std::clamp<int64_t>(kMaxScores / max_keys, 1, p.heads);
-  const int64_t num_groups = (p.heads + heads_per_group - 1) / heads_per_group;
 
   const device::ArenaScope scope(*ctx.arena);
-  const int64_t num_workers = ctx.pool->num_threads();
-  const int64_t num_key_floats = 2 * p.head_dim + heads_per_group;  // two rows and Z
-  float* scores = ctx.arena->allocate<float>(num_workers * heads_per_group * max_keys);
-  float* keys = ctx.arena->allocate<float>(num_workers * num_key_floats);
-  ctx.pool->run(p.rows * num_groups, [&](int64_t task, int worker) {
-    const int64_t head_begin = task % num_groups * heads_per_group;
-    attend_token(p, task / num_groups, head_begin, std::min(p.heads, head_begin + heads_per_group),
-                 {scores + worker * heads_per_group * max_keys, keys + worker * num_key_floats});
-  });
+  const Scratch scratch = {
+      ctx.arena->allocate<float>(heads_per_group * max_keys),
+      ctx.arena->allocate<float>(2 * p.head_dim + heads_per_group)};  // two rows and Z
+  for (int64_t s = 0; s < sequences.count; ++s) {
+    for (int64_t row = sequences.first_row[s]; row < sequences.first_row[s + 1]; ++row) {
+      for (int64_t head = 0; head < p.heads; head += heads_per_group)
+        attend_token(p, s, row, head, std::min(p.heads, head + heads_per_group), scratch);
+    }
+  }
 }
 
 }  // namespace cachalot::ops

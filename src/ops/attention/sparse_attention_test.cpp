@@ -11,6 +11,7 @@
 #include <limits>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/rng.h"
@@ -69,6 +70,8 @@ class Sequence {
       const auto x = static_cast<float>(rng.next_normal()) * spread;
       return shape.bf16_math ? numeric::round_to_bf16(x) : x;
     };
+    sink_.resize(shape.heads);
+    for (float& x : sink_) x = static_cast<float>(rng.next_normal());
     std::vector<float> row(shape.head_dim);
     const auto fill = [&](const tensor::RowBlocks& blocks, int64_t n) {
       for (int64_t i = 0; i < n; ++i) {
@@ -80,8 +83,6 @@ class Sequence {
     fill(entries_.view, num_entries(num_positions - 1));
     q_.resize(num_positions * shape.heads * shape.head_dim);
     for (size_t i = first_query * shape.heads * shape.head_dim; i < q_.size(); ++i) q_[i] = value();
-    sink_.resize(shape.heads);
-    for (float& x : sink_) x = static_cast<float>(rng.next_normal());
     if (shape.topk > 0) {
       selected_.assign(num_positions * shape.topk, -1);
       num_selected_.resize(num_positions);
@@ -95,6 +96,10 @@ class Sequence {
   std::vector<float>& q() { return q_; }
   tensor::RowRef row(int64_t position) const { return rows_.view.row(position); }
   tensor::RowRef entry(int64_t e) const { return entries_.view.row(e); }
+  const tensor::RowBlocks& entries() const { return entries_.view; }
+  const float* q(int64_t t) const { return q_.data() + t * shape_.heads * shape_.head_dim; }
+  const std::vector<int32_t>& selected() const { return selected_; }
+  const std::vector<int32_t>& num_selected() const { return num_selected_; }
 
   // Rows of token t's keys, in order.
   std::vector<tensor::RowRef> keys(int64_t t) const {
@@ -123,7 +128,8 @@ class Sequence {
     std::vector<std::byte> ring(capacity * layout_.row_bytes());
     const int64_t width = shape_.heads * shape_.head_dim;
     std::vector<float> out((num_positions_ - first) * width, std::nanf(""));
-    tensor::RecentRows recent{{ring.data(), capacity, layout_}, {}, 0};
+    const tensor::LayerRows rows{.window = {ring.data(), capacity, layout_},
+                                 .entries = entries_.view};
     int64_t begin = 0;
     size_t idx = 0;
     while (begin < num_positions_) {
@@ -132,47 +138,49 @@ class Sequence {
       n = std::min(n, num_positions_ - begin);
       Pages chunk(n, 5, layout_);
       for (int64_t i = 0; i < n; ++i) copy(row(begin + i), chunk.view.row(i));
-      recent.chunk = chunk.view;
-      recent.first_position = begin;
-      if (begin >= first) attend(ctx, recent, begin, n, out.data() + (begin - first) * width);
-      store_recent_rows(recent, n);
+      const int64_t ends[] = {0, n};
+      const tensor::Sequences one{1, ends, &begin};
+      if (begin >= first) {
+        SparseAttentionParams p = params();
+        p.q = q(begin);
+        p.sequences = one;
+        p.layer_rows = &rows;
+        p.step_rows = chunk.view;
+        if (shape_.topk > 0) {
+          p.selected = selected_.data() + begin * shape_.topk;
+          p.num_selected = num_selected_.data() + begin;
+        }
+        p.out = out.data() + (begin - first) * width;
+        sparse_attention(ctx, p);
+      }
+      store_recent_rows(ctx, {one, &rows, tensor::Recent::window, chunk.view});
       begin += n;
     }
     return out;
   }
 
-  void attend(device::ExecContext& ctx, const tensor::RecentRows& recent, int64_t first, int64_t n,
-              float* out) const {
+  // What does not depend on the step.
+  SparseAttentionParams params() const {
     SparseAttentionParams p{};
-    p.q = q_.data() + first * shape_.heads * shape_.head_dim;
-    p.rows = n;
     p.heads = shape_.heads;
     p.head_dim = shape_.head_dim;
     p.rope_dim = shape_.rope_dim;
-    p.first_position = first;
     p.scale = 1 / std::sqrt(static_cast<float>(shape_.head_dim));
     p.sink = sink_.data();
     p.window = shape_.window;
-    p.recent = recent;
     p.ratio = shape_.ratio;
-    p.entries = entries_.view;
-    if (shape_.topk > 0) {
-      p.selected = selected_.data() + first * shape_.topk;
-      p.num_selected = num_selected_.data() + first;
-      p.topk = shape_.topk;
-    }
+    p.topk = shape_.topk;
     p.format = shape_.format;
     p.bf16_math = shape_.bf16_math;
-    p.out = out;
-    sparse_attention(ctx, p);
+    return p;
   }
 
- private:
   void copy(tensor::RowRef from, tensor::RowRef to) const {
     std::memcpy(to.data, from.data, layout_.data_bytes);
     std::memcpy(to.scale, from.scale, layout_.scale_bytes);
   }
 
+ private:
   // Ascending, every entry as likely as another.
   void select(int64_t t, RngStream& rng) {
     std::vector<int32_t> all(num_entries(t));
@@ -415,25 +423,75 @@ TEST(SparseAttention, IdenticalKeys) {
   }
 }
 
-// Part of a chunk's rows, as a draft's verification passes them.
-TEST(SparseAttention, RowsInsideAChunk) {
-  const Shape shape{4, 64, 16, 8, 4, 3, KvFormat::fp8, true};
-  const Sequence seq(shape, 40, 15);
-  const std::vector<float> expected = seq.run(Isa::reference, 1, 0, {});
-  const RowLayout layout = tensor::kv_row_layout(shape.format, 64, 16);
-  Pages chunk(40, 40, layout);
-  for (int64_t i = 0; i < 40; ++i) {
-    std::memcpy(chunk.view.row(i).data, seq.row(i).data, layout.data_bytes);
-    std::memcpy(chunk.view.row(i).scale, seq.row(i).scale, layout.scale_bytes);
+// Sequences of other lengths in one step, at other positions, with rings and entries of their own:
+// each row as it is alone. Whether there are few rows or many decides how the work is cut.
+void check_together(const Shape& shape, const std::vector<std::pair<int64_t, int64_t>>& cases) {
+  const RowLayout layout = tensor::kv_row_layout(shape.format, shape.head_dim, shape.rope_dim);
+  const int64_t capacity = std::max<int64_t>(1, shape.window);
+  std::vector<Sequence> alone;
+  std::vector<Pages> rings;
+  std::vector<tensor::LayerRows> layer_rows;
+  std::vector<int64_t> first_row = {0}, first_position;
+  for (const auto& [first, n] : cases) {
+    alone.emplace_back(shape, first + n, 60);
+    first_row.push_back(first_row.back() + n);
+    first_position.push_back(first);
   }
-  ThreadPool pool(2);
-  device::Arena arena;
+  Pages step(first_row.back(), 3, layout);
+  std::vector<float> q, expected;
+  std::vector<int32_t> selected, num_selected;
+  for (size_t s = 0; s < cases.size(); ++s) {
+    const auto [first, n] = cases[s];
+    rings.emplace_back(capacity, capacity, layout);
+    layer_rows.push_back(
+        {.window = {rings.back().blocks[0], capacity, layout}, .entries = alone[s].entries()});
+    for (int64_t p = std::max<int64_t>(0, first - capacity); p < first; ++p)
+      alone[s].copy(alone[s].row(p), layer_rows[s].window.row(p));
+    for (int64_t i = 0; i < n; ++i)
+      alone[s].copy(alone[s].row(first + i), step.view.row(first_row[s] + i));
+    q.insert(q.end(), alone[s].q(first), alone[s].q(first + n));
+    if (shape.topk > 0) {
+      const auto& picks = alone[s].selected();
+      selected.insert(selected.end(), picks.begin() + first * shape.topk, picks.end());
+      const auto& counts = alone[s].num_selected();
+      num_selected.insert(num_selected.end(), counts.begin() + first, counts.end());
+    }
+    const std::vector<float> one = alone[s].run(Isa::reference, 1, first, {});
+    expected.insert(expected.end(), one.begin(), one.end());
+  }
+  SparseAttentionParams p = alone[0].params();  // the sinks of all are the same
+  p.sequences = {static_cast<int64_t>(cases.size()), first_row.data(), first_position.data()};
+  p.layer_rows = layer_rows.data();
+  p.step_rows = step.view;
+  p.q = q.data();
+  if (shape.topk > 0) {
+    p.selected = selected.data();
+    p.num_selected = num_selected.data();
+  }
   for (Isa isa : device::machine_isas()) {
-    device::ExecContext ctx{&pool, &arena, isa};
-    std::vector<float> out(6 * 4 * 64);
-    seq.attend(ctx, {{}, chunk.view, 0}, 21, 6, out.data());
-    const auto begin = expected.begin() + 21 * 4 * 64;
-    expect_same_bits({begin, begin + 6 * 4 * 64}, out, "rows 21..26");
+    for (int threads : {1, 2, 5}) {
+      ThreadPool pool(threads);
+      device::Arena arena;
+      device::ExecContext ctx{&pool, &arena, isa};
+      std::vector<float> found(expected.size(), std::nanf(""));
+      p.out = found.data();
+      sparse_attention(ctx, p);
+      expect_same_bits(expected, found,
+                       std::string(device::isa_name(isa)) + ", " + std::to_string(threads) +
+                           " threads, " + std::to_string(cases.size()) + " sequences");
+    }
+  }
+}
+
+TEST(SparseAttention, SequencesOfOneStepDoNotMeet) {
+  const std::vector<std::pair<int64_t, int64_t>> many = {
+      {0, 20}, {37, 1}, {9, 0}, {30, 25}, {3, 2}};
+  const std::vector<std::pair<int64_t, int64_t>> few = {{40, 1}, {0, 1}, {23, 2}};
+  for (const auto& cases : {many, few}) {
+    check_together({4, 64, 16, 8, 4, 3, KvFormat::fp8, true}, cases);
+    check_together({3, 32, 8, 7, 8, 0, KvFormat::f32, false}, cases);
+    check_together({4, 32, 8, 6, 0, 0, KvFormat::bf16, true}, cases);
+    check_together({2, 32, 8, 0, 1, 0, KvFormat::f32, false}, cases);
   }
 }
 

@@ -8,17 +8,23 @@
 #include "ops/elementwise/kernel_dispatch.h"
 
 namespace cachalot::ops {
+
 void check_compress(const CompressParams& p) {
-  CACHALOT_CHECK(p.ratio > 0 && p.width > 0 && p.first_entry >= 0);
-  CACHALOT_CHECK(p.first_entry <= p.last_entry);
-  if (p.first_entry == p.last_entry) return;
-  const int64_t row_width = (p.overlap ? 2 : 1) * p.width;  // of K, and of S after it
-  CACHALOT_CHECK(p.rows.chunk.layout.data_bytes == 2 * row_width * 4);
-  const int64_t oldest = std::max<int64_t>(0, (p.first_entry - (p.overlap ? 1 : 0)) * p.ratio);
-  if (oldest < p.rows.first_position) {
-    CACHALOT_CHECK(p.rows.ring.base != nullptr);
-    CACHALOT_CHECK(p.rows.ring.layout.data_bytes == 2 * row_width * 4);
-    CACHALOT_CHECK(p.rows.ring.capacity >= p.rows.first_position - oldest);
+  CACHALOT_CHECK(p.ratio > 0 && p.width > 0 && p.tail != tensor::Recent::window);
+  const int64_t row_bytes = 2 * (p.overlap ? 2 : 1) * p.width * 4;  // K, and S after it
+  const tensor::Sequences& sequences = p.sequences;
+  for (int64_t s = 0; s < sequences.count; ++s) {
+    CACHALOT_CHECK(sequences.num_rows(s) >= 0 && sequences.first_position[s] >= 0);
+    if (sequences.num_entries(s, p.ratio) == 0) continue;
+    CACHALOT_CHECK(p.step_rows.layout.data_bytes == row_bytes);
+    const int64_t first = sequences.first_entry(s, p.ratio);
+    const int64_t oldest = std::max<int64_t>(0, (first - (p.overlap ? 1 : 0)) * p.ratio);
+    if (oldest < sequences.first_position[s]) {
+      const tensor::RowRing ring = tensor::ring_of(p.layer_rows[s], p.tail);
+      CACHALOT_CHECK(ring.base != nullptr);
+      CACHALOT_CHECK(ring.layout.data_bytes == row_bytes);
+      CACHALOT_CHECK(ring.capacity >= sequences.first_position[s] - oldest);
+    }
   }
 }
 
@@ -27,21 +33,48 @@ void compress(device::ExecContext& ctx, const CompressParams& p) {
   CompressChannels* channels =
       pick_kernel(ctx.isa, compress_channels_ref, compress_channels_avx2, compress_channels_avx512);
   for_entry_channels(ctx, p, [&](const EntryChannels& e) {
-    channels(e.slots, e.begin, e.end, p.out + (e.entry - p.first_entry) * p.width);
+    channels(e.slots, e.begin, e.end, p.out + e.idx * p.width);
   });
 }
 
-void store_recent_rows(const tensor::RecentRows& rows, int64_t num_tokens) {
-  if (rows.ring.base == nullptr) return;
-  const tensor::RowLayout layout = rows.ring.layout;
-  CACHALOT_CHECK(num_tokens == 0 || (layout.data_bytes == rows.chunk.layout.data_bytes &&
-                                     layout.scale_bytes == rows.chunk.layout.scale_bytes));
-  for (int64_t i = std::max<int64_t>(0, num_tokens - rows.ring.capacity); i < num_tokens; ++i) {
-    const tensor::RowRef from = rows.chunk.row(i);
-    const tensor::RowRef to = rows.ring.row(rows.first_position + i);
-    std::memcpy(to.data, from.data, layout.data_bytes);
-    std::memcpy(to.scale, from.scale, layout.scale_bytes);
+// One addition a value: bound by memory, so that the compiler's own vectors do.
+void add_positional_bias(device::ExecContext& ctx, const PositionalBiasParams& p) {
+  CACHALOT_CHECK(p.ratio > 0 && p.columns > 0);
+  for_row_blocks(ctx, p.sequences.rows(), p.columns, [&](int64_t first, int64_t last) {
+    int64_t s = p.sequences.sequence_of(first);
+    for (int64_t row = first; row < last; ++row) {
+      while (row >= p.sequences.first_row[s + 1]) ++s;
+      float* scores = p.rows + (2 * row + 1) * p.columns;
+      const float* ape = p.ape + p.sequences.position(s, row) % p.ratio * p.columns;
+      for (int64_t c = 0; c < p.columns; ++c) scores[c] += ape[c];
+    }
+  });
+}
+
+void entry_positions(const tensor::Sequences& sequences, int64_t ratio, int64_t* positions) {
+  for (int64_t s = 0; s < sequences.count; ++s) {
+    const int64_t first = sequences.first_entry(s, ratio);
+    for (int64_t i = 0; i < sequences.num_entries(s, ratio); ++i) {
+      *positions++ = (first + i) * ratio;
+    }
   }
+}
+
+void store_recent_rows(device::ExecContext& ctx, const StoreRecentParams& p) {
+  ctx.pool->run(p.sequences.count, [&](int64_t s, int) {
+    const tensor::RowRing ring = tensor::ring_of(p.layer_rows[s], p.kind);
+    const int64_t num_rows = p.sequences.num_rows(s);
+    if (ring.base == nullptr || num_rows == 0) return;
+    const tensor::RowLayout layout = ring.layout;
+    CACHALOT_CHECK(layout.data_bytes == p.step_rows.layout.data_bytes &&
+                   layout.scale_bytes == p.step_rows.layout.scale_bytes);
+    for (int64_t i = std::max<int64_t>(0, num_rows - ring.capacity); i < num_rows; ++i) {
+      const tensor::RowRef from = p.step_rows.row(p.sequences.first_row[s] + i);
+      const tensor::RowRef to = ring.row(p.sequences.first_position[s] + i);
+      std::memcpy(to.data, from.data, layout.data_bytes);
+      std::memcpy(to.scale, from.scale, layout.scale_bytes);
+    }
+  });
 }
 
 }  // namespace cachalot::ops

@@ -3,8 +3,8 @@
 // Shapes  a row of a position is K then S (S with ape added), fp32: [2, z*h], z = 2 when overlap,
 //         else 1; its RowLayout is {2*z*h*4, 0}. Entry e covers positions e*r .. e*r + r - 1;
 //         overlapped, its slots are positions e*r - r .. e*r + r - 1: the earlier r give channels
-//         [0, h), its own r channels [h, 2h); positions below 0 are absent (S = -inf). out
-//         [last_entry - first_entry, h].
+//         [0, h), its own r channels [h, 2h); positions below 0 are absent (S = -inf). out [entries
+//         that the step completes, h], sequence after sequence; Sequences::num_entries.
 // Numerics  per channel: m = max S; p = exp(S - m); c = sum p K / sum p, slots ascending, fp32,
 //         sums by fma from 0. The kernels' own exp (ops/elementwise/exp.h) in every implementation:
 //         bits agree.
@@ -18,19 +18,40 @@
 namespace cachalot::ops {
 
 struct CompressParams {
-  tensor::RecentRows rows;  // K, S rows of the chunk and, before it, of the ring
+  tensor::Sequences sequences;
+  const tensor::LayerRows* layer_rows;
+  tensor::Recent tail;          // tail or index_tail: K, S rows before the step
+  tensor::RowBlocks step_rows;  // K, S rows of the step
   int64_t ratio;
   bool overlap;
   int64_t width;  // h
-  // entries [first_entry, last_entry) are made; all their positions are present
-  int64_t first_entry;
-  int64_t last_entry;
   float* out;
 };
 void compress(device::ExecContext& ctx, const CompressParams& p);
 
-// Copies the chunk's last rows into the ring, as many as it holds: what a later chunk needs.
-// Shapes  chunk rows [num_tokens], position first_position + i.
-void store_recent_rows(const tensor::RecentRows& rows, int64_t num_tokens);
+// S += ape of the row's position.
+// Shapes  rows [rows, 2, columns]: K, then S; ape [ratio, columns].
+struct PositionalBiasParams {
+  float* rows;
+  tensor::Sequences sequences;
+  int64_t ratio;
+  int64_t columns;  // z*h
+  const float* ape;
+};
+void add_positional_bias(device::ExecContext& ctx, const PositionalBiasParams& p);
+
+// The first position of each entry that the step completes: where it is rotated (reference/forward
+// 3.3). positions [Sequences::num_entries(ratio)].
+void entry_positions(const tensor::Sequences& sequences, int64_t ratio, int64_t* positions);
+
+// Copies each sequence's last rows of the step into its ring, as many as that holds: what a later
+// step needs. A null ring keeps nothing.
+struct StoreRecentParams {
+  tensor::Sequences sequences;
+  const tensor::LayerRows* layer_rows;
+  tensor::Recent kind;
+  tensor::RowBlocks step_rows;
+};
+void store_recent_rows(device::ExecContext& ctx, const StoreRecentParams& p);
 
 }  // namespace cachalot::ops

@@ -11,9 +11,11 @@ namespace cachalot::ops {
 void compress_backward(device::ExecContext& ctx, const CompressBackwardParams& p) {
   const CompressParams& f = p.forward;
   check_compress(f);
-  if (f.first_entry == f.last_entry) return;
-  CACHALOT_CHECK_MSG(f.rows.first_position == 0,
-                     "compress_backward: rows of a ring have no gradient");
+  if (f.sequences.num_entries(f.ratio) == 0) return;
+  for (int64_t s = 0; s < f.sequences.count; ++s) {
+    CACHALOT_CHECK_MSG(f.sequences.first_position[s] == 0,
+                       "compress_backward: rows of a ring have no gradient");
+  }
   CACHALOT_CHECK(p.d_out != nullptr && p.d_rows != nullptr);
 
   const int64_t row_width = (f.overlap ? 2 : 1) * f.width;
@@ -27,24 +29,30 @@ void compress_backward(device::ExecContext& ctx, const CompressBackwardParams& p
     float** ds = dk + max_slots;
     for (int64_t j = 0; j < e.slots.num_slots; ++j) {
       const int64_t position = e.start + j;
-      dk[j] = p.d_rows + position * 2 * row_width + slot_offset(f, position, e.entry * f.ratio);
+      dk[j] = p.d_rows + (f.sequences.first_row[e.sequence] + position) * 2 * row_width +
+              slot_offset(f, position, e.own);
       ds[j] = dk[j] + row_width;
     }
-    gradients(e.slots, {dk, ds}, p.d_out + (e.entry - f.first_entry) * f.width, e.begin, e.end);
+    gradients(e.slots, {dk, ds}, p.d_out + e.idx * f.width, e.begin, e.end);
   });
 }
 
 // One addition a value read: bound by memory, so that the compiler's own vectors do.
 void compress_bias_backward(device::ExecContext& ctx, const CompressBiasBackwardParams& p) {
-  CACHALOT_CHECK(p.num_rows >= 0 && p.first_position >= 0 && p.ratio > 0 && p.columns > 0);
-  for_row_blocks(ctx, p.ratio, (p.num_rows / p.ratio + 1) * p.columns,
+  CACHALOT_CHECK(p.ratio > 0 && p.columns > 0);
+  const tensor::Sequences& sequences = p.sequences;
+  for_row_blocks(ctx, p.ratio, (sequences.rows() / p.ratio + 1) * p.columns,
                  [&](int64_t first_phase, int64_t last_phase) {
                    for (int64_t phase = first_phase; phase < last_phase; ++phase) {
                      float* d_ape = p.d_ape + phase * p.columns;
-                     const int64_t first = (phase - p.first_position % p.ratio + p.ratio) % p.ratio;
-                     for (int64_t i = first; i < p.num_rows; i += p.ratio) {
-                       const float* ds = p.d_rows + (2 * i + 1) * p.columns;
-                       for (int64_t c = 0; c < p.columns; ++c) d_ape[c] += ds[c];
+                     for (int64_t s = 0; s < sequences.count; ++s) {
+                       const int64_t skipped =
+                           (phase - sequences.first_position[s] % p.ratio + p.ratio) % p.ratio;
+                       for (int64_t row = sequences.first_row[s] + skipped;
+                            row < sequences.first_row[s + 1]; row += p.ratio) {
+                         const float* ds = p.d_rows + (2 * row + 1) * p.columns;
+                         for (int64_t c = 0; c < p.columns; ++c) d_ape[c] += ds[c];
+                       }
                      }
                    }
                  });

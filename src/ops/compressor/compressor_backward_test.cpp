@@ -1,5 +1,5 @@
-// compress_backward: against central differences of an evaluation in double, and every version,
-// thread count and cut of the entries against the reference bit for bit.
+// compress_backward: against central differences of an evaluation in double, and every version and
+// thread count against the reference bit for bit.
 #include "ops/compressor/compressor_backward.h"
 
 #include <gtest/gtest.h>
@@ -41,24 +41,27 @@ struct Problem {
         rows(normals(num_positions * 2 * shape.row_width(), 1)),
         d_out(normals(num_entries * shape.width, 2)) {}
 
-  // d_rows += gradients, the entries cut into calls at `cuts`.
-  void add(Isa isa, int num_threads, std::vector<int64_t> cuts, std::vector<float>& d_rows) const {
+  // d_rows += gradients.
+  void add(Isa isa, int num_threads, std::vector<float>& d_rows) const {
     ThreadPool pool(num_threads);
     device::Arena arena;
     device::ExecContext ctx{&pool, &arena, isa};
     std::vector<float> copy = rows;
     auto* block = reinterpret_cast<std::byte*>(copy.data());
     const tensor::RowLayout layout{2 * shape.row_width() * 4, 0};
-    const tensor::RecentRows recent{{}, {&block, static_cast<int64_t>(rows.size()), layout}, 0};
-    cuts.push_back(num_entries);
-    int64_t first = 0;
-    for (int64_t last : cuts) {
-      compress_backward(ctx,
-                        {{recent, shape.ratio, shape.overlap, shape.width, first, last, nullptr},
-                         d_out.data() + first * shape.width,
-                         d_rows.data()});
-      first = last;
-    }
+    const auto num_rows = static_cast<int64_t>(rows.size()) / (2 * shape.row_width());
+    const int64_t ends[] = {0, num_rows}, first_position[] = {0};
+    const tensor::LayerRows no_ring;
+    compress_backward(ctx, {{{1, ends, first_position},
+                             &no_ring,
+                             tensor::Recent::tail,
+                             {&block, num_rows, layout},
+                             shape.ratio,
+                             shape.overlap,
+                             shape.width,
+                             nullptr},
+                            d_out.data(),
+                            d_rows.data()});
   }
 
   // fn(entry, channel, indices of the slots' K in `rows`); S is row_width() after K.
@@ -135,7 +138,7 @@ TEST(CompressBackward, EqualsCentralDifferences) {
     for (int64_t positions : {shape.ratio, 3 * shape.ratio + 1}) {
       const Problem problem(shape, positions);
       std::vector<float> found(problem.rows.size());
-      problem.add(Isa::reference, 1, {}, found);
+      problem.add(Isa::reference, 1, found);
       std::vector<double> x(problem.rows.begin(), problem.rows.end());
       const std::vector<double> bounds = problem.bounds(x);
       for (size_t i = 0; i < x.size(); ++i) {
@@ -153,23 +156,55 @@ TEST(CompressBackward, EqualsCentralDifferences) {
   }
 }
 
-TEST(CompressBackward, VersionsThreadsAndCutsAgree) {
+TEST(CompressBackward, VersionsAndThreadsAgree) {
   for (const Shape& shape : {Shape{4, true, 128}, Shape{4, true, 7}, Shape{4, true, 17},
                              Shape{128, false, 33}, Shape{16, true, 130}}) {
     const Problem problem(shape, 300);
     const std::vector<float> start = normals(static_cast<int64_t>(problem.rows.size()), 4);
     std::vector<float> expected = start;
-    problem.add(Isa::reference, 1, {}, expected);
+    problem.add(Isa::reference, 1, expected);
     for (Isa isa : device::machine_isas()) {
       for (int threads : {1, 2, 5}) {
-        for (const auto& cuts : std::vector<std::vector<int64_t>>{{}, {1}, {0, 1, 2}}) {
-          std::vector<float> found = start;
-          problem.add(isa, threads, cuts, found);
-          expect_same_bits(expected, found, std::string(device::isa_name(isa)));
-          if (HasFatalFailure()) return;
-        }
+        std::vector<float> found = start;
+        problem.add(isa, threads, found);
+        expect_same_bits(expected, found, std::string(device::isa_name(isa)));
+        if (HasFatalFailure()) return;
       }
     }
+  }
+}
+
+// Sequences of one call: each gets the gradients that it gets alone.
+TEST(CompressBackward, SequencesOfOneCallDoNotMeet) {
+  const Shape shape{4, true, 9};
+  const Problem a(shape, 14), b(shape, 3), c(shape, 29);
+  std::vector<float> rows, d_out, expected;
+  for (const Problem* problem : {&a, &b, &c}) {
+    rows.insert(rows.end(), problem->rows.begin(), problem->rows.end());
+    d_out.insert(d_out.end(), problem->d_out.begin(), problem->d_out.end());
+    std::vector<float> alone(problem->rows.size());
+    problem->add(Isa::reference, 1, alone);
+    expected.insert(expected.end(), alone.begin(), alone.end());
+  }
+  const int64_t first_row[] = {0, 14, 17, 46}, first_position[] = {0, 0, 0};
+  const tensor::LayerRows no_rings[3];
+  auto* block = reinterpret_cast<std::byte*>(rows.data());
+  for (Isa isa : device::machine_isas()) {
+    ThreadPool pool(2);
+    device::Arena arena;
+    device::ExecContext ctx{&pool, &arena, isa};
+    std::vector<float> found(expected.size());
+    compress_backward(ctx, {{{3, first_row, first_position},
+                             no_rings,
+                             tensor::Recent::tail,
+                             {&block, 46, {2 * shape.row_width() * 4, 0}},
+                             shape.ratio,
+                             shape.overlap,
+                             shape.width,
+                             nullptr},
+                            d_out.data(),
+                            found.data()});
+    expect_same_bits(expected, found, std::string(device::isa_name(isa)));
   }
 }
 
@@ -178,7 +213,7 @@ TEST(CompressBackward, VersionsThreadsAndCutsAgree) {
 TEST(CompressBackward, WhatNoEntryUsesStays) {
   const Problem problem({4, true, 5}, 10);
   std::vector<float> found(problem.rows.size());
-  problem.add(device::machine_isa(), 1, {}, found);
+  problem.add(device::machine_isa(), 1, found);
   for (int64_t p = 0; p < 10; ++p) {
     for (int64_t i = 0; i < 20; ++i) {
       const bool second_half = i % 10 >= 5;
@@ -188,7 +223,8 @@ TEST(CompressBackward, WhatNoEntryUsesStays) {
   }
 }
 
-// Rows one after another in one float each, for any cut of the rows and any thread count.
+// Rows one after another in one float each, for any cut of the rows into sequences and any thread
+// count.
 TEST(CompressBiasBackward, SumsByPositionModRatio) {
   constexpr int64_t kRows = 23;
   constexpr int64_t kColumns = 6;
@@ -207,9 +243,9 @@ TEST(CompressBiasBackward, SumsByPositionModRatio) {
         device::Arena arena;
         device::ExecContext ctx{&pool, &arena, device::machine_isa()};
         std::vector<float> found = start;
-        compress_bias_backward(ctx, {d_rows.data(), cut, 0, ratio, kColumns, found.data()});
-        compress_bias_backward(ctx, {d_rows.data() + cut * 2 * kColumns, kRows - cut, cut, ratio,
-                                     kColumns, found.data()});
+        const int64_t first_row[] = {0, cut, kRows}, first_position[] = {0, cut};
+        compress_bias_backward(
+            ctx, {d_rows.data(), {2, first_row, first_position}, ratio, kColumns, found.data()});
         expect_same_bits(expected, found, "ratio " + std::to_string(ratio));
       }
     }

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "ops/compressor/compressor.h"
+#include "ops/elementwise/entry_places.h"
 
 namespace cachalot::ops {
 
@@ -33,7 +34,9 @@ void check_compress(const CompressParams& p);
 
 struct EntryChannels {
   CompressSlots slots;
-  int64_t entry;
+  int64_t idx;  // of all entries that the step completes
+  int64_t sequence;
+  int64_t own;    // the entry's first own position
   int64_t start;  // position of the first slot
   int64_t begin;
   int64_t end;
@@ -45,7 +48,7 @@ inline int64_t slot_offset(const CompressParams& p, int64_t position, int64_t ow
   return p.overlap && position >= own ? p.width : 0;
 }
 
-// fn(EntryChannels) for all entries, tiled over channels.
+// fn(EntryChannels) for all entries of all sequences, tiled over channels.
 template <typename Fn>
 void for_entry_channels(device::ExecContext& ctx, const CompressParams& p, const Fn& fn) {
   constexpr int64_t kChannelsPerTask = 128;
@@ -55,22 +58,27 @@ void for_entry_channels(device::ExecContext& ctx, const CompressParams& p, const
   const device::ArenaScope scope(*ctx.arena);
   const float** pointers =
       ctx.arena->allocate<const float*>(ctx.pool->num_threads() * 2 * max_slots);
-  ctx.pool->run((p.last_entry - p.first_entry) * tiles, [&](int64_t task, int worker) {
-    const int64_t entry = p.first_entry + task / tiles;
-    const int64_t begin = task % tiles * kChannelsPerTask;
+  const EntryPlace* places = entry_places(*ctx.arena, p.sequences, p.ratio);
+  ctx.pool->run(p.sequences.num_entries(p.ratio) * tiles, [&](int64_t task, int worker) {
+    const auto [sequence, entry] = places[task / tiles];
     const int64_t own = entry * p.ratio;
+    const int64_t begin = task % tiles * kChannelsPerTask;
+    const tensor::RecentRows rows = tensor::recent_rows(
+        p.sequences, sequence, tensor::ring_of(p.layer_rows[sequence], p.tail), p.step_rows);
     const float** k = pointers + worker * 2 * max_slots;
     const float** s = k + max_slots;
     int64_t num_slots = 0;
     const int64_t start = p.overlap ? std::max<int64_t>(0, own - p.ratio) : own;
     for (int64_t position = start; position < own + p.ratio; ++position) {
-      const auto* row = reinterpret_cast<const float*>(p.rows.row(position).data);
+      const auto* row = reinterpret_cast<const float*>(rows.row(position).data);
       k[num_slots] = row + slot_offset(p, position, own);
       s[num_slots] = k[num_slots] + row_width;
       ++num_slots;
     }
     fn(EntryChannels{{k, s, num_slots},
-                     entry,
+                     task / tiles,
+                     sequence,
+                     own,
                      start,
                      begin,
                      std::min(p.width, begin + kChannelsPerTask),

@@ -2,6 +2,7 @@
 // streaming one for every cut.
 #include "ops/compressor/compressor.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -56,11 +57,13 @@ class Sequence {
       std::vector<float> copy(rows_.begin() + begin * 2 * row_width_,
                               rows_.begin() + (begin + n) * 2 * row_width_);
       auto* block = reinterpret_cast<std::byte*>(copy.data());
-      const tensor::RecentRows rows{{ring.data(), capacity, layout}, {&block, n, layout}, begin};
-      const int64_t first = begin / shape_.ratio;
-      compress(ctx, {rows, shape_.ratio, shape_.overlap, shape_.width, first,
-                     (begin + n) / shape_.ratio, out.data() + first * shape_.width});
-      store_recent_rows(rows, n);
+      const tensor::LayerRows rows{.tail = {ring.data(), capacity, layout}};
+      const int64_t ends[] = {0, n};
+      const tensor::Sequences one{1, ends, &begin};
+      const tensor::RowBlocks step_rows{&block, n, layout};
+      compress(ctx, {one, &rows, tensor::Recent::tail, step_rows, shape_.ratio, shape_.overlap,
+                     shape_.width, out.data() + begin / shape_.ratio * shape_.width});
+      store_recent_rows(ctx, {one, &rows, tensor::Recent::tail, step_rows});
       begin += n;
     }
     return out;
@@ -146,6 +149,84 @@ TEST(Compress, EveryCutGivesTheSameBits) {
   }
 }
 
+// Sequences of other lengths and positions in one step, each with a ring of its own: each as it is
+// alone. One completes no entry, one is empty, one begins inside an entry.
+TEST(Compress, SequencesOfOneStepDoNotMeet) {
+  const Shape shape{4, true, 20};
+  const int64_t row_width = 2 * shape.width;
+  const tensor::RowLayout layout{2 * row_width * 4, 0};
+  const std::vector<std::pair<int64_t, int64_t>> cases = {{0, 13}, {9, 2}, {5, 0}, {7, 30}, {4, 4}};
+  for (Isa isa : device::machine_isas()) {
+    for (int threads : {1, 2, 5}) {
+      ThreadPool pool(threads);
+      device::Arena arena;
+      device::ExecContext ctx{&pool, &arena, isa};
+      std::vector<std::vector<std::byte>> rings;
+      std::vector<tensor::LayerRows> layer_rows;
+      std::vector<int64_t> first_row = {0}, first_position;
+      std::vector<float> rows, expected;
+      for (const auto& [first, n] : cases) {
+        const Sequence seq(shape, first + n, 50 + first);
+        rings.emplace_back(8 * layout.data_bytes, std::byte{0xFF});
+        layer_rows.push_back({.index_tail = {rings.back().data(), 8, layout}});
+        for (int64_t p = std::max<int64_t>(0, first - 8); p < first; ++p)
+          std::memcpy(layer_rows.back().index_tail.row(p).data, seq.k(p), layout.data_bytes);
+        rows.insert(rows.end(), seq.k(first), seq.k(first) + n * 2 * row_width);
+        first_row.push_back(first_row.back() + n);
+        first_position.push_back(first);
+        const std::vector<float> alone = seq.run(Isa::reference, 1, {});
+        expected.insert(expected.end(), alone.begin() + first / 4 * shape.width, alone.end());
+      }
+      const tensor::Sequences sequences{5, first_row.data(), first_position.data()};
+      auto* block = reinterpret_cast<std::byte*>(rows.data());
+      const tensor::RowBlocks step_rows{&block, first_row.back(), layout};
+      ASSERT_EQ(sequences.num_entries(4) * shape.width, static_cast<int64_t>(expected.size()));
+      std::vector<float> found(expected.size());
+      compress(ctx, {sequences, layer_rows.data(), tensor::Recent::index_tail, step_rows, 4, true,
+                     shape.width, found.data()});
+      expect_same_bits(expected, found, std::string(device::isa_name(isa)));
+      store_recent_rows(ctx, {sequences, layer_rows.data(), tensor::Recent::index_tail, step_rows});
+      for (size_t s = 0; s < cases.size(); ++s) {
+        const auto [first, n] = cases[s];
+        const Sequence seq(shape, first + n, 50 + first);
+        for (int64_t p = std::max<int64_t>(0, first + n - 8); p < first + n; ++p) {
+          EXPECT_EQ(std::memcmp(layer_rows[s].index_tail.row(p).data, seq.k(p), layout.data_bytes),
+                    0)
+              << "sequence " << s << " position " << p;
+        }
+      }
+    }
+  }
+}
+
+// The bias of a row is that of its position within its own sequence.
+TEST(AddPositionalBias, BelongsToThePosition) {
+  constexpr int64_t kColumns = 3, kRatio = 4;
+  const int64_t first_row[] = {0, 5, 5, 7}, first_position[] = {0, 9, 6};
+  std::vector<float> rows(7 * 2 * kColumns), ape(kRatio * kColumns);
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(i);
+  for (size_t i = 0; i < ape.size(); ++i) ape[i] = static_cast<float>(100 * (i + 1));
+  std::vector<float> expected = rows;
+  const int64_t positions[] = {0, 1, 2, 3, 4, 6, 7};
+  for (int64_t row = 0; row < 7; ++row) {
+    for (int64_t c = 0; c < kColumns; ++c)
+      expected[(2 * row + 1) * kColumns + c] += ape[positions[row] % kRatio * kColumns + c];
+  }
+  ThreadPool pool(2);
+  device::Arena arena;
+  device::ExecContext ctx{&pool, &arena, device::machine_isa()};
+  add_positional_bias(ctx,
+                      {rows.data(), {3, first_row, first_position}, kRatio, kColumns, ape.data()});
+  expect_same_bits(expected, rows, "rows");
+}
+
+TEST(EntryPositions, AreThoseOfTheFirstTokens) {
+  const int64_t first_row[] = {0, 9, 10, 13}, first_position[] = {0, 6, 7};
+  int64_t positions[4] = {-1, -1, -1, -1};
+  entry_positions({3, first_row, first_position}, 4, positions);
+  EXPECT_THAT(positions, testing::ElementsAre(0, 4, 4, -1));
+}
+
 // The first entry has no earlier half: its slots are its own tokens alone.
 TEST(Compress, FirstEntryHasOnlyItsOwnTokens) {
   const Shape shape{4, true, 8};
@@ -167,27 +248,31 @@ TEST(Compress, FirstEntryHasOnlyItsOwnTokens) {
 TEST(StoreRecentRows, KeepsTheLastRows) {
   constexpr int64_t kCapacity = 8;
   const tensor::RowLayout layout{3, 2};
+  ThreadPool pool(2);
+  device::Arena arena;
+  device::ExecContext ctx{&pool, &arena, device::machine_isa()};
   for (const std::vector<int64_t>& chunks :
        {std::vector<int64_t>{5}, {8}, {9}, {30}, {3, 4, 1, 1}, {7, 8, 20, 1}}) {
     std::vector<std::byte> ring(kCapacity * layout.row_bytes());
-    tensor::RecentRows rows{{ring.data(), kCapacity, layout}, {}, 0};
+    const tensor::LayerRows rows{.window = {ring.data(), kCapacity, layout}};
+    int64_t position = 0;
     for (int64_t n : chunks) {
       std::vector<std::byte> bytes(n * layout.row_bytes());
       auto* block = bytes.data();
-      rows.chunk = {&block, n, layout};
+      const tensor::RowBlocks step_rows{&block, n, layout};
       for (int64_t i = 0; i < n; ++i) {
-        const auto value = static_cast<std::byte>(rows.first_position + i + 1);
-        std::fill_n(rows.chunk.row(i).data, 3, value);
-        std::fill_n(rows.chunk.row(i).scale, 2, value);
+        const auto value = static_cast<std::byte>(position + i + 1);
+        std::fill_n(step_rows.row(i).data, 3, value);
+        std::fill_n(step_rows.row(i).scale, 2, value);
       }
-      store_recent_rows(rows, n);
-      rows.first_position += n;
+      const int64_t ends[] = {0, n};
+      store_recent_rows(ctx, {{1, ends, &position}, &rows, tensor::Recent::window, step_rows});
+      position += n;
     }
-    for (int64_t p = std::max<int64_t>(0, rows.first_position - kCapacity); p < rows.first_position;
-         ++p) {
+    for (int64_t p = std::max<int64_t>(0, position - kCapacity); p < position; ++p) {
       const auto value = static_cast<std::byte>(p + 1);
-      for (int i = 0; i < 3; ++i) EXPECT_EQ(rows.ring.row(p).data[i], value) << "position " << p;
-      for (int i = 0; i < 2; ++i) EXPECT_EQ(rows.ring.row(p).scale[i], value) << "position " << p;
+      for (int i = 0; i < 3; ++i) EXPECT_EQ(rows.window.row(p).data[i], value) << "position " << p;
+      for (int i = 0; i < 2; ++i) EXPECT_EQ(rows.window.row(p).scale[i], value) << "position " << p;
     }
   }
 }
@@ -196,8 +281,8 @@ TEST(Compress, NothingToMake) {
   ThreadPool pool(1);
   device::Arena arena;
   device::ExecContext ctx{&pool, &arena, device::machine_isa()};
-  compress(ctx, {{}, 4, true, 16, 3, 3, nullptr});
-  store_recent_rows({}, 0);
+  compress(ctx, {{}, nullptr, tensor::Recent::tail, {}, 4, true, 16, nullptr});
+  store_recent_rows(ctx, {{}, nullptr, tensor::Recent::tail, {}});
 }
 
 }  // namespace

@@ -20,29 +20,44 @@ double target_divergence(const float* target, const float* scores, int64_t n, So
   return sum;
 }
 
-void index_loss(device::ExecContext& ctx, const IndexLossParams& p) {
-  CACHALOT_CHECK(p.rows >= 0 && p.heads > 0 && p.dim > 0 && p.ratio > 0 && p.first_position >= 0);
-  CACHALOT_CHECK((p.selected == nullptr) == (p.num_selected == nullptr));
-  CACHALOT_CHECK(p.selected == nullptr || p.topk > 0);
-  CACHALOT_CHECK(p.loss != nullptr);
-  if (p.rows == 0 || (p.first_position + p.rows) / p.ratio == 0) return;
-  CACHALOT_CHECK((p.dq == nullptr) == (p.d_weight == nullptr) &&
-                 (p.dq == nullptr) == (p.d_keys == nullptr));
+namespace {
+
+void check_sequence(const IndexLossParams& p, int64_t s) {
+  CACHALOT_CHECK(p.sequences.num_rows(s) >= 0 && p.sequences.first_position[s] >= 0);
+  const tensor::RowLayout found = p.layer_rows[s].index_keys.layout;
   const tensor::RowLayout expected = tensor::index_row_layout(p.format, p.dim);
   CACHALOT_CHECK_MSG(
-      p.keys.layout.data_bytes == expected.data_bytes &&
-          p.keys.layout.scale_bytes == expected.scale_bytes,
-      fmt::format("index_loss: key rows of {}+{} bytes, expected {}+{}", p.keys.layout.data_bytes,
-                  p.keys.layout.scale_bytes, expected.data_bytes, expected.scale_bytes));
-  for (int64_t row = 0; row < p.rows; ++row) {
-    const int64_t n = p.selected == nullptr ? (p.first_position + row + 1) / p.ratio
+      found.data_bytes == expected.data_bytes && found.scale_bytes == expected.scale_bytes,
+      fmt::format("index_loss: key rows of {}+{} bytes, expected {}+{}", found.data_bytes,
+                  found.scale_bytes, expected.data_bytes, expected.scale_bytes));
+  for (int64_t row = p.sequences.first_row[s]; row < p.sequences.first_row[s + 1]; ++row) {
+    const int64_t n = p.selected == nullptr ? (p.sequences.position(s, row) + 1) / p.ratio
                                             : int64_t{p.num_selected[row]};
     CACHALOT_CHECK(n <= p.target_stride && (p.selected == nullptr || n <= p.topk));
   }
-  if (ctx.isa == device::Isa::reference) {
-    index_loss_ref(ctx, p);
-  } else {
-    index_loss_cpu(ctx, p);
+}
+
+}  // namespace
+
+void index_loss(device::ExecContext& ctx, const IndexLossParams& p) {
+  CACHALOT_CHECK(p.heads > 0 && p.dim > 0 && p.ratio > 0);
+  CACHALOT_CHECK((p.selected == nullptr) == (p.num_selected == nullptr));
+  CACHALOT_CHECK(p.selected == nullptr || p.topk > 0);
+  CACHALOT_CHECK(p.loss != nullptr);
+  CACHALOT_CHECK((p.dq == nullptr) == (p.d_weight == nullptr));
+  float* d_keys = p.d_keys;
+  for (int64_t s = 0; s < p.sequences.count; ++s) {
+    if (p.sequences.num_rows(s) == 0 || p.sequences.end_position(s) / p.ratio == 0) continue;
+    check_sequence(p, s);
+    CACHALOT_CHECK((p.dq == nullptr) == (p.d_keys == nullptr));
+    CACHALOT_CHECK_MSG(p.dq == nullptr || p.sequences.first_position[s] == 0,
+                       "index_loss: keys of earlier steps have no gradient");
+    if (ctx.isa == device::Isa::reference) {
+      index_loss_ref(ctx, p, s, d_keys);
+    } else {
+      index_loss_cpu(ctx, p, s, d_keys);
+    }
+    if (d_keys != nullptr) d_keys += p.sequences.num_entries(s, p.ratio) * p.dim;
   }
 }
 

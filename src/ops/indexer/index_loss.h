@@ -33,12 +33,11 @@ namespace cachalot::ops {
 struct IndexLossParams {
   const float* q;
   const float* weight;
-  int64_t rows;
   int64_t heads;
   int64_t dim;
-  int64_t first_position;
+  tensor::Sequences sequences;
+  const tensor::LayerRows* layer_rows;
   int64_t ratio;
-  tensor::RowBlocks keys;
   tensor::IndexFormat format;
   const int32_t* selected;  // null: all visible entries
   const int32_t* num_selected;

@@ -17,16 +17,21 @@ int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit;
 
 class IndexLoss {
  public:
-  IndexLoss(device::ExecContext& ctx, const IndexLossParams& p)
+  IndexLoss(device::ExecContext& ctx, const IndexLossParams& p, int64_t sequence, float* d_keys)
       : ctx_(ctx),
         p_(p),
+        sequence_(sequence),
+        first_row_(p.sequences.first_row[sequence]),
+        last_row_(p.sequences.first_row[sequence + 1]),
+        d_keys_(d_keys),
         isa_(vector_isa(ctx.isa, p.heads)),
         kernels_(attention_kernels(isa_, false)),
         backward_(backward_kernels(isa_)),
         head_lanes_(round_up(p.heads, kernels_.lanes)),
         padded_dim_(round_up(p.dim, kernels_.channel_lanes)),
         scope_(*ctx.arena),
-        rows_(decode_rows(ctx, p.keys, 0, (p.first_position + p.rows) / p.ratio, p.dim, padded_dim_,
+        rows_(decode_rows(ctx, p.layer_rows[sequence].index_keys, 0,
+                          p.sequences.end_position(sequence) / p.ratio, p.dim, padded_dim_,
                           [&](tensor::RowRef row, float* x) {
                             decode_index_row(ctx.isa, p.format, row, p.dim, x);
                           })) {}
@@ -46,11 +51,17 @@ class IndexLoss {
   };
 
   Scratch allocate_scratch();
-  int64_t num_coefficients(int64_t row) const { return IndexLossEntries(p_, row).n * head_lanes_; }
+  int64_t num_coefficients(int64_t row) const {
+    return IndexLossEntries(p_, sequence_, row).n * head_lanes_;
+  }
   void token(int64_t row, int64_t idx, float* dots, const Scratch& s);
 
   device::ExecContext& ctx_;
   const IndexLossParams& p_;
+  int64_t sequence_;
+  int64_t first_row_;
+  int64_t last_row_;
+  float* d_keys_;
   device::Isa isa_;
   const AttentionKernels& kernels_;
   const BackwardKernels& backward_;
@@ -84,7 +95,7 @@ IndexLoss::Scratch IndexLoss::allocate_scratch() {
 
 void IndexLoss::run() {
   const auto size = [this](int64_t row) { return num_coefficients(row); };
-  const CoefficientBlocks blocks = measure_coefficient_blocks(p_.rows, size);
+  const CoefficientBlocks blocks = measure_coefficient_blocks(first_row_, last_row_, size);
   device::Arena& arena = *ctx_.arena;
   float* coefficients = arena.allocate<float>(blocks.max_coefficients);
   token_coefficients_ = arena.allocate<float*>(blocks.max_tokens);
@@ -95,8 +106,8 @@ void IndexLoss::run() {
   Scratch* scratch = arena.allocate<Scratch>(num_workers);
   for (int64_t i = 0; i < num_workers; ++i) scratch[i] = allocate_scratch();
 
-  for (int64_t first = 0; first < p_.rows;) {
-    const int64_t last = coefficient_block_end(first, p_.rows, size);
+  for (int64_t first = first_row_; first < last_row_;) {
+    const int64_t last = coefficient_block_end(first, last_row_, size);
     float* at = coefficients;
     for (int64_t row = first; row < last; ++row) {
       token_coefficients_[row - first] = at;
@@ -107,7 +118,7 @@ void IndexLoss::run() {
     });
     for (int64_t row = first; row < last; ++row) *p_.loss += losses_[row - first];
     if (p_.dq != nullptr) {
-      add_key_gradients(ctx_, {keys_, terms_, last - first, head_lanes_, p_.dim, p_.d_keys});
+      add_key_gradients(ctx_, {keys_, terms_, last - first, head_lanes_, p_.dim, d_keys_});
     }
     first = last;
   }
@@ -115,7 +126,7 @@ void IndexLoss::run() {
 
 void IndexLoss::token(int64_t row, int64_t idx, float* dots, const Scratch& s) {
   constexpr int64_t kTileKeys = 64;
-  const IndexLossEntries entries(p_, row);
+  const IndexLossEntries entries(p_, sequence_, row);
   const int64_t n = entries.n;
   keys_[idx] = {entries.list, 0, n, dots};
   losses_[idx] = 0;
@@ -145,6 +156,8 @@ void IndexLoss::token(int64_t row, int64_t idx, float* dots, const Scratch& s) {
 
 }  // namespace
 
-void index_loss_cpu(device::ExecContext& ctx, const IndexLossParams& p) { IndexLoss(ctx, p).run(); }
+void index_loss_cpu(device::ExecContext& ctx, const IndexLossParams& p, int64_t s, float* d_keys) {
+  IndexLoss(ctx, p, s, d_keys).run();
+}
 
 }  // namespace cachalot::ops

@@ -8,14 +8,16 @@
 
 namespace cachalot::ops {
 
-void index_loss_ref(device::ExecContext& ctx, const IndexLossParams& p);
-void index_loss_cpu(device::ExecContext& ctx, const IndexLossParams& p);
+// One sequence, with rows; d_keys: where the gradients of its keys begin, row = entry.
+void index_loss_ref(device::ExecContext& ctx, const IndexLossParams& p, int64_t s, float* d_keys);
+void index_loss_cpu(device::ExecContext& ctx, const IndexLossParams& p, int64_t s, float* d_keys);
 
 // The entries of one token that its loss is over.
 struct IndexLossEntries {
-  IndexLossEntries(const IndexLossParams& p, int64_t row)
+  IndexLossEntries(const IndexLossParams& p, int64_t s, int64_t row)
       : list(p.selected == nullptr ? nullptr : p.selected + row * p.topk),
-        n(p.selected == nullptr ? (p.first_position + row + 1) / p.ratio : p.num_selected[row]) {
+        n(p.selected == nullptr ? (p.sequences.position(s, row) + 1) / p.ratio
+                                : p.num_selected[row]) {
     const float* target = p.target + row * p.target_stride;
     if (std::all_of(target, target + n, [](float x) { return x == 0; })) n = 0;
   }

@@ -28,7 +28,7 @@ SoftmaxSums softmax(const float* scores, int64_t n, float* p) {
 }
 
 void add_gradients(const IndexLossParams& p, int64_t row, const IndexLossEntries& entries,
-                   const Scratch& s) {
+                   const Scratch& s, float* d_keys) {
   for (int64_t h = 0; h < p.heads; ++h) {
     const int64_t head = row * p.heads + h;
     for (int64_t i = 0; i < entries.n; ++i) {
@@ -37,19 +37,21 @@ void add_gradients(const IndexLossParams& p, int64_t row, const IndexLossEntries
       const float u = dot > 0 ? s.d_scores[i] * p.weight[head] : 0.0f;
       extend_chains(&u, s.keys + i * p.dim, nullptr, p.dim, false, p.dq + head * p.dim);
       extend_chains(&u, p.q + head * p.dim, nullptr, p.dim, false,
-                    p.d_keys + entries.entry(i) * p.dim);
+                    d_keys + entries.entry(i) * p.dim);
     }
   }
 }
 
-void add_token(const IndexLossParams& p, int64_t row, const Scratch& s) {
-  const IndexLossEntries entries(p, row);
+void add_token(const IndexLossParams& p, int64_t sequence, int64_t row, const Scratch& s,
+               float* d_keys) {
+  const IndexLossEntries entries(p, sequence, row);
+  const tensor::RowBlocks& keys = p.layer_rows[sequence].index_keys;
   const int64_t n = entries.n;
   if (n == 0) return;
   const float* target = p.target + row * p.target_stride;
   for (int64_t i = 0; i < n; ++i) {
     float* key = s.keys + i * p.dim;
-    decode_index_row(device::Isa::reference, p.format, p.keys.row(entries.entry(i)), p.dim, key);
+    decode_index_row(device::Isa::reference, p.format, keys.row(entries.entry(i)), p.dim, key);
     s.scores[i] = 0;
     for (int64_t h = 0; h < p.heads; ++h) {
       const int64_t head = row * p.heads + h;
@@ -64,19 +66,20 @@ void add_token(const IndexLossParams& p, int64_t row, const Scratch& s) {
   for (int64_t i = 0; i < n; ++i) {
     s.d_scores[i] = p.d_loss * (s.d_scores[i] / sums.sum - target[i]);
   }
-  add_gradients(p, row, entries, s);
+  add_gradients(p, row, entries, s, d_keys);
 }
 
 }  // namespace
 
-void index_loss_ref(device::ExecContext& ctx, const IndexLossParams& p) {
+void index_loss_ref(device::ExecContext& ctx, const IndexLossParams& p, int64_t s, float* d_keys) {
   const int64_t max_entries = p.target_stride;
   const device::ArenaScope scope(*ctx.arena);
   const Scratch scratch = {ctx.arena->allocate<float>(max_entries * p.dim),
                            ctx.arena->allocate<float>(max_entries * p.heads),
                            ctx.arena->allocate<float>(max_entries),
                            ctx.arena->allocate<float>(max_entries)};
-  for (int64_t row = 0; row < p.rows; ++row) add_token(p, row, scratch);
+  for (int64_t row = p.sequences.first_row[s]; row < p.sequences.first_row[s + 1]; ++row)
+    add_token(p, s, row, scratch, d_keys);
 }
 
 }  // namespace cachalot::ops

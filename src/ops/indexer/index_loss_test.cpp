@@ -1,5 +1,5 @@
-// index_loss: the reference against central differences of an evaluation in double; every version,
-// thread count and cut of the rows against the reference bit for bit; descent along its gradients.
+// index_loss: the reference against central differences of an evaluation in double; every version
+// and thread count against the reference bit for bit; descent along its gradients.
 #include "ops/indexer/index_loss.h"
 
 #include <gtest/gtest.h>
@@ -67,11 +67,12 @@ class Problem {
     const tensor::RowLayout layout = tensor::index_row_layout(shape.format, shape.dim);
     bytes_.resize(std::max<int64_t>(1, num_entries) * layout.row_bytes());
     block_ = bytes_.data();
-    view_ = {&block_, std::max<int64_t>(1, num_entries), layout};
+    const tensor::RowBlocks view{&block_, std::max<int64_t>(1, num_entries), layout};
+    layer_rows_.index_keys = view;
     for (int64_t e = 0; e < num_entries; ++e) {
       float* key = keys.data() + e * shape.dim;
-      encode_index_row(shape.format, key, shape.dim, view_.row(e));
-      decode_index_row(Isa::reference, shape.format, view_.row(e), shape.dim, key);
+      encode_index_row(shape.format, key, shape.dim, view.row(e));
+      decode_index_row(Isa::reference, shape.format, view.row(e), shape.dim, key);
     }
   }
 
@@ -90,48 +91,41 @@ class Problem {
             std::vector<float>(keys.size())};
   }
 
-  IndexLossParams params(int64_t first, int64_t rows, Gradients& g) const {
+  IndexLossParams params(Gradients& g) const {
     IndexLossParams p{};
-    p.q = q.data() + first * shape.heads * shape.dim;
-    p.weight = weight.data() + first * shape.heads;
-    p.rows = rows;
+    p.q = q.data();
+    p.weight = weight.data();
     p.heads = shape.heads;
     p.dim = shape.dim;
-    p.first_position = first;
+    p.sequences = {1, first_row_, &first_position_};
+    p.layer_rows = &layer_rows_;
     p.ratio = shape.ratio;
-    p.keys = view_;
     p.format = shape.format;
     if (shape.topk > 0) {
-      p.selected = selected.data() + first * shape.topk;
-      p.num_selected = num_selected.data() + first;
+      p.selected = selected.data();
+      p.num_selected = num_selected.data();
       p.topk = shape.topk;
     }
-    p.target = target.data() + first * stride;
+    p.target = target.data();
     p.target_stride = stride;
     p.loss = &g.loss;
     p.d_loss = kLossGradient;
-    p.dq = g.q.data() + first * shape.heads * shape.dim;
-    p.d_weight = g.weight.data() + first * shape.heads;
+    p.dq = g.q.data();
+    p.d_weight = g.weight.data();
     p.d_keys = g.keys.data();
     return p;
   }
 
-  void add(Isa isa, int num_threads, const std::vector<int64_t>& cuts, Gradients& g) const {
+  void add(Isa isa, int num_threads, Gradients& g) const {
     ThreadPool pool(num_threads);
     device::Arena arena;
     device::ExecContext ctx{&pool, &arena, isa};
-    int64_t first = 0;
-    for (size_t i = 0; first < num_positions; ++i) {
-      const int64_t rows =
-          std::min(i < cuts.size() ? cuts[i] : num_positions, num_positions - first);
-      index_loss(ctx, params(first, rows, g));
-      first += rows;
-    }
+    index_loss(ctx, params(g));
   }
 
   Gradients run(Isa isa, int num_threads) const {
     Gradients g = zeros();
-    add(isa, num_threads, {}, g);
+    add(isa, num_threads, g);
     return g;
   }
 
@@ -163,7 +157,9 @@ class Problem {
   RngStream rng_;
   std::vector<std::byte> bytes_;
   std::byte* block_ = nullptr;
-  tensor::RowBlocks view_;
+  tensor::LayerRows layer_rows_;
+  int64_t first_row_[2] = {0, num_positions};
+  int64_t first_position_ = 0;
 };
 
 // The loss in double, on values of its own that a test may move.
@@ -319,26 +315,20 @@ void check_bits(const Shape& shape, int64_t num_positions) {
   start.weight = problem.normals(static_cast<int64_t>(problem.weight.size()));
   start.keys = problem.normals(static_cast<int64_t>(problem.keys.size()));
   Gradients expected = start;
-  problem.add(Isa::reference, 1, {}, expected);
-  const std::vector<std::vector<int64_t>> cuts = {
-      {}, {1, 2, 3, 4, 5}, std::vector<int64_t>(num_positions, 1)};
+  problem.add(Isa::reference, 1, expected);
   for (Isa isa : device::machine_isas()) {
     for (int threads : {1, 2, 5}) {
-      for (size_t i = 0; i < cuts.size(); ++i) {
-        if (isa == Isa::reference && (threads != 2 || i != 1)) continue;  // slow
-        if (threads == 5 && i > 1) continue;
-        Gradients found = start;
-        problem.add(isa, threads, cuts[i], found);
-        expect_same_bits(expected, found,
-                         std::string(device::isa_name(isa)) + ", " + std::to_string(threads) +
-                             " threads, cut " + std::to_string(i));
-        if (testing::Test::HasFatalFailure()) return;
-      }
+      Gradients found = start;
+      problem.add(isa, threads, found);
+      expect_same_bits(
+          expected, found,
+          std::string(device::isa_name(isa)) + ", " + std::to_string(threads) + " threads");
+      if (testing::Test::HasFatalFailure()) return;
     }
   }
 }
 
-TEST(IndexLoss, VersionsThreadsAndCutsAgree) {
+TEST(IndexLoss, VersionsAndThreadsAgree) {
   check_bits({8, 32, 4, 0}, 90);
   check_bits({16, 64, 4, 6, IndexFormat::fp4}, 61);
   check_bits({64, 128, 4, 5, IndexFormat::fp8}, 45);
@@ -372,20 +362,61 @@ TEST(IndexLoss, DenseAndSparseAgreeWhereAllIsSelected) {
 
 TEST(IndexLoss, NothingToLearn) {
   Problem problem({8, 32, 4, 0}, 12, 70);
-  std::fill_n(problem.target.begin() + 9 * problem.stride, problem.stride, 0.0f);
+  // No entry is visible, then one, whose share is 1 whatever its score, then nothing was received.
+  std::fill(problem.target.begin() + 7 * problem.stride, problem.target.end(), 0.0f);
   for (Isa isa : device::machine_isas()) {
     Gradients g = problem.zeros();
     ThreadPool pool(1);
     device::Arena arena;
     device::ExecContext ctx{&pool, &arena, isa};
-    // No entry is visible, then one, whose share is 1 whatever its score, then nothing was
-    // received.
-    index_loss(ctx, problem.params(0, 3, g));
-    index_loss(ctx, problem.params(3, 4, g));
-    index_loss(ctx, problem.params(9, 1, g));
+    index_loss(ctx, problem.params(g));
     EXPECT_EQ(g.loss, 0);
     for (const auto* values : {&g.q, &g.weight, &g.keys}) {
       for (float x : *values) ASSERT_EQ(x, 0);
+    }
+  }
+}
+
+// Two sequences of one call, an empty one between them: the loss goes on from one to the next, the
+// gradients are those that each has alone.
+TEST(IndexLoss, SequencesOfOneCallDoNotMeet) {
+  for (const Shape& shape : {Shape{8, 32, 4, 0}, Shape{16, 64, 4, 6, IndexFormat::fp4}}) {
+    const Problem problem(shape, 45, 75);
+    const Gradients alone = problem.run(Isa::reference, 1);
+    Gradients next;
+    next = problem.zeros();
+    next.loss = alone.loss;
+    problem.add(Isa::reference, 1, next);
+    const auto doubled = [](auto values) {
+      const auto once = values;
+      values.insert(values.end(), once.begin(), once.end());
+      return values;
+    };
+    const Gradients expected = {next.loss, doubled(alone.q), doubled(alone.weight),
+                                doubled(alone.keys)};
+    const auto q = doubled(problem.q), weight = doubled(problem.weight),
+               target = doubled(problem.target);
+    const auto selected = doubled(problem.selected), num_selected = doubled(problem.num_selected);
+    const int64_t first_row[] = {0, 45, 45, 90}, first_position[] = {0, 0, 0};
+    for (Isa isa : device::machine_isas()) {
+      ThreadPool pool(2);
+      device::Arena arena;
+      device::ExecContext ctx{&pool, &arena, isa};
+      Gradients found = {0, std::vector<float>(q.size()), std::vector<float>(weight.size()),
+                         std::vector<float>(expected.keys.size())};
+      IndexLossParams p = problem.params(found);
+      const std::vector<tensor::LayerRows> layer_rows(3, p.layer_rows[0]);
+      p.q = q.data();
+      p.weight = weight.data();
+      p.target = target.data();
+      p.sequences = {3, first_row, first_position};
+      p.layer_rows = layer_rows.data();
+      if (shape.topk > 0) {
+        p.selected = selected.data();
+        p.num_selected = num_selected.data();
+      }
+      index_loss(ctx, p);
+      expect_same_bits(expected, found, std::string(device::isa_name(isa)));
     }
   }
 }
@@ -397,7 +428,7 @@ TEST(IndexLoss, TheLossAlone) {
     device::Arena arena;
     device::ExecContext ctx{&pool, &arena, isa};
     Gradients g = problem.zeros();
-    IndexLossParams p = problem.params(0, 30, g);
+    IndexLossParams p = problem.params(g);
     p.dq = p.d_weight = p.d_keys = nullptr;
     index_loss(ctx, p);
     EXPECT_EQ(g.loss, problem.run(isa, 1).loss);
@@ -413,9 +444,9 @@ double recall(const Problem& problem, const Gradients& g, int64_t k) {
   std::vector<int32_t> picked(problem.num_positions * k);
   std::vector<int32_t> num_picked(problem.num_positions);
   Gradients unused = g;
-  const IndexLossParams p = problem.params(0, problem.num_positions, unused);
-  index_select(ctx, {p.q, p.weight, p.rows, p.heads, p.dim, 0, p.ratio, k, p.keys, p.format, false,
-                     false, picked.data(), num_picked.data()});
+  const IndexLossParams p = problem.params(unused);
+  index_select(ctx, {p.q, p.weight, p.heads, p.dim, p.sequences, p.layer_rows, p.ratio, k, p.format,
+                     false, false, picked.data(), num_picked.data()});
   int64_t found = 0;
   int64_t all = 0;
   for (int64_t t = (k + 1) * p.ratio - 1; t < problem.num_positions; ++t) {

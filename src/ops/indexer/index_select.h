@@ -1,15 +1,15 @@
 // The lightning indexer: scores every visible compressed entry for a token and keeps the best.
 // Source  reference/forward 3.6, 3.4.
 //         score(e) = sum_h relu(q_h . key_e) * weight_h;  visible e < floor((position + 1) / ratio)
-// Shapes  q [rows, heads, dim]; weight [rows, heads]; keys rows of `format`; selected [rows, topk]
-//         int32 ascending, unused places -1; num_selected [rows]. Row i is position first_position
-//         + i.
+// Shapes  q [rows, heads, dim]; weight [rows, heads]; layer_rows [sequences], of which index_keys
+//         are read, rows of `format`; selected [rows, topk] int32 ascending, unused places -1;
+//         num_selected [rows].
 // Numerics  q . key: one chain over dim as ops/matmul does it (f32 or bf16 math: q bf16-valued, the
 //         key's values rounded to bf16); sum over heads ascending, one fma a term.
 //         round_scores (the published code's roundings): bf16 of the dot product, of relu * weight,
 //         and of the sum, which is then a plain fp32 addition. Ties go to the lowest entry. Where
 //         floor((position + 1) / ratio) <= topk all visible entries are taken unscored. Bits do not
-//         depend on the other rows, the chunk or the threads.
+//         depend on the other rows and sequences, the chunk or the threads.
 #pragma once
 
 #include <cstdint>
@@ -22,13 +22,12 @@ namespace cachalot::ops {
 struct IndexSelectParams {
   const float* q;
   const float* weight;
-  int64_t rows;
   int64_t heads;
   int64_t dim;
-  int64_t first_position;
+  tensor::Sequences sequences;
+  const tensor::LayerRows* layer_rows;
   int64_t ratio;
   int64_t topk;
-  tensor::RowBlocks keys;
   tensor::IndexFormat format;
   bool bf16_math;
   bool round_scores;
@@ -36,6 +35,11 @@ struct IndexSelectParams {
   int32_t* num_selected;
 };
 void index_select(device::ExecContext& ctx, const IndexSelectParams& p);
+
+// Picks made before, in place of index_select's: selected = picks [rows, topk], num_selected the
+// places before a row's first -1.
+void replay_selection(device::ExecContext& ctx, const int32_t* picks, int64_t rows, int64_t topk,
+                      int32_t* selected, int32_t* num_selected);
 
 // The positions of the k largest of n scores, ascending; ties to the lowest position; -inf counts
 // as a score, NaN as lowest. Returns min(k, n), written to out.

@@ -28,24 +28,40 @@ constexpr int64_t kMaxBlockTokens = 128;
 constexpr int64_t kMinRangeTiles = 16;
 constexpr int64_t kMaxRanges = 64;
 
+// Neighbouring tokens of one sequence that meet each tile of keys together, and the ranges into
+// which their keys are cut.
+struct Block {
+  int64_t sequence;
+  int64_t first;
+  int64_t last;
+  int64_t num_tiles;
+  int64_t num_ranges;
+  int64_t first_list;  // where num_ranges > 1: of the block's candidate lists, [row][range]
+};
+
+struct Task {
+  int64_t block;
+  int64_t range;
+};
+
 class IndexSelect {
  public:
-  IndexSelect(device::ExecContext& ctx, const IndexSelectParams& p, int64_t first_row)
-      : ctx_(ctx), p_(p), kernels_(index_kernels(ctx.isa, p.bf16_math)), first_row_(first_row) {
-    const int64_t num_rows = p.rows - first_row;
+  IndexSelect(device::ExecContext& ctx, const IndexSelectParams& p, const ScoredRows* scored,
+              int64_t count)
+      : ctx_(ctx), p_(p), kernels_(index_kernels(ctx.isa, p.bf16_math)), scope_(*ctx.arena) {
+    int64_t num_rows = 0;
+    int64_t most = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      num_rows += scored[i].last - scored[i].first;
+      most = std::max(most, scored[i].last - scored[i].first);
+    }
     const int64_t threads = ctx.pool->num_threads();
     const int64_t tokens = std::clamp(kBlockRows / p.heads, kMinBlockTokens, kMaxBlockTokens);
     block_tokens_ = std::min(tokens, std::max(kMinBlockTokens, (num_rows + threads - 1) / threads));
-    block_tokens_ = std::min(block_tokens_, num_rows);
-    num_blocks_ = (num_rows + block_tokens_ - 1) / block_tokens_;
-    num_tiles_ = (visible(p.rows - 1) + kIndexTileKeys - 1) / kIndexTileKeys;
-    if (threads > 1 && num_blocks_ < 2 * threads) {
-      num_ranges_ =
-          std::clamp<int64_t>((4 * threads + num_blocks_ - 1) / num_blocks_, 1,
-                              std::clamp<int64_t>(num_tiles_ / kMinRangeTiles, 1, kMaxRanges));
-    }
+    block_tokens_ = std::min(block_tokens_, most);
     product_tokens_ = std::clamp<int64_t>(kProductRows / p.heads, 1, block_tokens_);
     padded_dim_ = (p.dim + 15) / 16 * 16;
+    cut(scored, count);
   }
 
   void run();
@@ -62,26 +78,62 @@ class IndexSelect {
     TopKStream* streams;  // [block_tokens_]
   };
 
-  int64_t visible(int64_t row) const { return (p_.first_position + row + 1) / p_.ratio; }
+  int64_t visible(const Block& block, int64_t row) const {
+    return visible_entries(p_, block.sequence, row);
+  }
+  void cut(const ScoredRows* scored, int64_t count);
   Scratch allocate_scratch();
-  void scan(int64_t first, int64_t last, int64_t first_tile, int64_t last_tile,
-            const Scratch& s) const;
-  void score_tile(int64_t first, int64_t last, int64_t base, const float* queries,
-                  const Scratch& s) const;
+  void scan(const Block& block, int64_t first_tile, int64_t last_tile, const Scratch& s) const;
+  void score_tile(const Block& block, int64_t base, const float* queries, const Scratch& s) const;
   void write(int64_t row, int64_t count) const;
   void merge(const float* scores, const int32_t* positions, const int64_t* counts);
 
   device::ExecContext& ctx_;
   const IndexSelectParams& p_;
   const IndexKernels& kernels_;
-  int64_t first_row_;
-  int64_t block_tokens_ = 0;
+  device::ArenaScope scope_;
+  Block* blocks_ = nullptr;
   int64_t num_blocks_ = 0;
-  int64_t num_tiles_ = 0;
-  int64_t num_ranges_ = 1;
+  Task* tasks_ = nullptr;
+  int64_t num_tasks_ = 0;
+  int64_t num_lists_ = 0;
+  int64_t max_ranges_ = 1;
+  int64_t block_tokens_ = 0;
   int64_t product_tokens_ = 0;
   int64_t padded_dim_ = 0;
 };
+
+// Rows into blocks; with few blocks the keys of each into ranges.
+void IndexSelect::cut(const ScoredRows* scored, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    num_blocks_ += (scored[i].last - scored[i].first + block_tokens_ - 1) / block_tokens_;
+  }
+  const int64_t threads = ctx_.pool->num_threads();
+  const bool few = threads > 1 && num_blocks_ < 2 * threads;
+  const int64_t wanted_ranges = few ? (4 * threads + num_blocks_ - 1) / num_blocks_ : 1;
+  blocks_ = ctx_.arena->allocate<Block>(num_blocks_);
+  Block* block = blocks_;
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t row = scored[i].first; row < scored[i].last; row += block_tokens_) {
+      *block = {scored[i].sequence, row, std::min(scored[i].last, row + block_tokens_), 0, 1, 0};
+      block->num_tiles = (visible(*block, block->last - 1) + kIndexTileKeys - 1) / kIndexTileKeys;
+      block->num_ranges = std::min(
+          wanted_ranges, std::clamp<int64_t>(block->num_tiles / kMinRangeTiles, 1, kMaxRanges));
+      if (block->num_ranges > 1) {
+        block->first_list = num_lists_;
+        num_lists_ += (block->last - block->first) * block->num_ranges;
+      }
+      max_ranges_ = std::max(max_ranges_, block->num_ranges);
+      num_tasks_ += block->num_ranges;
+      ++block;
+    }
+  }
+  tasks_ = ctx_.arena->allocate<Task>(num_tasks_);
+  Task* task = tasks_;
+  for (int64_t b = 0; b < num_blocks_; ++b) {
+    for (int64_t range = 0; range < blocks_[b].num_ranges; ++range) *task++ = {b, range};
+  }
+}
 
 IndexSelect::Scratch IndexSelect::allocate_scratch() {
   device::Arena& arena = *ctx_.arena;
@@ -105,20 +157,20 @@ void IndexSelect::write(int64_t row, int64_t count) const {
   p_.num_selected[row] = static_cast<int32_t>(count);
 }
 
-// Keys of one tile, already packed, against tokens [first, last), whose streams begin at s.streams.
-void IndexSelect::score_tile(int64_t first, int64_t last, int64_t base, const float* queries,
+// Keys of one tile, already packed, against the block's tokens.
+void IndexSelect::score_tile(const Block& block, int64_t base, const float* queries,
                              const Scratch& s) const {
-  for (int64_t row = first; row < last; row += product_tokens_) {
-    const int64_t end = std::min(last, row + product_tokens_);
-    if (visible(end - 1) <= base) continue;
-    kernels_.multiply(queries + (row - first) * p_.heads * kernels_.query_stride(p_.dim),
+  for (int64_t row = block.first; row < block.last; row += product_tokens_) {
+    const int64_t end = std::min(block.last, row + product_tokens_);
+    if (visible(block, end - 1) <= base) continue;
+    kernels_.multiply(queries + (row - block.first) * p_.heads * kernels_.query_stride(p_.dim),
                       (end - row) * p_.heads, p_.dim, s.panel, p_.bf16_math, s.dots);
     for (int64_t token = row; token < end; ++token) {
-      const int64_t num_visible = visible(token) - base;
+      const int64_t num_visible = visible(block, token) - base;
       if (num_visible <= 0) continue;
       kernels_.reduce(s.dots + (token - row) * p_.heads * kIndexTileKeys,
                       p_.weight + token * p_.heads, p_.heads, p_.round_scores, s.scores);
-      TopKStream& stream = s.streams[token - first];
+      TopKStream& stream = s.streams[token - block.first];
       uint64_t mask = stream.all() ? ~uint64_t{0} : kernels_.above(s.scores, stream.threshold());
       if (num_visible < kIndexTileKeys) mask &= (uint64_t{1} << num_visible) - 1;
       if (mask != 0) stream.offer(s.scores, mask, base);
@@ -126,98 +178,90 @@ void IndexSelect::score_tile(int64_t first, int64_t last, int64_t base, const fl
   }
 }
 
-void IndexSelect::scan(int64_t first, int64_t last, int64_t first_tile, int64_t last_tile,
+void IndexSelect::scan(const Block& block, int64_t first_tile, int64_t last_tile,
                        const Scratch& s) const {
   const int64_t capacity = TopKStream::capacity(p_.topk);
-  for (int64_t i = 0; i < last - first; ++i) {
+  const int64_t num_tokens = block.last - block.first;
+  for (int64_t i = 0; i < num_tokens; ++i) {
     new (&s.streams[i])
         TopKStream(p_.topk, s.candidates + i * capacity, s.positions + i * capacity);
   }
-  const float* queries = p_.q + first * p_.heads * p_.dim;
+  const float* queries = p_.q + block.first * p_.heads * p_.dim;
   if (kernels_.prepare_queries != nullptr) {
-    kernels_.prepare_queries(queries, (last - first) * p_.heads, p_.dim, s.queries);
+    kernels_.prepare_queries(queries, num_tokens * p_.heads, p_.dim, s.queries);
     queries = s.queries;
   }
-  const int64_t num_keys = std::min(visible(last - 1), last_tile * kIndexTileKeys);
+  const int64_t num_keys = std::min(visible(block, block.last - 1), last_tile * kIndexTileKeys);
   for (int64_t base = first_tile * kIndexTileKeys; base < num_keys; base += kIndexTileKeys) {
     const int64_t n = std::min(kIndexTileKeys, num_keys - base);
     for (int64_t i = 0; i < n; ++i) {
-      index_key(ctx_.isa, p_, base + i, s.keys + i * padded_dim_);
+      index_key(ctx_.isa, p_, block.sequence, base + i, s.keys + i * padded_dim_);
     }
     kernels_.pack_keys(s.keys, padded_dim_, n, p_.dim, s.panel);
-    score_tile(first, last, base, queries, s);
+    score_tile(block, base, queries, s);
   }
 }
 
 void IndexSelect::run() {
-  const device::ArenaScope scope(*ctx_.arena);
   const int64_t num_workers = ctx_.pool->num_threads();
   Scratch* scratch = ctx_.arena->allocate<Scratch>(num_workers);
   for (int64_t i = 0; i < num_workers; ++i) scratch[i] = allocate_scratch();
-  const auto block_first = [&](int64_t block) { return first_row_ + block * block_tokens_; };
-  const auto block_last = [&](int64_t block) {
-    return std::min(p_.rows, first_row_ + (block + 1) * block_tokens_);
-  };
-
-  if (num_ranges_ == 1) {
-    ctx_.pool->run(num_blocks_, [&](int64_t block, int worker) {
-      const Scratch& s = scratch[worker];
-      scan(block_first(block), block_last(block), 0, num_tiles_, s);
-      for (int64_t row = block_first(block); row < block_last(block); ++row) {
-        write(row, s.streams[row - block_first(block)].finish(p_.selected + row * p_.topk));
-      }
-    });
-    return;
-  }
-
-  // The best of each range, [row][range][topk].
-  const int64_t num_lists = (p_.rows - first_row_) * num_ranges_;
-  float* scores = ctx_.arena->allocate<float>(num_lists * p_.topk);
-  int32_t* positions = ctx_.arena->allocate<int32_t>(num_lists * p_.topk);
-  int64_t* counts = ctx_.arena->allocate<int64_t>(num_lists);
-  ctx_.pool->run(num_blocks_ * num_ranges_, [&](int64_t task, int worker) {
+  // The best of each range of blocks that have several.
+  float* scores = ctx_.arena->allocate<float>(num_lists_ * p_.topk);
+  int32_t* positions = ctx_.arena->allocate<int32_t>(num_lists_ * p_.topk);
+  int64_t* counts = ctx_.arena->allocate<int64_t>(num_lists_);
+  ctx_.pool->run(num_tasks_, [&](int64_t task, int worker) {
     const Scratch& s = scratch[worker];
-    const int64_t block = task / num_ranges_;
-    const int64_t range = task % num_ranges_;
-    const int64_t first = block_first(block);
-    scan(first, block_last(block), num_tiles_ * range / num_ranges_,
-         num_tiles_ * (range + 1) / num_ranges_, s);
-    for (int64_t row = first; row < block_last(block); ++row) {
-      TopKStream& stream = s.streams[row - first];
-      const int64_t list = (row - first_row_) * num_ranges_ + range;
+    const Block& block = blocks_[tasks_[task].block];
+    const int64_t range = tasks_[task].range;
+    scan(block, block.num_tiles * range / block.num_ranges,
+         block.num_tiles * (range + 1) / block.num_ranges, s);
+    for (int64_t row = block.first; row < block.last; ++row) {
+      TopKStream& stream = s.streams[row - block.first];
+      if (block.num_ranges == 1) {
+        write(row, stream.finish(p_.selected + row * p_.topk));
+        continue;
+      }
+      const int64_t list = block.first_list + (row - block.first) * block.num_ranges + range;
       counts[list] = stream.finish(positions + list * p_.topk);
       std::copy_n(stream.scores(), counts[list], scores + list * p_.topk);
     }
   });
-  merge(scores, positions, counts);
+  if (num_lists_ > 0) merge(scores, positions, counts);
 }
 
+// The best of all candidates of each row whose keys were cut.
 void IndexSelect::merge(const float* scores, const int32_t* positions, const int64_t* counts) {
   const int64_t num_workers = ctx_.pool->num_threads();
-  const int64_t room = num_ranges_ * p_.topk;
+  const int64_t room = max_ranges_ * p_.topk;
   float* joined_scores = ctx_.arena->allocate<float>(num_workers * room);
   int32_t* joined_positions = ctx_.arena->allocate<int32_t>(num_workers * room);
-  ctx_.pool->run(p_.rows - first_row_, [&](int64_t idx, int worker) {
+  ctx_.pool->run(num_blocks_, [&](int64_t idx, int worker) {
+    const Block& block = blocks_[idx];
+    if (block.num_ranges == 1) return;
     float* row_scores = joined_scores + worker * room;
     int32_t* row_positions = joined_positions + worker * room;
-    int64_t n = 0;
-    for (int64_t list = idx * num_ranges_; list < (idx + 1) * num_ranges_; ++list) {
-      std::copy_n(scores + list * p_.topk, counts[list], row_scores + n);
-      std::copy_n(positions + list * p_.topk, counts[list], row_positions + n);
-      n += counts[list];
+    for (int64_t row = block.first; row < block.last; ++row) {
+      const int64_t first_list = block.first_list + (row - block.first) * block.num_ranges;
+      int64_t n = 0;
+      for (int64_t list = first_list; list < first_list + block.num_ranges; ++list) {
+        std::copy_n(scores + list * p_.topk, counts[list], row_scores + n);
+        std::copy_n(positions + list * p_.topk, counts[list], row_positions + n);
+        n += counts[list];
+      }
+      int32_t* selected = p_.selected + row * p_.topk;
+      const int64_t count = top_k_positions(ctx_.isa, row_scores, n, p_.topk, selected);
+      for (int64_t i = 0; i < count; ++i) selected[i] = row_positions[selected[i]];
+      write(row, count);
     }
-    const int64_t row = first_row_ + idx;
-    int32_t* selected = p_.selected + row * p_.topk;
-    const int64_t count = top_k_positions(ctx_.isa, row_scores, n, p_.topk, selected);
-    for (int64_t i = 0; i < count; ++i) selected[i] = row_positions[selected[i]];
-    write(row, count);
   });
 }
 
 }  // namespace
 
-void index_select_cpu(device::ExecContext& ctx, const IndexSelectParams& p, int64_t first_row) {
-  IndexSelect(ctx, p, first_row).run();
+void index_select_cpu(device::ExecContext& ctx, const IndexSelectParams& p,
+                      const ScoredRows* scored, int64_t count) {
+  IndexSelect(ctx, p, scored, count).run();
 }
 
 }  // namespace cachalot::ops

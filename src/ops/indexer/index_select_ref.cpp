@@ -1,4 +1,5 @@
-// The definition of index_select: plain loops, one token a task.
+// The definition of index_select: plain loops, token after token on one thread.
+#include <algorithm>
 #include <cmath>
 
 #include "numeric/formats.h"
@@ -27,23 +28,27 @@ float score(const IndexSelectParams& p, int64_t row, const float* key) {
 
 }  // namespace
 
-void index_select_ref(device::ExecContext& ctx, const IndexSelectParams& p, int64_t first_row) {
-  const int64_t max_visible = (p.first_position + p.rows) / p.ratio;
+void index_select_ref(device::ExecContext& ctx, const IndexSelectParams& p,
+                      const ScoredRows* scored, int64_t count) {
+  int64_t max_visible = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    max_visible = std::max(max_visible, visible_entries(p, scored[i].sequence, scored[i].last - 1));
+  }
   const device::ArenaScope scope(*ctx.arena);
-  const int64_t num_floats = max_visible + p.dim;
-  float* scratch = ctx.arena->allocate<float>(ctx.pool->num_threads() * num_floats);
-  ctx.pool->run(p.rows - first_row, [&](int64_t task, int worker) {
-    const int64_t row = first_row + task;
-    float* scores = scratch + worker * num_floats;
-    float* key = scores + max_visible;
-    const int64_t visible = (p.first_position + row + 1) / p.ratio;
-    for (int64_t e = 0; e < visible; ++e) {
-      index_key(device::Isa::reference, p, e, key);
-      scores[e] = score(p, row, key);
+  float* scores = ctx.arena->allocate<float>(max_visible + p.dim);
+  float* key = scores + max_visible;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t s = scored[i].sequence;
+    for (int64_t row = scored[i].first; row < scored[i].last; ++row) {
+      const int64_t visible = visible_entries(p, s, row);
+      for (int64_t e = 0; e < visible; ++e) {
+        index_key(device::Isa::reference, p, s, e, key);
+        scores[e] = score(p, row, key);
+      }
+      p.num_selected[row] = static_cast<int32_t>(top_k_positions(
+          device::Isa::reference, scores, visible, p.topk, p.selected + row * p.topk));
     }
-    p.num_selected[row] = static_cast<int32_t>(top_k_positions(
-        device::Isa::reference, scores, visible, p.topk, p.selected + row * p.topk));
-  });
+  }
 }
 
 }  // namespace cachalot::ops

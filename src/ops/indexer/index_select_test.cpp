@@ -8,6 +8,7 @@
 #include <cmath>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/rng.h"
@@ -69,33 +70,53 @@ class Index {
     }
   }
 
-  // Rows in calls of these sizes, the rest in one.
-  Selection run(Isa isa, int num_threads, const std::vector<int64_t>& chunks) const {
-    ThreadPool pool(num_threads);
-    device::Arena arena;
-    device::ExecContext ctx{&pool, &arena, isa};
+  // Rows in pieces of these sizes, the rest in one: a call each, or all of them in one call, as
+  // sequences with the same keys.
+  Selection run(Isa isa, int num_threads, const std::vector<int64_t>& chunks,
+                bool together = false) const {
     Selection out{std::vector<int32_t>(rows_ * shape_.topk, -7), std::vector<int32_t>(rows_, -7)};
-    int64_t row = 0;
-    for (size_t i = 0; row < rows_; ++i) {
-      const int64_t n = std::min(i < chunks.size() ? chunks[i] : rows_, rows_ - row);
-      index_select(ctx, {.q = &q[row * shape_.heads * shape_.dim],
-                         .weight = &weight[row * shape_.heads],
-                         .rows = n,
-                         .heads = shape_.heads,
-                         .dim = shape_.dim,
-                         .first_position = first_ + row,
-                         .ratio = shape_.ratio,
-                         .topk = shape_.topk,
-                         .keys = view_,
-                         .format = shape_.format,
-                         .bf16_math = shape_.bf16_math,
-                         .round_scores = shape_.round_scores,
-                         .selected = &out.selected[row * shape_.topk],
-                         .num_selected = &out.counts[row]});
-      row += n;
+    std::vector<int64_t> first_row = {0}, first_position;
+    for (size_t i = 0; first_row.back() < rows_; ++i) {
+      const int64_t row = first_row.back();
+      first_position.push_back(first_ + row);
+      first_row.push_back(std::min(rows_, row + (i < chunks.size() ? chunks[i] : rows_)));
+    }
+    const auto count = static_cast<int64_t>(first_position.size());
+    const std::vector<tensor::LayerRows> layer_rows(first_position.size(), {.index_keys = view_});
+    if (together) {
+      select(isa, num_threads, {count, first_row.data(), first_position.data()}, layer_rows.data(),
+             0, out);
+      return out;
+    }
+    for (int64_t s = 0; s < count; ++s) {
+      const int64_t ends[] = {0, first_row[s + 1] - first_row[s]};
+      select(isa, num_threads, {1, ends, &first_position[s]}, &layer_rows[s], first_row[s], out);
     }
     return out;
   }
+
+  // One call, whose first row is row `row` of the queries and of out.
+  void select(Isa isa, int num_threads, const tensor::Sequences& sequences,
+              const tensor::LayerRows* layer_rows, int64_t row, Selection& out) const {
+    ThreadPool pool(num_threads);
+    device::Arena arena;
+    device::ExecContext ctx{&pool, &arena, isa};
+    index_select(ctx, {.q = &q[row * shape_.heads * shape_.dim],
+                       .weight = &weight[row * shape_.heads],
+                       .heads = shape_.heads,
+                       .dim = shape_.dim,
+                       .sequences = sequences,
+                       .layer_rows = layer_rows,
+                       .ratio = shape_.ratio,
+                       .topk = shape_.topk,
+                       .format = shape_.format,
+                       .bf16_math = shape_.bf16_math,
+                       .round_scores = shape_.round_scores,
+                       .selected = &out.selected[row * shape_.topk],
+                       .num_selected = &out.counts[row]});
+  }
+
+  const tensor::RowBlocks& key_rows() const { return view_; }
 
   // Every kept entry scores at least as much as every dropped one, but for the rounding of both: u
   // = 2^-24; a dot product of dim terms is off by dim u sum |q k|, the sum over heads by heads u
@@ -160,8 +181,11 @@ void expect_same(const Index& index, const Selection& expected,
   for (Isa isa : device::machine_isas()) {
     for (int threads : {1, 2, 5}) {
       for (const auto& cut : cuts) {
-        ASSERT_EQ(expected, index.run(isa, threads, cut))
-            << device::isa_name(isa) << ", " << threads << " threads, " << cut.size() << " chunks";
+        for (bool together : {false, true}) {
+          ASSERT_EQ(expected, index.run(isa, threads, cut, together))
+              << device::isa_name(isa) << ", " << threads << " threads, " << cut.size()
+              << " chunks, " << (together ? "together" : "apart");
+        }
       }
     }
   }
@@ -209,12 +233,60 @@ TEST(IndexSelect, ManyKeys) {
       if (isa == Isa::reference) continue;
       for (int threads : {1, 2, 5}) {
         for (const auto& cut : std::vector<std::vector<int64_t>>{{}, {1, 1, 1, 1}, {9}}) {
-          ASSERT_EQ(expected, index.run(isa, threads, cut))
-              << device::isa_name(isa) << " " << threads;
+          for (bool together : {false, true}) {
+            ASSERT_EQ(expected, index.run(isa, threads, cut, together))
+                << device::isa_name(isa) << " " << threads;
+          }
         }
       }
     }
   }
+}
+
+// Sequences of other keys, lengths and positions in one call: each row as it is alone. Some see no
+// more than topk entries, some are empty, one has keys enough for several ranges.
+TEST(IndexSelect, SequencesOfOneCallDoNotMeet) {
+  const Shape shape{3, 32, 4, 12, IndexFormat::fp4, true, true};
+  const std::pair<int64_t, int64_t> cases[] = {{0, 30}, {9000, 1}, {40, 0}, {30, 70}, {5000, 3}};
+  std::vector<Index> alone;
+  for (const auto& [first, rows] : cases) alone.emplace_back(shape, first, rows, 40 + alone.size());
+  Index joined(shape, 0, 104, 1);  // its queries and weights are replaced
+  std::vector<int64_t> first_row = {0}, first_position;
+  std::vector<tensor::LayerRows> layer_rows;
+  joined.q.clear();
+  joined.weight.clear();
+  for (size_t s = 0; s < alone.size(); ++s) {
+    joined.q.insert(joined.q.end(), alone[s].q.begin(), alone[s].q.end());
+    joined.weight.insert(joined.weight.end(), alone[s].weight.begin(), alone[s].weight.end());
+    first_row.push_back(first_row.back() + cases[s].second);
+    first_position.push_back(cases[s].first);
+    layer_rows.push_back({.index_keys = alone[s].key_rows()});
+  }
+  for (Isa isa : device::machine_isas()) {
+    for (int threads : {1, 2, 5}) {
+      Selection found{std::vector<int32_t>(104 * 12, -7), std::vector<int32_t>(104, -7)};
+      joined.select(isa, threads, {5, first_row.data(), first_position.data()}, layer_rows.data(),
+                    0, found);
+      Selection expected;
+      for (const Index& index : alone) {
+        const Selection one = index.run(Isa::reference, 1, {});
+        expected.selected.insert(expected.selected.end(), one.selected.begin(), one.selected.end());
+        expected.counts.insert(expected.counts.end(), one.counts.begin(), one.counts.end());
+      }
+      ASSERT_EQ(expected, found) << device::isa_name(isa) << ", " << threads << " threads";
+    }
+  }
+}
+
+TEST(ReplaySelection, CopiesPicksAndCountsThem) {
+  const std::vector<int32_t> picks = {0, 4, 9, 2, -1, -1, -1, -1, -1, 1, 5, -1};
+  std::vector<int32_t> selected(12), num_selected(4);
+  ThreadPool pool(2);
+  device::Arena arena;
+  device::ExecContext ctx{&pool, &arena, device::machine_isa()};
+  replay_selection(ctx, picks.data(), 4, 3, selected.data(), num_selected.data());
+  EXPECT_EQ(selected, picks);
+  EXPECT_EQ(num_selected, (std::vector<int32_t>{3, 1, 0, 2}));
 }
 
 // Ascending scores: every key beats the threshold, so the candidates are cut over and over.

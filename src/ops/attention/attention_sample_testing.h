@@ -1,4 +1,4 @@
-// A made-up segment for the tests of attention's gradients and target, and the op in double.
+// A made-up sample for the tests of attention's gradients and target, and the op in double.
 #pragma once
 
 #include <algorithm>
@@ -63,14 +63,16 @@ struct Gradients {
   std::vector<float> q, recent, entries, sink;
 };
 
-class Segment {
+class Sample {
  public:
-  Segment(const Shape& shape, int64_t num_positions, uint64_t seed)
+  Sample(const Shape& shape, int64_t num_positions, uint64_t seed)
       : shape(shape),
         num_positions(num_positions),
         rng_(seed, RngPurpose::data, 2),
         window(shape, num_positions, rng_),
-        entries(shape, num_entries(num_positions - 1), rng_) {
+        entries(shape, num_entries(num_positions - 1), rng_),
+        layer_rows{.entries = entries.view},
+        first_row{0, num_positions} {
     const int64_t n = num_positions * shape.heads * shape.head_dim;
     q.resize(n);
     dout.resize(n);
@@ -102,23 +104,22 @@ class Segment {
     return keys;
   }
 
-  SparseAttentionParams forward(int64_t first, int64_t rows) const {
+  SparseAttentionParams forward() const {
     SparseAttentionParams p{};
-    p.q = q.data() + first * shape.heads * shape.head_dim;
-    p.rows = rows;
+    p.q = q.data();
     p.heads = shape.heads;
     p.head_dim = shape.head_dim;
     p.rope_dim = shape.rope_dim;
-    p.first_position = first;
+    p.sequences = {1, first_row, &first_position};
+    p.layer_rows = &layer_rows;
+    p.step_rows = window.view;
     p.scale = 1 / std::sqrt(static_cast<float>(shape.head_dim));
     p.sink = sink.data();
     p.window = shape.window;
-    p.recent.chunk = window.view;
     p.ratio = shape.ratio;
-    p.entries = entries.view;
     if (shape.topk > 0) {
-      p.selected = selected.data() + first * shape.topk;
-      p.num_selected = num_selected.data() + first;
+      p.selected = selected.data();
+      p.num_selected = num_selected.data();
       p.topk = shape.topk;
     }
     p.format = shape.format;
@@ -130,25 +131,18 @@ class Segment {
             std::vector<float>(entries.values.size()), std::vector<float>(shape.heads)};
   }
 
-  // Gradients added to g by calls of `cuts` rows; what is left of the positions is one more call.
-  void add(Isa isa, int num_threads, const std::vector<int64_t>& cuts, Gradients& g) const {
+  // Gradients added to g.
+  void add(Isa isa, int num_threads, Gradients& g) const {
     ThreadPool pool(num_threads);
     device::Arena arena;
     device::ExecContext ctx{&pool, &arena, isa};
-    int64_t first = 0;
-    for (size_t i = 0; first < num_positions; ++i) {
-      const int64_t rows =
-          std::min(i < cuts.size() ? cuts[i] : num_positions, num_positions - first);
-      const int64_t at = first * shape.heads * shape.head_dim;
-      sparse_attention_backward(ctx, {forward(first, rows), dout.data() + at, g.q.data() + at,
-                                      g.recent.data(), g.entries.data(), g.sink.data()});
-      first += rows;
-    }
+    sparse_attention_backward(ctx, {forward(), dout.data(), g.q.data(), g.recent.data(),
+                                    g.entries.data(), g.sink.data()});
   }
 
-  Gradients run(Isa isa, int num_threads, const std::vector<int64_t>& cuts) const {
+  Gradients run(Isa isa, int num_threads) const {
     Gradients g = zeros();
-    add(isa, num_threads, cuts, g);
+    add(isa, num_threads, g);
     return g;
   }
 
@@ -172,21 +166,80 @@ class Segment {
  public:
   Rows window;
   Rows entries;
+  tensor::LayerRows layer_rows;
+  int64_t first_row[2];
+  int64_t first_position = 0;
   std::vector<float> q, dout, sink;
   std::vector<int32_t> selected, num_selected;
 };
 
+// The sample as two sequences of one call, an empty one between them.
+class Twice {
+ public:
+  explicit Twice(const Sample& sample)
+      : sample_(sample),
+        layer_rows_(3, sample.layer_rows),
+        q_(doubled(sample.q)),
+        selected_(doubled(sample.selected)),
+        num_selected_(doubled(sample.num_selected)),
+        first_row_{0, sample.num_positions, sample.num_positions, 2 * sample.num_positions} {
+    // One block of both: data parts, then scale parts.
+    const RowLayout layout = sample.window.view.layout;
+    const int64_t n = sample.num_positions;
+    window_.resize(2 * n * layout.row_bytes());
+    block_ = window_.data();
+    view_ = {&block_, 2 * n, layout};
+    for (int64_t i = 0; i < 2 * n; ++i) {
+      const tensor::RowRef from = sample.window.view.row(i % n);
+      std::copy_n(from.data, layout.data_bytes, view_.row(i).data);
+      std::copy_n(from.scale, layout.scale_bytes, view_.row(i).scale);
+    }
+  }
+  Twice(const Twice&) = delete;
+
+  SparseAttentionParams forward() const {
+    SparseAttentionParams p = sample_.forward();
+    p.q = q_.data();
+    p.sequences = {3, first_row_, first_position_};
+    p.layer_rows = layer_rows_.data();
+    p.step_rows = view_;
+    if (sample_.shape.topk > 0) {
+      p.selected = selected_.data();
+      p.num_selected = num_selected_.data();
+    }
+    return p;
+  }
+
+  template <typename T>
+  static std::vector<T> doubled(std::vector<T> values) {
+    const std::vector<T> once = values;
+    values.insert(values.end(), once.begin(), once.end());
+    return values;
+  }
+
+ private:
+  const Sample& sample_;
+  std::vector<std::byte> window_;
+  std::byte* block_ = nullptr;
+  tensor::RowBlocks view_;
+  std::vector<tensor::LayerRows> layer_rows_;
+  std::vector<float> q_;
+  std::vector<int32_t> selected_, num_selected_;
+  int64_t first_row_[4];
+  int64_t first_position_[3] = {0, 0, 0};
+};
+
 // The op in double, on values of its own that a test may move.
 struct Evaluation {
-  explicit Evaluation(const Segment& segment)
-      : segment(segment),
-        q(segment.q.begin(), segment.q.end()),
-        recent(segment.window.values.begin(), segment.window.values.end()),
-        entries(segment.entries.values.begin(), segment.entries.values.end()),
-        sink(segment.sink.begin(), segment.sink.end()) {}
+  explicit Evaluation(const Sample& sample)
+      : sample(sample),
+        q(sample.q.begin(), sample.q.end()),
+        recent(sample.window.values.begin(), sample.window.values.end()),
+        entries(sample.entries.values.begin(), sample.entries.values.end()),
+        sink(sample.sink.begin(), sample.sink.end()) {}
 
   const double* key(std::pair<bool, int64_t> at) const {
-    return (at.first ? recent : entries).data() + at.second * segment.shape.head_dim;
+    return (at.first ? recent : entries).data() + at.second * sample.shape.head_dim;
   }
 
   template <typename T>
@@ -202,8 +255,8 @@ struct Evaluation {
 
   // Probabilities of token t's keys for head h.
   std::vector<double> probabilities(int64_t t, int64_t h) const {
-    const Shape& s = segment.shape;
-    const auto keys = segment.keys(t);
+    const Shape& s = sample.shape;
+    const auto keys = sample.keys(t);
     const double scale = 1 / std::sqrt(static_cast<float>(s.head_dim));
     std::vector<double> p;
     for (const auto& at : keys) {
@@ -218,13 +271,13 @@ struct Evaluation {
 
   // The sum of dout * out.
   double loss() const {
-    const Shape& s = segment.shape;
+    const Shape& s = sample.shape;
     double sum = 0;
-    for (int64_t t = 0; t < segment.num_positions; ++t) {
-      const auto keys = segment.keys(t);
+    for (int64_t t = 0; t < sample.num_positions; ++t) {
+      const auto keys = sample.keys(t);
       for (int64_t h = 0; h < s.heads; ++h) {
         const std::vector<double> p = probabilities(t, h);
-        const float* dout = segment.dout.data() + (t * s.heads + h) * s.head_dim;
+        const float* dout = sample.dout.data() + (t * s.heads + h) * s.head_dim;
         for (size_t i = 0; i < keys.size(); ++i) {
           sum += p[i] * std::inner_product(dout, dout + s.head_dim, key(keys[i]), 0.0);
         }
@@ -244,7 +297,7 @@ struct Evaluation {
     return (above - below) / (2 * kStep);
   }
 
-  const Segment& segment;
+  const Sample& sample;
   std::vector<double> q, recent, entries, sink;
 };
 
