@@ -4,8 +4,7 @@
 namespace cachalot::ops {
 
 const MatmulKernels kMatmulAvx512 = {
-    {panel_x_bytes, panel_prepare_f32, panel_prepare_bf16, product_f32, product_bf16,
-     pack_rows_transposed_f32, pack_rows_transposed_bf16, pack_rows_f32, pack_rows_bf16},
+    {pack_rows_transposed_f32, pack_rows_transposed_bf16, pack_rows_f32, pack_rows_bf16},
     prepared_x_bytes,
     prepare_x,
     prepare_columns,

@@ -291,30 +291,10 @@ void prepare_x(WeightFormat format, MatmulMath math, const float* x, int64_t x_s
 
 int64_t scratch_bytes(int64_t k_block) { return kMatmulAvx512.scratch_bytes(k_block); }
 
-int64_t panel_x_bytes(int64_t m, int64_t k) { return m * (k + k % 2) * 4; }
-void panel_prepare_f32(const float* x, int64_t x_stride, const int32_t* x_rows, int64_t m,
-                       int64_t k, void* out) {
-  prepare_rows<FloatElements>(x, x_stride, x_rows, m, k, k, static_cast<float*>(out));
-}
-void panel_prepare_bf16(const float* x, int64_t x_stride, const int32_t* x_rows, int64_t m,
-                        int64_t k, void* out) {
-  prepare_rows<PairElements>(x, x_stride, x_rows, m, k, k + k % 2, static_cast<float*>(out));
-}
-void product_f32(const void* x, int64_t m, int64_t k, const float* panel, int64_t width, float* y,
-                 int64_t y_stride, bool accumulate) {
-  kMatmulAvx512.panel.product_f32(x, m, k, panel, width, y, y_stride, accumulate);
-}
-void product_bf16(const void* x, int64_t m, int64_t k, const uint16_t* panel, int64_t width,
-                  float* y, int64_t y_stride, bool accumulate) {
-  direct_pairs(static_cast<const uint32_t*>(x), m, k + k % 2, panel, width, y, y_stride,
-               accumulate);
-}
-
 }  // namespace
 
 const MatmulKernels kMatmulAvx512Bf16 = {
-    {panel_x_bytes, panel_prepare_f32, panel_prepare_bf16, product_f32, product_bf16,
-     pack_rows_transposed_f32, pack_rows_transposed_bf16, pack_rows_f32, pack_rows_bf16},
+    {pack_rows_transposed_f32, pack_rows_transposed_bf16, pack_rows_f32, pack_rows_bf16},
     prepared_x_bytes,
     prepare_x,
     prepare_columns,

@@ -77,45 +77,6 @@ void copy_rows(const float* x, int64_t x_stride, const int32_t* x_rows, int64_t 
 
 int64_t even(int64_t k) { return k + k % 2; }
 
-int64_t panel_x_bytes(int64_t m, int64_t k) { return m * even(k) * 4; }
-void panel_prepare_f32(const float* x, int64_t x_stride, const int32_t* x_rows, int64_t m,
-                       int64_t k, void* out) {
-  copy_rows(x, x_stride, x_rows, m, k, k, static_cast<float*>(out));
-}
-void panel_prepare_bf16(const float* x, int64_t x_stride, const int32_t* x_rows, int64_t m,
-                        int64_t k, void* out) {
-  copy_rows(x, x_stride, x_rows, m, k, even(k), static_cast<float*>(out));
-}
-
-void product_f32(const void* x, int64_t m, int64_t k, const float* panel, int64_t width, float* y,
-                 int64_t y_stride, bool accumulate) {
-  for (int64_t i = 0; i < m; ++i) {
-    const float* row = static_cast<const float*>(x) + i * k;
-    for (int64_t lane = 0; lane < width; ++lane) {
-      float& out = y[i * y_stride + lane];
-      out = chain(
-          accumulate ? out : 0.0f, 0, k, MatmulMath::f32, [&](int64_t j) { return row[j]; },
-          [&](int64_t j) { return panel[j * width + lane]; });
-    }
-  }
-}
-
-void product_bf16(const void* x, int64_t m, int64_t k, const uint16_t* panel, int64_t width,
-                  float* y, int64_t y_stride, bool accumulate) {
-  const FlushDenormals flush(false);
-  for (int64_t i = 0; i < m; ++i) {
-    const float* row = static_cast<const float*>(x) + i * even(k);
-    for (int64_t lane = 0; lane < width; ++lane) {
-      float& out = y[i * y_stride + lane];
-      out = chain(
-          accumulate ? out : 0.0f, 0, even(k), MatmulMath::bf16, [&](int64_t j) { return row[j]; },
-          [&](int64_t j) {
-            return numeric::float_from_bf16(panel[(j / 2 * width + lane) * 2 + j % 2]);
-          });
-    }
-  }
-}
-
 void pack_rows_transposed_f32(const float* rows, int64_t stride, int64_t n, int64_t k,
                               int64_t width, float* panel) {
   for (int64_t j = 0; j < k; ++j) {
@@ -164,8 +125,7 @@ int64_t scratch_bytes(int64_t) { return 0; }
 }  // namespace
 
 const MatmulKernels kMatmulReference = {
-    {panel_x_bytes, panel_prepare_f32, panel_prepare_bf16, product_f32, product_bf16,
-     pack_rows_transposed_f32, pack_rows_transposed_bf16, pack_rows_f32, pack_rows_bf16},
+    {pack_rows_transposed_f32, pack_rows_transposed_bf16, pack_rows_f32, pack_rows_bf16},
     prepared_x_bytes,
     prepare_x,
     nullptr,

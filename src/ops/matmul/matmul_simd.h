@@ -4,7 +4,6 @@
 #pragma once
 
 #include "ops/matmul/decode_simd.h"
-#include "ops/matmul/flush_denormals.h"
 #include "ops/matmul/matmul_kernels.h"
 #include "ops/matmul/micro_simd.h"
 #include "ops/matmul/pack_simd.h"
@@ -293,28 +292,6 @@ void prepare_x(WeightFormat format, MatmulMath math, const float* x, int64_t x_s
     bf16 ? prepare_rows<OddFirstElements>(x, x_stride, x_rows, m, num_inputs, k, to)
          : prepare_rows<FloatElements>(x, x_stride, x_rows, m, num_inputs, k, to);
   }
-}
-
-int64_t panel_x_bytes(int64_t m, int64_t k) { return m * (k + k % 2) * 4; }
-
-void panel_prepare_f32(const float* x, int64_t x_stride, const int32_t* x_rows, int64_t m,
-                       int64_t k, void* out) {
-  prepare_rows<FloatElements>(x, x_stride, x_rows, m, k, k, static_cast<float*>(out));
-}
-void panel_prepare_bf16(const float* x, int64_t x_stride, const int32_t* x_rows, int64_t m,
-                        int64_t k, void* out) {
-  prepare_rows<OddFirstElements>(x, x_stride, x_rows, m, k, k + k % 2, static_cast<float*>(out));
-}
-
-void product_f32(const void* x, int64_t m, int64_t k, const float* panel, int64_t width, float* y,
-                 int64_t y_stride, bool accumulate) {
-  direct_f32(static_cast<const float*>(x), m, k, panel, width, y, y_stride, accumulate);
-}
-void product_bf16(const void* x, int64_t m, int64_t k, const uint16_t* panel, int64_t width,
-                  float* y, int64_t y_stride, bool accumulate) {
-  const FlushDenormals flush(true);
-  direct_bf16<true>(static_cast<const float*>(x), m, k + k % 2, panel, width, y, y_stride,
-                    accumulate);
 }
 
 }  // namespace
