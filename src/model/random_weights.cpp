@@ -98,6 +98,10 @@ Result<tensor::QuantTensor> RandomWeights::matrix(const std::string& name) const
   tensor::QuantTensor out;
   out.rows = info.shape[0];
   out.columns = info.shape[1];
+  if (name == "embed.weight") {
+    CACHALOT_ASSIGN_OR_RETURN(out.weight, tensor(name));
+    return out;
+  }
   const int64_t count = out.rows * out.columns;
   const FastBits bits(seed_of(seed_, name));
   const bool quantised =

@@ -1,4 +1,5 @@
 // tokenize, logits and chat through pipes.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <numeric>
@@ -85,6 +86,23 @@ TEST_F(Logits, ErrorsNameWhatIsWrong) {
   EXPECT_NE(error(empty, "1").find("not empty"), std::string::npos);
   EXPECT_NE(error(model_directory() + "/model.safetensors", "1").find("input_ids"),
             std::string::npos);
+}
+
+// The first and the last row of the tables are rows; what lies beside them is not.
+TEST_F(Logits, IdsOutsideTheVocabularyAreRefused) {
+  for (const int64_t id : {-1, 0, 2047, 2048}) {
+    const std::string path = scratch_path("id.safetensors");
+    ASSERT_TRUE(formats::write_safetensors(path, {{"input_ids", tensor::DType::i64, {1}}},
+                                           {std::as_bytes(std::span(&id, 1))})
+                    .ok());
+    const Outcome outcome = run_binary(
+        {"logits", model_directory(), "--ids", path, "--out", scratch_path("id_out.safetensors")});
+    EXPECT_EQ(outcome.exit_code, id == 0 || id == 2047 ? 0 : 2) << id << outcome.err;
+    EXPECT_EQ(outcome.err.find(fmt::format("expected an id in [0, 2048), found {}", id)) !=
+                  std::string::npos,
+              id == -1 || id == 2048)
+        << id << outcome.err;
+  }
 }
 
 TEST(Chat, SpeaksPlainLinesThroughPipes) {
