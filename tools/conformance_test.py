@@ -57,8 +57,16 @@ class Conformance(unittest.TestCase):
         self.assertEqual(conformance.suite_of("Rope.Case<std::pair<int, float>>"), "Rope")
         self.assertEqual(conformance.tests_cell(["A.1", "A.2", "A.3", "B.1"]), "`A` (3), `B` (1)")
 
-    def render(self, tests, outcomes):
-        rows = conformance.property_rows(IDS, tests, outcomes)
+    def test_a_reason_belongs_to_an_open_id(self):
+        reasons = {"arch.1.1": "a | reason", "infra.K5": "stale", "infra.K55": "unknown"}
+        errors = conformance.check_reasons({"Pool.A": ["fast", "infra.K5"]}, IDS, reasons)
+        self.assertEqual(len(errors), 2)
+        self.assertIn("infra.K5: expected an open id of docs/conformance_ids.tsv, found one that has a test", errors[0])
+        self.assertIn("infra.K55", errors[1])
+        self.assertIn("| arch.1.1 | reads \\| checks | 1.1 | a \\| reason | open |", self.render({}, {}, reasons))
+
+    def render(self, tests, outcomes, reasons={}):
+        rows = conformance.property_rows(IDS, tests, outcomes, reasons)
         return "\n".join(conformance.render(rows, outcomes, len(tests), "2026-01-02"))
 
     def test_the_date_is_that_of_the_results(self):

@@ -36,9 +36,9 @@ struct PanelTask {
 
 struct MatmulKernels {
   PanelKernels panel;
-  // Rows of x in the form that run() reads, for products of m rows with weights of this format: out
-  // has prepared_x_bytes(format, m, k) bytes, aligned to 64; k is the padded number of inputs, x has
-  // num_inputs. x_rows as in matmul.h. bf16 math: x must hold bf16 values.
+  // Rows of x in the form that run() reads, for products of m rows with weights of this format:
+  // out has prepared_x_bytes(format, m, k) bytes, aligned to 64; k is the padded number of inputs,
+  // x has num_inputs. x_rows as in matmul.h. bf16 math: x must hold bf16 values.
   int64_t (*prepared_x_bytes)(WeightFormat format, int64_t m, int64_t k);
   void (*prepare_x)(WeightFormat format, MatmulMath math, const float* x, int64_t x_stride,
                     const int32_t* x_rows, int64_t m, int64_t num_inputs, int64_t k, void* out);
