@@ -42,7 +42,7 @@ void read_rope_scaling(JsonFields& fields, RopeScaling& rope);
 // wrote the file. rope_parameters is flat, with rope_theta, or one object for each of the two
 // embeddings (main, compress). Where a value stands in two places, both must say the same.
 // rope_theta and compress_rope_theta have been read.
-Status read_rope(JsonFields& fields, std::string_view origin, ModelConfig& config);
+void read_rope(JsonFields& fields, std::string_view origin, ModelConfig& config);
 
 // What transformers' save_pretrained writes of version 5 on: kinds of layers by name instead of
 // ratios and counts.
@@ -52,6 +52,6 @@ bool is_transformers_layout(const json::object& object);
 // them on loading.
 // Errors  as parse_config; also one or both of layer_types and mlp_layer_types with a length that
 //         is not num_hidden_layers, or hash layers after others (unsupported).
-Status read_transformers_layout(JsonFields& fields, std::string_view origin, ModelConfig& config);
+void read_transformers_layout(JsonFields& fields, std::string_view origin, ModelConfig& config);
 
 }  // namespace cachalot::formats

@@ -107,17 +107,17 @@ void read_scale_format(JsonFields& fields, QuantizationConfig& quantization) {
   if (quantization.scale_fmt == "float") quantization.scale_fmt.clear();
 }
 
-Status read_quantization(JsonFields& fields, std::string_view origin, bool is_reference,
-                         QuantizationConfig& quantization) {
+void read_quantization(JsonFields& fields, std::string_view origin, bool is_reference,
+                       QuantizationConfig& quantization) {
   if (is_reference) {
     std::string dtype = "bf16";
     fields.choice("dtype", &dtype, {"fp8", "bf16"});
     quantization.present = dtype == "fp8";
     read_scale_format(fields, quantization);
-    return fields.status();
+    return;
   }
   const json::object* object = fields.object("quantization_config");
-  if (object == nullptr) return fields.status();
+  if (object == nullptr) return;
   quantization.present = true;
   JsonFields inner(*object, origin, "quantization_config.");
   std::string method = "fp8", format = "e4m3", scheme = "dynamic";
@@ -134,40 +134,39 @@ Status read_quantization(JsonFields& fields, std::string_view origin, bool is_re
     quantization.block_rows = block[0];
     quantization.block_columns = block[1];
   }
-  return inner.status();
+  fields.add_errors(inner);
 }
 
-Status read_expert_dtype(JsonFields& fields, std::string_view origin, ModelConfig& c) {
+void read_expert_dtype(JsonFields& fields, std::string_view origin, ModelConfig& c) {
   // Missing in the first upload, whose experts were FP4 (reference/forward 1.1, notes).
   std::string name = c.quantization_config.present ? "fp4" : "none";
   const std::vector<std::string_view> names = {"fp4", "fp8", "none"};
   if (const json::object* object = fields.object("quantization_config")) {
     JsonFields inner(*object, origin, "quantization_config.");  // where transformers 5 has it
     inner.choice("expert_dtype", &name, names);
-    CACHALOT_RETURN_IF_ERROR(inner.status());
+    fields.add_errors(inner);
   }
   fields.choice("expert_dtype", &name, names);
   c.expert_dtype = name == "fp4"   ? ExpertDType::fp4
                    : name == "fp8" ? ExpertDType::fp8
                                    : ExpertDType::none;
-  return fields.status();
 }
 
-Status read_ablations(JsonFields& fields, std::string_view origin, AblationConfig& ablation) {
+void read_ablations(JsonFields& fields, std::string_view origin, AblationConfig& ablation) {
   const json::object* object = fields.object("cachalot");
-  if (object == nullptr) return fields.status();
+  if (object == nullptr) return;
+  JsonFields inner(*object, origin, "cachalot.");
   for (const auto& [key, value] : *object) {
     const std::string_view name(key);
     if (name != "attention" && name != "ffn" && name != "residual" &&
         name != "dense_intermediate_size" && name != "kv_source_layer_ids" &&
         name != "index_source_layer_ids") {
-      return invalid_argument(fmt::format(
-          "{}: cachalot.{}: expected attention, ffn, residual, dense_intermediate_size, "
-          "kv_source_layer_ids or index_source_layer_ids, found an unknown key",
-          origin, name.substr(0, 64)));
+      inner.fail(name.substr(0, 64),
+                 "attention, ffn, residual, dense_intermediate_size, kv_source_layer_ids or "
+                 "index_source_layer_ids",
+                 "an unknown key");
     }
   }
-  JsonFields inner(*object, origin, "cachalot.");
   inner.texts("attention", &ablation.attention, kMaxLayers);
   inner.texts("ffn", &ablation.ffn, kMaxLayers);
   inner.texts("residual", &ablation.residual, kMaxLayers);
@@ -176,7 +175,7 @@ Status read_ablations(JsonFields& fields, std::string_view origin, AblationConfi
                  kMaxLayers);
   inner.integers("index_source_layer_ids", &ablation.index_source_layer_ids, 0, kMaxLayers - 1,
                  kMaxLayers);
-  return inner.status();
+  fields.add_errors(inner);
 }
 
 // Integral values as integers, as the published files have them.
@@ -229,20 +228,19 @@ Result<ModelConfig> parse_config(const json::object& object, std::string_view or
   read_shapes(fields, config);
   read_numbers(fields, config);
   if (is_transformers_layout(object)) {
-    CACHALOT_RETURN_IF_ERROR(read_transformers_layout(fields, origin, config));
+    read_transformers_layout(fields, origin, config);
   } else {
     read_layers(fields, config);
   }
-  CACHALOT_RETURN_IF_ERROR(fields.status());
   if (is_reference) {
     read_rope_scaling(fields, config.rope_scaling);
   } else {
-    CACHALOT_RETURN_IF_ERROR(read_rope(fields, origin, config));
+    read_rope(fields, origin, config);
   }
-  CACHALOT_RETURN_IF_ERROR(
-      read_quantization(fields, origin, is_reference, config.quantization_config));
-  CACHALOT_RETURN_IF_ERROR(read_expert_dtype(fields, origin, config));
-  CACHALOT_RETURN_IF_ERROR(read_ablations(fields, origin, config.cachalot));
+  read_quantization(fields, origin, is_reference, config.quantization_config);
+  read_expert_dtype(fields, origin, config);
+  read_ablations(fields, origin, config.cachalot);
+  CACHALOT_RETURN_IF_ERROR(fields.status());
   CACHALOT_RETURN_IF_ERROR(validate_config(config, origin));
   return config;
 }

@@ -46,39 +46,40 @@ void read_scaling(JsonFields& fields, RopeScaling& rope) {
   }
 }
 
-Result<RopeParameters> read_nested(JsonFields& both, std::string_view origin,
-                                   const std::string& prefix) {
+RopeParameters read_nested(JsonFields& both, std::string_view origin, const std::string& prefix) {
   RopeParameters found;
   const json::object* main = both.object("main");
   const json::object* compress = both.object("compress");
   if (main == nullptr) both.fail("main", "an object", "no such key");
   if (compress == nullptr) both.fail("compress", "an object", "no such key");
-  CACHALOT_RETURN_IF_ERROR(both.status());
+  if (main == nullptr || compress == nullptr) return found;
 
   const std::string main_prefix = prefix + "main.", compress_prefix = prefix + "compress.";
   JsonFields main_fields(*main, origin, main_prefix);
   if (read_type(main_fields) != "default")
     main_fields.fail("rope_type", "default", "yarn", StatusCode::unsupported);
   read_theta(main_fields, "rope_theta", &found.theta);
-  CACHALOT_RETURN_IF_ERROR(main_fields.status());
+  both.add_errors(main_fields);
 
   JsonFields compress_fields(*compress, origin, compress_prefix);
   read_scaling(compress_fields, found.scaling);
   read_theta(compress_fields, "rope_theta", &found.compress_theta);
-  CACHALOT_RETURN_IF_ERROR(compress_fields.status());
+  both.add_errors(compress_fields);
   return found;
 }
 
-Result<RopeParameters> read_parameters(const json::object& object, std::string_view origin,
-                                       const std::string& prefix) {
+RopeParameters read_parameters(JsonFields& outer, const json::object& object,
+                               std::string_view origin, const std::string& prefix) {
   JsonFields fields(object, origin, prefix);
-  if (fields.find("main") != nullptr || fields.find("compress") != nullptr)
-    return read_nested(fields, origin, prefix);
   RopeParameters found;
-  read_scaling(fields, found.scaling);
-  read_theta(fields, "rope_theta", &found.theta);
-  read_theta(fields, "compress_rope_theta", &found.compress_theta);
-  CACHALOT_RETURN_IF_ERROR(fields.status());
+  if (fields.find("main") != nullptr || fields.find("compress") != nullptr) {
+    found = read_nested(fields, origin, prefix);
+  } else {
+    read_scaling(fields, found.scaling);
+    read_theta(fields, "rope_theta", &found.theta);
+    read_theta(fields, "compress_rope_theta", &found.compress_theta);
+  }
+  outer.add_errors(fields);
   return found;
 }
 
@@ -113,17 +114,15 @@ void read_rope_scaling(JsonFields& fields, RopeScaling& rope) {
   fields.real("beta_slow", &rope.beta_slow, 1e-6, 1e9);
 }
 
-Status read_rope(JsonFields& fields, std::string_view origin, ModelConfig& config) {
+void read_rope(JsonFields& fields, std::string_view origin, ModelConfig& config) {
   std::optional<double> theta, compress_theta;
   if (fields.find("rope_theta") != nullptr) theta = config.rope_theta;
   if (fields.find("compress_rope_theta") != nullptr) compress_theta = config.compress_rope_theta;
   std::optional<RopeScaling> scaling;
   for (const char* key : {"rope_scaling", "rope_parameters"}) {
     const json::object* object = fields.object(key);
-    CACHALOT_RETURN_IF_ERROR(fields.status());
     if (object == nullptr) continue;
-    CACHALOT_ASSIGN_OR_RETURN(const RopeParameters found,
-                              read_parameters(*object, origin, std::string(key) + "."));
+    const RopeParameters found = read_parameters(fields, *object, origin, std::string(key) + ".");
     if (scaling) agree(fields, *scaling, found.scaling);
     agree(fields, "rope_theta", theta, found.theta);
     agree(fields, "compress_rope_theta", compress_theta, found.compress_theta);
@@ -132,7 +131,6 @@ Status read_rope(JsonFields& fields, std::string_view origin, ModelConfig& confi
   config.rope_theta = theta.value_or(config.rope_theta);
   config.compress_rope_theta = compress_theta.value_or(config.compress_rope_theta);
   config.rope_scaling = scaling.value_or(config.rope_scaling);
-  return fields.status();
 }
 
 }  // namespace cachalot::formats

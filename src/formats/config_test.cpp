@@ -36,6 +36,36 @@ void expect_error(const json::object& c, std::string_view key, std::string_view 
   EXPECT_NE(message.find(found), std::string::npos) << message;
 }
 
+// All that is wrong at once, a line each and a key once, in objects within too.
+TEST(Config, EveryErrorIsTold) {
+  json::object c = document("v4-flash.json");
+  c["hidden_size"] = "wide";
+  c["scoring_func"] = "soft\nmax";
+  c["compress_ratios"] = json::array{-1, "x"};
+  c["rope_scaling"].get_object()["factor"] = 0;
+  c["quantization_config"].get_object()["fmt"] = 7;
+  c["cachalot"] = json::object{{"atention", "full"}, {"ffn", 3}};
+  std::string expected;
+  for (const char* line :
+       {"scoring_func: expected sqrtsoftplus, found soft\\u000amax",
+        "hidden_size: expected an integer from 1 to 262144, found \"wide\"",
+        "compress_ratios: expected an integer from 0 to 1048576, found -1",
+        "rope_scaling.factor: expected a number from 1 to 1000000, found 0",
+        "quantization_config.fmt: expected a string, found 7",
+        "cachalot.atention: expected attention, ffn, residual, dense_intermediate_size, "
+        "kv_source_layer_ids or index_source_layer_ids, found an unknown key",
+        "cachalot.ffn: expected a string or an array of strings, found 3"})
+    expected += (expected.empty() ? "config.json: " : "\nconfig.json: ") + std::string(line);
+  EXPECT_EQ(parse(c).error().message(), expected);
+
+  ModelConfig built = parse(document("v4-flash.json")).value();
+  built.head_dim = 0;
+  built.hc_eps = -1;
+  const std::string message = validate_config(built, "built").message();
+  EXPECT_NE(message.find("built: head_dim: "), std::string::npos) << message;
+  EXPECT_NE(message.find("\nbuilt: hc_eps: "), std::string::npos) << message;
+}
+
 TEST(Config, EndTokensMayBeSeveral) {
   json::object c = document("v4-flash.json");
   EXPECT_EQ(parse(c).value().eos_token_id, std::vector<int64_t>{1});

@@ -15,10 +15,9 @@ struct Rates {
   int64_t hca = 128;
 };
 
-Result<Rates> read_rates(JsonFields& fields, std::string_view origin) {
+Rates read_rates(JsonFields& fields, std::string_view origin) {
   Rates rates;
   const json::object* object = fields.object("compress_rates");
-  CACHALOT_RETURN_IF_ERROR(fields.status());
   if (object == nullptr) return rates;
   JsonFields inner(*object, origin, "compress_rates.");
   inner.integer("compressed_sparse_attention", &rates.csa, kCsaRatio, kCsaRatio);
@@ -28,7 +27,7 @@ Result<Rates> read_rates(JsonFields& fields, std::string_view origin) {
     inner.fail("heavily_compressed_attention", fmt::format("another rate than CSA's {}", rates.csa),
                fmt::format("{}", rates.hca), StatusCode::unsupported);
   }
-  CACHALOT_RETURN_IF_ERROR(inner.status());
+  fields.add_errors(inner);
   return rates;
 }
 
@@ -37,6 +36,7 @@ std::vector<size_t> read_kinds(JsonFields& fields, std::string_view key, int64_t
                                const std::vector<std::string_view>& names) {
   std::vector<std::string> kinds;
   fields.texts(key, &kinds, static_cast<size_t>(kMaxLayers));
+  if (num_layers == 0) return {};  // that key has an error of its own
   if (static_cast<int64_t>(kinds.size()) != num_layers) {
     fields.fail(key, fmt::format("{} names, one per layer", num_layers),
                 fmt::format("{}", kinds.size()));
@@ -54,8 +54,8 @@ std::vector<size_t> read_kinds(JsonFields& fields, std::string_view key, int64_t
   return indices;
 }
 
-Status read_layers(JsonFields& fields, std::string_view origin, ModelConfig& c) {
-  CACHALOT_ASSIGN_OR_RETURN(const Rates rates, read_rates(fields, origin));
+void read_layers(JsonFields& fields, std::string_view origin, ModelConfig& c) {
+  const Rates rates = read_rates(fields, origin);
   const int64_t ratios[] = {0, rates.csa, rates.hca};
   for (const size_t kind : read_kinds(
            fields, "layer_types", c.num_hidden_layers,
@@ -70,29 +70,25 @@ Status read_layers(JsonFields& fields, std::string_view origin, ModelConfig& c) 
                 StatusCode::unsupported);
   }
   c.num_nextn_predict_layers = 0;
-  return fields.status();
 }
 
-Status read_rope_dim(JsonFields& fields, ModelConfig& c) {
+void read_rope_dim(JsonFields& fields, ModelConfig& c) {
   double share = 0;
   fields.real("partial_rotary_factor", &share, 0.0, 1.0);
   c.qk_rope_head_dim = std::lround(share * static_cast<double>(c.head_dim));
   fields.integer("qk_rope_head_dim", &c.qk_rope_head_dim, 2, kMaxHeadDim, share == 0);
-  return fields.status();
 }
 
 }  // namespace
 
 bool is_transformers_layout(const json::object& object) { return object.contains("layer_types"); }
 
-Status read_transformers_layout(JsonFields& fields, std::string_view origin, ModelConfig& config) {
-  CACHALOT_RETURN_IF_ERROR(fields.status());
-  CACHALOT_RETURN_IF_ERROR(read_layers(fields, origin, config));
-  CACHALOT_RETURN_IF_ERROR(read_rope_dim(fields, config));
+void read_transformers_layout(JsonFields& fields, std::string_view origin, ModelConfig& config) {
+  read_layers(fields, origin, config);
+  read_rope_dim(fields, config);
   fields.text("dtype", &config.torch_dtype);
   if (fields.find("rope_parameters") == nullptr && fields.find("rope_scaling") == nullptr)
     fields.fail("rope_parameters", "an object", "no such key");
-  return fields.status();
 }
 
 }  // namespace cachalot::formats

@@ -32,7 +32,7 @@ Status check_range(const Range<T>& range, std::string_view origin) {
 }
 
 // Again what the parser checks, since a config may be built in code.
-Status check_ranges(const ModelConfig& c, std::string_view origin) {
+std::vector<Status> check_ranges(const ModelConfig& c, std::string_view origin) {
   const Range<int64_t> ranges[] = {
       {"vocab_size", c.vocab_size, 1, kMaxVocab},
       {"hidden_size", c.hidden_size, 1, kMaxHidden},
@@ -78,44 +78,51 @@ Status check_ranges(const ModelConfig& c, std::string_view origin) {
       {"rms_norm_eps", c.rms_norm_eps, 0.0, 1.0},
       {"initializer_range", c.initializer_range, 0.0, 1e6},
   };
-  for (const auto& range : ranges) CACHALOT_RETURN_IF_ERROR(check_range(range, origin));
-  for (const auto& range : reals) CACHALOT_RETURN_IF_ERROR(check_range(range, origin));
-  if (c.eos_token_id.empty()) return wrong(origin, "eos_token_id", "one id or more", "none");
+  std::vector<Status> errors;
+  const auto check = [&](const auto& range) {
+    if (Status status = check_range(range, origin); !status.ok())
+      errors.push_back(std::move(status));
+    return errors.empty();
+  };
+  for (const auto& range : ranges) check(range);
+  for (const auto& range : reals) check(range);
+  if (c.eos_token_id.empty())
+    errors.push_back(wrong(origin, "eos_token_id", "one id or more", "none"));
   for (const int64_t id : c.eos_token_id) {
-    CACHALOT_RETURN_IF_ERROR(
-        check_range(Range<int64_t>{"eos_token_id", id, 0, c.vocab_size - 1}, origin));
+    if (!check(Range<int64_t>{"eos_token_id", id, 0, c.vocab_size - 1})) break;
   }
-  return {};
+  return errors;
 }
 
-Status check_divisibility(const ModelConfig& c, std::string_view origin) {
+std::vector<Status> check_divisibility(const ModelConfig& c, std::string_view origin) {
+  std::vector<Status> errors;
+  const auto fail = [&](std::string_view key, std::string_view expected, std::string_view found) {
+    errors.push_back(wrong(origin, key, expected, found));
+  };
   if (c.num_attention_heads % c.o_groups != 0) {
-    return wrong(origin, "num_attention_heads",
-                 fmt::format("a multiple of o_groups = {}", c.o_groups),
-                 fmt::format("{}", c.num_attention_heads));
+    fail("num_attention_heads", fmt::format("a multiple of o_groups = {}", c.o_groups),
+         fmt::format("{}", c.num_attention_heads));
   }
   if (c.qk_rope_head_dim % 2 != 0) {
-    return wrong(origin, "qk_rope_head_dim", "an even number",
-                 fmt::format("{}", c.qk_rope_head_dim));
+    fail("qk_rope_head_dim", "an even number", fmt::format("{}", c.qk_rope_head_dim));
   }
   const std::string& scale_fmt = c.quantization_config.scale_fmt;
   if (!scale_fmt.empty() && scale_fmt != "ue8m0") {
-    return wrong(origin, "quantization_config.scale_fmt", "ue8m0 or none", scale_fmt);
+    fail("quantization_config.scale_fmt", "ue8m0 or none", scale_fmt);
   }
   if (c.expert_dtype != ExpertDType::none && !c.quantization_config.present) {
-    return wrong(origin, "quantization_config",
-                 fmt::format("one, since expert_dtype is {}", expert_dtype_name(c.expert_dtype)),
-                 "none");
+    fail("quantization_config",
+         fmt::format("one, since expert_dtype is {}", expert_dtype_name(c.expert_dtype)), "none");
   }
   if (c.expert_dtype == ExpertDType::fp4) {
     for (const auto& [key, value] : {std::pair("hidden_size", c.hidden_size),
                                      {"moe_intermediate_size", c.moe_intermediate_size}}) {
       if (value % 32 != 0) {
-        return wrong(origin, key, "a multiple of 32 for FP4 experts", fmt::format("{}", value));
+        fail(key, "a multiple of 32 for FP4 experts", fmt::format("{}", value));
       }
     }
   }
-  return {};
+  return errors;
 }
 
 Status check_ratios(const ModelConfig& c, std::string_view origin) {
@@ -272,9 +279,12 @@ Result<std::vector<LayerConfig>> derive_layers(const ModelConfig& c, std::string
 }
 
 Status validate_config(const ModelConfig& config, std::string_view origin) {
-  CACHALOT_RETURN_IF_ERROR(check_ranges(config, origin));
-  CACHALOT_RETURN_IF_ERROR(check_divisibility(config, origin));
-  CACHALOT_RETURN_IF_ERROR(check_ratios(config, origin));
+  // What numbers say of each other, once each is one; then what layers they make.
+  CACHALOT_RETURN_IF_ERROR(joined(check_ranges(config, origin)));
+  std::vector<Status> errors = check_divisibility(config, origin);
+  if (Status ratios = check_ratios(config, origin); !ratios.ok())
+    errors.push_back(std::move(ratios));
+  CACHALOT_RETURN_IF_ERROR(joined(errors));
   auto layers = derive_layers(config, origin);
   return layers.has_value() ? Status() : layers.error();
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <boost/json/serializer.hpp>
 #include <cmath>
 
@@ -41,6 +42,16 @@ Result<json::object> read_json_object(const std::string& path, size_t max_bytes)
   return std::move(document.get_object());
 }
 
+Status joined(const std::vector<Status>& errors) {
+  if (errors.empty()) return {};
+  std::string text;
+  for (const Status& error : errors) {
+    if (!text.empty()) text += '\n';
+    for (const char c : error.message()) c == '\n' ? text += "\\u000a" : text += c;
+  }
+  return {errors[0].code(), std::move(text)};
+}
+
 const json::value* JsonFields::find(std::string_view key) const {
   const json::value* value = object_.if_contains(spelling(key));
   return value == nullptr || value->is_null() ? nullptr : value;
@@ -48,9 +59,14 @@ const json::value* JsonFields::find(std::string_view key) const {
 
 void JsonFields::fail(std::string_view key, std::string_view expected, std::string_view found,
                       StatusCode code) {
-  if (!status_.ok()) return;
-  status_ = Status(code, fmt::format("{}: {}{}: expected {}, found {}", origin_, prefix_,
-                                     spelling(key), expected, found));
+  if (std::ranges::find(failed_, key) != failed_.end()) return;
+  failed_.emplace_back(key);
+  errors_.emplace_back(code, fmt::format("{}: {}{}: expected {}, found {}", origin_, prefix_,
+                                         spelling(key), expected, found));
+}
+
+void JsonFields::add_errors(const JsonFields& inner) {
+  errors_.insert(errors_.end(), inner.errors_.begin(), inner.errors_.end());
 }
 
 std::optional<int64_t> JsonFields::as_integer(std::string_view key, const json::value& value,
@@ -64,7 +80,6 @@ std::optional<int64_t> JsonFields::as_integer(std::string_view key, const json::
 
 void JsonFields::integer(std::string_view key, int64_t* out, int64_t min, int64_t max,
                          bool required) {
-  if (!status_.ok()) return;
   const json::value* value = find(key);
   if (value == nullptr) {
     if (required) fail(key, fmt::format("an integer from {} to {}", min, max), "no such key");
@@ -74,7 +89,6 @@ void JsonFields::integer(std::string_view key, int64_t* out, int64_t min, int64_
 }
 
 void JsonFields::real(std::string_view key, double* out, double min, double max) {
-  if (!status_.ok()) return;
   const json::value* value = find(key);
   if (value == nullptr) return;
   double number = std::nan("");
@@ -88,7 +102,6 @@ void JsonFields::real(std::string_view key, double* out, double min, double max)
 }
 
 void JsonFields::boolean(std::string_view key, bool* out) {
-  if (!status_.ok()) return;
   const json::value* value = find(key);
   if (value == nullptr) return;
   if (!value->is_bool()) return fail(key, "true or false", json_excerpt(*value));
@@ -96,7 +109,6 @@ void JsonFields::boolean(std::string_view key, bool* out) {
 }
 
 void JsonFields::text(std::string_view key, std::string* out) {
-  if (!status_.ok()) return;
   const json::value* value = find(key);
   if (value == nullptr) return;
   if (!value->is_string()) return fail(key, "a string", json_excerpt(*value));
@@ -106,7 +118,6 @@ void JsonFields::text(std::string_view key, std::string* out) {
 void JsonFields::choice(std::string_view key, std::string* out,
                         const std::vector<std::string_view>& allowed) {
   text(key, out);
-  if (!status_.ok()) return;
   for (std::string_view name : allowed) {
     if (*out == name) return;
   }
@@ -116,7 +127,6 @@ void JsonFields::choice(std::string_view key, std::string* out,
 
 void JsonFields::integers(std::string_view key, std::vector<int64_t>* out, int64_t min, int64_t max,
                           size_t max_count) {
-  if (!status_.ok()) return;
   const json::value* value = find(key);
   if (value == nullptr) return;
   if (!value->is_array()) return fail(key, "an array of integers", json_excerpt(*value));
@@ -134,7 +144,6 @@ void JsonFields::integers(std::string_view key, std::vector<int64_t>* out, int64
 
 void JsonFields::one_or_more(std::string_view key, std::vector<int64_t>* out, int64_t min,
                              int64_t max, size_t max_count) {
-  if (!status_.ok()) return;
   const json::value* value = find(key);
   if (value == nullptr) return;
   if (value->is_array()) {
@@ -145,7 +154,6 @@ void JsonFields::one_or_more(std::string_view key, std::vector<int64_t>* out, in
 }
 
 void JsonFields::texts(std::string_view key, std::vector<std::string>* out, size_t max_count) {
-  if (!status_.ok()) return;
   const json::value* value = find(key);
   if (value == nullptr) return;
   if (value->is_string()) {
@@ -165,7 +173,6 @@ void JsonFields::texts(std::string_view key, std::vector<std::string>* out, size
 }
 
 const json::object* JsonFields::object(std::string_view key) {
-  if (!status_.ok()) return nullptr;
   const json::value* value = find(key);
   if (value == nullptr) return nullptr;
   if (!value->is_object()) {

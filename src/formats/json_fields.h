@@ -1,5 +1,5 @@
-// Typed look-ups in a JSON object that came from outside. The first error is kept and every later
-// call does nothing, so a reader states its fields one after another and asks status() once. Each
+// Typed look-ups in a JSON object that came from outside. A reader states its fields one after
+// another and asks status() once, which tells what is wrong with all of them, one error a key. Each
 // error names origin, key, expected and found.
 #pragma once
 
@@ -20,6 +20,10 @@ std::string json_excerpt(const json::value& value, size_t max_chars = 48);
 // A file that is an object, at most 16 deep, none of whose keys stands twice.
 Result<json::object> read_json_object(const std::string& path, size_t max_bytes);
 
+// One error that tells all of them, a line each (a line end within one becomes "\\u000a"), with the
+// first one's code; no error where there is none.
+Status joined(const std::vector<Status>& errors);
+
 class JsonFields {
  public:
   // Another spelling of a key; used where the object's author had one.
@@ -33,7 +37,7 @@ class JsonFields {
              const std::vector<Alias>* aliases = nullptr)
       : object_(object), origin_(origin), prefix_(prefix), aliases_(aliases) {}
 
-  const Status& status() const { return status_; }
+  Status status() const { return joined(errors_); }
   // Null counts as absent, as writers of such files use it.
   const json::value* find(std::string_view key) const;
 
@@ -53,8 +57,11 @@ class JsonFields {
   void texts(std::string_view key, std::vector<std::string>* out, size_t max_count);
   const json::object* object(std::string_view key);
 
+  // Unless the key has an error already.
   void fail(std::string_view key, std::string_view expected, std::string_view found,
             StatusCode code = StatusCode::invalid_argument);
+  // The errors of an object within this one.
+  void add_errors(const JsonFields& inner);
 
  private:
   std::string_view spelling(std::string_view key) const;
@@ -65,7 +72,8 @@ class JsonFields {
   std::string_view origin_;
   std::string_view prefix_;
   const std::vector<Alias>* aliases_;
-  Status status_;
+  std::vector<std::string> failed_;  // keys
+  std::vector<Status> errors_;
 };
 
 }  // namespace cachalot::formats

@@ -6,6 +6,8 @@
 #include <functional>
 #include <limits>
 #include <map>
+#include <optional>
+#include <sstream>
 
 #include "base/closest.h"
 #include "base/sha256.h"
@@ -350,37 +352,54 @@ Status below(std::string_view path, const Status& error) {
   return {error.code(), fmt::format("{}{}", path, error.message())};
 }
 
-Result<json::object> base_fields(const TrainConfig::Model& model) {
+// The errors that formats::joined() has put together, each below a path.
+std::vector<Status> each_below(std::string_view path, const Status& joined) {
+  std::vector<Status> errors;
+  std::istringstream lines(joined.message());
+  for (std::string line; std::getline(lines, line);)
+    errors.push_back(below(path, {joined.code(), std::move(line)}));
+  return errors;
+}
+
+// Nothing, and what is wrong, where there is no such model.
+std::optional<json::object> base_fields(const TrainConfig::Model& model,
+                                        std::vector<Status>& errors) {
   const auto given = static_cast<int>(!model.preset.empty()) +
                      static_cast<int>(!model.config.empty()) +
                      static_cast<int>(!model.init_from.empty());
   if (given != 1) {
-    return invalid_argument(
-        fmt::format("model: expected one of preset, config and init_from, found {}", given));
+    errors.push_back(invalid_argument(
+        fmt::format("model: expected one of preset, config and init_from, found {}", given)));
+    return std::nullopt;
   }
   if (!model.preset.empty()) {
     const Result<formats::ModelConfig> preset = formats::preset_config(model.preset);
-    if (!preset) return below("model.", preset.error());
-    return formats::to_json(*preset);
+    if (preset) return formats::to_json(*preset);
+    errors.push_back(below("model.", preset.error()));
+    return std::nullopt;
   }
   const bool from_config = !model.config.empty();
   const Result<formats::ModelConfig> read =
       formats::load_config(from_config ? model.config : model.init_from);
-  if (!read) return below(from_config ? "model.config: " : "model.init_from: ", read.error());
-  return formats::to_json(*read);
+  if (read) return formats::to_json(*read);
+  errors = each_below(from_config ? "model.config: " : "model.init_from: ", read.error());
+  return std::nullopt;
 }
 
-// Laid over the base as config.json's own keys; an ablation object may be new.
-Status lay_over(json::object& base, const json::object& fields, const Origins& origins) {
+// Laid over the base as config.json's own keys; an ablation object may be new. Keys that are none
+// are left out and told.
+void lay_over(json::object& base, const json::object& fields, const Origins& origins,
+              std::vector<Status>& errors) {
   std::vector<std::string> known = {"cachalot", "quantization_config", "expert_dtype"};
   for (const auto& [key, value] : base) known.emplace_back(key);
   for (const auto& [key, value] : fields) {
     if (std::find(known.begin(), known.end(), std::string_view(key)) == known.end()) {
       const std::string near = closest(std::string(key), known);
       const std::string path = path_below("model", key);
-      return invalid_argument(fmt::format(
+      errors.push_back(printable(invalid_argument(fmt::format(
           "{}: {}: expected a field of config.json{}, found none of that name",
-          origin_of(origins, path), path, near.empty() ? "" : fmt::format(" (\"{}\"?)", near)));
+          origin_of(origins, path), path, near.empty() ? "" : fmt::format(" (\"{}\"?)", near)))));
+      continue;
     }
     json::value* old = base.if_contains(key);
     if (old != nullptr && old->is_object() && value.is_object()) {
@@ -389,7 +408,30 @@ Status lay_over(json::object& base, const json::object& fields, const Origins& o
       base[key] = value;
     }
   }
-  return {};
+}
+
+// What is wrong with the model, all of it; nothing where `model` has become it.
+std::vector<Status> read_model(const TrainConfig::Model& given, const Origins& origins,
+                               formats::ModelConfig* model) {
+  std::vector<Status> errors;
+  std::optional<json::object> fields = base_fields(given, errors);
+  if (!fields) {
+    for (Status& error : errors) error = located(error, origins);
+    return errors;
+  }
+  lay_over(*fields, given.fields, origins, errors);
+  Result<formats::ModelConfig> read = formats::parse_config(*fields, "model");
+  if (read) {
+    *model = *std::move(read);
+    return errors;
+  }
+  // "model: head_dim: expected ..." becomes "run.toml:7: model.head_dim: expected ...".
+  for (const Status& error : each_below("", read.error())) {
+    std::string message = error.message();
+    message.replace(message.find(": "), 2, ".");
+    errors.push_back(located({error.code(), std::move(message)}, origins));
+  }
+  return errors;
 }
 
 void check_entries(std::string_view key, const std::vector<DataEntry>& entries,
@@ -437,14 +479,6 @@ std::vector<Status> check(const TrainConfig& config) {
   return errors;
 }
 
-// One error that tells all of them, a line each.
-Status joined(const std::vector<Status>& errors) {
-  if (errors.empty()) return {};
-  std::vector<std::string> lines;
-  for (const Status& error : errors) lines.push_back(error.message());
-  return {errors[0].code(), fmt::format("{}", fmt::join(lines, "\n"))};
-}
-
 }  // namespace
 
 Result<TrainConfig> train_config_from(const ConfigTree& tree) {
@@ -479,7 +513,16 @@ Result<TrainConfig> train_config_from(const ConfigTree& tree) {
     }
     if (!is_told) errors.push_back(located(error, tree.origins));
   }
-  CACHALOT_RETURN_IF_ERROR(joined(errors));
+  // A model of a file is read where it is needed.
+  const bool is_model_read = std::ranges::none_of(unread, [](const Status& told) {
+    return told.message().find(": model:") != std::string::npos ||
+           told.message().find(": model.") != std::string::npos;
+  });
+  if (is_model_read && config.model.config.empty() && config.model.init_from.empty()) {
+    formats::ModelConfig ignored;
+    std::ranges::move(read_model(config.model, tree.origins, &ignored), std::back_inserter(errors));
+  }
+  CACHALOT_RETURN_IF_ERROR(formats::joined(errors));
   config.origins = tree.origins;
   return config;
 }
@@ -528,15 +571,9 @@ std::vector<std::string> budget_notes(const TrainConfig& config) {
 }
 
 Result<formats::ModelConfig> model_config(const TrainConfig& config) {
-  Result<json::object> fields = base_fields(config.model);
-  if (!fields) return located(fields.error(), config.origins);
-  CACHALOT_RETURN_IF_ERROR(printable(lay_over(*fields, config.model.fields, config.origins)));
-  Result<formats::ModelConfig> model = formats::parse_config(*fields, "model");
-  if (model) return model;
-  // "model: head_dim: expected ..." becomes "run.toml:7: model.head_dim: expected ...".
-  std::string message = model.error().message();
-  message.replace(message.find(": "), 2, ".");
-  return located({model.error().code(), std::move(message)}, config.origins);
+  formats::ModelConfig model;
+  CACHALOT_RETURN_IF_ERROR(formats::joined(read_model(config.model, config.origins, &model)));
+  return model;
 }
 
 Result<model::RecomputePlan> recompute_plan(const TrainConfig& config) {

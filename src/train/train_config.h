@@ -4,7 +4,8 @@
 // Source  reference/training 3, 5, 6, 7; where the report is silent the defaults are its suggested
 //         ones.
 // Errors  invalid_argument: file and line (or the assignment), key, what was expected, what was
-//         found; of all keys at once, a line each.
+//         found; of all keys at once, a line each. Those of [model] too, but where a file gives the
+//         model: model_config() tells them then.
 // Threads  pure.
 #pragma once
 
@@ -123,7 +124,7 @@ Result<std::vector<std::string>> differences_from(const TrainConfig& config,
 std::vector<std::string> budget_notes(const TrainConfig& config);
 
 // The model that [model] describes, checked.
-// Errors  also an unknown preset or field, a config.json that is not there.
+// Errors  of all fields at once; an unknown preset, a config.json that is not there.
 Result<formats::ModelConfig> model_config(const TrainConfig& config);
 
 // What [recompute] names.

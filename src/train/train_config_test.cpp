@@ -94,8 +94,7 @@ TEST(TrainConfig, UnknownKeysNameTheClosest) {
             std::string::npos);
   EXPECT_NE(error_of({kBase}, {"schedule.batch.totl_tokens=1"}).find("total_tokens"),
             std::string::npos);
-  const TrainConfig config = read({kBase}, {"model.hiden_size=1"}).value();
-  EXPECT_NE(model_config(config).error().message().find("hidden_size"), std::string::npos);
+  EXPECT_NE(error_of({kBase}, {"model.hiden_size=1"}).find("hidden_size"), std::string::npos);
 }
 
 TEST(TrainConfig, WrongValuesNameKeyExpectedAndFound) {
@@ -115,6 +114,33 @@ TEST(TrainConfig, WrongValuesNameKeyExpectedAndFound) {
   EXPECT_FALSE(error_of({kBase}, {"run_dir"}).empty());
   EXPECT_FALSE(error_of({kBase}, {"a..b=1"}).empty());
   EXPECT_FALSE(error_of({kBase}, {"data.7.name=x"}).empty());
+}
+
+// What is wrong with the model comes with the rest, all of it, each key once.
+TEST(TrainConfig, EveryErrorIsTold) {
+  const std::string message = error_of(
+      {kBase,
+       "[model]\nhidden_size = -1\nhiden_size = 2\nrope_theta = \"x\"\nrope_scaling.factor "
+       "= 0\ncachalot.nothing = 1\ncompress_ratios = [7, true, \"a\"]\n"},
+      {"optimizer.kind=sgd"});
+  for (const char* line :
+       {"--optimizer.kind=sgd: optimizer.kind: expected",
+        "test.toml:2: model.hidden_size: expected", "test.toml:3: model.hiden_size: expected",
+        "test.toml:4: model.rope_theta: expected",
+        "test.toml:5: model.rope_scaling.factor: expected",
+        "test.toml:6: model.cachalot.nothing: expected",
+        "test.toml:7: model.compress_ratios: expected"}) {
+    EXPECT_NE(("\n" + message).find(std::string("\n") + line), std::string::npos) << line << " in\n"
+                                                                                  << message;
+  }
+  EXPECT_EQ(std::ranges::count(message, '\n'), 6) << message;
+  // What numbers say of each other, once each is one.
+  const std::string two = error_of({kBase}, {"model.o_groups=3", "model.qk_rope_head_dim=7"});
+  EXPECT_NE(two.find("model.num_attention_heads: expected a multiple of"), std::string::npos);
+  EXPECT_NE(two.find("model.qk_rope_head_dim: expected an even number"), std::string::npos);
+  // A model that could not be read leaves nothing to say of it.
+  EXPECT_EQ(std::ranges::count(error_of({kBase}, {"model=7"}), '\n'), 0);
+  EXPECT_EQ(std::ranges::count(error_of({kBase}, {"model.preset=7"}), '\n'), 0);
 }
 
 // Keys that are given have their line or assignment; others that of the table around them.
@@ -220,7 +246,7 @@ TEST(TrainConfig, FieldsLieOverThePreset) {
   EXPECT_EQ(model.hidden_size, 128);
   EXPECT_EQ(model.head_dim, formats::nano_config().head_dim);
   EXPECT_EQ(formats::layer_configs(model)[0].residual, formats::ResidualKind::plain);
-  EXPECT_FALSE(model_config(read({kBase}, {"model.preset=huge"}).value()).has_value());
+  EXPECT_FALSE(read({kBase}, {"model.preset=huge"}).has_value());
 }
 
 // Any bytes give a configuration or an error.
@@ -259,8 +285,7 @@ TEST(TrainConfig, ControlCharactersAreEscaped) {
     EXPECT_EQ(message.find_first_of(strange.substr(0, 3)), std::string::npos) << message;
   }
   for (const std::string& key : {"model." + strange, std::string("model.preset")}) {
-    const TrainConfig config = read({kBase}, {key + "=" + strange}).value();
-    const std::string message = model_config(config).error().message();
+    const std::string message = error_of({kBase}, {key + "=" + strange});
     EXPECT_NE(message.find(shown), std::string::npos) << message;
     EXPECT_EQ(message.find_first_of(strange.substr(0, 3)), std::string::npos) << message;
   }
@@ -431,13 +456,11 @@ void collect_keys(const json::value& value, const std::string& path,
 TEST(TrainConfig, EveryKeyIsDocumentedWithItsDefault) {
   // What a configuration needs is given here, and set back to what it is without.
   TrainConfig config =
-      read({"run_dir = \"r\"\n[model]\npreset = \"flash\"\n"
-            "data = [{name = \"d\", path = \"p\"}]\n"},
+      read({"run_dir = \"r\"\n[model]\npreset = \"flash\"\n"},
            {"data=[{name = \"d\", path = \"p\"}]", "validation=[{name = \"d\", path = \"p\"}]",
             "schedule.batch.total_tokens=1"})
           .value();
   config.run_dir = config.model.preset = "";
-  config.model.fields.clear();
   config.data[0].name = config.data[0].path = "";
   config.validation[0].name = config.validation[0].path = "";
   config.schedule.batch.total_tokens = 0;

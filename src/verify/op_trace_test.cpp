@@ -141,8 +141,8 @@ TEST_F(OpTrace, AValueThatIsNotRoundedFails) {
 }
 
 TEST_F(OpTrace, NanFails) {
-  made("wkv", {1, std::numeric_limits<float>::quiet_NaN(), 1, 1});
-  compare("wkv", ones_);
+  made("gate", {1, std::numeric_limits<float>::quiet_NaN(), 1, 1});
+  compare("gate", ones_, ones_, ones_, false);
   EXPECT_EQ(trace_.failures().size(), 1u);
 }
 
