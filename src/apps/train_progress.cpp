@@ -29,6 +29,11 @@ double value_of(const train::MetricValues& values, std::string_view name) {
   return 0;
 }
 
+// A step without a target has no loss.
+std::string loss_text(std::optional<double> loss, int digits) {
+  return loss ? fmt::format("{:.{}f}", *loss, digits) : "none";
+}
+
 std::string rate_text(double per_s) {
   return per_s < 10000 ? fmt::format("{:.0f}", per_s) : fmt::format("{:.1f}k", per_s / 1000);
 }
@@ -37,8 +42,8 @@ std::string rate_text(double per_s) {
 
 std::string progress_line(const ProgressNumbers& n, int width) {
   std::string text =
-      fmt::format("step {}  {:.1f} %  loss {:.4f}  lr {:.2g}  {} tok/s  {:.0f} % of peak  ETA {}",
-                  grouped(n.step), 100 * n.share_done, n.loss, n.learning_rate,
+      fmt::format("step {}  {:.1f} %  loss {}  lr {:.2g}  {} tok/s  {:.0f} % of peak  ETA {}",
+                  grouped(n.step), 100 * n.share_done, loss_text(n.loss, 4), n.learning_rate,
                   rate_text(n.tokens_per_s), 100 * n.share_of_peak, duration_text(n.seconds_left));
   const int left = width - 1 - static_cast<int>(text.size()) - 3;
   if (left < kLeastBar) {
@@ -69,16 +74,22 @@ void TrainProgress::clear() {
 void TrainProgress::on_step(const train::StepResult& result, const train::MetricValues& values) {
   const double tokens_per_s = value_of(values, "throughput/tokens_per_s");
   const double weight = has_steps_ ? kSmoothing : 1.0;
-  loss_ = std::isfinite(loss_) ? loss_ + weight * (result.lm_loss - loss_) : result.lm_loss;
+  const bool has_loss = result.num_targets > 0;
+  if (has_loss) {
+    loss_ = loss_ && std::isfinite(*loss_) ? *loss_ + kSmoothing * (result.lm_loss - *loss_)
+                                           : result.lm_loss;
+  }
   tokens_per_s_ += weight * (tokens_per_s - tokens_per_s_);
   has_steps_ = true;
   const auto left = static_cast<double>(total_tokens_ - result.tokens_seen);
   if (!is_terminal_) {
     if (result.step % log_every_steps_ != 0 && result.tokens_seen < total_tokens_) return;
     fmt::print(
-        "step {} tokens {} loss {:.5f} mtp {:.5f} lr {:.4g} grad_norm {:.4g} tokens_per_s {:.0f} "
+        "step {} tokens {} loss {} mtp {} lr {:.4g} grad_norm {:.4g} tokens_per_s {:.0f} "
         "share_of_peak {:.3f} eta_s {:.0f}\n",
-        result.step, result.tokens_seen, result.lm_loss, result.mtp_loss,
+        result.step, result.tokens_seen,
+        loss_text(has_loss ? std::optional(result.lm_loss) : std::nullopt, 5),
+        loss_text(has_loss ? std::optional(result.mtp_loss) : std::nullopt, 5),
         result.point.learning_rate, result.optimizer.grad_norm, tokens_per_s,
         value_of(values, "throughput/share_of_peak"), left / tokens_per_s_);
     std::fflush(stdout);

@@ -1,7 +1,9 @@
 // How a training run looks while it runs: on a terminal one line rewritten in place, events above
-// it; piped, a plain line of "name value" pairs every few steps.
+// it; piped, a plain line of "name value" pairs every few steps. A step without targets has the
+// loss "none".
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "train/run.h"
@@ -12,8 +14,8 @@ namespace cachalot::apps {
 // be one.
 struct ProgressNumbers {
   int64_t step = 0;
-  double share_done = 0;  // of the budget's tokens
-  double loss = 0;
+  double share_done = 0;       // of the budget's tokens
+  std::optional<double> loss;  // none before the first target
   double learning_rate = 0;
   double tokens_per_s = 0;
   double share_of_peak = 0;
@@ -36,8 +38,8 @@ class TrainProgress : public train::RunObserver {
   int64_t log_every_steps_;
   bool is_terminal_;
   bool is_dirty_ = false;
-  double loss_ = 0;          // smoothed
-  double tokens_per_s_ = 0;  // smoothed
+  std::optional<double> loss_;  // smoothed, of the steps that had targets
+  double tokens_per_s_ = 0;     // smoothed
   bool has_steps_ = false;
 };
 

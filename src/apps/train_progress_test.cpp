@@ -26,5 +26,27 @@ TEST(TrainProgress, ALineHoldsWholeFields) {
   }
 }
 
+// A batch whose documents are one token each teaches nothing, and its loss is not 0.
+TEST(TrainProgress, AStepWithoutTargetsHasNoLoss) {
+  train::StepResult result;
+  result.step = 1;
+  result.tokens_seen = 512;
+  const auto line = [&] {
+    testing::internal::CaptureStdout();
+    TrainProgress(1024, 1).on_step(result, {});
+    return testing::internal::GetCapturedStdout();
+  };
+  EXPECT_TRUE(line().starts_with("step 1 tokens 512 loss none mtp none lr ")) << line();
+  result.num_targets = 3;
+  result.lm_loss = 2.5;
+  result.mtp_loss = 3.25;
+  EXPECT_TRUE(line().starts_with("step 1 tokens 512 loss 2.50000 mtp 3.25000 lr ")) << line();
+
+  ProgressNumbers numbers;
+  EXPECT_NE(progress_line(numbers, 1000).find("  loss none  "), std::string::npos);
+  numbers.loss = 0.5;
+  EXPECT_NE(progress_line(numbers, 1000).find("  loss 0.5000  "), std::string::npos);
+}
+
 }  // namespace
 }  // namespace cachalot::apps
