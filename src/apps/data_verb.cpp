@@ -46,9 +46,17 @@ void report_skipped(const data::SkippedLines& skipped) {
   if (skipped.count > static_cast<int64_t>(skipped.reasons.size())) fmt::print(stderr, "  ...\n");
 }
 
+void report_passed_over(const data::TextFiles& files) {
+  if (files.num_passed_over == 0) return;
+  fmt::print("{} files passed over that hold no text{}\n", files.num_passed_over,
+             files.reasons.empty() ? "" : "; of JSON the first:");
+  for (const std::string& reason : files.reasons) fmt::print("  {}\n", reason);
+}
+
 Status train_tokenizer(const TokenizerOptions& options) {
   text::BpeTrainer trainer;
-  CACHALOT_ASSIGN_OR_RETURN(data::TextFiles files, data::find_text_files(options.files));
+  CACHALOT_ASSIGN_OR_RETURN(data::TextFiles files,
+                            data::find_text_files(options.files, options.text.documents));
   CACHALOT_ASSIGN_OR_RETURN(data::TextDocuments documents,
                             data::TextDocuments::open(std::move(files.paths), options.text));
   while (true) {
@@ -67,6 +75,7 @@ Status train_tokenizer(const TokenizerOptions& options) {
   fmt::print("{}: {} tokens, {} merges, {} control tokens, from {} distinct pieces\n", options.out,
              tokenizer.vocab_size(), spec.merges.size(), spec.added_tokens.size(),
              trainer.num_pieces());
+  report_passed_over(files);
   return {};
 }
 
@@ -107,7 +116,8 @@ Status tokenize_files(TokenizeCorpusOptions options) {
   if (options.options.fim_rate > 0) {
     CACHALOT_ASSIGN_OR_RETURN(options.options.fim_tokens, data::fim_tokens(tokenizer));
   }
-  CACHALOT_ASSIGN_OR_RETURN(const data::TextFiles files, data::find_text_files(options.files));
+  CACHALOT_ASSIGN_OR_RETURN(const data::TextFiles files,
+                            data::find_text_files(options.files, options.options.text.documents));
   ThreadPool threads;
   CACHALOT_ASSIGN_OR_RETURN(
       const data::TokenizedCorpus corpus,
@@ -117,8 +127,7 @@ Status tokenize_files(TokenizeCorpusOptions options) {
   if (options.options.text.hold_out > 0) print_corpus(options.out + "-heldout", corpus.held_out);
   if (corpus.num_repeated > 0)
     fmt::print("{} documents left out that had come before\n", corpus.num_repeated);
-  if (files.num_passed_over > 0)
-    fmt::print("{} files passed over that hold no text\n", files.num_passed_over);
+  report_passed_over(files);
   return {};
 }
 

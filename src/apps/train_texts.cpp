@@ -121,11 +121,13 @@ class Texts {
   }
 
   Status make(const std::vector<std::string>& texts) {
-    CACHALOT_ASSIGN_OR_RETURN(const data::TextFiles files, data::find_text_files(texts));
+    CACHALOT_ASSIGN_OR_RETURN(const data::TextFiles files,
+                              data::find_text_files(texts, text_options().documents));
     fmt::print("texts      {} files{}\n", grouped(static_cast<int64_t>(files.paths.size())),
                files.num_passed_over == 0
                    ? ""
                    : fmt::format(", {} passed over that hold no text", files.num_passed_over));
+    for (const std::string& reason : files.reasons) fmt::print("           {}\n", reason);
     std::fflush(stdout);
     CACHALOT_RETURN_IF_ERROR(create_directories(folder_));
     if (text_at(tree_, "tokenizer").empty()) {

@@ -49,11 +49,42 @@ Result<std::vector<std::string>> files_below(const fs::path& folder) {
   return files;
 }
 
-Result<bool> is_text(const std::string& path) {
+enum class Content { text, no_text, json };
+
+Result<Content> content_of(const std::string& path) {
   CACHALOT_ASSIGN_OR_RETURN(const std::unique_ptr<ByteStream> stream, ByteStream::open(path));
   std::string bytes(kPeekBytes, '\0');
   CACHALOT_ASSIGN_OR_RETURN(const size_t count, stream->read(bytes));
-  return count > 0 && !not_text(std::string_view(bytes).substr(0, count));
+  const std::string_view head = std::string_view(bytes).substr(0, count);
+  if (head.empty() || not_text(head)) return Content::no_text;
+  const bool is_text = text_format(head, count < kPeekBytes, path) == DocumentOptions::Format::text;
+  return is_text ? Content::text : Content::json;
+}
+
+// Why the file's first document has no text; empty where it has one.
+Result<std::string> fault_of_json(const std::string& path, const DocumentOptions& options) {
+  CACHALOT_ASSIGN_OR_RETURN(DocumentReader reader, DocumentReader::open(path, options));
+  std::string document;
+  const Result<bool> first = reader.next(&document);
+  if (first)
+    return *first ? std::string() : fmt::format("{}: expected documents, found none", path);
+  if (first.error().code() != StatusCode::invalid_argument) return first.error();
+  return first.error().message();
+}
+
+// Whether a folder's file is taken; counted and told in `out` where it is not.
+Result<bool> takes(const std::string& path, const DocumentOptions& options, TextFiles& out) {
+  CACHALOT_ASSIGN_OR_RETURN(const Content content, content_of(path));
+  std::string fault;
+  if (content == Content::json && options.format == DocumentOptions::Format::by_content &&
+      !options.skip_bad_lines) {
+    CACHALOT_ASSIGN_OR_RETURN(fault, fault_of_json(path, options));
+  }
+  if (content != Content::no_text && fault.empty()) return true;
+  ++out.num_passed_over;
+  if (!fault.empty() && out.reasons.size() < TextFiles::kMaxReasons)
+    out.reasons.push_back(std::move(fault));
+  return false;
 }
 
 // "texts" of "texts/*/a.md"; "." where the first name is a pattern.
@@ -80,7 +111,8 @@ Result<std::vector<std::string>> files_of_pattern(std::string pattern) {
 
 }  // namespace
 
-Result<TextFiles> find_text_files(std::span<const std::string> arguments) {
+Result<TextFiles> find_text_files(std::span<const std::string> arguments,
+                                  const DocumentOptions& options) {
   TextFiles out;
   std::unordered_set<std::string> seen;
   for (const std::string& argument : arguments) {
@@ -103,14 +135,15 @@ Result<TextFiles> find_text_files(std::span<const std::string> arguments) {
     const size_t num_files = found.size();
     size_t num_texts = 0;
     for (std::string& file : found) {
-      CACHALOT_ASSIGN_OR_RETURN(const bool takes, is_text(file));
-      out.num_passed_over += takes ? 0 : 1;
-      num_texts += takes ? 1 : 0;
-      if (takes && seen.insert(file).second) out.paths.push_back(std::move(file));
+      CACHALOT_ASSIGN_OR_RETURN(const bool is_taken, takes(file, options, out));
+      num_texts += is_taken ? 1 : 0;
+      if (is_taken && seen.insert(file).second) out.paths.push_back(std::move(file));
     }
     if (num_texts == 0) {
-      return not_found(fmt::format("{}: expected files of text, found {}", argument,
-                                   num_files == 0 ? "none" : "only files that are no text"));
+      return not_found(fmt::format("{}: expected files of text, found {}{}{}", argument,
+                                   num_files == 0 ? "none" : "only files that are no text",
+                                   out.reasons.empty() ? "" : "; of JSON the first: ",
+                                   out.reasons.empty() ? "" : out.reasons.front()));
     }
   }
   return out;
