@@ -38,6 +38,11 @@ void print_summary(const ConvertSummary& s) {
         "has {}: it will not load there\n",
         fmt::join(s.unknown_ratios, ", "));
   }
+  if (s.is_quantised_there) {
+    fmt::print(
+        "transformers reads quantised weights under the public names alone: leave --names out, or "
+        "dequantise with convert --dtype bf16\n");
+  }
   if (s.blocks.blocks > 0) {
     fmt::print("{} blocks quantised, {} of them without loss; {} kept the original's scale\n",
                s.blocks.blocks, s.blocks.blocks - s.blocks.inexact_blocks,

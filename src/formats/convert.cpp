@@ -74,8 +74,9 @@ class Converter {
   Status write(const std::string& directory);
   Status write_scales(const std::string& directory) const;
   Status write_config(const std::string& source, const std::string& destination) const;
-  void tell_unknown_ratios() {
+  void tell_what_transformers_does_not_read() {
     summary_.unknown_ratios = ratios_unknown_to_transformers(source_.config());
+    summary_.is_quantised_there = target_config_.quantization_config.present;
   }
   const ConvertSummary& summary() const { return summary_; }
 
@@ -383,7 +384,7 @@ Result<ConvertSummary> convert_checkpoint(const std::string& source, const std::
   CACHALOT_RETURN_IF_ERROR(copy_companions(source, destination, options));
   if (options.names == NameFamily::transformers) {
     CACHALOT_RETURN_IF_ERROR(write_transformers_files(destination, weights.config()));
-    converter.tell_unknown_ratios();
+    converter.tell_what_transformers_does_not_read();
   }
   return converter.summary();
 }

@@ -45,10 +45,12 @@ struct ConvertSummary {
   int64_t num_tensors = 0;
   int64_t num_files = 0;
   int64_t total_bytes = 0;
-  int64_t copied_tensors = 0;           // bytes unchanged
-  int64_t rounded_values = 0;           // floats that a narrower float does not hold exactly
-  QuantizeCounts blocks;                // of the tensors that were quantised
-  std::vector<int64_t> unknown_ratios;  // to transformers, where its names were asked for
+  int64_t copied_tensors = 0;  // bytes unchanged
+  int64_t rounded_values = 0;  // floats that a narrower float does not hold exactly
+  QuantizeCounts blocks;       // of the tensors that were quantised
+  // Where transformers' names were asked for: what it does not read of the result.
+  std::vector<int64_t> unknown_ratios;
+  bool is_quantised_there = false;  // it reads quantised weights under the public names alone
 };
 
 // Writes the tensors, config.json (the source's, with what the conversion changed) and copies of

@@ -142,7 +142,9 @@ TEST(Convert, WritesWhatTransformersNeeds) {
   ASSERT_TRUE(write_file_atomically(a + "/generation_config.json", "{\"kept\": 1}").ok());
   ConvertOptions options;
   options.names = NameFamily::transformers;
-  EXPECT_TRUE(convert(a, b, options).unknown_ratios.empty());
+  const ConvertSummary summary = convert(a, b, options);
+  EXPECT_TRUE(summary.unknown_ratios.empty());
+  EXPECT_TRUE(summary.is_quantised_there);
   const std::string settings = read_text_file(b + "/tokenizer_config.json").value();
   for (const char* told : {"\"<b>\"", "\"<e>\"", "PreTrainedTokenizerFast"})
     EXPECT_NE(settings.find(told), std::string::npos) << told;
@@ -153,7 +155,10 @@ TEST(Convert, WritesWhatTransformersNeeds) {
   fs::create_directories(c);
   config.compress_ratios[1] = 16;
   ASSERT_TRUE(write_random_model(c, config, int64_t{1} << 40).ok());
-  EXPECT_EQ(convert(c, d, options).unknown_ratios, std::vector<int64_t>{16});
+  options.precision = ConvertPrecision::bf16;
+  const ConvertSummary plain = convert(c, d, options);
+  EXPECT_EQ(plain.unknown_ratios, std::vector<int64_t>{16});
+  EXPECT_FALSE(plain.is_quantised_there);
   EXPECT_FALSE(fs::exists(d + "/tokenizer_config.json"));  // no tokenizer, nothing to say of it
   EXPECT_TRUE(fs::exists(d + "/generation_config.json"));
 }
