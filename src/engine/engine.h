@@ -21,7 +21,7 @@
 #include "cache/sequence_cache.h"
 #include "engine/loaded_model.h"
 #include "engine/runner.h"
-#include "engine/sampler.h"
+#include "engine/sampling_params.h"
 
 namespace cachalot::engine {
 
@@ -41,7 +41,7 @@ struct GenerateRequest {
   // end the completion; kept in the sequence, not in the completion's ids
   std::vector<int32_t> stop_tokens;
   // At temperature 0 a drawn token's probability is 1; asked for, its logprob is the model's own
-  // (model_logprob), at the cost of a pass over the vocabulary.
+  // (before all sampling), at the cost of a pass over the vocabulary.
   bool wants_model_logprobs = false;
   int64_t num_drafts = 0;  // drafted by the MTP block a step; 0 without one
 };

@@ -21,13 +21,14 @@ Engine::Generation::Generation(Engine& engine, Sequence& sequence, const Generat
       on_event_(on_event),
       model_(engine.model_->transformer()),
       width_(model_.num_streams() * model_.config().hidden_size),
-      num_drafts_(model_.weights().mtp.empty() ? 0 : request.num_drafts) {}
+      num_drafts_(model_.weights().mtp.empty() ? 0 : request.num_drafts),
+      sampling_(request.sampling, model_.config().vocab_size) {}
 
 Result<Completion> Engine::Generation::run() {
   // Tokens that an earlier completion sampled last have not been run yet; they belong to this
   // prefill.
   sequence_.tokens.insert(sequence_.tokens.end(), request_.prompt.begin(), request_.prompt.end());
-  for (const int32_t id : sequence_.tokens) history_.add_prompt(id);
+  for (const int32_t id : sequence_.tokens) sampling_.add_prompt(id);
   if (request_.max_new_tokens == 0) is_over_ = true;
 
   auto start = std::chrono::steady_clock::now();
@@ -107,8 +108,13 @@ Status Engine::Generation::draft() {
   while (true) {
     const int64_t only_row = 0;
     model_.mtp_logits(engine_.runner_.context(), 0, streams.data(), {&only_row, 1}, logits_.data());
-    drafts_.push_back(
-        static_cast<int32_t>(std::max_element(logits_.begin(), logits_.end()) - logits_.begin()));
+    const ops::SamplingRow greedy{.temperature = 0};
+    ops::SampledToken best;
+    const int64_t vocab_size = model_.config().vocab_size;
+    ops::sample(engine_.runner_.context(),
+                {logits_.data(), vocab_size, 1, vocab_size, &greedy, &best});
+    CACHALOT_RETURN_IF_ERROR(sampled_status(best, logits_.data()));
+    drafts_.push_back(best.id);
     const auto drafted = static_cast<int64_t>(drafts_.size());
     if (drafted >= wanted) break;
     CACHALOT_RETURN_IF_ERROR(
@@ -118,17 +124,19 @@ Status Engine::Generation::draft() {
   return {};
 }
 
-bool Engine::Generation::emit(const SampledToken& token) {
+bool Engine::Generation::emit(const ops::SampledToken& token) {
   sequence_.tokens.push_back(token.id);
-  history_.add_output(token.id);
+  sampling_.add_output(token.id);
   if (std::find(request_.stop_tokens.begin(), request_.stop_tokens.end(), token.id) !=
       request_.stop_tokens.end()) {
     completion_.finish = Finish::stop;
     return false;
   }
   completion_.ids.push_back(token.id);
-  completion_.logprobs.push_back(token.logprob);
-  const Event event{Event::Kind::token, 0, 0, token.id, token.logprob};
+  const bool wants_models = request_.wants_model_logprobs && request_.sampling.temperature == 0;
+  const double logprob = wants_models ? token.model_logprob : token.logprob;
+  completion_.logprobs.push_back(logprob);
+  const Event event{Event::Kind::token, 0, 0, token.id, logprob};
   if (on_event_ && !on_event_(event)) engine_.cancel();
   if (static_cast<int64_t>(completion_.ids.size()) >= request_.max_new_tokens) {
     completion_.finish = Finish::length;
@@ -139,6 +147,21 @@ bool Engine::Generation::emit(const SampledToken& token) {
     return false;
   }
   return true;
+}
+
+// The token after each row of the step, as if the drafts before it stood.
+void Engine::Generation::sample(int64_t drafted) {
+  const int64_t vocab_size = model_.config().vocab_size;
+  sampling_rows_.resize(static_cast<size_t>(1 + drafted));
+  sampled_.resize(sampling_rows_.size());
+  for (int64_t i = 0; i <= drafted; ++i) {
+    sampling_rows_[i] = sampling_.row(static_cast<int64_t>(sequence_.tokens.size()) + i);
+    sampling_rows_[i].drafted = std::span(drafts_).first(static_cast<size_t>(i));
+    sampling_rows_[i].wants_model_logprob =
+        request_.wants_model_logprobs && request_.sampling.temperature == 0;
+  }
+  ops::sample(engine_.runner_.context(), {logits_.data(), vocab_size, 1 + drafted, vocab_size,
+                                          sampling_rows_.data(), sampled_.data()});
 }
 
 Status Engine::Generation::decode_step() {
@@ -156,15 +179,11 @@ Status Engine::Generation::decode_step() {
   logits_.resize(static_cast<size_t>((1 + drafted) * vocab_size));
   model_.logits(engine_.runner_.context(), streams_.data(), rows, logits_.data());
 
+  sample(drafted);
   int64_t accepted = 0;
   for (;; ++accepted) {
-    const std::span logits(logits_.data() + accepted * vocab_size, static_cast<size_t>(vocab_size));
-    CACHALOT_ASSIGN_OR_RETURN(SampledToken token,
-                              sample(logits, request_.sampling, history_,
-                                     static_cast<int64_t>(sequence_.tokens.size()), scratch_));
-    if (request_.wants_model_logprobs && request_.sampling.temperature == 0) {
-      CACHALOT_ASSIGN_OR_RETURN(token.logprob, model_logprob(logits, token.id));
-    }
+    const ops::SampledToken& token = sampled_[accepted];
+    CACHALOT_RETURN_IF_ERROR(sampled_status(token, logits_.data() + accepted * vocab_size));
     is_over_ = !emit(token);
     if (is_over_ || accepted == drafted || token.id != drafts_[accepted]) break;
   }

@@ -25,7 +25,9 @@ class Engine::Generation {
   Status draft();
   Status fill_mtp(int64_t first_position, std::span<const int32_t> next_tokens,
                   const float* streams);
-  bool emit(const SampledToken& token);  // false when the completion is over
+  // The tokens after the rows of a step, from logits_ into sampled_.
+  void sample(int64_t drafted);
+  bool emit(const ops::SampledToken& token);  // false when the completion is over
   bool cancelled() const { return engine_.cancelled_.load(std::memory_order_relaxed); }
   const float* row(int64_t i) const { return streams_.data() + i * width_; }
 
@@ -36,12 +38,13 @@ class Engine::Generation {
   const model::Transformer& model_;
   int64_t width_;  // floats of a row of streams
   int64_t num_drafts_;
-  TokenHistory history_;
+  RequestSampling sampling_;
   std::vector<float> streams_;  // of the last forward, [rows, width]
   std::vector<float> mtp_streams_;
   std::vector<float> logits_;
-  std::vector<int32_t> drafts_;  // proposals for the positions after the last token
-  Distribution scratch_;
+  std::vector<int32_t> drafts_;                  // proposals for the positions after the last token
+  std::vector<ops::SamplingRow> sampling_rows_;  // of the step
+  std::vector<ops::SampledToken> sampled_;
   Completion completion_;
   bool is_over_ = false;
 };

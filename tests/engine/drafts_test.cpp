@@ -130,12 +130,17 @@ Text written(Engine& engine, const SamplingParams& sampling, int64_t num_drafts,
 
 TEST(Drafts, LeaveNoTraceInTheText) {
   auto engine = make_engine();
-  SamplingParams greedy, sampled;
+  SamplingParams greedy, sampled, penalised;
   greedy.temperature = 0;
+  // Light enough that drafts still stand, and that each count weighs.
+  penalised.temperature = 0;
+  penalised.repetition_penalty = 1.02;
+  penalised.frequency_penalty = 0.2;
+  penalised.presence_penalty = 0.1;
   sampled.temperature = 0.8;
   sampled.top_p = 0.9;
   sampled.seed = 11;
-  for (const SamplingParams& sampling : {greedy, sampled}) {
+  for (const SamplingParams& sampling : {greedy, sampled, penalised}) {
     int64_t drafted = 0, accepted = 0;
     const Text alone = written(*engine, sampling, 0, &drafted, &accepted);
     ASSERT_EQ(alone.ids.size(), 90u);

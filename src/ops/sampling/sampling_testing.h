@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <map>
 
-namespace cachalot::engine::testing {
+namespace cachalot::ops::testing {
 
 // Pearson's statistic of counts against exact probabilities, and the value it exceeds with
 // probability 1e-6 if the counts are drawn from them: the chi-square quantile, as Wilson and
@@ -48,4 +48,4 @@ void expect_drawn_from(const std::map<Outcome, double>& probabilities,
       << "chi-square with " << cells - 1 << " degrees of freedom";
 }
 
-}  // namespace cachalot::engine::testing
+}  // namespace cachalot::ops::testing

@@ -1,0 +1,214 @@
+// Sorts as little as it can, in the row's own scratch.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "ops/sampling/exp_nonpositive.h"
+#include "ops/sampling/sampling_impl.h"
+
+namespace cachalot::ops {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// Ids that may still be drawn; what `probability` holds goes from logit to weight to probability.
+using Candidates = std::span<TokenProbability>;
+
+// Largest first, ties to the lowest id: a total order.
+bool ranks_before(const TokenProbability& a, const TokenProbability& b) {
+  return a.probability != b.probability ? a.probability > b.probability : a.id < b.id;
+}
+bool has_lower_id(const TokenProbability& a, const TokenProbability& b) { return a.id < b.id; }
+
+// Keeps what `stays` says, in order.
+template <typename Stays>
+Candidates filter(Candidates candidates, Stays stays) {
+  const auto end = std::remove_if(candidates.begin(), candidates.end(),
+                                  [&](const TokenProbability& token) { return !stays(token); });
+  return candidates.first(static_cast<size_t>(end - candidates.begin()));
+}
+
+// The first id whose logit is NaN or +inf; vocab_size where there is none.
+int64_t read_logits(const SampleRow& row) {
+  for (int64_t i = 0; i < row.vocab_size; ++i) {
+    if (!(row.logits[i] < std::numeric_limits<float>::infinity())) return i;
+    row.distribution[i] = {static_cast<int32_t>(i), row.logits[i]};
+  }
+  return row.vocab_size;
+}
+
+void penalise(const SamplingRow& params, const TokenCount& count, Candidates tokens) {
+  if (count.id < 0 || static_cast<size_t>(count.id) >= tokens.size()) return;
+  double& logit = tokens[count.id].probability;
+  if (count.prompt + count.output > 0)
+    logit = logit > 0 ? logit / params.repetition_penalty : logit * params.repetition_penalty;
+  if (count.output > 0) logit -= params.frequency_penalty * count.output + params.presence_penalty;
+}
+
+// Steps 1 to 3; tokens[id] is still the entry of id.
+void adjust(const SamplingRow& params, Candidates tokens) {
+  for (const TokenBias& bias : params.biases) tokens[bias.id].probability += bias.bias;
+  if (params.repetition_penalty != 1.0 || params.frequency_penalty != 0.0 ||
+      params.presence_penalty != 0.0) {
+    const auto drafted = params.drafted;
+    const auto times = [&](int32_t id) {
+      return static_cast<int32_t>(std::count(drafted.begin(), drafted.end(), id));
+    };
+    for (TokenCount count : params.counts) {
+      count.output += times(count.id);
+      penalise(params, count, tokens);
+    }
+    // Those that only the step's own tokens hold, each at its first place.
+    for (size_t i = 0; i < drafted.size(); ++i) {
+      const int32_t id = drafted[i];
+      const bool is_first =
+          std::find(drafted.begin(), drafted.begin() + i, id) == drafted.begin() + i;
+      const bool is_counted = std::any_of(params.counts.begin(), params.counts.end(),
+                                          [&](const TokenCount& count) { return count.id == id; });
+      if (is_first && !is_counted) penalise(params, {id, 0, times(id)}, tokens);
+    }
+  }
+  if (params.mask == nullptr) return;
+  for (size_t id = 0; id < tokens.size(); ++id) {
+    if (!id_set_has(params.mask, static_cast<int64_t>(id))) tokens[id].probability = -kInfinity;
+  }
+}
+
+Candidates keep_top_k(int32_t k, Candidates candidates) {
+  const auto count = static_cast<size_t>(k);
+  if (count == 0 || count >= candidates.size()) return candidates;
+  std::nth_element(candidates.begin(), candidates.begin() + k, candidates.end(), ranks_before);
+  std::sort(candidates.begin(), candidates.begin() + k, has_lower_id);
+  return candidates.first(count);
+}
+
+double total_weight(Candidates weights) {
+  double total = 0;
+  for (const TokenProbability& token : weights) total += token.probability;
+  return total;
+}
+
+// Sorts a first part that grows until it holds enough weight: a peaked distribution is never sorted
+// as a whole.
+Candidates keep_top_p(double top_p, Candidates weights) {
+  if (top_p >= 1.0) return weights;
+  const double enough = top_p * total_weight(weights);
+  const auto n = static_cast<int64_t>(weights.size());
+  const auto first = weights.begin();
+  double sum = 0;
+  int64_t num_kept = 0;
+  for (int64_t num_sorted = 0; sum < enough && num_kept < n;) {
+    const int64_t end = std::min(n, std::max<int64_t>(256, 4 * num_sorted));
+    if (end < n) std::nth_element(first + num_sorted, first + end, weights.end(), ranks_before);
+    std::sort(first + num_sorted, first + end, ranks_before);
+    num_sorted = end;
+    while (num_kept < num_sorted && sum < enough)
+      sum += weights[static_cast<size_t>(num_kept++)].probability;
+  }
+  std::sort(first, first + num_kept, has_lower_id);
+  return weights.first(static_cast<size_t>(num_kept));
+}
+
+// Steps 4 to 7; empty where there is nothing to choose.
+Candidates distribution(const SamplingRow& params, Candidates tokens) {
+  // max_element takes the first of equals: the lowest id.
+  const auto best =
+      std::max_element(tokens.begin(), tokens.end(),
+                       [](const auto& a, const auto& b) { return a.probability < b.probability; });
+  if (best == tokens.end() || best->probability == -kInfinity) return {};
+  if (params.temperature == 0) {
+    tokens[0] = {best->id, 1.0};
+    return tokens.first(1);
+  }
+  const double largest = best->probability;
+  const auto exponent = [&](const TokenProbability& token) {
+    return (token.probability - largest) / params.temperature;
+  };
+  // The largest have the largest weights: those without any may go first.
+  tokens = filter(tokens, [&](const auto& token) { return exponent(token) >= kLeastExponent; });
+  tokens = keep_top_k(params.top_k, tokens);
+  for (TokenProbability& token : tokens) token.probability = exp_nonpositive(exponent(token));
+  tokens = keep_top_p(params.top_p, tokens);
+  // The largest weight is 1 and passes every filter.
+  if (params.min_p > 0)
+    tokens = filter(tokens, [&](const auto& token) { return token.probability >= params.min_p; });
+  const double total = total_weight(tokens);
+  for (TokenProbability& token : tokens) token.probability /= total;
+  return tokens;
+}
+
+const TokenProbability& draw(Candidates tokens, double uniform) {
+  double sum = 0;
+  for (const TokenProbability& token : tokens) {
+    sum += token.probability;
+    if (sum > uniform) return token;
+  }
+  return tokens.back();  // rounding left the sum below uniform
+}
+
+// log softmax(logits)[i] = logits[i] - largest - log_total.
+struct Softmax {
+  double largest;
+  double log_total;
+  double logprob(float logit) const { return logit - largest - log_total; }
+};
+
+Softmax model_softmax(std::span<const float> logits) {
+  const double largest = *std::max_element(logits.begin(), logits.end());
+  double total = 0;
+  for (const float logit : logits) total += exp_nonpositive(logit - largest);
+  return {largest, std::log(total)};
+}
+
+void write_top(std::span<const float> logits, const Softmax& softmax, std::span<TokenLogprob> top) {
+  // The best so far in order, with their logits; few, so that most ids are compared once.
+  size_t num_found = 0;
+  for (size_t id = 0; id < logits.size(); ++id) {
+    const double logit = logits[id];
+    if (num_found == top.size() && !(logit > top.back().logprob)) continue;
+    num_found = std::min(num_found + 1, top.size());
+    size_t place = num_found - 1;
+    for (; place > 0 && logit > top[place - 1].logprob; --place) top[place] = top[place - 1];
+    top[place] = {static_cast<int32_t>(id), logit};
+  }
+  for (TokenLogprob& token : top.first(num_found))
+    token.logprob = softmax.logprob(logits[token.id]);
+  std::fill(top.begin() + num_found, top.end(), TokenLogprob{-1, -kInfinity});
+}
+
+}  // namespace
+
+SampledToken sample_row_cpu(const SampleRow& row) {
+  SampledToken result;
+  const std::span logits(row.logits, static_cast<size_t>(row.vocab_size));
+  if (const int64_t id = read_logits(row); id < row.vocab_size) {
+    result.fault = SamplingFault::not_finite;
+    result.faulty_id = static_cast<int32_t>(id);
+    return result;
+  }
+  Candidates tokens(row.distribution, static_cast<size_t>(row.vocab_size));
+  adjust(row.params, tokens);
+  tokens = distribution(row.params, tokens);
+  if (tokens.empty()) {
+    result.fault = SamplingFault::nothing_to_choose;
+    return result;
+  }
+  const TokenProbability& chosen =
+      draw(tokens, sampling_stream(row.params.seed, row.params.position).next_unit());
+  result.id = chosen.id;
+  result.num_allowed = static_cast<int32_t>(tokens.size());
+  result.logprob = std::log(chosen.probability);
+  if (row.allowed != nullptr) {
+    std::fill_n(row.allowed, id_set_words(row.vocab_size), 0);
+    for (const TokenProbability& token : tokens)
+      row.allowed[token.id / 64] |= uint64_t{1} << (token.id % 64);
+  }
+  if (!row.params.wants_model_logprob && row.params.num_top == 0) return result;
+  const Softmax softmax = model_softmax(logits);
+  if (row.params.wants_model_logprob) result.model_logprob = softmax.logprob(logits[chosen.id]);
+  if (row.params.num_top > 0)
+    write_top(logits, softmax, {row.top, static_cast<size_t>(row.params.num_top)});
+  return result;
+}
+
+}  // namespace cachalot::ops
