@@ -60,6 +60,46 @@ class CheckLayers(unittest.TestCase):
                      ["src/ops/a.cpp:2:", "tests/faults/patches"])
         self.refuses({"src/ops/a.cpp": "#ifdef CACHALOT_FAULTS\n#endif\n"}, ["src/ops/a.cpp:1:"])
 
+    def test_refuses_work_on_activations_outside_ops(self):
+        layers = "base:\nops: base\nautograd: ops\nmodel: autograd\ntrain: model\n"
+        planted = {
+            "a loop over x": "void f(float* x, int n) {\n  for (int i = 0; i < n; ++i) x[i] *= 2;\n}\n",
+            "a loop over out": "void f(const T& t, float* out) {\n  for (auto r : t.rows())\n"
+                               "    for (int i = 0; i < 3; ++i) out[r + i] = 0;\n}\n",
+            "a loop over floats": "void f(std::vector<float>& v) {\n  for (const float x : v) sum += x;\n}\n",
+            "a loop over .data": "void f(Matrix m) {\n  while (n-- > 0) { m.data[n] = 1; }\n}\n",
+            "memcpy of y": "void f(float* y) {\n  std::memcpy(y + 1, z, 4);\n}\n",
+            "std::accumulate of losses": "std::vector<float> losses(3);\nreturn std::accumulate(losses.begin(), losses.end(), 0);\n",
+            "std::max_element of row": "auto* row = step.floats(n);\nreturn std::max_element(row, row + n);\n",
+        }
+        for found, code in planted.items():
+            for folder in ("autograd", "model", "train"):
+                self.refuses({f"src/{folder}/a.cpp": code}, [f"src/{folder}/a.cpp:", "in ops/, found " + found], layers)
+            status, output = run({"src/ops/a.cpp": code, "src/model/a_test.cpp": code}, layers)
+            self.assertEqual(status, 0, output)
+        self.refuses({"src/model/a.h": "class A { std::vector<float> sums_; };\n",
+                      "src/model/a.cpp": "for (int i = 0; i < 3; ++i) sums_[i] = 0;\n"}, ["src/model/a.cpp:1:"], layers)
+
+    def test_refuses_the_thread_pool_outside_ops(self):
+        layers = "base:\nops: base\nmodel: ops\ndata: base\n"
+        for use in ("ctx.pool->run(n, fn);", "pool_.run(n, fn);", "for_row_blocks(ctx, rows, 1, fn);"):
+            self.refuses({"src/model/a.cpp": "\n" + use + "\n"}, ["src/model/a.cpp:2: expected the thread pool's work in ops/"],
+                         layers)
+            code, output = run({"src/ops/a.cpp": use, "src/data/a.cpp": use, "src/base/a.cpp": use}, layers)
+            self.assertEqual(code, 0, output)
+
+    def test_lets_pass_what_touches_no_activation(self):
+        layers = "base:\nops: base\nmodel: ops\n"
+        code, output = run({"src/model/a.cpp":
+                            "// for (float x : v) x[i] = 1;\n"
+                            "void f(float* x, const int64_t* ids) {\n"
+                            "  for (int64_t i = 0; i < n; ++i) total += ids[i];\n"
+                            "  for (int64_t g = 0; g < groups; ++g) products[g].x = x + g * columns;\n"
+                            "  for (int64_t g = 0; g < groups; ++g) ops::add(ctx, x + g * columns);\n"
+                            "  x[0] = 1;\n"
+                            "}\n"}, layers)
+        self.assertEqual(code, 0, output)
+
     def test_refuses_angle_brackets_for_our_folders(self):
         self.refuses({"src/base/a.cpp": "#include <ops/a.h>\n"}, ["src/base/a.cpp:1:"])
 

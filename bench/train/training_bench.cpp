@@ -88,7 +88,7 @@ class Step {
   }
   cc::model::Choices choose() { return model_->choose_experts(ctx_, samples_, false); }
   void gradients() {
-    parameters_.clear_grads();
+    parameters_.clear_grads(ctx_);
     cc::model::TrainingTerms terms;
     cc::model::Choices chosen;
     if (anticipate) {
@@ -100,7 +100,7 @@ class Step {
     terms.balance_weight = 1.0f / kSequences;
     terms.recompute = recompute;
     model_->add_gradients(ctx_, samples_, kWeights, &terms);
-    parameters_.finish_grads();
+    parameters_.finish_grads(ctx_);
   }
   void optimize() { optimizer_->step(ctx_, 1e-6); }
   void pack() { CACHALOT_CHECK(model_->refresh(ctx_).ok()); }

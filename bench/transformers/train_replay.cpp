@@ -241,11 +241,11 @@ Status run(const Options& options) {
     cachalot::model::TrainingTerms terms;
     terms.replay = &choices;
     const auto start = std::chrono::steady_clock::now();
-    store.clear_grads();
+    store.clear_grads(ctx);
     const auto sums =
         model->add_gradients(ctx, samples, {static_cast<float>(1.0 / static_cast<double>(targets))},
                              options.choices.empty() ? nullptr : &terms);
-    store.finish_grads();
+    store.finish_grads(ctx);
     norms.push_back(optimizer.step(ctx, options.learning_rate).grad_norm);
     CACHALOT_RETURN_IF_ERROR(model->refresh(ctx));
     seconds.push_back(

@@ -1,25 +1,9 @@
 #include "autograd/elementwise_grad.h"
 
-#include <cstring>
-
-#include "ops/elementwise/add.h"
-
 namespace cachalot::autograd {
-namespace {
-void add_rows(device::ExecContext& exec, float* x, int64_t x_stride, const float* y,
-              int64_t y_stride, int64_t rows, int64_t columns, bool round_x) {
-  for (int64_t row = 0; row < rows; ++row)
-    ops::add(exec, x + row * x_stride, y + row * y_stride, columns, round_x);
-}
-}  // namespace
 
-void copy(Context ctx, const RowsCopy& p) {
-  const auto run = [p] {
-    for (int64_t row = 0; row < p.rows; ++row) {
-      std::memcpy(p.to + row * p.to_stride, p.from + row * p.from_stride,
-                  static_cast<size_t>(p.columns) * sizeof(float));
-    }
-  };
+void copy(Context ctx, const ops::RowsCopy& p) {
+  const auto run = [ctx, p] { ops::copy_rows(ctx.exec, p); };
   run();
   if (ctx.tape == nullptr) return;
   ctx.tape->record(
@@ -27,14 +11,13 @@ void copy(Context ctx, const RowsCopy& p) {
          const float* d_to = ctx.tape->existing_grad(p.to);
          float* d_from = d_to == nullptr ? nullptr : ctx.tape->grad(p.from);
          if (d_from == nullptr) return;
-         add_rows(ctx.exec, d_from, p.from_stride, d_to, p.to_stride, p.rows, p.columns, false);
+         ops::add_copies(ctx.exec,
+                         {d_from, p.from_stride, p.rows, p.columns, d_to, p.to_stride, p.copies});
        }});
 }
 
-void add(Context ctx, const RowsAdd& p, bool round_x) {
-  const auto run = [ctx, p, round_x] {
-    add_rows(ctx.exec, p.x, p.x_stride, p.y, p.y_stride, p.rows, p.columns, round_x);
-  };
+void add(Context ctx, const ops::RowsAdd& p, bool round_x) {
+  const auto run = [ctx, p, round_x] { ops::add_rows(ctx.exec, p, round_x); };
   run();
   if (ctx.tape == nullptr) return;
   ctx.tape->record(
@@ -42,7 +25,7 @@ void add(Context ctx, const RowsAdd& p, bool round_x) {
          const float* d_x = ctx.tape->existing_grad(p.x);
          float* d_y = d_x == nullptr ? nullptr : ctx.tape->grad(p.y);
          if (d_y == nullptr) return;
-         add_rows(ctx.exec, d_y, p.y_stride, d_x, p.x_stride, p.rows, p.columns, false);
+         ops::add_copies(ctx.exec, {d_y, p.y_stride, p.rows, p.columns, d_x, p.x_stride, p.copies});
        }});
 }
 
@@ -52,35 +35,29 @@ void add(Context ctx, float* x, const float* y, int64_t n, bool round_x) {
 
 void gather_rows(Context ctx, const float* x, std::span<const int64_t> rows, int64_t columns,
                  float* out) {
-  const auto run = [=](std::span<const int64_t> chosen) {
-    for (size_t i = 0; i < chosen.size(); ++i) {
-      std::memcpy(out + static_cast<int64_t>(i) * columns, x + chosen[i] * columns,
-                  static_cast<size_t>(columns) * sizeof(float));
-    }
+  const auto count = static_cast<int64_t>(rows.size());
+  const auto run = [=](const int64_t* chosen) {
+    ops::gather_rows<int64_t>(ctx.exec, {x, columns, chosen, count, columns, out, columns});
   };
-  run(rows);
+  run(rows.data());
   if (ctx.tape == nullptr) return;
   const auto kept = std::make_shared<std::vector<int64_t>>(rows.begin(), rows.end());
   ctx.tape->record({.name = "gather_rows",
                     .reads = {x},
                     .writes = {out},
-                    .replay = [run, kept] { run(*kept); },
+                    .replay = [run, kept] { run(kept->data()); },
                     .backward =
                         [=] {
                           const float* d_out = ctx.tape->existing_grad(out);
                           float* d_x = d_out == nullptr ? nullptr : ctx.tape->grad(x);
                           if (d_x == nullptr) return;
-                          for (size_t i = 0; i < kept->size(); ++i) {
-                            ops::add(ctx.exec, d_x + (*kept)[i] * columns,
-                                     d_out + static_cast<int64_t>(i) * columns, columns, false);
-                          }
+                          ops::scatter_add_rows<int64_t>(ctx.exec, {d_out, columns, kept->data(),
+                                                                    count, columns, d_x, columns});
                         }});
 }
 
 void scatter(Context ctx, const float* x, const int32_t* to, int64_t n, float* out) {
-  const auto run = [=] {
-    for (int64_t i = 0; i < n; ++i) out[to[i]] = x[i];
-  };
+  const auto run = [=] { ops::scatter_rows<int32_t>(ctx.exec, {x, 1, to, n, 1, out, 1}); };
   run();
   if (ctx.tape == nullptr) return;
   ctx.tape->record({.name = "scatter",
@@ -90,15 +67,13 @@ void scatter(Context ctx, const float* x, const int32_t* to, int64_t n, float* o
                     .backward = [ctx, x, to, n, out] {
                       const float* d_out = ctx.tape->existing_grad(out);
                       float* d_x = d_out == nullptr ? nullptr : ctx.tape->grad(x);
-                      if (d_x == nullptr) return;
-                      for (int64_t i = 0; i < n; ++i) d_x[i] += d_out[to[i]];
+                      if (d_x != nullptr)
+                        ops::gather_add_rows<int32_t>(ctx.exec, {d_out, 1, to, n, 1, d_x, 1});
                     }});
 }
 
 void scale(Context ctx, float* x, int64_t n, float factor) {
-  const auto run = [=] {
-    for (int64_t i = 0; i < n; ++i) x[i] *= factor;
-  };
+  const auto run = [=] { ops::scale(ctx.exec, x, n, factor); };
   run();
   if (ctx.tape == nullptr) return;
   ctx.tape->record({.name = "scale",
@@ -107,7 +82,7 @@ void scale(Context ctx, float* x, int64_t n, float factor) {
                     .replay = run,
                     .backward = [ctx, x, n, factor] {
                       float* d_x = ctx.tape->existing_grad(x);
-                      for (int64_t i = 0; d_x != nullptr && i < n; ++i) d_x[i] *= factor;
+                      if (d_x != nullptr) ops::scale(ctx.exec, d_x, n, factor);
                     }});
 }
 
@@ -124,26 +99,36 @@ void hadamard(Context ctx, const ops::RowsParams& p, bool round_x) {
 }
 
 namespace {
-// Straight-through: the gradient is that of the unrounded values, in the same place.
-void record_rounding(Context ctx, const char* name, float* x, std::function<void()> run) {
-  if (ctx.tape != nullptr)
-    ctx.tape->record({.name = name, .reads = {x}, .writes = {x}, .replay = std::move(run)});
+// Straight-through: the gradient is that of the unrounded values, in the same place or where they
+// were read.
+template <typename Run>
+void rounding(Context ctx, const char* name, const ops::RowsParams& p, Run run) {
+  run();
+  if (ctx.tape == nullptr) return;
+  CACHALOT_CHECK(p.from_rows == nullptr);
+  Op op{.name = name, .reads = {p.input(0)}, .writes = {p.x}, .replay = run};
+  if (p.from != nullptr) {
+    op.backward = [ctx, p] {
+      const float* d_x = ctx.tape->existing_grad(p.x);
+      float* d_from = d_x == nullptr ? nullptr : ctx.tape->grad(p.from);
+      if (d_from == nullptr) return;
+      ops::add_rows(ctx.exec, {d_from, p.from_stride, p.rows, p.columns, d_x, p.row_stride}, false);
+    };
+  }
+  ctx.tape->record(std::move(op));
 }
 }  // namespace
 
 void simulate_fp8(Context ctx, const ops::RowsParams& p, int64_t block) {
-  ops::simulate_fp8(ctx.exec, p, block);
-  record_rounding(ctx, "simulate_fp8", p.x, [=] { ops::simulate_fp8(ctx.exec, p, block); });
+  rounding(ctx, "simulate_fp8", p, [=] { ops::simulate_fp8(ctx.exec, p, block); });
 }
 
 void simulate_fp4(Context ctx, const ops::RowsParams& p) {
-  ops::simulate_fp4(ctx.exec, p);
-  record_rounding(ctx, "simulate_fp4", p.x, [=] { ops::simulate_fp4(ctx.exec, p); });
+  rounding(ctx, "simulate_fp4", p, [=] { ops::simulate_fp4(ctx.exec, p); });
 }
 
 void round_bf16(Context ctx, const ops::RowsParams& p) {
-  ops::round_bf16(ctx.exec, p);
-  record_rounding(ctx, "round_bf16", p.x, [=] { ops::round_bf16(ctx.exec, p); });
+  rounding(ctx, "round_bf16", p, [=] { ops::round_bf16(ctx.exec, p); });
 }
 
 }  // namespace cachalot::autograd

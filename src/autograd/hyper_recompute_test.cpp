@@ -42,7 +42,7 @@ Result run(int64_t num_sublayers, int64_t block) {
   std::vector<float> pre(kRows * kStreams, 0.3f), post(kRows * kStreams, 0.4f),
       comb(kRows * kStreams * kStreams, 0.25f);
   for (float& x : comb) x += 0.01f * static_cast<float>(rng.next_normal());
-  Tape tape(memory, pool);
+  Tape tape(memory, exec);
   const Context ctx(exec, &tape);
   tape.add_parameter(start.data(), kStreams * kC, result.d_start.data());
   std::vector<std::vector<float>> map_grads;

@@ -1,11 +1,10 @@
 #include "autograd/matmul_grad.h"
 
-#include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "ops/matmul/matmul_backward.h"
 #include "ops/quant/act_quant.h"
+#include "ops/rows/rows.h"
 
 namespace cachalot::autograd {
 namespace {
@@ -20,18 +19,11 @@ struct SeparateGrad {
   float* d_x;
 };
 
-// Rows of a matrix one after the other, in the arena. x_rows null: its first m rows.
-ops::RowsParams copy_rows(device::ExecContext& exec, const float* x, int64_t stride,
-                          const int32_t* x_rows, int64_t m, int64_t columns) {
-  auto* copy = exec.arena->allocate<float>(m * columns);
-  constexpr int64_t kTaskRows = 64;
-  exec.pool->run((m + kTaskRows - 1) / kTaskRows, [&](int64_t task, int) {
-    for (int64_t i = task * kTaskRows; i < std::min(m, (task + 1) * kTaskRows); ++i) {
-      std::memcpy(copy + i * columns, x + (x_rows != nullptr ? x_rows[i] : i) * stride,
-                  static_cast<size_t>(columns) * sizeof(float));
-    }
-  });
-  return {copy, m, columns, columns};
+// A rounded copy of a matrix's rows in the arena, to be made by an op of ops/quant. x_rows null:
+// its first m rows.
+ops::RowsParams copy_of(device::ExecContext& exec, const float* x, int64_t stride,
+                        const int32_t* x_rows, int64_t m, int64_t columns) {
+  return {exec.arena->allocate<float>(m * columns), m, columns, columns, x, stride, x_rows};
 }
 
 // dX += dY W. Gathered rows are added to the rows they came from product by product: that is the
@@ -56,8 +48,7 @@ void input_grads(Context ctx, const Products& products, GradientFormat format) {
     d.math = ops::MatmulMath::f32;
     d.accumulate = true;
     if (format != GradientFormat::f32) {
-      const ops::RowsParams rounded =
-          copy_rows(ctx.exec, d_y, p.y_stride, nullptr, p.m, p.w->rows());
+      const ops::RowsParams rounded = copy_of(ctx.exec, d_y, p.y_stride, nullptr, p.m, p.w->rows());
       if (format == GradientFormat::bf16) {
         ops::round_bf16(ctx.exec, rounded);
       } else {
@@ -80,14 +71,12 @@ void input_grads(Context ctx, const Products& products, GradientFormat format) {
     const ops::MatmulParams& p = *g.product;
     const int64_t columns = p.w->columns();
     float* d_x = ctx.tape->grad(p.x);
-    constexpr int64_t kTaskRows = 64;
-    ctx.exec.pool->run((p.m + kTaskRows - 1) / kTaskRows, [&](int64_t task, int) {
-      for (int64_t i = task * kTaskRows; i < std::min(p.m, (task + 1) * kTaskRows); ++i) {
-        float* to = d_x + (p.x_rows != nullptr ? p.x_rows[i] : i) * p.x_stride;
-        const float* from = g.d_x + i * columns;
-        for (int64_t c = 0; c < columns; ++c) to[c] += from[c];
-      }
-    });
+    if (p.x_rows != nullptr) {
+      ops::scatter_add_rows<int32_t>(ctx.exec,
+                                     {g.d_x, columns, p.x_rows, p.m, columns, d_x, p.x_stride});
+    } else {
+      ops::add_rows(ctx.exec, {d_x, p.x_stride, p.m, columns, g.d_x, columns}, false);
+    }
   }
 }
 
@@ -102,14 +91,13 @@ void weight_grads(Context ctx, const Products& products, GradientFormat format) 
         d_y,          p.m,         p.y_stride,     p.x,           p.x_stride, p.x_rows,
         weight->grad, p.w->rows(), p.w->columns(), weight->stride};
     if (format != GradientFormat::f32) {
-      const ops::RowsParams dy = copy_rows(ctx.exec, d_y, p.y_stride, nullptr, p.m, p.w->rows());
+      const ops::RowsParams dy = copy_of(ctx.exec, d_y, p.y_stride, nullptr, p.m, p.w->rows());
       d.dy = dy.x;
       d.dy_stride = dy.row_stride;
       if (format == GradientFormat::bf16) {
         ops::round_bf16(ctx.exec, dy);
       } else {
-        const ops::RowsParams x =
-            copy_rows(ctx.exec, p.x, p.x_stride, p.x_rows, p.m, p.w->columns());
+        const ops::RowsParams x = copy_of(ctx.exec, p.x, p.x_stride, p.x_rows, p.m, p.w->columns());
         ops::simulate_fp8_columns(ctx.exec, dy, kFp8Tile, ops::kFp8GradientFloor);
         ops::simulate_fp8_columns(ctx.exec, x, kFp8Tile);
         d.x = x.x;

@@ -1,6 +1,5 @@
 #include "autograd/moe_grad.h"
 
-#include <numeric>
 #include <vector>
 
 namespace cachalot::autograd {
@@ -68,12 +67,12 @@ void moe_combine(Context ctx, const ops::MoeCombineParams& p) {
 
 double balance_loss(Context ctx, const ops::BalanceLossParams& p, float weight) {
   std::vector<float> losses(p.sequences.size());
-  ops::balance_loss(ctx.exec, p, losses.data());
+  const double sum = ops::balance_loss(ctx.exec, p, losses.data());
   if (ctx.tape != nullptr) {
     const std::vector<float> d_losses(p.sequences.size(), weight);
     ops::balance_loss_backward(ctx.exec, p, d_losses.data(), ctx.tape->grad(p.scores));
   }
-  return std::accumulate(losses.begin(), losses.end(), 0.0);
+  return sum;
 }
 
 }  // namespace cachalot::autograd

@@ -17,7 +17,7 @@ constexpr int64_t kPage = 4096;
 
 class Graph {
  public:
-  Graph() : tape_(memory_, pool_) {}
+  Graph() : tape_(memory_, exec_) {}
   Tape& tape() { return tape_; }
   device::PagedArena& memory() { return memory_; }
 
@@ -88,6 +88,8 @@ class Graph {
 
  private:
   ThreadPool pool_{1};
+  device::Arena arena_;
+  device::ExecContext exec_{&pool_, &arena_, device::Isa::reference};
   device::PagedArena memory_;
   Tape tape_;
 };

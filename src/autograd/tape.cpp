@@ -3,28 +3,13 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "ops/rows/rows.h"
 
 namespace cachalot::autograd {
-namespace {
 
-constexpr int64_t kFloatsPerTask = int64_t{1} << 16;
-
-void clear(ThreadPool& pool, float* values, int64_t count) {
-  if (count <= kFloatsPerTask) {
-    std::fill_n(values, count, 0.0f);
-    return;
-  }
-  pool.run((count + kFloatsPerTask - 1) / kFloatsPerTask, [=](int64_t task, int) {
-    const int64_t first = task * kFloatsPerTask;
-    std::fill_n(values + first, std::min(kFloatsPerTask, count - first), 0.0f);
-  });
-}
-
-}  // namespace
-
-Tape::Tape(device::PagedArena& memory, ThreadPool& pool, Tape* outer)
+Tape::Tape(device::PagedArena& memory, device::ExecContext& exec, Tape* outer)
     : memory_(memory),
-      pool_(pool),
+      exec_(exec),
       outer_(outer),
       mark_(memory.mark()),
       outer_bytes_(memory.live_bytes()) {}
@@ -88,7 +73,7 @@ float* Tape::grad(const float* values) {
   if (storage->grad == nullptr) {
     storage->grad = memory_.take_block(storage->count);
     storage->owns_grad = true;
-    clear(pool_, storage->grad, storage->count);
+    ops::fill(exec_, storage->grad, storage->count, 0.0f);
     report_.measured_peak = std::max(report_.measured_peak, memory_.live_bytes());
   }
   return storage->grad + offset;

@@ -30,7 +30,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "base/thread_pool.h"
+#include "device/exec_context.h"
 #include "device/paged_arena.h"
 #include "ops/matmul/packed_weight.h"
 
@@ -70,7 +70,7 @@ struct TapeMemory {
 class Tape {
  public:
   // A tape within `outer` takes gradients and matrices that it does not know itself from there.
-  Tape(device::PagedArena& memory, ThreadPool& pool, Tape* outer = nullptr);
+  Tape(device::PagedArena& memory, device::ExecContext& exec, Tape* outer = nullptr);
   ~Tape();
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
@@ -144,7 +144,7 @@ class Tape {
   void drop_grad(Storage& storage);
 
   device::PagedArena& memory_;
-  ThreadPool& pool_;
+  device::ExecContext& exec_;
   Tape* outer_;
   device::PagedArena::Mark mark_;
   int64_t outer_bytes_;  // alive when the tape began

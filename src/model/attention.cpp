@@ -241,7 +241,7 @@ Matrix output_projection(Step& step, const AttentionWeights& weights, Matrix out
   const int64_t groups = config.o_groups;
   const int64_t group_columns = out.columns / groups;
   const Matrix low = new_matrix(step, step.rows, groups * config.o_lora_rank);
-  std::vector<ops::MatmulParams> products(static_cast<size_t>(groups));
+  auto* products = step.array<ops::MatmulParams>(groups);
   for (int64_t g = 0; g < groups; ++g) {
     ops::MatmulParams& p = products[g];
     p.x = out.data + g * group_columns;
@@ -253,7 +253,8 @@ Matrix output_projection(Step& step, const AttentionWeights& weights, Matrix out
     p.math = matmul_math(step, weights.wo_a[g]);
     p.round_y = step.precision.bf16;
   }
-  autograd::matmul(step.context(), products, unquantised_gradient_format(step, weights.wo_a[0]));
+  autograd::matmul(step.context(), {products, static_cast<size_t>(groups)},
+                   unquantised_gradient_format(step, weights.wo_a[0]));
   show(step, "wo_a", low, step.rows);
   const Matrix y =
       linear(step, quantised_input(step, low, step.rows, weights.wo_b), step.rows, weights.wo_b);

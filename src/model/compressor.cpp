@@ -26,7 +26,7 @@ Matrix project(Step& step, const formats::LayerConfig& layer, const CompressorWe
 // Rotary positions of the entries: the first token of each entry's own window.
 ops::RopeTable entry_rope(Step& step, const formats::LayerConfig& layer, int64_t num_entries) {
   auto* positions = step.exec.arena->allocate<int64_t>(num_entries);
-  ops::entry_positions(step.batch.sequences, layer.ratio, positions);
+  ops::entry_positions(step.exec, step.batch.sequences, layer.ratio, positions);
   return ops::rope_table(step.exec, step.compressed_frequencies, positions, num_entries);
 }
 

@@ -3,6 +3,7 @@
 #include "autograd/elementwise_grad.h"
 #include "autograd/norm_grad.h"
 #include "ops/quant/act_quant.h"
+#include "ops/rows/rows.h"
 
 namespace cachalot::model {
 
@@ -23,15 +24,15 @@ ops::MatmulMath matmul_math(const Step& step, const ops::PackedWeight& weight) {
 Matrix detached(Step& step, Matrix x, int64_t rows) {
   if (step.tape == nullptr) return x;
   auto* copy = step.exec.arena->allocate<float>(rows * x.columns);  // not the tape's
-  autograd::copy(step.exec, {x.data, x.stride, rows, x.columns, copy, x.columns});
+  ops::copy_rows(step.exec, {x.data, x.stride, rows, x.columns, copy, x.columns});
   return {copy, x.columns, x.columns};
 }
 
 Matrix quantised_input(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight) {
   if (!quantises_input(step, weight)) return x;
   const Matrix copy = new_matrix(step, rows, x.columns);
-  autograd::copy(step.context(), {x.data, x.stride, rows, x.columns, copy.data, copy.stride});
-  autograd::simulate_fp8(step.context(), {copy.data, rows, copy.columns, copy.stride}, 128);
+  autograd::simulate_fp8(step.context(),
+                         {copy.data, rows, copy.columns, copy.stride, x.data, x.stride}, 128);
   return copy;
 }
 

@@ -1,10 +1,9 @@
 #include "model/moe.h"
 
-#include <algorithm>
-
 #include "autograd/elementwise_grad.h"
 #include "autograd/moe_grad.h"
 #include "ops/moe/balance_loss.h"
+#include "ops/moe/dispatch.h"
 #include "ops/moe/router.h"
 #include "ops/moe/swiglu.h"
 
@@ -52,9 +51,8 @@ Routing choose_experts(Step& step, int64_t layer_idx, const FfnWeights& weights,
   const int32_t* fixed_ids = nullptr;
   if (!weights.tid2eid.empty()) {
     auto* table_ids = step.exec.arena->allocate<int32_t>(step.rows * k);
-    for (int64_t row = 0; row < step.rows; ++row) {
-      std::copy_n(weights.tid2eid.data() + step.batch.tokens[row] * k, k, table_ids + row * k);
-    }
+    ops::hash_expert_ids(step.exec, weights.tid2eid.data(), step.batch.tokens.data(), step.rows, k,
+                         table_ids);
     fixed_ids = table_ids;
   } else if (const std::vector<int32_t>* replayed = replayed_experts(step, layer_idx)) {
     CACHALOT_CHECK(static_cast<int64_t>(replayed->size()) == step.rows * k);
@@ -84,28 +82,22 @@ Routing choose_experts(Step& step, int64_t layer_idx, const FfnWeights& weights,
 
 // Pairs (row, choice) in order of expert, then row: the rows of the grouped products.
 struct Dispatch {
-  std::vector<int64_t> first_pair;  // by expert, and the end
-  int32_t* token_of_pair;           // [pairs]
-  float* weight_of_pair;            // [pairs]
-  int32_t* pair_of_choice;          // [rows, k]
+  int64_t num_pairs;
+  int64_t* first_pair;      // by expert, and the end
+  int32_t* token_of_pair;   // [pairs]
+  float* weight_of_pair;    // [pairs]
+  int32_t* pair_of_choice;  // [rows, k]
 };
 
 Dispatch dispatch(Step& step, const Routing& routing) {
   const int64_t k = step.config.num_experts_per_tok;
   const int64_t num_pairs = step.rows * k;
-  Dispatch d;
-  d.first_pair.assign(static_cast<size_t>(step.config.n_routed_experts) + 1, 0);
-  d.token_of_pair = step.exec.arena->allocate<int32_t>(num_pairs);
-  d.weight_of_pair = step.floats(num_pairs);
-  d.pair_of_choice = step.exec.arena->allocate<int32_t>(num_pairs);
-  for (int64_t i = 0; i < num_pairs; ++i) ++d.first_pair[routing.ids[i] + 1];
-  for (size_t e = 1; e < d.first_pair.size(); ++e) d.first_pair[e] += d.first_pair[e - 1];
-  std::vector<int64_t> next(d.first_pair.begin(), d.first_pair.end() - 1);
-  for (int64_t i = 0; i < num_pairs; ++i) {
-    const int64_t pair = next[routing.ids[i]]++;
-    d.token_of_pair[pair] = static_cast<int32_t>(i / k);
-    d.pair_of_choice[i] = static_cast<int32_t>(pair);
-  }
+  const int64_t num_experts = step.config.n_routed_experts;
+  const Dispatch d{num_pairs, step.exec.arena->allocate<int64_t>(num_experts + 1),
+                   step.exec.arena->allocate<int32_t>(num_pairs), step.floats(num_pairs),
+                   step.exec.arena->allocate<int32_t>(num_pairs)};
+  ops::dispatch(step.exec, {routing.ids, step.rows, k, num_experts, d.first_pair, d.token_of_pair,
+                            d.pair_of_choice});
   autograd::scatter(step.context(), routing.weights, d.pair_of_choice, num_pairs, d.weight_of_pair);
   return d;
 }
@@ -137,23 +129,27 @@ Matrix activate(Step& step, Matrix gate, Matrix up, const float* weight, int64_t
 
 Matrix routed_experts(Step& step, const FfnWeights& weights, const Dispatch& d, Matrix x) {
   const auto& config = step.config;
-  const int64_t num_pairs = d.first_pair.back();
+  const int64_t num_pairs = d.num_pairs;
   const Matrix input = quantised_input(step, x, step.rows, weights.experts[0].w1);
   const Matrix gate = new_matrix(step, num_pairs, config.moe_intermediate_size);
   const Matrix up = new_matrix(step, num_pairs, config.moe_intermediate_size);
-  std::vector<ops::MatmulParams> products;
+  auto* products = step.array<ops::MatmulParams>(2 * config.n_routed_experts);
+  size_t num_products = 0;
   auto each_expert = [&](auto add) {
-    products.clear();
+    num_products = 0;
     for (int64_t e = 0; e < config.n_routed_experts; ++e) {
       const int64_t first = d.first_pair[e];
       if (const int64_t rows = d.first_pair[e + 1] - first; rows > 0)
         add(weights.experts[e], first, rows);
     }
-    autograd::matmul(step.context(), products, gradient_format(step, weights.experts[0].w1));
+    autograd::matmul(step.context(), {products, num_products},
+                     gradient_format(step, weights.experts[0].w1));
   };
   each_expert([&](const ExpertWeights& expert, int64_t first, int64_t rows) {
-    products.push_back(product(step, input, first, rows, d.token_of_pair + first, expert.w1, gate));
-    products.push_back(product(step, input, first, rows, d.token_of_pair + first, expert.w3, up));
+    products[num_products++] =
+        product(step, input, first, rows, d.token_of_pair + first, expert.w1, gate);
+    products[num_products++] =
+        product(step, input, first, rows, d.token_of_pair + first, expert.w3, up);
   });
   show(step, "experts.gate", gate, num_pairs);
   show(step, "experts.up", up, num_pairs);
@@ -163,7 +159,7 @@ Matrix routed_experts(Step& step, const FfnWeights& weights, const Dispatch& d, 
   const Matrix hidden = quantised_input(step, activated, num_pairs, weights.experts[0].w2);
   const Matrix y = new_matrix(step, num_pairs, config.hidden_size);
   each_expert([&](const ExpertWeights& expert, int64_t first, int64_t rows) {
-    products.push_back(product(step, hidden, first, rows, nullptr, expert.w2, y));
+    products[num_products++] = product(step, hidden, first, rows, nullptr, expert.w2, y);
   });
   show(step, "experts.down", y, num_pairs);
   step.recompute(Recomputed::swiglu, activated.data);

@@ -1,6 +1,7 @@
 // What the parts of one forward call share. Internal to model/.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -35,12 +36,19 @@ struct Step {
   ops::RopeTable compressed_rope;
   // By layer: the indexer's picks, and the step's encoded KV rows, for the layer itself and for
   // layers that share them.
-  std::vector<Selection> selections;
-  std::vector<tensor::RowBlocks> kv_rows;
+  Selection* selections;
+  tensor::RowBlocks* kv_rows;
   int64_t sublayer_idx = 0;     // of this call
   int64_t block_sublayers = 1;  // recompute: the streams before each so many sublayers stay
 
   autograd::Context context() const { return {exec, tape}; }
+  // `count` values of the arena, as T() makes them.
+  template <typename T>
+  T* array(int64_t count) const {
+    T* values = exec.arena->allocate<T>(count);
+    std::uninitialized_value_construct_n(values, count);
+    return values;
+  }
   // An array of activations: with a tape, one that has a gradient.
   float* floats(int64_t count) const { return context().floats(count); }
   // The step's rows, which lie in one array, as a block. Its table is the arena's: backward reads
@@ -59,8 +67,8 @@ struct Step {
 // Releases what a part of the step has allocated; a tape reads it again, and so keeps it.
 class StepScope {
  public:
-  explicit StepScope(const Step& step) {
-    if (step.tape == nullptr) scope_.emplace(*step.exec.arena);
+  explicit StepScope(const autograd::Context& ctx) {
+    if (ctx.tape == nullptr) scope_.emplace(*ctx.exec.arena);
   }
 
  private:

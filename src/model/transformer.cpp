@@ -17,7 +17,7 @@ int64_t* positions(device::ExecContext& ctx, const ForwardBatch& batch) {
   const auto rows = static_cast<int64_t>(batch.tokens.size());
   CACHALOT_CHECK(batch.sequences.rows() == rows);
   auto* out = ctx.arena->allocate<int64_t>(rows);
-  ops::entry_positions(batch.sequences, 1, out);
+  ops::entry_positions(ctx, batch.sequences, 1, out);
   return out;
 }
 
@@ -39,7 +39,7 @@ Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
   const float eps = static_cast<float>(step.config.rms_norm_eps);
   auto sublayer = [&](const std::optional<HyperWeights>& hyper, const std::vector<float>& norm,
                       auto body) {
-    const StepScope scope(step);
+    const StepScope scope(step.context());
     ResidualMix mix;
     const Matrix u = residual_before(step, hyper, layer.residual, streams, mix);
     const Matrix x = rms_norm(step, u, step.rows, norm, eps);
@@ -62,10 +62,10 @@ Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
   return streams;
 }
 
-// Layers [first, last): runs them, then moves their KV rows into the window rings, which later
-// layers of the call still read.
+// Layers [first, last), whose weights lie one after the other: runs them, then moves their KV rows
+// into the window rings, which later layers of the call still read.
 Matrix run_layers(Step& step, std::span<const formats::LayerConfig> layers, int64_t first,
-                  int64_t last, std::span<const LayerWeights* const> weights, Matrix streams) {
+                  int64_t last, const LayerWeights* first_weights, Matrix streams) {
   for (int64_t layer = first; layer < last; ++layer) {
     const formats::LayerConfig& config = layers[layer];
     if (has_window(config, layer)) {
@@ -78,7 +78,7 @@ Matrix run_layers(Step& step, std::span<const formats::LayerConfig> layers, int6
           step.exec.arena->allocate<int32_t>(step.rows * step.config.index_topk),
           step.exec.arena->allocate<int32_t>(step.rows)};
     }
-    streams = run_layer(step, layer, config, *weights[layer - first], streams);
+    streams = run_layer(step, layer, config, first_weights[layer - first], streams);
   }
   for (int64_t layer = first; layer < last; ++layer) {
     if (has_window(layers[layer], layer)) store_window_rows(step, layer);
@@ -122,16 +122,13 @@ const float* Transformer::forward(autograd::Context ctx, const ForwardBatch& bat
   const int64_t d = config_.hidden_size;
   const int64_t n = num_streams();
   {
-    const StepScope embed_scope(step);
+    const StepScope embed_scope(ctx);
     float* rows = step.floats(step.rows * d);
     embed(step, weights_->embed, rows);
-    for (int64_t j = 0; j < n; ++j) {
-      autograd::copy(ctx, {rows, d, step.rows, d, streams + j * d, n * d});
-    }
+    autograd::copy(ctx, {rows, d, step.rows, d, streams, n * d, n});
   }
-  std::vector<const LayerWeights*> weights;
-  for (const LayerWeights& layer : weights_->layers) weights.push_back(&layer);
-  return run_layers(step, layers_, 0, config_.num_hidden_layers, weights, {streams, n * d, n * d})
+  return run_layers(step, layers_, 0, config_.num_hidden_layers, weights_->layers.data(),
+                    {streams, n * d, n * d})
       .data;
 }
 
@@ -140,8 +137,7 @@ void Transformer::forward_layer(device::ExecContext& ctx, int64_t layer, const F
   const device::ArenaScope scope(*ctx.arena);
   Step step = new_step(ctx, batch, probe, nullptr);
   const int64_t width = num_streams() * config_.hidden_size;
-  const LayerWeights* weights = &weights_->layers[layer];
-  run_layers(step, layers_, layer, layer + 1, {&weights, 1}, {streams, width, width});
+  run_layers(step, layers_, layer, layer + 1, &weights_->layers[layer], {streams, width, width});
 }
 
 void Transformer::mtp_forward(device::ExecContext& ctx, int64_t depth, const ForwardBatch& batch,
@@ -175,13 +171,10 @@ const float* Transformer::mtp_forward(autograd::Context ctx, int64_t depth,
   const Matrix projected = quantised_input(step, hnormed, stream_rows, mtp.h_proj);
   linear(step, projected, stream_rows, mtp.h_proj, {streams_out, d, d});
   show(step, "h_proj", {streams_out, d, d}, stream_rows);
-  for (int64_t j = 0; j < n; ++j) {
-    autograd::add(ctx, {streams_out + j * d, n * d, step.rows, d, e.data, d}, precision_.bf16);
-  }
+  autograd::add(ctx, {streams_out, n * d, step.rows, d, e.data, d, n}, precision_.bf16);
   show(step, "mtp.streams", {streams_out, n * d, n * d}, step.rows);
-  const LayerWeights* layer = &mtp.layer;
   const int64_t layer_idx = config_.num_hidden_layers + depth;
-  return run_layers(step, layers_, layer_idx, layer_idx + 1, {&layer, 1},
+  return run_layers(step, layers_, layer_idx, layer_idx + 1, &mtp.layer,
                     {streams_out, n * d, n * d})
       .data;
 }
@@ -203,8 +196,8 @@ Step Transformer::new_step(autograd::Context context, const ForwardBatch& batch,
             compressed_frequencies_,
             ops::rope_table(ctx, plain_frequencies_, row_positions, rows),
             ops::rope_table(ctx, compressed_frequencies_, row_positions, rows),
-            std::vector<Selection>(layers_.size()),
-            std::vector<tensor::RowBlocks>(layers_.size()),
+            nullptr,
+            nullptr,
             0,
             1};
   if (terms != nullptr) {
@@ -212,6 +205,9 @@ Step Transformer::new_step(autograd::Context context, const ForwardBatch& batch,
     step.block_sublayers =
         block > 0 ? block : optimal_block_sublayers(num_streams(), 2 * config_.num_hidden_layers);
   }
+  const auto num_layers = static_cast<int64_t>(layers_.size());
+  step.selections = step.array<Selection>(num_layers);
+  step.kv_rows = step.array<tensor::RowBlocks>(num_layers);
   return step;
 }
 
@@ -219,9 +215,9 @@ void Transformer::head_logits(autograd::Context ctx, const std::optional<HyperWe
                               const std::vector<float>& norm, const float* streams,
                               std::span<const int64_t> rows, float* logits,
                               ForwardProbe* probe) const {
+  const StepScope scope(ctx);
   const ForwardBatch no_tokens;
   Step step = new_step(ctx, no_tokens, probe, nullptr);
-  const StepScope scope(step);
   const auto num_rows = static_cast<int64_t>(rows.size());
   const int64_t width = num_streams() * config_.hidden_size;
   const Matrix chosen = new_matrix(step, num_rows, width);

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "ops/rows/rows.h"
+
 namespace cachalot::train {
 namespace {
 // Moved by the balancing rule, not by a gradient (reference/training 6.5).
@@ -129,17 +131,17 @@ const Parameter& ParameterStore::get(const std::string& name) const {
   return parameters_[found->second];
 }
 
-void ParameterStore::clear_grads() {
+void ParameterStore::clear_grads(device::ExecContext& ctx) {
   for (Parameter& parameter : parameters_) {
-    std::fill(parameter.grad.begin(), parameter.grad.end(), 0.0f);
-    std::fill(parameter.mtp_grad.begin(), parameter.mtp_grad.end(), 0.0f);
+    for (std::vector<float>* grad : {&parameter.grad, &parameter.mtp_grad})
+      ops::fill(ctx, grad->data(), static_cast<int64_t>(grad->size()), 0.0f);
   }
 }
 
-void ParameterStore::finish_grads() {
+void ParameterStore::finish_grads(device::ExecContext& ctx) {
   for (Parameter& parameter : parameters_) {
-    for (size_t i = 0; i < parameter.mtp_grad.size(); ++i)
-      parameter.grad[i] += parameter.mtp_grad[i];
+    const auto n = static_cast<int64_t>(parameter.mtp_grad.size());
+    ops::add_rows(ctx, {parameter.grad.data(), n, 1, n, parameter.mtp_grad.data(), n}, false);
   }
 }
 

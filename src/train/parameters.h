@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "device/exec_context.h"
 #include "formats/inventory.h"
 #include "model/weight_provider.h"
 
@@ -56,9 +57,9 @@ class ParameterStore : public model::WeightProvider {
   // Masters of a store that is the same; their addresses stay.
   void copy_values(const ParameterStore& other);
 
-  void clear_grads();
+  void clear_grads(device::ExecContext& ctx);
   // Once after the last call that adds gradients: grad += mtp_grad.
-  void finish_grads();
+  void finish_grads(device::ExecContext& ctx);
 
   Result<tensor::TensorView> tensor(const std::string& name) const override;
   Result<tensor::QuantTensor> matrix(const std::string& name) const override;

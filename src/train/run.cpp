@@ -12,6 +12,7 @@
 #include "data/open_dataset.h"
 #include "data/tokenize_corpus.h"
 #include "formats/weight_source.h"
+#include "ops/rows/rows.h"
 #include "text/chat_literals.h"
 #include "text/dsml_arguments.h"
 #include "text/tokenizer.h"
@@ -295,7 +296,8 @@ class Run {
   }
 
   Status scale_head(float factor) {
-    for (float& value : trainer_->parameters().find("head.weight")->master) value *= factor;
+    std::vector<float>& head = trainer_->parameters().find("head.weight")->master;
+    ops::scale(ctx_, head.data(), static_cast<int64_t>(head.size()), factor);
     return trainer_->model().refresh(ctx_);
   }
 
@@ -425,7 +427,7 @@ class Run {
                             .value_or(static_cast<int32_t>(model_.eos_token_id.front()));
     options.dense_attention = trainer_->dense_attention();
     options.seed = config_.seed;
-    options.index = static_cast<uint64_t>(trainer_->position().step);
+    options.index = trainer_->position().step;
     const std::vector<int32_t> made = sample_continuation(ctx_, trainer_->model(), prompt, options);
     observer_.on_event(trainer_->position().step, "sample",
                        fmt::format("{} [...] {}", text_of(prompt), text_of(made)));

@@ -1,5 +1,6 @@
 // A continuation by the model in training, to look at: tokens drawn one after the other from the
 // forward pass over all before them. It takes num_tokens passes, so it is for short ones.
+//           A model whose logits are not numbers ends it.
 // Numerics  a pure function of parameters, prompt and options.
 #pragma once
 
@@ -17,7 +18,7 @@ struct SampleOptions {
   int32_t end_token = -1;  // ends it; not part of it
   bool dense_attention = false;
   uint64_t seed = 0;
-  uint64_t index = 0;  // of the sample: the same seed and index draw the same numbers
+  int64_t index = 0;  // of the sample: the same seed and index draw the same numbers
 };
 
 // The tokens after the prompt, which is not empty (CHECK).

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "ops/moe/balance_loss.h"
+#include "ops/rows/rows.h"
 
 namespace cachalot::train {
 namespace {
@@ -15,16 +16,15 @@ bool is_routing_bias(const Parameter& parameter) {
 // The largest magnitude of the streams.
 class StepProbe : public model::ForwardProbe {
  public:
-  explicit StepProbe(int64_t width) : width_(width) {}
+  StepProbe(device::ExecContext& ctx, int64_t width) : ctx_(ctx), width_(width) {}
   void on_streams(int64_t, const float* streams, int64_t rows) override {
-    float largest = max_activation;
-    for (int64_t i = 0; i < rows * width_; ++i) largest = std::max(largest, std::abs(streams[i]));
-    max_activation = largest;
+    max_activation = ops::max_magnitude(ctx_, streams, rows * width_, max_activation);
   }
 
   float max_activation = 0;
 
  private:
+  device::ExecContext& ctx_;
   int64_t width_;
 };
 
@@ -135,14 +135,14 @@ Result<std::optional<StepResult>> Trainer::step(bool report_update_rms) {
                share(input->point.mtp_loss_weight, batch.mtp_targets())};
   }
   const formats::ModelConfig& config = model_->transformer().config();
-  StepProbe probe(model_->transformer().num_streams() * config.hidden_size);
+  StepProbe probe(ctx_, model_->transformer().num_streams() * config.hidden_size);
   LossSums sums;
-  parameters_.clear_grads();
+  parameters_.clear_grads(ctx_);
   for (int64_t i = 0; i < batch.num_micro_batches(); ++i) {
     if (choices != nullptr) terms.replay = &(*choices)[i];
     sums = model_->add_gradients(ctx_, batch.micro_batch(i), weights, &terms, &probe, sums);
   }
-  parameters_.finish_grads();
+  parameters_.finish_grads(ctx_);
 
   StepResult result;
   result.optimizer = optimizer_->step(ctx_, input->point.learning_rate,

@@ -6,7 +6,7 @@
 
 #include "autograd/elementwise_grad.h"
 #include "autograd/loss_grad.h"
-#include "numeric/formats.h"
+#include "ops/quant/act_quant.h"
 #include "train/sample_batch.h"
 
 namespace cachalot::train {
@@ -92,7 +92,8 @@ Status TrainingModel::refresh(device::ExecContext& ctx) {
     const Parameter& parameter = *bound.parameter;
     *bound.values = parameter.master;
     if (prepared_format(precision_, parameter.info) == PreparedFormat::f32) continue;
-    for (float& value : *bound.values) value = numeric::round_to_bf16(value);
+    const auto n = static_cast<int64_t>(bound.values->size());
+    ops::round_bf16(ctx, {bound.values->data(), 1, n, n});
   }
   return {};
 }
@@ -124,7 +125,7 @@ LossSums TrainingModel::add_gradients(device::ExecContext& ctx, std::span<const 
   const device::ArenaScope scope(*ctx.arena);
   activations_.reset_peak();
   memory_ = {};
-  autograd::Tape tape(activations_, *ctx.pool);
+  autograd::Tape tape(activations_, ctx);
   bind(tape, &Parameter::grad);
   Batches batches;  // hold rows that backward reads
   sums = run({ctx, &tape}, samples, weights, terms, probe, batches, sums);
@@ -227,7 +228,7 @@ double TrainingModel::logits_loss(autograd::Context ctx, int64_t head, const flo
     const int64_t count = std::min(lot, num_targets - first);
     const std::span<const int64_t> chosen(&rows[first], static_cast<size_t>(count));
     const device::ArenaScope scope(*ctx.exec.arena);
-    autograd::Tape tape(activations_, *ctx.exec.pool, ctx.tape);
+    autograd::Tape tape(activations_, ctx.exec, ctx.tape);
     const autograd::Context lot_ctx(ctx.exec, ctx.tape == nullptr ? nullptr : &tape);
     float* logits = lot_ctx.floats(count * vocab_size);
     if (head == kMainHead) {
@@ -278,7 +279,7 @@ void TrainingModel::mtp_loss(autograd::Context main, std::span<const Sample> sam
   const device::ArenaScope scope(*main.exec.arena);
   // The outer tape's, and so there before this one begins.
   float* d_streams = main.tape == nullptr ? nullptr : main.tape->grad(streams);
-  autograd::Tape tape(activations_, *main.exec.pool);
+  autograd::Tape tape(activations_, main.exec);
   autograd::Context ctx(main.exec);
   if (main.tape != nullptr) {
     ctx.tape = &tape;

@@ -125,7 +125,7 @@ class GradientVerifier {
 
   // The mean loss; the gradients are the parameters' afterwards.
   double step(train::ParameterStore& parameters) {
-    parameters.clear_grads();
+    parameters.clear_grads(ctx_);
     const train::LossSums sums = model_->add_gradients(
         ctx_, samples_, {static_cast<float>(1.0 / static_cast<double>(num_targets_)), 0.0f});
     return sums.lm / static_cast<double>(num_targets_);

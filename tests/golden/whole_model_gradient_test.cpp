@@ -110,12 +110,12 @@ class WholeModelGradient {
     device::ExecContext ctx{&pool, &arena, device::machine_isa()};
     auto model =
         train::TrainingModel::create(ctx, config_, plus_, train::TrainingPrecision::fp32()).value();
-    plus_.clear_grads();
+    plus_.clear_grads(ctx);
     const train::Sample sample{problem_.tokens, problem_.labels};
     sums_ = model->add_gradients(
         ctx, std::span(&sample, 1),
         {static_cast<float>(problem_.lm_weight), static_cast<float>(problem_.mtp_weight)});
-    plus_.finish_grads();
+    plus_.finish_grads(ctx);
     find_summed(ctx, *model);
     start_ = run_reference64(config_, plus_, problem_.tokens, false).value();
   }
@@ -227,12 +227,12 @@ class WholeModelGradient {
       if (problem_.labels[t] < 0) continue;
       std::vector<int32_t> labels(problem_.labels.size(), -1);
       labels[t] = problem_.labels[t];
-      plus_.clear_grads();
+      plus_.clear_grads(ctx);
       const train::Sample sample{problem_.tokens, labels};
       model.add_gradients(
           ctx, std::span(&sample, 1),
           {static_cast<float>(problem_.lm_weight), static_cast<float>(problem_.mtp_weight)});
-      plus_.finish_grads();
+      plus_.finish_grads(ctx);
       for (size_t i = 0; i < summed_.size(); ++i) {
         const std::vector<float>& grad = plus_.parameters()[i].grad;
         summed_[i] += norm({grad.begin(), grad.end()});

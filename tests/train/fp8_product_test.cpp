@@ -184,7 +184,7 @@ Gradients gradients(Machine& machine, autograd::GradientFormat format, const Pre
                                                               : ops::MatmulMath::bf16;
   Gradients out{Floats(x.size()), dw_before};
   device::PagedArena activations;
-  autograd::Tape tape(activations, *machine.ctx.pool);
+  autograd::Tape tape(activations, machine.ctx);
   Floats d_y = dy;
   tape.add_parameter(x.data(), static_cast<int64_t>(x.size()), out.dx.data());
   tape.add_parameter(y.data(), static_cast<int64_t>(y.size()), d_y.data());

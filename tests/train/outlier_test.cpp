@@ -115,7 +115,7 @@ class ToyMoe {
 
   SpikeDetector::Point train(int64_t step_number, double learning_rate) {
     device::ArenaScope scope(arena_);
-    autograd::Tape tape(memory_, pool_);
+    autograd::Tape tape(memory_, ctx_);
     std::vector<std::span<const float>> grads;
     for (Trained& t : trained_) {
       std::ranges::fill(t.grad, 0.0f);

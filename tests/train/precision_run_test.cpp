@@ -89,11 +89,11 @@ Losses train(TrainingPrecision precision, bool muon) {
   Losses out{evaluate(), 0};
   for (int step = 0; step < kSteps; ++step) {
     const std::vector<Text> batch = texts(static_cast<uint64_t>(step) * kSamples);
-    parameters.clear_grads();
+    parameters.clear_grads(ctx);
     model::TrainingTerms terms;
     terms.indexer_loss = static_cast<float>(1 / targets);
     model->add_gradients(ctx, samples(batch), {static_cast<float>(1 / targets), 0}, &terms);
-    parameters.finish_grads();
+    parameters.finish_grads(ctx);
     EXPECT_FALSE(optimizer.step(ctx, muon ? 0.01 : 0.003).skipped);
     EXPECT_TRUE(model->refresh(ctx).ok());
   }

@@ -54,10 +54,10 @@ class Training {
     terms.balance_alpha = 1e-2f;
     terms.balance_weight = 0.5f;
     terms.recompute = plan;
-    parameters_.clear_grads();
+    parameters_.clear_grads(ctx_);
     Outcome outcome{};
     outcome.sums = model_->add_gradients(ctx_, samples, {0.01f, 0.003f}, &terms);
-    parameters_.finish_grads();
+    parameters_.finish_grads(ctx_);
     for (const Parameter& parameter : parameters_.parameters())
       if (!parameter.grad.empty()) outcome.gradients[parameter.info.name] = parameter.grad;
     outcome.indexer_kl = terms.indexer_kl;

@@ -88,10 +88,10 @@ class Training {
                                                       const LossWeights& weights,
                                                       model::TrainingTerms* terms = nullptr,
                                                       Recorder* recorder = nullptr) {
-    parameters_.clear_grads();
+    parameters_.clear_grads(ctx_);
     for (const std::vector<Sample>& samples : calls)
       sums = model_->add_gradients(ctx_, samples, weights, terms, recorder);
-    parameters_.finish_grads();
+    parameters_.finish_grads(ctx_);
     std::map<std::string, std::vector<float>> grads;
     for (const Parameter& parameter : parameters_.parameters())
       if (!parameter.grad.empty()) grads[parameter.info.name] = parameter.grad;

@@ -78,10 +78,10 @@ class Training {
     const Tokens tokens = random_tokens(kLength, 1, config().vocab_size);
     Tokens labels(tokens.begin() + 1, tokens.end());
     labels.push_back(-1);
-    parameters_.clear_grads();
+    parameters_.clear_grads(ctx_);
     sums = model_->add_gradients(ctx_, std::vector<Sample>{{tokens, labels}},
                                  {1.0f / (kLength - 1), 0.3f / (kLength - 2)}, terms, probe);
-    parameters_.finish_grads();
+    parameters_.finish_grads(ctx_);
     Grads grads;
     for (const Parameter& parameter : parameters_.parameters())
       if (!parameter.grad.empty()) grads[parameter.info.name] = parameter.grad;

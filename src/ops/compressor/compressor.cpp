@@ -51,7 +51,9 @@ void add_positional_bias(device::ExecContext& ctx, const PositionalBiasParams& p
   });
 }
 
-void entry_positions(const tensor::Sequences& sequences, int64_t ratio, int64_t* positions) {
+// One thread: a store for each entry.
+void entry_positions(device::ExecContext& /*ctx*/, const tensor::Sequences& sequences,
+                     int64_t ratio, int64_t* positions) {
   for (int64_t s = 0; s < sequences.count; ++s) {
     const int64_t first = sequences.first_entry(s, ratio);
     for (int64_t i = 0; i < sequences.num_entries(s, ratio); ++i) {

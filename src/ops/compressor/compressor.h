@@ -42,7 +42,8 @@ void add_positional_bias(device::ExecContext& ctx, const PositionalBiasParams& p
 
 // The first position of each entry that the step completes: where it is rotated (reference/forward
 // 3.3). positions [Sequences::num_entries(ratio)].
-void entry_positions(const tensor::Sequences& sequences, int64_t ratio, int64_t* positions);
+void entry_positions(device::ExecContext& ctx, const tensor::Sequences& sequences, int64_t ratio,
+                     int64_t* positions);
 
 // Copies each sequence's last rows of the step into its ring, as many as that holds: what a later
 // step needs. A null ring keeps nothing.

@@ -223,7 +223,8 @@ TEST(AddPositionalBias, BelongsToThePosition) {
 TEST(EntryPositions, AreThoseOfTheFirstTokens) {
   const int64_t first_row[] = {0, 9, 10, 13}, first_position[] = {0, 6, 7};
   int64_t positions[4] = {-1, -1, -1, -1};
-  entry_positions({3, first_row, first_position}, 4, positions);
+  TestContext ctx(device::Isa::reference);
+  entry_positions(ctx, {3, first_row, first_position}, 4, positions);
   EXPECT_THAT(positions, testing::ElementsAre(0, 4, 4, -1));
 }
 

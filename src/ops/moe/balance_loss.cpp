@@ -36,7 +36,7 @@ void check(const BalanceLossParams& p) {
 
 }  // namespace
 
-void balance_loss(device::ExecContext& ctx, const BalanceLossParams& p, float* loss) {
+double balance_loss(device::ExecContext& ctx, const BalanceLossParams& p, float* loss) {
   check(p);
   const int64_t num_experts = p.n_routed_experts;
   device::ArenaScope scope(*ctx.arena);
@@ -59,6 +59,7 @@ void balance_loss(device::ExecContext& ctx, const BalanceLossParams& p, float* l
     loss[s] =
         static_cast<float>(p.alpha * (sum / static_cast<double>(sequence.last - sequence.first)));
   });
+  return std::accumulate(loss, loss + p.sequences.size(), 0.0);
 }
 
 void balance_loss_backward(device::ExecContext& ctx, const BalanceLossParams& p,

@@ -31,8 +31,8 @@ struct BalanceLossParams {
   std::span<const TokenRange> sequences;
   float alpha;
 };
-// loss [sequences].
-void balance_loss(device::ExecContext& ctx, const BalanceLossParams& p, float* loss);
+// loss [sequences]; returns their sum, in double, in order.
+double balance_loss(device::ExecContext& ctx, const BalanceLossParams& p, float* loss);
 // d_scores [rows, E] += d_loss [sequences] through P; route_backward takes it on to the logits.
 void balance_loss_backward(device::ExecContext& ctx, const BalanceLossParams& p,
                            const float* d_loss, float* d_scores);

@@ -43,12 +43,15 @@ void simulate_fp8_columns(device::ExecContext& ctx, const RowsParams& p, int64_t
     const int64_t row = task / across * block, column = task % across * kColumns;
     const int64_t rows = std::min(block, p.rows - row),
                   columns = std::min(kColumns, p.columns - column);
-    float* x = p.x + row * p.row_stride + column;
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < columns; ++c) copy[c * rows + r] = x[r * p.row_stride + c];
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* x = p.input(row + r) + column;
+      for (int64_t c = 0; c < columns; ++c) copy[c * rows + r] = x[c];
+    }
     kernel({copy, columns, rows, rows}, block, amax_floor, 0, columns);
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < columns; ++c) x[r * p.row_stride + c] = copy[c * rows + r];
+    for (int64_t r = 0; r < rows; ++r) {
+      float* x = p.row(row + r) + column;
+      for (int64_t c = 0; c < columns; ++c) x[c] = copy[c * rows + r];
+    }
   });
 }
 
@@ -63,6 +66,7 @@ void simulate_fp4(device::ExecContext& ctx, const RowsParams& p) {
 
 void hadamard(device::ExecContext& ctx, const RowsParams& p, bool round_bf16) {
   check_rows(p);
+  CACHALOT_CHECK(p.from == nullptr);
   CACHALOT_CHECK(p.columns >= 1 && std::has_single_bit(static_cast<uint64_t>(p.columns)));
   HadamardKernel* kernel = pick_kernel(ctx.isa, hadamard_ref, hadamard_avx2, hadamard_avx512);
   const auto factor = static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.columns)));

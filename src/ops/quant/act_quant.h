@@ -1,4 +1,5 @@
-// Activation roundings: the block quantisers' value effect, in place on fp32 storage.
+// Activation roundings: the block quantisers' value effect on fp32 storage, in place or into other
+// rows.
 // Source  reference/forward 0.4 (ACT8, SIM8, SIM4), 0.8 (Hadamard).
 // Shapes  x [rows, row_stride]; the first `columns` of each row are worked on, the rest is left
 //         alone.
@@ -20,6 +21,17 @@ struct RowsParams {
   int64_t rows;
   int64_t columns;
   int64_t row_stride;
+  // Not null: the values are read here, and x is what becomes of them. Row i is from_rows[i] where
+  // that is given. Not for hadamard().
+  const float* from = nullptr;
+  int64_t from_stride = 0;
+  const int32_t* from_rows = nullptr;
+
+  float* row(int64_t i) const { return x + i * row_stride; }
+  const float* input(int64_t i) const {
+    if (from == nullptr) return row(i);
+    return from + (from_rows == nullptr ? i : from_rows[i]) * from_stride;
+  }
 };
 
 // What a block's maximum counts as at least, so that scales stay in range. Gradients shrink with

@@ -32,11 +32,12 @@ void simulate_fp8_ref(const RowsParams& p, int64_t block, float amax_floor, int6
                       int64_t last_row) {
   for (int64_t row = first_row; row < last_row; ++row) {
     for (int64_t begin = 0; begin < p.columns; begin += block) {
-      float* x = p.x + row * p.row_stride + begin;
+      const float* x = p.input(row) + begin;
+      float* y = p.row(row) + begin;
       const int64_t n = std::min(block, p.columns - begin);
       const float scale = numeric::pow2(fp8_scale_exponent(x, n, amax_floor));
       for (int64_t i = 0; i < n; ++i) {
-        x[i] = numeric::float_from_e4m3(numeric::e4m3_from_float(x[i] / scale)) * scale;
+        y[i] = numeric::float_from_e4m3(numeric::e4m3_from_float(x[i] / scale)) * scale;
       }
     }
   }
@@ -45,11 +46,14 @@ void simulate_fp8_ref(const RowsParams& p, int64_t block, float amax_floor, int6
 void simulate_fp4_ref(const RowsParams& p, int64_t first_row, int64_t last_row) {
   for (int64_t row = first_row; row < last_row; ++row) {
     for (int64_t begin = 0; begin < p.columns; begin += 32) {
-      float* x = p.x + row * p.row_stride + begin;
+      const float* x = p.input(row) + begin;
+      float* y = p.row(row) + begin;
       const float scale = numeric::pow2(fp4_scale_exponent(x, 32));
       for (int64_t i = 0; i < 32; ++i) {
-        if (std::isnan(x[i])) continue;  // e2m1 has no code for it
-        x[i] = numeric::float_from_e2m1(numeric::e2m1_from_float(x[i] / scale)) * scale;
+        // e2m1 has no code for NaN.
+        y[i] = std::isnan(x[i])
+                   ? x[i]
+                   : numeric::float_from_e2m1(numeric::e2m1_from_float(x[i] / scale)) * scale;
       }
     }
   }
@@ -58,7 +62,7 @@ void simulate_fp4_ref(const RowsParams& p, int64_t first_row, int64_t last_row) 
 void hadamard_ref(const RowsParams& p, float factor, bool round_bf16, int64_t first_row,
                   int64_t last_row) {
   for (int64_t row = first_row; row < last_row; ++row) {
-    float* x = p.x + row * p.row_stride;
+    float* x = p.row(row);
     for (int64_t stride = 1; stride < p.columns; stride *= 2) {
       for (int64_t i = 0; i < p.columns; ++i) {
         if ((i & stride) != 0) continue;
@@ -77,8 +81,9 @@ void hadamard_ref(const RowsParams& p, float factor, bool round_bf16, int64_t fi
 
 void round_bf16_ref(const RowsParams& p, int64_t first_row, int64_t last_row) {
   for (int64_t row = first_row; row < last_row; ++row) {
-    float* x = p.x + row * p.row_stride;
-    for (int64_t i = 0; i < p.columns; ++i) x[i] = numeric::round_to_bf16(x[i]);
+    const float* x = p.input(row);
+    float* y = p.row(row);
+    for (int64_t i = 0; i < p.columns; ++i) y[i] = numeric::round_to_bf16(x[i]);
   }
 }
 

@@ -35,13 +35,13 @@ inline float block_scale(float amax, float floor, float inv_format_max) {
 
 // The inverse of a power of two is exact, 2^-127 being a subnormal: products with it equal the
 // quotients.
-inline void snap_block(float* x, int64_t n, float scale, F32x16 largest, F32x16 min_normal,
-                       F32x16 steps_2_23) {
+inline void snap_block(const float* x, float* y, int64_t n, float scale, F32x16 largest,
+                       F32x16 min_normal, F32x16 steps_2_23) {
   const F32x16 factor = splat(scale);
   const F32x16 inverse = splat(1.0f / scale);
   for (int64_t i = 0; i < n; i += 16) {
     const F32x16 v = load_first(x + i, n - i) * inverse;
-    store_first(x + i, n - i, snap(v, largest, min_normal, steps_2_23) * factor);
+    store_first(y + i, n - i, snap(v, largest, min_normal, steps_2_23) * factor);
   }
 }
 
@@ -53,10 +53,10 @@ void simulate_fp8_simd(const RowsParams& p, int64_t block, float amax_floor, int
   const F32x16 steps_2_23 = splat(0x1p20f);
   for (int64_t row = first_row; row < last_row; ++row) {
     for (int64_t begin = 0; begin < p.columns; begin += block) {
-      float* x = p.x + row * p.row_stride + begin;
+      const float* x = p.input(row) + begin;
       const int64_t n = block < p.columns - begin ? block : p.columns - begin;
       const float scale = block_scale(max_magnitude_simd(x, n), amax_floor, kInvE4m3Max);
-      snap_block(x, n, scale, largest, min_normal, steps_2_23);
+      snap_block(x, p.row(row) + begin, n, scale, largest, min_normal, steps_2_23);
     }
   }
 }
@@ -68,9 +68,9 @@ void simulate_fp4_simd(const RowsParams& p, int64_t first_row, int64_t last_row)
   const F32x16 steps_2_23 = splat(0x1p22f);
   for (int64_t row = first_row; row < last_row; ++row) {
     for (int64_t begin = 0; begin < p.columns; begin += 32) {
-      float* x = p.x + row * p.row_stride + begin;
+      const float* x = p.input(row) + begin;
       const float scale = block_scale(max_magnitude_simd(x, 32), kFp4AmaxFloor, kInvE2m1Max);
-      snap_block(x, 32, scale, largest, min_normal, steps_2_23);
+      snap_block(x, p.row(row) + begin, 32, scale, largest, min_normal, steps_2_23);
     }
   }
 }
@@ -80,7 +80,7 @@ void hadamard_simd(const RowsParams& p, float factor, bool round_bf16, int64_t f
   if (p.columns < 16) return hadamard_ref(p, factor, round_bf16, first_row, last_row);
   const F32x16 last_factor = splat(factor);
   for (int64_t row = first_row; row < last_row; ++row) {
-    float* x = p.x + row * p.row_stride;
+    float* x = p.row(row);
     for (int64_t i = 0; i < p.columns; i += 16) store(x + i, butterflies(load(x + i)));
     for (int64_t stride = 16; stride < p.columns; stride *= 2) {
       for (int64_t begin = 0; begin < p.columns; begin += 2 * stride) {
@@ -101,10 +101,11 @@ void hadamard_simd(const RowsParams& p, float factor, bool round_bf16, int64_t f
 
 void round_bf16_simd(const RowsParams& p, int64_t first_row, int64_t last_row) {
   for (int64_t row = first_row; row < last_row; ++row) {
-    float* x = p.x + row * p.row_stride;
+    const float* x = p.input(row);
+    float* y = p.row(row);
     for (int64_t i = 0; i < p.columns; i += 16) {
       const int64_t left = p.columns - i;
-      store_first(x + i, left, round_to_bf16(load_first(x + i, left)));
+      store_first(y + i, left, round_to_bf16(load_first(x + i, left)));
     }
   }
 }

@@ -178,6 +178,34 @@ TEST(ActQuant, EveryVersionHasTheReferenceBitsOnEveryRemainder) {
   }
 }
 
+// Into other rows, picked by number or not: the bits are those of a copy rounded in place, and what
+// is read stays as it was.
+TEST(ActQuant, OutOfPlaceHasTheBitsOfACopy) {
+  constexpr int64_t kFromRows = 9, kRows = 6, kColumns = 160, kFromStride = 163, kStride = 161;
+  const std::vector<float> from = rounded_to_bf16(random_values(kFromRows * kFromStride, 5, 8.0));
+  const int32_t index[kRows] = {8, 1, 1, 0, 5, 3};
+  const Op kColumnsFp8 = [](device::ExecContext& ctx, const RowsParams& p) {
+    simulate_fp8_columns(ctx, p, 4);
+  };
+  for (const Op& op : {kFp8Of64, kFp8Of128, kFp4, kRound, kColumnsFp8}) {
+    for (const int32_t* from_rows : {static_cast<const int32_t*>(nullptr), &index[0]}) {
+      std::vector<float> copy(kRows * kStride, 7.0f);
+      for (int64_t row = 0; row < kRows; ++row) {
+        const int64_t picked = from_rows == nullptr ? row : from_rows[row];
+        std::copy_n(&from[picked * kFromStride], kColumns, &copy[row * kStride]);
+      }
+      for_each_context([&](device::ExecContext& ctx, const std::string& name) {
+        const std::vector<float> expected = apply(ctx, copy, kRows, kColumns, kStride, op);
+        std::vector<float> found(copy.size(), 7.0f);
+        const std::vector<float> read = from;
+        op(ctx, {found.data(), kRows, kColumns, kStride, read.data(), kFromStride, from_rows});
+        expect_same_bits(expected, found, name);
+        expect_same_bits(from, read, name);
+      });
+    }
+  }
+}
+
 TEST(RoundBf16, EqualsTheDefinition) {
   std::vector<float> x = random_values(1000, 65, 100.0);
   for (uint32_t bits = 0; bits < 0x40000; ++bits) {
