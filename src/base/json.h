@@ -7,11 +7,10 @@
 #include <string>
 #include <string_view>
 
+#include "base/json_fwd.h"
 #include "base/status.h"
 
 namespace cachalot {
-
-namespace json = boost::json;
 
 // `origin` names the text in errors (a path, "request body"). A byte order mark at its start is
 // passed over. Nesting deeper than max_depth is an error, not a crash.

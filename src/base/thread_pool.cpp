@@ -3,6 +3,8 @@
 #include <immintrin.h>
 
 #include <limits>
+#include <thread>
+#include <vector>
 
 #include "base/check.h"
 #include "base/env.h"
@@ -24,14 +26,20 @@ void pause_spin(int spin) {
 }
 }  // namespace
 
+struct ThreadPool::Workers {
+  std::vector<std::jthread> threads;
+};
+
 ThreadPool::ThreadPool(int num_threads) {
   const int num_cores = usable_cores();
   if (num_threads <= 0) num_threads = env_threads();
   if (num_threads <= 0) num_threads = num_cores;
   num_spins_ = num_threads <= num_cores ? kSpins : 0;
-  threads_.reserve(num_threads - 1);
+  num_threads_ = num_threads;
+  workers_ = std::make_unique<Workers>();
+  workers_->threads.reserve(num_threads - 1);
   for (int worker = 1; worker < num_threads; ++worker) {
-    threads_.emplace_back([this, worker] { work(worker); });
+    workers_->threads.emplace_back([this, worker] { work(worker); });
   }
 }
 
@@ -42,7 +50,7 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::run_erased(int64_t num_tasks, void* fn, Invoke invoke) {
-  if (threads_.empty() || num_tasks == 1) {
+  if (num_threads_ == 1 || num_tasks == 1) {
     for (int64_t task = 0; task < num_tasks; ++task) invoke(fn, task, 0);
     return;
   }

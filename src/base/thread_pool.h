@@ -10,10 +10,8 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <memory>
-#include <thread>
-#include <vector>
+#include <type_traits>
 
 namespace cachalot {
 
@@ -26,7 +24,7 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int num_threads() const { return static_cast<int>(threads_.size()) + 1; }
+  int num_threads() const { return num_threads_; }
 
   // Calls fn(task_idx, worker_idx) once for each task_idx in [0, num_tasks), num_tasks < 2^31;
   // returns when all are done.
@@ -39,13 +37,14 @@ class ThreadPool {
   }
 
  private:
+  struct Workers;  // <thread> stays out of this header: half of the sources include it
   using Invoke = void (*)(void*, int64_t, int);
   void run_erased(int64_t num_tasks, void* fn, Invoke invoke);
   void work(int worker_idx);
   void drain(int worker_idx);
 
+  int num_threads_ = 1;
   int num_spins_ = 0;
-  std::vector<std::jthread> threads_;
   // Of the run that is on. Read only by who holds one of its tasks, and so before it is over.
   void* fn_ = nullptr;
   Invoke invoke_ = nullptr;
@@ -54,6 +53,7 @@ class ThreadPool {
   alignas(64) std::atomic<int32_t> pending_{0};     // not done
   alignas(64) std::atomic<uint32_t> generation_{0};
   std::atomic<bool> stop_{false};
+  std::unique_ptr<Workers> workers_;  // last: they end before what they use
 };
 
 }  // namespace cachalot

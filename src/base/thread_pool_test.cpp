@@ -6,6 +6,8 @@
 #include <chrono>
 #include <cmath>
 #include <numeric>
+#include <thread>
+#include <vector>
 
 #include "base/rng.h"
 
