@@ -257,8 +257,8 @@ TEST_P(TinyConfiguration, APromptOfAnyLengthHasTheBitsOfALongerOnesBeginning) {
   }
 }
 
-// Token by token; at every residue of the largest window of entries also: a chunk up to another residue; a
-// chunk after 1 to 5 drafts that are rejected; a chunk after save and restore.
+// Token by token; at every residue of the largest window of entries also: a chunk up to another
+// residue; a chunk after 1 to 5 drafts that are rejected; a chunk after save and restore.
 TEST_P(TinyConfiguration, EveryCutRollbackAndRestoreContinuesWithTheSameBits) {
   const int64_t ratio = largest_ratio();
   const int64_t first = ratio + 1, last = first + std::max(ratio, config().sliding_window);
