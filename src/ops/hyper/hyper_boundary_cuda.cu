@@ -6,6 +6,7 @@
 #include "ops/hyper/hyper_boundary_cuda.h"
 #include "tile/convert.cuh"
 #include "tile/copy.cuh"
+#include "tile/order.cuh"
 
 namespace cachalot::ops {
 namespace {
@@ -55,17 +56,31 @@ __device__ __forceinline__ float line_sum(float x, int first, int step) {
   return sum;
 }
 
-// From the mixes (lane i: mix i) to pre, post and comb. By one warp.
-__device__ __forceinline__ void split(const HyperBoundaryParams& p, int token, float mix,
-                                      float inv_rms, float* pre) {
+// Of the calling lane, from the mixes and the sum of squares.
+__device__ __forceinline__ float logit_of(const HyperBoundaryParams& p, const float* mixes) {
   const int lane = threadIdx.x % 32;
+  if (lane >= kMixes) return 0.0f;
   const int part = lane < kStreams ? 0 : lane < 2 * kStreams ? 1 : 2;
-  const float logit =
-      lane < kMixes ? mix * inv_rms * __ldg(p.scale + part) + __ldg(p.base + lane) : 0.0f;
-  const float s = sigmoid(logit);
-  if (part == 0) pre[lane] = s + p.hc_eps;
-  if (part == 1) p.post[token * kStreams + lane - kStreams] = 2.0f * s;
+  const float mean = mixes[kMixes] / static_cast<float>(kStreams * p.d);
+  const float inv_rms = 1.0f / sqrtf(mean + p.rms_norm_eps);
+  return mixes[lane] * inv_rms * __ldg(p.scale + part) + __ldg(p.base + lane);
+}
 
+// By one warp.
+__device__ __forceinline__ void make_pre_and_post(const HyperBoundaryParams& p, int token,
+                                                  float logit, float* pre) {
+  const int lane = threadIdx.x % 32;
+  const float s = sigmoid(logit);
+  if (lane < kStreams) {
+    pre[lane] = s + p.hc_eps;
+  } else if (lane < 2 * kStreams) {
+    p.post[token * kStreams + lane - kStreams] = 2.0f * s;
+  }
+}
+
+// By one warp.
+__device__ __forceinline__ void make_comb(const HyperBoundaryParams& p, int token, float logit) {
+  const int lane = threadIdx.x % 32;
   float c = __shfl_sync(kAllLanes, logit, (2 * kStreams + lane) % 32);  // lanes 16 on: not used
   const int row = lane % 16 / kStreams * kStreams;
   const int column = lane % kStreams;
@@ -86,8 +101,8 @@ __device__ __forceinline__ void split(const HyperBoundaryParams& p, int token, f
 }
 
 // The rest of a token, by the block whose slice was the last to be ready. kVectors: of eight
-// channels, a thread.
-template <int kVectors>
+// channels, a thread. kAlone: a warp more makes comb, which out does not need.
+template <int kVectors, bool kAlone>
 __device__ __forceinline__ void finish_token(const HyperBoundaryParams& p, int token) {
   __shared__ float mixes[kMixes + 1];
   __shared__ float pre[kStreams];
@@ -96,6 +111,12 @@ __device__ __forceinline__ void finish_token(const HyperBoundaryParams& p, int t
   const int lane = threadIdx.x % 32;
   const int d = static_cast<int>(p.d);
   const int slices = d / kSlice;
+  if (kAlone && warp == kWarps) {
+    __syncthreads();
+    make_comb(p, token, logit_of(p, mixes));
+    __syncthreads();
+    return;
+  }
 
   // Streams and norm, while the mixes are folded.
   tile::Vector16 x[kVectors][kStreams];
@@ -134,10 +155,11 @@ __device__ __forceinline__ void finish_token(const HyperBoundaryParams& p, int t
   }
   __syncthreads();
   if (warp == 0) {
-    const float mean = mixes[kMixes] / static_cast<float>(kStreams * d);
-    split(p, token, lane < kMixes ? mixes[lane] : 0.0f, 1.0f / sqrtf(mean + p.rms_norm_eps), pre);
+    const float logit = logit_of(p, mixes);
+    make_pre_and_post(p, token, logit, pre);
+    if (!kAlone) make_comb(p, token, logit);
   }
-  __syncthreads();
+  tile::sync_threads<1, kThreads>();
 
   // u and its norm.
   float u[kVectors][8];
@@ -161,7 +183,7 @@ __device__ __forceinline__ void finish_token(const HyperBoundaryParams& p, int t
   }
   squares = sum_lanes(squares);
   if (lane == 0) warp_squares[warp] = squares;
-  __syncthreads();
+  tile::sync_threads<1, kThreads>();
   float total = warp_squares[0];
 #pragma unroll
   for (int w = 1; w < kWarps; ++w) total += warp_squares[w];
@@ -182,8 +204,9 @@ __device__ __forceinline__ void finish_token(const HyperBoundaryParams& p, int t
 }
 
 // A block: 32 channels of all four streams, of every gridDim.y-th token.
-template <int kVectors>
-__global__ void __launch_bounds__(kThreads, kVectors <= 2 ? 2 : 1)
+// kAlone: of one token, for which the time of a block counts, not the room that it takes.
+template <int kVectors, bool kAlone>
+__global__ void __launch_bounds__(kThreads + (kAlone ? 32 : 0), kVectors <= 2 && !kAlone ? 2 : 1)
     hyper_boundary_kernel(const __grid_constant__ HyperBoundaryParams p) {
   __shared__ bool last;
   const int warp = threadIdx.x / 32;
@@ -197,7 +220,8 @@ __global__ void __launch_bounds__(kThreads, kVectors <= 2 ? 2 : 1)
   for (int r = 0; r < kRowsPerWarp; ++r) {
 #pragma unroll
     for (int j = 0; j < kStreams; ++j) {
-      fn[r][j] = __ldg(p.fn + (warp * kRowsPerWarp + r) * kStreams * d + j * d + channel);
+      const int row = min(warp * kRowsPerWarp + r, kMixes - 1);  // the last warp's: not used
+      fn[r][j] = __ldg(p.fn + row * kStreams * d + j * d + channel);
     }
   }
   tile::wait_for_producers();
@@ -239,6 +263,7 @@ __global__ void __launch_bounds__(kThreads, kVectors <= 2 ? 2 : 1)
         p.partial + static_cast<int64_t>(token) * (kMixes + 1) * gridDim.x + blockIdx.x;
 #pragma unroll
     for (int r = 0; r < kRowsPerWarp; ++r) {
+      if (kAlone && warp == kWarps) break;
       float sum = fn[r][0] * x[0];
 #pragma unroll
       for (int j = 1; j < kStreams; ++j) sum = fmaf(fn[r][j], x[j], sum);
@@ -255,8 +280,20 @@ __global__ void __launch_bounds__(kThreads, kVectors <= 2 ? 2 : 1)
     __syncthreads();
     if (threadIdx.x == 0) last = tile::arrive_last(p.counters + token, gridDim.x);
     __syncthreads();
-    if (last) finish_token<kVectors>(p, token);
+    if (last) finish_token<kVectors, kAlone>(p, token);
   }
+}
+
+template <int kVectors>
+void launch_kernel(const cuda::Stream& stream, const HyperBoundaryParams& p) {
+  cuda::LaunchShape shape;
+  shape.grid = dim3(static_cast<unsigned>(p.d / kSlice),
+                    static_cast<unsigned>(std::min<int64_t>(p.tokens, 16)));
+  const bool alone = p.tokens == 1;
+  shape.block = kThreads + (alone ? 32 : 0);
+  cuda::launch(
+      stream, shape,
+      alone ? hyper_boundary_kernel<kVectors, true> : hyper_boundary_kernel<kVectors, false>, p);
 }
 
 }  // namespace
@@ -274,16 +311,12 @@ Status check_hyper_boundary(const HyperBoundaryParams& p) {
 }
 
 void launch_hyper_boundary(const cuda::Stream& stream, const HyperBoundaryParams& p) {
-  cuda::LaunchShape shape;
-  shape.grid = dim3(static_cast<unsigned>(p.d / kSlice),
-                    static_cast<unsigned>(std::min<int64_t>(p.tokens, 16)));
-  shape.block = kThreads;
   if (p.d <= kThreads * 8) {
-    cuda::launch(stream, shape, hyper_boundary_kernel<1>, p);
+    launch_kernel<1>(stream, p);
   } else if (p.d <= kThreads * 16) {
-    cuda::launch(stream, shape, hyper_boundary_kernel<2>, p);
+    launch_kernel<2>(stream, p);
   } else {
-    cuda::launch(stream, shape, hyper_boundary_kernel<4>, p);
+    launch_kernel<4>(stream, p);
   }
 }
 
