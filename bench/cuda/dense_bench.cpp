@@ -1,4 +1,5 @@
 // The dense fp8 products of a layer, Flash and Pro shapes, few rows.
+#include <algorithm>
 #include <cstdio>
 #include <random>
 
@@ -73,9 +74,11 @@ void bench_dense(Harness& h) {
         if (!p.in_layer && m > 1 && m != 8) continue;
         const auto plan = ops::make_dense_plan(h.device(), {form, m, p.rows, p.columns, p.groups});
         CACHALOT_CHECK_MSG(plan.has_value(), plan.error().message());
+        const cuda::DeviceBuffer scratch = h.room(std::max<int64_t>(16, plan->scratch_bytes));
         const auto call = [&](int i) {
           ops::launch_dense(*plan, h.stream(), x_buffer.as<uint16_t>(), width,
-                            pool.data() + i % copies * size, y_buffer.as<uint16_t>(), p.rows);
+                            pool.data() + i % copies * size, y_buffer.as<uint16_t>(), p.rows,
+                            scratch.data());
         };
         call(0);
         const std::vector<uint16_t> y = h.get<uint16_t>(y_buffer);

@@ -79,7 +79,9 @@ void bench_experts(Harness& h) {
       const cuda::DeviceBuffer num_tiles = h.room(4),
                                tiles =
                                    h.room(pairs * static_cast<int64_t>(sizeof(ops::ExpertTile))),
-                               slots = h.room(pairs * 4), inner = h.room(pairs * m.inner * 2),
+                               tile_pairs = h.room(pairs * ops::kMaxTileTokens * 4),
+                               arrivals = h.put(std::vector<uint64_t>{0}),
+                               inner = h.room(pairs * m.inner * 2),
                                y = h.room(pairs * m.hidden * 2),
                                out = h.room(tokens * m.hidden * 2);
       for (const ops::ExpertForm form :
@@ -95,8 +97,9 @@ void bench_experts(Harness& h) {
           p.weights = weights_buffer.as<float>() + i * pairs;
           p.gate_up = gate_up.data();
           p.down = down_buffer.data();
-          p.scratch = {num_tiles.as<int32_t>(), tiles.as<ops::ExpertTile>(), slots.as<int32_t>(),
-                       inner.as<uint16_t>(), y.as<uint16_t>()};
+          p.scratch = {num_tiles.as<int32_t>(),  tiles.as<ops::ExpertTile>(),
+                       tile_pairs.as<int32_t>(), arrivals.as<unsigned long long>(),
+                       inner.as<uint16_t>(),     y.as<uint16_t>()};
           p.out = out.as<uint16_t>();
           ops::launch_expert_layer(*plan, h.stream(), p);
         };

@@ -79,11 +79,13 @@ struct BulkRing {
   Mbarrier full[kMaxStages];
   Mbarrier empty[kMaxStages];
 
-  // By one thread, before the block's barrier.
+  // By one thread, before the block's barrier. Every lane that reads a stage gives it back itself:
+  // a lane that did so for its warp would need the others' reads ordered before its own arrival,
+  // which the compiler does by keeping the warp together, unseen by who looks for races.
   __device__ void init(int num_stages, int num_consumer_warps) {
     for (int i = 0; i < num_stages; ++i) {
       full[i].init(1);
-      empty[i].init(static_cast<uint32_t>(num_consumer_warps));
+      empty[i].init(static_cast<uint32_t>(num_consumer_warps * 32));
     }
     Mbarrier::publish_inits();
   }
@@ -146,10 +148,9 @@ class BulkConsumer {
     ring_.full[place_.stage].wait(place_.phase);
     return stages_ + place_.stage * stage_bytes_;
   }
-  // After the warp's last read of the stage.
+  // After the lane's last read of the stage.
   __device__ __forceinline__ void release() {
-    __syncwarp();
-    if ((threadIdx.x & 31) == 0) ring_.empty[place_.stage].arrive();
+    ring_.empty[place_.stage].arrive();
     place_.advance(num_stages_);
   }
 

@@ -31,22 +31,34 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+// After the wait and before d is read: no use of d moves up past it.
+template <int kValues>
+__device__ __forceinline__ void wgmma_arrived(float (&d)[kValues]) {
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
 // B of wgmma in shared memory: core matrices of 8 columns x 16 bytes of k (column after column),
-// those of one k next to each other: k16 * (16 kColumns) + column / 8 * 128 + column % 8 * 16.
+// those of one k next to each other: k16 * stride + column / 8 * 128 + column % 8 * 16. A stride of
+// less than 16 kColumns lays a matrix over the last columns of the one before: for products of
+// which only the first columns' results are read.
 template <int kColumns>
 struct CoreMatrices {
   static_assert(kColumns % 8 == 0);
-  static constexpr int kStepBytes = 32 * kColumns;  // one instruction's k: 32 of one byte
-  static __device__ constexpr int offset(int column, int k_byte) {
-    return k_byte / 16 * (16 * kColumns) + column / 8 * 128 + column % 8 * 16 + k_byte % 16;
+  static constexpr int kStride = 16 * kColumns;
+  static constexpr int kStepBytes = 2 * kStride;  // one instruction's k: 32 of one byte
+  static __device__ constexpr int offset(int column, int k_byte, int stride = kStride) {
+    return k_byte / 16 * stride + column / 8 * 128 + column % 8 * 16 + k_byte % 16;
   }
-  static __device__ __forceinline__ uint64_t descriptor(uint32_t smem_address) {
+  static __device__ __forceinline__ uint64_t descriptor(uint32_t smem_address,
+                                                        int stride = kStride) {
     return static_cast<uint64_t>((smem_address & 0x3FFFF) >> 4) |
-           static_cast<uint64_t>(16 * kColumns >> 4) << 16 | uint64_t{128 >> 4} << 32;
+           static_cast<uint64_t>(stride >> 4) << 16 | uint64_t{128 >> 4} << 32;
   }
-  // That of what lies num_bytes further on.
+  // That of what lies num_bytes further on. The address does not leave its bits.
   static __device__ __forceinline__ uint64_t advance(uint64_t descriptor, int num_bytes) {
-    return descriptor + static_cast<uint32_t>(num_bytes >> 4);
+    return (descriptor & 0xFFFFFFFF00000000u) |
+           (static_cast<uint32_t>(descriptor) + static_cast<uint32_t>(num_bytes >> 4));
   }
 };
 

@@ -1,5 +1,7 @@
 // The fp8 product on the GPU against double, over shapes that leave rests everywhere, and its
 // promises about bits.
+#include <algorithm>
+
 #include "ops/matmul/dense_product_cuda.h"
 #include "ops/matmul/streamed_weight.h"
 #include "tests/cuda/cuda_fixture.h"
@@ -35,8 +37,9 @@ class DenseProduct : public testing::CudaTest {
     if (!plan) return {};
     const auto x_buffer = put(x);
     const auto y_buffer = room(s.m * s.rows * 2);
+    const auto scratch = room(std::max<int64_t>(16, plan->scratch_bytes));
     launch_dense(*plan, stream_, x_buffer.as<uint16_t>(), s.groups * s.columns, weight.data(),
-                 y_buffer.as<uint16_t>(), s.rows);
+                 y_buffer.as<uint16_t>(), s.rows, scratch.data());
     return get<uint16_t>(y_buffer);
   }
   testing::cuda::DeviceBuffer streamed(const Fp8Weight& w) {

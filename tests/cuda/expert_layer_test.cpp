@@ -74,7 +74,8 @@ class ExpertLayer : public testing::CudaTest {
     const int64_t pairs = shape_.max_tokens * shape_.k;
     const DeviceBuffer x = put(b.x), ids = put(b.ids), weights = put(b.weights);
     const DeviceBuffer num_tiles = room(4), tiles = room(pairs * sizeof(ExpertTile)),
-                       slots = room(pairs * 4), h = room(pairs * shape_.moe_intermediate_size * 2),
+                       tile_pairs = room(pairs * kMaxTileTokens * 4), arrivals = room(8, 0),
+                       h = room(pairs * shape_.moe_intermediate_size * 2),
                        y = room(pairs * shape_.hidden_size * 2),
                        out = room(tokens * shape_.hidden_size * 2);
     ExpertParams p = {};
@@ -84,8 +85,9 @@ class ExpertLayer : public testing::CudaTest {
     p.weights = weights.as<float>();
     p.gate_up = gate_up_.data();
     p.down = down_.data();
-    p.scratch = {num_tiles.as<int32_t>(), tiles.as<ExpertTile>(), slots.as<int32_t>(),
-                 h.as<uint16_t>(), y.as<uint16_t>()};
+    p.scratch = {num_tiles.as<int32_t>(),  tiles.as<ExpertTile>(),
+                 tile_pairs.as<int32_t>(), arrivals.as<unsigned long long>(),
+                 h.as<uint16_t>(),         y.as<uint16_t>()};
     p.out = out.as<uint16_t>();
     launch_expert_layer(*plan, stream_, p);
     h_ = testing::floats_of(get<uint16_t>(h));
@@ -115,6 +117,8 @@ TEST_F(ExpertLayer, EqualsTheFormula) {
                                                      {2, 5, 2, 256, 128},
                                                      {4, 9, 3, 384, 256},
                                                      {21, 7, 6, 640, 384},
+                                                     {70, 5, 3, 1152, 128},
+                                                     {2, 24, 18, 128, 128},
                                                      {40, 3, 2, 128, 2176}}) {
       make({form, c.tokens, c.experts, c.k, c.hidden, c.inner, 10});
       Rng rng(4);
@@ -124,7 +128,7 @@ TEST_F(ExpertLayer, EqualsTheFormula) {
       const auto x = testing::quantised(testing::floats_of(b.x));
       const bool fp8 = form == ExpertForm::official_fp8;
       const auto bound_of = [&](const testing::Dot& d, int64_t columns) {
-        return (fp8 ? testing::wgmma_bound(d, columns) : testing::mma_bound(d, columns)) +
+        return (fp8 ? testing::wgmma_bound(d, columns, 2) : testing::mma_bound(d, columns, 2)) +
                testing::bf16_bound(d.value);
       };
       std::vector<double> h, h_bound, y(out.size()), y_bound(out.size());
@@ -170,13 +174,13 @@ TEST_F(ExpertLayer, EqualsTheFormula) {
 
 TEST_F(ExpertLayer, ATokenDoesNotDependOnTheOthers) {
   for (const ExpertForm form : {ExpertForm::official, ExpertForm::official_fp8}) {
-    make({form, 30, 6, 4, 1152, 384, 10});
+    make({form, 100, 6, 4, 1152, 384, 10});  // most experts take two tiles, or three
     Rng rng(5);
-    const Batch all = random_batch(rng, 30);
+    const Batch all = random_batch(rng, 100);
     const auto expected = run(all);
     ASSERT_EQ(expected, run(all));
-    for (const int64_t tokens : {1, 2, 3, 5, 9, 17}) {
-      for (int64_t first = 0; first + tokens <= 30; first += 7) {
+    for (const int64_t tokens : {1, 2, 3, 5, 6, 7, 9, 17, 30, 60}) {
+      for (int64_t first = 0; first + tokens <= 100; first += 19) {
         Batch few;
         few.x.assign(all.x.begin() + first * shape_.hidden_size,
                      all.x.begin() + (first + tokens) * shape_.hidden_size);

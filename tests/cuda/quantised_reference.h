@@ -73,13 +73,14 @@ Dot dot(const double* x, const Weight& w, int64_t row) {
 
 // Of a sum in one of the forms, before its rounding to bf16.
 //   mma: each addition off by at most 2^-23 of the magnitude (the tensor core truncates to fp32):
-//        one for each instruction of 16 inputs, each of whose 17 addends may lose as much; then a
-//        chain of blocks and 8 chains.
-inline double mma_bound(const Dot& d, int64_t columns) {
-  return d.magnitude * 0x1p-23 * (8 * 17 + static_cast<double>(columns) / 1024 + 8);
+//        one for each instruction of 16 inputs, each of whose 17 addends may lose as much; then the
+//        chains of blocks and their sum.
+inline double mma_bound(const Dot& d, int64_t columns, int chains = 8) {
+  const double blocks = static_cast<double>(columns) / 128;
+  return d.magnitude * 0x1p-23 * (8 * 17 + blocks / chains + chains);
 }
-inline double wgmma_bound(const Dot& d, int64_t columns) {
-  return d.truncation + mma_bound(d, columns);
+inline double wgmma_bound(const Dot& d, int64_t columns, int chains = 8) {
+  return d.truncation + mma_bound(d, columns, chains);
 }
 inline double bf16_bound(double value) { return std::fabs(value) * 0x1p-8 + 0x1p-126; }
 

@@ -5,13 +5,14 @@
 #include "device/cuda/launch.cuh"
 #include "ops/matmul/dense_product_cuda.h"
 #include "ops/matmul/streamed_product.cuh"
+#include "ops/matmul/streamed_weight.h"
 
 namespace cachalot::ops {
 namespace {
 
 namespace cuda = device::cuda;
 constexpr StreamedFormat kFp8 = StreamedFormat::fp8;
-using Fp8 = streamed::Blocks<kFp8>;
+constexpr int kStageBytes = streamed::stage_bytes(streamed::kStageBlocks);
 
 struct Params {
   const uint16_t* x;
@@ -30,17 +31,55 @@ struct Params {
   int stages;
   int in_flight;
   int partial_bytes;
+  uint8_t* prepared;       // or null
+  int64_t prepared_bytes;  // of p.tokens rows
 };
+
+// Rows as the product's blocks hold them, for more than a block would care to quantise for itself.
+template <ProductForm kForm, int kTokens>
+__global__ void __launch_bounds__(streamed::kConsumers)
+    prepare_rows_kernel(const __grid_constant__ Params p) {
+  tile::launch_dependents();
+  tile::wait_for_producers();
+  const int first_token = static_cast<int>(blockIdx.y) * p.tokens;
+  const int present = min(p.tokens, p.m - first_token);
+  const int tokens = kForm == ProductForm::wgmma_e4m3 ? kTokens : present;
+  streamed::Activations<kForm, kTokens> x(p.prepared + blockIdx.y * p.prepared_bytes, tokens,
+                                          p.group_blocks);
+  const int warps = streamed::kConsumerWarps;
+  x.load([&](int token) { return p.x + (first_token + token) * p.x_stride; }, present,
+         static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32,
+         static_cast<int>(gridDim.x) * warps);
+}
 
 template <ProductForm kForm, int kTokens>
 __global__ void __launch_bounds__(streamed::kThreads, 1)
     dense_product_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(128) uint8_t smem[];
   __shared__ streamed::Ring ring;
-  constexpr int kStageBytes = Fp8::stage_bytes(Fp8::kPerStage);
+  __shared__ tile::Mbarrier x_ready;
   const int warp = threadIdx.x / 32;
-  const int step = static_cast<int>(gridDim.x);
-  if (threadIdx.x == 0) ring.init(p.stages, streamed::kConsumerWarps);
+  // Neighbouring units lie in different blocks; of a grouped weight each block has a run, so that it
+  // needs few groups' activations.
+  const int num_blocks = static_cast<int>(gridDim.x);
+  int begin = static_cast<int>(blockIdx.x);
+  int end = p.units;
+  int step = num_blocks;
+  int first_group = 0;
+  int num_groups = 1;
+  if (p.groups > 1) {
+    const int share = p.units / num_blocks;
+    const int rest = p.units - share * num_blocks;
+    begin = begin * share + min(begin, rest);
+    end = begin + share + (static_cast<int>(blockIdx.x) < rest ? 1 : 0);
+    step = 1;
+    first_group = begin / p.units_per_group;
+    num_groups = (end - 1) / p.units_per_group - first_group + 1;
+  }
+  if (threadIdx.x == 0) {
+    x_ready.init(1);
+    ring.init(p.stages, streamed::kConsumerWarps);
+  }
   __syncthreads();
   tile::launch_dependents();
 
@@ -48,8 +87,8 @@ __global__ void __launch_bounds__(streamed::kThreads, 1)
   if (warp == streamed::kConsumerWarps) {
     if (threadIdx.x % 32 != 0) return;
     streamed::Producer producer(ring, smem, kStageBytes, p.stages, p.in_flight);
-    for (int unit = blockIdx.x; unit < p.units; unit += step) {
-      streamed::put_unit<kFp8>(producer, p.weight + unit * p.unit_bytes, p.group_blocks);
+    for (int unit = begin; unit < end; unit += step) {
+      streamed::put_unit(producer, p.weight + unit * p.unit_bytes, p.group_blocks);
     }
     return;
   }
@@ -58,11 +97,24 @@ __global__ void __launch_bounds__(streamed::kThreads, 1)
   tile::wait_for_producers();
   const int first_token = static_cast<int>(blockIdx.y) * p.tokens;
   const int tokens = min(p.tokens, p.m - first_token);
-  const int blocks = p.group_blocks * p.groups;
+  const int blocks = p.group_blocks * num_groups;
   uint8_t* const x_smem = smem + p.stages * kStageBytes;
-  streamed::Activations<kForm, kFp8, kTokens> x(x_smem, tokens, blocks);
-  x.load([&](int token) { return p.x + (first_token + token) * p.x_stride; });
-  streamed::sync_consumers();
+  streamed::Activations<kForm, kTokens> x(x_smem, tokens, blocks);
+  if (p.prepared != nullptr) {
+    if (threadIdx.x == 0) {
+      const auto bytes = static_cast<uint32_t>(x.num_bytes());
+      x_ready.arrive_expecting(bytes);
+      x_ready.bulk_copy(x_smem, p.prepared + blockIdx.y * p.prepared_bytes, bytes);
+    }
+    x_ready.wait(0);
+  } else {
+    x.load(
+        [&](int token) {
+          return p.x + (first_token + token) * p.x_stride + first_group * p.group_blocks * 128;
+        },
+        tokens, warp, streamed::kConsumerWarps);
+    streamed::sync_consumers();
+  }
 
   // Units, folded whenever there is no more room for their sums.
   __shared__ streamed::PartialSums::Numbers numbers;
@@ -70,11 +122,12 @@ __global__ void __launch_bounds__(streamed::kThreads, 1)
   streamed::PartialSums partial(
       x_smem + (streamed::activation_bytes(kForm, p.tokens, blocks) + 15) / 16 * 16,
       p.partial_bytes, numbers, tokens);
-  for (int unit = blockIdx.x; unit < p.units; unit += step) {
-    const int first_block = p.groups == 1 ? 0 : unit / p.units_per_group * p.group_blocks;
+  for (int unit = begin; unit < end; unit += step) {
+    const int first_block =
+        p.groups == 1 ? 0 : (unit / p.units_per_group - first_group) * p.group_blocks;
     const auto sums = streamed::multiply_unit(consumer, x, p.group_blocks, first_block);
     sums.store(partial.next(unit), tokens);
-    if (!partial.full() && unit + step < p.units) continue;
+    if (!partial.full() && unit + step < end) continue;
     streamed::sync_consumers();
     const int row = threadIdx.x % 16;
     int at = 0;
@@ -95,7 +148,7 @@ __global__ void __launch_bounds__(streamed::kThreads, 1)
 template <ProductForm kForm, int kTokens>
 void launch_kernel(const DensePlan& plan, const cuda::Stream& stream, const uint16_t* x,
                    int64_t x_stride, const std::byte* weight, uint16_t* y, int64_t y_stride,
-                   bool programmatic) {
+                   std::byte* scratch, bool programmatic) {
   const DenseShape& s = plan.shape;
   const StreamedLayout layout{kFp8, s.rows, s.columns};
   Params p;
@@ -115,12 +168,24 @@ void launch_kernel(const DensePlan& plan, const cuda::Stream& stream, const uint
   p.stages = plan.stages;
   p.in_flight = plan.in_flight;
   p.partial_bytes = static_cast<int>(plan.partial_bytes);
+  const auto chunks = static_cast<unsigned>((s.m + plan.tokens - 1) / plan.tokens);
+  p.prepared = plan.scratch_bytes > 0 ? reinterpret_cast<uint8_t*>(scratch) : nullptr;
+  p.prepared_bytes = plan.scratch_bytes / chunks;
+  cuda::Edge edge = programmatic ? cuda::Edge::programmatic : cuda::Edge::full;
+  if (p.prepared != nullptr) {
+    cuda::LaunchShape prepare;
+    const int64_t runs = plan.tokens * layout.num_blocks();
+    prepare.grid = dim3(static_cast<unsigned>((runs + 15) / 16), chunks);
+    prepare.block = streamed::kConsumers;
+    prepare.edge = edge;
+    cuda::launch(stream, prepare, prepare_rows_kernel<kForm, kTokens>, p);
+    edge = cuda::Edge::programmatic;
+  }
   cuda::LaunchShape shape;
-  shape.grid = dim3(static_cast<unsigned>(plan.grid),
-                    static_cast<unsigned>((s.m + plan.tokens - 1) / plan.tokens));
+  shape.grid = dim3(static_cast<unsigned>(plan.grid), chunks);
   shape.block = streamed::kThreads;
   shape.smem_bytes = plan.smem_bytes;
-  shape.edge = programmatic ? cuda::Edge::programmatic : cuda::Edge::full;
+  shape.edge = edge;
   cuda::launch(stream, shape, dense_product_kernel<kForm, kTokens>, p);
 }
 
@@ -133,15 +198,18 @@ void choose(DensePlan& plan) {
 // Stages beside the activations, and what is left for sums: so that two kernels fit an SM and the
 // next one's ring fills while this one ends, or else all of the block's share.
 bool fit(DensePlan& plan, ProductForm form, int64_t budget, int min_stages) {
-  constexpr int64_t kStageBytes = Fp8::stage_bytes(Fp8::kPerStage);
   const DenseShape& s = plan.shape;
   const int64_t units_per_block =
       (StreamedLayout{kFp8, s.rows, s.columns}.num_units() + plan.grid - 1) / plan.grid;
   const auto sums = [&](int64_t units) {
     return streamed::PartialSums::num_bytes(static_cast<int>(units), plan.tokens);
   };
+  // A run of units crosses a border of groups at most so often.
+  const int64_t units_per_group = StreamedLayout{kFp8, s.rows, s.columns}.num_units() / s.groups;
+  const int64_t groups =
+      std::min(s.groups, 1 + (units_per_block + units_per_group - 2) / units_per_group);
   const int64_t x_bytes =
-      (streamed::activation_bytes(form, plan.tokens, static_cast<int>(s.columns / 128 * s.groups)) +
+      (streamed::activation_bytes(form, plan.tokens, static_cast<int>(s.columns / 128 * groups)) +
        15) /
       16 * 16;
   const int64_t least = std::min<int64_t>(units_per_block, std::max(2, 16 / plan.tokens));
@@ -187,6 +255,14 @@ Result<DensePlan> make_dense_plan(const cuda::Device& device, const DenseShape& 
     plan.tokens /= 2;
   }
   if (!fits) return bad("columns that fit the shared memory", s.columns * s.groups);
+  // Where that takes a block longer than a kernel of its own takes to start.
+  constexpr int64_t kManyValues = 16384;
+  if (plan.tokens * s.columns > kManyValues && form != ProductForm::mma_bf16 && s.groups == 1) {
+    plan.scratch_bytes =
+        (s.m + plan.tokens - 1) / plan.tokens *
+        ((streamed::activation_bytes(form, plan.tokens, static_cast<int>(s.columns / 128)) + 15) /
+         16 * 16);
+  }
   const bool many = plan.tokens > 8;
   if (form == ProductForm::mma_f16) {
     many ? choose<ProductForm::mma_f16, 16>(plan) : choose<ProductForm::mma_f16, 8>(plan);

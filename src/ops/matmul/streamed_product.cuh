@@ -1,21 +1,19 @@
-// The inner part of every small product with quantised weights on the GPU: 8 warps take the
-// 128-input blocks of a unit of 16 output rows from a ring that a ninth fills, for up to kMaxTokens
-// tokens.
+// The inner part of the small products with fp8 weights on the GPU: 8 warps take the 128-input
+// blocks of a unit of 16 output rows from a ring that a ninth fills, for up to kMaxTokens tokens.
 //
-// The order of sums, the same for every number of tokens, every grid and both forms' callers:
-//   block     128 inputs (fp4: each 32 of them, scaled and added ascending by fma) in the tensor
-//             core, from zero
+// The order of sums, the same for every number of tokens and every grid:
+//   block     128 inputs in the tensor core, from zero
 //   chain w   blocks w, w + 8, w + 16, ...: fma(block, scale, chain)
 //   sum       chains 0 .. 7, ascending
-// so it depends on K and the weight's format alone.
+// so it depends on K alone.
 //
-// Forms  wgmma_e4m3: codes of e4m3 on both sides; the tensor core's sums over 128 (32) inputs are
+// Forms  wgmma_e4m3: codes of e4m3 on both sides; the tensor core's sums over 128 inputs are
 //          truncated, relative error below 2^-11 of the sum of magnitudes (2e-4 measured).
 //        mma_f16: the same codes, exact in f16, fp32 sums.
 //        mma_bf16: activations stay bf16 as they are; weights exact in bf16, scaled as above.
 #pragma once
 
-#include "ops/matmul/streamed_weight.h"
+#include "ops/quant/act8.cuh"
 #include "tile/convert.cuh"
 #include "tile/copy.cuh"
 #include "tile/mma.cuh"
@@ -37,23 +35,15 @@ using Consumer = tile::BulkConsumer<kMaxStages>;
 
 __device__ __forceinline__ void sync_consumers() { tile::sync_threads<1, kConsumers>(); }
 
-template <StreamedFormat kFormat>
-struct Blocks {
-  static constexpr bool kFp8 = kFormat == StreamedFormat::fp8;
-  static constexpr int kPerStage = kFp8 ? 8 : 16;
-  static constexpr int kCodeBytes = kFp8 ? 2048 : 1024;
-  static constexpr int kScaleBytes = kFp8 ? 4 : 64;
-  static __host__ __device__ constexpr int stage_bytes(int blocks) {
-    return (blocks * (kCodeBytes + kScaleBytes) + 15) / 16 * 16;
-  }
-};
+inline constexpr int kStageBlocks = 8;
+__host__ __device__ constexpr int stage_bytes(int blocks) {
+  return (blocks * (2048 + 4) + 15) / 16 * 16;
+}
 
 // A unit's stages into the ring. By the producing lane.
-template <StreamedFormat kFormat>
 __device__ __forceinline__ void put_unit(Producer& producer, const uint8_t* unit, int num_blocks) {
-  using B = Blocks<kFormat>;
-  for (int first = 0; first < num_blocks; first += B::kPerStage) {
-    const int bytes = B::stage_bytes(min(B::kPerStage, num_blocks - first));
+  for (int first = 0; first < num_blocks; first += kStageBlocks) {
+    const int bytes = stage_bytes(min(kStageBlocks, num_blocks - first));
     producer.put(unit, static_cast<uint32_t>(bytes));
     unit += bytes;
   }
@@ -89,14 +79,10 @@ struct SegmentColumns {
   }
 };
 
-template <ProductForm kForm, StreamedFormat kFormat, int kTokens>
+template <ProductForm kForm, int kTokens>
 class Activations {
  public:
   static constexpr bool kWgmma = kForm == ProductForm::wgmma_e4m3;
-  // What decoded fp4 codes lack.
-  static constexpr float kFactor = kFormat == StreamedFormat::fp8 ? 1.0f
-                                   : kWgmma                       ? tile::kE2m1InE4m3
-                                                                  : tile::kE2m1InF16;
 
   __device__ Activations(uint8_t* smem, int tokens, int blocks)
       : values_(smem),
@@ -111,16 +97,17 @@ class Activations {
     }
   }
 
-  // Reads bf16 rows (row(m) for m < tokens, called by whole warps; 16-byte aligned) and quantises
-  // them as ACT8 with runs of 128 does, or keeps them. By all consumers; sync_consumers before use.
+  // Reads bf16 rows (row(m) for m < present, called by whole warps; 16-byte aligned) and quantises
+  // them as ACT8 with runs of 128 does, or keeps them; further tokens are zeros. By num_warps warps,
+  // of which the caller is number `warp`; sync_consumers before use.
   template <typename Row>
-  __device__ __forceinline__ void load(const Row& row) {
+  __device__ __forceinline__ void load(const Row& row, int present, int warp, int num_warps) {
     constexpr int kBatch = 4;  // loads under way; half a warp has a block, a lane eight values
     const int half = static_cast<int>(threadIdx.x) % 32 / 16;
     const int k = static_cast<int>(threadIdx.x) % 16 * 8;
     const int pairs = whole_octets(blocks_) / 2;
     int token = 0;
-    int pair = static_cast<int>(threadIdx.x) / 32;
+    int pair = warp;
     const auto settle = [&] {
       while (pair >= pairs && token < tokens_) {
         pair -= pairs;
@@ -136,12 +123,12 @@ class Activations {
         tokens[i] = token;
         blocks[i] = 2 * pair + half;
         v[i] = tile::Vector16{};
-        const uint16_t* from = row(min(token, tokens_ - 1));
-        if (token < tokens_ && blocks[i] < blocks_) {
+        const uint16_t* from = row(min(token, present - 1));
+        if (token < present && blocks[i] < blocks_) {
           v[i] = tile::load_shared_state(
               reinterpret_cast<const tile::Vector16*>(from + blocks[i] * 128 + k));
         }
-        pair += kConsumerWarps;
+        pair += num_warps;
         settle();
       }
 #pragma unroll
@@ -165,6 +152,10 @@ class Activations {
     return scales_[block * kTokens + token];
   }
   __device__ __forceinline__ int tokens() const { return tokens_; }
+  __device__ __forceinline__ int num_bytes() const {
+    const int padded = whole_octets(blocks_);
+    return (kWgmma ? padded * 128 * kTokens : tokens_ * row_bytes_) + padded * kTokens * 4;
+  }
 
  private:
   __device__ __forceinline__ void store(const tile::Vector16& v, int token, int block, int k) {
@@ -172,41 +163,19 @@ class Activations {
     if constexpr (kForm == ProductForm::mma_bf16) {
       *reinterpret_cast<tile::Vector16*>(row16) = v;
     } else {
-      uint32_t max =
-          tile::max_bf16(tile::magnitude_bf16(v.word[0]), tile::magnitude_bf16(v.word[1]));
-      max = tile::max_bf16(
-          max, tile::max_bf16(tile::magnitude_bf16(v.word[2]), tile::magnitude_bf16(v.word[3])));
-#pragma unroll
-      for (int distance = 8; distance >= 1; distance /= 2) {
-        max = tile::max_bf16(max, __shfl_xor_sync(0xFFFFFFFFu, max, distance));
-      }
-      const float block_max = fmaxf(tile::low_bf16(max), tile::high_bf16(max));
-      const tile::Pow2Scale s = tile::pow2_ceil(fmaxf(block_max, 1e-4f) * (1.0f / 448));
-      uint32_t codes[2];
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        codes[i] = tile::pack_e4m3(tile::low_bf16(v.word[2 * i]) * s.inverse,
-                                   tile::high_bf16(v.word[2 * i]) * s.inverse,
-                                   tile::low_bf16(v.word[2 * i + 1]) * s.inverse,
-                                   tile::high_bf16(v.word[2 * i + 1]) * s.inverse);
-      }
+      const Act8 q = quantise_act8(v);
       if constexpr (kWgmma) {
         *reinterpret_cast<uint2*>(values_ + SegmentColumns<kTokens>::offset(block, token, k)) =
-            make_uint2(codes[0], codes[1]);
+            make_uint2(q.codes[0], q.codes[1]);
       } else {
         tile::Vector16 values;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          uint32_t first, second;  // values 0 1, 2 3
-          tile::e4m3_to_f16(codes[i], first, second);
-          // e2m1_to_f16 gives 1 3, 0 2 of each four.
-          constexpr bool kFp8 = kFormat == StreamedFormat::fp8;
-          values.word[2 * i] = kFp8 ? first : __byte_perm(first, second, 0x7632);
-          values.word[2 * i + 1] = kFp8 ? second : __byte_perm(first, second, 0x5410);
+          tile::e4m3_to_f16(q.codes[i], values.word[2 * i], values.word[2 * i + 1]);
         }
         *reinterpret_cast<tile::Vector16*>(row16) = values;
       }
-      if (k == 0) scales_[block * kTokens + token] = s.scale * kFactor;
+      if (k == 0) scales_[block * kTokens + token] = q.scale;
     }
   }
 
@@ -221,99 +190,43 @@ class Activations {
 // --- The sums of one warp over its blocks of a unit.
 
 // A warp's share of a stage, in registers: the stage is free again before the arithmetic begins.
-template <StreamedFormat kFormat>
-struct Share;
-
-template <>
-struct Share<StreamedFormat::fp8> {
-  uint4 codes[1][4];  // [block][32 inputs]
-  float scales[1];
+struct Share {
+  uint4 codes[4];  // [32 inputs]
+  float scale;
 
   __device__ __forceinline__ Share(const uint8_t* stage, int in_stage) {
     const int warp = threadIdx.x / 32;
-    scales[0] = 0;
+    scale = 0;
 #pragma unroll
-    for (int s = 0; s < 4; ++s) codes[0][s] = make_uint4(0, 0, 0, 0);
+    for (int s = 0; s < 4; ++s) codes[s] = make_uint4(0, 0, 0, 0);
     if (warp >= in_stage) return;
     const uint8_t* from = stage + warp * 2048 + threadIdx.x % 32 * 16;
 #pragma unroll
-    for (int s = 0; s < 4; ++s) codes[0][s] = *reinterpret_cast<const uint4*>(from + s * 512);
-    scales[0] = *reinterpret_cast<const float*>(stage + in_stage * 2048 + warp * 4);
+    for (int s = 0; s < 4; ++s) codes[s] = *reinterpret_cast<const uint4*>(from + s * 512);
+    scale = *reinterpret_cast<const float*>(stage + in_stage * 2048 + warp * 4);
   }
 };
 
-template <>
-struct Share<StreamedFormat::fp4> {
-  uint4 codes[2][2];  // [block][64 inputs]
-  uint2 scales[2];    // bytes [32 inputs][row / 8]
-
-  __device__ __forceinline__ Share(const uint8_t* stage, int in_stage) {
-    const int warp = threadIdx.x / 32;
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int b = 0; b < 2; ++b) {
-      codes[b][0] = codes[b][1] = make_uint4(0, 0, 0, 0);
-      scales[b] = make_uint2(0, 0);
-      const int block = b * 8 + warp;
-      if (block >= in_stage) continue;
-      const uint8_t* from = stage + block * 1024 + lane * 16;
-      codes[b][0] = *reinterpret_cast<const uint4*>(from);
-      codes[b][1] = *reinterpret_cast<const uint4*>(from + 512);
-      scales[b] =
-          *reinterpret_cast<const uint2*>(stage + in_stage * 1024 + block * 64 + lane / 4 * 8);
-    }
-  }
-};
-
-template <ProductForm kForm, StreamedFormat kFormat, int kTokens>
+template <ProductForm kForm, int kTokens>
 class WarpSums {
  public:
   static constexpr bool kWgmma = kForm == ProductForm::wgmma_e4m3;
   static constexpr int kTiles = kTokens / 8;  // of mma: eight tokens each
   static constexpr int kValues = kWgmma ? 2 * kTokens : 4 * kTiles;
   static_assert(kWgmma || kTokens % 8 == 0);
-  using A = Activations<kForm, kFormat, kTokens>;
+  using A = Activations<kForm, kTokens>;
 
   __device__ __forceinline__ WarpSums() {
 #pragma unroll
     for (int i = 0; i < kValues; ++i) sum_[i] = 0;
   }
 
-  // Blocks `block` and, of fp4, `block` + 8 of the activations; by all eight warps together.
-  // octets: how many of the two there are.
-  __device__ __forceinline__ void add(const Share<kFormat>& w, int octets, const A& x, int block) {
-    if constexpr (kFormat == StreamedFormat::fp8) {
-      add_fp8(w, x, block);
-    } else if constexpr (kWgmma) {
-      add_fp4_wgmma(w, octets, x, block);
-    } else {
-      add_fp4_mma(w.codes[0], w.scales[0], x, block);
-      if (octets > 1) add_fp4_mma(w.codes[1], w.scales[1], x, block + 8);
-    }
-  }
-
-  // to[token][row], of one warp: 16 floats a token.
-  __device__ __forceinline__ void store(float* to, int tokens) const {
-    const int lane = threadIdx.x % 32;
-    const int g = lane / 4;
-    const int t = lane % 4;
-    if (kWgmma && t != static_cast<int>(threadIdx.x) / 32 % 4) return;
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) {
-      if (token_of(i) < tokens) to[token_of(i) * 16 + g + i / 2 % 2 * 8] = sum_[i];
-    }
-  }
-
- private:
-  static __device__ __forceinline__ int token_of(int i) {
-    return kWgmma ? i / 4 * 2 + i % 2 : i / 4 * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2;
-  }
-
-  __device__ __forceinline__ void add_fp8(const Share<kFormat>& w, const A& x, int block) {
+  // Block `block` of the activations; by all eight warps together.
+  __device__ __forceinline__ void add(const Share& w, const A& x, int block) {
     uint32_t a[4][4];
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
-      const uint4 v = w.codes[0][s];
+      const uint4 v = w.codes[s];
       a[s][0] = v.x, a[s][1] = v.y, a[s][2] = v.z, a[s][3] = v.w;
     }
     float d[kValues];
@@ -358,103 +271,24 @@ class WarpSums {
 #pragma unroll
       for (int i = 0; i < kValues; ++i) d[i] = tiles[i / 4][i % 4];
     }
-    promote(d, w.scales[0], x, block);
+    promote(d, w.scale, x, block);
   }
 
-  static __device__ __forceinline__ void scales_of(uint2 bytes, float (&scale)[4][2]) {
+  // to[token][row], of one warp: 16 floats a token.
+  __device__ __forceinline__ void store(float* to, int tokens) const {
+    const int lane = threadIdx.x % 32;
+    const int g = lane / 4;
+    const int t = lane % 4;
+    if (kWgmma && t != static_cast<int>(threadIdx.x) / 32 % 4) return;
 #pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      const uint32_t pair = (s < 2 ? bytes.x : bytes.y) >> (16 * (s % 2));
-      scale[s][0] = tile::e8m0_to_float(pair & 255);
-      scale[s][1] = tile::e8m0_to_float(pair >> 8 & 255);
+    for (int i = 0; i < kValues; ++i) {
+      if (token_of(i) < tokens) to[token_of(i) * 16 + g + i / 2 % 2 * 8] = sum_[i];
     }
   }
 
-  static __device__ __forceinline__ void decode_fp4(uint32_t (&a)[4][4], const uint4 (&codes)[2]) {
-    tile::e2m1_to_e4m3(codes[0].x, a[0][0], a[0][2]);
-    tile::e2m1_to_e4m3(codes[0].y, a[0][1], a[0][3]);
-    tile::e2m1_to_e4m3(codes[0].z, a[1][0], a[1][2]);
-    tile::e2m1_to_e4m3(codes[0].w, a[1][1], a[1][3]);
-    tile::e2m1_to_e4m3(codes[1].x, a[2][0], a[2][2]);
-    tile::e2m1_to_e4m3(codes[1].y, a[2][1], a[2][3]);
-    tile::e2m1_to_e4m3(codes[1].z, a[3][0], a[3][2]);
-    tile::e2m1_to_e4m3(codes[1].w, a[3][1], a[3][3]);
-  }
-
-  // Four products of 32 inputs of a block, under way.
-  static __device__ __forceinline__ void start_fp4(float (&d)[4][kValues],
-                                                   const uint32_t (&a)[4][4], const A& x,
-                                                   int block) {
-    using Columns = SegmentColumns<kTokens>;
-    const uint64_t b = x.descriptor(block);
-    tile::wgmma_fence();
-#pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      tile::WgmmaE4m3<Columns::kColumns>::multiply(
-          d[s], a[s], Columns::B::advance(b, s * Columns::B::kStepBytes), 0);
-    }
-    tile::wgmma_commit();
-  }
-
-  // What needs no product is computed while the tensor cores work: eight warps alone hide little.
-  __device__ __forceinline__ void add_fp4_wgmma(const Share<kFormat>& w, int octets, const A& x,
-                                                int block) {
-#pragma unroll
-    for (int octet = 0; octet < 2; ++octet) {
-      if (octet >= octets) break;
-      float x_scale[kTokens];
-#pragma unroll
-      for (int token = 0; token < kTokens; ++token) {
-        x_scale[token] = x.scale(block + 8 * octet, token);
-      }
-      uint32_t a[4][4];
-      float d[4][kValues];
-      decode_fp4(a, w.codes[octet]);
-      start_fp4(d, a, x, block + 8 * octet);
-      float scale[4][2];
-      scales_of(w.scales[octet], scale);
-      tile::wgmma_wait<0>();
-#pragma unroll
-      for (int i = 0; i < kValues; ++i) {
-        float total = d[0][i] * scale[0][i / 2 % 2];
-#pragma unroll
-        for (int s = 1; s < 4; ++s) total = fmaf(d[s][i], scale[s][i / 2 % 2], total);
-        sum_[i] = fmaf(total, x_scale[i / 4 * 2 + i % 2], sum_[i]);
-      }
-    }
-  }
-
-  __device__ __forceinline__ void add_fp4_mma(const uint4 (&codes)[2], uint2 scale_bytes,
-                                              const A& x, int block) {
-    const uint32_t words[4][2] = {{codes[0].x, codes[0].y},
-                                  {codes[0].z, codes[0].w},
-                                  {codes[1].x, codes[1].y},
-                                  {codes[1].z, codes[1].w}};
-    float scale[4][2];
-    scales_of(scale_bytes, scale);
-    float total[kValues];
-#pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      uint32_t top[4], bottom[4];
-      tile::e2m1_to_f16(words[s][0], top);
-      tile::e2m1_to_f16(words[s][1], bottom);
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-        float d[4] = {0, 0, 0, 0};
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const uint2 b = quad(x, block, n, s * 32 + half * 16);
-          tile::mma_f16(d, top[2 * half], bottom[2 * half], top[2 * half + 1], bottom[2 * half + 1],
-                        b.x, b.y);
-        }
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          float& t = total[4 * n + i];
-          t = s == 0 ? d[i] * scale[0][i / 2] : fmaf(d[i], scale[s][i / 2], t);
-        }
-      }
-    }
-    promote(total, 1.0f, x, block);
+ private:
+  static __device__ __forceinline__ int token_of(int i) {
+    return kWgmma ? i / 4 * 2 + i % 2 : i / 4 * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2;
   }
 
   // B of a 16-bit form: column g of tile n is token 8 n + g.
@@ -478,18 +312,15 @@ class WarpSums {
 };
 
 // One warp's sums over a unit, its stages taken from the ring. first_block: of the activations.
-template <ProductForm kForm, StreamedFormat kFormat, int kTokens>
-__device__ __forceinline__ WarpSums<kForm, kFormat, kTokens> multiply_unit(
-    Consumer& consumer, const Activations<kForm, kFormat, kTokens>& x, int num_blocks,
-    int first_block) {
-  constexpr int kPerStage = Blocks<kFormat>::kPerStage;
-  WarpSums<kForm, kFormat, kTokens> sums;
+template <ProductForm kForm, int kTokens>
+__device__ __forceinline__ WarpSums<kForm, kTokens> multiply_unit(
+    Consumer& consumer, const Activations<kForm, kTokens>& x, int num_blocks, int first_block) {
+  WarpSums<kForm, kTokens> sums;
   const int warp = threadIdx.x / 32;
-  for (int first = 0; first < num_blocks; first += kPerStage) {
-    const int in_stage = min(kPerStage, num_blocks - first);
-    const Share<kFormat> share(consumer.wait(), in_stage);
+  for (int first = 0; first < num_blocks; first += kStageBlocks) {
+    const Share share(consumer.wait(), min(kStageBlocks, num_blocks - first));
     consumer.release();
-    sums.add(share, (in_stage + 7) / 8, x, first_block + first + warp);
+    sums.add(share, x, first_block + first + warp);
   }
   return sums;
 }

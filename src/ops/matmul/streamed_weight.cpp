@@ -28,7 +28,7 @@ Status check_scales(const uint8_t* scales, int64_t count) {
   return {};
 }
 
-// What differs between plain fp4 and gate with up: where a unit's row lies.
+// What differs between plain fp4 and gate with up: where a row lies.
 struct Fp4Row {
   const uint8_t* codes;  // null: a row of zeros
   const uint8_t* scales;
@@ -39,16 +39,17 @@ std::vector<std::byte> stream_fp4_rows(const StreamedLayout& layout, const RowOf
   std::vector<std::byte> bytes(static_cast<size_t>(layout.num_bytes()));
   for (int64_t unit = 0; unit < layout.num_units(); ++unit) {
     std::byte* const unit_bytes = bytes.data() + unit * layout.unit_bytes();
-    for (int64_t row = 0; row < kStreamedRows; ++row) {
-      const Fp4Row from = row_of(unit, row);
+    for (int64_t row = 0; row < layout.unit_rows(); ++row) {
+      const Fp4Row from = row_of(unit * layout.unit_rows() + row);
       if (from.codes == nullptr) continue;
       for (int64_t block = 0; block < layout.num_blocks(); ++block) {
         const int64_t first = block / layout.blocks_per_stage() * layout.blocks_per_stage();
         const int64_t in_stage =
             std::min<int64_t>(layout.blocks_per_stage(), layout.num_blocks() - first);
-        std::byte* const stage = unit_bytes + first * 1088;
-        std::byte* const codes = stage + (block - first) * 1024;
-        std::byte* const scales = stage + in_stage * 1024 + (block - first) * 64;
+        std::byte* const stage = unit_bytes + layout.stage_bytes(first);
+        const int64_t fragment = (block - first) * 4 + row / kStreamedRows;
+        std::byte* const codes = stage + fragment * 1024;
+        std::byte* const scales = stage + in_stage * 4 * 1024 + fragment * 64;
         for (int64_t k = 0; k < kStreamedBlock; ++k) {
           const int64_t input = block * kStreamedBlock + k;
           const int nibble = from.codes[input / 2] >> (input % 2 * 4) & 15;
@@ -56,11 +57,11 @@ std::vector<std::byte> stream_fp4_rows(const StreamedLayout& layout, const RowOf
           const int64_t k32 = k % 32;
           const int64_t lane = row % 8 * 4 + k32 % 16 / 4;
           std::byte& to =
-              codes[step / 2 * 512 + lane * 16 + (step % 2 * 2 + row / 8) * 4 + k32 % 4];
+              codes[step / 2 * 512 + lane * 16 + (step % 2 * 2 + row / 8 % 2) * 4 + k32 % 4];
           to |= static_cast<std::byte>(k32 < 16 ? nibble << 4 : nibble);
         }
         for (int64_t step = 0; step < 4; ++step) {
-          scales[row % 8 * 8 + step * 2 + row / 8] =
+          scales[row % 8 * 8 + step * 2 + row / 8 % 2] =
               static_cast<std::byte>(from.scales[block * 4 + step]);
         }
       }
@@ -107,12 +108,10 @@ Result<std::vector<std::byte>> stream_fp4(const uint8_t* codes, const uint8_t* s
                                           int64_t columns) {
   CACHALOT_CHECK(rows > 0 && columns > 0 && columns % kStreamedBlock == 0);
   CACHALOT_RETURN_IF_ERROR(check_scales(scales, rows * (columns / 32)));
-  return stream_fp4_rows({StreamedFormat::fp4, rows, columns},
-                         [=](int64_t unit, int64_t row) -> Fp4Row {
-                           const int64_t at = unit * kStreamedRows + row;
-                           if (at >= rows) return {nullptr, nullptr};
-                           return {codes + at * (columns / 2), scales + at * (columns / 32)};
-                         });
+  return stream_fp4_rows({StreamedFormat::fp4, rows, columns}, [=](int64_t row) -> Fp4Row {
+    if (row >= rows) return {nullptr, nullptr};
+    return {codes + row * (columns / 2), scales + row * (columns / 32)};
+  });
 }
 
 Result<std::vector<std::byte>> stream_fp4_gate_up(const uint8_t* gate_codes,
@@ -122,13 +121,13 @@ Result<std::vector<std::byte>> stream_fp4_gate_up(const uint8_t* gate_codes,
   CACHALOT_CHECK(rows > 0 && rows % 8 == 0 && columns > 0 && columns % kStreamedBlock == 0);
   CACHALOT_RETURN_IF_ERROR(check_scales(gate_scales, rows * (columns / 32)));
   CACHALOT_RETURN_IF_ERROR(check_scales(up_scales, rows * (columns / 32)));
-  return stream_fp4_rows({StreamedFormat::fp4, 2 * rows, columns},
-                         [=](int64_t unit, int64_t row) -> Fp4Row {
-                           const int64_t at = unit * 8 + row % 8;
-                           const bool gate = row < 8;
-                           return {(gate ? gate_codes : up_codes) + at * (columns / 2),
-                                   (gate ? gate_scales : up_scales) + at * (columns / 32)};
-                         });
+  return stream_fp4_rows({StreamedFormat::fp4, 2 * rows, columns}, [=](int64_t row) -> Fp4Row {
+    const int64_t at = row / 16 * 8 + row % 8;
+    const bool gate = row % 16 < 8;
+    if (at >= rows) return {nullptr, nullptr};
+    return {(gate ? gate_codes : up_codes) + at * (columns / 2),
+            (gate ? gate_scales : up_scales) + at * (columns / 32)};
+  });
 }
 
 }  // namespace cachalot::ops

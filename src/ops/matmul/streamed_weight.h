@@ -1,10 +1,11 @@
-// Quantised weights in the order in which the GPU's small products stream them: units of 16 output
-// rows, each a run of bytes that the copy engine takes in stages and the tensor cores take as it
-// lies.
+// Quantised weights in the order in which the GPU's small products stream them: units of 16 (fp8)
+// or 64 (fp4) output rows, each a run of bytes that the copy engine takes in stages and the tensor
+// cores take as it lies.
 // Source  reference/forward 0.5 (LIN8, LIN4); the official arrays of codes and e8m0 scales in.
-// Layout  a unit holds its 128-input blocks in stages of 8 (fp8) or 16 (fp4), the last stage of a
-//         unit with what is left. A stage of n blocks: n times the codes of 16 rows x 128 inputs in
-//         the order of the wgmma fragments (tile/mma.cuh), then n times the scales:
+// Layout  a unit holds its 128-input blocks in stages of 8 (fp8) or 4 (fp4), the last stage of a
+//         unit with what is left. A stage of n blocks: n times the codes of its rows x 128 inputs,
+//         16 rows after 16 rows, in the order of the wgmma fragments (tile/mma.cuh), then n times
+//         the scales. Of 16 rows:
 //           fp8: 2048 bytes of codes; one fp32 scale; the stage filled up to 16 bytes
 //           fp4: 1024 bytes of codes, two a byte; 64 e8m0 bytes, [row % 8][input / 32][row / 8]
 //         Rows past the last are zero.
@@ -21,7 +22,7 @@ namespace cachalot::ops {
 
 enum class StreamedFormat { fp8, fp4 };
 
-inline constexpr int kStreamedRows = 16;
+inline constexpr int kStreamedRows = 16;  // whose fragments lie together
 inline constexpr int kStreamedBlock = 128;
 
 struct StreamedLayout {
@@ -29,11 +30,12 @@ struct StreamedLayout {
   int64_t rows;
   int64_t columns;  // a multiple of 128
 
-  int blocks_per_stage() const { return format == StreamedFormat::fp8 ? 8 : 16; }
+  int unit_rows() const { return format == StreamedFormat::fp8 ? 16 : 64; }
+  int blocks_per_stage() const { return format == StreamedFormat::fp8 ? 8 : 4; }
   int64_t num_blocks() const { return columns / kStreamedBlock; }
-  int64_t num_units() const { return (rows + kStreamedRows - 1) / kStreamedRows; }
+  int64_t num_units() const { return (rows + unit_rows() - 1) / unit_rows(); }
   int64_t stage_bytes(int64_t blocks) const {
-    return format == StreamedFormat::fp8 ? (blocks * (2048 + 4) + 15) / 16 * 16 : blocks * 1088;
+    return format == StreamedFormat::fp8 ? (blocks * (2048 + 4) + 15) / 16 * 16 : blocks * 4 * 1088;
   }
   int64_t unit_bytes() const;
   int64_t num_bytes() const { return num_units() * unit_bytes(); }
@@ -46,7 +48,7 @@ Result<std::vector<std::byte>> stream_fp8(const uint8_t* codes, const uint8_t* s
 // e8m0.
 Result<std::vector<std::byte>> stream_fp4(const uint8_t* codes, const uint8_t* scales, int64_t rows,
                                           int64_t columns);
-// Gate and up of an expert in one: unit u holds rows 8u .. 8u + 7 of the gate, then those of up.
+// Gate and up of an expert in one: 16 rows after 16 rows, eight of the gate, then those of up.
 // rows counts each of the two, a multiple of 8.
 Result<std::vector<std::byte>> stream_fp4_gate_up(const uint8_t* gate_codes,
                                                   const uint8_t* gate_scales,

@@ -54,7 +54,8 @@ TEST(StreamedFp8, EveryLaneFindsItsFragment) {
 
 TEST(StreamedFp4, EveryLaneFindsItsFragmentOfGateAndUp) {
   std::mt19937 rng(2);
-  constexpr int64_t kRows = 16, kColumns = 2304;  // of each; stages of 16 and of 2 blocks
+  // Of each; a unit and one of 16 rows; a last stage of two blocks.
+  constexpr int64_t kRows = 40, kColumns = 768;
   const std::vector<uint8_t> codes[2] = {random_bytes(rng, kRows * kColumns / 2, 256),
                                          random_bytes(rng, kRows * kColumns / 2, 256)};
   const std::vector<uint8_t> scales[2] = {random_bytes(rng, kRows * kColumns / 32, 255),
@@ -62,26 +63,31 @@ TEST(StreamedFp4, EveryLaneFindsItsFragmentOfGateAndUp) {
   const auto bytes = stream_fp4_gate_up(codes[0].data(), scales[0].data(), codes[1].data(),
                                         scales[1].data(), kRows, kColumns);
   ASSERT_TRUE(bytes.has_value());
-  const int64_t unit_bytes = 18 * 1088;
+  const int64_t unit_bytes = 6 * 4 * 1088;
   ASSERT_EQ(static_cast<int64_t>((*bytes).size()), 2 * unit_bytes);
   for (int64_t unit = 0; unit < 2; ++unit) {
-    for (int64_t block = 0; block < 18; ++block) {
-      const std::byte* stage = (*bytes).data() + unit * unit_bytes + (block >= 16 ? 16 * 1088 : 0);
-      const int64_t in_stage = block >= 16 ? 2 : 16, at = block % 16;
-      for (int64_t step = 0; step < 4; ++step) {
-        for (int64_t lane = 0; lane < 32; ++lane) {
-          for (int64_t half = 0; half < 2; ++half) {  // gate, up
-            const int64_t row = unit * 8 + lane / 4;
-            for (int64_t i = 0; i < 8; ++i) {
-              const int64_t k = block * 128 + step * 32 + 16 * (i / 4) + 4 * (lane % 4) + i % 4;
-              const auto byte = static_cast<int>(stage[at * 1024 + step / 2 * 512 + lane * 16 +
-                                                       (step % 2 * 2 + half) * 4 + i % 4]);
-              const int expected = codes[half][(row * kColumns + k) / 2] >> (k % 2 * 4) & 15;
-              ASSERT_EQ(i < 4 ? byte >> 4 : byte & 15, expected) << "row " << row << " k " << k;
+    for (int64_t block = 0; block < 6; ++block) {
+      const std::byte* stage =
+          (*bytes).data() + unit * unit_bytes + (block >= 4 ? 4 * 4 * 1088 : 0);
+      const int64_t in_stage = block >= 4 ? 2 : 4;
+      for (int64_t group = 0; group < 4; ++group) {  // of 16 rows
+        const int64_t at = block % 4 * 4 + group;
+        for (int64_t step = 0; step < 4; ++step) {
+          for (int64_t lane = 0; lane < 32; ++lane) {
+            for (int64_t half = 0; half < 2; ++half) {  // gate, up
+              const int64_t row = unit * 32 + group * 8 + lane / 4;
+              for (int64_t i = 0; i < 8; ++i) {
+                const int64_t k = block * 128 + step * 32 + 16 * (i / 4) + 4 * (lane % 4) + i % 4;
+                const auto byte = static_cast<int>(stage[at * 1024 + step / 2 * 512 + lane * 16 +
+                                                         (step % 2 * 2 + half) * 4 + i % 4]);
+                const int expected =
+                    row < kRows ? codes[half][(row * kColumns + k) / 2] >> (k % 2 * 4) & 15 : 0;
+                ASSERT_EQ(i < 4 ? byte >> 4 : byte & 15, expected) << "row " << row << " k " << k;
+              }
+              EXPECT_EQ(static_cast<int>(
+                            stage[in_stage * 4 * 1024 + at * 64 + lane / 4 * 8 + step * 2 + half]),
+                        row < kRows ? scales[half][row * (kColumns / 32) + block * 4 + step] : 0);
             }
-            EXPECT_EQ(
-                static_cast<int>(stage[in_stage * 1024 + at * 64 + lane / 4 * 8 + step * 2 + half]),
-                scales[half][row * (kColumns / 32) + block * 4 + step]);
           }
         }
       }

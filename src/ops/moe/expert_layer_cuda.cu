@@ -5,324 +5,442 @@
 #include "base/check.h"
 #include "device/cuda/launch.cuh"
 #include "ops/elementwise/exp.cuh"
-#include "ops/matmul/streamed_product.cuh"
 #include "ops/moe/expert_layer_cuda.h"
+#include "ops/moe/expert_product.cuh"
 
 namespace cachalot::ops {
 namespace {
 
 namespace cuda = device::cuda;
 constexpr StreamedFormat kFp4 = StreamedFormat::fp4;
-using Fp4 = streamed::Blocks<kFp4>;
-constexpr int kStageBytes = Fp4::stage_bytes(Fp4::kPerStage);
-constexpr int kTileTokens = 8;
 
-// --- Tokens by expert. One block; thread e owns expert e.
+// --- Tokens by expert, in tiles of up to tile_tokens tokens.
 
-constexpr int kDispatchThreads = 512;
+// One block's: pairs in their order, each warp a run of them.
+constexpr int kDispatchThreads = 1024;
+constexpr int kDispatchWarps = kDispatchThreads / 32;
+constexpr int kMaxExperts = 512;
+
+__device__ __forceinline__ int sum_up_to_lane(int value) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const int other = __shfl_up_sync(0xFFFFFFFFu, value, distance);
+    if (lane >= distance) value += other;
+  }
+  return value;
+}
 
 __global__ void __launch_bounds__(kDispatchThreads, 1)
-    dispatch_kernel(const int32_t* ids, int tokens, int k, int num_experts, int tile_tokens,
+    dispatch_kernel(const int32_t* ids, int num_pairs, int num_experts, int tile_tokens,
                     ExpertScratch s) {
-  extern __shared__ int32_t picks[];
-  __shared__ int32_t warp_tiles[kDispatchThreads / 32];
-  tile::launch_dependents();
+  // [warp][expert]: how many pairs the warp has, then where its next one goes.
+  __shared__ uint16_t place[kDispatchWarps][kMaxExperts];
+  __shared__ int first_tile[kMaxExperts];
+  __shared__ int warp_tiles[kMaxExperts / 32];
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  for (int e = lane; e < num_experts; e += 32) place[warp][e] = 0;
   tile::wait_for_producers();
-  const int pairs = tokens * k;
-  const int expert = threadIdx.x;
-  const int lane = expert % 32;
-  for (int i = threadIdx.x; i < pairs; i += kDispatchThreads) {
-    picks[i] = tile::load_shared_state(ids + i);
-  }
+  tile::launch_dependents();
+  __syncwarp();
+  const int run = (num_pairs + kDispatchThreads - 1) / kDispatchThreads * 32;
+  // Calls with (pair, its expert, its rank among the warp's), 32 pairs at a time.
+  const auto each_pair = [&](const auto& call) {
+    for (int i = warp * run; i < (warp + 1) * run; i += 32) {
+      const int pair = i + lane;
+      const int id = pair < num_pairs ? tile::load_shared_state(ids + pair) : -1;
+      const bool known = id >= 0 && id < num_experts;
+      const unsigned same = __match_any_sync(0xFFFFFFFFu, id);
+      const int before = __popc(same & ((1u << lane) - 1));
+      const int rank = known ? place[warp][id] + before : 0;
+      __syncwarp();
+      if (known && before == 0) place[warp][id] += static_cast<uint16_t>(__popc(same));
+      __syncwarp();
+      if (known) call(pair, id, rank);
+    }
+  };
+  each_pair([](int, int, int) {});
   __syncthreads();
-  int count = 0;
-  if (expert < num_experts) {
-    for (int i = 0; i < pairs; ++i) count += picks[i] == expert;
-  }
-  const int tiles = (count + tile_tokens - 1) / tile_tokens;
 
-  // The place of the expert's first tile.
-  int before = tiles;
-  for (int distance = 1; distance < 32; distance *= 2) {
-    const int other = __shfl_up_sync(0xFFFFFFFFu, before, distance);
-    if (lane >= distance) before += other;
-  }
-  if (lane == 31) warp_tiles[expert / 32] = before;
-  __syncthreads();
-  int place = before - tiles;
-  for (int warp = 0; warp < expert / 32; ++warp) place += warp_tiles[warp];
-  if (expert == kDispatchThreads - 1) *s.num_tiles = place + tiles;
-
-  int in_tile = 0;
-  for (int i = 0; count > 0 && i < pairs; ++i) {
-    if (picks[i] != expert) continue;
-    s.tiles[place].pairs[in_tile++] = i;
-    --count;
-    if (in_tile == tile_tokens || count == 0) {
-      s.tiles[place].expert = expert;
-      s.tiles[place].num_tokens = in_tile;
-      in_tile = 0;
-      ++place;
+  // Thread e has expert e.
+  const int e = static_cast<int>(threadIdx.x);
+  int tokens = 0;
+  if (e < num_experts) {
+    for (int w = 0; w < kDispatchWarps; ++w) {
+      const int own = place[w][e];
+      place[w][e] = static_cast<uint16_t>(tokens);
+      tokens += own;
     }
   }
-  // A token's pairs by expert: the rank of each among its own.
-  for (int i = threadIdx.x; i < pairs; i += kDispatchThreads) {
-    const int first = i / k * k;
-    int rank = 0;
-    for (int j = first; j < first + k; ++j) {
-      rank += picks[j] < picks[i] || (picks[j] == picks[i] && j < i);
+  const int tiles = (tokens + tile_tokens - 1) / tile_tokens;
+  const int up_to = sum_up_to_lane(tiles);
+  if (lane == 31 && warp < kMaxExperts / 32) warp_tiles[warp] = up_to;
+  __syncthreads();
+  if (e < kMaxExperts) {
+    int first = up_to - tiles;
+    for (int w = 0; w < warp; ++w) first += warp_tiles[w];
+    first_tile[e] = first;
+    for (int i = 0; i < tiles; ++i) {
+      s.tiles[first + i] = {e, min(tile_tokens, tokens - i * tile_tokens)};
     }
-    s.slots[first + rank] = picks[i] >= 0 && picks[i] < num_experts ? i : -1;
+    if (e == kMaxExperts - 1) *s.num_tiles = first + tiles;
   }
+  __syncthreads();
+  each_pair([&](int pair, int id, int rank) {
+    s.pairs[(first_tile[id] + rank / tile_tokens) * kMaxTileTokens + rank % tile_tokens] = pair;
+  });
 }
+
+// The same for up to 32 pairs, so few that each block does it for itself.
+constexpr int kFewPairs = 32;
+constexpr int kFewTokens = 8;
+
+struct FewTiles {
+  int num_tiles;
+  ExpertTile tiles[kFewPairs];
+  int32_t pairs[kFewPairs][kFewTokens];
+
+  // By one warp. No expert has more than kFewTokens of the pairs.
+  __device__ __forceinline__ void find(const int32_t* ids, int num_pairs, int num_experts) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int id = lane < num_pairs ? tile::load_shared_state(ids + lane) : -1;
+    const bool known = id >= 0 && id < num_experts;
+    const unsigned same = __match_any_sync(0xFFFFFFFFu, id);
+    const unsigned before = (1u << lane) - 1;
+    const bool first = known && (same & before) == 0;
+    const unsigned firsts = __ballot_sync(0xFFFFFFFFu, first);
+    if (known) {
+      const int index = __popc(firsts & ((1u << (__ffs(static_cast<int>(same)) - 1)) - 1));
+      if (first) tiles[index] = {id, __popc(same)};
+      pairs[index][__popc(same & before)] = lane;
+    }
+    if (lane == 0) num_tiles = __popc(firsts);
+  }
+};
 
 // --- The two products.
 
 struct ProductParams {
-  const int32_t* num_tiles;
-  const ExpertTile* tiles;
   const uint8_t* weight;
   int64_t expert_bytes;
   int64_t unit_bytes;
   int units;   // of an expert
   int blocks;  // of 128 inputs
-  int stages;
-  int in_flight;
-  int x_bytes;
-  int partial_bytes;
+  const uint16_t* x;
   int pairs_per_row;  // row of x = pair / pairs_per_row
   bool one_row;       // all pairs read row 0: loaded once
-  const uint16_t* x;
-  const float* pair_weights;
-  float limit;
   uint16_t* out;
   int64_t out_columns;
 };
 
+struct LayerParams {
+  const int32_t* few_ids;  // null: the tiles are in memory
+  int num_pairs;
+  int num_experts;
+  const int32_t* num_tiles;
+  const ExpertTile* tiles;
+  const int32_t* pairs;
+  unsigned long long* arrivals;
+  int stages;
+  int in_flight;
+  int x_bytes;
+  int smem_tokens;
+  const float* pair_weights;
+  float limit;
+  ProductParams gate_up;
+  ProductParams down;
+};
+
+// A tile as a warp has it: lane i knows token i's pair and the pair's weight.
+struct WarpTile {
+  ExpertTile tile;
+  int pair;
+};
+
+__device__ __forceinline__ WarpTile read_tile(const LayerParams& p, const FewTiles& few,
+                                              int index) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (p.few_ids != nullptr) {
+    return {few.tiles[index], lane < kFewTokens ? few.pairs[index][lane] : 0};
+  }
+  const tile::Vector8 v =
+      tile::load_shared_state(reinterpret_cast<const tile::Vector8*>(p.tiles + index));
+  return {{static_cast<int32_t>(v.word[0]), static_cast<int32_t>(v.word[1])},
+          tile::load_shared_state(p.pairs + index * kMaxTileTokens + lane % kMaxTileTokens)};
+}
+
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + exp_f32_device(-x)); }
 
-// What becomes of the units' sums: gate and up of 8 columns, or 16 outputs. After sync_consumers.
+// Two chains of a unit, [chain][token][row], each token's rows in other banks than the next one's.
+constexpr int kTokenStride = experts::kUnitRows + 4;
+
+// What becomes of a unit's sums: gate and up of 32 columns, or 64 outputs. After sync_consumers.
 template <bool kGateUp>
-__device__ __forceinline__ void write_units(const ProductParams& p, const ExpertTile& expert,
-                                            const streamed::PartialSums& partial) {
-  constexpr int kColumns = kGateUp ? 8 : 16;
-  const int tokens = expert.num_tokens;
-  const int column = threadIdx.x % kColumns;
-  int at = 0;
-  int token = threadIdx.x / kColumns;
-  while (true) {
-    while (token >= tokens) token -= tokens, ++at;
-    if (at >= partial.units()) break;
-    const int pair = expert.pairs[token];
-    float value = partial.fold(at, token, column);
-    if constexpr (kGateUp) {
-      float gate = tile::round_to_bf16(value);
-      float up = tile::round_to_bf16(partial.fold(at, token, column + 8));
+__device__ __forceinline__ void write_unit(const LayerParams& p, const WarpTile& t, float weight,
+                                           int unit, const float* chains) {
+  const ProductParams& product = kGateUp ? p.gate_up : p.down;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const auto sum = [&](int token, int row) {
+    const float* at = chains + token * kTokenStride + row;
+    return at[0] + at[p.smem_tokens * kTokenStride];
+  };
+  if constexpr (kGateUp) {
+    for (int token = warp; token < t.tile.num_tokens; token += experts::kConsumerWarps) {
+      const int row = lane / 8 * 16 + lane % 8;
+      float gate = tile::round_to_bf16(sum(token, row));
+      float up = tile::round_to_bf16(sum(token, row + 8));
       // Comparisons, so that NaN stays NaN.
       if (p.limit > 0) {
         if (gate > p.limit) gate = p.limit;
         if (up > p.limit) up = p.limit;
         if (up < -p.limit) up = -p.limit;
       }
-      value = tile::load_shared_state(p.pair_weights + pair) * (silu(gate) * up);
+      const float value = __shfl_sync(0xFFFFFFFFu, weight, token) * (silu(gate) * up);
+      const int64_t pair = __shfl_sync(0xFFFFFFFFu, t.pair, token);
+      product.out[pair * product.out_columns + unit * 32 + lane] = tile::bf16_bits(value);
     }
-    p.out[pair * p.out_columns + partial.number(at) * kColumns + column] = tile::bf16_bits(value);
-    token += streamed::kConsumers / kColumns;
-  }
-}
-
-// word: this lane's of the tile, as int32.
-template <ProductForm kForm, int kTokens>
-__device__ __forceinline__ void load_tile(const ProductParams& p, int word, int tokens,
-                                          uint8_t* x_smem) {
-  constexpr int kFirstPair = offsetof(ExpertTile, pairs) / 4;
-  streamed::Activations<kForm, kFp4, kTokens> x(x_smem, tokens, p.blocks);
-  x.load([&](int token) {
-    const int pair = __shfl_sync(0xFFFFFFFFu, word, kFirstPair + token);
-    return p.x + static_cast<int64_t>(pair / p.pairs_per_row) * (p.blocks * 128);
-  });
-}
-
-// The code for a tile's tokens: the smallest that holds them, of those for up to kMost.
-template <ProductForm kForm, int kMost, typename Work>
-__device__ __forceinline__ void with_tokens(int tokens, const Work& work) {
-  if constexpr (kForm != ProductForm::wgmma_e4m3) {
-    work(std::integral_constant<int, 8>());
-  } else if constexpr (kMost == 2) {
-    work(std::integral_constant<int, 2>());
   } else {
-    if (tokens <= 2) return work(std::integral_constant<int, 2>());
-    if (tokens <= 4) return work(std::integral_constant<int, 4>());
-    work(std::integral_constant<int, 8>());
+    for (int i = warp; i < 2 * t.tile.num_tokens; i += experts::kConsumerWarps) {
+      const int token = i / 2;
+      const int row = i % 2 * 32 + lane;
+      const int64_t pair = __shfl_sync(0xFFFFFFFFu, t.pair, token);
+      product.out[pair * product.out_columns + unit * experts::kUnitRows + row] =
+          tile::bf16_bits(sum(token, row));
+    }
   }
 }
 
-// All tiles' units in a row, cut into one run a block. When a block comes to the next tile, its
-// activations have been loaded while the ring fed the last one's units.
-// kMost: the most tokens of a tile; up to 2, two kernels fit an SM.
-template <ProductForm kForm, bool kGateUp, int kMost>
-__global__ void __launch_bounds__(streamed::kThreads, kMost == 2 ? 2 : 1)
-    expert_product_kernel(const __grid_constant__ ProductParams p) {
-  extern __shared__ __align__(128) uint8_t smem[];
-  __shared__ streamed::Ring ring;
-  __shared__ streamed::PartialSums::Numbers numbers;
-  __shared__ ExpertTile tiles[4];  // who folds a tile's sums may be two tiles behind who loads
-  if (threadIdx.x == 0) ring.init(p.stages, streamed::kConsumerWarps);
-  // Down finds the tiles written without waiting: gate and up let it start when they had waited.
-  if constexpr (kGateUp) tile::wait_for_producers();
-  __syncthreads();
-  tile::launch_dependents();
-  const int total = tile::load_shared_state(p.num_tiles) * p.units;
-  const int share = total / static_cast<int>(gridDim.x);
-  const int rest = total - share * static_cast<int>(gridDim.x);
-  const int block = blockIdx.x;
-  const int begin = block * share + min(block, rest);
-  const int end = begin + share + (block < rest ? 1 : 0);
+// All tiles' units in a row are cut into one run a block.
+struct Run {
+  int index;  // of the tile
+  int unit;   // of that tile
+  int length;
 
-  if (threadIdx.x / 32 == streamed::kConsumerWarps) {
-    if (threadIdx.x % 32 != 0 || begin == end) return;
-    streamed::Producer producer(ring, smem, kStageBytes, p.stages, p.in_flight);
-    int index = begin / p.units;
-    int unit = begin - index * p.units;
-    for (int left = end - begin; left > 0; ++index, unit = 0) {
-      const int64_t expert = tile::load_shared_state(&p.tiles[index].expert);
-      const uint8_t* from = p.weight + expert * p.expert_bytes + unit * p.unit_bytes;
-      for (; unit < p.units && left > 0; ++unit, --left, from += p.unit_bytes) {
-        streamed::put_unit<kFp4>(producer, from, p.blocks);
+  __device__ __forceinline__ Run(int num_tiles, int units) {
+    const int total = num_tiles * units;
+    const int share = total / static_cast<int>(gridDim.x);
+    const int rest = total - share * static_cast<int>(gridDim.x);
+    const int block = static_cast<int>(blockIdx.x);
+    const int begin = block * share + min(block, rest);
+    length = share + (block < rest ? 1 : 0);
+    index = begin / units;
+    unit = begin - index * units;
+  }
+};
+
+// By the producing lane.
+__device__ __forceinline__ void put_run(const LayerParams& p, const ProductParams& product,
+                                        const FewTiles& few, Run run, experts::Producer& producer) {
+  for (; run.length > 0; ++run.index, run.unit = 0) {
+    const int64_t expert = p.few_ids != nullptr
+                               ? few.tiles[run.index].expert
+                               : tile::load_shared_state(&p.tiles[run.index].expert);
+    const int units = min(product.units - run.unit, run.length);
+    run.length -= units;
+    // An expert's units lie one after the other.
+    const uint8_t* from =
+        product.weight + expert * product.expert_bytes + run.unit * product.unit_bytes;
+    for (int i = 0; i < units; ++i) {
+      for (int at = 0; at < product.blocks; at += experts::kStageBlocks) {
+        const int bytes = min(experts::kStageBlocks, product.blocks - at) *
+                          (experts::kBlockCodeBytes + experts::kBlockScaleBytes);
+        producer.put(from, static_cast<uint32_t>(bytes));
+        from += bytes;
       }
     }
+  }
+}
+
+// By the consumers. smem: for x_bytes of activations, then the chains.
+template <ExpertForm kForm, bool kGateUp, int kTokens>
+__device__ __forceinline__ void multiply_run(const LayerParams& p, const FewTiles& few, Run run,
+                                             experts::Consumer& consumer, uint8_t* smem) {
+  const ProductParams& product = kGateUp ? p.gate_up : p.down;
+  if (run.length == 0) return;
+  experts::Activations<kForm, kTokens> x(smem, p.smem_tokens, product.blocks);
+  float* const chains = reinterpret_cast<float*>(smem + p.x_bytes);
+  const int buffer = 2 * p.smem_tokens * kTokenStride;  // of two: one is written, the other read
+  const int chain = static_cast<int>(threadIdx.x) / 128 * p.smem_tokens * kTokenStride;
+  bool upper = false;
+  bool loaded = false;
+  WarpTile t = read_tile(p, few, run.index);
+  while (true) {
+    if (!product.one_row || !loaded) {
+      x.load(
+          [&](int token) {
+            const int pair = __shfl_sync(0xFFFFFFFFu, t.pair, token);
+            return product.x +
+                   static_cast<int64_t>(pair / product.pairs_per_row) * (product.blocks * 128);
+          },
+          t.tile.num_tokens);
+      loaded = true;
+      experts::sync_consumers();
+    }
+    float weight = 0;
+    if constexpr (kGateUp) {
+      if (static_cast<int>(threadIdx.x) % 32 < t.tile.num_tokens) {
+        weight = tile::load_shared_state(p.pair_weights + t.pair);
+      }
+    }
+    const int units = min(product.units - run.unit, run.length);
+    run.length -= units;
+    // Under way while this tile is at work.
+    const WarpTile next = run.length > 0 ? read_tile(p, few, run.index + 1) : t;
+    for (int i = 0; i < units; ++i, ++run.unit) {
+      float* const to = chains + (upper ? buffer : 0);
+      experts::multiply_unit(consumer, x, product.blocks, t.tile.num_tokens)
+          .store(to + chain, kTokenStride, t.tile.num_tokens);
+      experts::sync_consumers();  // also for x: it is read
+      write_unit<kGateUp>(p, t, weight, run.unit, to);
+      upper = !upper;
+    }
+    if (run.length == 0) break;
+    ++run.index;
+    run.unit = 0;
+    t = next;
+  }
+}
+
+// Both products. The ring goes on filling with the second one's weights while the blocks wait for
+// each other between them.
+template <ExpertForm kForm, int kTokens>
+__global__ void __launch_bounds__(experts::kThreads, 1)
+    expert_products_kernel(const __grid_constant__ LayerParams p) {
+  extern __shared__ __align__(128) uint8_t smem[];
+  __shared__ experts::Ring ring;
+  __shared__ FewTiles few;
+  if (threadIdx.x == 0) ring.init(p.stages, experts::kConsumerWarps);
+  tile::wait_for_producers();
+  if (p.few_ids != nullptr && threadIdx.x / 32 == 1) {
+    few.find(p.few_ids, p.num_pairs, p.num_experts);
+  }
+  __syncthreads();
+  tile::launch_dependents();
+  const int num_tiles = p.few_ids != nullptr ? few.num_tiles : tile::load_shared_state(p.num_tiles);
+  const Run gate_up(num_tiles, p.gate_up.units);
+  const Run down(num_tiles, p.down.units);
+
+  if (threadIdx.x / 32 == experts::kConsumerWarps) {
+    if (threadIdx.x % 32 != 0) return;
+    experts::Producer producer(ring, smem, experts::kStageBytes, p.stages, p.in_flight);
+    put_run(p, p.gate_up, few, gate_up, producer);
+    put_run(p, p.down, few, down, producer);
     return;
   }
 
-  if constexpr (!kGateUp) tile::wait_for_producers();
-  if (begin == end) return;
-  streamed::Consumer consumer(ring, smem, kStageBytes, p.stages);
-  uint8_t* const x_smem = smem + p.stages * kStageBytes;
-  // By all consumers: tile `index` of the list as the block's tile number `count`.
-  const auto fetch = [&](int index, int count) {
-    constexpr int kWords = sizeof(ExpertTile) / 4;
-    const int lane = threadIdx.x % 32;
-    const int word =
-        lane < kWords
-            ? tile::load_shared_state(reinterpret_cast<const int32_t*>(&p.tiles[index]) + lane)
-            : 0;
-    if (threadIdx.x < kWords) reinterpret_cast<int32_t*>(&tiles[count % 4])[lane] = word;
-    if (p.one_row && count > 0) return;
-    const int num_tokens = __shfl_sync(0xFFFFFFFFu, word, offsetof(ExpertTile, num_tokens) / 4);
-    with_tokens<kForm, kMost>(num_tokens, [&](auto tokens) {
-      load_tile<kForm, decltype(tokens)::value>(p, word, num_tokens,
-                                                x_smem + count % 2 * p.x_bytes);
-    });
-  };
-  int index = begin / p.units;  // of the tile at work
-  const int last_index = (end - 1) / p.units;
-  int count = 0;
-  fetch(index, count);
-  if (index < last_index) fetch(index + 1, count + 1);
-  streamed::sync_consumers();
-  streamed::PartialSums partial(x_smem + 2 * p.x_bytes, p.partial_bytes, numbers,
-                                tiles[0].num_tokens);
-  int unit = begin - index * p.units;
-  while (true) {
-    const ExpertTile& expert = tiles[count % 4];
-    const int unit_end = min(p.units, end - index * p.units);
-    with_tokens<kForm, kMost>(expert.num_tokens, [&](auto tokens) {
-      const streamed::Activations<kForm, kFp4, decltype(tokens)::value> x(
-          x_smem + (p.one_row ? 0 : count % 2) * p.x_bytes, expert.num_tokens, p.blocks);
-      for (; unit < unit_end; ++unit) {
-        const auto sums = streamed::multiply_unit(consumer, x, p.blocks, 0);
-        sums.store(partial.next(unit), expert.num_tokens);
-        if (!partial.full()) continue;
-        streamed::sync_consumers();
-        write_units<kGateUp>(p, expert, partial);
-        partial.start_over(expert.num_tokens);
-      }
-    });
-    streamed::sync_consumers();  // for the sums; this tile's activations are read, the next one's
-                                 // written
-    write_units<kGateUp>(p, expert, partial);
-    if (index == last_index) break;
-    ++index;
-    ++count;
-    unit = 0;
-    partial.start_over(tiles[count % 4].num_tokens);
-    if (index < last_index) fetch(index + 1, count + 1);
-  }
+  experts::Consumer consumer(ring, smem, experts::kStageBytes, p.stages);
+  uint8_t* const x_smem = smem + p.stages * experts::kStageBytes;
+  multiply_run<kForm, true, kTokens>(p, few, gate_up, consumer, x_smem);
+  experts::sync_consumers();
+  if (threadIdx.x == 0) tile::wait_for_blocks(p.arrivals, gridDim.x);
+  experts::sync_consumers();
+  multiply_run<kForm, false, kTokens>(p, few, down, consumer, x_smem);
 }
 
 // --- The sum.
 
-__global__ void __launch_bounds__(256)
-    combine_kernel(const uint16_t* y, const int32_t* slots, const uint16_t* shared, int k,
-                   int columns, uint16_t* out) {
+constexpr int kCombineThreads = 128;
+
+__global__ void __launch_bounds__(kCombineThreads)
+    combine_kernel(const uint16_t* y, const int32_t* ids, int num_experts, const uint16_t* shared,
+                   int k, int columns, uint16_t* out) {
+  extern __shared__ int32_t slots[];  // the token's pairs by ascending expert id; -1 of an unknown
   tile::launch_dependents();
+  const int token = static_cast<int>(blockIdx.y);
+  // The ids were there before the kernel that this one waits for began.
+  for (int i = static_cast<int>(threadIdx.x); i < k; i += kCombineThreads) {
+    const int id = tile::load_shared_state(ids + token * k + i);
+    int rank = 0;
+    for (int j = 0; j < k; ++j) {
+      const int other = tile::load_shared_state(ids + token * k + j);
+      rank += other < id || (other == id && j < i);
+    }
+    slots[rank] = id >= 0 && id < num_experts ? token * k + i : -1;
+  }
   tile::wait_for_producers();
-  const int token = blockIdx.y;
-  const int column = (static_cast<int>(blockIdx.x) * 256 + static_cast<int>(threadIdx.x)) * 4;
+  __syncthreads();
+  const int column =
+      (static_cast<int>(blockIdx.x) * kCombineThreads + static_cast<int>(threadIdx.x)) * 4;
   if (column >= columns) return;
   float sum[4] = {0, 0, 0, 0};
-  const auto add = [&](const uint16_t* from) {
-    const tile::Vector8 v =
-        tile::load_shared_state(reinterpret_cast<const tile::Vector8*>(from + column));
+  const auto add = [&](const tile::Vector8& v) {
     sum[0] += tile::low_bf16(v.word[0]);
     sum[1] += tile::high_bf16(v.word[0]);
     sum[2] += tile::low_bf16(v.word[1]);
     sum[3] += tile::high_bf16(v.word[1]);
   };
-  for (int i = 0; i < k; ++i) {
-    const int pair = tile::load_shared_state(slots + token * k + i);
-    if (pair >= 0) add(y + static_cast<int64_t>(pair) * columns);
+  const auto load = [&](const uint16_t* row) {
+    return tile::load_shared_state(reinterpret_cast<const tile::Vector8*>(row + column));
+  };
+  tile::Vector8 last = {};
+  if (shared != nullptr) last = load(shared + static_cast<int64_t>(token) * columns);
+  constexpr int kBatch = 8;  // loads under way
+  for (int first = 0; first < k; first += kBatch) {
+    tile::Vector8 v[kBatch];
+    int pairs[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      pairs[i] = first + i < k ? slots[first + i] : -1;
+      if (pairs[i] >= 0) v[i] = load(y + static_cast<int64_t>(pairs[i]) * columns);
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (pairs[i] >= 0) add(v[i]);
+    }
   }
-  if (shared != nullptr) add(shared + static_cast<int64_t>(token) * columns);
+  if (shared != nullptr) add(last);
   *reinterpret_cast<uint2*>(out + static_cast<int64_t>(token) * columns + column) =
       make_uint2(tile::pack_bf16(sum[0], sum[1]), tile::pack_bf16(sum[2], sum[3]));
 }
 
-using ProductKernel = void (*)(const ProductParams);
+using ProductsKernel = void (*)(const LayerParams);
 
-// config: 0 for one token, 1 for two, 2 for more.
-template <bool kGateUp>
-ProductKernel product_kernel(ExpertForm form, int config) {
-  constexpr ProductForm kExact = ProductForm::mma_f16, kFp8 = ProductForm::wgmma_e4m3;
-  if (form == ExpertForm::official) {
-    return config < 2 ? expert_product_kernel<kExact, kGateUp, 2>
-                      : expert_product_kernel<kExact, kGateUp, kTileTokens>;
+ProductsKernel products_kernel(ExpertForm form, int tile_tokens) {
+  constexpr ExpertForm kExact = ExpertForm::official, kFp8 = ExpertForm::official_fp8;
+  if (form == kExact) {
+    return tile_tokens == 8 ? expert_products_kernel<kExact, 8>
+                            : expert_products_kernel<kExact, 16>;
   }
-  return config < 2 ? expert_product_kernel<kFp8, kGateUp, 2>
-                    : expert_product_kernel<kFp8, kGateUp, kTileTokens>;
+  return tile_tokens == 8 ? expert_products_kernel<kFp8, 8> : expert_products_kernel<kFp8, 16>;
 }
 
-template <bool kGateUp>
-void launch_product(const ExpertPlan& plan, int config, const cuda::Stream& stream,
-                    ProductParams p) {
-  const ExpertSmem& smem = kGateUp ? plan.gate_up_smem[config] : plan.down_smem[config];
-  cuda::LaunchShape shape;
-  shape.grid = dim3(static_cast<unsigned>(plan.grid));
-  shape.block = streamed::kThreads;
-  shape.smem_bytes = smem.num_bytes;
-  p.stages = smem.stages;
-  p.in_flight = std::min(smem.stages, plan.in_flight);
-  p.x_bytes = static_cast<int>(smem.x_bytes);
-  p.partial_bytes = static_cast<int>(smem.partial_bytes);
-  cuda::launch(stream, shape, product_kernel<kGateUp>(plan.shape.form, config), p);
+int64_t activation_bytes(ExpertForm form, int tile_tokens, int tokens, int blocks) {
+  constexpr ExpertForm kExact = ExpertForm::official, kFp8 = ExpertForm::official_fp8;
+  using experts::Activations;
+  if (form == kExact) {
+    return tile_tokens == 8 ? Activations<kExact, 8>::num_bytes(tokens, blocks)
+                            : Activations<kExact, 16>::num_bytes(tokens, blocks);
+  }
+  return tile_tokens == 8 ? Activations<kFp8, 8>::num_bytes(tokens, blocks)
+                          : Activations<kFp8, 16>::num_bytes(tokens, blocks);
 }
 
-// Stages for blocks of up to `tokens` tokens a tile: five where two kernels then fit an SM (so that
-// the next one's ring fills while this one ends) or where there is room; at least two.
-bool cut_smem(const cuda::Device& device, ProductForm form, int64_t columns, int tokens,
-              ExpertSmem& smem) {
-  smem.x_bytes =
-      (streamed::activation_bytes(form, tokens, static_cast<int>(columns / 128)) + 127) / 128 * 128;
-  smem.partial_bytes =
-      streamed::PartialSums::num_bytes(tokens > 2 ? 32 / tokens : 8 / tokens, tokens);
-  const int64_t fixed = 2 * smem.x_bytes + smem.partial_bytes;
-  const int64_t reserved = 2048;  // the runtime's, the ring's barriers and the tiles
-  for (const int64_t budget : {device.smem_per_sm_bytes / 2, device.smem_per_block_bytes}) {
-    smem.stages = static_cast<int>(std::min<int64_t>(5, (budget - reserved - fixed) / kStageBytes));
-    if (smem.stages >= 4) break;
-  }
-  smem.num_bytes = smem.stages * kStageBytes + fixed;
-  return smem.stages >= 2;
+// Cuts shared memory for tiles of up to `tokens` tokens.
+bool cut_smem(const cuda::Device& device, const ExpertShape& s, int tile_tokens, int64_t tokens,
+              ExpertConfig& config) {
+  config.tile_tokens = tile_tokens;
+  config.smem_tokens = static_cast<int>(std::min({tokens, int64_t{tile_tokens}, s.max_tokens}));
+  const int64_t columns = std::max(s.hidden_size, s.moe_intermediate_size);
+  config.x_bytes =
+      (activation_bytes(s.form, tile_tokens, config.smem_tokens, static_cast<int>(columns / 128)) +
+       15) /
+      16 * 16;
+  const int64_t fixed = config.x_bytes + int64_t{2} * 2 * config.smem_tokens * kTokenStride * 4;
+  const int64_t reserved = 2048;  // the ring's barriers and few tiles
+  config.stages = static_cast<int>(
+      std::min<int64_t>(experts::kMaxStages,
+                        (device.smem_per_block_bytes - reserved - fixed) / experts::kStageBytes));
+  config.in_flight = std::min(config.stages, 3);
+  config.num_bytes = config.stages * experts::kStageBytes + fixed;
+  return config.stages >= 3;
+}
+
+// 0: up to 2 tokens; 1: few tokens an expert; 2: many.
+int config_of(const ExpertShape& s, int64_t tokens) {
+  if (tokens <= 2) return 0;
+  return tokens * s.k <= 4 * s.num_experts ? 1 : 2;
 }
 
 }  // namespace
@@ -332,8 +450,8 @@ Result<ExpertPlan> make_expert_plan(const cuda::Device& device, const ExpertShap
     return invalid_argument(std::string("expert layer: expected ") + what + ", found " +
                             std::to_string(found));
   };
-  constexpr int64_t kMaxPairs = 12000;  // of 48 KiB
-  if (s.num_experts < 1 || s.num_experts > kDispatchThreads)
+  constexpr int64_t kMaxPairs = 12000;  // counted in 16 bits
+  if (s.num_experts < 1 || s.num_experts > kMaxExperts)
     return bad("1 to 512 experts", s.num_experts);
   if (s.k < 1) return bad("a pick a token", s.k);
   if (s.max_tokens < 1 || s.max_tokens * s.k > kMaxPairs)
@@ -346,27 +464,21 @@ Result<ExpertPlan> make_expert_plan(const cuda::Device& device, const ExpertShap
   ExpertPlan plan;
   plan.shape = s;
   plan.grid = device.num_sms;
-  plan.gate_up_expert_bytes =
-      StreamedLayout{kFp4, 2 * s.moe_intermediate_size, s.hidden_size}.num_bytes();
-  plan.down_expert_bytes = StreamedLayout{kFp4, s.hidden_size, s.moe_intermediate_size}.num_bytes();
-  const ProductForm form =
-      s.form == ExpertForm::official ? ProductForm::mma_f16 : ProductForm::wgmma_e4m3;
-  const auto cut = [&](int config, int tokens) {
-    return cut_smem(device, form, s.hidden_size, tokens, plan.gate_up_smem[config]) &&
-           cut_smem(device, form, s.moe_intermediate_size, tokens, plan.down_smem[config]);
+  const auto cut = [&](int config, int tile_tokens, int64_t tokens) {
+    return cut_smem(device, s, tile_tokens, tokens, plan.configs[config]);
   };
-  plan.tile_tokens = kTileTokens;
-  if (!cut(2, plan.tile_tokens)) plan.tile_tokens = kTileTokens / 2;
-  if (!cut(0, 1) || !cut(1, 2) || !cut(2, plan.tile_tokens))
+  if (!cut(0, 8, 2) || !(cut(1, 8, 8) || cut(1, 8, 4)) ||
+      !(cut(2, 16, 16) || cut(2, 8, 8) || cut(2, 8, 4))) {
     return bad("sizes that fit the shared memory", s.hidden_size);
-  const auto allow = [&](const auto& kernel_of, const ExpertSmem(&smem)[3]) {
-    // Two configurations may share a kernel.
-    cuda::allow_smem(kernel_of(0), std::max(smem[0].num_bytes, smem[1].num_bytes));
-    cuda::allow_smem(kernel_of(1), std::max(smem[0].num_bytes, smem[1].num_bytes));
-    cuda::allow_smem(kernel_of(2), smem[2].num_bytes);
-  };
-  allow([&](int config) { return product_kernel<true>(s.form, config); }, plan.gate_up_smem);
-  allow([&](int config) { return product_kernel<false>(s.form, config); }, plan.down_smem);
+  }
+  // Configurations may share a kernel, which gets what the largest needs.
+  for (const ExpertConfig& config : plan.configs) {
+    int64_t most = 0;
+    for (const ExpertConfig& other : plan.configs) {
+      if (other.tile_tokens == config.tile_tokens) most = std::max(most, other.num_bytes);
+    }
+    cuda::allow_smem(products_kernel(s.form, config.tile_tokens), most);
+  }
   return plan;
 }
 
@@ -376,53 +488,66 @@ void launch_expert_layer(const ExpertPlan& plan, const cuda::Stream& stream,
   CACHALOT_CHECK(params.tokens >= 1 && params.tokens <= s.max_tokens);
   const int tokens = static_cast<int>(params.tokens);
   const int k = static_cast<int>(s.k);
-  const int config = std::min(tokens, 3) - 1;
+  const ExpertConfig& config = plan.configs[config_of(s, params.tokens)];
+  const int num_pairs = tokens * k;
+  const bool few = num_pairs <= kFewPairs && tokens <= std::min(kFewTokens, config.smem_tokens);
 
-  cuda::LaunchShape dispatch;
-  dispatch.grid = dim3(1);
-  dispatch.block = kDispatchThreads;
-  dispatch.smem_bytes = params.tokens * s.k * 4;
-  cuda::launch(stream, dispatch, dispatch_kernel, params.ids, tokens, k,
-               static_cast<int>(s.num_experts), plan.tile_tokens, params.scratch);
+  if (!few) {
+    cuda::LaunchShape dispatch;
+    dispatch.grid = dim3(1);
+    dispatch.block = kDispatchThreads;
+    cuda::launch(stream, dispatch, dispatch_kernel, params.ids, num_pairs,
+                 static_cast<int>(s.num_experts), config.smem_tokens, params.scratch);
+  }
 
-  ProductParams p = {};
+  LayerParams p = {};
+  p.few_ids = few ? params.ids : nullptr;
+  p.num_pairs = num_pairs;
+  p.num_experts = static_cast<int>(s.num_experts);
   p.num_tiles = params.scratch.num_tiles;
   p.tiles = params.scratch.tiles;
+  p.pairs = params.scratch.pairs;
+  p.arrivals = params.scratch.arrivals;
+  p.stages = config.stages;
+  p.in_flight = config.in_flight;
+  p.x_bytes = static_cast<int>(config.x_bytes);
+  p.smem_tokens = config.smem_tokens;
   p.pair_weights = params.weights;
   p.limit = s.limit;
-
-  const StreamedLayout gate_up{kFp4, 2 * s.moe_intermediate_size, s.hidden_size};
-  p.weight = reinterpret_cast<const uint8_t*>(params.gate_up);
-  p.expert_bytes = plan.gate_up_expert_bytes;
-  p.unit_bytes = gate_up.unit_bytes();
-  p.units = static_cast<int>(gate_up.num_units());
-  p.blocks = static_cast<int>(gate_up.num_blocks());
-  p.pairs_per_row = k;
-  p.one_row = tokens == 1;
-  p.x = params.x;
-  p.out = params.scratch.h;
-  p.out_columns = s.moe_intermediate_size;
-  launch_product<true>(plan, config, stream, p);
-
-  const StreamedLayout down{kFp4, s.hidden_size, s.moe_intermediate_size};
-  p.weight = reinterpret_cast<const uint8_t*>(params.down);
-  p.expert_bytes = plan.down_expert_bytes;
-  p.unit_bytes = down.unit_bytes();
-  p.units = static_cast<int>(down.num_units());
-  p.blocks = static_cast<int>(down.num_blocks());
-  p.pairs_per_row = 1;
-  p.one_row = false;
-  p.x = params.scratch.h;
-  p.out = params.scratch.y;
-  p.out_columns = s.hidden_size;
-  launch_product<false>(plan, config, stream, p);
+  const auto fill = [](ProductParams& product, const StreamedLayout& layout,
+                       const std::byte* weight) {
+    product.weight = reinterpret_cast<const uint8_t*>(weight);
+    product.expert_bytes = layout.num_bytes();
+    product.unit_bytes = layout.unit_bytes();
+    product.units = static_cast<int>(layout.num_units());
+    product.blocks = static_cast<int>(layout.num_blocks());
+  };
+  fill(p.gate_up, {kFp4, 2 * s.moe_intermediate_size, s.hidden_size}, params.gate_up);
+  p.gate_up.x = params.x;
+  p.gate_up.pairs_per_row = k;
+  p.gate_up.one_row = tokens == 1;
+  p.gate_up.out = params.scratch.h;
+  p.gate_up.out_columns = s.moe_intermediate_size;
+  fill(p.down, {kFp4, s.hidden_size, s.moe_intermediate_size}, params.down);
+  p.down.x = params.scratch.h;
+  p.down.pairs_per_row = 1;
+  p.down.out = params.scratch.y;
+  p.down.out_columns = s.hidden_size;
+  cuda::LaunchShape products;
+  products.grid = dim3(static_cast<unsigned>(plan.grid));
+  products.block = experts::kThreads;
+  products.smem_bytes = config.num_bytes;
+  cuda::launch(stream, products, products_kernel(s.form, config.tile_tokens), p);
 
   cuda::LaunchShape combine;
   combine.grid =
-      dim3(static_cast<unsigned>((s.hidden_size + 1023) / 1024), static_cast<unsigned>(tokens));
-  combine.block = 256;
-  cuda::launch(stream, combine, combine_kernel, params.scratch.y, params.scratch.slots,
-               params.shared, k, static_cast<int>(s.hidden_size), params.out);
+      dim3(static_cast<unsigned>((s.hidden_size + 4 * kCombineThreads - 1) / (4 * kCombineThreads)),
+           static_cast<unsigned>(tokens));
+  combine.block = kCombineThreads;
+  combine.smem_bytes = k * 4;
+  cuda::launch(stream, combine, combine_kernel, params.scratch.y, params.ids,
+               static_cast<int>(s.num_experts), params.shared, k, static_cast<int>(s.hidden_size),
+               params.out);
 }
 
 }  // namespace cachalot::ops

@@ -6,7 +6,7 @@
 //         moe_intermediate_size] bf16; y [tokens * k, hidden_size] bf16; shared, out [tokens,
 //         hidden_size] bf16. Row t k + i of h and y is pick i of token t. Rows are contiguous and
 //         16-byte aligned.
-// Numerics  ops/matmul/streamed_product.cuh; gate and up rounded to bf16, clamped at limit, h =
+// Numerics  ops/moe/expert_product.cuh; gate and up rounded to bf16, clamped at limit, h =
 //           bf16(weight silu(g) u) in fp32 with ops/elementwise/exp.h, quantised as ACT8 (runs of
 //           128); y rounded to bf16; out = bf16 of the sum over ascending expert ids, then shared.
 //           A token's bits depend on its row, picks and weights alone.
@@ -36,40 +36,37 @@ struct ExpertShape {
   float limit;  // swiglu_limit
 };
 
-// Up to 8 tokens of one expert.
+// Some tokens of one expert.
 struct ExpertTile {
   int32_t expert;
   int32_t num_tokens;
-  int32_t pairs[8];
 };
 
 // Device memory of one layer's call, written by its kernels.
 struct ExpertScratch {
-  int32_t* num_tiles;  // [1]
-  ExpertTile* tiles;   // [max_tokens * k]
-  int32_t* slots;      // [max_tokens, k]: a token's pairs by ascending expert id
+  int32_t* num_tiles;            // [1]
+  ExpertTile* tiles;             // [max_tokens * k]
+  int32_t* pairs;                // [max_tokens * k, kMaxTileTokens]: those of each tile
+  unsigned long long* arrivals;  // [1]: zero before the first call, then the kernels' own
   uint16_t* h;
   uint16_t* y;
 };
+inline constexpr int kMaxTileTokens = 16;
 
-// How a block's shared memory is cut.
-struct ExpertSmem {
+// How many tokens a tile has and how a block's shared memory is cut.
+struct ExpertConfig {
+  int tile_tokens = 0;  // that the kernel is compiled for
+  int smem_tokens = 0;  // that a tile has at most
   int stages = 0;
-  int64_t x_bytes = 0;  // of one tile of tokens; there are two
-  int64_t partial_bytes = 0;
+  int in_flight = 0;    // bulk copies of a block that are under way
+  int64_t x_bytes = 0;  // of one tile's tokens
   int64_t num_bytes = 0;
 };
 
 struct ExpertPlan {
   ExpertShape shape;
   int grid = 0;
-  int in_flight = 3;  // bulk copies of a block that are under way
-  int tile_tokens = 0;
-  // For 1, 2 and more tokens.
-  ExpertSmem gate_up_smem[3];
-  ExpertSmem down_smem[3];
-  int64_t gate_up_expert_bytes = 0;  // in memory, from one expert to the next
-  int64_t down_expert_bytes = 0;
+  ExpertConfig configs[3];  // for up to 2 tokens, for few and for many tokens an expert
 };
 
 Result<ExpertPlan> make_expert_plan(const device::cuda::Device& device, const ExpertShape& shape);
@@ -86,8 +83,9 @@ struct ExpertParams {
   uint16_t* out;
 };
 
-// Four kernels: tiles of tokens by expert, gate and up, down, sum. The first may start before the
-// stream's last kernel has ended (programmatic edge).
+// Kernels: tiles of tokens by expert (for few tokens each of the next two finds them for itself),
+// gate and up, down, sum. The first may start before the stream's last kernel has ended
+// (programmatic edge).
 void launch_expert_layer(const ExpertPlan& plan, const device::cuda::Stream& stream,
                          const ExpertParams& params);
 

@@ -1,0 +1,323 @@
+// The inner part of the experts' products on the GPU: 8 warps take a unit of 64 output rows with
+// FP4 weights (ops/matmul/streamed_weight.h) from a ring that a ninth fills, for a tile of up to
+// kTokens tokens. Warps 0 to 3 take 16 rows each in the first two 128-input blocks of every four,
+// warps 4 to 7 the same rows in the other two.
+//
+// The order of sums, the same for every number of tokens and every grid:
+//   block    128 inputs: each 32 of them in the tensor core, from zero, then scaled and added
+//            ascending by fma
+//   chain c  blocks b with b % 4 / 2 == c, ascending: fma(block, scale of x, chain)
+//   sum      chain 0 + chain 1
+// so it depends on K alone.
+//
+// Forms  official_fp8: codes of e4m3 on both sides; the tensor core truncates its sums over 32
+//          inputs (tests/cuda/quantised_reference.h has the bound).
+//        official: the same codes, exact in f16, fp32 sums.
+#pragma once
+
+#include "ops/matmul/streamed_weight.h"
+#include "ops/moe/expert_layer_cuda.h"
+#include "ops/quant/act8.cuh"
+#include "tile/convert.cuh"
+#include "tile/copy.cuh"
+#include "tile/mma.cuh"
+
+namespace cachalot::ops::experts {
+
+inline constexpr int kConsumerWarps = 8;
+inline constexpr int kConsumers = kConsumerWarps * 32;
+inline constexpr int kThreads = kConsumers + 32;  // the last warp's first lane fills the ring
+inline constexpr int kMaxStages = 8;
+inline constexpr int kUnitRows = 64;
+inline constexpr int kStageBlocks = 4;
+inline constexpr int kBlockCodeBytes = kUnitRows * 64;
+inline constexpr int kBlockScaleBytes = kUnitRows * 4;
+inline constexpr int kStageBytes = kStageBlocks * (kBlockCodeBytes + kBlockScaleBytes);
+using Ring = tile::BulkRing<kMaxStages>;
+using Producer = tile::BulkProducer<kMaxStages>;
+using Consumer = tile::BulkConsumer<kMaxStages>;
+
+__device__ __forceinline__ void sync_consumers() { tile::sync_threads<1, kConsumers>(); }
+
+// --- A tile's tokens in shared memory, quantised as ACT8.
+
+template <ExpertForm kForm, int kTokens>
+class Activations {
+ public:
+  static constexpr bool kFp8 = kForm == ExpertForm::official_fp8;
+  using B = tile::CoreMatrices<kTokens>;
+  static constexpr float kFactor = kFp8 ? tile::kE2m1InE4m3 : tile::kE2m1InF16;
+
+  // official_fp8: from one 16-byte step of k to the next. Few tokens' matrices lie over each other;
+  // 16 bytes over, one column's values lie in different banks.
+  static __host__ __device__ constexpr int stride(int tokens) {
+    return tokens < 8 ? 16 * tokens : 16 * kTokens + 16;
+  }
+  // official: rows of f16, 32 bytes over, so that eight of them lie in different banks.
+  static __host__ __device__ constexpr int row_bytes(int blocks) { return blocks * 256 + 32; }
+  static __host__ __device__ constexpr int value_bytes(int tokens, int blocks) {
+    return kFp8 ? blocks * 8 * stride(tokens) + 128 : tokens * row_bytes(blocks);
+  }
+  static __host__ __device__ constexpr int num_bytes(int tokens, int blocks) {
+    return value_bytes(tokens, blocks) + blocks * kTokens * 4;
+  }
+
+  // max_tokens: of all tiles that the memory is for.
+  __device__ Activations(uint8_t* smem, int max_tokens, int blocks)
+      : values_(smem),
+        scales_(reinterpret_cast<float*>(smem + value_bytes(max_tokens, blocks))),
+        blocks_(blocks),
+        stride_(stride(max_tokens)) {
+    if constexpr (kFp8) first_ = B::descriptor(tile::smem_address(smem), stride_);
+  }
+
+  // Rows of bf16 (row(m) for m < tokens, called by whole warps; 16-byte aligned). By all consumers;
+  // sync_consumers before use.
+  template <typename Row>
+  __device__ __forceinline__ void load(const Row& row, int tokens) {
+    constexpr int kBatch = 4;  // loads under way
+    const int half = static_cast<int>(threadIdx.x) % 32 / 16;
+    const int k = static_cast<int>(threadIdx.x) % 16 * 8;
+    const int runs = tokens * blocks_;
+    for (int first = static_cast<int>(threadIdx.x) / 32 * 2; first < runs;
+         first += 2 * kConsumerWarps * kBatch) {
+      tile::Vector16 v[kBatch];
+      int token[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int run = min(first + i * 2 * kConsumerWarps + half, runs - 1);
+        token[i] = run / blocks_;
+        v[i] = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(
+            row(token[i]) + (run - token[i] * blocks_) * 128 + k));
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int run = first + i * 2 * kConsumerWarps + half;
+        const Act8 q = quantise_act8(v[i]);
+        if (run < runs) store(q, token[i], run - token[i] * blocks_, k);
+      }
+    }
+    if constexpr (kFp8) tile::publish_to_async();
+  }
+
+  // Of 32 inputs `step` of a block.
+  __device__ __forceinline__ uint64_t descriptor(int block, int step) const {
+    return B::advance(first_, (block * 8 + step * 2) * stride_);
+  }
+  // Four consecutive 16-bit values (as load orders them) of token `token` from k on.
+  __device__ __forceinline__ uint2 quad(int block, int token, int k) const {
+    return *reinterpret_cast<const uint2*>(values_ + token * row_bytes(blocks_) + block * 256 +
+                                           k * 2);
+  }
+  // Of tokens `token` and the next one.
+  __device__ __forceinline__ float2 scales(int block, int token) const {
+    return *reinterpret_cast<const float2*>(scales_ + block * kTokens + token);
+  }
+
+ private:
+  __device__ __forceinline__ void store(const Act8& q, int token, int block, int k) {
+    if constexpr (kFp8) {
+      *reinterpret_cast<uint2*>(values_ + B::offset(token, block * 128 + k, stride_)) =
+          make_uint2(q.codes[0], q.codes[1]);
+    } else {
+      tile::Vector16 values;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        uint32_t first, second;  // values 0 1, 2 3
+        tile::e4m3_to_f16(q.codes[i], first, second);
+        // e2m1_to_f16 gives 1 3, 0 2 of each four.
+        values.word[2 * i] = __byte_perm(first, second, 0x7632);
+        values.word[2 * i + 1] = __byte_perm(first, second, 0x5410);
+      }
+      *reinterpret_cast<tile::Vector16*>(values_ + token * row_bytes(blocks_) + block * 256 +
+                                         k * 2) = values;
+    }
+    if (k == 0) scales_[block * kTokens + token] = q.scale * kFactor;
+  }
+
+  uint8_t* values_;
+  float* scales_;
+  int blocks_;
+  int stride_;
+  uint64_t first_ = 0;  // official_fp8: the descriptor of block 0
+};
+
+// --- One warp's chain over a unit.
+
+// Its share of a block: 16 rows.
+struct BlockShare {
+  uint4 codes[2];  // [64 inputs]
+  uint2 scales;    // bytes [32 inputs][row / 8]
+
+  __device__ __forceinline__ void read(const uint8_t* stage, int in_stage, int block) {
+    const int group = static_cast<int>(threadIdx.x) / 32 % 4;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const uint8_t* from = stage + (block * 4 + group) * 1024 + lane * 16;
+    codes[0] = *reinterpret_cast<const uint4*>(from);
+    codes[1] = *reinterpret_cast<const uint4*>(from + 512);
+    scales = *reinterpret_cast<const uint2*>(stage + in_stage * kBlockCodeBytes +
+                                             (block * 4 + group) * 64 + lane / 4 * 8);
+  }
+  // Of 32 inputs `step`: of rows g (half 0) or g + 8.
+  __device__ __forceinline__ uint32_t word(int step, int half) const {
+    const uint4& v = codes[step / 2];
+    return step % 2 == 0 ? (half == 0 ? v.x : v.y) : (half == 0 ? v.z : v.w);
+  }
+  // Of 32 inputs `step` and rows g, g + 8.
+  __device__ __forceinline__ float2 scale(int step) const {
+    const uint32_t pair = (step < 2 ? scales.x : scales.y) >> (16 * (step % 2));
+    return make_float2(tile::e8m0_to_float(pair & 255), tile::e8m0_to_float(pair >> 8 & 255));
+  }
+};
+
+template <ExpertForm kForm, int kTokens>
+class ChainSums {
+ public:
+  static constexpr int kTiles = kTokens / 8;
+  static constexpr int kValues = 4 * kTiles;  // places: tile/mma.cuh, D
+  using A = Activations<kForm, kTokens>;
+
+  __device__ __forceinline__ ChainSums() {
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) sum_[i] = 0;
+  }
+
+  // Blocks `block` and, where count is 2, the one after it, whose products start before the first
+  // one's have come. By a warpgroup together.
+  __device__ __forceinline__ void add(const BlockShare (&w)[2], int count, const A& x, int block,
+                                      int tokens) {
+    if constexpr (A::kFp8) {
+      float d[2][4][kValues];
+      if (count == 2) {
+        start(d[0], w[0], x, block);
+        start(d[1], w[1], x, block + 1);
+        finish<1>(d[0], w[0], x, block);
+        finish<0>(d[1], w[1], x, block + 1);
+      } else if (count == 1) {
+        start(d[0], w[0], x, block);
+        finish<0>(d[0], w[0], x, block);
+      }
+    } else {
+      if (count >= 1) add_f16(w[0], x, block, tokens);
+      if (count == 2) add_f16(w[1], x, block + 1, tokens);
+    }
+  }
+
+  // to[token * stride + row of the unit].
+  __device__ __forceinline__ void store(float* to, int stride, int tokens) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    float* const at = to + static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane / 4;
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      const int token = i / 4 * 8 + lane % 4 * 2 + i % 2;
+      if (token < tokens) at[token * stride + i / 2 % 2 * 8] = sum_[i];
+    }
+  }
+
+ private:
+  // Four products of 32 inputs of a block, under way.
+  static __device__ __forceinline__ void start(float (&d)[4][kValues], const BlockShare& w,
+                                               const A& x, int block) {
+    uint32_t a[4][4];
+#pragma unroll
+    for (int s = 0; s < 4; ++s) {
+      tile::e2m1_to_e4m3(w.word(s, 0), a[s][0], a[s][2]);
+      tile::e2m1_to_e4m3(w.word(s, 1), a[s][1], a[s][3]);
+    }
+    tile::wgmma_fence();
+#pragma unroll
+    for (int s = 0; s < 4; ++s) {
+      tile::WgmmaE4m3<kTokens>::multiply(d[s], a[s], x.descriptor(block, s), 0);
+    }
+    tile::wgmma_commit();
+  }
+  // kPending: how many blocks were started after this one.
+  template <int kPending>
+  __device__ __forceinline__ void finish(float (&d)[4][kValues], const BlockShare& w, const A& x,
+                                         int block) {
+    float2 scale[4];
+#pragma unroll
+    for (int s = 0; s < 4; ++s) scale[s] = w.scale(s);
+    tile::wgmma_wait<kPending>();
+#pragma unroll
+    for (int s = 0; s < 4; ++s) tile::wgmma_arrived(d[s]);
+    float total[kValues];
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      total[i] = d[0][i] * (i / 2 % 2 == 0 ? scale[0].x : scale[0].y);
+#pragma unroll
+      for (int s = 1; s < 4; ++s) {
+        total[i] = fmaf(d[s][i], i / 2 % 2 == 0 ? scale[s].x : scale[s].y, total[i]);
+      }
+    }
+    promote(total, x, block);
+  }
+
+  __device__ __forceinline__ void add_f16(const BlockShare& w, const A& x, int block, int tokens) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    float total[kValues];
+#pragma unroll
+    for (int s = 0; s < 4; ++s) {
+      uint32_t top[4], bottom[4];
+      tile::e2m1_to_f16(w.word(s, 0), top);
+      tile::e2m1_to_f16(w.word(s, 1), bottom);
+      const float2 scale = w.scale(s);
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+        const int token = n * 8 + lane / 4;
+        float d[4] = {0, 0, 0, 0};
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const uint2 b = token < tokens ? x.quad(block, token, s * 32 + half * 16 + lane % 4 * 4)
+                                         : make_uint2(0, 0);
+          tile::mma_f16(d, top[2 * half], bottom[2 * half], top[2 * half + 1], bottom[2 * half + 1],
+                        b.x, b.y);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          float& t = total[4 * n + i];
+          const float row_scale = i / 2 == 0 ? scale.x : scale.y;
+          t = s == 0 ? d[i] * row_scale : fmaf(d[i], row_scale, t);
+        }
+      }
+    }
+    promote(total, x, block);
+  }
+
+  __device__ __forceinline__ void promote(const float (&total)[kValues], const A& x, int block) {
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      const float2 scale = x.scales(block, n * 8 + threadIdx.x % 4 * 2);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        sum_[4 * n + i] = fmaf(total[4 * n + i], i % 2 == 0 ? scale.x : scale.y, sum_[4 * n + i]);
+      }
+    }
+  }
+
+  float sum_[kValues];
+};
+
+// The calling warp's chain over a unit, its stages taken from the ring.
+template <ExpertForm kForm, int kTokens>
+__device__ __forceinline__ ChainSums<kForm, kTokens> multiply_unit(
+    Consumer& consumer, const Activations<kForm, kTokens>& x, int num_blocks, int tokens) {
+  ChainSums<kForm, kTokens> sums;
+  // Of the stage's blocks; the same in all lanes, so that descriptors are made once a warp.
+  const int first = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 128 * 2, 0);
+  for (int at = 0; at < num_blocks; at += kStageBlocks) {
+    const int in_stage = min(kStageBlocks, num_blocks - at);
+    const int count = min(in_stage - first, 2);
+    const uint8_t* stage = consumer.wait();
+    BlockShare share[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (i < count) share[i].read(stage, in_stage, first + i);
+    }
+    sums.add(share, count, x, at + first, tokens);
+    consumer.release();
+  }
+  return sums;
+}
+
+}  // namespace cachalot::ops::experts
