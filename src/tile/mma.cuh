@@ -52,14 +52,16 @@ struct CoreMatrices {
   }
   static __device__ __forceinline__ uint64_t descriptor(uint32_t smem_address,
                                                         int stride = kStride) {
-    return static_cast<uint64_t>((smem_address & 0x3FFFF) >> 4) |
-           static_cast<uint64_t>(stride >> 4) << 16 | uint64_t{128 >> 4} << 32;
+    return kHigh | (smem_address & 0x3FFFF) >> 4 | static_cast<uint32_t>(stride >> 4) << 16;
   }
   // That of what lies num_bytes further on. The address does not leave its bits.
   static __device__ __forceinline__ uint64_t advance(uint64_t descriptor, int num_bytes) {
-    return (descriptor & 0xFFFFFFFF00000000u) |
-           (static_cast<uint32_t>(descriptor) + static_cast<uint32_t>(num_bytes >> 4));
+    return kHigh | (static_cast<uint32_t>(descriptor) + static_cast<uint32_t>(num_bytes >> 4));
   }
+
+ private:
+  static constexpr uint64_t kHigh = uint64_t{128 >> 4}
+                                    << 32;  // known, so that it takes no register
 };
 
 // d (+)= A B^T in e4m3, A from registers; the sum starts at zero where !accumulate. The tensor core

@@ -71,6 +71,7 @@ TEST_F(DenseProduct, EqualsTheFormulaOverOddShapes) {
                                                      {5, 2200, 1536, 1},
                                                      {8, 64, 8192, 1},
                                                      {19, 48, 896, 1},
+                                                     {19, 48, 1536, 1},
                                                      {1, 64, 1024, 4},
                                                      {3, 96, 1024, 2}}) {
       const DenseShape s{form, c.m, c.rows, c.columns, c.groups};

@@ -129,7 +129,6 @@ struct ProductParams {
   int blocks;  // of 128 inputs
   const uint16_t* x;
   int pairs_per_row;  // row of x = pair / pairs_per_row
-  bool one_row;       // all pairs read row 0: loaded once
   uint16_t* out;
   int64_t out_columns;
 };
@@ -148,6 +147,7 @@ struct LayerParams {
   int smem_tokens;
   const float* pair_weights;
   float limit;
+  bool one_row;  // of x, which is loaded before the tiles are known
   ProductParams gate_up;
   ProductParams down;
 };
@@ -258,16 +258,16 @@ template <ExpertForm kForm, bool kGateUp, int kTokens>
 __device__ __forceinline__ void multiply_run(const LayerParams& p, const FewTiles& few, Run run,
                                              experts::Consumer& consumer, uint8_t* smem) {
   const ProductParams& product = kGateUp ? p.gate_up : p.down;
+  const bool loaded = kGateUp && kTokens == 8 && p.one_row;
   if (run.length == 0) return;
   experts::Activations<kForm, kTokens> x(smem, p.smem_tokens, product.blocks);
   float* const chains = reinterpret_cast<float*>(smem + p.x_bytes);
   const int buffer = 2 * p.smem_tokens * kTokenStride;  // of two: one is written, the other read
   const int chain = static_cast<int>(threadIdx.x) / 128 * p.smem_tokens * kTokenStride;
   bool upper = false;
-  bool loaded = false;
   WarpTile t = read_tile(p, few, run.index);
   while (true) {
-    if (!product.one_row || !loaded) {
+    if (!loaded) {
       x.load(
           [&](int token) {
             const int pair = __shfl_sync(0xFFFFFFFFu, t.pair, token);
@@ -275,7 +275,6 @@ __device__ __forceinline__ void multiply_run(const LayerParams& p, const FewTile
                    static_cast<int64_t>(pair / product.pairs_per_row) * (product.blocks * 128);
           },
           t.tile.num_tokens);
-      loaded = true;
       experts::sync_consumers();
     }
     float weight = 0;
@@ -313,8 +312,14 @@ __global__ void __launch_bounds__(experts::kThreads, 1)
   __shared__ FewTiles few;
   if (threadIdx.x == 0) ring.init(p.stages, experts::kConsumerWarps);
   tile::wait_for_producers();
-  if (p.few_ids != nullptr && threadIdx.x / 32 == 1) {
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  if (p.few_ids != nullptr && warp == experts::kConsumerWarps) {
     few.find(p.few_ids, p.num_pairs, p.num_experts);
+  }
+  uint8_t* const x_smem = smem + p.stages * experts::kStageBytes;
+  if (kTokens == 8 && p.one_row && warp < experts::kConsumerWarps) {
+    experts::Activations<kForm, kTokens>(x_smem, p.smem_tokens, p.gate_up.blocks)
+        .load([&](int) { return p.gate_up.x; }, 1);
   }
   __syncthreads();
   tile::launch_dependents();
@@ -322,7 +327,7 @@ __global__ void __launch_bounds__(experts::kThreads, 1)
   const Run gate_up(num_tiles, p.gate_up.units);
   const Run down(num_tiles, p.down.units);
 
-  if (threadIdx.x / 32 == experts::kConsumerWarps) {
+  if (warp == experts::kConsumerWarps) {
     if (threadIdx.x % 32 != 0) return;
     experts::Producer producer(ring, smem, experts::kStageBytes, p.stages, p.in_flight);
     put_run(p, p.gate_up, few, gate_up, producer);
@@ -331,7 +336,6 @@ __global__ void __launch_bounds__(experts::kThreads, 1)
   }
 
   experts::Consumer consumer(ring, smem, experts::kStageBytes, p.stages);
-  uint8_t* const x_smem = smem + p.stages * experts::kStageBytes;
   multiply_run<kForm, true, kTokens>(p, few, gate_up, consumer, x_smem);
   experts::sync_consumers();
   if (threadIdx.x == 0) tile::wait_for_blocks(p.arrivals, gridDim.x);
@@ -525,7 +529,7 @@ void launch_expert_layer(const ExpertPlan& plan, const cuda::Stream& stream,
   fill(p.gate_up, {kFp4, 2 * s.moe_intermediate_size, s.hidden_size}, params.gate_up);
   p.gate_up.x = params.x;
   p.gate_up.pairs_per_row = k;
-  p.gate_up.one_row = tokens == 1;
+  p.one_row = tokens == 1;
   p.gate_up.out = params.scratch.h;
   p.gate_up.out_columns = s.moe_intermediate_size;
   fill(p.down, {kFp4, s.hidden_size, s.moe_intermediate_size}, params.down);

@@ -13,6 +13,8 @@
 // Special an id outside [0, num_experts) takes part in nothing: its rows of h and y are not written
 //         and the sum leaves it out.
 // Errors  make_expert_plan: invalid_argument.
+// Threads one call at a time on a device: the blocks of the products wait for each other, so all of
+//         them must find a multiprocessor. scratch belongs to one stream.
 #pragma once
 
 #include <cstddef>
@@ -83,9 +85,8 @@ struct ExpertParams {
   uint16_t* out;
 };
 
-// Kernels: tiles of tokens by expert (for few tokens each of the next two finds them for itself),
-// gate and up, down, sum. The first may start before the stream's last kernel has ended
-// (programmatic edge).
+// Kernels: tiles of tokens by expert (up to 32 pairs the next one finds them for itself), both
+// products, sum. The first may start before the stream's last kernel has ended (programmatic edge).
 void launch_expert_layer(const ExpertPlan& plan, const device::cuda::Stream& stream,
                          const ExpertParams& params);
 

@@ -85,6 +85,7 @@ class Activations {
       int token[kBatch];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
+        if (kTokens == 8 && first + i * 2 * kConsumerWarps >= runs) break;
         const int run = min(first + i * 2 * kConsumerWarps + half, runs - 1);
         token[i] = run / blocks_;
         v[i] = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(
@@ -93,6 +94,7 @@ class Activations {
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
         const int run = first + i * 2 * kConsumerWarps + half;
+        if (kTokens == 8 && run - half >= runs) break;
         const Act8 q = quantise_act8(v[i]);
         if (run < runs) store(q, token[i], run - token[i] * blocks_, k);
       }
