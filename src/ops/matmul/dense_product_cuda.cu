@@ -59,8 +59,8 @@ __global__ void __launch_bounds__(streamed::kThreads, 1)
   __shared__ streamed::Ring ring;
   __shared__ tile::Mbarrier x_ready;
   const int warp = threadIdx.x / 32;
-  // Neighbouring units lie in different blocks; of a grouped weight each block has a run, so that it
-  // needs few groups' activations.
+  // Neighbouring units lie in different blocks; of a grouped weight each block has a run, so that
+  // it needs few groups' activations.
   const int num_blocks = static_cast<int>(gridDim.x);
   int begin = static_cast<int>(blockIdx.x);
   int end = p.units;

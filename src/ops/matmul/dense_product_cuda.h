@@ -48,9 +48,9 @@ struct DensePlan {
 
 Result<DensePlan> make_dense_plan(const device::cuda::Device& device, const DenseShape& shape);
 
-// scratch: plan.scratch_bytes, 16-byte aligned; null where that is 0. Else x is quantised into it by
-// a kernel of its own. programmatic: the edge from the kernel before. The weight is read before that
-// kernel has ended, x, y and scratch are not touched.
+// scratch: plan.scratch_bytes, 16-byte aligned; null where that is 0. Else x is quantised into it
+// by a kernel of its own. programmatic: the edge from the kernel before. The weight is read before
+// that kernel has ended, x, y and scratch are not touched.
 inline void launch_dense(const DensePlan& plan, const device::cuda::Stream& stream,
                          const uint16_t* x, int64_t x_stride, const std::byte* weight, uint16_t* y,
                          int64_t y_stride, std::byte* scratch, bool programmatic = true) {

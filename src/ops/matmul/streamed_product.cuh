@@ -98,8 +98,8 @@ class Activations {
   }
 
   // Reads bf16 rows (row(m) for m < present, called by whole warps; 16-byte aligned) and quantises
-  // them as ACT8 with runs of 128 does, or keeps them; further tokens are zeros. By num_warps warps,
-  // of which the caller is number `warp`; sync_consumers before use.
+  // them as ACT8 with runs of 128 does, or keeps them; further tokens are zeros. By num_warps
+  // warps, of which the caller is number `warp`; sync_consumers before use.
   template <typename Row>
   __device__ __forceinline__ void load(const Row& row, int present, int warp, int num_warps) {
     constexpr int kBatch = 4;  // loads under way; half a warp has a block, a lane eight values
