@@ -75,7 +75,8 @@ class Activations {
   // sync_consumers before use.
   template <typename Row>
   __device__ __forceinline__ void load(const Row& row, int tokens) {
-    constexpr int kBatch = 4;  // loads under way
+    // Loads under way. Few tokens have less than a batch; of many the checks would cost registers.
+    constexpr int kBatch = 4;
     const int half = static_cast<int>(threadIdx.x) % 32 / 16;
     const int k = static_cast<int>(threadIdx.x) % 16 * 8;
     const int runs = tokens * blocks_;
