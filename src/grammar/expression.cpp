@@ -1,0 +1,263 @@
+#include "grammar/expression.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+
+#include "base/check.h"
+
+namespace cachalot::grammar {
+namespace {
+
+// One stretch of code points whose UTF-8 differs only within a byte range at each place.
+struct ByteSequence {
+  std::array<uint8_t, 4> first{}, last{};
+  size_t length = 0;
+};
+
+size_t encode_utf8(uint32_t code_point, std::array<uint8_t, 4>& out) {
+  if (code_point < 0x80) {
+    out[0] = static_cast<uint8_t>(code_point);
+    return 1;
+  }
+  const size_t length = code_point < 0x800 ? 2 : code_point < 0x10000 ? 3 : 4;
+  constexpr std::array<uint32_t, 5> kLead = {0, 0, 0xC0, 0xE0, 0xF0};
+  for (size_t i = length - 1; i > 0; --i, code_point >>= 6)
+    out[i] = static_cast<uint8_t>(0x80 | (code_point & 0x3F));
+  out[0] = static_cast<uint8_t>(kLead[length] | code_point);
+  return length;
+}
+
+// Cuts where the length changes, and where a continuation byte does not run over its whole range.
+void add_sequences(uint32_t first, uint32_t last, std::vector<ByteSequence>& out) {
+  for (const uint32_t border : {0x7Fu, 0x7FFu, 0xFFFFu}) {
+    if (first <= border && border < last) {
+      add_sequences(first, border, out);
+      add_sequences(border + 1, last, out);
+      return;
+    }
+  }
+  ByteSequence sequence;
+  sequence.length = encode_utf8(first, sequence.first);
+  for (uint32_t i = 1; i < sequence.length; ++i) {
+    const uint32_t mask = (1u << (6 * i)) - 1;
+    if ((first & ~mask) == (last & ~mask)) break;
+    if ((first & mask) != 0) {
+      add_sequences(first, first | mask, out);
+      add_sequences((first | mask) + 1, last, out);
+      return;
+    }
+    if ((last & mask) != mask) {
+      add_sequences(first, (last & ~mask) - 1, out);
+      add_sequences(last & ~mask, last, out);
+      return;
+    }
+  }
+  encode_utf8(last, sequence.last);
+  out.push_back(sequence);
+}
+
+}  // namespace
+
+CodePoints merged(CodePoints ranges) {
+  std::sort(ranges.begin(), ranges.end(),
+            [](const CodePointRange& a, const CodePointRange& b) { return a.first < b.first; });
+  CodePoints out;
+  for (const CodePointRange& range : ranges) {
+    if (!out.empty() && range.first <= out.back().last + 1) {
+      out.back().last = std::max(out.back().last, range.last);
+    } else {
+      out.push_back(range);
+    }
+  }
+  return out;
+}
+
+CodePoints complement(const CodePoints& set) {
+  CodePoints out;
+  uint32_t next = 0;
+  for (const CodePointRange& range : set) {
+    if (range.first > next) out.push_back({next, range.first - 1});
+    next = range.last + 1;
+  }
+  if (next <= kMaxCodePoint) out.push_back({next, kMaxCodePoint});
+  return out;
+}
+
+CodePoints intersection(const CodePoints& a, const CodePoints& b) {
+  CodePoints out;
+  for (size_t i = 0, j = 0; i < a.size() && j < b.size();) {
+    const uint32_t first = std::max(a[i].first, b[j].first);
+    const uint32_t last = std::min(a[i].last, b[j].last);
+    if (first <= last) out.push_back({first, last});
+    if (a[i].last < b[j].last) {
+      ++i;
+    } else {
+      ++j;
+    }
+  }
+  return out;
+}
+
+CodePoints without(const CodePoints& set, const CodePoints& removed) {
+  return intersection(set, complement(removed));
+}
+
+GrammarSource::GrammarSource() {
+  nodes_.push_back({.kind = Kind::empty, .children = {}, .edges = {}});
+  nodes_.push_back({.kind = Kind::never, .children = {}, .edges = {}});
+}
+
+Expression GrammarSource::add(Node node) {
+  weight_ += 1 + node.children.size() + node.edges.size();
+  if (weight_ > kMaxExpressions) {
+    overflowed_ = true;
+    return never();
+  }
+  nodes_.push_back(std::move(node));
+  return static_cast<Expression>(nodes_.size() - 1);
+}
+
+Expression GrammarSource::bytes(uint8_t first, uint8_t last) {
+  return add({.kind = Kind::bytes, .a = first, .b = last, .children = {}, .edges = {}});
+}
+
+Expression GrammarSource::literal(std::string_view text) {
+  std::vector<Expression> parts;
+  for (const char c : text)
+    parts.push_back(bytes(static_cast<uint8_t>(c), static_cast<uint8_t>(c)));
+  return sequence(std::move(parts));
+}
+
+Expression GrammarSource::code_points(const CodePoints& set) {
+  std::vector<ByteSequence> sequences;
+  for (const CodePointRange& range : without(set, {{0xD800, 0xDFFF}}))
+    add_sequences(range.first, range.last, sequences);
+  // Sequences that share their first bytes share them here too: alphabets have hundreds of ranges.
+  using Key = std::pair<uint8_t, uint8_t>;
+  const auto build = [&](const auto& self, std::span<const ByteSequence> some,
+                         size_t at) -> Expression {
+    std::vector<Expression> options;
+    for (size_t i = 0; i < some.size();) {
+      const Key key = {some[i].first[at], some[i].last[at]};
+      size_t end = i + 1;
+      while (end < some.size() && Key{some[end].first[at], some[end].last[at]} == key &&
+             some[end].length == some[i].length) {
+        ++end;
+      }
+      const Expression head = bytes(key.first, key.second);
+      options.push_back(at + 1 == some[i].length
+                            ? head
+                            : sequence({head, self(self, some.subspan(i, end - i), at + 1)}));
+      i = end;
+    }
+    return choice(std::move(options));
+  };
+  return build(build, sequences, 0);
+}
+
+Expression GrammarSource::control(int32_t token) {
+  return add({.kind = Kind::control, .a = token, .children = {}, .edges = {}});
+}
+
+Expression GrammarSource::sequence(std::vector<Expression> parts) {
+  std::erase(parts, empty());
+  if (parts.empty()) return empty();
+  if (std::find(parts.begin(), parts.end(), never()) != parts.end()) return never();
+  if (parts.size() == 1) return parts[0];
+  return add({.kind = Kind::sequence, .children = std::move(parts), .edges = {}});
+}
+
+Expression GrammarSource::choice(std::vector<Expression> options) {
+  std::erase(options, never());
+  if (options.empty()) return never();
+  if (options.size() == 1) return options[0];
+  return add({.kind = Kind::choice, .children = std::move(options), .edges = {}});
+}
+
+Expression GrammarSource::repeat(Expression part, int64_t min, int64_t max) {
+  CACHALOT_CHECK(0 <= min && min <= max);
+  min = std::min(min, kUnbounded - 1);
+  max = std::min(max, kUnbounded);
+  if (max == 0 || part == empty()) return empty();
+  if (part == never()) return min == 0 ? empty() : never();
+  if (min == 1 && max == 1) return part;
+  return add({.kind = Kind::repeat,
+              .a = static_cast<int32_t>(min),
+              .b = static_cast<int32_t>(max),
+              .children = {part},
+              .edges = {}});
+}
+
+Expression GrammarSource::graph(int32_t num_states, int32_t final, std::vector<GraphEdge> edges) {
+  return add({.kind = Kind::graph,
+              .a = num_states,
+              .b = final,
+              .children = {},
+              .edges = std::move(edges)});
+}
+
+Expression GrammarSource::text_without(std::span<const std::string> patterns) {
+  // The automaton of Aho and Corasick: a state is the longest pattern beginning that the text ends
+  // in. Edges into a whole pattern are left out.
+  struct State {
+    std::map<uint8_t, int32_t> next;
+    int32_t fallback = 0;
+    bool is_whole = false;
+  };
+  std::vector<State> states(1);
+  std::vector<int32_t> order = {0};
+  for (const std::string& pattern : patterns) {
+    int32_t at = 0;
+    for (const char c : pattern) {
+      const auto [it, is_new] = states[static_cast<size_t>(at)].next.try_emplace(
+          static_cast<uint8_t>(c), static_cast<int32_t>(states.size()));
+      at = it->second;
+      if (is_new) states.emplace_back();
+    }
+    states[static_cast<size_t>(at)].is_whole = true;
+  }
+  std::vector<std::array<int32_t, 256>> table(states.size());
+  for (size_t done = 0; done < order.size(); ++done) {
+    const auto at = static_cast<size_t>(order[done]);
+    const auto fallback = static_cast<size_t>(states[at].fallback);
+    for (uint32_t byte = 0; byte < 256; ++byte) {
+      const int32_t other = at == 0 ? 0 : table[fallback][byte];
+      const auto it = states[at].next.find(static_cast<uint8_t>(byte));
+      table[at][byte] = it == states[at].next.end() ? other : it->second;
+      if (it == states[at].next.end()) continue;
+      State& child = states[static_cast<size_t>(it->second)];
+      child.fallback = other;
+      child.is_whole |= states[static_cast<size_t>(other)].is_whole;
+      order.push_back(it->second);
+    }
+  }
+  const auto final = static_cast<int32_t>(states.size());
+  std::vector<GraphEdge> edges;
+  for (const int32_t from : order) {
+    if (states[static_cast<size_t>(from)].is_whole) continue;
+    edges.push_back({from, empty(), final});
+    const auto& row = table[static_cast<size_t>(from)];
+    for (uint32_t first = 0; first < 256;) {
+      uint32_t last = first;
+      while (last < 255 && row[last + 1] == row[first]) ++last;
+      if (!states[static_cast<size_t>(row[first])].is_whole) {
+        edges.push_back(
+            {from, bytes(static_cast<uint8_t>(first), static_cast<uint8_t>(last)), row[first]});
+      }
+      first = last + 1;
+    }
+  }
+  return graph(final + 1, final, std::move(edges));
+}
+
+RuleId GrammarSource::add_rule(std::string name) {
+  rules_.push_back({std::move(name), never()});
+  return static_cast<RuleId>(rules_.size() - 1);
+}
+
+Expression GrammarSource::call(RuleId rule) {
+  return add({.kind = Kind::rule, .a = rule, .children = {}, .edges = {}});
+}
+
+}  // namespace cachalot::grammar

@@ -1,0 +1,312 @@
+#include "grammar/pushdown.h"
+
+#include <algorithm>
+#include <functional>
+
+namespace cachalot::grammar {
+namespace {
+
+template <typename T>
+uint64_t hash_of(std::span<const T> items, uint64_t hash) {
+  static_assert(sizeof(T) % sizeof(int32_t) == 0 && std::is_trivially_copyable_v<T>);
+  const auto* words = reinterpret_cast<const uint32_t*>(items.data());
+  for (size_t i = 0; i < items.size() * (sizeof(T) / sizeof(uint32_t)); ++i) {
+    hash = (hash ^ words[i]) * 0x9E3779B97F4A7C15u;
+    hash ^= hash >> 29;
+  }
+  return hash;
+}
+
+}  // namespace
+
+Pushdown::Pushdown(std::shared_ptr<const Automaton> automaton) : automaton_(std::move(automaton)) {
+  sets_.resize(2);  // kDead, kEnded
+  const Continuation cut = {kCutMark, 0, -1};
+  cut_ = intern_node(std::span(&cut, 1));
+  step_.may_end = automaton_->rule(0).may_be_empty;
+  push_call(0, {kEndMark, 0, -1});
+  start_ = close();
+}
+
+NodeId Pushdown::intern_node(std::span<const Continuation> continuations) {
+  const uint64_t hash = hash_of(continuations, 1);
+  const auto [first, last] = node_ids_.equal_range(hash);
+  for (auto it = first; it != last; ++it) {
+    if (std::ranges::equal(this->continuations(it->second), continuations)) return it->second;
+  }
+  Node node;
+  node.begin = static_cast<uint32_t>(continuations_.size());
+  node.size = static_cast<uint32_t>(continuations.size());
+  for (const Continuation& continuation : continuations) {
+    if (continuation.edge >= 0) node.depth = std::max(node.depth, depth(continuation.below) + 1);
+  }
+  continuations_.insert(continuations_.end(), continuations.begin(), continuations.end());
+  nodes_.push_back(node);
+  const auto id = static_cast<NodeId>(nodes_.size() - 1);
+  node_ids_.emplace(hash, id);
+  bytes_ += continuations.size_bytes() + sizeof(Node) + 48;
+  return id;
+}
+
+SetId Pushdown::intern_set(std::vector<Configuration>& set, bool may_end, bool left_cut) {
+  if (set.empty() && !may_end && !left_cut) return kDead;
+  std::sort(set.begin(), set.end());
+  const std::span<const Configuration> items(set);
+  const uint64_t hash = hash_of(items, 2 + may_end + 2 * left_cut);
+  const auto [first, last] = set_ids_.equal_range(hash);
+  for (auto it = first; it != last; ++it) {
+    const Set& known = sets_[static_cast<size_t>(it->second)];
+    if (known.may_end == may_end && known.left_cut == left_cut &&
+        std::ranges::equal(configurations(it->second), items)) {
+      return it->second;
+    }
+  }
+  Set made;
+  made.begin = static_cast<uint32_t>(configurations_.size());
+  made.size = static_cast<uint32_t>(set.size());
+  made.may_end = may_end;
+  made.left_cut = left_cut;
+  for (const Configuration& c : set)
+    made.nesting = std::max(made.nesting, depth(c.node) + automaton_->state(c.state).nesting);
+  configurations_.insert(configurations_.end(), set.begin(), set.end());
+  sets_.push_back(made);
+  const auto id = static_cast<SetId>(sets_.size() - 1);
+  set_ids_.emplace(hash, id);
+  bytes_ += items.size_bytes() + sizeof(Set) + 48;
+  return id;
+}
+
+// A configuration whose rule could not be ended within the allowed nesting leads nowhere.
+void Pushdown::reach(int32_t state, NodeId node) {
+  if (depth(node) + automaton_->state(state).nesting >= automaton_->max_nesting()) return;
+  const Configuration c = {state, node};
+  // Steps are small: looking through what there is costs less than a table.
+  constexpr size_t kLookThrough = 32;
+  auto& reached = step_.reached;
+  if (reached.size() < kLookThrough) {
+    if (std::find(reached.begin(), reached.end(), c) == reached.end()) reached.push_back(c);
+    return;
+  }
+  const auto key = [](const Configuration& known) {
+    return static_cast<uint64_t>(known.node) << 32 | static_cast<uint32_t>(known.state);
+  };
+  if (seen_.empty()) {
+    for (const Configuration& known : reached) seen_.insert(key(known));
+  }
+  if (seen_.insert(key(c)).second) reached.push_back(c);
+  too_large_ |= reached.size() > kMaxConfigurations;
+}
+
+void Pushdown::return_to(const Continuation& continuation) {
+  if (continuation.edge == kEndMark) step_.may_end = true;
+  if (continuation.edge == kCutMark) step_.left_cut = true;
+  if (continuation.edge < 0) return;
+  const CallEdge& edge = automaton_->call_edge(continuation.edge);
+  const int32_t count = continuation.count + 1;
+  if (count >= edge.min) reach(edge.target, continuation.below);
+  if (count >= edge.max) return;
+  const int32_t next = edge.max == kUnbounded ? std::min(count, edge.min) : count;
+  push_call(edge.rule, {continuation.edge, next, continuation.below});
+}
+
+void Pushdown::return_from(NodeId node) {
+  // By index: returning may make nodes.
+  const Node n = nodes_[static_cast<size_t>(node)];
+  for (uint32_t i = 0; i < n.size; ++i) return_to(continuations_[n.begin + i]);
+}
+
+void Pushdown::push_call(RuleId rule, Continuation continuation) {
+  if (step_.calls.size() > kMaxConfigurations) {
+    too_large_ = true;
+    return;
+  }
+  step_.calls.push_back({automaton_->rule(rule).rank, rule, continuation});
+}
+
+void Pushdown::call_from(const Automaton::State& state, NodeId node) {
+  for (uint32_t id = state.call_begin; id < state.call_end; ++id) {
+    const CallEdge& edge = automaton_->call_edge(static_cast<int32_t>(id));
+    if (automaton_->is_tail(edge)) {
+      for (const Continuation& continuation : continuations(node))
+        push_call(edge.rule, continuation);
+    } else if (depth(node) + automaton_->state(edge.target).nesting < automaton_->max_nesting()) {
+      push_call(edge.rule, {static_cast<int32_t>(id), 0, node});
+    }
+  }
+}
+
+// From what was reached to the whole set: returns first, then calls, rank by rank, so that every
+// continuation of a node is known when the node is made.
+SetId Pushdown::close() {
+  Step& step = step_;
+  for (size_t i = 0; i < step.reached.size() && !too_large_; ++i) {  // it grows
+    const Configuration c = step.reached[i];
+    if (automaton_->state(c.state).is_final) return_from(c.node);
+  }
+  const auto add = [&](const Configuration& c) {
+    const Automaton::State& state = automaton_->state(c.state);
+    call_from(state, c.node);
+    if (state.byte_begin < state.byte_end || state.control_begin < state.control_end)
+      step.set.push_back(c);
+    if (step.set.size() > kMaxConfigurations) too_large_ = true;
+  };
+  for (const Configuration& c : step.reached) add(c);
+  std::vector<Continuation> continuations;
+  while (!step.calls.empty() && !too_large_) {
+    const int32_t rank =
+        std::min_element(step.calls.begin(), step.calls.end(), [](const auto& a, const auto& b) {
+          return a.rank < b.rank;
+        })->rank;
+    RuleId rule = 0;
+    continuations.clear();
+    std::erase_if(step.calls, [&](const Pending& call) {
+      if (call.rank != rank) return false;
+      rule = call.rule;
+      continuations.push_back(call.continuation);
+      return true;
+    });
+    std::sort(continuations.begin(), continuations.end());
+    continuations.erase(std::unique(continuations.begin(), continuations.end()),
+                        continuations.end());
+    work_ += continuations.size();
+    const NodeId node = intern_node(continuations);
+    const int32_t start = automaton_->rule(rule).start;
+    if (depth(node) + automaton_->state(start).nesting < automaton_->max_nesting())
+      add({start, node});
+  }
+  work_ += step.reached.size() + step.set.size() + 1;
+  SetId made = kDead;
+  if (!too_large_ && !is_full()) made = intern_set(step.set, step.may_end, step.left_cut);
+  step.reached.clear();
+  step.set.clear();
+  step.calls.clear();
+  seen_.clear();
+  step.may_end = step.left_cut = too_large_ = false;
+  return made;
+}
+
+SetId Pushdown::make_step(SetId set, uint8_t byte) {
+  for (const Configuration& c : configurations(set)) {
+    for (const ByteEdge& edge : automaton_->byte_edges(automaton_->state(c.state))) {
+      if (edge.first > byte) break;
+      if (byte <= edge.last) reach(edge.target, c.node);
+    }
+  }
+  const SetId next = close();
+  if (rows_.size() == kMaxRows) forget_steps();
+  Set& from = sets_[static_cast<size_t>(set)];
+  if (from.row < 0) {
+    from.row = static_cast<int32_t>(rows_.size());
+    rows_.emplace_back().fill(-1);
+    bytes_ += sizeof(rows_[0]);
+  }
+  rows_[static_cast<size_t>(from.row)][byte] = next;
+  return next;
+}
+
+// Steps can be made again.
+void Pushdown::forget_steps() {
+  for (Set& set : sets_) set.row = -1;
+  bytes_ -= rows_.size() * sizeof(rows_[0]);
+  rows_.clear();
+}
+
+SetId Pushdown::step_control(SetId set, int32_t token) {
+  const int64_t key = int64_t{set} << 32 | token;
+  if (const auto it = control_steps_.find(key); it != control_steps_.end()) return it->second;
+  for (const Configuration& c : configurations(set)) {
+    for (const ControlEdge& edge : automaton_->control_edges(automaton_->state(c.state))) {
+      if (edge.token == token) reach(edge.target, c.node);
+    }
+  }
+  const SetId next = close();
+  control_steps_.emplace(key, next);
+  bytes_ += 48;
+  return next;
+}
+
+std::vector<int32_t> Pushdown::controls(SetId set) {
+  std::vector<int32_t> tokens;
+  for (const Configuration& c : configurations(set)) {
+    for (const ControlEdge& edge : automaton_->control_edges(automaton_->state(c.state)))
+      tokens.push_back(edge.token);
+  }
+  std::sort(tokens.begin(), tokens.end());
+  tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
+  std::erase_if(tokens, [&](int32_t token) { return step_control(set, token) == kDead; });
+  return tokens;
+}
+
+SetId Pushdown::after(NodeId base) {
+  if (const SetId known = nodes_[static_cast<size_t>(base)].after; known >= 0) return known;
+  return_from(base);
+  const SetId made = close();
+  nodes_[static_cast<size_t>(base)].after = made;
+  return made;
+}
+
+// A count matters only as far as it is from its bounds, and no farther than the horizon.
+NodeId Pushdown::node_within(NodeId node, int32_t horizon) {
+  const uint64_t key = static_cast<uint64_t>(node) << 32 | static_cast<uint32_t>(horizon);
+  if (const auto it = within_.find(key); it != within_.end()) return it->second;
+  const Node n = nodes_[static_cast<size_t>(node)];
+  std::vector<Continuation> seen;
+  for (uint32_t i = 0; i < n.size; ++i) {
+    Continuation c = continuations_[n.begin + i];
+    if (c.edge >= 0) {
+      const CallEdge& edge = automaton_->call_edge(c.edge);
+      // The lowest count with the same distances, each cut at the horizon.
+      const int64_t to_min = std::clamp<int64_t>(int64_t{edge.min} - c.count, 0, horizon + 1);
+      const int64_t to_max = edge.max == kUnbounded
+                                 ? horizon + 1
+                                 : std::min<int64_t>(int64_t{edge.max} - c.count, horizon + 1);
+      if (to_max == horizon + 1)
+        c.count = to_min == horizon + 1 ? 0 : static_cast<int32_t>(edge.min - to_min);
+      c.below = node_within(c.below, horizon);
+    }
+    seen.push_back(c);
+  }
+  std::sort(seen.begin(), seen.end());
+  seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
+  const NodeId made = intern_node(seen);
+  within_.emplace(key, made);
+  bytes_ += 48;
+  return made;
+}
+
+SetId Pushdown::within_horizon(SetId set, int32_t horizon) {
+  std::vector<Configuration> seen(configurations(set).begin(), configurations(set).end());
+  for (Configuration& c : seen) c.node = node_within(c.node, horizon);
+  std::sort(seen.begin(), seen.end());
+  seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
+  const bool may_end = sets_[static_cast<size_t>(set)].may_end;
+  const bool left_cut = sets_[static_cast<size_t>(set)].left_cut;
+  return intern_set(seen, may_end, left_cut);
+}
+
+std::vector<Pushdown::Part> Pushdown::parts(SetId set) {
+  std::vector<Configuration> all(configurations(set).begin(), configurations(set).end());
+  std::sort(all.begin(), all.end(), [](const Configuration& a, const Configuration& b) {
+    return std::pair(a.node, a.state) < std::pair(b.node, b.state);
+  });
+  std::vector<Part> parts;
+  for (size_t i = 0; i < all.size();) {
+    const NodeId node = all[i].node;
+    // A counted call alone in its node is no place to cut: its part would end with every round.
+    Part part = {kDead, node};
+    NodeId top = cut_;
+    if (const auto below = continuations(node);
+        below.size() == 1 && below[0].edge >= 0 && automaton_->call_edge(below[0].edge).max != 1) {
+      const Continuation counted = {below[0].edge, below[0].count, cut_};
+      part.base = below[0].below;
+      top = intern_node(std::span(&counted, 1));
+    }
+    std::vector<Configuration> cut;
+    for (; i < all.size() && all[i].node == node; ++i) cut.push_back({all[i].state, top});
+    part.cut = intern_set(cut, false, false);
+    parts.push_back(part);
+  }
+  return parts;
+}
+
+}  // namespace cachalot::grammar

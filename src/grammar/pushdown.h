@@ -1,0 +1,158 @@
+// The pushdown automaton at work: sets of configurations, made as they are needed and kept, so that
+// each (set, byte) is worked out once.
+// Model    A configuration is a state and a stack node; a node is a set of continuations (where to
+//          go on after the rule, how often a counted call has been done, the node below). Equal sets
+//          are one set with one id, wherever in the text they come up: a set says all that matters
+//          about the text before it.
+// Cost     A step is at most kMaxConfigurations; ambiguity merges stacks instead of multiplying
+//          them. Where a step would need more, or more nesting than the grammar allows, the byte is
+//          refused. Sets that are kept take at most kMaxStoreBytes; then is_full() holds and every
+//          new step is refused.
+// Threads  One at a time.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "grammar/automaton.h"
+
+namespace cachalot::grammar {
+
+using SetId = int32_t;
+using NodeId = int32_t;
+
+inline constexpr size_t kMaxConfigurations = 4096;  // of a set, and continuations made in one step
+inline constexpr size_t kMaxStoreBytes = size_t{96} << 20;
+
+struct Configuration {
+  int32_t state = 0;
+  NodeId node = 0;
+
+  auto operator<=>(const Configuration&) const = default;
+};
+
+class Pushdown {
+ public:
+  static constexpr SetId kDead = 0;   // no text goes on from here
+  static constexpr SetId kEnded = 1;  // after the end of the sequence
+
+  explicit Pushdown(std::shared_ptr<const Automaton> automaton);
+
+  SetId start() const { return start_; }
+  SetId step(SetId set, uint8_t byte) {
+    const int32_t row = sets_[static_cast<size_t>(set)].row;
+    if (row >= 0) {
+      const SetId next = rows_[static_cast<size_t>(row)][byte];
+      if (next >= 0) return next;
+    }
+    return make_step(set, byte);
+  }
+  SetId step_control(SetId set, int32_t token);
+  // The text may end here.
+  bool may_end(SetId set) const { return sets_[static_cast<size_t>(set)].may_end; }
+  // Control tokens that may come next, sorted.
+  std::vector<int32_t> controls(SetId set);
+  bool is_full() const { return bytes_ > kMaxStoreBytes; }
+  size_t memory_bytes() const { return bytes_; }
+  // Grows with what steps cost; who takes many of them watches it.
+  uint64_t work() const { return work_; }
+
+  // For token masks: a set seen as parts that share a stack node, each cut off above what follows
+  // that node. The cut set reads the same text as the part until it leaves the node (left_cut), and
+  // then after(base) goes on. `horizon` is how many bytes are looked ahead: counts that cannot run
+  // out within it are as one.
+  struct Part {
+    SetId cut = kDead;
+    NodeId base = 0;
+  };
+  SetId within_horizon(SetId set, int32_t horizon);
+  std::vector<Part> parts(SetId set);
+  bool left_cut(SetId set) const { return sets_[static_cast<size_t>(set)].left_cut; }
+  SetId after(NodeId base);
+  int32_t depth(NodeId node) const { return nodes_[static_cast<size_t>(node)].depth; }
+  // Highest nesting that a set needs to be finished, counted from its cut.
+  int32_t nesting(SetId set) const { return sets_[static_cast<size_t>(set)].nesting; }
+  int32_t max_nesting() const { return automaton_->max_nesting(); }
+  size_t num_configurations(SetId set) const { return sets_[static_cast<size_t>(set)].size; }
+
+ private:
+  struct Continuation {
+    int32_t edge = 0;  // a call edge, or one of the two marks below
+    int32_t count = 0;
+    NodeId below = 0;
+
+    auto operator<=>(const Continuation&) const = default;
+  };
+  static constexpr int32_t kEndMark = -1;  // below the root: the text ends
+  static constexpr int32_t kCutMark = -2;  // below a part that is cut off
+  struct Node {
+    uint32_t begin = 0, size = 0;  // in continuations_
+    int32_t depth = 0;
+    SetId after = -1;
+  };
+  struct Set {
+    uint32_t begin = 0, size = 0;  // in configurations_
+    bool may_end = false, left_cut = false;
+    int32_t nesting = 0;
+    int32_t row = -1;
+  };
+  struct Pending {
+    int32_t rank;
+    RuleId rule;
+    Continuation continuation;
+  };
+  // What one step makes, before it is a set.
+  struct Step {
+    std::vector<Configuration> reached;  // by reading or returning
+    std::vector<Configuration> set;
+    std::vector<Pending> calls;
+    bool may_end = false, left_cut = false;
+  };
+
+  static constexpr size_t kMaxRows = size_t{1} << 15;
+
+  SetId make_step(SetId set, uint8_t byte);
+  void forget_steps();
+  SetId intern_set(std::vector<Configuration>& set, bool may_end, bool left_cut);
+  NodeId intern_node(std::span<const Continuation> continuations);
+  NodeId node_within(NodeId node, int32_t horizon);
+  void return_to(const Continuation& continuation);
+  void return_from(NodeId node);
+  void reach(int32_t state, NodeId node);
+  void call_from(const Automaton::State& state, NodeId node);
+  void push_call(RuleId rule, Continuation continuation);
+  SetId close();
+  std::span<const Continuation> continuations(NodeId node) const {
+    const Node& n = nodes_[static_cast<size_t>(node)];
+    return std::span(continuations_).subspan(n.begin, n.size);
+  }
+  std::span<const Configuration> configurations(SetId set) const {
+    const Set& s = sets_[static_cast<size_t>(set)];
+    return std::span(configurations_).subspan(s.begin, s.size);
+  }
+
+  std::shared_ptr<const Automaton> automaton_;
+  std::vector<Continuation> continuations_;
+  std::vector<Configuration> configurations_;
+  std::vector<Node> nodes_;
+  std::vector<Set> sets_;
+  std::vector<std::array<SetId, 256>> rows_;
+  std::unordered_multimap<uint64_t, NodeId> node_ids_;
+  std::unordered_multimap<uint64_t, SetId> set_ids_;
+  std::unordered_map<uint64_t, NodeId> within_;  // by node and horizon
+  std::unordered_map<int64_t, SetId> control_steps_;
+  std::unordered_set<uint64_t> seen_;  // step_.reached, where that is long
+  size_t bytes_ = 0;
+  uint64_t work_ = 0;
+  SetId start_ = kDead;
+  NodeId cut_ = 0;
+  Step step_;
+  bool too_large_ = false;
+};
+
+}  // namespace cachalot::grammar

@@ -1,0 +1,81 @@
+// A grammar over a vocabulary: which tokens may come next, as rows of bits, and what each leads to.
+// Exact    A bit is set exactly if the token's bytes, read one by one from the set, lead somewhere
+//          (or the grammar names the control token there). End tokens are set exactly where the text
+//          may end.
+// Cost     A row that was made before is copied. Otherwise the parts of a set that do not depend on
+//          what surrounds them are walked once for the grammar, and a row walks the tokens that
+//          leave such a part. kMaxRowWork bounds a row, whatever the grammar.
+// Memory   kMaxRowBytes of rows and kMaxStoreBytes of sets (pushdown.h).
+// Errors   invalid_argument for a token that the grammar does not allow; resource_exhausted where a
+//          bound above is reached. A row without any bit is an error, too.
+// Threads  One at a time.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "base/status.h"
+#include "grammar/pushdown.h"
+#include "grammar/vocabulary.h"
+
+namespace cachalot::grammar {
+
+inline constexpr uint64_t kMaxRowWork = uint64_t{1} << 23;
+inline constexpr size_t kMaxRowBytes = size_t{48} << 20;
+
+class TokenAutomaton {
+ public:
+  TokenAutomaton(std::shared_ptr<const Automaton> automaton,
+                 std::shared_ptr<const Vocabulary> vocabulary);
+  // Compiles the source first.
+  static Result<std::shared_ptr<TokenAutomaton>> create(
+      const GrammarSource& source, std::shared_ptr<const Vocabulary> vocabulary);
+
+  const Vocabulary& vocabulary() const { return *vocabulary_; }
+  SetId start() const { return pushdown_.start(); }
+  bool may_end(SetId set) const { return pushdown_.may_end(set); }
+  // kDead where the token is not allowed.
+  SetId step(SetId set, int32_t token);
+  Status status() const;
+
+  // `row` has vocabulary().row_words() words.
+  Status fill_row(SetId set, std::span<uint32_t> row);
+
+  size_t memory_bytes() const { return pushdown_.memory_bytes() + rows_.size() * sizeof(uint32_t); }
+
+ private:
+  // What the tokens do in a part that is cut off: which end inside, and the trie nodes at which
+  // they leave it.
+  struct PartWalk {
+    size_t row = 0;  // in part_rows_
+    std::vector<uint32_t> leaves;
+    int32_t nesting = 0;
+    size_t num_configurations = 0;
+  };
+  struct Walk {
+    std::span<uint32_t> row;
+    std::vector<uint32_t>* leaves = nullptr;
+    int32_t nesting = 0;
+    size_t num_configurations = 0;
+  };
+
+  Status walk(uint32_t begin, uint32_t end, SetId set, Walk& walk);
+  Result<const PartWalk*> part_walk(SetId cut);
+  Status make_row(SetId set, std::span<uint32_t> row);
+  // False where the limits on nesting and size may tell the parts from the whole.
+  Result<bool> make_row_of_parts(SetId set, std::span<uint32_t> row);
+
+  std::shared_ptr<const Vocabulary> vocabulary_;
+  Pushdown pushdown_;
+  std::vector<SetId> path_;
+  std::unordered_map<SetId, size_t> row_of_;
+  std::vector<uint32_t> rows_;
+  std::unordered_map<SetId, PartWalk> part_walks_;
+  std::vector<uint32_t> part_rows_;
+  uint64_t work_limit_ = 0;
+};
+
+}  // namespace cachalot::grammar
