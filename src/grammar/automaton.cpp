@@ -469,16 +469,18 @@ Result<Automaton> Automaton::compile(const GrammarSource& source) {
   };
 
   Automaton out;
+  out.root_ = source.root();
   out.max_nesting_ = source.max_nesting();
-  if (nesting_of(0, 0) == kNever) {
+  const auto root = static_cast<size_t>(out.root_);
+  if (nesting_of(root, 0) == kNever) {
     return invalid_argument(
         fmt::format("grammar: rule \"{}\": expected some text that satisfies it, found none",
-                    compiler.name(0)));
+                    compiler.name(root)));
   }
-  if (nesting_of(0, 0) >= out.max_nesting_) {
+  if (nesting_of(root, 0) >= out.max_nesting_) {
     return resource_exhausted(
         fmt::format("grammar: rule \"{}\": expected calls nested less than {} deep, found {}",
-                    compiler.name(0), out.max_nesting_, nesting_of(0, 0)));
+                    compiler.name(root), out.max_nesting_, nesting_of(root, 0)));
   }
   // Edges that lead nowhere go, with those that call what no text satisfies.
   for (size_t r = 0; r < compiler.rules.size(); ++r) {

@@ -73,6 +73,7 @@ class Automaton {
   // place to return to.
   bool is_tail(const CallEdge& edge) const;
   const Rule& rule(RuleId id) const { return rules_[static_cast<size_t>(id)]; }
+  RuleId root() const { return root_; }
   int32_t max_nesting() const { return max_nesting_; }
 
  private:
@@ -81,6 +82,7 @@ class Automaton {
   std::vector<ControlEdge> control_edges_;
   std::vector<CallEdge> call_edges_;
   std::vector<Rule> rules_;
+  RuleId root_ = 0;
   int32_t max_nesting_ = 0;
 };
 

@@ -5,6 +5,8 @@
 #include <map>
 
 #include "base/check.h"
+#include "grammar/pattern_table.h"
+#include "grammar/utf8_reader.h"
 
 namespace cachalot::grammar {
 namespace {
@@ -198,57 +200,83 @@ Expression GrammarSource::graph(int32_t num_states, int32_t final, std::vector<G
 }
 
 Expression GrammarSource::text_without(std::span<const std::string> patterns) {
-  // The automaton of Aho and Corasick: a state is the longest pattern beginning that the text ends
-  // in. Edges into a whole pattern are left out.
-  struct State {
-    std::map<uint8_t, int32_t> next;
-    int32_t fallback = 0;
-    bool is_whole = false;
-  };
-  std::vector<State> states(1);
-  std::vector<int32_t> order = {0};
-  for (const std::string& pattern : patterns) {
-    int32_t at = 0;
-    for (const char c : pattern) {
-      const auto [it, is_new] = states[static_cast<size_t>(at)].next.try_emplace(
-          static_cast<uint8_t>(c), static_cast<int32_t>(states.size()));
-      at = it->second;
-      if (is_new) states.emplace_back();
-    }
-    states[static_cast<size_t>(at)].is_whole = true;
-  }
-  std::vector<std::array<int32_t, 256>> table(states.size());
-  for (size_t done = 0; done < order.size(); ++done) {
-    const auto at = static_cast<size_t>(order[done]);
-    const auto fallback = static_cast<size_t>(states[at].fallback);
-    for (uint32_t byte = 0; byte < 256; ++byte) {
-      const int32_t other = at == 0 ? 0 : table[fallback][byte];
-      const auto it = states[at].next.find(static_cast<uint8_t>(byte));
-      table[at][byte] = it == states[at].next.end() ? other : it->second;
-      if (it == states[at].next.end()) continue;
-      State& child = states[static_cast<size_t>(it->second)];
-      child.fallback = other;
-      child.is_whole |= states[static_cast<size_t>(other)].is_whole;
-      order.push_back(it->second);
-    }
-  }
-  const auto final = static_cast<int32_t>(states.size());
+  const PatternTable table(patterns);
+  const int32_t final = table.num_states();
   std::vector<GraphEdge> edges;
-  for (const int32_t from : order) {
-    if (states[static_cast<size_t>(from)].is_whole) continue;
+  for (int32_t from = 0; from < final; ++from) {
+    if (table.is_found(from)) continue;
     edges.push_back({from, empty(), final});
-    const auto& row = table[static_cast<size_t>(from)];
     for (uint32_t first = 0; first < 256;) {
+      const int32_t to = table.next(from, static_cast<uint8_t>(first));
       uint32_t last = first;
-      while (last < 255 && row[last + 1] == row[first]) ++last;
-      if (!states[static_cast<size_t>(row[first])].is_whole) {
-        edges.push_back(
-            {from, bytes(static_cast<uint8_t>(first), static_cast<uint8_t>(last)), row[first]});
-      }
+      while (last < 255 && table.next(from, static_cast<uint8_t>(last + 1)) == to) ++last;
+      if (!table.is_found(to))
+        edges.push_back({from, bytes(static_cast<uint8_t>(first), static_cast<uint8_t>(last)), to});
       first = last + 1;
     }
   }
   return graph(final + 1, final, std::move(edges));
+}
+
+Expression GrammarSource::other_than(std::span<const std::string> texts, const CodePoints& set) {
+  // A trie of the texts, by characters; state 1 is off it, state 2 is the end.
+  struct State {
+    std::map<uint32_t, int32_t> next;
+    bool is_text = false;
+  };
+  std::vector<State> states(3);
+  for (const std::string& text : texts) {
+    int32_t at = 0;
+    for (Utf8Reader in(text); !in.at_end();) {
+      const auto c = in.next();
+      if (!c) break;
+      const auto [it, is_new] =
+          states[static_cast<size_t>(at)].next.try_emplace(*c, static_cast<int32_t>(states.size()));
+      at = it->second;
+      if (is_new) states.emplace_back();
+    }
+    states[static_cast<size_t>(at)].is_text = true;
+  }
+  std::vector<GraphEdge> edges;
+  for (size_t i = 0; i < states.size(); ++i) {
+    if (i == 2) continue;
+    const auto from = static_cast<int32_t>(i);
+    CodePoints taken;
+    for (const auto& [c, to] : states[i].next) {
+      if (intersection(set, {{c, c}}).empty()) continue;
+      taken.push_back({c, c});
+      edges.push_back({from, code_points({{c, c}}), to});
+    }
+    edges.push_back({from, code_points(without(set, merged(taken))), 1});
+    if (!states[i].is_text) edges.push_back({from, empty(), 2});
+  }
+  return graph(static_cast<int32_t>(states.size()), 2, std::move(edges));
+}
+
+Expression GrammarSource::ordered(std::span<const Item> items, Expression others,
+                                  Expression separator) {
+  // At item i there are two states: nothing stands before it (or a separator does, and so one more
+  // must come), or something does. The graph starts at its state 0.
+  const auto n = static_cast<int32_t>(items.size());
+  const auto before = [](int32_t i) { return 2 + 2 * i; };
+  const auto after = [](int32_t i) { return 3 + 2 * i; };
+  constexpr int32_t kStart = 0, kEnd = 1;
+  std::vector<GraphEdge> edges = {{before(n), others, after(n)}};
+  bool is_rest_optional = true;
+  for (int32_t i = n; i >= 0; --i) {
+    if (i < n) {
+      const Item& item = items[static_cast<size_t>(i)];
+      edges.push_back({before(i), item.item, after(i + 1)});
+      if (!item.is_required) edges.push_back({before(i), empty(), before(i + 1)});
+      is_rest_optional &= !item.is_required;
+    }
+    edges.push_back({after(i), separator, before(i)});
+    if (is_rest_optional) edges.push_back({after(i), empty(), kEnd});
+  }
+  if (is_rest_optional) edges.push_back({kStart, empty(), kEnd});
+  edges.push_back({kStart, empty(), before(0)});
+  std::reverse(edges.begin(), edges.end());
+  return graph(2 * n + 4, kEnd, std::move(edges));
 }
 
 RuleId GrammarSource::add_rule(std::string name) {

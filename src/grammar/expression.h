@@ -73,8 +73,21 @@ class GrammarSource {
   // Any bytes in which none of the patterns occurs. Patterns are not empty.
   Expression text_without(std::span<const std::string> patterns);
 
-  // The body is set later, so that rules may refer to each other. Rule 0 is the root.
+  // Characters of the set, any number of them, that do not spell one of these.
+  Expression other_than(std::span<const std::string> texts, const CodePoints& set);
+  // Items in this order, those that are not required at will, then any number of `others`;
+  // a separator between any two.
+  struct Item {
+    Expression item = 0;
+    bool is_required = false;
+  };
+  Expression ordered(std::span<const Item> items, Expression others, Expression separator);
+
+  // The body is set later, so that rules may refer to each other. The first rule is the root, until
+  // another is made it.
   RuleId add_rule(std::string name);
+  RuleId root() const { return root_; }
+  void set_root(RuleId rule) { root_ = rule; }
   void set_body(RuleId rule, Expression body) { rules_[static_cast<size_t>(rule)].body = body; }
   Expression call(RuleId rule);
 
@@ -91,6 +104,7 @@ class GrammarSource {
 
   std::vector<Node> nodes_;
   std::vector<Rule> rules_;
+  RuleId root_ = 0;
   size_t weight_ = 0;
   bool overflowed_ = false;
   int32_t max_nesting_ = 256;

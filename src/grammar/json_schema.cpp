@@ -411,6 +411,7 @@ Result<JsonSchemaWriter::Properties> JsonSchemaWriter::properties_of(const Conju
   for (const json::value* one : others)
     CACHALOT_RETURN_IF_ERROR(other.schema.add(*one, other.where));
   if (!other.schema.is_never()) out.others = std::move(other);
+  out.others_are_asked_for = !others.empty();
   return out;
 }
 

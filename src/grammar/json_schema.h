@@ -56,8 +56,9 @@ class JsonSchemaWriter {
     std::string where;
   };
   struct Properties {
-    std::vector<Property> declared;  // those that no value satisfies are left out
-    std::optional<Property> others;  // what else there may be
+    std::vector<Property> declared;     // those that no value satisfies are left out
+    std::optional<Property> others;     // what else there may be
+    bool others_are_asked_for = false;  // by additionalProperties
     bool is_never = false;
   };
   // The properties of the objects that the schema accepts. Unsupported where it has alternatives.

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
 
 #include "base/python_json.h"
 #include "grammar/utf8_reader.h"
@@ -231,79 +230,18 @@ Expression JsonText::value(const json::value& value) {
 }
 
 Expression JsonText::text_other_than(std::span<const std::string> names) {
-  // A trie of the names, by characters; state 1 is off it, state 2 is the end.
-  struct State {
-    std::map<uint32_t, int32_t> next;
-    bool is_name = false;
-  };
-  std::vector<State> states(3);
-  for (const std::string& name : names) {
-    int32_t at = 0;
-    for (Utf8Reader in(name); !in.at_end();) {
-      const uint32_t c = in.next().value_or(0);
-      const auto [it, is_new] =
-          states[static_cast<size_t>(at)].next.try_emplace(c, static_cast<int32_t>(states.size()));
-      at = it->second;
-      if (is_new) states.emplace_back();
-    }
-    states[static_cast<size_t>(at)].is_name = true;
-  }
   const CodePoints plain = without(complement({{0, 0x1F}, {'"', '"'}, {'\\', '\\'}}), escaped_);
-  std::vector<GrammarSource::GraphEdge> edges;
-  for (size_t i = 0; i < states.size(); ++i) {
-    if (i == 2) continue;
-    const auto from = static_cast<int32_t>(i);
-    CodePoints named;
-    for (const auto& [c, to] : states[i].next) {
-      if (intersection(plain, {{c, c}}).empty()) continue;  // it cannot be written here
-      named.push_back({c, c});
-      edges.push_back({from, source_.code_points({{c, c}}), to});
-    }
-    edges.push_back({from, source_.code_points(without(plain, merged(named))), 1});
-    if (!states[i].is_name) edges.push_back({from, source_.empty(), 2});
-  }
-  return quoted(source_.graph(static_cast<int32_t>(states.size()), 2, std::move(edges)));
+  return quoted(source_.other_than(names, plain));
 }
 
 Expression JsonText::object(std::span<const Member> members, const std::optional<Member>& others) {
-  // At member i there are two states: nothing stands before it (or a comma does, and so one more
-  // must come), or something does.
-  const auto n = static_cast<int32_t>(members.size());
-  const auto before = [](int32_t i) { return 2 * i; };
-  const auto after = [](int32_t i) { return 2 * i + 1; };
-  const int32_t start = 2 * n + 2, end = 2 * n + 3;
-  std::vector<GrammarSource::GraphEdge> edges;
-  const Expression comma = source_.sequence({source_.literal(","), space()});
-  const auto written = [&](const Member& member) {
+  const auto written = [this](const Member& member) {
     return source_.sequence({member.key, source_.literal(":"), space(), member.value});
   };
-  bool is_rest_optional = true;
-  for (int32_t i = n; i >= 0; --i) {
-    if (i == n) {
-      if (others) edges.push_back({before(n), written(*others), after(n)});
-    } else {
-      const Member& member = members[static_cast<size_t>(i)];
-      edges.push_back({before(i), written(member), after(i + 1)});
-      if (!member.is_required) edges.push_back({before(i), source_.empty(), before(i + 1)});
-      is_rest_optional &= !member.is_required;
-    }
-    edges.push_back({after(i), comma, before(i)});
-    if (is_rest_optional) edges.push_back({after(i), source_.empty(), end});
-  }
-  std::reverse(edges.begin(), edges.end());
-  edges.push_back({start, source_.empty(), before(0)});
-  if (is_rest_optional) edges.push_back({start, source_.empty(), end});
-  // The graph starts at its state 0: the two are exchanged.
-  for (auto& edge : edges) {
-    for (int32_t* state : {&edge.from, &edge.to}) {
-      if (*state == start) {
-        *state = 0;
-      } else if (*state == 0) {
-        *state = start;
-      }
-    }
-  }
-  const Expression inner = source_.graph(2 * n + 4, end, std::move(edges));
+  std::vector<GrammarSource::Item> items;
+  for (const Member& member : members) items.push_back({written(member), member.is_required});
+  const Expression inner = source_.ordered(items, others ? written(*others) : source_.never(),
+                                           source_.sequence({source_.literal(","), space()}));
   return source_.sequence({source_.literal("{"), space(), inner, space(), source_.literal("}")});
 }
 

@@ -23,8 +23,8 @@ Pushdown::Pushdown(std::shared_ptr<const Automaton> automaton) : automaton_(std:
   sets_.resize(2);  // kDead, kEnded
   const Continuation cut = {kCutMark, 0, -1};
   cut_ = intern_node(std::span(&cut, 1));
-  step_.may_end = automaton_->rule(0).may_be_empty;
-  push_call(0, {kEndMark, 0, -1});
+  step_.may_end = automaton_->rule(automaton_->root()).may_be_empty;
+  push_call(automaton_->root(), {kEndMark, 0, -1});
   start_ = close();
 }
 

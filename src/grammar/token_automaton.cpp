@@ -75,6 +75,7 @@ Status TokenAutomaton::fill_row(SetId set, std::span<uint32_t> row) {
 }
 
 Status TokenAutomaton::make_row(SetId set, std::span<uint32_t> row) {
+  ++num_rows_made_;
   work_limit_ = pushdown_.work() + kMaxRowWork;
   CACHALOT_ASSIGN_OR_RETURN(const bool is_whole, make_row_of_parts(set, row));
   if (!is_whole) {

@@ -44,6 +44,8 @@ class TokenAutomaton {
   // `row` has vocabulary().row_words() words.
   Status fill_row(SetId set, std::span<uint32_t> row);
 
+  // Rows that were not there to copy.
+  size_t num_rows_made() const { return num_rows_made_; }
   size_t memory_bytes() const { return pushdown_.memory_bytes() + rows_.size() * sizeof(uint32_t); }
 
  private:
@@ -76,6 +78,7 @@ class TokenAutomaton {
   std::unordered_map<SetId, PartWalk> part_walks_;
   std::vector<uint32_t> part_rows_;
   uint64_t work_limit_ = 0;
+  size_t num_rows_made_ = 0;
 };
 
 }  // namespace cachalot::grammar
