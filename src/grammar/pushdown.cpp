@@ -186,10 +186,20 @@ SetId Pushdown::close() {
 }
 
 SetId Pushdown::make_step(SetId set, uint8_t byte) {
+  // Bytes that are in the same edges lead to the same set.
+  uint8_t first = 0, last = 255;
   for (const Configuration& c : configurations(set)) {
     for (const ByteEdge& edge : automaton_->byte_edges(automaton_->state(c.state))) {
-      if (edge.first > byte) break;
-      if (byte <= edge.last) reach(edge.target, c.node);
+      if (edge.last < byte) {
+        first = std::max<uint8_t>(first, edge.last + 1);
+      } else if (edge.first > byte) {
+        last = std::min<uint8_t>(last, edge.first - 1);
+        break;  // they are sorted by their first bytes
+      } else {
+        first = std::max(first, edge.first);
+        last = std::min(last, edge.last);
+        reach(edge.target, c.node);
+      }
     }
   }
   const SetId next = close();
@@ -200,7 +210,8 @@ SetId Pushdown::make_step(SetId set, uint8_t byte) {
     rows_.emplace_back().fill(-1);
     bytes_ += sizeof(rows_[0]);
   }
-  rows_[static_cast<size_t>(from.row)][byte] = next;
+  auto& row = rows_[static_cast<size_t>(from.row)];
+  std::fill(row.begin() + first, row.begin() + last + 1, next);
   return next;
 }
 

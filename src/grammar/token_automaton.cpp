@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "grammar/character_steps.h"
 
 namespace cachalot::grammar {
 namespace {
@@ -81,8 +82,7 @@ Status TokenAutomaton::make_row(SetId set, std::span<uint32_t> row) {
   if (!is_whole) {
     std::fill(row.begin(), row.end(), 0);
     Walk whole = {.row = row};
-    CACHALOT_RETURN_IF_ERROR(
-        walk(0, static_cast<uint32_t>(vocabulary_->trie().size() - 1), set, whole));
+    CACHALOT_RETURN_IF_ERROR(walk_all(set, whole));
   }
   for (const int32_t token : pushdown_.controls(set)) set_bit(row, token);
   if (pushdown_.may_end(set)) {
@@ -98,6 +98,12 @@ Status TokenAutomaton::make_row(SetId set, std::span<uint32_t> row) {
   return {};
 }
 
+void TokenAutomaton::note(SetId set, Walk& walk) const {
+  walk.noted = set;
+  walk.nesting = std::max(walk.nesting, pushdown_.nesting(set));
+  walk.num_configurations = std::max(walk.num_configurations, pushdown_.num_configurations(set));
+}
+
 Status TokenAutomaton::walk(uint32_t begin, uint32_t end, SetId set, Walk& walk) {
   const auto nodes = vocabulary_->trie();
   const auto tokens = vocabulary_->trie_tokens();
@@ -105,6 +111,10 @@ Status TokenAutomaton::walk(uint32_t begin, uint32_t end, SetId set, Walk& walk)
   path_[nodes[begin].depth] = set;
   for (uint32_t i = begin; i < end;) {
     const Vocabulary::Node& node = nodes[i];
+    if (walk.done_characters >= 0 && walk.class_characters[i] <= walk.done_characters) {
+      i = node.skip;
+      continue;
+    }
     const SetId next = pushdown_.step(path_[node.depth], node.byte);
     if (next == Pushdown::kDead) {
       i = node.skip;
@@ -124,6 +134,48 @@ Status TokenAutomaton::walk(uint32_t begin, uint32_t end, SetId set, Walk& walk)
   return {};
 }
 
+Status TokenAutomaton::walk_all(SetId set, Walk& walk) {
+  for (const CharacterClass c : kCharacterClasses) {
+    const int count = count_taken(set, c, walk);
+    if (count <= walk.done_characters || count == 0) continue;
+    walk.done_characters = count;
+    walk.class_characters = vocabulary_->class_characters(c);
+    const auto known = vocabulary_->class_row(c, count);
+    for (size_t word = 0; word < known.size(); ++word) walk.row[word] |= known[word];
+    if (count == kMaxClassCharacters) break;
+  }
+  return this->walk(0, static_cast<uint32_t>(vocabulary_->trie().size() - 1), set, walk);
+}
+
+const std::vector<SetId>& TokenAutomaton::after_any(SetId set, CharacterClass c) {
+  constexpr size_t kMaxKnown = size_t{1} << 16;
+  if (after_any_.size() > kMaxKnown) after_any_.clear();
+  const auto [it, is_new] =
+      after_any_.try_emplace(static_cast<uint64_t>(set) << 2 | static_cast<uint64_t>(c));
+  if (is_new && !CharacterSteps(pushdown_, c).take_any(set, it->second)) it->second.clear();
+  return it->second;
+}
+
+int TokenAutomaton::count_taken(SetId set, CharacterClass c, Walk& walk) {
+  constexpr size_t kMaxSets = 12;  // after one count of characters
+  std::vector<SetId> layer = {set}, next;
+  for (int count = 0; count < kMaxClassCharacters; ++count) {
+    next.clear();
+    for (const SetId from : layer) {
+      const std::vector<SetId>& after = after_any(from, c);
+      next.insert(next.end(), after.begin(), after.end());
+      if (after.empty()) return count;
+    }
+    std::sort(next.begin(), next.end());
+    next.erase(std::unique(next.begin(), next.end()), next.end());
+    if (next.size() > kMaxSets) return count;
+    for (const SetId reached : next) note(reached, walk);
+    if (next == layer) return kMaxClassCharacters;
+    std::swap(layer, next);
+  }
+  return kMaxClassCharacters;
+}
+
 Result<const TokenAutomaton::PartWalk*> TokenAutomaton::part_walk(SetId cut) {
   if (const auto it = part_walks_.find(cut); it != part_walks_.end()) return &it->second;
   const size_t words = vocabulary_->row_words();
@@ -135,7 +187,7 @@ Result<const TokenAutomaton::PartWalk*> TokenAutomaton::part_walk(SetId cut) {
   made.row = part_rows_.size();
   part_rows_.resize(made.row + words);
   Walk inside = {.row = std::span(part_rows_).subspan(made.row), .leaves = &made.leaves};
-  const Status walked = walk(0, static_cast<uint32_t>(vocabulary_->trie().size() - 1), cut, inside);
+  const Status walked = walk_all(cut, inside);
   if (!walked.ok()) {
     part_rows_.resize(made.row);
     return walked;

@@ -62,9 +62,21 @@ class TokenAutomaton {
     std::vector<uint32_t>* leaves = nullptr;
     int32_t nesting = 0;
     size_t num_configurations = 0;
+    SetId noted = Pushdown::kDead;
+    // Nodes with at most this many characters below them are done.
+    std::span<const uint8_t> class_characters = {};
+    int done_characters = -1;
   };
 
+  void note(SetId set, Walk& walk) const;
   Status walk(uint32_t begin, uint32_t end, SetId set, Walk& walk);
+  // The same from the trie's root, without the tokens that a character class already answers for.
+  Status walk_all(SetId set, Walk& walk);
+  // How many characters of the class, at most kMaxClassCharacters, the set takes whatever they are,
+  // without leaving its cut.
+  int count_taken(SetId set, CharacterClass c, Walk& walk);
+  // Where one character of the class leads; empty if the set does not take every one of them.
+  const std::vector<SetId>& after_any(SetId set, CharacterClass c);
   Result<const PartWalk*> part_walk(SetId cut);
   Status make_row(SetId set, std::span<uint32_t> row);
   // False where the limits on nesting and size may tell the parts from the whole.
@@ -77,6 +89,7 @@ class TokenAutomaton {
   std::vector<uint32_t> rows_;
   std::unordered_map<SetId, PartWalk> part_walks_;
   std::vector<uint32_t> part_rows_;
+  std::unordered_map<uint64_t, std::vector<SetId>> after_any_;  // by set and class
   uint64_t work_limit_ = 0;
   size_t num_rows_made_ = 0;
 };
