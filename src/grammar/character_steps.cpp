@@ -13,7 +13,8 @@ bool CharacterSteps::add(SetId set, std::vector<SetId>& reached) {
 bool CharacterSteps::take_any(SetId set, std::vector<SetId>& reached) {
   done_.clear();
   for (uint32_t c = 0; c < 0x80; ++c) {
-    if (is_in(class_, c) && !add(pushdown_.step(set, static_cast<uint8_t>(c)), reached)) return false;
+    if (is_in(class_, c) && !add(pushdown_.step(set, static_cast<uint8_t>(c)), reached))
+      return false;
   }
   if (class_ == CharacterClass::word) return true;  // it is ASCII
   for (uint32_t lead = 0xC2; lead <= 0xF4; ++lead) {
@@ -27,8 +28,8 @@ bool CharacterSteps::take_any(SetId set, std::vector<SetId>& reached) {
   return true;
 }
 
-bool CharacterSteps::take_rest(SetId set, uint32_t code_point, uint8_t first, uint8_t last, int more,
-                               std::vector<SetId>& reached) {
+bool CharacterSteps::take_rest(SetId set, uint32_t code_point, uint8_t first, uint8_t last,
+                               int more, std::vector<SetId>& reached) {
   if (set == Pushdown::kDead || pushdown_.left_cut(set)) return false;
   // The one character beyond ASCII that no class has is looked for byte by byte.
   constexpr uint32_t kMissing = 0xFF5C;

@@ -44,6 +44,8 @@ class TokenAutomaton {
   // `row` has vocabulary().row_words() words.
   Status fill_row(SetId set, std::span<uint32_t> row);
 
+  // For texts, byte by byte.
+  Pushdown& pushdown() { return pushdown_; }
   // Rows that were not there to copy.
   size_t num_rows_made() const { return num_rows_made_; }
   size_t memory_bytes() const { return pushdown_.memory_bytes() + rows_.size() * sizeof(uint32_t); }

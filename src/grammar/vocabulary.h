@@ -64,7 +64,8 @@ class Vocabulary {
   }
   // The tokens of 1 to `count` characters of the class, as a row. count <= kMaxClassCharacters.
   std::span<const uint32_t> class_row(CharacterClass c, int count) const {
-    const size_t i = static_cast<size_t>(c) * (kMaxClassCharacters + 1) + static_cast<size_t>(count);
+    const size_t i =
+        static_cast<size_t>(c) * (kMaxClassCharacters + 1) + static_cast<size_t>(count);
     return std::span(class_rows_).subspan(i * row_words(), row_words());
   }
 
