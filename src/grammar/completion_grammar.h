@@ -2,8 +2,8 @@
 // grammar or to well-formed tool calls.
 // Source   reference/chat 2.8, 3.1: what text/completion_parser.h reads without a deviation. Tags
 //          and their spellings are those of text/dsml_tags.h.
-// Tokens   Control tokens (the end of reasoning, the DSML mark) stand where the vocabulary has them;
-//          a vocabulary without them has their spelling as text.
+// Tokens   Control tokens (the end of reasoning, the DSML mark) stand where the vocabulary has
+//          them; a vocabulary without them has their spelling as text.
 // Narrower Text outside the calls never spells a tool tag or a reasoning mark; a fence left open
 //          rules calls out. Arguments come in the schema's order. A string argument with a pattern
 //          or a length has no U+FF5C.

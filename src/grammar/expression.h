@@ -44,7 +44,8 @@ class GrammarSource {
   };
   struct Node {
     Kind kind = Kind::empty;
-    // bytes: first, last; control: the token id; repeat: min, max; rule: its id; graph: states, final
+    // bytes: first, last; control: the token id; repeat: min, max; rule: its id; graph: states,
+    // final
     int32_t a = 0, b = 0;
     std::vector<Expression> children;
     std::vector<GraphEdge> edges;

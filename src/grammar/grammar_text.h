@@ -1,10 +1,11 @@
 // Grammars written as text: the notation of GBNF.
-// Notation name ::= alternatives; "text" with the escapes \n \r \t \\ \" \[ \] \xHH \uHHHH \UHHHHHHHH;
-//          [classes] with ranges, ^ and the same escapes; . for any character; ( ) groups; | between
-//          alternatives; * + ? {m} {m,} {m,n} after what they repeat; # comments to the end of the
-//          line. A rule ends where the next begins. The rule `root` is the grammar.
-// Errors   invalid_argument with the line, what was expected and what was found; a rule that is used
-//          and not defined, or defined twice, by name.
+// Notation name ::= alternatives; "text" with the escapes \n \r \t \\ \" \[ \] \- \^ \/ \xHH
+//          \uHHHH \UHHHHHHHH; [classes] with ranges, ^ and the same escapes; . for any character;
+//          ( ) groups; | between alternatives; * + ? {m} {m,} {m,n} after what they repeat; #
+//          comments to the end of the line. A rule ends where the next begins. The rule `root` is
+//          the grammar.
+// Errors   invalid_argument with the line, what was expected and what was found; a rule that is
+//          used and not defined, or defined twice, by name.
 #pragma once
 
 #include <string_view>

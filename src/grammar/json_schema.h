@@ -3,7 +3,7 @@
 //          minItems, maxItems, minLength, maxLength, pattern, format (date, time, date-time, uuid),
 //          minimum, maximum, exclusiveMinimum, exclusiveMaximum (on integers), anyOf, oneOf (of
 //          schemas that exclude each other by type, by values, or by a required property's values),
-//          allOf, $ref within the document, recursion included; notes such as title are passed over.
+//          allOf, $ref within the document, recursion included; notes (title, ...) are passed over.
 // Narrower Documents that the schema accepts and the grammar does not: properties in another order
 //          than the schema's; properties that are not declared, unless additionalProperties says so
 //          or none are declared; values of other types than the keywords speak of; the limits and

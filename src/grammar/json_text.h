@@ -1,8 +1,9 @@
 // JSON texts as grammar expressions: what JSON itself allows, before any schema.
-// Style    No white space but what is useful to read: after a bracket, a comma or a colon and before
-//          a closing bracket, nothing, one space, or a line break and at most kMaxIndent spaces or
-//          tabs. Numbers have at most 16 digits before the point, 16 after it and 2 in the exponent:
-//          any more would not survive a reader. Escapes never make half a surrogate pair.
+// Style    No white space but what is useful to read: after a bracket, a comma or a colon and
+//          before a closing bracket, nothing, one space, or a line break and at most kMaxIndent
+//          spaces or tabs. Numbers have at most 16 digits before the point, 16 after it and 2 in
+//          the exponent: any more would not survive a reader. Escapes never make half a surrogate
+//          pair.
 // Threads  One at a time.
 #pragma once
 

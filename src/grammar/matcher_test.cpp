@@ -8,8 +8,9 @@
 
 #include "base/rng.h"
 #include "base/test_data.h"
-#include "grammar/grammar_test_data.h"
+#include "grammar/completion_grammar.h"
 #include "grammar/grammar_text.h"
+#include "grammar/json_schema.h"
 #include "text/chat_literals.h"
 
 namespace cachalot::grammar {
@@ -71,33 +72,75 @@ int32_t pick(const std::vector<int32_t>& tokens, RngStream& rng) {
   return best;
 }
 
+struct Case {
+  std::string name;
+  GrammarSource source;
+  std::string begin = {};  // walks start after it
+};
+
+std::vector<Case> cases() {
+  std::vector<Case> out;
+  for (const std::string_view text : kGrammars)
+    out.push_back({std::string(text), *parse_grammar_text(text)});
+  // Just below the limit on nesting, where what is begun must still be ended.
+  out.push_back({"deep", *parse_grammar_text(kGrammars[2]), std::string(252, '[')});
+  const auto schema = parse_json(
+      R"({"type": "object", "properties": {"name": {"type": "string", "maxLength": 300}, "n": {"type": "integer", "minimum": -5},
+          "short": {"type": "string", "minLength": 3, "maxLength": 9}, "list": {"type": "array", "items": {"$ref": "#"}, "maxItems": 40},
+          "code": {"type": "string", "pattern": "^[A-Z]+-[a-f0-9]{2,40}$"}}, "required": ["name"], "additionalProperties": true})",
+      "schema");
+  out.push_back({"schema", *json_schema_grammar(*schema)});
+  for (const char* begin : {"{\"name\": \"", "{\"name\": \"x\", \"short\": \"",
+                            "{\"name\": \"x\", \"n\": -", "{\"name\": \"x\", \"list\": [",
+                            "{\"name\": \"x\", \"code\": \"", "{\"name\": \"x\", \"q"}) {
+    out.push_back({begin, *json_schema_grammar(*schema), begin});
+  }
+  static const std::vector<CallableTool> kTools = {{{"f", schema->as_object()}, true}};
+  for (const bool reasons : {false, true}) {
+    ToolGrammarOptions options;
+    options.starts_in_reasoning = reasons;
+    options.tools = kTools;
+    out.push_back({"tools", *tool_grammar(options, *nano())});
+  }
+  return out;
+}
+
 TEST(Matcher, MasksAreWhatTryingEveryTokenGives) {
-  for (const std::string_view text : kGrammars) {
-    const auto automaton = automaton_of(text);
+  for (const Case& one : cases()) {
+    const auto automaton = *TokenAutomaton::create(one.source, nano());
     // The definition, on sets of its own.
-    Pushdown plain(
-        std::make_shared<const Automaton>(*Automaton::compile(*parse_grammar_text(text))));
+    Pushdown plain(std::make_shared<const Automaton>(*Automaton::compile(one.source)));
+    const auto step = [&](SetId set, int32_t token) {
+      if (nano()->is_end(token)) return plain.may_end(set) ? Pushdown::kEnded : Pushdown::kDead;
+      if (nano()->is_control(token)) return plain.step_control(set, token);
+      const std::string_view bytes = nano()->text_bytes(token);
+      for (const char c : bytes) set = plain.step(set, static_cast<uint8_t>(c));
+      return bytes.empty() ? Pushdown::kDead : set;
+    };
     for (uint64_t walk = 0; walk < 4; ++walk) {
       RngStream rng(7, RngPurpose::data, walk);
       Matcher matcher(automaton);
       SetId set = plain.start();
-      for (int step = 0; step < 40 && !matcher.is_ended(); ++step) {
+      const auto take = [&](int32_t token) {
+        EXPECT_TRUE(matcher.accept(token).ok()) << one.name;
+        set = step(set, token);
+      };
+      for (const char c : one.begin) {
+        int32_t token = 0;
+        while (nano()->text_bytes(token) != std::string_view(&c, 1)) ++token;
+        take(token);
+      }
+      for (int i = 0; i < 40 && !matcher.is_ended(); ++i) {
         const std::vector<uint32_t> row = row_of(matcher);
         for (int32_t token = 0; token < nano()->size(); ++token) {
-          SetId next = set;
-          const std::string_view bytes = nano()->text_bytes(token);
-          for (const char c : bytes) next = plain.step(next, static_cast<uint8_t>(c));
-          const bool is_allowed = nano()->is_end(token) ? plain.may_end(set)
-                                                        : !bytes.empty() && next != Pushdown::kDead;
-          ASSERT_EQ(has(row, token), is_allowed) << text << ", step " << step << ": " << bytes;
-          if (step % 8 == 0) {
+          const bool is_allowed = step(set, token) != Pushdown::kDead;
+          ASSERT_EQ(has(row, token), is_allowed)
+              << one.name << ", step " << i << ": " << nano()->text_bytes(token);
+          if (i % 8 == 0) {
             ASSERT_EQ(matcher.allows(token), is_allowed);
           }
         }
-        const int32_t token = pick(allowed(row), rng);
-        ASSERT_TRUE(matcher.accept(token).ok());
-        for (const char c : nano()->text_bytes(token))
-          set = plain.step(set, static_cast<uint8_t>(c));
+        take(pick(allowed(row), rng));
       }
     }
   }

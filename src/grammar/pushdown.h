@@ -1,9 +1,9 @@
 // The pushdown automaton at work: sets of configurations, made as they are needed and kept, so that
 // each (set, byte) is worked out once.
 // Model    A configuration is a state and a stack node; a node is a set of continuations (where to
-//          go on after the rule, how often a counted call has been done, the node below). Equal sets
-//          are one set with one id, wherever in the text they come up: a set says all that matters
-//          about the text before it.
+//          go on after the rule, how often a counted call has been done, the node below). Equal
+//          sets are one set with one id, wherever in the text they come up: a set says all that
+//          matters about the text before it.
 // Cost     A step is at most kMaxConfigurations; ambiguity merges stacks instead of multiplying
 //          them. Where a step would need more, or more nesting than the grammar allows, the byte is
 //          refused. Sets that are kept take at most kMaxStoreBytes; then is_full() holds and every

@@ -52,7 +52,7 @@ class Conjunction {
   Kinds declared_kinds() const;
   // A keyword that asks something of values of these kinds; empty if there is none.
   std::string_view keyword_about(Kinds kinds) const;
-  // The first facet whose anyOf or oneOf has not been chosen from; facets().size() if there is none.
+  // The first facet whose anyOf or oneOf has not been chosen from; facets().size() if none is.
   size_t find_alternatives() const;
   // The values that every "enum" and "const" allows; nothing if there is neither.
   std::optional<std::vector<json::value>> values() const;

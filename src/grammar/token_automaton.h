@@ -1,7 +1,7 @@
 // A grammar over a vocabulary: which tokens may come next, as rows of bits, and what each leads to.
 // Exact    A bit is set exactly if the token's bytes, read one by one from the set, lead somewhere
-//          (or the grammar names the control token there). End tokens are set exactly where the text
-//          may end.
+//          (or the grammar names the control token there). End tokens are set exactly where the
+//          text may end.
 // Cost     A row that was made before is copied. Otherwise the parts of a set that do not depend on
 //          what surrounds them are walked once for the grammar, and a row walks the tokens that
 //          leave such a part. kMaxRowWork bounds a row, whatever the grammar.

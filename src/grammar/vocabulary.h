@@ -52,8 +52,8 @@ class Vocabulary {
     uint8_t byte = 0;
     uint16_t depth = 0;  // of the first byte: 0
     uint32_t skip = 0;   // the first node that is not below this one
-    uint32_t tokens =
-        0;  // where its tokens begin in trie_tokens(); they end where the next's begin
+    // Where its tokens begin in trie_tokens(); they end where the next node's begin.
+    uint32_t tokens = 0;
   };
   std::span<const Node> trie() const { return nodes_; }  // with one more at the end
   std::span<const int32_t> trie_tokens() const { return trie_tokens_; }
