@@ -5,7 +5,7 @@
 namespace cachalot::grammar {
 
 bool CharacterSteps::add(SetId set, std::vector<SetId>& reached) {
-  if (set == Pushdown::kDead || pushdown_.left_cut(set)) return false;
+  if (set == Pushdown::kDead) return false;
   if (std::find(reached.begin(), reached.end(), set) == reached.end()) reached.push_back(set);
   return true;
 }
@@ -30,7 +30,7 @@ bool CharacterSteps::take_any(SetId set, std::vector<SetId>& reached) {
 
 bool CharacterSteps::take_rest(SetId set, uint32_t code_point, uint8_t first, uint8_t last,
                                int more, std::vector<SetId>& reached) {
-  if (set == Pushdown::kDead || pushdown_.left_cut(set)) return false;
+  if (set == Pushdown::kDead) return false;
   // The one character beyond ASCII that no class has is looked for byte by byte.
   constexpr uint32_t kMissing = 0xFF5C;
   const bool may_miss = code_point == kMissing >> (6 * (more + 1));

@@ -12,8 +12,7 @@ class CharacterSteps {
  public:
   CharacterSteps(Pushdown& pushdown, CharacterClass c) : pushdown_(pushdown), class_(c) {}
 
-  // Adds the sets that the characters lead to, each once. False where one of them leads nowhere or
-  // out of the cut.
+  // Adds the sets that the characters lead to, each once. False where one of them leads nowhere.
   bool take_any(SetId set, std::vector<SetId>& reached);
 
  private:

@@ -9,6 +9,7 @@
 #include "base/rng.h"
 #include "base/test_data.h"
 #include "grammar/completion_grammar.h"
+#include "grammar/grammar_test_data.h"
 #include "grammar/grammar_text.h"
 #include "grammar/json_schema.h"
 #include "text/chat_literals.h"
@@ -83,7 +84,12 @@ std::vector<Case> cases() {
   for (const std::string_view text : kGrammars)
     out.push_back({std::string(text), *parse_grammar_text(text)});
   // Just below the limit on nesting, where what is begun must still be ended.
-  out.push_back({"deep", *parse_grammar_text(kGrammars[2]), std::string(252, '[')});
+  const GrammarSource nested = *parse_grammar_text("root ::= \" \" root \"\\n\" | \"x\"");
+  auto text = *TextMatcher::create(nested);
+  std::string open;
+  while (text.begins(open + " ")) open += " ";
+  for (const size_t left : {0, 1, 2, 5})
+    out.push_back({"deep", nested, open.substr(0, open.size() - left)});
   const auto schema = parse_json(
       R"({"type": "object", "properties": {"name": {"type": "string", "maxLength": 300}, "n": {"type": "integer", "minimum": -5},
           "short": {"type": "string", "minLength": 3, "maxLength": 9}, "list": {"type": "array", "items": {"$ref": "#"}, "maxItems": 40},

@@ -74,8 +74,7 @@ class TokenAutomaton {
   Status walk(uint32_t begin, uint32_t end, SetId set, Walk& walk);
   // The same from the trie's root, without the tokens that a character class already answers for.
   Status walk_all(SetId set, Walk& walk);
-  // How many characters of the class, at most kMaxClassCharacters, the set takes whatever they are,
-  // without leaving its cut.
+  // How many characters of the class, at most kMaxClassCharacters, the set takes whatever they are.
   int count_taken(SetId set, CharacterClass c, Walk& walk);
   // Where one character of the class leads; empty if the set does not take every one of them.
   const std::vector<SetId>& after_any(SetId set, CharacterClass c);
