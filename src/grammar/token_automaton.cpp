@@ -116,17 +116,16 @@ Status TokenAutomaton::walk(uint32_t begin, uint32_t end, SetId set, Walk& walk)
       continue;
     }
     const SetId next = pushdown_.step(path_[node.depth], node.byte);
+    if (pushdown_.work() > work_limit_) {
+      return resource_exhausted(fmt::format(
+          "grammar: expected a mask to cost at most {} configurations, found more", kMaxRowWork));
+    }
     if (next == Pushdown::kDead) {
       i = node.skip;
-      if (pushdown_.work() > work_limit_) {
-        return resource_exhausted(fmt::format(
-            "grammar: expected a mask to cost at most {} configurations, found more", kMaxRowWork));
-      }
       continue;
     }
     path_[node.depth + 1] = next;
-    walk.nesting = std::max(walk.nesting, pushdown_.nesting(next));
-    walk.num_configurations = std::max(walk.num_configurations, pushdown_.num_configurations(next));
+    if (next != walk.noted) note(next, walk);
     for (uint32_t t = node.tokens; t < nodes[i + 1].tokens; ++t) set_bit(walk.row, tokens[t]);
     if (walk.leaves && pushdown_.left_cut(next)) walk.leaves->push_back(i);
     ++i;
@@ -164,7 +163,7 @@ int TokenAutomaton::count_taken(SetId set, CharacterClass c, Walk& walk) {
     for (const SetId from : layer) {
       const std::vector<SetId>& after = after_any(from, c);
       next.insert(next.end(), after.begin(), after.end());
-      if (after.empty()) return count;
+      if (after.empty() || pushdown_.work() > work_limit_) return count;
     }
     std::sort(next.begin(), next.end());
     next.erase(std::unique(next.begin(), next.end()), next.end());
