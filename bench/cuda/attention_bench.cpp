@@ -1,4 +1,5 @@
-// Sparse decode attention: 128 window rows and top-k entries, spread over the context.
+// Sparse attention over fp8 rows: 128 window rows and top-k entries, spread over the context. Decode:
+// each row of its own sequence, by both forms. Prefill: the rows of one sequence.
 #include <algorithm>
 #include <cmath>
 #include <random>
@@ -34,37 +35,52 @@ void bench_attention(Harness& h) {
   struct Case {
     const char* model;
     int64_t heads, topk, rows;
+    int64_t entries;  // of a sequence
+    bool prefill;
   };
   std::mt19937 rng(16);
   ops::prepare_sparse_decode();
   for (const Case& c :
-       {Case{"Flash", 64, 512, 1}, Case{"Flash", 64, 512, 8}, Case{"Flash", 64, 512, 64},
-        Case{"Flash", 64, 512, 128}, Case{"Pro", 128, 1024, 1}, Case{"Pro", 128, 1024, 8}}) {
-    const int64_t entries = 8192;  // of each sequence's table
+       {Case{"Flash", 64, 512, 1, 8192, false}, Case{"Flash", 64, 512, 8, 8192, false},
+        Case{"Flash", 64, 512, 16, 8192, false}, Case{"Flash", 64, 512, 32, 8192, false},
+        Case{"Flash", 64, 512, 64, 8192, false}, Case{"Flash", 64, 512, 128, 8192, false},
+        Case{"Pro", 128, 1024, 1, 8192, false}, Case{"Pro", 128, 1024, 8, 8192, false},
+        Case{"Pro", 128, 1024, 64, 8192, false}, Case{"Flash", 64, 512, 4096, 1024, true},
+        Case{"Flash", 64, 512, 4096, 32768, true}, Case{"Pro", 128, 1024, 4096, 32768, true}}) {
+    const int64_t entries = c.entries, sequences = c.prefill ? 1 : c.rows;
+    const int64_t capacity = c.prefill ? c.rows + kWindow : kWindow;
     const int64_t stride = entries / kRowsPerBlock;
     const std::vector<std::byte> block = random_rows(rng, kRowsPerBlock);
-    const std::vector<std::byte> ring_bytes = random_rows(rng, kWindow);
+    const std::vector<std::byte> ring_bytes = random_rows(rng, capacity);
     const int sets = c.rows <= 8 ? 8 : 2;
-    const cuda::DeviceBuffer pool = h.repeat(block, c.rows * stride * sets);
-    const cuda::DeviceBuffer rings = h.repeat(ring_bytes, c.rows * sets);
-    std::vector<int32_t> blocks(static_cast<size_t>(c.rows * stride)), ring(c.rows);
+    const cuda::DeviceBuffer pool = h.repeat(block, sequences * stride * sets);
+    const cuda::DeviceBuffer rings = h.repeat(ring_bytes, sequences * sets);
+    std::vector<int32_t> blocks(static_cast<size_t>(sequences * stride)), ring(c.rows),
+        positions(c.rows, static_cast<int32_t>(4 * entries - 1));
     for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = static_cast<int32_t>(i);
-    for (size_t i = 0; i < ring.size(); ++i) ring[i] = static_cast<int32_t>(i);
+    for (size_t i = 0; i < ring.size(); ++i) {
+      ring[i] = c.prefill ? 0 : static_cast<int32_t>(i);
+      if (c.prefill) positions[i] -= static_cast<int32_t>(c.rows - 1 - static_cast<int64_t>(i));
+    }
     std::shuffle(blocks.begin(), blocks.end(), rng);
     std::vector<int32_t> selected;
     for (int64_t row = 0; row < c.rows; ++row) {
       for (int64_t i = 0; i < c.topk; ++i)
         selected.push_back(static_cast<int32_t>((i * entries + rng() % entries) / c.topk));
     }
+    // One row's queries and those of 63 others, again and again.
     std::normal_distribution<float> normal(0, 0.3f);
-    std::vector<uint16_t> q(static_cast<size_t>(c.rows * c.heads * kDim));
+    const int64_t q_rows = std::min<int64_t>(c.rows, 64);
+    std::vector<uint16_t> q(static_cast<size_t>(q_rows * c.heads * kDim));
     for (uint16_t& value : q) value = numeric::bf16_from_float(normal(rng));
+    std::vector<std::byte> q_bytes(q.size() * 2);
+    std::memcpy(q_bytes.data(), q.data(), q_bytes.size());
     std::vector<float> rotation(static_cast<size_t>(c.rows * 64));
     for (size_t i = 0; i < rotation.size(); i += 2) rotation[i] = 1;
-    const cuda::DeviceBuffer q_buffer = h.put(q), blocks_buffer = h.put(blocks),
-                             ring_buffer = h.put(ring), selected_buffer = h.put(selected),
-                             rotation_buffer = h.put(rotation),
-                             position = h.put(std::vector<int32_t>(c.rows, 32767)),
+    const cuda::DeviceBuffer q_buffer = h.repeat(q_bytes, c.rows / q_rows),
+                             blocks_buffer = h.put(blocks), ring_buffer = h.put(ring),
+                             selected_buffer = h.put(selected), rotation_buffer = h.put(rotation),
+                             position = h.put(positions),
                              num =
                                  h.put(std::vector<int32_t>(c.rows, static_cast<int32_t>(c.topk))),
                              sink = h.put(std::vector<float>(c.heads, 0.5f)),
@@ -79,29 +95,26 @@ void bench_attention(Harness& h) {
     p.scale = 0.04419417382415922f;
     p.window = kWindow;
     p.ring = ring_buffer.as<int32_t>();
-    p.ring_bytes = kWindow * kRowBytes;
-    p.window_capacity = kWindow;
+    p.ring_bytes = capacity * kRowBytes;
+    p.window_capacity = capacity;
     p.blocks = blocks_buffer.as<int32_t>();
-    p.table_stride = stride;
+    p.table_stride = c.prefill ? 0 : stride;
     p.block_bytes = kRowsPerBlock * kRowBytes;
     p.rows_per_block = kRowsPerBlock;
     p.selected = selected_buffer.as<int32_t>();
     p.num_selected = num.as<int32_t>();
     p.topk = c.topk;
     p.out = out.as<uint16_t>();
-    const int64_t triples = c.rows * ops::sparse_decode_chunks(p) * c.heads;
-    const cuda::DeviceBuffer partial = h.room(triples * kDim * 4), stats = h.room(triples * 8);
-    p.partial = partial.as<float>();
-    p.stats = stats.as<float>();
+    const cuda::DeviceBuffer scratch = h.room(c.prefill ? 16 : ops::sparse_decode_scratch_bytes(p));
+    p.scratch = scratch.data();
+    auto form = ops::SparseForm::whole;
     const auto call = [&](int i) {
       ops::SparseDecodeParams own = p;
-      own.entries = pool.data() + i % sets * c.rows * stride * p.block_bytes;
-      own.window_base = rings.data() + i % sets * c.rows * p.ring_bytes;
-      ops::launch_sparse_decode(h.stream(), own);
+      own.entries = pool.data() + i % sets * sequences * stride * p.block_bytes;
+      own.window_base = rings.data() + i % sets * sequences * p.ring_bytes;
+      ops::launch_sparse_decode(h.device(), h.stream(), form, own);
     };
-    call(0);
-    // Check: the last row's first head.
-    const std::vector<uint16_t> found = h.get<uint16_t>(out);
+    // The last row's first head.
     const int64_t row = c.rows - 1;
     std::vector<std::vector<double>> keys;
     const auto add = [&](const std::vector<std::byte>& from, int64_t rows, int64_t slot) {
@@ -118,7 +131,8 @@ void bench_attention(Harness& h) {
         }
       }
     };
-    for (int64_t i = 0; i < kWindow; ++i) add(ring_bytes, kWindow, i);
+    for (int64_t i = 0; i < kWindow; ++i)
+      add(ring_bytes, capacity, (positions[row] - i) % capacity);
     for (int64_t i = 0; i < c.topk; ++i)
       add(block, kRowsPerBlock, selected[row * c.topk + i] % kRowsPerBlock);
     double z = std::exp(0.5);
@@ -126,23 +140,32 @@ void bench_attention(Harness& h) {
     for (const auto& key : keys) {
       double sum = 0;
       for (int64_t k = 0; k < kDim; ++k)
-        sum += numeric::float_from_bf16(q[row * c.heads * kDim + k]) * key[k];
+        sum += numeric::float_from_bf16(q[row % q_rows * c.heads * kDim + k]) * key[k];
       const double weight = std::exp(sum * 0.04419417382415922);
       z += weight;
       for (int64_t k = 0; k < kDim; ++k) value[k] += weight * key[k];
     }
-    double error = 0, norm = 0;
-    for (int64_t k = 0; k < kDim; ++k) {
-      const double expected = value[k] / z;
-      error += std::pow(numeric::float_from_bf16(found[row * c.heads * kDim + k]) - expected, 2);
-      norm += expected * expected;
+    for (const auto tried : {ops::SparseForm::split, ops::SparseForm::whole}) {
+      const bool split = tried == ops::SparseForm::split;
+      if (split && c.prefill) continue;
+      form = tried;
+      call(0);
+      const std::vector<uint16_t> found = h.get<uint16_t>(out);
+      double error = 0, norm = 0;
+      for (int64_t k = 0; k < kDim; ++k) {
+        const double expected = value[k] / z;
+        error += std::pow(numeric::float_from_bf16(found[row * c.heads * kDim + k]) - expected, 2);
+        norm += expected * expected;
+      }
+      const double us = h.time(c.rows <= 8 ? 24 : c.prefill ? 3 : 8, call);
+      h.report(c.prefill ? "sparse prefill"
+               : split   ? "sparse decode, split"
+                         : "sparse decode, whole",
+               std::string(c.model) + " b " + std::to_string(c.rows) + " k 128+" +
+                   std::to_string(c.topk),
+               us, static_cast<double>(c.rows * (kWindow + c.topk) * kRowBytes),
+               std::sqrt(error / norm), 8e-3);
     }
-    const double us = h.time(c.rows <= 8 ? 24 : 8, call);
-    h.report(
-        "sparse decode",
-        std::string(c.model) + " b " + std::to_string(c.rows) + " k 128+" + std::to_string(c.topk),
-        us, static_cast<double>(c.rows * (kWindow + c.topk) * kRowBytes), std::sqrt(error / norm),
-        8e-3);
   }
 }
 

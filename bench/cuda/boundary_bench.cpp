@@ -7,6 +7,7 @@
 #include "cuda/harness.h"
 #include "numeric/formats.h"
 #include "ops/hyper/hyper_boundary_cuda.h"
+#include "ops/indexer/index_prefill_cuda.h"
 #include "ops/indexer/index_select_cuda.h"
 
 namespace cachalot::bench {
@@ -175,6 +176,69 @@ void bench_index(Harness& h) {
         std::to_string(c.rows) + " x " + std::to_string(c.keys) + " k " + std::to_string(c.topk),
         us, static_cast<double>(set_bytes), error, 0.02);
   }
+}
+
+// The last tokens of one sequence of 4 * 32768: its picks are those of the kernel above.
+void bench_index_prefill(Harness& h) {
+  std::mt19937 rng(17);
+  constexpr int64_t kRowsPerBlock = 64, kBlockBytes = kRowsPerBlock * 68;
+  constexpr int64_t kRows = 4096, kKeys = 32768, kTopk = 512, kBlocks = kKeys / kRowsPerBlock;
+  std::vector<std::byte> pool(static_cast<size_t>(kBlocks * kBlockBytes));
+  for (size_t i = 0; i < pool.size(); i += 4) {
+    uint32_t bits = rng();
+    if (i % kBlockBytes >= kRowsPerBlock * 64) bits = 0x7A7A7A7Au + (bits & 0x03030303u);
+    std::memcpy(pool.data() + i, &bits, 4);
+  }
+  std::vector<int32_t> blocks(kBlocks), visible(kRows);
+  for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = static_cast<int32_t>(i);
+  for (int64_t i = 0; i < kRows; ++i)
+    visible[i] = static_cast<int32_t>((4 * kKeys - kRows + i + 1) / 4);
+  std::vector<uint16_t> q(static_cast<size_t>(kRows * 64 * 128));
+  for (uint16_t& value : q)
+    value = numeric::bf16_from_float(numeric::float_from_e2m1(static_cast<uint8_t>(rng() % 16)));
+  const std::vector<uint16_t> weight = random_bf16(rng, kRows * 64, 0.05f);
+  const cuda::DeviceBuffer pool_buffer = h.put(pool), blocks_buffer = h.put(blocks),
+                           q_buffer = h.put(q), weight_buffer = h.put(weight),
+                           visible_buffer = h.put(visible), selected = h.room(kRows * kTopk * 4),
+                           num = h.room(kRows * 4);
+  const auto plan = ops::make_index_prefill_plan(h.device(), kTopk);
+  CACHALOT_CHECK_MSG(plan.has_value(), plan.error().message());
+  const auto decode = ops::make_index_plan(h.device(), {1, kKeys, kTopk});
+  CACHALOT_CHECK_MSG(decode.has_value(), decode.error().message());
+  const cuda::DeviceBuffer scratch =
+      h.put(std::vector<std::byte>(static_cast<size_t>(decode->scratch_bytes)));
+  ops::IndexParams p = {};
+  p.rows = kRows;
+  p.q = q_buffer.as<uint16_t>();
+  p.weight = weight_buffer.as<uint16_t>();
+  p.visible = visible_buffer.as<int32_t>();
+  p.base = pool_buffer.data();
+  p.blocks = blocks_buffer.as<int32_t>();
+  p.block_bytes = kBlockBytes;
+  p.rows_per_block = kRowsPerBlock;
+  p.selected = selected.as<int32_t>();
+  p.num_selected = num.as<int32_t>();
+  p.scratch = scratch.data();
+  const auto call = [&](int) { ops::launch_index_prefill(*plan, h.stream(), p); };
+  call(0);
+  const auto picks = h.get<int32_t>(selected);
+  int64_t wrong = 0;
+  for (const int64_t row : {0, 1, 2002, 4095}) {
+    ops::IndexParams one = p;
+    const cuda::DeviceBuffer own = h.room(kTopk * 4), own_num = h.room(4);
+    one.rows = 1;
+    one.q += row * 64 * 128;
+    one.weight += row * 64;
+    one.visible += row;
+    one.selected = own.as<int32_t>();
+    one.num_selected = own_num.as<int32_t>();
+    ops::launch_index_select(*decode, h.stream(), one);
+    const auto expected = h.get<int32_t>(own);
+    for (int64_t i = 0; i < kTopk; ++i) wrong += expected[i] != picks[row * kTopk + i];
+  }
+  const double us = h.time(2, call);
+  h.report("index prefill fp4 + top-k", "4096 x 32768 k 512", us,
+           static_cast<double>(kBlocks * kBlockBytes), static_cast<double>(wrong), 0);
 }
 
 }  // namespace cachalot::bench

@@ -66,6 +66,7 @@ void bench_dense(Harness& harness);
 void bench_experts(Harness& harness);
 void bench_boundary(Harness& harness);
 void bench_index(Harness& harness);
+void bench_index_prefill(Harness& harness);
 void bench_attention(Harness& harness);
 
 }  // namespace cachalot::bench

@@ -1,4 +1,4 @@
-// cuda_kernels_bench [dense] [experts] [boundary] [index] [attention]: one table of the GPU's
+// cuda_kernels_bench [dense] [experts] [boundary] [index] [index-prefill] [attention]: one table of the GPU's
 // kernels, each checked before it is
 // timed. All of them where none is named. Exit 1 where a check fails.
 #include <cstdio>
@@ -16,6 +16,7 @@ int main(int argc, char** argv) {
                         {"experts", bench::bench_experts},
                         {"boundary", bench::bench_boundary},
                         {"index", bench::bench_index},
+                        {"index-prefill", bench::bench_index_prefill},
                         {"attention", bench::bench_attention}};
   for (int i = 1; i < argc; ++i) {
     bool known = false;

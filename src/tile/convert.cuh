@@ -23,6 +23,12 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
 __device__ __forceinline__ uint32_t pack_relu_bf16(float low, float high) {
   return pack_bf16(low > 0 ? low : 0.0f, high > 0 ? high : 0.0f);
 }
+// Of max(x, 0); NaN stays.
+__device__ __forceinline__ uint32_t pack_positive_bf16(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
 __device__ __forceinline__ uint32_t multiply_bf16(uint32_t a, uint32_t b) {
   uint32_t product;
   asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
@@ -72,6 +78,27 @@ inline constexpr uint32_t kTwoTo112 = 0x77807780;
 __device__ __forceinline__ uint32_t e8m0_factor(uint32_t byte) {
   const uint32_t exponent = min(byte, 142u) + 112;
   return exponent << 7 | exponent << 23;
+}
+
+// Four codes to two pairs of bf16, in order: 2^-120 times the values, which one exact product mends.
+// Not for NaN.
+__device__ __forceinline__ void e4m3_to_bf16(uint32_t codes, uint32_t& first, uint32_t& second) {
+  constexpr uint32_t kSign = 0x80008000u, kRest = 0x07F007F0u;
+  const uint32_t swapped = __byte_perm(codes, 0, 0x3120);
+  first = ((swapped << 8) & kSign) | ((swapped << 4) & kRest);
+  second = (swapped & kSign) | ((swapped >> 4) & kRest);
+}
+// That product's factor, twice, from the e8m0 byte of a scale; one above 2^7 counts as 2^7.
+__device__ __forceinline__ uint32_t e8m0_factor_of_bf16(uint32_t byte) {
+  return (min(byte, 134u) + 120) * 0x00800080u;
+}
+
+// 2^exponent for exponents up to 127; below -126: 0. And twice in bf16.
+__device__ __forceinline__ float pow2(int exponent) {
+  return exponent < -126 ? 0.0f : __int_as_float((exponent + 127) << 23);
+}
+__device__ __forceinline__ uint32_t pow2_bf16(int exponent) {
+  return exponent < -126 ? 0u : static_cast<uint32_t>(exponent + 127) * 0x00800080u;
 }
 
 // --- e2m1, in the order of the streamed FP4 weights: byte i of a word holds values i (high nibble)

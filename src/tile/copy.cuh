@@ -68,6 +68,21 @@ __device__ __forceinline__ void start_copy(void* to, const Vector16* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(smem_address(to)), "l"(from)
                : "memory");
 }
+// The same, or zeros.
+__device__ __forceinline__ void start_copy_or_zero(void* to, const Vector16* from, bool copy) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem_address(to)), "l"(from),
+               "r"(copy ? 16 : 0)
+               : "memory");
+}
+// Ends a group of the calling thread's copies; waits until at most kPending later groups are under
+// way.
+__device__ __forceinline__ void end_copy_group() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int kPending>
+__device__ __forceinline__ void wait_copy_groups() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
 // For the calling thread's copies; a block barrier makes them seen by all.
 __device__ __forceinline__ void wait_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 

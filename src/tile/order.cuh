@@ -25,6 +25,20 @@ __device__ __forceinline__ void sync_threads() {
   asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
 }
 
+// --- Registers, moved from some warpgroups of a block to others: by all four warps of each, where
+// the kernel's launch bounds name the threads of a block.
+
+template <int kRegisters>
+__device__ __forceinline__ void shrink_registers() {
+  static_assert(kRegisters % 8 == 0);
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void grow_registers() {
+  static_assert(kRegisters % 8 == 0);
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
 // --- Shared memory as the copy engine and the tensor cores address it.
 
 __device__ __forceinline__ uint32_t smem_address(const void* pointer) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "ops/indexer/index_prefill_cuda.h"
 #include "ops/indexer/index_select_cuda.h"
 #include "tests/cuda/cuda_fixture.h"
 
@@ -132,7 +133,84 @@ class IndexSelect : public testing::CudaTest {
     EXPECT_EQ(first, second);
     return first;
   }
+  // All rows over the keys of the first.
+  Picks run_prefill(const Case& c, const Operands& o) {
+    const auto rows = static_cast<int64_t>(c.visible.size());
+    Result<IndexPrefillPlan> plan = make_index_prefill_plan(device_, c.topk);
+    EXPECT_TRUE(plan.has_value()) << plan.error().message();
+    if (!plan) return {};
+    const DeviceBuffer q = put(o.q), weight = put(o.weight), visible = put(c.visible),
+                       pool = put(o.pool), blocks = put(o.blocks),
+                       selected = room(rows * c.topk * 4), num_selected = room(rows * 4);
+    IndexParams p = {};
+    p.rows = rows;
+    p.q = q.as<uint16_t>();
+    p.weight = weight.as<uint16_t>();
+    p.visible = visible.as<int32_t>();
+    p.base = pool.data();
+    p.blocks = blocks.as<int32_t>();
+    p.block_bytes = kRowsPerBlock * 68;
+    p.rows_per_block = kRowsPerBlock;
+    p.selected = selected.as<int32_t>();
+    p.num_selected = num_selected.as<int32_t>();
+    launch_index_prefill(*plan, stream_, p);
+    return {get<int32_t>(selected), get<int32_t>(num_selected)};
+  }
 };
+
+// Row i of several over the keys of the first, alone.
+Operands one_of(const Operands& o, int64_t row) {
+  Operands one = o;
+  one.q.assign(o.q.begin() + row * kHeads * kDim, o.q.begin() + (row + 1) * kHeads * kDim);
+  one.weight.assign(o.weight.begin() + row * kHeads, o.weight.begin() + (row + 1) * kHeads);
+  one.blocks.assign(o.blocks.begin(), o.blocks.begin() + o.table_stride);
+  return one;
+}
+
+TEST_F(IndexSelect, PrefillPicksAsDecodeDoes) {
+  Rng rng(12);
+  for (const Case& c :
+       {Case{{100, 7, 64, 65, 1000, 999}, 64, false},
+        Case{{9001, 511, 512, 513, 6000, 9000, 4097}, 512, false},
+        Case{{12000, 11999, 513}, 512, true}, Case{{5000}, 1024, false}, Case{{3}, 8, false}}) {
+    const Operands o = random_operands(rng, c);
+    const Picks found = run_prefill(c, o);
+    for (size_t row = 0; row < c.visible.size(); ++row) {
+      const Case alone{{c.visible[row]}, c.topk, c.tied};
+      const Operands one = one_of(o, static_cast<int64_t>(row));
+      const Picks expected = run(alone, one);
+      const Picks prefill = run_prefill(alone, one);
+      EXPECT_EQ(prefill, expected) << "visible " << c.visible[row] << " topk " << c.topk;
+      EXPECT_EQ(found.num_selected[row], expected.num_selected[0]);
+      EXPECT_TRUE(std::equal(expected.selected.begin(), expected.selected.end(),
+                             found.selected.begin() + static_cast<int64_t>(row) * c.topk))
+          << "row " << row << " visible " << c.visible[row] << " topk " << c.topk;
+    }
+  }
+}
+
+// Every entry is at least as good as those before it: the candidates fill up again and again.
+TEST_F(IndexSelect, PrefillOfRisingScoresPicksAsDecodeDoes) {
+  Rng rng(13);
+  const Case c{{20000, 20000, 19999, 700, 20000}, 512, false};
+  Operands o = random_operands(rng, c);
+  for (uint16_t& value : o.q) value &= 0x7FFF;
+  for (uint16_t& value : o.weight) value &= 0x7FFF;
+  for (int64_t e = 0; e < 20000; ++e) {
+    const int64_t level = e * 42 / 20000;
+    uint8_t* block = o.pool.data() + o.blocks[e / kRowsPerBlock] * kRowsPerBlock * 68;
+    std::fill_n(block + e % kRowsPerBlock * 64, 64, static_cast<uint8_t>((level % 7 + 1) * 0x11));
+    std::fill_n(block + kRowsPerBlock * 64 + e % kRowsPerBlock * 4, 4,
+                static_cast<uint8_t>(115 + 4 * (level / 7)));
+  }
+  const Picks found = run_prefill(c, o);
+  for (int64_t row = 0; row < 5; ++row) {
+    const Picks expected = run({{c.visible[row]}, 512, false}, one_of(o, row));
+    EXPECT_TRUE(std::equal(expected.selected.begin(), expected.selected.end(),
+                           found.selected.begin() + row * 512))
+        << "row " << row;
+  }
+}
 
 TEST_F(IndexSelect, PicksTheBest) {
   Rng rng(10);

@@ -10,7 +10,8 @@ namespace {
 
 using testing::Rng;
 using testing::cuda::DeviceBuffer;
-constexpr int64_t kDim = 512, kCodes = 448, kData = 576, kRowsPerBlock = 32, kWindow = 128;
+constexpr int64_t kDim = 512, kCodes = 448, kData = 576, kWindow = 128;
+constexpr SparseForm kForms[] = {SparseForm::split, SparseForm::whole};
 
 struct Row {
   int32_t position;
@@ -25,9 +26,10 @@ struct Operands {
   std::vector<float> sink, rotation;
   std::vector<uint8_t> rings, pool;
   std::vector<int32_t> ring, blocks, selected;
+  int64_t capacity = kWindow, page = 32;  // rows of a ring, of a block
 };
 
-constexpr int64_t kRingBytes = kWindow * (kData + 8), kBlockBytes = kRowsPerBlock * (kData + 8);
+int64_t bytes_of(int64_t rows) { return rows * (kData + 8); }
 
 double rounding(double value) { return std::fabs(value) * 0x1p-8; }
 
@@ -61,7 +63,8 @@ void decode(const uint8_t* block, int64_t rows, int64_t slot, double* key) {
 
 Operands random_operands(Rng& rng, std::vector<Row> rows, int64_t heads, int64_t topk,
                          int64_t entries, bool all) {
-  Operands o{std::move(rows), heads, topk, entries, all, {}, {}, {}, {}, {}, {}, {}, {}};
+  Operands o{std::move(rows), heads, topk, entries, all, {}, {}, {}, {}, {}, {}, {}, {},
+             kWindow,         32};
   const auto n = static_cast<int64_t>(o.rows.size());
   o.q = testing::random_bf16(rng, n * heads * kDim, 0.3f);
   o.sink = testing::random_floats(rng, heads);
@@ -74,15 +77,16 @@ Operands random_operands(Rng& rng, std::vector<Row> rows, int64_t heads, int64_t
   o.ring.resize(n);
   std::iota(o.ring.begin(), o.ring.end(), 0);
   std::shuffle(o.ring.begin(), o.ring.end(), rng);
-  o.rings.resize(n * kRingBytes);
-  for (int64_t i = 0; i < n; ++i) random_block(rng, o.rings.data() + i * kRingBytes, kWindow);
-  const int64_t stride = (entries + kRowsPerBlock - 1) / kRowsPerBlock;
+  o.rings.resize(n * bytes_of(o.capacity));
+  for (int64_t i = 0; i < n; ++i)
+    random_block(rng, o.rings.data() + i * bytes_of(o.capacity), o.capacity);
+  const int64_t stride = (entries + o.page - 1) / o.page;
   o.blocks.resize(n * stride);
   std::iota(o.blocks.begin(), o.blocks.end(), 0);
   std::shuffle(o.blocks.begin(), o.blocks.end(), rng);
-  o.pool.resize(o.blocks.size() * kBlockBytes);
+  o.pool.resize(o.blocks.size() * bytes_of(o.page));
   for (size_t b = 0; b < o.blocks.size(); ++b)
-    random_block(rng, o.pool.data() + b * kBlockBytes, kRowsPerBlock);
+    random_block(rng, o.pool.data() + b * bytes_of(o.page), o.page);
   for (int64_t row = 0; row < n; ++row) {
     std::vector<int32_t> picks(entries);
     std::iota(picks.begin(), picks.end(), 0);
@@ -112,7 +116,7 @@ Operands one_row(const Operands& o, int64_t row) {
 
 class SparseDecode : public testing::CudaTest {
  protected:
-  std::vector<uint16_t> run(const Operands& o) {
+  std::vector<uint16_t> run(const Operands& o, SparseForm form) {
     const auto n = static_cast<int64_t>(o.rows.size());
     std::vector<int32_t> positions, num_selected;
     for (const Row& row : o.rows) {
@@ -134,24 +138,22 @@ class SparseDecode : public testing::CudaTest {
     p.window = kWindow;
     p.window_base = rings.data();
     p.ring = ring.as<int32_t>();
-    p.ring_bytes = kRingBytes;
-    p.window_capacity = kWindow;
+    p.ring_bytes = bytes_of(o.capacity);
+    p.window_capacity = o.capacity;
     p.entries = pool.data();
     p.blocks = blocks.as<int32_t>();
     p.table_stride = static_cast<int64_t>(o.blocks.size()) / n;
-    p.block_bytes = kBlockBytes;
-    p.rows_per_block = kRowsPerBlock;
+    p.block_bytes = bytes_of(o.page);
+    p.rows_per_block = o.page;
     p.selected = o.all ? nullptr : selected.as<int32_t>();
     p.num_selected = num.as<int32_t>();
     p.topk = o.topk;
     p.out = out.as<uint16_t>();
-    const int64_t triples = n * sparse_decode_chunks(p) * o.heads;
-    const DeviceBuffer partial = room(triples * kDim * 4), stats = room(triples * 8);
-    p.partial = partial.as<float>();
-    p.stats = stats.as<float>();
+    const DeviceBuffer scratch = room(sparse_decode_scratch_bytes(p));
+    p.scratch = scratch.data();
     EXPECT_TRUE(check_sparse_decode(p).ok());
     prepare_sparse_decode();
-    launch_sparse_decode(stream_, p);
+    launch_sparse_decode(device_, stream_, form, p);
     return get<uint16_t>(out);
   }
 };
@@ -167,7 +169,9 @@ TEST_F(SparseDecode, EqualsTheFormula) {
                         Case{{{5000, 512}}, 64, 512, 1000, false},
                         Case{{{127, 0}, {200, 33}}, 128, 64, 64, true}}) {
     const Operands o = random_operands(rng, c.rows, c.heads, c.topk, c.entries, c.all);
-    const std::vector<float> found = testing::floats_of(run(o));
+    const std::vector<uint16_t> whole = run(o, SparseForm::whole);
+    EXPECT_EQ(whole, run(o, SparseForm::split));
+    const std::vector<float> found = testing::floats_of(whole);
     const int64_t stride =
         static_cast<int64_t>(o.blocks.size()) / static_cast<int64_t>(o.rows.size());
     std::vector<double> expected, bound;
@@ -176,13 +180,14 @@ TEST_F(SparseDecode, EqualsTheFormula) {
       const Row& r = o.rows[row];
       for (int64_t p = std::max<int64_t>(0, r.position - kWindow + 1); p <= r.position; ++p) {
         keys.emplace_back(kDim);
-        decode(o.rings.data() + o.ring[row] * kRingBytes, kWindow, p % kWindow, keys.back().data());
+        decode(o.rings.data() + o.ring[row] * bytes_of(o.capacity), o.capacity, p % o.capacity,
+               keys.back().data());
       }
       for (int64_t i = 0; i < r.num_selected; ++i) {
         const int64_t e = o.selected[row * o.topk + i];
         keys.emplace_back(kDim);
-        decode(o.pool.data() + o.blocks[row * stride + e / kRowsPerBlock] * kBlockBytes,
-               kRowsPerBlock, e % kRowsPerBlock, keys.back().data());
+        decode(o.pool.data() + o.blocks[row * stride + e / o.page] * bytes_of(o.page), o.page,
+               e % o.page, keys.back().data());
       }
       for (int64_t h = 0; h < o.heads; ++h) {
         std::vector<double> scores;
@@ -214,8 +219,11 @@ TEST_F(SparseDecode, EqualsTheFormula) {
         }
         for (int64_t k = 0; k < kDim; ++k) {
           value[k] /= z;
-          // p is rounded to bf16 (2^-9), and off by its score's error, as Z is; folds.
-          magnitude[k] = magnitude[k] / z * (0x1p-9 + 4 * score_error + 40 * 0x1p-23);
+          // p is rounded to bf16 (2^-8), and off by its score's error, as Z is; instructions of 16
+          // keys, each of whose 17 addends may lose 2^-23.
+          magnitude[k] = magnitude[k] / z *
+                         (0x1p-8 + 4 * score_error +
+                          (17 * static_cast<double>(keys.size()) / 16 + 40) * 0x1p-23);
         }
         for (int64_t k = 0; k < kDim; ++k) {
           if (k < kCodes) {
@@ -243,17 +251,108 @@ TEST_F(SparseDecode, EqualsTheFormula) {
   }
 }
 
+TEST_F(SparseDecode, BothFormsGiveTheSameBits) {
+  Rng rng(16);
+  std::vector<Row> rows;  // more than a chip has places for
+  for (int32_t i = 0; i < 331; ++i) {
+    rows.push_back({static_cast<int32_t>(rng() % 200), static_cast<int32_t>(rng() % 41)});
+  }
+  rows[3] = {-1, 0};
+  rows[200] = {-1, 40};
+  rows[330] = {-1, 0};
+  for (const int64_t heads : {64, 128}) {
+    const Operands o = random_operands(rng, rows, heads, 40, 48, false);
+    const std::vector<uint16_t> split = run(o, SparseForm::split);
+    EXPECT_EQ(split, run(o, SparseForm::whole)) << "heads " << heads;
+    for (int64_t i = 0; i < heads * kDim; ++i) {
+      ASSERT_EQ(split[3 * heads * kDim + i], 0) << "a row without a key";
+      ASSERT_EQ(split[330 * heads * kDim + i], 0) << "a row without a key";
+    }
+  }
+  // More chunks than the split form keeps at a time; weights that fade by whole chunks.
+  Operands o = random_operands(rng, {{4000, 900}, {300, 1000}, {62, 1}}, 64, 1024, 1100, false);
+  for (size_t i = 0; i < 64 * kDim; ++i)
+    o.q[i] = numeric::bf16_from_float(40 * numeric::float_from_bf16(o.q[i]));
+  EXPECT_EQ(run(o, SparseForm::split), run(o, SparseForm::whole));
+}
+
 TEST_F(SparseDecode, ARowDoesNotDependOnTheOthers) {
   Rng rng(15);
   const Operands all = random_operands(
       rng, {{900, 200}, {3, 0}, {64, 64}, {5000, 512}, {130, 17}, {127, 511}}, 64, 512, 600, false);
-  const std::vector<uint16_t> expected = run(all);
-  EXPECT_EQ(expected, run(all));
-  for (int64_t row = 0; row < static_cast<int64_t>(all.rows.size()); ++row) {
-    const std::vector<uint16_t> found = run(one_row(all, row));
-    EXPECT_TRUE(std::equal(found.begin(), found.end(), expected.begin() + row * 64 * kDim))
-        << "row " << row;
+  for (const SparseForm form : kForms) {
+    const std::vector<uint16_t> expected = run(all, form);
+    EXPECT_EQ(expected, run(all, form));
+    for (int64_t row = 0; row < static_cast<int64_t>(all.rows.size()); ++row) {
+      const std::vector<uint16_t> found = run(one_row(all, row), form);
+      EXPECT_TRUE(std::equal(found.begin(), found.end(), expected.begin() + row * 64 * kDim))
+          << "row " << row;
+    }
   }
+}
+
+// The same rows one after the other in rings of 128 and blocks of another size.
+TEST_F(SparseDecode, RowsOfOneSequenceAtOnceAreThoseOfItsDecode) {
+  Rng rng(17);
+  const int32_t first = 60, count = 150;
+  std::vector<Row> rows;
+  for (int32_t i = 0; i < count; ++i) rows.push_back({first + i, (first + i + 1) / 4});
+  Operands all = random_operands(rng, rows, 64, 64, 64, false);
+  all.capacity = 256;
+  all.rings.resize(bytes_of(all.capacity));
+  random_block(rng, all.rings.data(), all.capacity);
+  std::fill(all.ring.begin(), all.ring.end(), 0);
+  for (int32_t i = 0; i < count; ++i) {  // one table
+    all.blocks[2 * i] = all.blocks[0];
+    all.blocks[2 * i + 1] = all.blocks[1];
+  }
+  const std::vector<uint16_t> expected = run(all, SparseForm::whole);
+  EXPECT_EQ(expected, run(all, SparseForm::split));
+  const auto copy = [](const uint8_t* from, int64_t from_rows, int64_t from_slot, uint8_t* to,
+                       int64_t to_rows, int64_t to_slot) {
+    std::memcpy(to + to_slot * kData, from + from_slot * kData, kData);
+    std::memcpy(to + to_rows * kData + to_slot * 8, from + from_rows * kData + from_slot * 8, 8);
+  };
+  for (const int32_t row : {0, 67, 68, 149}) {
+    Operands one = one_row(all, row);
+    one.capacity = kWindow;
+    one.page = 4;
+    one.ring = {0};
+    one.rings.assign(bytes_of(kWindow), 0);
+    for (int64_t p = std::max(0, first + row - 127); p <= first + row; ++p) {
+      copy(all.rings.data(), all.capacity, p % all.capacity, one.rings.data(), kWindow,
+           p % kWindow);
+    }
+    one.blocks.resize(16);
+    std::iota(one.blocks.rbegin(), one.blocks.rend(), 0);
+    one.pool.assign(16 * bytes_of(4), 0);
+    for (int64_t e = 0; e < 64; ++e) {
+      copy(all.pool.data() + all.blocks[e / 32] * bytes_of(32), 32, e % 32,
+           one.pool.data() + one.blocks[e / 4] * bytes_of(4), 4, e % 4);
+    }
+    for (const SparseForm form : kForms) {
+      const std::vector<uint16_t> found = run(one, form);
+      EXPECT_TRUE(std::equal(found.begin(), found.end(), expected.begin() + row * 64 * kDim))
+          << "row " << row;
+    }
+  }
+}
+
+TEST_F(SparseDecode, RefusesWhatItCannotDo) {
+  SparseDecodeParams p = {};
+  p.rows = 1;
+  p.heads = 64;
+  p.scale = 1;
+  p.window = p.window_capacity = 128;
+  EXPECT_TRUE(check_sparse_decode(p).ok());
+  p.heads = 96;
+  EXPECT_FALSE(check_sparse_decode(p).ok());
+  p.heads = 64;
+  p.scale = 0;
+  EXPECT_FALSE(check_sparse_decode(p).ok());
+  p.scale = 1;
+  p.window_capacity = 127;
+  EXPECT_FALSE(check_sparse_decode(p).ok());
 }
 
 }  // namespace

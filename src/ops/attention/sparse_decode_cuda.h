@@ -1,23 +1,23 @@
-// Attention of single tokens over fp8 rows on the GPU: each over its window and its compressed
-// entries, then the inverse rotation.
+// Attention over fp8 rows on the GPU, for decode and for prefill: each row (a token) over its own
+// window and its own compressed entries, then the inverse rotation.
 // Source  ops/attention/sparse_attention.h; reference/forward 3.7, 3.8, 3.10; reference/
 //         infrastructure 5.1.
 // Shapes  q, out [rows, heads, 512] bf16, heads a multiple of 64, 16-byte aligned; position [rows]
 //         int32; sink [heads]; rotation [rows, 32, 2] fp32: cos and sin at the position.
 //         window rows: the ring of a row starts at window + ring[row] * ring_bytes and holds
 //         window_capacity rows of 576 data bytes, then their 8 scale bytes each; position p lies in
-//         slot p mod capacity.
+//         slot p mod capacity. Rows of one sequence have one ring: it then holds the window of the
+//         first and all up to the last.
 //         entries: block i of a row's table starts at entries + blocks[row * table_stride + i] *
 //         block_bytes + offset and holds rows_per_block rows likewise. selected [rows, topk]
 //         ascending; num_selected [rows]; selected null: entries 0 .. num_selected - 1.
-// Numerics  keys in the order of sparse_attention, in chunks of 64. Of a chunk: scores as fp32 sums
-//         of bf16 products times scale; m their maximum; p = exp2((s - m) log2 e) by the chip; z
-//         the
-//         sum of p; a = the sum of bf16(p) times the values. Chunks are folded ascending: with M' =
-//         max(M, m): Z' = fma(z, e(m - M'), Z e(M - M')), A likewise. Then out = bf16(A / (Z +
-//         e(sink - M))), the last 64 rotated back, bf16. Bits depend on the row alone. A scale
-//         above
-//         2^15 counts as 2^15.
+// Numerics  keys in the order of sparse_attention, in chunks of 64. Of a chunk: s, fp32 sums of
+//         bf16 products; E = ceil(max(s) c), c = scale * log2 e; p = bf16(exp2(s c - E)), exp2 by the
+//         chip; z the sum of p. Chunks are taken ascending: with E' = max(E so far, E): the values so far
+//         and Z times 2^(E so far - E'), then the values plus p 2^(E - E') times the keys and
+//         Z plus z 2^(E - E'). Then out = bf16(values * (1 / (Z + exp2(sink log2 e - E)))), the
+//         last 64 rotated back, bf16. Bits depend on the row alone, whichever form ran. A scale of
+//         a key's codes above 2^7 counts as 2^7.
 // Special a row with no key gives 0.
 // Errors  check_sparse_decode: invalid_argument.
 #pragma once
@@ -55,8 +55,7 @@ struct SparseDecodeParams {
   const int32_t* selected;
   const int32_t* num_selected;  // null: no entries
   int64_t topk;                 // most entries of a row
-  float* partial;               // [rows, chunks, heads, 512]
-  float* stats;                 // [rows, chunks, heads, 2]
+  std::byte* scratch;           // SparseForm::split only
   uint16_t* out;
 };
 
@@ -66,7 +65,14 @@ inline int64_t sparse_decode_chunks(const SparseDecodeParams& p) {
 // Once for the process and device, before the first launch.
 void prepare_sparse_decode();
 Status check_sparse_decode(const SparseDecodeParams& params);
-// Two kernels: chunks, fold.
-void launch_sparse_decode(const device::cuda::Stream& stream, const SparseDecodeParams& params);
+int64_t sparse_decode_scratch_bytes(const SparseDecodeParams& params);
+
+// split: two kernels, a row spread over many blocks. whole: one kernel, a block for 64 heads of a
+// row, then the next.
+enum class SparseForm { split, whole };
+// The one that is faster for so many rows.
+SparseForm sparse_decode_form(const device::cuda::Device& device, const SparseDecodeParams& params);
+void launch_sparse_decode(const device::cuda::Device& device, const device::cuda::Stream& stream,
+                          SparseForm form, const SparseDecodeParams& params);
 
 }  // namespace cachalot::ops

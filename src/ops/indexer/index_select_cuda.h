@@ -4,11 +4,11 @@
 // Source  ops/indexer/index_select.h; reference/forward 3.6, 3.10.
 // Shapes  q [rows, 64, 128] bf16, its values those of simulate_fp4; weight [rows, 64] bf16; visible
 //         [rows] int32; keys: block i of a row's table starts at base + blocks[row * table_stride +
-//         i] * block_bytes + offset and holds rows_per_block (a multiple of 32) rows of 64 data
+//         i] * block_bytes + offset and holds rows_per_block (a multiple of 16) rows of 64 data
 //         bytes, then their 4 scale bytes each (tensor::IndexFormat::fp4). selected [rows, topk]
 //         int32 ascending, unused places -1; num_selected [rows].
-// Numerics  as index_select with bf16_math and round_scores, but for the fp32 sum over heads: heads
-//         8 j + 2 t and 8 j + 2 t + 1 ascending over j in chain t, then (0 + 1) + (2 + 3). A scale
+// Numerics  as index_select with bf16_math and round_scores, but for the fp32 sums, which the tensor
+//         cores take 16 dimensions (those of four scales) and 16 heads at a time. A scale
 //         above 2^33 counts as 2^33. Ties go to the lowest entry; NaN is lowest. Bits do not depend
 //         on the other rows.
 // Errors  make_index_plan: invalid_argument.

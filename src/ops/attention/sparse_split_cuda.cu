@@ -1,0 +1,239 @@
+// Sparse decode attention of few rows, spread over the chip: a block for the weights of each chunk;
+// then a block for every 64 dimensions of the values, which walks the chunks in order.
+#include "device/cuda/launch.cuh"
+#include "ops/attention/sparse_chunk.cuh"
+#include "ops/attention/sparse_forms.h"
+
+namespace cachalot::ops::sparse {
+namespace {
+
+namespace cuda = device::cuda;
+constexpr int kGroupThreads = 128;  // of a warpgroup
+constexpr int kAlignment = SwizzledTile::kGroupBytes;
+
+// What a block of the first kernel hands over.
+struct alignas(16) Weighed {
+  tile::Vector16 pairs[4][kGroupThreads];
+  int exponent[kHeads];
+  float sum[kHeads];
+};
+
+__device__ __forceinline__ uint8_t* aligned(uint8_t* bytes) {
+  return bytes + (kAlignment - tile::smem_address(bytes) % kAlignment) % kAlignment;
+}
+
+__device__ __forceinline__ Weighed* handed_over(const SparseDecodeParams& p, int row, int group,
+                                                int max_chunks) {
+  return reinterpret_cast<Weighed*>(p.scratch) +
+         (static_cast<int64_t>(row) * (p.heads / kHeads) + group) * max_chunks;
+}
+
+// --- Grid: chunks, groups, rows.
+
+constexpr int kWeighThreads = 256;  // a warp for every eight keys; the first four weigh
+static_assert(kWeighThreads / 4 == kChunk);
+struct WeighSmem {
+  uint8_t q[kOperandBytes];
+  uint8_t keys[kOperandBytes];
+};
+
+__global__ void __launch_bounds__(kWeighThreads, 1)
+    weigh_kernel(const __grid_constant__ SparseDecodeParams p) {
+  extern __shared__ uint8_t bytes[];
+  WeighSmem& s = *reinterpret_cast<WeighSmem*>(aligned(bytes));
+  const int chunk = blockIdx.x, group = blockIdx.y, row = blockIdx.z;
+  tile::wait_for_producers();
+  tile::launch_dependents();  // the next kernel may read what this one may
+  start_queries(p.q + (static_cast<int64_t>(row) * p.heads + group * kHeads) * kDim, s.q,
+                static_cast<int>(threadIdx.x), kWeighThreads);
+  const RowKeys keys(p, row);
+  const int count = keys.total - chunk * kChunk;
+  if (count > 0) {
+    const int own = static_cast<int>(threadIdx.x) / 4;
+    const int key = chunk * kChunk + own;
+    const RowKeys::Source source = keys.source(p, keys.place(p, key, keys.pick(key)));
+    const tile::Vector8 scales = load_scales(source);
+    tile::Vector16 pieces[kPieces];
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) pieces[i] = load_piece(source, i);
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) store_piece(s.keys, own, i, pieces[i], scales);
+  }
+  tile::wait_copies();
+  if (count <= 0) return;
+  tile::publish_to_async();
+  __syncthreads();
+  if (threadIdx.x >= kGroupThreads) return;
+  float d[32];
+  scores(s.q, s.keys, d);
+  const ChunkWeights w = weigh(d, count, p.scale * kLog2E);
+  Weighed& to = handed_over(p, row, group, static_cast<int>(gridDim.x))[chunk];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    to.pairs[i][threadIdx.x] =
+        tile::Vector16{{w.pair[4 * i], w.pair[4 * i + 1], w.pair[4 * i + 2], w.pair[4 * i + 3]}};
+  }
+  if (threadIdx.x % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      to.exponent[own_head() + 8 * i] = w.exponent[i];
+      to.sum[own_head() + 8 * i] = w.sum[i];
+    }
+  }
+}
+
+// --- Grid: tiles of dimensions, groups, rows.
+
+constexpr int kSumThreads = 256;  // all load; the first four warps sum
+constexpr int kBatch = 10;        // chunks in shared memory at a time
+struct SumSmem {
+  uint8_t keys[kBatch][kTileBytes];
+  Weighed weighed[kBatch];
+  RowKeys::Source source[kBatch * kChunk];
+};
+
+// One tile of `count` keys, in pieces of 16 bytes.
+template <bool kIsCodes>
+__device__ __forceinline__ void load_tile(SumSmem& s, int index, int count) {
+  constexpr int kKeyPieces = kIsCodes ? 4 : 8;
+  constexpr int kAtOnce = 10;
+#pragma unroll 1
+  for (int first = static_cast<int>(threadIdx.x); first < count * kKeyPieces;
+       first += kAtOnce * kSumThreads) {
+    tile::Vector16 v[kAtOnce];
+    uint32_t scale[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int item = first + i * kSumThreads;
+      v[i] = tile::Vector16{};
+      scale[i] = 0;
+      if (item >= count * kKeyPieces) continue;
+      const RowKeys::Source from = s.source[item / kKeyPieces];
+      if (from.data == nullptr) continue;
+      v[i] = tile::load_shared_state(
+          reinterpret_cast<const tile::Vector16*>(from.data + index * 64) + item % kKeyPieces);
+      if (kIsCodes) scale[i] = tile::load_shared_state(from.data + from.scales + index);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int item = first + i * kSumThreads;
+      if (item >= count * kKeyPieces) continue;
+      const int row = item / kKeyPieces % kChunk, piece = item % kKeyPieces;
+      uint8_t* const to = s.keys[item / kKeyPieces / kChunk];
+      if (kIsCodes) {
+        store_codes(to, row, piece, v[i], scale[i]);
+      } else {
+        *reinterpret_cast<tile::Vector16*>(to + SwizzledTile::offset(row, piece)) = v[i];
+      }
+    }
+  }
+}
+
+__global__ void __launch_bounds__(kSumThreads, 1)
+    sum_kernel(const __grid_constant__ SparseDecodeParams p, int max_chunks) {
+  extern __shared__ uint8_t bytes[];
+  SumSmem& s = *reinterpret_cast<SumSmem*>(aligned(bytes));
+  const int index = blockIdx.x, group = blockIdx.y, row = blockIdx.z;
+  tile::launch_dependents();
+  const RowKeys keys(p, row);
+  const int chunks = num_chunks(keys.total);
+  const Weighed* weighed = handed_over(p, row, group, max_chunks);
+  const int head = own_head();
+  uint16_t* const out = p.out + (static_cast<int64_t>(row) * p.heads + group * kHeads) * kDim;
+  RunningHead running[2];
+  float values[32];
+#pragma unroll 1
+  for (int first = 0; first < chunks; first += kBatch) {
+    const int batch = min(kBatch, chunks - first);
+    if (first > 0) __syncthreads();
+    for (int i = threadIdx.x; i < batch * kChunk; i += kSumThreads) {
+      const int key = first * kChunk + i;
+      s.source[i] = keys.source(p, keys.place(p, key, keys.pick(key)));
+    }
+    __syncthreads();
+    if (index < kTiles - 1) {
+      load_tile<true>(s, index, batch * kChunk);
+    } else {
+      load_tile<false>(s, index, batch * kChunk);
+    }
+    tile::publish_to_async();
+    if (first == 0) tile::wait_for_producers();
+    const auto* from = reinterpret_cast<const tile::Vector16*>(weighed + first);
+    auto* const to = reinterpret_cast<tile::Vector16*>(s.weighed);
+    for (int i = threadIdx.x; i < batch * static_cast<int>(sizeof(Weighed) / 16); i += kSumThreads)
+      tile::start_copy(to + i, from + i);
+    tile::wait_copies();
+    __syncthreads();
+    if (threadIdx.x >= kGroupThreads) continue;
+#pragma unroll 1
+    for (int i = 0; i < batch; ++i) {
+      const Weighed& own = s.weighed[i];
+      RunningHead::Factors factors[2];
+#pragma unroll
+      for (int j = 0; j < 2; ++j)
+        factors[j] = running[j].add(own.exponent[head + 8 * j], own.sum[head + 8 * j]);
+      uint32_t pair[16];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const tile::Vector16 v = own.pairs[j][threadIdx.x];
+#pragma unroll
+        for (int word = 0; word < 4; ++word) pair[4 * j + word] = v.word[word];
+      }
+      scale_weights(pair, factors);
+      if (first + i > 0) scale_values(values, factors);
+      const uint32_t b = tile::smem_address(s.keys[i]);
+      tile::wgmma_fence();
+#pragma unroll
+      for (int step = 0; step < kChunk / 16; ++step) {
+        const uint32_t a[4] = {pair[4 * step], pair[4 * step + 1], pair[4 * step + 2],
+                               pair[4 * step + 3]};
+        tile::wgmma_bf16_n64_columns(values, a, SwizzledTile::major_columns(b, step, kTileBytes),
+                                     first + i + step > 0 ? 1 : 0);
+      }
+      tile::wgmma_commit();
+      tile::wgmma_wait<0>();
+    }
+  }
+  if (chunks == 0) {
+    tile::wait_for_producers();
+    for (int i = threadIdx.x; i < kHeads * kTileDims / 8; i += kSumThreads) {
+      *reinterpret_cast<tile::Vector16*>(out + i / 8 * kDim + index * kTileDims + i % 8 * 8) =
+          tile::Vector16{};
+    }
+    return;
+  }
+  if (threadIdx.x >= kGroupThreads) return;
+  const float* sink = p.sink + group * kHeads + head;
+  const float inverse[2] = {running[0].finish(__ldg(sink)), running[1].finish(__ldg(sink + 8))};
+  finish_tile(p, row, index, values, inverse, out + head * kDim);
+}
+
+}  // namespace
+
+void prepare_split() {
+  cuda::allow_smem(weigh_kernel, sizeof(WeighSmem) + kAlignment);
+  cuda::allow_smem(sum_kernel, sizeof(SumSmem) + kAlignment);
+}
+
+int64_t split_scratch_bytes(const SparseDecodeParams& p) {
+  return p.rows * (p.heads / kHeads) * sparse_decode_chunks(p) *
+         static_cast<int64_t>(sizeof(Weighed));
+}
+
+void launch_split(const cuda::Stream& stream, const SparseDecodeParams& p) {
+  const auto chunks = static_cast<unsigned>(sparse_decode_chunks(p));
+  const auto groups = static_cast<unsigned>(p.heads / kHeads);
+  const auto rows = static_cast<unsigned>(p.rows);
+  cuda::LaunchShape weigh;
+  weigh.grid = dim3(chunks, groups, rows);
+  weigh.block = kWeighThreads;
+  weigh.smem_bytes = sizeof(WeighSmem) + kAlignment;
+  cuda::launch(stream, weigh, weigh_kernel, p);
+  cuda::LaunchShape sum;
+  sum.grid = dim3(kTiles, groups, rows);
+  sum.block = kSumThreads;
+  sum.smem_bytes = sizeof(SumSmem) + kAlignment;
+  cuda::launch(stream, sum, sum_kernel, p, static_cast<int>(chunks));
+}
+
+}  // namespace cachalot::ops::sparse
