@@ -25,19 +25,21 @@ struct SwizzledTile {
   }
   // Of k step `step` (16 values) of a tile whose rows are rows or columns of the product.
   static __device__ __forceinline__ uint64_t major_k(uint32_t tile, int step) {
-    return describe(tile + static_cast<uint32_t>(step) * 32, 16);
+    return describe(tile, 16, static_cast<uint32_t>(step) * 32);
   }
   // Of k step `step` of tiles whose rows are values of k.
   static __device__ __forceinline__ uint64_t major_columns(uint32_t tile, int step,
                                                            uint32_t tile_bytes) {
-    return describe(tile + static_cast<uint32_t>(step) * 2 * kGroupBytes, tile_bytes);
+    return describe(tile, tile_bytes, static_cast<uint32_t>(step) * 2 * kGroupBytes);
   }
 
  private:
-  static __device__ __forceinline__ uint64_t describe(uint32_t address, uint32_t leading_bytes) {
-    return static_cast<uint64_t>((address & 0x3FFFF) >> 4) |
-           static_cast<uint64_t>(leading_bytes >> 4) << 16 | uint64_t{kGroupBytes >> 4} << 32 |
-           uint64_t{1} << 62;
+  // The step is added last: of many steps the rest is one value.
+  static __device__ __forceinline__ uint64_t describe(uint32_t tile, uint32_t leading_bytes,
+                                                      uint32_t step_bytes) {
+    const uint32_t low = ((tile & 0x3FFFF) >> 4 | leading_bytes >> 4 << 16) + (step_bytes >> 4);
+    constexpr uint32_t kHigh = kGroupBytes >> 4 | 1u << 30;
+    return uint64_t{kHigh} << 32 | low;
   }
 };
 

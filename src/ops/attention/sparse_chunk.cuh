@@ -151,12 +151,10 @@ __device__ __forceinline__ void scores(const uint8_t* q, const uint8_t* keys, fl
   const uint32_t a = tile::smem_address(q), b = tile::smem_address(keys);
   tile::wgmma_fence();
 #pragma unroll
-  for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-    for (int step = 0; step < 4; ++step) {
-      tile::wgmma_bf16_n64(d, SwizzledTile::major_k(a + t * kTileBytes, step),
-                           SwizzledTile::major_k(b + t * kTileBytes, step), t + step > 0 ? 1 : 0);
-    }
+  for (int i = 0; i < kDim / 16; ++i) {
+    tile::wgmma_bf16_n64(d, SwizzledTile::major_k(a, i / 4 * (kTileBytes / 32) + i % 4),
+                         SwizzledTile::major_k(b, i / 4 * (kTileBytes / 32) + i % 4),
+                         i > 0 ? 1 : 0);
   }
   tile::wgmma_commit();
   tile::wgmma_wait<0>();

@@ -1,6 +1,7 @@
-// Sparse decode attention, a group of a row's heads by one block: of its warpgroups one expands
-// keys, chunk after chunk into two places; two weigh one chunk each and sum up half of the values
-// of both.
+// Sparse decode attention, a group of a row's heads by one block. One of its warpgroups expands keys,
+// chunk after chunk into two places. Two weigh every other chunk each and sum up half of the values
+// of all: the first weighs a chunk while it sums with the second's weights and the second the other
+// way round.
 #include <algorithm>
 
 #include "device/cuda/launch.cuh"
@@ -13,7 +14,8 @@ namespace {
 namespace cuda = device::cuda;
 constexpr int kGroupThreads = 128;  // of a warpgroup
 constexpr int kConsumers = 2 * kGroupThreads;
-constexpr int kThreads = kConsumers + kGroupThreads;
+constexpr int kProducers = kGroupThreads;
+constexpr int kThreads = kConsumers + kProducers;
 constexpr int kConsumerRegisters = 208;
 constexpr int kProducerRegisters = 88;
 constexpr int kHalf = kDim / 2;
@@ -22,7 +24,7 @@ struct Smem {
   uint8_t q[kOperandBytes];
   uint8_t keys[2][kOperandBytes];
   uint8_t weights[2][kTileBytes];
-  tile::Vector16 codes[kCodePieces][kGroupThreads];  // on their way to being expanded
+  tile::Vector16 staged[kCodePieces][kProducers];  // on their way to being expanded
   int exponent[2][kHeads];
   float sum[2][kHeads];
   tile::Mbarrier full[2];     // keys are there
@@ -36,29 +38,27 @@ __device__ __forceinline__ void arrive_warp(tile::Mbarrier& barrier) {
   if (threadIdx.x % 32 == 0) barrier.arrive();
 }
 
-// --- The producer. Each warp has 16 keys of a chunk, eight at a time; the bytes of eight are under
+// --- The producers. Each warp has 16 keys of a chunk, eight at a time; the bytes of eight are under
 // way while those before are expanded, and their places are looked up a chunk earlier.
 class Producer {
  public:
   __device__ Producer(const SparseDecodeParams& p, Smem& s)
       : p_(p),
-        codes_(&s.codes[0][threadIdx.x % kGroupThreads]),
         s_(s),
-        own_(static_cast<int>(threadIdx.x) % kGroupThreads / 32 * 16 + threadIdx.x % 32 / 4) {}
+        staged_(&s.staged[0][threadIdx.x % kProducers]),
+        own_(static_cast<int>(threadIdx.x) % kProducers / 32 * 16 + threadIdx.x % 32 / 4) {}
 
   __device__ __forceinline__ void expand(int row) {
     const RowKeys keys(p_, row);
     const int chunks = num_chunks(keys.total);
     if (chunks == 0) return;
+    tile::wait_copies();  // those of no key that the last row ended with
     int picked[2];
     RowKeys::Place place[2];
     RowKeys::Source source[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) source[i] = keys.source(p_, locate(keys, 0, i));
-    tile::wait_copies();  // those of no key that the last row ended with
-    load_rest(source[0]);
-#pragma unroll
-    for (int i = 0; i < kCodePieces; ++i) start_codes(source[0], i);
+    start(source[0]);
 #pragma unroll
     for (int i = 0; i < 2; ++i) place[i] = locate(keys, 1, i);
 #pragma unroll
@@ -90,45 +90,48 @@ class Producer {
   __device__ __forceinline__ RowKeys::Place locate(const RowKeys& keys, int chunk, int half) const {
     return keys.place(p_, key(chunk, half), keys.pick(key(chunk, half)));
   }
-  __device__ __forceinline__ void start_codes(const RowKeys::Source& from, int i) {
-    tile::start_copy_or_zero(codes_ + i * kGroupThreads, piece_of(from, i), from.data != nullptr);
-    tile::end_copy_group();
-  }
-  __device__ __forceinline__ void load_rest(const RowKeys::Source& from) {
+  __device__ __forceinline__ void start(const RowKeys::Source& from) {
+#pragma unroll
+    for (int i = 0; i < kCodePieces; ++i) {
+      tile::start_copy_or_zero(staged_ + i * kProducers, piece_of(from, i), from.data != nullptr);
+    }
     scales_ = load_scales(from);
 #pragma unroll
-    for (int i = 0; i < kPieces - kCodePieces; ++i) rest_[i] = load_piece(from, kCodePieces + i);
+    for (int i = kCodePieces; i < kPieces; ++i) rest_[i - kCodePieces] = load_piece(from, i);
   }
   // Expands the eight that are under way; starts the next.
   __device__ __forceinline__ void expand_eight(uint8_t* to, int row, const RowKeys::Source& next) {
-    const tile::Vector8 scales = scales_;
+    tile::Vector16 pieces[kPieces];
+    tile::wait_copies();
+#pragma unroll
+    for (int i = 0; i < kCodePieces; ++i) pieces[i] = staged_[i * kProducers];
 #pragma unroll
     for (int i = kCodePieces; i < kPieces; ++i) {
-      store_piece(to, row, i, rest_[i - kCodePieces], scales);
+      store_piece(to, row, i, rest_[i - kCodePieces], scales_);
     }
-    load_rest(next);
+    const tile::Vector8 scales = scales_;
+    start(next);
 #pragma unroll
-    for (int i = 0; i < kCodePieces; ++i) {
-      tile::wait_copy_groups<kCodePieces - 1>();
-      store_piece(to, row, i, codes_[i * kGroupThreads], scales);
-      start_codes(next, i);
-    }
+    for (int i = 0; i < kCodePieces; ++i) store_piece(to, row, i, pieces[i], scales);
   }
 
   const SparseDecodeParams& p_;
-  tile::Vector16* codes_;
-  tile::Vector8 scales_;
-  tile::Vector16 rest_[kPieces - kCodePieces];
   Smem& s_;
+  tile::Vector16* staged_;
   int own_;
   uint32_t phases_ = 0;  // of the two places
+  tile::Vector8 scales_;
+  tile::Vector16 rest_[kPieces - kCodePieces];
 };
 
 // --- The consumers.
 class Consumer {
  public:
   __device__ Consumer(const SparseDecodeParams& p, Smem& s)
-      : p_(p), s_(s), side_(static_cast<int>(threadIdx.x) / kGroupThreads), head_(own_head()) {}
+      : p_(p),
+        s_(s),
+        side_(tile::uniform(static_cast<int>(threadIdx.x) / kGroupThreads)),
+        head_(own_head()) {}
 
   // What an item (a row and a group of heads) starts with.
   __device__ __forceinline__ void start(int item, int num_items) {
@@ -147,21 +150,30 @@ class Consumer {
     tile::sync_threads<1, kConsumers>();
     RunningHead running[2];
     float values[kHalf / 2];
+    if (side_ == 0) {
 #pragma unroll 1
-    for (int first = 0; first < chunks; first += 2) {
-      const bool pair = first + 1 < chunks;
-      if (side_ == 0 || pair) weigh_own(total - (first + side_) * kChunk, running);
-      sum_values(0, first == 0, running, values);
-      if (first + 2 >= chunks) {  // once all scores of this item are there
-        if (pair) s_.weighed[1].wait(parity(1));
-        start(next, num_items);
+      for (int chunk = 0; chunk < chunks; chunk += 2) {
+        float d[32];
+        score(0, d);
+        if (chunk > 0) sum_values(1, false, running, values);
+        publish(0, running, weigh(d, total - chunk * kChunk, p_.scale * kLog2E));
+        sum_values(0, chunk == 0, running, values);
       }
-      if (pair) sum_values(1, false, running, values);
+      if (chunks > 0 && chunks % 2 == 0) sum_values(1, false, running, values);
+    } else {
+#pragma unroll 1
+      for (int chunk = 1; chunk <= chunks; chunk += 2) {
+        sum_values(0, chunk == 1, running, values);
+        if (chunk == chunks) break;
+        float d[32];
+        score(1, d);
+        publish(1, running, weigh(d, total - chunk * kChunk, p_.scale * kLog2E));
+        sum_values(1, false, running, values);
+      }
     }
-    if (chunks == 0) {
-      tile::sync_threads<1, kConsumers>();
-      start(next, num_items);
-    }
+    // All scores of this item are there, so that its queries may go.
+    if (chunks == 0) tile::sync_threads<1, kConsumers>();
+    start(next, num_items);
     finish(item, chunks, running, values);
   }
 
@@ -169,52 +181,51 @@ class Consumer {
   __device__ __forceinline__ int num_groups() const { return static_cast<int>(p_.heads) / kHeads; }
   __device__ __forceinline__ uint32_t parity(int side) const { return phases_ >> side & 1; }
 
-  // The weights of this side's chunk, scaled as the chunks before it demand.
-  __device__ __forceinline__ void weigh_own(int count, const RunningHead (&running)[2]) {
-    s_.full[side_].wait(parity(side_));
-    float d[32];
-    scores(s_.q, s_.keys[side_], d);
-    ChunkWeights w = weigh(d, count, p_.scale * kLog2E);
+  __device__ __forceinline__ void score(int side, float (&d)[32]) {
+    s_.full[side].wait(parity(side));
+    scores(s_.q, s_.keys[side], d);
+  }
+
+  // A chunk's weights, scaled as the chunks before it demand.
+  __device__ __forceinline__ void publish(int side, const RunningHead (&running)[2],
+                                          ChunkWeights w) {
+    const int head = tile::forget(head_);
     if (threadIdx.x % 4 == 0) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        s_.exponent[side_][head_ + 8 * i] = w.exponent[i];
-        s_.sum[side_][head_ + 8 * i] = w.sum[i];
+        s_.exponent[side][head + 8 * i] = w.exponent[i];
+        s_.sum[side][head + 8 * i] = w.sum[i];
       }
     }
-    RunningHead ahead[2] = {running[0], running[1]};
     RunningHead::Factors factors[2];
-    if (side_ == 1) {
-      s_.weighed[0].wait(parity(0));
-      add(0, ahead, factors);
-    }
 #pragma unroll
-    for (int i = 0; i < 2; ++i) factors[i] = ahead[i].add(w.exponent[i], w.sum[i]);
+    for (int i = 0; i < 2; ++i) {
+      RunningHead ahead = running[i];
+      factors[i] = ahead.add(w.exponent[i], w.sum[i]);
+    }
     scale_weights(w.pair, factors);
     const int t = threadIdx.x % 4;
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       const int piece = i / 4 * 2 + i % 4 / 2;
       *reinterpret_cast<uint32_t*>(
-          s_.weights[side_] + SwizzledTile::offset(head_ + i % 2 * 8, piece) + t * 4) = w.pair[i];
+          s_.weights[side] + SwizzledTile::offset(head + i % 2 * 8, piece) + t * 4) = w.pair[i];
     }
     tile::publish_to_async();
-    arrive_warp(s_.weighed[side_]);
+    arrive_warp(s_.weighed[side]);
   }
 
-  __device__ __forceinline__ void add(int side, RunningHead (&running)[2],
-                                      RunningHead::Factors (&factors)[2]) const {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      factors[i] = running[i].add(s_.exponent[side][head_ + 8 * i], s_.sum[side][head_ + 8 * i]);
-    }
-  }
+  // Adds a chunk to the values.
   __device__ __forceinline__ void sum_values(int side, bool first, RunningHead (&running)[2],
                                              float (&values)[kHalf / 2]) {
     s_.full[side].wait(parity(side));
     s_.weighed[side].wait(parity(side));
+    const int head = tile::forget(head_);
     RunningHead::Factors factors[2];
-    add(side, running, factors);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      factors[i] = running[i].add(s_.exponent[side][head + 8 * i], s_.sum[side][head + 8 * i]);
+    }
     if (!first) scale_values(values, factors);
     const uint32_t a = tile::smem_address(s_.weights[side]);
     const uint32_t b = tile::smem_address(s_.keys[side]) + side_ * (kTiles / 2) * kTileBytes;
@@ -270,7 +281,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                                                  kAlignment);
   if (threadIdx.x == 0) {
     for (int i = 0; i < 2; ++i) {
-      s.full[i].init(kGroupThreads / 32);
+      s.full[i].init(kProducers / 32);
       s.empty[i].init(kConsumers / 32);
       s.weighed[i].init(kGroupThreads / 32);
     }

@@ -14,7 +14,7 @@ constexpr int kQueries = 4;  // of a block, which scans all keys that they see
 constexpr int kWarpgroups = 4;
 constexpr int kThreads = kWarpgroups * kGroupThreads;
 constexpr int kAlignment = SwizzledTile::kGroupBytes;
-constexpr int kRounds = 3;  // groups of each warpgroup between looks at how full the lists are
+constexpr int kRounds = 6;  // groups of each warpgroup between looks at how full the lists are
 constexpr int kBetweenLooks = kRounds * kWarpgroups * kGroup;
 
 // What is known of a row: entries that may be among its best, and the score below which (or at
@@ -44,6 +44,19 @@ struct Smem {
             &count[query_index], &threshold[query_index]};
   }
 };
+
+__device__ __forceinline__ KeyCodes load_keys(const KeyPlaces::Source& from) {
+  const int lane = threadIdx.x % 32;
+  KeyCodes keys;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int row = lane / 4 + 8 * i;
+    keys.codes[i] = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from.codes) +
+                                            row * 4 + lane % 4);
+    keys.scales[i] = tile::load_shared_state(reinterpret_cast<const uint32_t*>(from.scales) + row);
+  }
+  return keys;
+}
 
 // The largest x of `bits` bits for which holds(x) is true, where it is true up to that x; 0 where
 // none is.
@@ -192,23 +205,27 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int warpgroup = static_cast<int>(threadIdx.x) / kGroupThreads;
     const Candidates own = s.candidates(t, capacity);
     int threshold = -1;
-    KeyStream stream(p, 0, longest, warpgroup, kWarpgroups);
-    KeyCodes codes = stream.load();
+    const KeyPlaces places(p, 0, longest);
+    KeyCodes codes = load_keys(places.source(warpgroup, places.lookup(warpgroup)));
+    int block = places.lookup(warpgroup + kWarpgroups);
 #pragma unroll 1
     for (int round = 0; round * kWarpgroups < groups; ++round) {
       const int group = round * kWarpgroups + warpgroup;
       if (group < groups) {
         const KeyWords words(codes);
-        codes = stream.load();
-        float2 scores = {0, 0};
+        float2 parts[kQueries];
 #pragma unroll
         for (int i = 0; i < kQueries; ++i) {
           float d[32];
           multiply(words, tile::smem_address(s.query[i]), d);
           const HeadWeights weights = s.weights[i][t];
-          const float2 sums = sum_heads(d, weights);
-          if (i == t) scores = sums;
+          parts[i] = sum_own_heads(d, weights);
+          if (i == 1) {
+            codes = load_keys(places.source(group + kWarpgroups, block));
+            block = places.lookup(group + 2 * kWarpgroups);
+          }
         }
+        const float2 scores = sum_quad(parts);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int entry = group * kGroup + warp % 4 * kWarpKeys + lane / 4 + 8 * i;
@@ -269,6 +286,7 @@ void launch_index_prefill(const IndexPrefillPlan& plan, const cuda::Stream& stre
                           const IndexParams& params) {
   CACHALOT_CHECK(params.rows >= 1 && params.table_stride == 0);
   CACHALOT_CHECK(params.rows_per_block % kWarpKeys == 0);
+  CACHALOT_CHECK(params.block_bytes % 16 == 0 && params.offset % 16 == 0);
   cuda::LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>((params.rows + kQueries - 1) / kQueries));
   shape.block = kThreads;

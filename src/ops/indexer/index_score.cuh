@@ -6,7 +6,6 @@
 #include "ops/indexer/index_select_cuda.h"
 #include "tile/convert.cuh"
 #include "tile/copy.cuh"
-#include "tile/mma.cuh"
 #include "tile/wgmma_bf16.cuh"
 
 namespace cachalot::ops::index {
@@ -60,52 +59,39 @@ struct KeyCodes {
   uint32_t scales[2];
 };
 
-// The keys of a row, one group after the other; the block's number is looked up a group ahead.
-class KeyStream {
+// Where a row's keys lie. A warp's share of a group is 16 rows of one block; of a group past the
+// last visible key it is some other.
+class KeyPlaces {
  public:
-  __device__ KeyStream(const IndexParams& p, int64_t row, int visible, int group, int stride)
-      : p_(p),
-        table_(p.blocks + row * p.table_stride),
-        last_(visible - 1),
-        stride_(stride),
-        group_(group),
-        block_(tile::load_shared_state(table_ + first() / rows_per_block())) {}
+  __device__ KeyPlaces(const IndexParams& p, int64_t row, int visible)
+      : p_(p), table_(p.blocks + row * p.table_stride), last_(visible - 1) {}
 
-  // Those of the next group of the stride; keys past the last visible are some other.
-  __device__ __forceinline__ KeyCodes load() {
-    const int lane = threadIdx.x % 32;
-    const int slot = first() % rows_per_block() + lane / 4;
+  __device__ __forceinline__ int lookup(int group) const {
+    return tile::load_shared_state(table_ + first(group) / rows_per_block());
+  }
+  struct Source {
+    const uint8_t* codes;
+    const uint8_t* scales;
+  };
+  __device__ __forceinline__ Source source(int group, int block) const {
+    const int slot = first(group) % rows_per_block();
     const auto* data =
-        reinterpret_cast<const uint8_t*>(p_.base) + block_ * p_.block_bytes + p_.offset;
-    const uint8_t* scales = data + rows_per_block() * 64;
-    KeyCodes keys;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int row = slot + i * 8;
-      keys.codes[i] = tile::load_shared_state(
-          reinterpret_cast<const tile::Vector16*>(data + row * 64) + lane % 4);
-      keys.scales[i] = tile::load_shared_state(reinterpret_cast<const uint32_t*>(scales) + row);
-    }
-    group_ += stride_;
-    block_ = tile::load_shared_state(table_ + first() / rows_per_block());
-    return keys;
+        reinterpret_cast<const uint8_t*>(p_.base) + block * p_.block_bytes + p_.offset;
+    return {data + slot * 64, data + rows_per_block() * 64 + slot * 4};
   }
 
  private:
   __device__ __forceinline__ int rows_per_block() const {
     return static_cast<int>(p_.rows_per_block);
   }
-  __device__ __forceinline__ int first() const {
+  __device__ __forceinline__ int first(int group) const {
     const int warp = static_cast<int>(threadIdx.x) % kGroupThreads / 32;
-    return min(group_ * kGroup + warp * kWarpKeys, last_ / kWarpKeys * kWarpKeys);
+    return min(group * kGroup + warp * kWarpKeys, last_ / kWarpKeys * kWarpKeys);
   }
 
   const IndexParams& p_;
   const int32_t* table_;
   int last_;
-  int stride_;
-  int group_;
-  int block_;
 };
 
 // The same as bf16, in the places of A, of 8 k steps.
@@ -165,23 +151,44 @@ __device__ __forceinline__ void multiply(const KeyWords& keys, uint32_t query, f
   tile::wgmma_wait<0>();
 }
 
-// The scores of a lane's rows g and g + 8, alike in the four lanes of a quad: the tensor cores sum
-// the terms, 16 heads at a time.
-__device__ __forceinline__ float2 sum_heads(const float (&d)[32], const HeadWeights& weights) {
-  constexpr uint32_t kOnes = 0x3F803F80u;
-  float sum[4] = {0, 0, 0, 0};
+// A lane's part of the scores of its rows g and g + 8.
+__device__ __forceinline__ float2 sum_own_heads(const float (&d)[32], const HeadWeights& weights) {
+  float low[2] = {0, 0}, high[2] = {0, 0};
 #pragma unroll
-  for (int step = 0; step < 4; ++step) {
-    uint32_t terms[4];
+  for (int n = 0; n < 8; ++n) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {  // in the places of A
-      const int n = 2 * step + i / 2, row = i % 2;
-      terms[i] = tile::multiply_bf16(
+    for (int row = 0; row < 2; ++row) {
+      const uint32_t terms = tile::multiply_bf16(
           tile::pack_positive_bf16(d[4 * n + 2 * row], d[4 * n + 2 * row + 1]), weights.pair[n]);
+      low[row] += tile::low_bf16(terms);
+      high[row] += tile::high_bf16(terms);
     }
-    tile::mma_bf16(sum, terms[0], terms[1], terms[2], terms[3], kOnes, kOnes);
   }
-  return {sum[0], sum[2]};
+  return {low[0] + high[0], low[1] + high[1]};
+}
+// The scores, in all lanes of a quad.
+__device__ __forceinline__ float2 sum_quad(float2 part) {
+  part.x += __shfl_xor_sync(kAllLanes, part.x, 1);
+  part.y += __shfl_xor_sync(kAllLanes, part.y, 1);
+  part.x += __shfl_xor_sync(kAllLanes, part.x, 2);
+  part.y += __shfl_xor_sync(kAllLanes, part.y, 2);
+  return part;
+}
+// The same of four queries: lane t of a quad gets those of query t.
+__device__ __forceinline__ float2 sum_quad(const float2 (&parts)[4]) {
+  const bool odd = threadIdx.x % 2 != 0, upper = threadIdx.x / 2 % 2 != 0;
+  float2 pairs[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float2 own = odd ? parts[2 * i + 1] : parts[2 * i];
+    const float2 other = odd ? parts[2 * i] : parts[2 * i + 1];
+    pairs[i].x = own.x + __shfl_xor_sync(kAllLanes, other.x, 1);
+    pairs[i].y = own.y + __shfl_xor_sync(kAllLanes, other.y, 1);
+  }
+  const float2 own = upper ? pairs[1] : pairs[0];
+  const float2 other = upper ? pairs[0] : pairs[1];
+  return {own.x + __shfl_xor_sync(kAllLanes, other.x, 2),
+          own.y + __shfl_xor_sync(kAllLanes, other.y, 2)};
 }
 
 }  // namespace cachalot::ops::index

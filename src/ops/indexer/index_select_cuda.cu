@@ -31,6 +31,72 @@ __host__ __device__ constexpr int64_t row_scratch_bytes(int blocks) {
   return (static_cast<int64_t>(sizeof(RowScratch)) + int64_t{blocks} * kCounts * 4 + 15) / 16 * 16;
 }
 
+// A warp's keys of a group, on their way.
+struct alignas(16) WarpKeys {
+  tile::Vector16 codes[2][32];  // as KeyCodes has them
+  uint32_t scales[kWarpKeys];
+};
+constexpr int kRingDepth = 4;
+constexpr int kRingBytes = kRingDepth * kWarps * static_cast<int>(sizeof(WarpKeys));
+
+// The groups first, first + kWarpgroups, .. before `last`, some of which are under way.
+class KeyRing {
+ public:
+  __device__ __forceinline__ KeyRing(const KeyPlaces& places, WarpKeys* slots, int first, int last)
+      : places_(places), slots_(slots), next_(first), last_(last) {
+    int blocks[kRingDepth + 1];
+#pragma unroll
+    for (int i = 0; i <= kRingDepth; ++i) blocks[i] = places.lookup(first + i * kWarpgroups);
+#pragma unroll
+    for (int i = 0; i < kRingDepth; ++i) start(i, blocks[i]);
+    block_ = blocks[kRingDepth];
+  }
+  __device__ __forceinline__ KeyCodes take() {
+    tile::wait_copy_groups<kRingDepth - 1>();
+    __syncwarp();
+    const int lane = threadIdx.x % 32;
+    const WarpKeys& from = slots_[slot_ * kWarps];
+    KeyCodes keys;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      keys.codes[i] = from.codes[i][lane];
+      keys.scales[i] = from.scales[lane / 4 + 8 * i];
+    }
+    __syncwarp();
+    start(slot_, block_);
+    block_ = places_.lookup(next_);
+    slot_ = slot_ + 1 == kRingDepth ? 0 : slot_ + 1;
+    return keys;
+  }
+
+ private:
+  __device__ __forceinline__ void start(int slot, int block) {
+    if (next_ < last_) {
+      const int lane = threadIdx.x % 32;
+      const KeyPlaces::Source from = places_.source(next_, block);
+      WarpKeys& to = slots_[slot * kWarps];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        tile::start_copy(&to.codes[i][lane], reinterpret_cast<const tile::Vector16*>(from.codes) +
+                                                 (lane / 4 + 8 * i) * 4 + lane % 4);
+      }
+      if (lane < kWarpKeys / 4) {
+        tile::start_copy(to.scales + 4 * lane,
+                         reinterpret_cast<const tile::Vector16*>(from.scales) + lane);
+      }
+    }
+    tile::end_copy_group();
+    next_ += kWarpgroups;
+  }
+
+  const KeyPlaces& places_;
+  WarpKeys* slots_;  // of this warp: every kWarps-th
+  int next_;
+  int last_;
+  int block_;
+  int slot_ = 0;
+};
+
 // The sums of what threads after the calling one hold. By all threads.
 __device__ __forceinline__ uint32_t sum_after(uint32_t own, uint32_t (&warps)[kWarps]) {
   const int lane = threadIdx.x % 32;
@@ -58,7 +124,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ uint32_t above_bin;
   __shared__ uint32_t warp_above[kWarps], warp_equal[kWarps];
   uint8_t* const query = bytes + (kAlignment - tile::smem_address(bytes) % kAlignment) % kAlignment;
-  auto* const keys = reinterpret_cast<uint16_t*>(query + kQueryBytes);
+  auto* const keys = reinterpret_cast<uint16_t*>(query + kQueryBytes + kRingBytes);
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int row = blockIdx.y;
@@ -90,8 +156,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int num_keys = min(visible, last_group * kGroup) - first_key;
   const int warpgroup = static_cast<int>(threadIdx.x) / kGroupThreads;
   const int group = first_group + warpgroup;
-  KeyStream stream(p, row, visible, group, kWarpgroups);
-  KeyCodes codes = stream.load();
+  const KeyPlaces places(p, row, visible);
+  KeyRing ring(places, reinterpret_cast<WarpKeys*>(query + kQueryBytes) + warp, group, last_group);
   arrange_query(p.q + static_cast<int64_t>(row) * kHeads * kDim, query,
                 static_cast<int>(threadIdx.x), kThreads);
   HeadWeights weights;
@@ -105,11 +171,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int own =
       warp % 4 * kWarpKeys + lane / 4 + lane % 2 * 8;  // a key of a group, in lanes t < 2
   for (int i = warpgroup; i < last_group - first_group; i += kWarpgroups) {
-    const KeyWords words(codes);
-    codes = stream.load();
+    const KeyWords words(ring.take());
     float d[32];
     multiply(words, tile::smem_address(query), d);
-    const float2 scores = sum_heads(d, weights);
+    const float2 scores = sum_quad(sum_own_heads(d, weights));
     const int at = i * kGroup + own;
     if (lane % 4 < 2 && at < num_keys) {
       const uint32_t key = ordered_key(lane % 2 == 0 ? scores.x : scores.y);
@@ -243,7 +308,7 @@ Result<IndexPlan> make_index_plan(const cuda::Device& device, const IndexShape& 
   plan.blocks_per_row = static_cast<int>(
       std::clamp<int64_t>((groups + kWarpgroups - 1) / kWarpgroups, 1, device.num_sms / s.rows));
   const int64_t keys = (groups + plan.blocks_per_row - 1) / plan.blocks_per_row * kGroup;
-  plan.smem_bytes = kAlignment + kQueryBytes + keys * 2;
+  plan.smem_bytes = kAlignment + kQueryBytes + kRingBytes + keys * 2;
   if (plan.smem_bytes > device.smem_per_block_bytes - 20 * 1024)
     return bad("rows whose entries fit the shared memory", s.rows);
   plan.scratch_bytes = s.rows * row_scratch_bytes(plan.blocks_per_row);
@@ -255,6 +320,7 @@ void launch_index_select(const IndexPlan& plan, const cuda::Stream& stream,
                          const IndexParams& params) {
   CACHALOT_CHECK(params.rows >= 1 && params.rows <= plan.shape.rows);
   CACHALOT_CHECK(params.rows_per_block % kWarpKeys == 0);
+  CACHALOT_CHECK(params.block_bytes % 16 == 0 && params.offset % 16 == 0);
   cuda::LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(plan.blocks_per_row), static_cast<unsigned>(params.rows));
   shape.block = kThreads;
