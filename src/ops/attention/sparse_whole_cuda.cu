@@ -1,5 +1,5 @@
-// Sparse decode attention, a group of a row's heads by one block. One of its warpgroups expands keys,
-// chunk after chunk into two places. Two weigh every other chunk each and sum up half of the values
+// Sparse decode attention, a group of a row's heads by one block. Two of its warpgroups expand keys,
+// chunk after chunk into two places. Two others weigh every other chunk each and sum up half of the values
 // of all: the first weighs a chunk while it sums with the second's weights and the second the other
 // way round.
 #include <algorithm>
@@ -14,17 +14,18 @@ namespace {
 namespace cuda = device::cuda;
 constexpr int kGroupThreads = 128;  // of a warpgroup
 constexpr int kConsumers = 2 * kGroupThreads;
-constexpr int kProducers = kGroupThreads;
+constexpr int kProducers = 2 * kGroupThreads;
 constexpr int kThreads = kConsumers + kProducers;
-constexpr int kConsumerRegisters = 208;
-constexpr int kProducerRegisters = 88;
+constexpr int kConsumerRegisters = 200;
+constexpr int kProducerRegisters = 56;
+constexpr int kStaged = 4;  // pieces of a key on their way in shared memory; others in registers
 constexpr int kHalf = kDim / 2;
 
 struct Smem {
   uint8_t q[kOperandBytes];
   uint8_t keys[2][kOperandBytes];
   uint8_t weights[2][kTileBytes];
-  tile::Vector16 staged[kCodePieces][kProducers];  // on their way to being expanded
+  tile::Vector16 staged[kStaged][kProducers];  // on their way to being expanded
   int exponent[2][kHeads];
   float sum[2][kHeads];
   tile::Mbarrier full[2];     // keys are there
@@ -38,81 +39,65 @@ __device__ __forceinline__ void arrive_warp(tile::Mbarrier& barrier) {
   if (threadIdx.x % 32 == 0) barrier.arrive();
 }
 
-// --- The producers. Each warp has 16 keys of a chunk, eight at a time; the bytes of eight are under
-// way while those before are expanded, and their places are looked up a chunk earlier.
+// --- The producers. Each warp has eight keys of a chunk; the bytes of the next chunk's are under
+// way while those before are expanded, and their places are looked up yet a chunk earlier.
 class Producer {
  public:
   __device__ Producer(const SparseDecodeParams& p, Smem& s)
       : p_(p),
         s_(s),
         staged_(&s.staged[0][threadIdx.x % kProducers]),
-        own_(static_cast<int>(threadIdx.x) % kProducers / 32 * 16 + threadIdx.x % 32 / 4) {}
+        own_(static_cast<int>(threadIdx.x) % kProducers / 4) {}
 
   __device__ __forceinline__ void expand(int row) {
     const RowKeys keys(p_, row);
     const int chunks = num_chunks(keys.total);
     if (chunks == 0) return;
     tile::wait_copies();  // those of no key that the last row ended with
-    int picked[2];
-    RowKeys::Place place[2];
-    RowKeys::Source source[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) source[i] = keys.source(p_, locate(keys, 0, i));
-    start(source[0]);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) place[i] = locate(keys, 1, i);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) picked[i] = keys.pick(key(2, i));
+    const RowKeys::Source first = keys.source(p_, keys.place(p_, own_, keys.pick(own_)));
+    stage(first);
+    load(first);
+    RowKeys::Place place = keys.place(p_, key(1), keys.pick(key(1)));
+    int picked = keys.pick(key(2));
 
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
       const int buffer = chunk % 2;
+      const RowKeys::Source next = keys.source(p_, place);
+      place = keys.place(p_, key(chunk + 2), picked);
+      picked = keys.pick(key(chunk + 3));
       s_.empty[buffer].wait(~phases_ >> buffer & 1);
       phases_ ^= 1u << buffer;
       uint8_t* const to = s_.keys[buffer];
-      expand_eight(to, own_, source[1]);
+      const tile::Vector8 scales = scales_;
+      tile::wait_copies();
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        source[i] = keys.source(p_, place[i]);
-        place[i] = keys.place(p_, key(chunk + 2, i), picked[i]);
-        picked[i] = keys.pick(key(chunk + 3, i));
+      for (int i = 0; i < kStaged; ++i) {
+        store_piece(to, own_, i, staged_[i * kProducers], scales);
       }
-      expand_eight(to, own_ + 8, source[0]);
+      stage(next);
+#pragma unroll
+      for (int i = kStaged; i < kPieces; ++i) {
+        store_piece(to, own_, i, loaded_[i - kStaged], scales);
+      }
+      load(next);
       tile::publish_to_async();
       arrive_warp(s_.full[buffer]);
     }
   }
 
  private:
-  __device__ __forceinline__ int key(int chunk, int half) const {
-    return chunk * kChunk + own_ + 8 * half;
-  }
-  __device__ __forceinline__ RowKeys::Place locate(const RowKeys& keys, int chunk, int half) const {
-    return keys.place(p_, key(chunk, half), keys.pick(key(chunk, half)));
-  }
-  __device__ __forceinline__ void start(const RowKeys::Source& from) {
-#pragma unroll
-    for (int i = 0; i < kCodePieces; ++i) {
-      tile::start_copy_or_zero(staged_ + i * kProducers, piece_of(from, i), from.data != nullptr);
-    }
+  __device__ __forceinline__ int key(int chunk) const { return chunk * kChunk + own_; }
+  __device__ __forceinline__ void stage(const RowKeys::Source& from) {
     scales_ = load_scales(from);
 #pragma unroll
-    for (int i = kCodePieces; i < kPieces; ++i) rest_[i - kCodePieces] = load_piece(from, i);
-  }
-  // Expands the eight that are under way; starts the next.
-  __device__ __forceinline__ void expand_eight(uint8_t* to, int row, const RowKeys::Source& next) {
-    tile::Vector16 pieces[kPieces];
-    tile::wait_copies();
-#pragma unroll
-    for (int i = 0; i < kCodePieces; ++i) pieces[i] = staged_[i * kProducers];
-#pragma unroll
-    for (int i = kCodePieces; i < kPieces; ++i) {
-      store_piece(to, row, i, rest_[i - kCodePieces], scales_);
+    for (int i = 0; i < kStaged; ++i) {
+      tile::start_copy_or_zero(staged_ + i * kProducers, piece_of(from, i), from.data != nullptr);
     }
-    const tile::Vector8 scales = scales_;
-    start(next);
+  }
+  __device__ __forceinline__ void load(const RowKeys::Source& from) {
 #pragma unroll
-    for (int i = 0; i < kCodePieces; ++i) store_piece(to, row, i, pieces[i], scales);
+    for (int i = kStaged; i < kPieces; ++i) loaded_[i - kStaged] = load_piece(from, i);
   }
 
   const SparseDecodeParams& p_;
@@ -121,10 +106,14 @@ class Producer {
   int own_;
   uint32_t phases_ = 0;  // of the two places
   tile::Vector8 scales_;
-  tile::Vector16 rest_[kPieces - kCodePieces];
+  tile::Vector16 loaded_[kPieces - kStaged];
 };
 
 // --- The consumers.
+
+// Of a warpgroup: half of the values, as two accumulators.
+constexpr int kQuarter = kDim / 4;
+using Values = float[2][kQuarter / 2];
 class Consumer {
  public:
   __device__ Consumer(const SparseDecodeParams& p, Smem& s)
@@ -149,7 +138,7 @@ class Consumer {
     tile::publish_to_async();
     tile::sync_threads<1, kConsumers>();
     RunningHead running[2];
-    float values[kHalf / 2];
+    Values values;
     if (side_ == 0) {
 #pragma unroll 1
       for (int chunk = 0; chunk < chunks; chunk += 2) {
@@ -217,7 +206,7 @@ class Consumer {
 
   // Adds a chunk to the values.
   __device__ __forceinline__ void sum_values(int side, bool first, RunningHead (&running)[2],
-                                             float (&values)[kHalf / 2]) {
+                                             Values& values) {
     s_.full[side].wait(parity(side));
     s_.weighed[side].wait(parity(side));
     const int head = tile::forget(head_);
@@ -226,15 +215,22 @@ class Consumer {
     for (int i = 0; i < 2; ++i) {
       factors[i] = running[i].add(s_.exponent[side][head + 8 * i], s_.sum[side][head + 8 * i]);
     }
-    if (!first) scale_values(values, factors);
+    if (!first) {
+      scale_values(values[0], factors);
+      scale_values(values[1], factors);
+    }
     const uint32_t a = tile::smem_address(s_.weights[side]);
     const uint32_t b = tile::smem_address(s_.keys[side]) + side_ * (kTiles / 2) * kTileBytes;
     tile::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kChunk / 16; ++step) {
-      tile::wgmma_bf16_n256_columns(values, SwizzledTile::major_k(a, step),
-                                    SwizzledTile::major_columns(b, step, kTileBytes),
-                                    !first || step > 0 ? 1 : 0);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        tile::wgmma_bf16_n128_columns(
+            values[i], SwizzledTile::major_k(a, step),
+            SwizzledTile::major_columns(b + i * (kTiles / 4) * kTileBytes, step, kTileBytes),
+            !first || step > 0 ? 1 : 0);
+      }
     }
     tile::wgmma_commit();
     tile::wgmma_wait<0>();
@@ -243,7 +239,7 @@ class Consumer {
   }
 
   __device__ __forceinline__ void finish(int item, int chunks, const RunningHead (&running)[2],
-                                         const float (&values)[kHalf / 2]) {
+                                         const Values& values) {
     uint16_t* const out = p_.out + (static_cast<int64_t>(item) * kHeads + head_) * kDim;
     if (chunks == 0) {
       for (int head = 0; head < 2; ++head) {
@@ -262,7 +258,7 @@ class Consumer {
     }
 #pragma unroll
     for (int i = 0; i < kTiles / 2; ++i) {
-      finish_tile(p_, row, side_ * (kTiles / 2) + i, values + 32 * i, inverse, out);
+      finish_tile(p_, row, side_ * (kTiles / 2) + i, values[i / 2] + i % 2 * 32, inverse, out);
     }
   }
 

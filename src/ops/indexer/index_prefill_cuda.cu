@@ -11,10 +11,10 @@ namespace {
 namespace cuda = device::cuda;
 using namespace index;
 constexpr int kQueries = 4;  // of a block, which scans all keys that they see
-constexpr int kWarpgroups = 4;
+constexpr int kWarpgroups = 3;
 constexpr int kThreads = kWarpgroups * kGroupThreads;
 constexpr int kAlignment = SwizzledTile::kGroupBytes;
-constexpr int kRounds = 6;  // groups of each warpgroup between looks at how full the lists are
+constexpr int kRounds = 8;  // groups of each warpgroup between looks at how full the lists are
 constexpr int kBetweenLooks = kRounds * kWarpgroups * kGroup;
 
 // What is known of a row: entries that may be among its best, and the score below which (or at
@@ -214,12 +214,18 @@ __global__ void __launch_bounds__(kThreads, 1)
       if (group < groups) {
         const KeyWords words(codes);
         float2 parts[kQueries];
+        float d[2][32];  // of a query and the next
+        start_products(words, tile::smem_address(s.query[0]), d[0]);
 #pragma unroll
         for (int i = 0; i < kQueries; ++i) {
-          float d[32];
-          multiply(words, tile::smem_address(s.query[i]), d);
+          if (i + 1 < kQueries) {
+            start_products(words, tile::smem_address(s.query[i + 1]), d[(i + 1) % 2]);
+            tile::wgmma_wait<1>();
+          } else {
+            tile::wgmma_wait<0>();
+          }
           const HeadWeights weights = s.weights[i][t];
-          parts[i] = sum_own_heads(d, weights);
+          parts[i] = sum_own_heads(d[i % 2], weights);
           if (i == 1) {
             codes = load_keys(places.source(group + kWarpgroups, block));
             block = places.lookup(group + 2 * kWarpgroups);

@@ -138,8 +138,9 @@ struct HeadWeights {
   uint32_t pair[8];
 };
 
-// key . q_h of the group's keys and all heads, in the places of D. By a warpgroup.
-__device__ __forceinline__ void multiply(const KeyWords& keys, uint32_t query, float (&d)[32]) {
+// key . q_h of the group's keys and all heads, in the places of D; under way until wgmma_wait. By a
+// warpgroup.
+__device__ __forceinline__ void start_products(const KeyWords& keys, uint32_t query, float (&d)[32]) {
   tile::wgmma_fence();
 #pragma unroll
   for (int step = 0; step < 8; ++step) {
@@ -148,7 +149,6 @@ __device__ __forceinline__ void multiply(const KeyWords& keys, uint32_t query, f
                          step > 0 ? 1 : 0);
   }
   tile::wgmma_commit();
-  tile::wgmma_wait<0>();
 }
 
 // A lane's part of the scores of its rows g and g + 8.

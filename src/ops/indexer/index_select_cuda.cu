@@ -173,7 +173,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (int i = warpgroup; i < last_group - first_group; i += kWarpgroups) {
     const KeyWords words(ring.take());
     float d[32];
-    multiply(words, tile::smem_address(query), d);
+    start_products(words, tile::smem_address(query), d);
+    tile::wgmma_wait<0>();
     const float2 scores = sum_quad(sum_own_heads(d, weights));
     const int at = i * kGroup + own;
     if (lane % 4 < 2 && at < num_keys) {
