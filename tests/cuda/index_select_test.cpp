@@ -26,6 +26,7 @@ struct Operands {
   std::vector<int32_t> blocks;
   int64_t table_stride;
   std::vector<std::vector<float>> keys;  // of each row, decoded
+  int64_t page = kRowsPerBlock;          // rows of a block
 };
 
 Operands random_operands(Rng& rng, const Case& c) {
@@ -121,8 +122,8 @@ class IndexSelect : public testing::CudaTest {
     p.base = pool.data();
     p.blocks = blocks.as<int32_t>();
     p.table_stride = o.table_stride;
-    p.block_bytes = kRowsPerBlock * 68;
-    p.rows_per_block = kRowsPerBlock;
+    p.block_bytes = o.page * 68;
+    p.rows_per_block = o.page;
     p.selected = selected.as<int32_t>();
     p.num_selected = num_selected.as<int32_t>();
     p.scratch = scratch.data();
@@ -149,8 +150,8 @@ class IndexSelect : public testing::CudaTest {
     p.visible = visible.as<int32_t>();
     p.base = pool.data();
     p.blocks = blocks.as<int32_t>();
-    p.block_bytes = kRowsPerBlock * 68;
-    p.rows_per_block = kRowsPerBlock;
+    p.block_bytes = o.page * 68;
+    p.rows_per_block = o.page;
     p.selected = selected.as<int32_t>();
     p.num_selected = num_selected.as<int32_t>();
     launch_index_prefill(*plan, stream_, p);
@@ -186,6 +187,33 @@ TEST_F(IndexSelect, PrefillPicksAsDecodeDoes) {
                              found.selected.begin() + static_cast<int64_t>(row) * c.topk))
           << "row " << row << " visible " << c.visible[row] << " topk " << c.topk;
     }
+  }
+}
+
+TEST_F(IndexSelect, TheSizeOfBlocksDoesNotMatter) {
+  Rng rng(14);
+  const Case c{{5000, 4000, 4999}, 512, false};
+  const Operands o = random_operands(rng, c);
+  const Picks expected = run_prefill(c, o);
+  for (const int64_t page : {16, 48, 320}) {
+    Operands other = o;
+    other.page = page;
+    other.table_stride = (5000 + page - 1) / page;
+    other.blocks.resize(other.table_stride);
+    std::iota(other.blocks.rbegin(), other.blocks.rend(), 0);
+    other.pool.assign(other.table_stride * page * 68, 0);
+    for (int64_t e = 0; e < 5000; ++e) {
+      const uint8_t* from = o.pool.data() + o.blocks[e / kRowsPerBlock] * kRowsPerBlock * 68;
+      uint8_t* to = other.pool.data() + other.blocks[e / page] * page * 68;
+      std::copy_n(from + e % kRowsPerBlock * 64, 64, to + e % page * 64);
+      std::copy_n(from + kRowsPerBlock * 64 + e % kRowsPerBlock * 4, 4,
+                  to + page * 64 + e % page * 4);
+    }
+    EXPECT_EQ(run_prefill(c, other), expected) << "page " << page;
+    const Picks decode = run({{5000}, 512, false}, one_of(other, 0));
+    EXPECT_TRUE(
+        std::equal(decode.selected.begin(), decode.selected.end(), expected.selected.begin()))
+        << "page " << page;
   }
 }
 

@@ -33,7 +33,8 @@ __device__ __forceinline__ int num_chunks(int keys) { return (keys + kChunk - 1)
 struct RowKeys {
   int total;
   int window;
-  int first_position;
+  int first_slot;         // of the window, in the ring
+  uint64_t inverse_rows;  // 2^40 / rows of a block, rounded up
   const uint8_t* ring;
   const int32_t* table;
   const int32_t* selected;  // null: entry i is i
@@ -47,7 +48,8 @@ struct RowKeys {
   __device__ RowKeys(const SparseDecodeParams& p, int row) : total(count(p, row)) {
     const int position = tile::load_shared_state(p.position + row);
     window = min(static_cast<int>(p.window), position + 1);
-    first_position = position - (window - 1);
+    first_slot = (position - (window - 1)) % max(1, static_cast<int>(p.window_capacity));
+    inverse_rows = (uint64_t{1} << 40) / max(1u, static_cast<uint32_t>(p.rows_per_block)) + 1;
     ring = window == 0 ? nullptr
                        : reinterpret_cast<const uint8_t*>(p.window_base) +
                              tile::load_shared_state(p.ring + row) * p.ring_bytes;
@@ -66,9 +68,14 @@ struct RowKeys {
   };
   __device__ __forceinline__ Place place(const SparseDecodeParams& p, int key, int picked) const {
     if (key >= total) return {-1, -1};
-    if (key < window) return {(first_position + key) % static_cast<int>(p.window_capacity), -1};
-    const int rows = static_cast<int>(p.rows_per_block);
-    return {picked % rows, tile::load_shared_state(table + picked / rows)};
+    if (key < window) {
+      const int capacity = static_cast<int>(p.window_capacity), slot = first_slot + key;
+      return {slot < capacity ? slot : slot - capacity, -1};
+    }
+    // Exact: entries are below 2^26, rows at most 2^14.
+    const int index = static_cast<int>(static_cast<uint32_t>(picked) * inverse_rows >> 40);
+    return {picked - index * static_cast<int>(p.rows_per_block),
+            tile::load_shared_state(table + index)};
   }
   struct Source {
     const uint8_t* data;  // null: no such key
@@ -256,11 +263,27 @@ __device__ __forceinline__ tile::Vector16 gather_run(const uint32_t (&w)[4]) {
   return upper ? tile::Vector16{{u, v, q0, q1}} : tile::Vector16{{p0, p1, u, v}};
 }
 
-// Tile `index` of the values (64) of a thread's two heads: scaled, rounded, the last tile rotated back;
-// out: of the thread's first head.
-__device__ __forceinline__ void finish_tile(const SparseDecodeParams& p, int row, int index,
-                                            const float* d, const float (&inverse)[2],
-                                            uint16_t* out) {
+// What rotates the last 64 values back: the cosine and sine of a lane's pairs, 4 n + t.
+struct Rotation {
+  tile::Vector8 pair[8];
+  __device__ __forceinline__ Rotation(const SparseDecodeParams& p, int row) {
+    const auto* from = reinterpret_cast<const tile::Vector8*>(p.rotation) + row * 32;
+#pragma unroll
+    for (int n = 0; n < 8; ++n)
+      pair[n] = tile::load_shared_state(from + 4 * n + static_cast<int>(threadIdx.x) % 4);
+  }
+  __device__ __forceinline__ uint32_t back(int n, uint32_t values) const {
+    const float c = tile::bits_to_float(pair[n].word[0]);
+    const float sine = -tile::bits_to_float(pair[n].word[1]);
+    const float x = tile::low_bf16(values), y = tile::high_bf16(values);
+    return tile::pack_bf16(x * c - y * sine, x * sine + y * c);
+  }
+};
+
+// 64 values of a thread's two heads: scaled, rounded, rotated back where `rotation` is given; out:
+// of the thread's first head.
+__device__ __forceinline__ void finish_tile(const float* d, const float (&inverse)[2],
+                                            const Rotation* rotation, uint16_t* out) {
   const int t = threadIdx.x % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -272,15 +295,10 @@ __device__ __forceinline__ void finish_tile(const SparseDecodeParams& p, int row
         const int n = half * 4 + i;
         words[i] = tile::pack_bf16(d[4 * n + 2 * head] * inverse[head],
                                    d[4 * n + 2 * head + 1] * inverse[head]);
-        if (index == kTiles - 1) {
-          const float* cs = p.rotation + (static_cast<int64_t>(row) * 32 + 4 * n + t) * 2;
-          const float c = tile::load_shared_state(cs), sine = -tile::load_shared_state(cs + 1);
-          const float x = tile::low_bf16(words[i]), y = tile::high_bf16(words[i]);
-          words[i] = tile::pack_bf16(x * c - y * sine, x * sine + y * c);
-        }
+        if (rotation != nullptr) words[i] = rotation->back(n, words[i]);
       }
-      *reinterpret_cast<tile::Vector16*>(out + head * 8 * kDim + index * kTileDims +
-                                         (half * 4 + t) * 8) = gather_run(words);
+      *reinterpret_cast<tile::Vector16*>(out + head * 8 * kDim + (half * 4 + t) * 8) =
+          gather_run(words);
     }
   }
 }

@@ -25,8 +25,8 @@ Status check_sparse_decode(const SparseDecodeParams& p) {
                             std::to_string(p.scale));
   if (p.window > 0 && p.window_capacity < p.window)
     return bad("a ring that holds the window", p.window_capacity);
-  if (p.num_selected != nullptr && p.rows_per_block < 1)
-    return bad("rows in a block", p.rows_per_block);
+  if (p.num_selected != nullptr && (p.rows_per_block < 1 || p.rows_per_block > 16384))
+    return bad("1 to 16384 rows in a block", p.rows_per_block);
   if (sparse_decode_chunks(p) < 1) return bad("a key", p.window + p.topk);
   if (p.ring_bytes % 16 != 0 || p.block_bytes % 16 != 0 || p.offset % 16 != 0)
     return bad("blocks aligned to 16 bytes", p.block_bytes);
@@ -38,7 +38,7 @@ int64_t sparse_decode_scratch_bytes(const SparseDecodeParams& p) {
 }
 
 SparseForm sparse_decode_form(const cuda::Device& device, const SparseDecodeParams& p) {
-  return p.rows * (p.heads / 64) * 4 < device.num_sms ? SparseForm::split : SparseForm::whole;
+  return p.rows * (p.heads / 64) * 5 < device.num_sms ? SparseForm::split : SparseForm::whole;
 }
 
 void launch_sparse_decode(const cuda::Device& device, const cuda::Stream& stream, SparseForm form,

@@ -205,7 +205,13 @@ __global__ void __launch_bounds__(kSumThreads, 1)
   if (threadIdx.x >= kGroupThreads) return;
   const float* sink = p.sink + group * kHeads + head;
   const float inverse[2] = {running[0].finish(__ldg(sink)), running[1].finish(__ldg(sink + 8))};
-  finish_tile(p, row, index, values, inverse, out + head * kDim);
+  uint16_t* const to = out + head * kDim + index * kTileDims;
+  if (index < kTiles - 1) {
+    finish_tile(values, inverse, nullptr, to);
+  } else {
+    const Rotation rotation(p, row);
+    finish_tile(values, inverse, &rotation, to);
+  }
 }
 
 }  // namespace

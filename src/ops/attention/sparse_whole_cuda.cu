@@ -63,9 +63,6 @@ class Producer {
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
       const int buffer = chunk % 2;
-      const RowKeys::Source next = keys.source(p_, place);
-      place = keys.place(p_, key(chunk + 2), picked);
-      picked = keys.pick(key(chunk + 3));
       s_.empty[buffer].wait(~phases_ >> buffer & 1);
       phases_ ^= 1u << buffer;
       uint8_t* const to = s_.keys[buffer];
@@ -75,6 +72,10 @@ class Producer {
       for (int i = 0; i < kStaged; ++i) {
         store_piece(to, own_, i, staged_[i * kProducers], scales);
       }
+      // Here its loads are done, as those of the bytes before must be too.
+      const RowKeys::Source next = keys.source(p_, place);
+      place = keys.place(p_, key(chunk + 2), picked);
+      picked = keys.pick(key(chunk + 3));
       stage(next);
 #pragma unroll
       for (int i = kStaged; i < kPieces; ++i) {
@@ -256,9 +257,16 @@ class Consumer {
     for (int i = 0; i < 2; ++i) {
       inverse[i] = running[i].finish(__ldg(p_.sink + group * kHeads + head_ + 8 * i));
     }
+    uint16_t* const to = out + side_ * kHalf;
 #pragma unroll
-    for (int i = 0; i < kTiles / 2; ++i) {
-      finish_tile(p_, row, side_ * (kTiles / 2) + i, values[i / 2] + i % 2 * 32, inverse, out);
+    for (int i = 0; i < kTiles / 2 - 1; ++i)
+      finish_tile(values[i / 2] + i % 2 * 32, inverse, nullptr, to + i * kTileDims);
+    constexpr int kLast = kTiles / 2 - 1;
+    if (side_ == 0) {
+      finish_tile(values[1] + 32, inverse, nullptr, to + kLast * kTileDims);
+    } else {
+      const Rotation rotation(p_, row);
+      finish_tile(values[1] + 32, inverse, &rotation, to + kLast * kTileDims);
     }
   }
 

@@ -11,10 +11,10 @@ namespace {
 namespace cuda = device::cuda;
 using namespace index;
 constexpr int kQueries = 4;  // of a block, which scans all keys that they see
-constexpr int kWarpgroups = 3;
+constexpr int kWarpgroups = 4;
 constexpr int kThreads = kWarpgroups * kGroupThreads;
 constexpr int kAlignment = SwizzledTile::kGroupBytes;
-constexpr int kRounds = 8;  // groups of each warpgroup between looks at how full the lists are
+constexpr int kRounds = 6;  // groups of each warpgroup between looks at how full the lists are
 constexpr int kBetweenLooks = kRounds * kWarpgroups * kGroup;
 
 // What is known of a row: entries that may be among its best, and the score below which (or at
@@ -29,6 +29,7 @@ struct Candidates {
 
 struct Smem {
   uint8_t query[kQueries][kQueryBytes];
+  uint8_t ones[kOnesBytes];
   HeadWeights weights[kQueries][4];  // of lane t of a quad
   int count[kQueries];
   int threshold[kQueries];
@@ -195,6 +196,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       arrange_query(p.q + static_cast<int64_t>(first_row + i) * kHeads * kDim, s.query[i],
                     static_cast<int>(threadIdx.x), kThreads);
     }
+    fill_ones(s.ones, static_cast<int>(threadIdx.x), kThreads);
     for (int i = threadIdx.x; i < num_rows * 32; i += kThreads) {
       const int of = i % 32 / 8, n = i % 8;
       s.weights[i / 32][of].pair[n] = tile::load_shared_state(reinterpret_cast<const uint32_t*>(
@@ -205,37 +207,37 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int warpgroup = static_cast<int>(threadIdx.x) / kGroupThreads;
     const Candidates own = s.candidates(t, capacity);
     int threshold = -1;
-    const KeyPlaces places(p, 0, longest);
-    KeyCodes codes = load_keys(places.source(warpgroup, places.lookup(warpgroup)));
-    int block = places.lookup(warpgroup + kWarpgroups);
+    KeyPlaces places(p, 0, longest, warpgroup, kWarpgroups);
+    KeyCodes codes = load_keys(places.source(places.next()));
+    KeyPlaces::Place place = places.next();
 #pragma unroll 1
     for (int round = 0; round * kWarpgroups < groups; ++round) {
       const int group = round * kWarpgroups + warpgroup;
       if (group < groups) {
         const KeyWords words(codes);
-        float2 parts[kQueries];
-        float d[2][32];  // of a query and the next
-        start_products(words, tile::smem_address(s.query[0]), d[0]);
+        float d[32];
+        Scores scores[kQueries];
+        start_products(words, tile::smem_address(s.query[0]), d);
+        tile::wgmma_wait<0>();
 #pragma unroll
         for (int i = 0; i < kQueries; ++i) {
-          if (i + 1 < kQueries) {
-            start_products(words, tile::smem_address(s.query[i + 1]), d[(i + 1) % 2]);
-            tile::wgmma_wait<1>();
-          } else {
-            tile::wgmma_wait<0>();
-          }
           const HeadWeights weights = s.weights[i][t];
-          parts[i] = sum_own_heads(d[i % 2], weights);
+          start_sums(Terms(d, weights), tile::smem_address(s.ones), scores[i]);
+          if (i + 1 < kQueries) start_products(words, tile::smem_address(s.query[i + 1]), d);
           if (i == 1) {
-            codes = load_keys(places.source(group + kWarpgroups, block));
-            block = places.lookup(group + 2 * kWarpgroups);
+            codes = load_keys(places.source(place));
+            place = places.next();
           }
+          tile::wgmma_wait<0>();
         }
-        const float2 scores = sum_quad(parts);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int entry = group * kGroup + warp % 4 * kWarpKeys + lane / 4 + 8 * i;
-          const auto key = static_cast<int>(ordered_key(i == 0 ? scores.x : scores.y));
+          const float score = t == 0   ? scores[0].of_row(i)
+                              : t == 1 ? scores[1].of_row(i)
+                              : t == 2 ? scores[2].of_row(i)
+                                       : scores[3].of_row(i);
+          const auto key = static_cast<int>(ordered_key(score));
           if (entry < scanned && key > threshold) {
             const int at = atomicAdd(own.count, 1);
             own.keys[at] = static_cast<uint16_t>(key);

@@ -59,39 +59,57 @@ struct KeyCodes {
   uint32_t scales[2];
 };
 
-// Where a row's keys lie. A warp's share of a group is 16 rows of one block; of a group past the
-// last visible key it is some other.
+// Where a row's keys lie, every `stride`-th group of them. A warp's share of a group is 16 rows of
+// one block; of a group past the last visible key it is some other.
 class KeyPlaces {
  public:
-  __device__ KeyPlaces(const IndexParams& p, int64_t row, int visible)
-      : p_(p), table_(p.blocks + row * p.table_stride), last_(visible - 1) {}
+  __device__ KeyPlaces(const IndexParams& p, int64_t row, int visible, int group, int stride)
+      : p_(p),
+        table_(p.blocks + row * p.table_stride),
+        rows_per_block_(static_cast<int>(p.rows_per_block)),
+        last_((visible - 1) / rows_per_block_),
+        step_blocks_(stride * kGroup / rows_per_block_),
+        step_rows_(stride * kGroup % rows_per_block_) {
+    const int warp = static_cast<int>(threadIdx.x) % kGroupThreads / 32;
+    const int key = group * kGroup + warp * kWarpKeys;
+    index_ = key / rows_per_block_;
+    slot_ = key % rows_per_block_;
+  }
 
-  __device__ __forceinline__ int lookup(int group) const {
-    return tile::load_shared_state(table_ + first(group) / rows_per_block());
+  struct Place {
+    int block;
+    int slot;
+  };
+  // Of the next group; what it loads is needed by source().
+  __device__ __forceinline__ Place next() {
+    const Place place{tile::load_shared_state(table_ + min(index_, last_)), slot_};
+    index_ += step_blocks_;
+    slot_ += step_rows_;
+    if (slot_ >= rows_per_block_) {
+      slot_ -= rows_per_block_;
+      ++index_;
+    }
+    return place;
   }
   struct Source {
     const uint8_t* codes;
     const uint8_t* scales;
   };
-  __device__ __forceinline__ Source source(int group, int block) const {
-    const int slot = first(group) % rows_per_block();
+  __device__ __forceinline__ Source source(Place place) const {
     const auto* data =
-        reinterpret_cast<const uint8_t*>(p_.base) + block * p_.block_bytes + p_.offset;
-    return {data + slot * 64, data + rows_per_block() * 64 + slot * 4};
+        reinterpret_cast<const uint8_t*>(p_.base) + place.block * p_.block_bytes + p_.offset;
+    return {data + place.slot * 64, data + rows_per_block_ * 64 + place.slot * 4};
   }
 
  private:
-  __device__ __forceinline__ int rows_per_block() const {
-    return static_cast<int>(p_.rows_per_block);
-  }
-  __device__ __forceinline__ int first(int group) const {
-    const int warp = static_cast<int>(threadIdx.x) % kGroupThreads / 32;
-    return min(group * kGroup + warp * kWarpKeys, last_ / kWarpKeys * kWarpKeys);
-  }
-
   const IndexParams& p_;
   const int32_t* table_;
+  int rows_per_block_;
   int last_;
+  int step_blocks_;
+  int step_rows_;
+  int index_;
+  int slot_;
 };
 
 // The same as bf16, in the places of A, of 8 k steps.
@@ -140,7 +158,8 @@ struct HeadWeights {
 
 // key . q_h of the group's keys and all heads, in the places of D; under way until wgmma_wait. By a
 // warpgroup.
-__device__ __forceinline__ void start_products(const KeyWords& keys, uint32_t query, float (&d)[32]) {
+__device__ __forceinline__ void start_products(const KeyWords& keys, uint32_t query,
+                                               float (&d)[32]) {
   tile::wgmma_fence();
 #pragma unroll
   for (int step = 0; step < 8; ++step) {
@@ -151,44 +170,41 @@ __device__ __forceinline__ void start_products(const KeyWords& keys, uint32_t qu
   tile::wgmma_commit();
 }
 
-// A lane's part of the scores of its rows g and g + 8.
-__device__ __forceinline__ float2 sum_own_heads(const float (&d)[32], const HeadWeights& weights) {
-  float low[2] = {0, 0}, high[2] = {0, 0};
+// relu(key . q_h) * weight of the heads, as bf16 in the places of A.
+struct Terms {
+  uint32_t a[kHeads / 16][4];
+
+  __device__ __forceinline__ Terms(const float (&d)[32], const HeadWeights& weights) {
 #pragma unroll
-  for (int n = 0; n < 8; ++n) {
+    for (int n = 0; n < 8; ++n) {
 #pragma unroll
-    for (int row = 0; row < 2; ++row) {
-      const uint32_t terms = tile::multiply_bf16(
-          tile::pack_positive_bf16(d[4 * n + 2 * row], d[4 * n + 2 * row + 1]), weights.pair[n]);
-      low[row] += tile::low_bf16(terms);
-      high[row] += tile::high_bf16(terms);
+      for (int row = 0; row < 2; ++row) {
+        a[n / 2][n % 2 * 2 + row] = tile::multiply_bf16(
+            tile::pack_positive_bf16(d[4 * n + 2 * row], d[4 * n + 2 * row + 1]), weights.pair[n]);
+      }
     }
   }
-  return {low[0] + high[0], low[1] + high[1]};
+};
+
+// Their sums, which are the scores of the lane's rows g and g + 8: the product with eight columns
+// of ones, which all get the same. Under way until wgmma_wait.
+struct Scores {
+  float d[4];
+  __device__ __forceinline__ float of_row(int i) const { return d[2 * i]; }
+};
+constexpr int kOnesBytes = SwizzledTile::kGroupBytes;
+__device__ __forceinline__ void fill_ones(uint8_t* ones, int thread, int threads) {
+  for (int i = thread; i < kOnesBytes / 4; i += threads)
+    reinterpret_cast<uint32_t*>(ones)[i] = 0x3F803F80u;
 }
-// The scores, in all lanes of a quad.
-__device__ __forceinline__ float2 sum_quad(float2 part) {
-  part.x += __shfl_xor_sync(kAllLanes, part.x, 1);
-  part.y += __shfl_xor_sync(kAllLanes, part.y, 1);
-  part.x += __shfl_xor_sync(kAllLanes, part.x, 2);
-  part.y += __shfl_xor_sync(kAllLanes, part.y, 2);
-  return part;
-}
-// The same of four queries: lane t of a quad gets those of query t.
-__device__ __forceinline__ float2 sum_quad(const float2 (&parts)[4]) {
-  const bool odd = threadIdx.x % 2 != 0, upper = threadIdx.x / 2 % 2 != 0;
-  float2 pairs[2];
+__device__ __forceinline__ void start_sums(const Terms& terms, uint32_t ones, Scores& scores) {
+  tile::wgmma_fence();
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const float2 own = odd ? parts[2 * i + 1] : parts[2 * i];
-    const float2 other = odd ? parts[2 * i] : parts[2 * i + 1];
-    pairs[i].x = own.x + __shfl_xor_sync(kAllLanes, other.x, 1);
-    pairs[i].y = own.y + __shfl_xor_sync(kAllLanes, other.y, 1);
+  for (int step = 0; step < kHeads / 16; ++step) {
+    tile::wgmma_bf16_n8(scores.d, terms.a[step], SwizzledTile::major_k(ones, step),
+                        step > 0 ? 1 : 0);
   }
-  const float2 own = upper ? pairs[1] : pairs[0];
-  const float2 other = upper ? pairs[0] : pairs[1];
-  return {own.x + __shfl_xor_sync(kAllLanes, other.x, 2),
-          own.y + __shfl_xor_sync(kAllLanes, other.y, 2)};
+  tile::wgmma_commit();
 }
 
 }  // namespace cachalot::ops::index

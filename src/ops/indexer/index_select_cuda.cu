@@ -42,14 +42,14 @@ constexpr int kRingBytes = kRingDepth * kWarps * static_cast<int>(sizeof(WarpKey
 // The groups first, first + kWarpgroups, .. before `last`, some of which are under way.
 class KeyRing {
  public:
-  __device__ __forceinline__ KeyRing(const KeyPlaces& places, WarpKeys* slots, int first, int last)
+  __device__ __forceinline__ KeyRing(KeyPlaces& places, WarpKeys* slots, int first, int last)
       : places_(places), slots_(slots), next_(first), last_(last) {
-    int blocks[kRingDepth + 1];
+    KeyPlaces::Place at[kRingDepth];
 #pragma unroll
-    for (int i = 0; i <= kRingDepth; ++i) blocks[i] = places.lookup(first + i * kWarpgroups);
+    for (int i = 0; i < kRingDepth; ++i) at[i] = places.next();
+    place_ = places.next();
 #pragma unroll
-    for (int i = 0; i < kRingDepth; ++i) start(i, blocks[i]);
-    block_ = blocks[kRingDepth];
+    for (int i = 0; i < kRingDepth; ++i) start(i, at[i]);
   }
   __device__ __forceinline__ KeyCodes take() {
     tile::wait_copy_groups<kRingDepth - 1>();
@@ -63,17 +63,17 @@ class KeyRing {
       keys.scales[i] = from.scales[lane / 4 + 8 * i];
     }
     __syncwarp();
-    start(slot_, block_);
-    block_ = places_.lookup(next_);
+    start(slot_, place_);
+    place_ = places_.next();
     slot_ = slot_ + 1 == kRingDepth ? 0 : slot_ + 1;
     return keys;
   }
 
  private:
-  __device__ __forceinline__ void start(int slot, int block) {
+  __device__ __forceinline__ void start(int slot, KeyPlaces::Place place) {
     if (next_ < last_) {
       const int lane = threadIdx.x % 32;
-      const KeyPlaces::Source from = places_.source(next_, block);
+      const KeyPlaces::Source from = places_.source(place);
       WarpKeys& to = slots_[slot * kWarps];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -89,11 +89,11 @@ class KeyRing {
     next_ += kWarpgroups;
   }
 
-  const KeyPlaces& places_;
+  KeyPlaces& places_;
   WarpKeys* slots_;  // of this warp: every kWarps-th
   int next_;
   int last_;
-  int block_;
+  KeyPlaces::Place place_;
   int slot_ = 0;
 };
 
@@ -124,7 +124,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ uint32_t above_bin;
   __shared__ uint32_t warp_above[kWarps], warp_equal[kWarps];
   uint8_t* const query = bytes + (kAlignment - tile::smem_address(bytes) % kAlignment) % kAlignment;
-  auto* const keys = reinterpret_cast<uint16_t*>(query + kQueryBytes + kRingBytes);
+  uint8_t* const ones = query + kQueryBytes;
+  auto* const keys = reinterpret_cast<uint16_t*>(ones + kOnesBytes + kRingBytes);
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int row = blockIdx.y;
@@ -156,10 +157,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int num_keys = min(visible, last_group * kGroup) - first_key;
   const int warpgroup = static_cast<int>(threadIdx.x) / kGroupThreads;
   const int group = first_group + warpgroup;
-  const KeyPlaces places(p, row, visible);
-  KeyRing ring(places, reinterpret_cast<WarpKeys*>(query + kQueryBytes) + warp, group, last_group);
+  KeyPlaces places(p, row, visible, group, kWarpgroups);
+  KeyRing ring(places, reinterpret_cast<WarpKeys*>(ones + kOnesBytes) + warp, group, last_group);
   arrange_query(p.q + static_cast<int64_t>(row) * kHeads * kDim, query,
                 static_cast<int>(threadIdx.x), kThreads);
+  fill_ones(ones, static_cast<int>(threadIdx.x), kThreads);
   HeadWeights weights;
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
@@ -175,10 +177,12 @@ __global__ void __launch_bounds__(kThreads, 1)
     float d[32];
     start_products(words, tile::smem_address(query), d);
     tile::wgmma_wait<0>();
-    const float2 scores = sum_quad(sum_own_heads(d, weights));
+    Scores scores;
+    start_sums(Terms(d, weights), tile::smem_address(ones), scores);
+    tile::wgmma_wait<0>();
     const int at = i * kGroup + own;
     if (lane % 4 < 2 && at < num_keys) {
-      const uint32_t key = ordered_key(lane % 2 == 0 ? scores.x : scores.y);
+      const uint32_t key = ordered_key(lane % 2 == 0 ? scores.of_row(0) : scores.of_row(1));
       keys[at] = static_cast<uint16_t>(key);
       atomicAdd(&bins[key / kSubBins], 1);
     }
@@ -309,7 +313,7 @@ Result<IndexPlan> make_index_plan(const cuda::Device& device, const IndexShape& 
   plan.blocks_per_row = static_cast<int>(
       std::clamp<int64_t>((groups + kWarpgroups - 1) / kWarpgroups, 1, device.num_sms / s.rows));
   const int64_t keys = (groups + plan.blocks_per_row - 1) / plan.blocks_per_row * kGroup;
-  plan.smem_bytes = kAlignment + kQueryBytes + kRingBytes + keys * 2;
+  plan.smem_bytes = kAlignment + kQueryBytes + kOnesBytes + kRingBytes + keys * 2;
   if (plan.smem_bytes > device.smem_per_block_bytes - 20 * 1024)
     return bad("rows whose entries fit the shared memory", s.rows);
   plan.scratch_bytes = s.rows * row_scratch_bytes(plan.blocks_per_row);

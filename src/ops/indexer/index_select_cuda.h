@@ -7,10 +7,8 @@
 //         i] * block_bytes + offset and holds rows_per_block (a multiple of 16) rows of 64 data
 //         bytes, then their 4 scale bytes each (tensor::IndexFormat::fp4). selected [rows, topk]
 //         int32 ascending, unused places -1; num_selected [rows].
-// Numerics  as index_select with bf16_math and round_scores, but for the fp32 sums: those over
-//         dimensions the tensor cores take, 16 at a time; of the heads, 8 n + 2 t and 8 n + 2 t + 1
-//         are two chains over n, t fixed, which are added, and those sums as (0 + 1) + (2 + 3).
-//         A scale above 2^33 counts as 2^33. Ties go to the lowest entry; NaN is lowest. Bits do not depend
+// Numerics  as index_select with bf16_math and round_scores, but for the fp32 sums, which the tensor
+//         cores take: 16 dimensions and 16 heads at a time, the heads ascending. A scale above 2^33 counts as 2^33. Ties go to the lowest entry; NaN is lowest. Bits do not depend
 //         on the other rows.
 // Errors  make_index_plan: invalid_argument.
 // Threads scratch belongs to one stream and one plan; zero before the first call and after each.
