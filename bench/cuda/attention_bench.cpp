@@ -1,5 +1,5 @@
-// Sparse attention over fp8 rows: 128 window rows and top-k entries, spread over the context. Decode:
-// each row of its own sequence, by both forms. Prefill: the rows of one sequence.
+// Sparse attention over fp8 rows: 128 window rows and top-k entries, spread over the context.
+// Decode: each row of its own sequence, by both forms. Prefill: the rows of one sequence.
 #include <algorithm>
 #include <cmath>
 #include <random>

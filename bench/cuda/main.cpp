@@ -1,6 +1,6 @@
-// cuda_kernels_bench [dense] [experts] [boundary] [index] [index-prefill] [attention]: one table of the GPU's
-// kernels, each checked before it is
-// timed. All of them where none is named. Exit 1 where a check fails.
+// cuda_kernels_bench [dense] [experts] [boundary] [index] [index-prefill] [attention]: one table of
+// the GPU's kernels, each checked before it is timed. All of them where none is named. Exit 1 where
+// a check fails.
 #include <cstdio>
 #include <cstring>
 

@@ -19,10 +19,6 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
   return pair;
 }
-// Of max(x, 0); NaN gives 0, as a comparison does.
-__device__ __forceinline__ uint32_t pack_relu_bf16(float low, float high) {
-  return pack_bf16(low > 0 ? low : 0.0f, high > 0 ? high : 0.0f);
-}
 // Of max(x, 0); NaN stays.
 __device__ __forceinline__ uint32_t pack_positive_bf16(float low, float high) {
   uint32_t pair;
@@ -74,14 +70,8 @@ __device__ __forceinline__ uint32_t f16_of_e4m3_to_bf16(uint32_t pair, uint32_t 
   return multiply_bf16((pair & 0x80008000u) | ((pair >> 3) & 0x0FFF0FFFu), factor);
 }
 inline constexpr uint32_t kTwoTo112 = 0x77807780;
-// Such a factor from an e8m0 byte; a scale above 2^15 counts as 2^15.
-__device__ __forceinline__ uint32_t e8m0_factor(uint32_t byte) {
-  const uint32_t exponent = min(byte, 142u) + 112;
-  return exponent << 7 | exponent << 23;
-}
-
-// Four codes to two pairs of bf16, in order: 2^-120 times the values, which one exact product mends.
-// Not for NaN.
+// Four codes to two pairs of bf16, in order: 2^-120 times the values, which one exact product
+// mends. Not for NaN.
 __device__ __forceinline__ void e4m3_to_bf16(uint32_t codes, uint32_t& first, uint32_t& second) {
   constexpr uint32_t kSign = 0x80008000u, kRest = 0x07F007F0u;
   const uint32_t swapped = __byte_perm(codes, 0, 0x3120);

@@ -165,20 +165,4 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], uint32_t a0, uint32_t a1
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-// Four 8 x 8 matrices of 16-bit values from shared memory: lane i's address is row i % 8 of matrix
-// i / 8. Register j of a lane holds row g, columns 2 t and 2 t + 1 of matrix j; transposed: column
-// g, rows 2 t and 2 t + 1.
-__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t smem_address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(smem_address)
-               : "memory");
-}
-__device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], uint32_t smem_address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(smem_address)
-               : "memory");
-}
-
 }  // namespace cachalot::tile

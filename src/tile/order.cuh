@@ -28,13 +28,6 @@ __device__ __forceinline__ void sync_threads() {
 // A value that all threads of a warp have alike, as one that the compiler knows to be so.
 __device__ __forceinline__ int uniform(int value) { return __shfl_sync(0xFFFFFFFFu, value, 0); }
 
-// The value, as one that the compiler knows nothing of: it keeps no register for what is computed
-// from it.
-__device__ __forceinline__ int forget(int value) {
-  asm volatile("" : "+r"(value));
-  return value;
-}
-
 // --- Registers, moved from some warpgroups of a block to others: by all four warps of each, where
 // the kernel's launch bounds name the threads of a block.
 

@@ -12,12 +12,12 @@
 //         block_bytes + offset and holds rows_per_block rows likewise. selected [rows, topk]
 //         ascending; num_selected [rows]; selected null: entries 0 .. num_selected - 1.
 // Numerics  keys in the order of sparse_attention, in chunks of 64. Of a chunk: s, fp32 sums of
-//         bf16 products; E = ceil(max(s) c), c = scale * log2 e; p = bf16(exp2(s c - E)), exp2 by the
-//         chip; z the sum of p. Chunks are taken ascending: with E' = max(E so far, E): the values so far
-//         and Z times 2^(E so far - E'), then the values plus p 2^(E - E') times the keys and
-//         Z plus z 2^(E - E'). Then out = bf16(values * (1 / (Z + exp2(sink log2 e - E)))), the
-//         last 64 rotated back, bf16. Bits depend on the row alone, whichever form ran. A scale of
-//         a key's codes above 2^7 counts as 2^7.
+//         bf16 products; E = ceil(max(s) c), c = scale * log2 e; p = bf16(exp2(s c - E)), exp2 by
+//         the chip; z the sum of p. Chunks are taken ascending: with E' = max(E so far, E) the
+//         values so far and Z times 2^(E so far - E'), then the values plus p 2^(E - E') times the
+//         keys and Z plus z 2^(E - E'). Then out = bf16(values * (1 / (Z + exp2(sink log2 e -
+//         E)))), the last 64 rotated back, bf16. Bits depend on the row alone, whichever form ran.
+//         A scale of a key's codes above 2^7 counts as 2^7.
 // Special a row with no key gives 0.
 // Errors  check_sparse_decode: invalid_argument.
 #pragma once

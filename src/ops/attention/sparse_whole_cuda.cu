@@ -1,7 +1,6 @@
-// Sparse decode attention, a group of a row's heads by one block. Two of its warpgroups expand keys,
-// chunk after chunk into two places. Two others weigh every other chunk each and sum up half of the values
-// of all: the first weighs a chunk while it sums with the second's weights and the second the other
-// way round.
+// Sparse decode attention, a group of a row's heads by one block. Two of its warpgroups expand
+// keys, chunk after chunk into two places. The two others weigh every other chunk each, and each
+// sums up half of the values of all. A place is filled while the chunk in the other is weighed.
 #include <algorithm>
 
 #include "device/cuda/launch.cuh"
@@ -33,11 +32,6 @@ struct Smem {
   tile::Mbarrier weighed[2];  // weights, exponents and sums are there
 };
 constexpr int kAlignment = SwizzledTile::kGroupBytes;
-
-__device__ __forceinline__ void arrive_warp(tile::Mbarrier& barrier) {
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) barrier.arrive();
-}
 
 // --- The producers. Each warp has eight keys of a chunk; the bytes of the next chunk's are under
 // way while those before are expanded, and their places are looked up yet a chunk earlier.
@@ -83,7 +77,7 @@ class Producer {
       }
       load(next);
       tile::publish_to_async();
-      arrive_warp(s_.full[buffer]);
+      s_.full[buffer].arrive();
     }
   }
 
@@ -145,11 +139,10 @@ class Consumer {
       for (int chunk = 0; chunk < chunks; chunk += 2) {
         float d[32];
         score(0, d);
-        if (chunk > 0) sum_values(1, false, running, values);
         publish(0, running, weigh(d, total - chunk * kChunk, p_.scale * kLog2E));
         sum_values(0, chunk == 0, running, values);
+        if (chunk + 1 < chunks) sum_values(1, false, running, values);
       }
-      if (chunks > 0 && chunks % 2 == 0) sum_values(1, false, running, values);
     } else {
 #pragma unroll 1
       for (int chunk = 1; chunk <= chunks; chunk += 2) {
@@ -179,12 +172,11 @@ class Consumer {
   // A chunk's weights, scaled as the chunks before it demand.
   __device__ __forceinline__ void publish(int side, const RunningHead (&running)[2],
                                           ChunkWeights w) {
-    const int head = tile::forget(head_);
     if (threadIdx.x % 4 == 0) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        s_.exponent[side][head + 8 * i] = w.exponent[i];
-        s_.sum[side][head + 8 * i] = w.sum[i];
+        s_.exponent[side][head_ + 8 * i] = w.exponent[i];
+        s_.sum[side][head_ + 8 * i] = w.sum[i];
       }
     }
     RunningHead::Factors factors[2];
@@ -199,10 +191,10 @@ class Consumer {
     for (int i = 0; i < 16; ++i) {
       const int piece = i / 4 * 2 + i % 4 / 2;
       *reinterpret_cast<uint32_t*>(
-          s_.weights[side] + SwizzledTile::offset(head + i % 2 * 8, piece) + t * 4) = w.pair[i];
+          s_.weights[side] + SwizzledTile::offset(head_ + i % 2 * 8, piece) + t * 4) = w.pair[i];
     }
     tile::publish_to_async();
-    arrive_warp(s_.weighed[side]);
+    s_.weighed[side].arrive();
   }
 
   // Adds a chunk to the values.
@@ -210,11 +202,10 @@ class Consumer {
                                              Values& values) {
     s_.full[side].wait(parity(side));
     s_.weighed[side].wait(parity(side));
-    const int head = tile::forget(head_);
     RunningHead::Factors factors[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      factors[i] = running[i].add(s_.exponent[side][head + 8 * i], s_.sum[side][head + 8 * i]);
+      factors[i] = running[i].add(s_.exponent[side][head_ + 8 * i], s_.sum[side][head_ + 8 * i]);
     }
     if (!first) {
       scale_values(values[0], factors);
@@ -236,7 +227,7 @@ class Consumer {
     tile::wgmma_commit();
     tile::wgmma_wait<0>();
     phases_ ^= 1u << side;
-    arrive_warp(s_.empty[side]);
+    s_.empty[side].arrive();
   }
 
   __device__ __forceinline__ void finish(int item, int chunks, const RunningHead (&running)[2],
@@ -285,9 +276,9 @@ __global__ void __launch_bounds__(kThreads, 1)
                                                  kAlignment);
   if (threadIdx.x == 0) {
     for (int i = 0; i < 2; ++i) {
-      s.full[i].init(kProducers / 32);
-      s.empty[i].init(kConsumers / 32);
-      s.weighed[i].init(kGroupThreads / 32);
+      s.full[i].init(kProducers);
+      s.empty[i].init(kConsumers);
+      s.weighed[i].init(kGroupThreads);
     }
     tile::Mbarrier::publish_inits();
   }

@@ -1,15 +1,15 @@
 // The lightning indexer for a few tokens on the GPU: scores over fp4 keys and the exact choice of
-// the
-// best, in one kernel, without a score matrix in memory.
+// the best, in one kernel, without a score matrix in memory.
 // Source  ops/indexer/index_select.h; reference/forward 3.6, 3.10.
 // Shapes  q [rows, 64, 128] bf16, its values those of simulate_fp4; weight [rows, 64] bf16; visible
 //         [rows] int32; keys: block i of a row's table starts at base + blocks[row * table_stride +
 //         i] * block_bytes + offset and holds rows_per_block (a multiple of 16) rows of 64 data
 //         bytes, then their 4 scale bytes each (tensor::IndexFormat::fp4). selected [rows, topk]
 //         int32 ascending, unused places -1; num_selected [rows].
-// Numerics  as index_select with bf16_math and round_scores, but for the fp32 sums, which the tensor
-//         cores take: 16 dimensions and 16 heads at a time, the heads ascending. A scale above 2^33 counts as 2^33. Ties go to the lowest entry; NaN is lowest. Bits do not depend
-//         on the other rows.
+// Numerics  as index_select with bf16_math and round_scores, but for the fp32 sums, which the
+//         tensor cores take: 16 dimensions (four of each scale) and 16 heads at a time, the heads
+//         ascending. A scale above 2^33 counts as 2^33. Ties go to the lowest entry; NaN is lowest.
+//         Bits do not depend on the other rows.
 // Errors  make_index_plan: invalid_argument.
 // Threads scratch belongs to one stream and one plan; zero before the first call and after each.
 #pragma once
