@@ -190,6 +190,12 @@ TEST_F(IndexSelect, PrefillPicksAsDecodeDoes) {
   }
 }
 
+TEST_F(IndexSelect, PrefillRefusesATopkThatDoesNotFit) {
+  EXPECT_TRUE(make_index_prefill_plan(device_, 1024).has_value());
+  EXPECT_FALSE(make_index_prefill_plan(device_, 2048).has_value());
+  EXPECT_FALSE(make_index_prefill_plan(device_, 0).has_value());
+}
+
 TEST_F(IndexSelect, TheSizeOfBlocksDoesNotMatter) {
   Rng rng(14);
   const Case c{{5000, 4000, 4999}, 512, false};

@@ -283,8 +283,9 @@ Result<IndexPrefillPlan> make_index_prefill_plan(const cuda::Device& device, int
   plan.capacity = (2 * topk + kBetweenLooks + 511) / 256 * 256;
   plan.smem_bytes = kAlignment + Smem::bytes(plan.capacity);
   if (topk < 1 || plan.smem_bytes > device.smem_per_block_bytes) {
-    return invalid_argument("index prefill: expected topk from 1 to 3000, found " +
-                            std::to_string(topk));
+    return invalid_argument(
+        "index prefill: expected topk whose candidates fit the shared memory, found " +
+        std::to_string(topk));
   }
   cuda::allow_smem(index_prefill_kernel, plan.smem_bytes);
   return plan;
