@@ -43,6 +43,11 @@ class Runner {
                      std::span<const int64_t> first_positions, const float* streams_in,
                      float* streams_out, model::ForwardProbe* probe = nullptr);
 
+  // Makes the state of a sequence that a prefix cache has found without one: `tokens` are those
+  // before its end, the first at rebuild_from (cache/prefix_cache.h). Reads its compressed rows and
+  // writes none. The MTP block's window stays empty: drafts are worse until it has filled.
+  void rebuild_state(cache::SequenceCache& sequence, std::span<const int32_t> tokens);
+
  private:
   // Makes room for the inputs' tokens.
   static Status reserve(std::span<const StepInput> inputs);
