@@ -1,6 +1,7 @@
 #include "cache/cache_layout.h"
 
 #include <fmt/format.h>
+#include <xxhash.h>
 
 #include <utility>
 
@@ -97,6 +98,19 @@ Result<CacheLayout> CacheLayout::create(std::vector<LayerStreams> layers, int64_
   layout.fingerprint_ = fingerprint;
   layout.place_streams();
   return layout;
+}
+
+uint64_t CacheLayout::hash() const {
+  std::vector<int64_t> numbers = {block_tokens_, rewind_slack_, num_layers()};
+  for (const LayerStreams& layer : layers_) {
+    numbers.insert(numbers.end(), {layer.window_capacity, layer.tail_capacity,
+                                   layer.index_tail_capacity, layer.ratio});
+    for (const tensor::RowLayout& row :
+         {layer.window, layer.entry, layer.index_key, layer.tail, layer.index_tail}) {
+      numbers.insert(numbers.end(), {row.data_bytes, row.scale_bytes});
+    }
+  }
+  return XXH3_64bits(numbers.data(), numbers.size() * sizeof(int64_t));
 }
 
 void CacheLayout::place_streams() {

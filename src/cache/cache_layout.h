@@ -54,6 +54,8 @@ class CacheLayout {
   int64_t block_tokens() const { return block_tokens_; }
   int64_t rewind_slack() const { return rewind_slack_; }
   uint64_t fingerprint() const { return fingerprint_; }
+  // XXH3-64 of everything that decides where a byte lies; docs/formats/cache_file.md.
+  uint64_t hash() const;
 
   // Blocks that positions [0, num_tokens) need: 0 where no layer keeps compressed rows.
   int64_t num_blocks(int64_t num_tokens) const {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -62,8 +63,7 @@ class CheckedSequence {
   // Writes the rows of one more token; its position is reserved.
   void write(int32_t token) {
     const int64_t p = num_tokens();
-    prefixes_.push_back(mix((p == 0 ? 0 : prefixes_.back()) ^ static_cast<uint64_t>(token)));
-    tokens_.push_back(token);
+    remember(token);
     for (int64_t layer = 0; layer < cache_.layout().num_layers(); ++layer) {
       const tensor::LayerRows views = cache_.views(layer);
       for_rings(layer, views, [&](const tensor::RowRing& ring, uint64_t stream) {
@@ -93,12 +93,35 @@ class CheckedSequence {
   void forget_from(int64_t num_tokens) {
     tokens_.resize(static_cast<size_t>(num_tokens));
     prefixes_.resize(static_cast<size_t>(num_tokens));
-    if (num_tokens == 0) ring_end_ = 0;
+    if (num_tokens == 0) ring_end_ = resumed_at_ = 0;
+  }
+
+  // What a prefix cache has found for these tokens.
+  static CheckedSequence resumed(SequenceCache cache, std::span<const int32_t> tokens) {
+    CheckedSequence sequence(std::move(cache));
+    for (const int32_t token : tokens) sequence.remember(token);
+    sequence.resumed_at_ = sequence.num_tokens();
+    if (!tokens.empty()) sequence.ring_end_ = sequence.num_tokens() + kSmallSlack;
+    return sequence;
+  }
+
+  // Writes the ring rows of positions from `first` on, as a rebuilt state has them.
+  void rebuild_rings(int64_t first) {
+    for (int64_t layer = 0; layer < cache_.layout().num_layers(); ++layer) {
+      for_rings(layer, cache_.views(layer), [&](const tensor::RowRing& ring, uint64_t stream) {
+        for (int64_t p = first; p < num_tokens(); ++p) {
+          expected_row(p, stream, ring.layout, [&](const std::byte* data, const std::byte* scale) {
+            put(ring.row(p), ring.layout, data, scale);
+          });
+        }
+      });
+    }
   }
 
   CheckedSequence twin(SequenceCache cache) const {
     CheckedSequence copy(std::move(cache));
     copy.tokens_ = tokens_, copy.prefixes_ = prefixes_, copy.ring_end_ = ring_end_;
+    copy.resumed_at_ = resumed_at_;
     return copy;
   }
 
@@ -119,7 +142,7 @@ class CheckedSequence {
     for (int64_t layer = 0; layer < cache_.layout().num_layers(); ++layer) {
       const tensor::LayerRows views = cache_.views(layer);
       for_rings(layer, views, [&](const tensor::RowRing& ring, uint64_t stream) {
-        for (int64_t p = std::max<int64_t>(0, ring_end_ - ring.capacity); p < num_tokens(); ++p) {
+        for (int64_t p = first_live(layer, ring, stream); p < num_tokens(); ++p) {
           compare(ring.row(p), ring.layout, stream, p);
         }
       });
@@ -134,6 +157,18 @@ class CheckedSequence {
   }
 
  private:
+  void remember(int32_t token) {
+    prefixes_.push_back(
+        mix((prefixes_.empty() ? 0 : prefixes_.back()) ^ static_cast<uint64_t>(token)));
+    tokens_.push_back(token);
+  }
+  // The first position whose row the ring must hold: of a tail, after resuming, the overlap alone.
+  int64_t first_live(int64_t layer, const tensor::RowRing& ring, uint64_t stream) const {
+    const int64_t first = std::max<int64_t>(0, ring_end_ - ring.capacity);
+    if (stream % 5 == 0) return first;
+    const int64_t overlap = ring.capacity - kSmallSlack - cache_.layout().layer(layer).ratio;
+    return std::max(first, resumed_at_ - overlap);
+  }
   template <typename Fn>
   static void for_rings(int64_t layer, const tensor::LayerRows& views, Fn&& fn) {
     uint64_t stream = static_cast<uint64_t>(layer) * 5;
@@ -171,6 +206,7 @@ class CheckedSequence {
   std::vector<int32_t> tokens_;
   std::vector<uint64_t> prefixes_;
   int64_t ring_end_ = 0;
+  int64_t resumed_at_ = 0;
 };
 
 class MemorySink : public Sink {

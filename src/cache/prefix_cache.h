@@ -32,6 +32,7 @@ namespace cachalot::cache {
 
 struct PrefixCacheOptions {
   StatePolicy states;
+  int64_t num_layers = 0;  // decoder layers, MTP blocks apart: how far back a zero state begins
   int64_t max_block_bytes = 0;  // of kept blocks, of the pool's; 0: all of the pool
   int64_t max_state_bytes = int64_t{256} << 20;
   uint64_t weights_version = 0;
@@ -70,6 +71,7 @@ struct PrefixCounters {
 class PrefixCache {
  public:
   // Without a usable directory there is a warning and no disk tier.
+  // invalid_argument for options out of range.
   static Result<std::unique_ptr<PrefixCache>> create(BlockPool& pool,
                                                      const PrefixCacheOptions& options);
   ~PrefixCache();
@@ -97,7 +99,7 @@ class PrefixCache {
   // Forgets what memory keeps; the disk stays.
   void clear();
 
-  const PrefixCounters& counters() const;
+  PrefixCounters counters() const;
 
  private:
   struct Parts;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "cache/boundary_state.h"
 
 namespace cachalot::cache {
 
@@ -14,6 +15,26 @@ Result<SequenceCache> SequenceCache::create(BlockPool& pool) {
   std::vector<int32_t> state;
   CACHALOT_RETURN_IF_ERROR(pool.states().allocate(1, state));
   return SequenceCache(pool, state[0]);
+}
+
+Result<SequenceCache> SequenceCache::attach(BlockPool& pool, std::vector<int32_t> block_ids,
+                                            int64_t num_tokens) {
+  const CacheLayout& layout = pool.layout();
+  CACHALOT_CHECK(num_tokens % layout.block_tokens() == 0 &&
+                 layout.num_blocks(num_tokens) == static_cast<int64_t>(block_ids.size()));
+  Result<SequenceCache> sequence = create(pool);
+  if (!sequence) {
+    for (const int32_t id : block_ids) pool.blocks().release(id);
+    return sequence;
+  }
+  sequence->block_ids_ = std::move(block_ids);
+  sequence->place_blocks(0);
+  std::memset(pool.states().data(sequence->state_id_), 0,
+              static_cast<size_t>(layout.state_bytes()));
+  sequence->num_tokens_ = num_tokens;
+  // Of the rings' slack nothing is there, as if the sequence had stepped back over all of it.
+  sequence->ring_end_ = num_tokens == 0 ? 0 : num_tokens + layout.rewind_slack();
+  return sequence;
 }
 
 SequenceCache::SequenceCache(BlockPool& pool, int32_t state_id)
@@ -178,6 +199,48 @@ void SequenceCache::clear() {
   for (std::vector<std::byte*>& places : stream_blocks_) places.clear();
   num_tokens_ = 0;
   ring_end_ = 0;
+}
+
+template <typename Fn>
+void SequenceCache::for_each_boundary_row(int64_t position, std::byte* state, Fn&& fn) const {
+  for (const BoundaryRing& kept : boundary_rings(layout())) {
+    const tensor::RowRing ring = tensor::ring_of(make_views(kept.layer_idx), kept.kind);
+    std::byte* const base = state + kept.offset;
+    const tensor::RowBlocks rows{&base, kept.num_rows, ring.layout};
+    const int64_t first = position - kept.num_rows;
+    for (int64_t p = std::max<int64_t>(0, first); p < position; ++p)
+      fn(ring.row(p), rows.row(p - first), ring.layout);
+  }
+}
+
+void SequenceCache::copy_boundary_state(int64_t position, std::byte* out) const {
+  CACHALOT_CHECK(position % layout().block_tokens() == 0 && position >= min_rewind_tokens() &&
+                 position <= num_tokens_);
+  std::memset(out, 0, static_cast<size_t>(boundary_state_bytes(layout())));
+  for_each_boundary_row(
+      position, out, [](tensor::RowRef row, tensor::RowRef kept, const tensor::RowLayout& bytes) {
+        std::memcpy(kept.data, row.data, static_cast<size_t>(bytes.data_bytes));
+        std::memcpy(kept.scale, row.scale, static_cast<size_t>(bytes.scale_bytes));
+      });
+}
+
+void SequenceCache::set_boundary_state(const std::byte* bytes) {
+  CACHALOT_CHECK(num_tokens_ % layout().block_tokens() == 0);
+  for_each_boundary_row(
+      num_tokens_, const_cast<std::byte*>(bytes),
+      [](tensor::RowRef row, tensor::RowRef kept, const tensor::RowLayout& layout) {
+        std::memcpy(row.data, kept.data, static_cast<size_t>(layout.data_bytes));
+        std::memcpy(row.scale, kept.scale, static_cast<size_t>(layout.scale_bytes));
+      });
+}
+
+void SequenceCache::share_block(int64_t block_idx, int32_t id) {
+  CACHALOT_CHECK((block_idx + 1) * layout().block_tokens() <= num_tokens_);
+  int32_t& own = block_ids_[block_idx];
+  pool_->blocks().add_reference(id);
+  pool_->blocks().release(own);
+  own = id;
+  place_blocks(static_cast<size_t>(block_idx));
 }
 
 }  // namespace cachalot::cache

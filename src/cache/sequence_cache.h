@@ -39,6 +39,12 @@ class SequenceCache {
  public:
   // An empty sequence: takes a state, no blocks. resource_exhausted where no state is free.
   static Result<SequenceCache> create(BlockPool& pool);
+  // A sequence at the end of whole blocks that others have filled; takes over one reference to
+  // each, which it gives back where it fails. The rings hold zeros: set_boundary_state(), or rows
+  // written through views(), make them those of the last tokens; rewind() accepts 0 alone until
+  // more than the rewind slack has been advanced over.
+  static Result<SequenceCache> attach(BlockPool& pool, std::vector<int32_t> block_ids,
+                                      int64_t num_tokens);
   SequenceCache(SequenceCache&& other) noexcept;
   SequenceCache& operator=(SequenceCache&& other) noexcept;
   ~SequenceCache();
@@ -73,6 +79,16 @@ class SequenceCache {
   // Forgets all and gives the blocks back; the state stays.
   void clear();
 
+  // The rows that a sequence at a block's end goes on from (boundary_state.h), copied out.
+  // position: a multiple of block_tokens in [min_rewind_tokens(), num_tokens()].
+  void copy_boundary_state(int64_t position, std::byte* out) const;
+  // Those of num_tokens(), right after attach().
+  void set_boundary_state(const std::byte* bytes);
+
+  // A block wholly below num_tokens() gives way to the pool's block `id`, which holds the same rows
+  // and gets a reference.
+  void share_block(int64_t block_idx, int32_t id);
+
   // Writes the live rows; docs/formats/cache_file.md. token_ids: empty, or the ids of all
   // num_tokens() tokens. The file at path is replaced as a whole or stays as it was.
   Status save(const std::string& path, std::span<const int32_t> token_ids = {}) const;
@@ -94,6 +110,9 @@ class SequenceCache {
   // Makes blocks_of_layers_ follow block_ids_ from block_idx on.
   void place_blocks(size_t block_idx);
   void release_all();
+  // fn(row in its ring, row in `state`, their layout) for the rows of a state at `position`.
+  template <typename Fn>
+  void for_each_boundary_row(int64_t position, std::byte* state, Fn&& fn) const;
 
   BlockPool* pool_;
   int32_t state_id_;  // -1 once moved from

@@ -38,22 +38,6 @@ uint64_t header_checksum(const FileHeader& header) {
   return XXH3_64bits_withSeed(&header, offsetof(FileHeader, checksum), kHeader);
 }
 
-// Everything of the layout that decides where a byte of the file belongs.
-uint64_t layout_hash(const CacheLayout& layout) {
-  std::vector<int64_t> numbers = {layout.block_tokens(), layout.rewind_slack(),
-                                  layout.num_layers()};
-  for (int64_t i = 0; i < layout.num_layers(); ++i) {
-    const LayerStreams& layer = layout.layer(i);
-    numbers.insert(numbers.end(), {layer.window_capacity, layer.tail_capacity,
-                                   layer.index_tail_capacity, layer.ratio});
-    for (const tensor::RowLayout& row :
-         {layer.window, layer.entry, layer.index_key, layer.tail, layer.index_tail}) {
-      numbers.insert(numbers.end(), {row.data_bytes, row.scale_bytes});
-    }
-  }
-  return XXH3_64bits(numbers.data(), numbers.size() * sizeof(int64_t));
-}
-
 // The ring positions that are alive: those the ring still holds of positions below ring_end, less
 // the rewound ones.
 int64_t first_live_position(int64_t capacity, int64_t ring_end) {
@@ -176,9 +160,9 @@ Status check_header(const FileHeader& header, const BlockPool& pool, int64_t fil
         "{}: weights, configuration and precision: expected fingerprint {:016x}, found {:016x}",
         name, layout.fingerprint(), header.fingerprint));
   }
-  if (header.layout_hash != layout_hash(layout)) {
+  if (header.layout_hash != layout.hash()) {
     return invalid_argument(fmt::format("{}: cache layout: expected {:016x}, found {:016x}", name,
-                                        layout_hash(layout), header.layout_hash));
+                                        layout.hash(), header.layout_hash));
   }
   CACHALOT_RETURN_IF_ERROR(
       expect_field(name, "reserved", 0u, header.reserved, StatusCode::data_loss));
@@ -250,7 +234,7 @@ Status SequenceCache::save_to(Sink& sink, std::span<const int32_t> token_ids) co
   }
   FileHeader header;
   header.fingerprint = layout().fingerprint();
-  header.layout_hash = layout_hash(layout());
+  header.layout_hash = layout().hash();
   header.num_tokens = num_tokens_;
   header.ring_end = ring_end_;
   header.num_token_ids = static_cast<int64_t>(token_ids.size());

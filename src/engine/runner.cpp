@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include "cache/boundary_state.h"
+
 namespace cachalot::engine {
 namespace {
 
@@ -70,6 +72,14 @@ Status Runner::forward_layer(int64_t layer, std::span<const StepInput> inputs, f
   const Batch batch(inputs, lengths(inputs), model_.config().num_all_layers());
   model_.forward_layer(ctx_, layer, batch.view(), streams, probe);
   return {};
+}
+
+void Runner::rebuild_state(cache::SequenceCache& sequence, std::span<const int32_t> tokens,
+                           int64_t max_piece) {
+  const StepInput input{&sequence, tokens};
+  const int64_t first_position = sequence.num_tokens() - static_cast<int64_t>(tokens.size());
+  const Batch batch({&input, 1}, {&first_position, 1}, model_.config().num_all_layers());
+  model_.rebuild_rings(ctx_, batch.view(), cache::boundary_rows(sequence.layout()), max_piece);
 }
 
 Status Runner::mtp_forward(int64_t depth, std::span<const StepInput> inputs,

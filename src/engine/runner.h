@@ -46,7 +46,9 @@ class Runner {
   // Makes the state of a sequence that a prefix cache has found without one: `tokens` are those
   // before its end, the first at rebuild_from (cache/prefix_cache.h). Reads its compressed rows and
   // writes none. The MTP block's window stays empty: drafts are worse until it has filled.
-  void rebuild_state(cache::SequenceCache& sequence, std::span<const int32_t> tokens);
+  // max_piece: tokens that run at once.
+  void rebuild_state(cache::SequenceCache& sequence, std::span<const int32_t> tokens,
+                     int64_t max_piece);
 
  private:
   // Makes room for the inputs' tokens.

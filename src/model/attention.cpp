@@ -289,7 +289,7 @@ Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
   if (weights.wkv) {
     const Matrix kv = key_values(step, layer, weights, x_input);
     if (layer.attention == AttentionKind::full) {
-      encode_kv_entries(step, layer_idx, 1, kv);
+      if (!step.batch.has_entries) encode_kv_entries(step, layer_idx, 1, kv);
     } else {
       autograd::encode_kv_rows(
           step.context(), {kv.data, step.rows, config.head_dim, kv.stride, config.qk_rope_head_dim},

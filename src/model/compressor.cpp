@@ -59,6 +59,11 @@ void run_compressor(Step& step, int64_t layer_idx, const formats::LayerConfig& l
   const tensor::RowBlocks ks_rows =
       step.one_block(reinterpret_cast<std::byte*>(ks.data), {2 * columns * 4, 0});
 
+  if (step.batch.has_entries) {
+    ops::store_recent_rows(step.exec, {sequences, layer_rows, tail, ks_rows});
+    return;
+  }
+
   if (const int64_t num_entries = sequences.num_entries(layer.ratio); num_entries > 0) {
     const Matrix pooled = new_matrix(step, num_entries, output.width);
     autograd::compress(step.context(), {sequences, layer_rows, tail, ks_rows, layer.ratio, overlap,

@@ -17,6 +17,8 @@ struct ForwardBatch {
   tensor::Sequences sequences;
   // [layers][sequences.count]: decoder layers, then MTP blocks.
   const tensor::LayerRows* const* layer_rows = nullptr;
+  // The compressed rows of the batch's own tokens are there already: they are read, not written.
+  bool has_entries = false;
 };
 
 }  // namespace cachalot::model

@@ -34,6 +34,20 @@ bool has_window(const formats::LayerConfig& layer, int64_t layer_idx) {
   return layer.attention != formats::AttentionKind::full && layer.kv_source == layer_idx;
 }
 
+// The end of the shortest run of layers from `first` on that no later layer reads KV rows or picks
+// from.
+int64_t end_of_shared(std::span<const formats::LayerConfig> layers, int64_t first,
+                      int64_t num_layers) {
+  int64_t end = first + 1;
+  for (int64_t layer = num_layers - 1; layer >= end; --layer) {
+    const auto reads_from = [&](int64_t source) { return source >= first && source < layer; };
+    if (reads_from(layers[layer].kv_source) || reads_from(layers[layer].index_source)) {
+      end = layer + 1;
+    }
+  }
+  return end;
+}
+
 Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                  const LayerWeights& weights, Matrix streams) {
   const float eps = static_cast<float>(step.config.rms_norm_eps);
@@ -119,17 +133,55 @@ void Transformer::forward(device::ExecContext& ctx, const ForwardBatch& batch, f
 const float* Transformer::forward(autograd::Context ctx, const ForwardBatch& batch, float* streams,
                                   ForwardProbe* probe, TrainingTerms* terms) const {
   Step step = new_step(ctx, batch, probe, terms);
+  const int64_t width = num_streams() * config_.hidden_size;
+  embed_streams(step, streams);
+  return run_layers(step, layers_, 0, config_.num_hidden_layers, weights_->layers.data(),
+                    {streams, width, width})
+      .data;
+}
+
+void Transformer::embed_streams(Step& step, float* streams) const {
+  const autograd::Context ctx = step.context();
+  const StepScope scope(ctx);
   const int64_t d = config_.hidden_size;
   const int64_t n = num_streams();
-  {
-    const StepScope embed_scope(ctx);
-    float* rows = step.floats(step.rows * d);
-    embed(step, weights_->embed, rows);
-    autograd::copy(ctx, {rows, d, step.rows, d, streams, n * d, n});
+  float* rows = step.floats(step.rows * d);
+  embed(step, weights_->embed, rows);
+  autograd::copy(ctx, {rows, d, step.rows, d, streams, n * d, n});
+}
+
+void Transformer::rebuild_rings(device::ExecContext& ctx, const ForwardBatch& batch,
+                                int64_t num_ring_rows, int64_t max_piece) const {
+  CACHALOT_CHECK(batch.sequences.count == 1 && num_ring_rows >= config_.sliding_window);
+  const device::ArenaScope scope(*ctx.arena);
+  const auto total = static_cast<int64_t>(batch.tokens.size());
+  const int64_t width = num_streams() * config_.hidden_size;
+  auto* streams = ctx.arena->allocate<float>(total * width);
+  // Runs `layers` (none: the embedding) over the batch's last num_rows rows.
+  const auto run = [&](int64_t num_rows, auto&& layers) {
+    for (int64_t at = total - std::min(num_rows, total); at < total; at += max_piece) {
+      const device::ArenaScope piece_scope(*ctx.arena);
+      const int64_t first_row[] = {0, std::min(max_piece, total - at)};
+      const int64_t position = batch.sequences.first_position[0] + at;
+      const ForwardBatch piece{
+          batch.tokens.subspan(static_cast<size_t>(at), static_cast<size_t>(first_row[1])),
+          {1, first_row, &position},
+          batch.layer_rows,
+          true};
+      Step step = new_step(ctx, piece, nullptr, nullptr);
+      layers(step, streams + at * width);
+    }
+  };
+  run(total, [&](Step& step, float* rows) { embed_streams(step, rows); });
+  const int64_t num_layers = config_.num_hidden_layers;
+  for (int64_t first = 0, last = 0; first < num_layers; first = last) {
+    // Layers that share rows or picks run over the same rows, in one call.
+    last = end_of_shared(layers_, first, num_layers);
+    run(num_ring_rows + (num_layers - 1 - first) * (config_.sliding_window - 1),
+        [&](Step& step, float* rows) {
+          run_layers(step, layers_, first, last, &weights_->layers[first], {rows, width, width});
+        });
   }
-  return run_layers(step, layers_, 0, config_.num_hidden_layers, weights_->layers.data(),
-                    {streams, n * d, n * d})
-      .data;
 }
 
 void Transformer::forward_layer(device::ExecContext& ctx, int64_t layer, const ForwardBatch& batch,

@@ -69,6 +69,16 @@ class Transformer {
   const float* forward(autograd::Context ctx, const ForwardBatch& batch, float* streams,
                        ForwardProbe* probe, TrainingTerms* terms) const;
 
+  // Makes the rings of one sequence whose compressed rows are cached: the window and tail rows that
+  // the position after the batch's last goes on from. Of every layer only the rows run that a later
+  // one still needs, the last num_ring_rows in the last layer and sliding_window - 1 more in each layer
+  // before it, as far as the batch has them; at most max_piece at a time. Rings start as zeros
+  // where the batch does not start at position 0.
+  // Source  reference/infrastructure 8.2.
+  // num_ring_rows: at least sliding_window.
+  void rebuild_rings(device::ExecContext& ctx, const ForwardBatch& batch, int64_t num_ring_rows,
+                     int64_t max_piece) const;
+
   // One decoder layer alone, over streams [tokens, num_streams, hidden_size] that are given: in
   // place. Writes that layer's cache rows. For checks that must not pass on what the layers before
   // it have left.
@@ -99,6 +109,7 @@ class Transformer {
   Transformer() = default;
   Step new_step(autograd::Context ctx, const ForwardBatch& batch, ForwardProbe* probe,
                 TrainingTerms* terms) const;
+  void embed_streams(Step& step, float* streams) const;
   void head_logits(autograd::Context ctx, const std::optional<HyperWeights>& hc_head,
                    const std::vector<float>& norm, const float* streams,
                    std::span<const int64_t> rows, float* logits, ForwardProbe* probe) const;

@@ -1,0 +1,353 @@
+#include "cache/prefix_cache.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <random>
+#include <vector>
+
+#include "cache/block_key.h"
+#include "cache/boundary_state.h"
+#include "cache/cache_testing.h"
+
+namespace cachalot::cache {
+namespace {
+using testing::CheckedSequence;
+using testing::kSmallSlack;
+using testing::small_layout;
+
+constexpr int64_t kBlock = 16;  // of small_layout
+constexpr int64_t kLayers = 4;  // likewise
+constexpr int64_t kWindow = 5;  // likewise
+constexpr int64_t kRebuild = kWindow + (kLayers - 1) * (kWindow - 1);
+
+std::vector<int32_t> some_tokens(int64_t n, int32_t seed = 7) {
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < n; ++i)
+    tokens.push_back(
+        static_cast<int32_t>(testing::mix(static_cast<uint64_t>(seed * 1000 + i)) % 50));
+  return tokens;
+}
+
+std::vector<int32_t> first_of(const std::vector<int32_t>& tokens, int64_t n) {
+  return {tokens.begin(), tokens.begin() + n};
+}
+
+class Fixture {
+ public:
+  explicit Fixture(StatePolicy policy, int64_t max_blocks = 64, PrefixCacheOptions options = {})
+      : pool_(BlockPool::create(small_layout(), {max_blocks, 8}).value()) {
+    options.states = policy;
+    options.num_layers = kLayers;
+    cache_ = PrefixCache::create(*pool_, options).value();
+  }
+  PrefixCache& cache() { return *cache_; }
+  BlockPool& pool() { return *pool_; }
+
+  // The prompt's sequence as find() gives it, its state made where it has to be.
+  CheckedSequence begin(const std::vector<int32_t>& prompt) {
+    PrefixHit hit = cache_->find(prompt).value();
+    const int64_t found = hit.cache.num_tokens();
+    EXPECT_LT(found, std::max<int64_t>(1, static_cast<int64_t>(prompt.size())));
+    CheckedSequence sequence = CheckedSequence::resumed(
+        std::move(hit.cache), std::span(prompt).first(static_cast<size_t>(found)));
+    if (hit.rebuild_from < found) sequence.rebuild_rings(hit.rebuild_from);
+    return sequence;
+  }
+  // Runs the rest of the prompt in pieces as the cache asks, storing after each.
+  void prefill(CheckedSequence& sequence, const std::vector<int32_t>& prompt) {
+    const auto end = static_cast<int64_t>(prompt.size());
+    while (sequence.num_tokens() < end) {
+      const int64_t at = sequence.num_tokens();
+      const int64_t stop = cache_->next_stop(at, end);
+      ASSERT_GT(stop, at);
+      ASSERT_LE(stop, end);
+      ASSERT_TRUE(cache_->make_room((stop + kBlock - 1) / kBlock - sequence.cache().num_blocks()));
+      ASSERT_TRUE(sequence.append({prompt.begin() + at, prompt.begin() + stop}).ok());
+      cache_->store(sequence.tokens(), sequence.cache(), end, false);
+      ASSERT_EQ(sequence.fault(), "");
+    }
+  }
+  // A request that answers nothing.
+  void visit(const std::vector<int32_t>& prompt) {
+    CheckedSequence sequence = begin(prompt);
+    prefill(sequence, prompt);
+    cache_->store(sequence.tokens(), sequence.cache(), sequence.num_tokens(), true);
+  }
+  int64_t found(const std::vector<int32_t>& prompt) {
+    return cache_->find(prompt).value().cache.num_tokens();
+  }
+
+ private:
+  std::unique_ptr<BlockPool> pool_;
+  std::unique_ptr<PrefixCache> cache_;
+};
+
+constexpr StatePolicy kFull{StateStrategy::full, 1, false};
+constexpr StatePolicy kZero{StateStrategy::zero, 1, false};
+StatePolicy every(int64_t period, bool keeps_ends = false) {
+  return {StateStrategy::periodic, period, keeps_ends};
+}
+
+TEST(BlockKey, StandsForTheTokensAndForWhoseRowsTheyAre) {
+  const CacheIdentity identity{1, 2, 3, 4};
+  std::vector<BlockKey> keys = {root_key(identity), root_key({9, 2, 3, 4}), root_key({1, 9, 3, 4}),
+                                root_key({1, 2, 9, 4}), root_key({1, 2, 3, 9})};
+  const std::vector<int32_t> tokens = some_tokens(16);
+  std::vector<int32_t> other = tokens;
+  ++other.back();
+  keys.push_back(next_key(keys[0], tokens));
+  keys.push_back(next_key(keys[0], other));
+  keys.push_back(next_key(keys[1], tokens));
+  keys.push_back(next_key(keys[5], tokens));
+  for (size_t i = 0; i < keys.size(); ++i) {
+    for (size_t j = 0; j < i; ++j) EXPECT_NE(keys[i], keys[j]) << i << " " << j;
+  }
+  EXPECT_EQ(root_key(identity), keys[0]);
+  EXPECT_EQ(next_key(keys[0], tokens), keys[5]);
+}
+
+// Each strategy, prompts of every length around a block's end: what is found, what it holds, and
+// how much of it has to be run again.
+TEST(PrefixCache, CountersFollowTheStrategy) {
+  for (const StatePolicy& policy : {kFull, every(32), every(48), kZero}) {
+    for (const int64_t length : {0, 1, 15, 16, 17, 31, 32, 33, 34, 49, 97, 130}) {
+      Fixture fixture(policy);
+      const std::vector<int32_t> text = some_tokens(200);
+      fixture.visit(text);
+      std::vector<int32_t> prompt = first_of(text, length);
+      const PrefixCounters before = fixture.cache().counters();
+      {
+        CheckedSequence sequence = fixture.begin(prompt);
+        EXPECT_EQ(sequence.fault(), "");
+        fixture.prefill(sequence, prompt);
+      }
+      const PrefixCounters after = fixture.cache().counters();
+      const int64_t matched = std::max<int64_t>(0, length - 1) / kBlock * kBlock;
+      const int64_t period =
+          policy.strategy == StateStrategy::periodic ? policy.period_tokens : kBlock;
+      const int64_t recomputed =
+          policy.strategy == StateStrategy::zero ? std::min(matched, kRebuild) : matched % period;
+      const int64_t reused =
+          policy.strategy == StateStrategy::zero ? matched : matched / period * period;
+      EXPECT_EQ(after.reused_tokens - before.reused_tokens, reused) << length;
+      EXPECT_EQ(after.memory_blocks - before.memory_blocks, reused / kBlock) << length;
+      if (reused > 0) {
+        EXPECT_EQ(after.recomputed_tokens - before.recomputed_tokens, recomputed) << length;
+        EXPECT_EQ(after.hits - before.hits, 1);
+      }
+      EXPECT_LE(after.recomputed_tokens - before.recomputed_tokens, kWindow * kLayers + 48);
+      EXPECT_EQ(after.partial_hits, before.partial_hits);
+      const int64_t states = policy.strategy == StateStrategy::zero ? 0 : 200 / period;
+      EXPECT_EQ(after.stored_states, states);
+      EXPECT_EQ(after.stored_state_bytes, states * boundary_state_bytes(small_layout()));
+    }
+  }
+  EXPECT_LE(kRebuild, kWindow * kLayers);  // reference/infrastructure 8.2, O2
+}
+
+TEST(PrefixCache, AHitEndsWhereTheTextsPart) {
+  Fixture fixture(kFull);
+  const std::vector<int32_t> text = some_tokens(100);
+  fixture.visit(text);
+  for (const int64_t at : {0, 15, 16, 40, 95}) {
+    std::vector<int32_t> other = text;
+    other[at] = 999;
+    EXPECT_EQ(fixture.found(other), at / kBlock * kBlock) << at;
+  }
+  EXPECT_EQ(fixture.cache().counters().partial_hits, 3);
+}
+
+TEST(PrefixCache, SharedPrefixesAreTheSameBlocksAndAreNeverCopied) {
+  Fixture fixture(kFull);
+  const std::vector<int32_t> text = some_tokens(50);
+  std::vector<int32_t> one = text, two = text;
+  one.push_back(1), two.push_back(2);
+  // Both run before either is kept: the second's blocks give way to the first's.
+  CheckedSequence first = fixture.begin(one), second = fixture.begin(two);
+  fixture.prefill(first, one);
+  EXPECT_EQ(fixture.pool().blocks().num_used(), 4);
+  fixture.prefill(second, two);
+  EXPECT_EQ(fixture.pool().blocks().num_used(), 5);
+  CheckedSequence third = fixture.begin(one);
+  fixture.prefill(third, one);
+  EXPECT_EQ(fixture.pool().blocks().num_used(), 6);
+  for (int64_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(first.cache().block_ids()[i], second.cache().block_ids()[i]);
+    EXPECT_EQ(first.cache().block_ids()[i], third.cache().block_ids()[i]);
+  }
+  const std::vector<int32_t> before(first.cache().block_ids().begin(),
+                                    first.cache().block_ids().end());
+  for (CheckedSequence* sequence : {&first, &second, &third}) {
+    ASSERT_TRUE(sequence->append(some_tokens(40)).ok());
+    EXPECT_EQ(sequence->fault(), "");
+    EXPECT_TRUE(
+        std::equal(before.begin(), before.begin() + 3, sequence->cache().block_ids().begin()));
+  }
+}
+
+TEST(PrefixCache, AResumedSequenceStepsBackAsSoonAsItHasRowsForThat) {
+  Fixture fixture(kFull);
+  const std::vector<int32_t> text = some_tokens(33);
+  fixture.visit(text);
+  CheckedSequence sequence = fixture.begin(text);
+  EXPECT_EQ(sequence.cache().min_rewind_tokens(), 32);
+  ASSERT_TRUE(sequence.append({1, 2}).ok());
+  EXPECT_EQ(sequence.cache().min_rewind_tokens(), 32);
+  ASSERT_TRUE(sequence.cache().rewind(32).ok());
+  sequence.forget_from(32);
+  ASSERT_TRUE(sequence.append({3, 4, 5, 6, 7}).ok());
+  EXPECT_EQ(sequence.cache().min_rewind_tokens(), 37 - kSmallSlack);
+  EXPECT_EQ(sequence.fault(), "");
+}
+
+// A conversation: each prompt is the one before it with its answer.
+TEST(PrefixCache, TheEndsOfAPromptAndOfAnAnswerAreKept) {
+  Fixture fixture(every(1000, true));
+  std::vector<int32_t> text = some_tokens(40);
+  for (int turn = 0; turn < 3; ++turn) {
+    CheckedSequence sequence = fixture.begin(text);
+    EXPECT_EQ(sequence.num_tokens(), turn == 0 ? 0 : 64 * turn + 16) << turn;
+    fixture.prefill(sequence, text);
+    const auto prompt = static_cast<int64_t>(text.size());
+    for (const int32_t token : some_tokens(49, turn)) {
+      ASSERT_TRUE(sequence.append({token}).ok());
+      fixture.cache().store(sequence.tokens(), sequence.cache(), prompt, false);
+    }
+    fixture.cache().store(sequence.tokens(), sequence.cache(), prompt, true);
+    EXPECT_EQ(sequence.fault(), "");
+    // The same prompt again, for another answer.
+    EXPECT_EQ(fixture.found(text), (prompt - 1) / kBlock * kBlock);
+    text = sequence.tokens();
+    for (const int32_t token : some_tokens(15, 90 + turn)) text.push_back(token);
+  }
+  // One at each prompt's end and one at each answer's, none in between.
+  EXPECT_EQ(fixture.cache().counters().stored_states, 6);
+}
+
+TEST(PrefixCache, DraftsThatStepBackOverABoundaryLeaveTheRightState) {
+  Fixture fixture(every(16));
+  std::vector<int32_t> text = some_tokens(30);
+  CheckedSequence sequence = fixture.begin(text);
+  fixture.prefill(sequence, text);
+  ASSERT_TRUE(sequence.append({1, 2, 3, 4}).ok());  // to 34; three stand, to 33
+  ASSERT_TRUE(sequence.cache().rewind(33).ok());
+  sequence.forget_from(33);
+  fixture.cache().store(sequence.tokens(), sequence.cache(), 30, false);
+  std::vector<int32_t> again = sequence.tokens();
+  again.push_back(5);
+  CheckedSequence resumed = fixture.begin(again);
+  EXPECT_EQ(resumed.num_tokens(), 32);
+  EXPECT_EQ(resumed.fault(), "");
+}
+
+TEST(PrefixCache, NewWeightsFindNothingOfTheOld) {
+  Fixture fixture(kFull);
+  const std::vector<int32_t> text = some_tokens(50);
+  fixture.visit(text);
+  EXPECT_EQ(fixture.found(text), 48);
+  fixture.cache().set_weights_version(1);
+  EXPECT_EQ(fixture.found(text), 0);
+  EXPECT_EQ(fixture.pool().blocks().num_used(), 0);
+}
+
+TEST(PrefixCache, TheLeastRecentlyUsedGoesFirstAndWhatASequenceHoldsStays) {
+  Fixture fixture(kFull, 8);
+  const std::vector<int32_t> a = some_tokens(49, 1), b = some_tokens(49, 2), c = some_tokens(49, 3);
+  fixture.visit(a);
+  fixture.visit(b);
+  EXPECT_EQ(fixture.cache().num_kept_blocks(), 6);
+  CheckedSequence held = fixture.begin(a);  // used, and held
+  fixture.visit(c);                         // 4 of 8 blocks: two of b's have to go
+  EXPECT_EQ(fixture.found(a), 48);
+  EXPECT_EQ(fixture.found(b), 16);
+  EXPECT_EQ(fixture.found(c), 48);
+  EXPECT_EQ(fixture.cache().counters().evicted_blocks, 2);
+  EXPECT_FALSE(fixture.cache().make_room(8));
+  EXPECT_EQ(fixture.pool().blocks().num_free(), 5);
+  EXPECT_EQ(fixture.found(a), 48);
+  EXPECT_EQ(held.fault(), "");
+}
+
+TEST(PrefixCache, KeepsWithinItsBytes) {
+  PrefixCacheOptions options;
+  options.max_block_bytes = 5 * small_layout().block_bytes();
+  options.max_state_bytes = 2 * boundary_state_bytes(small_layout());
+  Fixture fixture(kFull, 64, options);
+  for (int32_t i = 0; i < 10; ++i) {
+    fixture.visit(some_tokens(70, i));
+    EXPECT_LE(fixture.cache().num_kept_blocks(), 5);
+  }
+  EXPECT_EQ(fixture.found(some_tokens(70, 9)), 64);
+  EXPECT_EQ(fixture.found(some_tokens(60, 9)), 48);
+  EXPECT_EQ(fixture.found(some_tokens(40, 9)), 0);  // its states went before the later ones
+  EXPECT_EQ(fixture.cache().counters().evicted_blocks, 10 * 4 - 5);
+}
+
+TEST(PrefixCache, OptionsOutOfRangeAreRefused) {
+  const std::unique_ptr<BlockPool> pool = BlockPool::create(small_layout(), {4, 4}).value();
+  PrefixCacheOptions options;
+  EXPECT_EQ(PrefixCache::create(*pool, options).error().message(),
+            "prefix cache: num_layers: expected 1 to 4, found 0");
+  options.num_layers = 4;
+  options.states.period_tokens = 0;
+  EXPECT_EQ(PrefixCache::create(*pool, options).error().message(),
+            "prefix cache: period_tokens: expected 1 to 1099511627776, found 0");
+}
+
+// Random requests over a tree of texts, many at a time, in a pool that is too small for them.
+TEST(PrefixCache, WhateverIsFoundHoldsItsRows) {
+  for (uint64_t seed = 0; seed < 12; ++seed) {
+    const StatePolicy policy = std::vector<StatePolicy>{kFull, every(32, true), kZero}[seed % 3];
+    PrefixCacheOptions options;
+    options.max_state_bytes = 6 * boundary_state_bytes(small_layout());
+    Fixture fixture(policy, 20, options);
+    std::mt19937_64 random(seed);
+    const auto below = [&](uint64_t n) { return static_cast<int64_t>(random() % n); };
+    struct Running {
+      CheckedSequence sequence;
+      int64_t prompt_tokens;
+    };
+    std::vector<Running> running;
+    for (int step = 0; step < 6000; ++step) {
+      if (running.size() < 3 && below(3) == 0) {
+        std::vector<int32_t> prompt;
+        for (int64_t at = 0, end = 1 + below(80); at < end; ++at)
+          prompt.push_back(at % 11 == 0 ? static_cast<int32_t>(below(2)) : 7);
+        CheckedSequence sequence = fixture.begin(prompt);
+        ASSERT_EQ(sequence.fault(), "");
+        fixture.prefill(sequence, prompt);
+        running.push_back({std::move(sequence), static_cast<int64_t>(prompt.size())});
+      } else if (!running.empty()) {
+        const int64_t chosen = below(running.size());
+        CheckedSequence& sequence = running[chosen].sequence;
+        if (fixture.cache().make_room(1) && below(8) > 0) {
+          std::vector<int32_t> tokens(1 + below(kSmallSlack), 7);
+          ASSERT_TRUE(sequence.append(tokens).ok());
+          if (below(2) == 0) {
+            const int64_t target = std::max(sequence.num_tokens() - below(tokens.size() + 1),
+                                            sequence.cache().min_rewind_tokens());
+            ASSERT_TRUE(sequence.cache().rewind(target).ok());
+            sequence.forget_from(target);
+          }
+          fixture.cache().store(sequence.tokens(), sequence.cache(), running[chosen].prompt_tokens,
+                                false);
+          ASSERT_EQ(sequence.fault(), "");
+        } else {
+          fixture.cache().store(sequence.tokens(), sequence.cache(), running[chosen].prompt_tokens,
+                                true);
+          running.erase(running.begin() + chosen);
+        }
+      }
+    }
+    const PrefixCounters counters = fixture.cache().counters();
+    EXPECT_GT(counters.hits, 100);
+    EXPECT_GT(counters.partial_hits, 20);
+    EXPECT_GT(counters.evicted_blocks, 100);
+  }
+}
+
+}  // namespace
+}  // namespace cachalot::cache

@@ -1,0 +1,126 @@
+#include "cache/prefix_index.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/check.h"
+#include "cache/boundary_state.h"
+
+namespace cachalot::cache {
+namespace {
+constexpr int64_t kStateSlabBytes = int64_t{1} << 24;
+// Of nodes without bytes, which a layout without compressed rows has.
+constexpr int64_t kMaxEmptyBlocks = int64_t{1} << 20;
+
+int64_t max_items(int64_t max_bytes, int64_t item_bytes) {
+  return std::clamp<int64_t>(max_bytes / std::max<int64_t>(1, item_bytes), 0,
+                             std::numeric_limits<int32_t>::max());
+}
+}  // namespace
+
+PrefixIndex::PrefixIndex(BlockPool& pool, int64_t max_block_bytes, int64_t max_state_bytes)
+    : pool_(pool),
+      max_blocks_(pool.layout().block_bytes() == 0
+                      ? kMaxEmptyBlocks
+                      : max_items(max_block_bytes, pool.layout().block_bytes())),
+      states_("states of kept prefixes", boundary_state_bytes(pool.layout()),
+              max_items(max_state_bytes, boundary_state_bytes(pool.layout())),
+              kStateSlabBytes / std::max<int64_t>(1, boundary_state_bytes(pool.layout()))) {}
+
+KeptBlock* PrefixIndex::find(const BlockKey& parent_key, const BlockKey& key,
+                             std::span<const int32_t> tokens) {
+  const auto found = by_key_.find(key);
+  if (found == by_key_.end()) return nullptr;
+  KeptBlock* block = found->second;
+  const bool is_same =
+      block->parent_key == parent_key &&
+      std::equal(block->tokens.begin(), block->tokens.end(), tokens.begin(), tokens.end());
+  return is_same ? block : nullptr;
+}
+
+KeptBlock* PrefixIndex::insert(KeptBlock* parent, const BlockKey& parent_key, const BlockKey& key,
+                               std::span<const int32_t> tokens, int32_t block_id) {
+  if (by_key_.contains(key)) return nullptr;
+  KeptBlock* block = &blocks_.emplace_front();
+  block->key = key;
+  block->parent = parent;
+  block->parent_key = parent_key;
+  block->tokens.assign(tokens.begin(), tokens.end());
+  block->block_id = block_id;
+  block->place = blocks_.begin();
+  by_key_.emplace(key, block);
+  if (block_id >= 0) pool_.blocks().add_reference(block_id);
+  if (parent != nullptr) ++parent->num_children;
+  return block;
+}
+
+void PrefixIndex::mark_used(KeptBlock* block) {
+  for (; block != nullptr; block = block->parent)
+    blocks_.splice(blocks_.begin(), blocks_, block->place);
+}
+
+std::byte* PrefixIndex::add_state(KeptBlock* block) {
+  CACHALOT_CHECK(block->state_id < 0);
+  if (states_.num_free() == 0 && !blocks_with_state_.empty()) {
+    drop_state(blocks_with_state_.back());
+    ++num_evicted_states_;
+  }
+  std::vector<int32_t> id;
+  if (!states_.allocate(1, id).ok()) return nullptr;
+  block->state_id = id[0];
+  blocks_with_state_.push_front(block);
+  block->state_place = blocks_with_state_.begin();
+  return states_.data(block->state_id);
+}
+
+const std::byte* PrefixIndex::state(KeptBlock* block) {
+  CACHALOT_CHECK(block->state_id >= 0);
+  blocks_with_state_.splice(blocks_with_state_.begin(), blocks_with_state_, block->state_place);
+  return states_.data(block->state_id);
+}
+
+void PrefixIndex::drop_state(KeptBlock* block) {
+  states_.release(block->state_id);
+  blocks_with_state_.erase(block->state_place);
+  block->state_id = -1;
+  block->is_passing = false;
+}
+
+void PrefixIndex::erase(KeptBlock* block) {
+  CACHALOT_CHECK(block->num_children == 0);
+  if (block->state_id >= 0) drop_state(block);
+  if (block->block_id >= 0) pool_.blocks().release(block->block_id);
+  if (block->parent != nullptr) --block->parent->num_children;
+  by_key_.erase(block->key);
+  blocks_.erase(block->place);
+}
+
+bool PrefixIndex::evict_block() {
+  for (auto it = blocks_.rbegin(); it != blocks_.rend(); ++it) {
+    const bool is_held = it->block_id >= 0 && pool_.blocks().num_references(it->block_id) > 1;
+    if (is_held || it->num_children > 0) continue;
+    erase(&*it);
+    ++num_evicted_blocks_;
+    return true;
+  }
+  return false;
+}
+
+void PrefixIndex::trim() {
+  while (num_blocks() > max_blocks_ && evict_block()) {
+  }
+}
+
+bool PrefixIndex::make_room(int64_t num_blocks) {
+  while (pool_.blocks().num_free() < num_blocks) {
+    if (!evict_block()) return false;
+  }
+  return true;
+}
+
+void PrefixIndex::clear() {
+  // A block's parent has been used no earlier: it lies further to the front.
+  while (!blocks_.empty()) erase(&blocks_.back());
+}
+
+}  // namespace cachalot::cache

@@ -1,0 +1,84 @@
+// The memory tier of the prefix cache: blocks of the pool by their keys, each with a reference of
+// its own, in chains from a root; beside some of them the state at their end.
+// Order   by use, the most recent first. Whoever uses a block uses those before it: a block is
+//         never used more recently than its parent, and goes before it.
+// Limits  in bytes, of blocks and of states apart. Blocks that sequences hold as well stay above a
+//         limit: to let them go would free nothing.
+// Threads the pool's owner. Owner: borrows the pool.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <list>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "cache/block_key.h"
+#include "cache/block_pool.h"
+#include "cache/slab_pool.h"
+
+namespace cachalot::cache {
+
+struct KeptBlock {
+  BlockKey key;
+  KeptBlock* parent = nullptr;  // null: the first block
+  BlockKey parent_key;          // then of the root
+  std::vector<int32_t> tokens;
+  int32_t block_id = -1;    // -1 where blocks have no bytes
+  int32_t state_id = -1;    // -1: none
+  bool is_passing = false;  // the state goes as soon as the same sequence has a later one
+  bool is_on_disk = false;
+  int64_t num_children = 0;
+  std::list<KeptBlock>::iterator place;
+  std::list<KeptBlock*>::iterator state_place;
+};
+
+class PrefixIndex {
+ public:
+  PrefixIndex(BlockPool& pool, int64_t max_block_bytes, int64_t max_state_bytes);
+  ~PrefixIndex() { clear(); }
+  PrefixIndex(const PrefixIndex&) = delete;
+  PrefixIndex& operator=(const PrefixIndex&) = delete;
+
+  // Null unless the key, the parent and every token are those asked for.
+  KeptBlock* find(const BlockKey& parent_key, const BlockKey& key, std::span<const int32_t> tokens);
+  // Adds a reference to the block; the caller then marks the last one of a chain as used. Null
+  // where another block has this key.
+  KeptBlock* insert(KeptBlock* parent, const BlockKey& parent_key, const BlockKey& key,
+                    std::span<const int32_t> tokens, int32_t block_id);
+  // The block and all before it are the most recently used.
+  void mark_used(KeptBlock* block);
+
+  // Where the state's bytes are to be written; null where the limit allows none.
+  std::byte* add_state(KeptBlock* block);
+  const std::byte* state(KeptBlock* block);  // used now; CHECK: there is one
+  void drop_state(KeptBlock* block);
+
+  // Lets go what exceeds the limits.
+  void trim();
+  // Lets blocks go until the pool has num_blocks free ones; false where it cannot.
+  bool make_room(int64_t num_blocks);
+  void clear();
+
+  int64_t num_blocks() const { return static_cast<int64_t>(blocks_.size()); }
+  int64_t num_states() const { return states_.num_used(); }
+  int64_t num_evicted_blocks() const { return num_evicted_blocks_; }
+  int64_t num_evicted_states() const { return num_evicted_states_; }
+
+ private:
+  // The least recently used block that no sequence holds; false where there is none.
+  bool evict_block();
+  void erase(KeptBlock* block);
+
+  BlockPool& pool_;
+  int64_t max_blocks_;
+  SlabPool states_;
+  std::list<KeptBlock> blocks_;              // most recently used first
+  std::list<KeptBlock*> blocks_with_state_;  // likewise
+  std::unordered_map<BlockKey, KeptBlock*, BlockKeyHash> by_key_;
+  int64_t num_evicted_blocks_ = 0;
+  int64_t num_evicted_states_ = 0;
+};
+
+}  // namespace cachalot::cache
