@@ -3,17 +3,23 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
+#include <optional>
+#include <set>
 #include <utility>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "cache/block_key.h"
 #include "cache/boundary_state.h"
+#include "cache/disk_store.h"
 #include "cache/prefix_index.h"
 
 namespace cachalot::cache {
 namespace {
 
 constexpr int64_t kMaxPeriod = int64_t{1} << 40;
+constexpr size_t kReadAhead = 32;  // records
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -21,8 +27,12 @@ int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit;
 struct Link {
   BlockKey parent_key;
   BlockKey key;
+  int64_t first_position = 0;
   std::span<const int32_t> tokens;
-  KeptBlock* block;
+  KeptBlock* block = nullptr;        // in memory; null: on disk alone
+  std::optional<RecordPlace> place;  // on disk, of a block that is not in memory
+  std::optional<RecordPlace> state;  // on disk, once it has been looked for
+  bool state_was_sought = false;
 };
 
 }  // namespace
@@ -45,14 +55,26 @@ struct PrefixCache::Parts {
   bool wants_state(int64_t position, int64_t prompt_tokens) const;
   std::vector<Link> kept_links(std::span<const int32_t> prompt);
   // Links up to which a sequence can be restored.
-  size_t restorable(const std::vector<Link>& links) const;
-  void keep_state(KeptBlock* block, const SequenceCache& cache, int64_t prompt_tokens, bool is_end);
+  size_t restorable(std::vector<Link>& links);
+  // Adds a reference to the block of each link to `held`, reading what is on disk alone, up to the
+  // first that cannot be had.
+  void hold(std::vector<Link>& links, std::vector<int32_t>& held);
+  bool load_block(Link& link, KeptBlock* parent);
+  // Null where it cannot be read. Valid until the next call.
+  const std::byte* load_state(Link& link);
+  RecordHeader header_of(RecordKind kind, const Link& link) const;
+  // The number of the segment it lies in; -1 where it could not be written.
+  int64_t write(const RecordHeader& header, const std::byte* payload);
+  void keep_state(const Link& link, const SequenceCache& cache, int64_t prompt_tokens, bool is_end);
 
   BlockPool& pool;
   const CacheLayout& layout;
   PrefixCacheOptions options;
   PrefixIndex index;
+  std::unique_ptr<DiskStore> disk;  // null: memory alone
+  CacheIdentity identity;
   BlockKey root;
+  std::vector<std::byte> read_state;  // from disk
   PrefixCounters counters;
 };
 
@@ -69,26 +91,113 @@ std::vector<Link> PrefixCache::Parts::kept_links(std::span<const int32_t> prompt
   const int64_t unit = layout.block_tokens();
   BlockKey parent_key = root;
   for (int64_t end = unit; end < static_cast<int64_t>(prompt.size()); end += unit) {
-    const auto tokens = prompt.subspan(static_cast<size_t>(end - unit), static_cast<size_t>(unit));
-    const BlockKey key = next_key(parent_key, tokens);
-    KeptBlock* block = index.find(parent_key, key, tokens);
-    if (block == nullptr) break;
-    links.push_back({parent_key, key, tokens, block});
-    parent_key = key;
+    Link link;
+    link.parent_key = parent_key;
+    link.first_position = end - unit;
+    link.tokens = prompt.subspan(static_cast<size_t>(end - unit), static_cast<size_t>(unit));
+    link.key = next_key(parent_key, link.tokens);
+    link.block = index.find(parent_key, link.key, link.tokens);
+    if (link.block == nullptr && disk != nullptr)
+      link.place = disk->find(link.key, RecordKind::block);
+    if (link.block == nullptr && !link.place) break;
+    parent_key = link.key;
+    links.push_back(link);
   }
   return links;
 }
 
-size_t PrefixCache::Parts::restorable(const std::vector<Link>& links) const {
-  size_t count = links.size();
-  if (is_zero()) return count;
-  while (count > 0 && links[count - 1].block->state_id < 0) --count;
-  return count;
+size_t PrefixCache::Parts::restorable(std::vector<Link>& links) {
+  if (is_zero()) return links.size();
+  for (size_t count = links.size(); count > 0; --count) {
+    Link& link = links[count - 1];
+    if (link.block != nullptr && link.block->state_id >= 0) return count;
+    if (disk != nullptr && !link.state_was_sought) {
+      link.state = disk->find(link.key, RecordKind::state);
+      link.state_was_sought = true;
+    }
+    if (link.state) return count;
+  }
+  return 0;
 }
 
-void PrefixCache::Parts::keep_state(KeptBlock* block, const SequenceCache& cache,
+RecordHeader PrefixCache::Parts::header_of(RecordKind kind, const Link& link) const {
+  return {.kind = kind,
+          .identity = identity,
+          .parent = link.parent_key,
+          .key = link.key,
+          .first_position = link.first_position,
+          .tokens = {link.tokens.begin(), link.tokens.end()},
+          .payload_bytes =
+              kind == RecordKind::block ? layout.block_bytes() : boundary_state_bytes(layout)};
+}
+
+bool PrefixCache::Parts::load_block(Link& link, KeptBlock* parent) {
+  const bool has_bytes = layout.block_bytes() > 0;
+  std::vector<int32_t> id = {-1};
+  std::span<std::byte> payload;
+  if (has_bytes) {
+    id.clear();
+    if (!index.make_room(1) || !pool.blocks().allocate(1, id).ok()) return false;
+    payload = {pool.blocks().data(id[0]), static_cast<size_t>(layout.block_bytes())};
+  }
+  if (disk->read(header_of(RecordKind::block, link), *link.place, payload))
+    link.block = index.insert(parent, link.parent_key, link.key, link.tokens, id[0]);
+  if (has_bytes) pool.blocks().release(id[0]);
+  if (link.block == nullptr) return false;
+  link.block->segment = link.place->segment;
+  ++counters.disk_blocks;
+  counters.disk_read_bytes += link.place->num_bytes;
+  return true;
+}
+
+void PrefixCache::Parts::hold(std::vector<Link>& links, std::vector<int32_t>& held) {
+  std::vector<RecordPlace> ahead;
+  for (size_t i = 0; i < links.size(); ++i) {
+    if (i % kReadAhead == 0) {
+      ahead.clear();
+      for (size_t j = i; j < std::min(links.size(), i + 2 * kReadAhead); ++j) {
+        if (links[j].block == nullptr) ahead.push_back(*links[j].place);
+      }
+      if (!ahead.empty()) disk->read_ahead(ahead);
+    }
+    KeptBlock* parent = i == 0 ? nullptr : links[i - 1].block;
+    if (links[i].block == nullptr && !load_block(links[i], parent)) {
+      links.resize(i);
+      return;
+    }
+    if (i < held.size() || layout.block_bytes() == 0) continue;
+    held.push_back(links[i].block->block_id);
+    pool.blocks().add_reference(held.back());
+  }
+}
+
+const std::byte* PrefixCache::Parts::load_state(Link& link) {
+  if (link.block->state_id >= 0) return index.state(link.block);
+  read_state.resize(static_cast<size_t>(boundary_state_bytes(layout)));
+  if (!disk->read(header_of(RecordKind::state, link), *link.state, read_state)) {
+    link.state.reset();
+    return nullptr;
+  }
+  counters.disk_read_bytes += link.state->num_bytes;
+  if (std::byte* kept = index.add_state(link.block); kept != nullptr)
+    std::memcpy(kept, read_state.data(), read_state.size());
+  return read_state.data();
+}
+
+int64_t PrefixCache::Parts::write(const RecordHeader& header, const std::byte* payload) {
+  const Result<RecordPlace> place =
+      disk->write(header, {payload, static_cast<size_t>(header.payload_bytes)});
+  if (!place) {
+    if (counters.failed_writes++ == 0) log_warning("prefix cache: " + place.error().message());
+    return -1;
+  }
+  return place->segment;
+}
+
+void PrefixCache::Parts::keep_state(const Link& link, const SequenceCache& cache,
                                     int64_t prompt_tokens, bool is_end) {
-  const int64_t position = cache.num_tokens() / layout.block_tokens() * layout.block_tokens();
+  KeptBlock* block = link.block;
+  const int64_t position = link.first_position + layout.block_tokens();
   const bool is_wanted = wants_state(position, prompt_tokens);
   // An answer's last block is known when the answer is over: until then each is kept as if it were.
   const bool is_answer = options.states.strategy == StateStrategy::periodic &&
@@ -105,6 +214,7 @@ void PrefixCache::Parts::keep_state(KeptBlock* block, const SequenceCache& cache
     block->is_passing = false;
     ++counters.stored_states;
     counters.stored_state_bytes += boundary_state_bytes(layout);
+    if (block->segment >= 0) write(header_of(RecordKind::state, link), index.state(block));
   }
 }
 
@@ -125,42 +235,65 @@ Result<std::unique_ptr<PrefixCache>> PrefixCache::create(BlockPool& pool,
   options.states.period_tokens =
       round_up(options.states.period_tokens, pool.layout().block_tokens());
   std::unique_ptr<PrefixCache> cache(new PrefixCache(std::make_unique<Parts>(pool, options)));
+  if (!options.directory.empty() && options.max_disk_bytes > 0) {
+    Result<std::unique_ptr<DiskStore>> disk =
+        DiskStore::open({options.directory, options.max_disk_bytes, options.disk_segment_bytes});
+    if (disk) {
+      cache->parts_->disk = *std::move(disk);
+    } else {
+      log_warning("prefix cache: " + disk.error().message() + "; nothing is kept on disk");
+    }
+  }
   cache->set_weights_version(options.weights_version);
   return cache;
 }
 
 Result<PrefixHit> PrefixCache::find(std::span<const int32_t> prompt) {
   Parts& p = *parts_;
-  const std::vector<Link> links = p.kept_links(prompt);
-  const size_t usable = p.restorable(links);
   const int64_t unit = p.layout.block_tokens();
-  const auto num_tokens = static_cast<int64_t>(usable) * unit;
+  std::vector<Link> links = p.kept_links(prompt);
+  const auto matched_tokens = static_cast<int64_t>(links.size()) * unit;
+  const int64_t disk_bytes = p.counters.disk_read_bytes, disk_blocks = p.counters.disk_blocks;
 
-  std::vector<int32_t> ids;
-  for (size_t i = 0; i < usable && p.layout.block_bytes() > 0; ++i) {
-    p.pool.blocks().add_reference(links[i].block->block_id);
-    ids.push_back(links[i].block->block_id);
-  }
+  // As far as there is a state, or one that can be made; less where the disk fails.
+  std::vector<int32_t> held;
+  const std::byte* state = nullptr;
+  do {
+    links.resize(p.restorable(links));
+    const size_t wanted = links.size();
+    p.hold(links, held);
+    if (links.size() == wanted && wanted > 0 && !p.is_zero()) state = p.load_state(links.back());
+  } while (!links.empty() && state == nullptr && !p.is_zero());
+  if (p.disk != nullptr) p.disk->close_files();
+  for (; held.size() > links.size(); held.pop_back()) p.pool.blocks().release(held.back());
+
+  const auto num_tokens = static_cast<int64_t>(links.size()) * unit;
   CACHALOT_ASSIGN_OR_RETURN(SequenceCache sequence,
-                            SequenceCache::attach(p.pool, std::move(ids), num_tokens));
-  PrefixHit hit{std::move(sequence), num_tokens, static_cast<int64_t>(links.size()) * unit};
+                            SequenceCache::attach(p.pool, std::move(held), num_tokens));
+  PrefixHit hit{std::move(sequence), num_tokens, matched_tokens};
   ++p.counters.lookups;
-  if (usable == 0) return hit;
+  if (links.empty()) return hit;
 
-  KeptBlock* last = links[usable - 1].block;
-  p.index.mark_used(last);
+  p.index.mark_used(links.back().block);
+  if (p.disk != nullptr) {
+    std::set<int64_t> segments;
+    for (const Link& link : links) segments.insert(link.block->segment);
+    for (const int64_t segment : segments) p.disk->mark_used(segment);
+  }
   if (p.is_zero()) {
     hit.rebuild_from =
         std::max<int64_t>(0, num_tokens - rebuild_rows(p.layout, p.options.num_layers));
   } else {
-    hit.cache.set_boundary_state(p.index.state(last));
+    hit.cache.set_boundary_state(state);
   }
   ++p.counters.hits;
   if (hit.matched_tokens < p.last_boundary(static_cast<int64_t>(prompt.size())))
     ++p.counters.partial_hits;
+  if (p.counters.disk_read_bytes > disk_bytes) ++p.counters.disk_hits;
   p.counters.reused_tokens += num_tokens;
   p.counters.recomputed_tokens += hit.matched_tokens - hit.rebuild_from;
-  p.counters.memory_blocks += static_cast<int64_t>(usable);
+  p.counters.memory_blocks +=
+      static_cast<int64_t>(links.size()) - (p.counters.disk_blocks - disk_blocks);
   return hit;
 }
 
@@ -185,25 +318,33 @@ void PrefixCache::store(std::span<const int32_t> tokens, SequenceCache& cache,
   CACHALOT_CHECK(static_cast<int64_t>(tokens.size()) >= cache.num_tokens());
   const int64_t unit = p.layout.block_tokens();
   KeptBlock* parent = nullptr;
-  BlockKey parent_key = p.root;
+  Link link;
+  link.key = p.root;
+  bool writes = p.disk != nullptr;
   for (int64_t i = 0; i < cache.num_tokens() / unit; ++i) {
-    const auto of_block = tokens.subspan(static_cast<size_t>(i * unit), static_cast<size_t>(unit));
-    const BlockKey key = next_key(parent_key, of_block);
+    link.parent_key = link.key;
+    link.first_position = i * unit;
+    link.tokens = tokens.subspan(static_cast<size_t>(i * unit), static_cast<size_t>(unit));
+    link.key = next_key(link.parent_key, link.tokens);
     const int32_t id = p.layout.block_bytes() == 0 ? -1 : cache.block_ids()[i];
-    KeptBlock* block = p.index.find(parent_key, key, of_block);
-    if (block == nullptr) {
-      block = p.index.insert(parent, parent_key, key, of_block, id);
-      if (block == nullptr) return;  // two texts with one key: the first stays
+    link.block = p.index.find(link.parent_key, link.key, link.tokens);
+    if (link.block == nullptr) {
+      link.block = p.index.insert(parent, link.parent_key, link.key, link.tokens, id);
+      if (link.block == nullptr) return;  // two texts with one key: the first stays
       ++p.counters.stored_blocks;
-    } else if (block->block_id != id) {
-      cache.share_block(i, block->block_id);
+    } else if (link.block->block_id != id) {
+      cache.share_block(i, link.block->block_id);
     }
-    parent = block;
-    parent_key = key;
+    if (writes && link.block->segment < 0) {
+      link.block->segment = p.write(p.header_of(RecordKind::block, link),
+                                    id < 0 ? nullptr : p.pool.blocks().data(link.block->block_id));
+      writes = link.block->segment >= 0;  // a block without those before it is of no use
+    }
+    parent = link.block;
   }
   if (parent == nullptr) return;
   p.index.mark_used(parent);
-  p.keep_state(parent, cache, prompt_tokens, is_end);
+  p.keep_state(link, cache, prompt_tokens, is_end);
   p.index.trim();
 }
 
@@ -214,7 +355,8 @@ void PrefixCache::set_weights_version(uint64_t version) {
   Parts& p = *parts_;
   p.index.clear();
   p.options.weights_version = version;
-  p.root = root_key({p.layout.fingerprint(), p.layout.hash(), version, p.options.position_base});
+  p.identity = {p.layout.fingerprint(), p.layout.hash(), version, p.options.position_base};
+  p.root = root_key(p.identity);
 }
 
 void PrefixCache::clear() { parts_->index.clear(); }
@@ -223,6 +365,10 @@ PrefixCounters PrefixCache::counters() const {
   PrefixCounters counters = parts_->counters;
   counters.evicted_blocks = parts_->index.num_evicted_blocks();
   counters.evicted_states = parts_->index.num_evicted_states();
+  if (parts_->disk != nullptr) {
+    counters.disk_written_bytes = parts_->disk->num_written_bytes();
+    counters.damaged_records = parts_->disk->num_damaged();
+  }
   return counters;
 }
 

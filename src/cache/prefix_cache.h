@@ -36,9 +36,10 @@ struct PrefixCacheOptions {
   int64_t max_block_bytes = 0;  // of kept blocks, of the pool's; 0: all of the pool
   int64_t max_state_bytes = int64_t{256} << 20;
   uint64_t weights_version = 0;
-  int64_t position_base = 0;   // of the first token; rows of another one are others
-  std::string directory;       // empty: memory alone
-  int64_t max_disk_bytes = 0;  // of segment files
+  int64_t position_base = 0;       // of the first token; rows of another one are others
+  std::string directory;           // empty: memory alone
+  int64_t max_disk_bytes = 0;      // of segment files
+  int64_t disk_segment_bytes = 0;  // DiskStoreOptions::segment_bytes
 };
 
 struct PrefixHit {

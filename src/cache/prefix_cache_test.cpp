@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
 #include <memory>
 #include <optional>
 #include <random>
@@ -11,12 +12,14 @@
 #include "cache/block_key.h"
 #include "cache/boundary_state.h"
 #include "cache/cache_testing.h"
+#include "cache/disk_store_testing.h"
 
 namespace cachalot::cache {
 namespace {
 using testing::CheckedSequence;
 using testing::kSmallSlack;
 using testing::small_layout;
+using testing::TestFolder;
 
 constexpr int64_t kBlock = 16;  // of small_layout
 constexpr int64_t kLayers = 4;  // likewise
@@ -37,8 +40,9 @@ std::vector<int32_t> first_of(const std::vector<int32_t>& tokens, int64_t n) {
 
 class Fixture {
  public:
-  explicit Fixture(StatePolicy policy, int64_t max_blocks = 64, PrefixCacheOptions options = {})
-      : pool_(BlockPool::create(small_layout(), {max_blocks, 8}).value()) {
+  explicit Fixture(StatePolicy policy, int64_t max_blocks = 64, PrefixCacheOptions options = {},
+                   uint64_t fingerprint = 0x1234)
+      : pool_(BlockPool::create(small_layout(fingerprint), {max_blocks, 8}).value()) {
     options.states = policy;
     options.num_layers = kLayers;
     cache_ = PrefixCache::create(*pool_, options).value();
@@ -297,11 +301,144 @@ TEST(PrefixCache, OptionsOutOfRangeAreRefused) {
             "prefix cache: period_tokens: expected 1 to 1099511627776, found 0");
 }
 
+PrefixCacheOptions on_disk(const TestFolder& folder) {
+  PrefixCacheOptions options;
+  options.directory = folder.path();
+  options.max_disk_bytes = int64_t{1} << 30;
+  return options;
+}
+
+int64_t block_record_bytes() {
+  RecordHeader header;
+  header.tokens.resize(kBlock);
+  header.payload_bytes = small_layout().block_bytes();
+  return record_bytes(header);
+}
+int64_t state_record_bytes() {
+  RecordHeader header;
+  header.tokens.resize(kBlock);
+  header.payload_bytes = boundary_state_bytes(small_layout());
+  return record_bytes(header);
+}
+
+TEST(PrefixCacheDisk, ARestartFindsWhatWasKeptAndReadsWhatTheHitNeeds) {
+  for (const StatePolicy& policy : {kFull, every(48), kZero}) {
+    TestFolder folder;
+    const std::vector<int32_t> text = some_tokens(200);
+    Fixture(policy, 64, on_disk(folder)).visit(text);
+    for (const int64_t length : {0, 1, 16, 17, 33, 49, 130, 200}) {
+      Fixture fixture(policy, 64, on_disk(folder));
+      const std::vector<int32_t> prompt = first_of(text, length);
+      {
+        CheckedSequence sequence = fixture.begin(prompt);
+        EXPECT_EQ(sequence.fault(), "");
+        fixture.prefill(sequence, prompt);
+        ASSERT_TRUE(sequence.append(some_tokens(40)).ok());
+        EXPECT_EQ(sequence.fault(), "");
+      }
+      const PrefixCounters counters = fixture.cache().counters();
+      const int64_t matched = std::max<int64_t>(0, length - 1) / kBlock;
+      const bool is_zero = policy.strategy == StateStrategy::zero;
+      const int64_t unit = policy.strategy == StateStrategy::periodic ? 3 : 1;
+      const int64_t blocks = is_zero ? matched : matched / unit * unit;
+      EXPECT_EQ(counters.disk_blocks, blocks);
+      EXPECT_EQ(counters.disk_hits, blocks > 0);
+      EXPECT_EQ(counters.reused_tokens, blocks * kBlock);
+      EXPECT_EQ(counters.disk_read_bytes,
+                blocks * block_record_bytes() + (blocks > 0 && !is_zero) * state_record_bytes());
+      EXPECT_EQ(counters.failed_writes, 0);
+      EXPECT_EQ(counters.damaged_records, 0);
+    }
+  }
+}
+
+TEST(PrefixCacheDisk, WritesWhatTheStrategySays) {
+  for (const StatePolicy& policy : {kFull, every(48), kZero}) {
+    TestFolder folder;
+    Fixture fixture(policy, 64, on_disk(folder));
+    fixture.visit(some_tokens(200));
+    fixture.visit(some_tokens(200));  // writes nothing more
+    const int64_t states = policy.strategy == StateStrategy::full       ? 12
+                           : policy.strategy == StateStrategy::periodic ? 4
+                                                                        : 0;
+    EXPECT_EQ(fixture.cache().counters().disk_written_bytes,
+              12 * block_record_bytes() + states * state_record_bytes());
+    EXPECT_EQ(folder.segment_bytes(),
+              kSegmentHeadBytes + 12 * block_record_bytes() + states * state_record_bytes());
+  }
+}
+
+// reference/infrastructure 8.2, O5: the precision and the weights are in the layout's fingerprint
+// (engine/model_cache_layout.h).
+TEST(PrefixCacheDisk, AHitNeedsTheSameModelVersionAndPositionBase) {
+  TestFolder folder;
+  const std::vector<int32_t> text = some_tokens(100);
+  Fixture(kFull, 64, on_disk(folder)).visit(text);
+  PrefixCacheOptions version = on_disk(folder), base = on_disk(folder);
+  version.weights_version = 1;
+  base.position_base = 128;
+  EXPECT_EQ(Fixture(kFull, 64, version).found(text), 0);
+  EXPECT_EQ(Fixture(kFull, 64, base).found(text), 0);
+  EXPECT_EQ(Fixture(kFull, 64, on_disk(folder), 0x1235).found(text), 0);
+  Fixture same(kFull, 64, on_disk(folder));
+  EXPECT_EQ(same.found(text), 96);
+  same.cache().set_weights_version(1);
+  EXPECT_EQ(same.found(text), 0);
+  same.cache().set_weights_version(0);
+  EXPECT_EQ(same.found(text), 96);
+}
+
+TEST(PrefixCacheDisk, DamageShortensTheHit) {
+  TestFolder folder;
+  const std::vector<int32_t> text = some_tokens(100);
+  Fixture(kFull, 64, on_disk(folder)).visit(text);
+  // In the rows of the third block: records are block, state, block, state, ...
+  const std::string path = folder.segments()[0];
+  {
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(kSegmentHeadBytes + 2 * (block_record_bytes() + state_record_bytes()) + 256);
+    file.put('\x5a');
+  }
+  {
+    Fixture fixture(kFull, 64, on_disk(folder));
+    CheckedSequence sequence = fixture.begin(text);
+    EXPECT_EQ(sequence.num_tokens(), 32);
+    EXPECT_EQ(sequence.fault(), "");
+    EXPECT_EQ(fixture.cache().counters().damaged_records, 1);
+    fixture.prefill(sequence, text);
+    EXPECT_EQ(fixture.found(text), 96);
+  }
+  EXPECT_EQ(Fixture(kFull, 64, on_disk(folder)).found(text), 96);  // written anew
+}
+
+TEST(PrefixCacheDisk, MoreThanThePoolHoldsIsAShorterHit) {
+  TestFolder folder;
+  const std::vector<int32_t> text = some_tokens(200);
+  Fixture(kFull, 64, on_disk(folder)).visit(text);
+  Fixture fixture(kFull, 5, on_disk(folder));
+  CheckedSequence sequence = fixture.begin(text);
+  EXPECT_EQ(sequence.num_tokens(), 80);
+  EXPECT_EQ(sequence.fault(), "");
+}
+
+TEST(PrefixCacheDisk, WithoutAFolderMemoryRemains) {
+  TestFolder folder;
+  std::filesystem::create_directories(folder.path());
+  std::ofstream(folder.path() + "/file") << "x";
+  PrefixCacheOptions options = on_disk(folder);
+  options.directory += "/file";
+  Fixture fixture(kFull, 64, options);
+  fixture.visit(some_tokens(50));
+  EXPECT_EQ(fixture.found(some_tokens(50)), 48);
+}
+
 // Random requests over a tree of texts, many at a time, in a pool that is too small for them.
 TEST(PrefixCache, WhateverIsFoundHoldsItsRows) {
   for (uint64_t seed = 0; seed < 12; ++seed) {
     const StatePolicy policy = std::vector<StatePolicy>{kFull, every(32, true), kZero}[seed % 3];
+    TestFolder folder;
     PrefixCacheOptions options;
+    if (seed >= 6) options = on_disk(folder);
     options.max_state_bytes = 6 * boundary_state_bytes(small_layout());
     Fixture fixture(policy, 20, options);
     std::mt19937_64 random(seed);
@@ -346,6 +483,9 @@ TEST(PrefixCache, WhateverIsFoundHoldsItsRows) {
     EXPECT_GT(counters.hits, 100);
     EXPECT_GT(counters.partial_hits, 20);
     EXPECT_GT(counters.evicted_blocks, 100);
+    if (seed >= 6) {
+      EXPECT_GT(counters.disk_hits, 30);
+    }
   }
 }
 

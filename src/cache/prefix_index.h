@@ -28,7 +28,7 @@ struct KeptBlock {
   int32_t block_id = -1;    // -1 where blocks have no bytes
   int32_t state_id = -1;    // -1: none
   bool is_passing = false;  // the state goes as soon as the same sequence has a later one
-  bool is_on_disk = false;
+  int64_t segment = -1;     // of the disk tier; -1: not there
   int64_t num_children = 0;
   std::list<KeptBlock>::iterator place;
   std::list<KeptBlock*>::iterator state_place;

@@ -71,11 +71,10 @@ class Transformer {
 
   // Makes the rings of one sequence whose compressed rows are cached: the window and tail rows that
   // the position after the batch's last goes on from. Of every layer only the rows run that a later
-  // one still needs, the last num_ring_rows in the last layer and sliding_window - 1 more in each layer
-  // before it, as far as the batch has them; at most max_piece at a time. Rings start as zeros
-  // where the batch does not start at position 0.
+  // one still needs: the last num_ring_rows (at least sliding_window) in the last layer, and
+  // sliding_window - 1 more in each layer before it, as far as the batch has them; max_piece at a
+  // time. The rings hold zeros before, unless the batch starts at position 0.
   // Source  reference/infrastructure 8.2.
-  // num_ring_rows: at least sliding_window.
   void rebuild_rings(device::ExecContext& ctx, const ForwardBatch& batch, int64_t num_ring_rows,
                      int64_t max_piece) const;
 
