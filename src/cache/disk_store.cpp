@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <cstring>
 #include <iterator>
@@ -21,11 +23,17 @@ namespace cachalot::cache {
 namespace {
 
 constexpr std::string_view kPrefix = "seg-", kEnding = ".kv";
+// A new index has a new number: SQLite removes its log by name, and whoever has an older one open
+// must not meet the new one's.
+constexpr std::string_view kIndexPrefix = "index-", kIndexEnding = ".sqlite";
 constexpr int64_t kMinSegment = int64_t{1} << 20, kMaxSegment = int64_t{1} << 30;
 constexpr int64_t kSegmentsOfBound = 64;
 constexpr int64_t kRecordsOfFind = 1024;  // that find() indexes at most
 constexpr int64_t kRecordsAtOnce = 256;   // of a transaction
 constexpr int64_t kMarkSeconds = 60;
+constexpr size_t kMaxReaders = 32;    // files open at a time
+constexpr size_t kReadThreads = 3;    // beside the caller's
+constexpr size_t kReadsOfThread = 4;  // a thread for fewer is not worth its start
 constexpr std::chrono::milliseconds kLockPause{2};
 // A start can wait; a step that stores a block cannot.
 constexpr std::chrono::milliseconds kLockAtStart{5000}, kLockInStep{100};
@@ -47,9 +55,21 @@ int64_t seconds_now() {
       .count();
 }
 
-uint64_t inode_of(const std::string& path) {
-  struct stat info {};
-  return ::stat(path.c_str(), &info) == 0 ? info.st_ino : 0;
+std::string index_path(const std::string& directory, int64_t number) {
+  return fmt::format("{}/{}{}{}", directory, kIndexPrefix, number, kIndexEnding);
+}
+
+// The highest number of an index there is; 1 where there is none.
+Result<int64_t> newest_index(const std::string& directory) {
+  CACHALOT_ASSIGN_OR_RETURN(const std::vector<std::string> names, list_directory(directory));
+  int64_t newest = 1;
+  for (const std::string& name : names) {
+    if (!name.starts_with(kIndexPrefix) || !name.ends_with(kIndexEnding)) continue;
+    int64_t number = 0;
+    std::from_chars(name.data() + kIndexPrefix.size(), name.data() + name.size(), number);
+    newest = std::max(newest, number);
+  }
+  return newest;
 }
 
 // Held by who changes which segments there are; it ends with its process.
@@ -65,8 +85,8 @@ Result<Fd> lock_directory(const std::string& path, std::chrono::milliseconds pat
 
 }  // namespace
 
-DiskStore::DiskStore(const DiskStoreOptions& options, DiskIndex index)
-    : options_(options), index_(std::move(index)) {
+DiskStore::DiskStore(const DiskStoreOptions& options, DiskIndex index, int64_t index_number)
+    : options_(options), index_(std::move(index)), index_number_(index_number) {
   if (options_.segment_bytes == 0) {
     options_.segment_bytes =
         std::clamp(options_.max_bytes / kSegmentsOfBound, kMinSegment, kMaxSegment);
@@ -82,20 +102,23 @@ Result<std::unique_ptr<DiskStore>> DiskStore::open(const DiskStoreOptions& optio
   CACHALOT_RETURN_IF_ERROR(create_directories(options.directory));
   CACHALOT_ASSIGN_OR_RETURN(const Fd lock,
                             lock_directory(options.directory + "/lock", kLockAtStart));
-  const std::string index_path = options.directory + "/index.sqlite";
-  Result<DiskIndex> index = DiskIndex::open(index_path);
+  CACHALOT_ASSIGN_OR_RETURN(int64_t number, newest_index(options.directory));
+  Result<DiskIndex> index = DiskIndex::open(cache::index_path(options.directory, number));
   if (!index && index.error().code() == StatusCode::data_loss) {
     log_warning(index.error().message() + "; the index is made anew");
-    DiskIndex::remove(index_path);
-    index = DiskIndex::open(index_path);
+    DiskIndex::remove(cache::index_path(options.directory, number++));
+    index = DiskIndex::open(cache::index_path(options.directory, number));
   }
   if (!index) return index.error();
-  std::unique_ptr<DiskStore> store(new DiskStore(options, *std::move(index)));
-  store->index_inode_ = inode_of(index_path);
+  std::unique_ptr<DiskStore> store(new DiskStore(options, *std::move(index), number));
   Status listed = store->list_segments();
   if (listed.code() == StatusCode::data_loss) listed = store->renew_index_locked();
   CACHALOT_RETURN_IF_ERROR(listed);
   return store;
+}
+
+std::string DiskStore::index_path() const {
+  return cache::index_path(options_.directory, index_number_);
 }
 
 namespace {
@@ -120,14 +143,16 @@ Status DiskStore::renew_index() {
 }
 
 Status DiskStore::renew_index_locked() {
-  if (inode_of(index_path()) == index_inode_) {
+  CACHALOT_ASSIGN_OR_RETURN(int64_t number, newest_index(options_.directory));
+  if (number <= index_number_) {  // else another process has been faster
     log_warning(index_path() + ": damaged; the index is made anew");
     DiskIndex::remove(index_path());
+    number = index_number_ + 1;
   }
-  CACHALOT_ASSIGN_OR_RETURN(index_, DiskIndex::open(index_path()));
-  index_inode_ = inode_of(index_path());
+  CACHALOT_ASSIGN_OR_RETURN(index_, DiskIndex::open(cache::index_path(options_.directory, number)));
+  index_number_ = number;
   writer_.reset();  // its segment has another number now, or none
-  reader_.reset();
+  readers_.clear();
   return list_segments();
 }
 
@@ -193,31 +218,19 @@ std::optional<RecordPlace> DiskStore::find(const BlockKey& key, RecordKind kind)
 }
 
 Result<const SegmentReader*> DiskStore::reader_of(int64_t segment) {
-  if (reader_ && reader_segment_ == segment) return &*reader_;
-  const auto name = names_.find(segment);
-  if (name == names_.end()) {
-    // Another process has made it.
+  if (const auto open = readers_.find(segment); open != readers_.end()) return &open->second;
+  if (!names_.contains(segment)) {  // another process has made it
     CACHALOT_ASSIGN_OR_RETURN(const std::vector<IndexedSegment> indexed, index_.segments());
     for (const IndexedSegment& other : indexed) names_.emplace(other.id, other.name);
     if (!names_.contains(segment)) return not_found("segment");
   }
-  CACHALOT_ASSIGN_OR_RETURN(reader_, SegmentReader::open(path_of(names_.at(segment))));
-  reader_segment_ = segment;
-  return &*reader_;
+  CACHALOT_ASSIGN_OR_RETURN(SegmentReader reader, SegmentReader::open(path_of(names_.at(segment))));
+  if (readers_.size() >= kMaxReaders) readers_.clear();
+  return &readers_.emplace(segment, std::move(reader)).first->second;
 }
 
-bool DiskStore::read(const RecordHeader& expected, const RecordPlace& place,
-                     std::span<std::byte> payload) {
-  const Result<const SegmentReader*> file = reader_of(place.segment);
-  Status status = file.error();
-  if (file) status = read_record(**file, place.offset, expected, payload);
-  // It may have grown since it was opened.
-  if (status.code() == StatusCode::data_loss && file &&
-      place.offset + place.num_bytes > (*file)->size()) {
-    reader_.reset();
-    const Result<const SegmentReader*> again = reader_of(place.segment);
-    status = again ? read_record(**again, place.offset, expected, payload) : again.error();
-  }
+bool DiskStore::settle(const RecordHeader& expected, const RecordPlace& place,
+                       const Status& status) {
   if (status.ok()) {
     mark_used(place.segment);
     return true;
@@ -231,17 +244,49 @@ bool DiskStore::read(const RecordHeader& expected, const RecordPlace& place,
   return false;
 }
 
-void DiskStore::read_ahead(std::span<const RecordPlace> places) {
-  for (size_t i = 0; i < places.size();) {
-    size_t end = i + 1;
-    int64_t num_bytes = places[i].num_bytes;
-    while (end < places.size() && places[end].segment == places[i].segment &&
-           places[end].offset == places[i].offset + num_bytes)
-      num_bytes += places[end++].num_bytes;
-    if (const Result<const SegmentReader*> file = reader_of(places[i].segment); file)
-      (*file)->read_ahead(places[i].offset, num_bytes);
-    i = end;
+bool DiskStore::read(const RecordHeader& expected, const RecordPlace& place,
+                     std::span<std::byte> payload) {
+  ReadRequest request{expected, place, payload};
+  read_all({&request, 1});
+  return request.is_read;
+}
+
+void DiskStore::read_all(std::span<ReadRequest> requests) {
+  // As many as are open at a time; records of one prompt lie in few segments.
+  std::vector<const SegmentReader*> files;
+  std::vector<Status> results(requests.size());
+  for (size_t first = 0; first < requests.size(); first += files.size()) {
+    files.clear();
+    readers_.clear();  // a file may have grown since it was opened
+    for (size_t i = first; i < requests.size(); ++i) {
+      const int64_t segment = requests[i].place.segment;
+      if (!readers_.contains(segment) && readers_.size() + 1 >= kMaxReaders) break;
+      const Result<const SegmentReader*> file = reader_of(segment);
+      results[i] = file.error();
+      files.push_back(file ? *file : nullptr);
+    }
+    std::atomic<size_t> next = 0;
+    const auto work = [&] {
+      for (size_t i; (i = next.fetch_add(1)) < files.size();) {
+        const ReadRequest& request = requests[first + i];
+        if (files[i] == nullptr) continue;
+        results[first + i] =
+            read_record(*files[i], request.place.offset, request.expected, request.payload);
+      }
+    };
+    std::vector<std::jthread> threads;
+    for (size_t i = 0; i < std::min(kReadThreads, files.size() / kReadsOfThread); ++i)
+      threads.emplace_back(work);
+    if (!threads.empty()) {
+      for (size_t i = 0; i < files.size(); ++i) {
+        const RecordPlace& place = requests[first + i].place;
+        if (files[i] != nullptr) files[i]->read_ahead(place.offset, place.num_bytes);
+      }
+    }
+    work();
   }
+  for (size_t i = 0; i < requests.size(); ++i)
+    requests[i].is_read = settle(requests[i].expected, requests[i].place, results[i]);
 }
 
 void DiskStore::mark_used(int64_t segment) {

@@ -48,6 +48,13 @@ struct DiskCheck {
   std::vector<std::string> damages;  // one line each; what is damaged has been forgotten
 };
 
+struct ReadRequest {
+  RecordHeader expected;
+  RecordPlace place;
+  std::span<std::byte> payload;
+  bool is_read = false;  // what read() gives
+};
+
 class DiskStore {
  public:
   // Errors  invalid_argument: a bound below 0; those of the system.
@@ -57,9 +64,10 @@ class DiskStore {
   // The rows of the record at `place`; false, and forgotten, where it is not the expected one.
   // payload then holds anything.
   bool read(const RecordHeader& expected, const RecordPlace& place, std::span<std::byte> payload);
-  void read_ahead(std::span<const RecordPlace> places);
+  // Likewise, many at once and by several threads, which end before it returns.
+  void read_all(std::span<ReadRequest> requests);
   // Reading is over for now: no file stays open.
-  void close_files() { reader_.reset(); }
+  void close_files() { readers_.clear(); }
 
   // Where the record is now, or was before.
   Result<RecordPlace> write(const RecordHeader& header, std::span<const std::byte> payload);
@@ -85,10 +93,10 @@ class DiskStore {
   int64_t num_written_bytes() const { return num_written_bytes_; }  // of records
 
  private:
-  explicit DiskStore(const DiskStoreOptions& options, DiskIndex index);
+  DiskStore(const DiskStoreOptions& options, DiskIndex index, int64_t index_number);
 
   std::string path_of(const std::string& name) const { return options_.directory + "/" + name; }
-  std::string index_path() const { return path_of("index.sqlite"); }
+  std::string index_path() const;
   // Compares the directory, whose lock is held, with the index: what is new there is pending, what
   // is gone is forgotten.
   Status list_segments();
@@ -98,17 +106,18 @@ class DiskStore {
   Status renew_index();
   Status renew_index_locked();
   Result<const SegmentReader*> reader_of(int64_t segment);
+  // What a read has come to; a record that is not there, or not right, is forgotten.
+  bool settle(const RecordHeader& expected, const RecordPlace& place, const Status& status);
   Status start_segment(int64_t num_bytes);
   Result<int64_t> remove_until(int64_t max_bytes);
 
   DiskStoreOptions options_;
   DiskIndex index_;
-  uint64_t index_inode_ = 0;
+  int64_t index_number_;                            // in its name
   std::unordered_map<int64_t, std::string> names_;  // of segments
   std::unordered_map<int64_t, int64_t> marked_;     // seconds: when mark_used() last wrote
   std::vector<IndexedSegment> pending_;             // not scanned to their end
-  std::optional<SegmentReader> reader_;
-  int64_t reader_segment_ = 0;
+  std::unordered_map<int64_t, SegmentReader> readers_;
   std::optional<SegmentWriter> writer_;
   int64_t writer_segment_ = 0;
   int64_t num_damaged_ = 0;

@@ -98,7 +98,7 @@ TEST(DiskStore, AnIndexThatIsLostOrNoneIsMadeAnew) {
       for (uint64_t n = 1; n <= 200; ++n) ASSERT_TRUE(write_numbered(*store, n));
     }
     folder.lose_index();
-    if (!index.empty()) write_all(folder.path() + "/index.sqlite", index);
+    if (!index.empty()) write_all(folder.path() + "/index-1.sqlite", index);
     const auto store = open_store(folder);
     EXPECT_TRUE(store->is_recovering());  // open() has read none of them
     for (uint64_t n = 1; n <= 200; ++n) EXPECT_TRUE(is_served(*store, n)) << n;
@@ -113,7 +113,7 @@ TEST(DiskStore, AnIndexThatGoesBadUnderItIsMadeAnew) {
   const auto store = open_store(folder);
   for (uint64_t n = 1; n <= 2000; ++n) ASSERT_TRUE(write_numbered(*store, n));
   // Another process checkpoints and leaves; then the pages are overwritten.
-  const std::string path = folder.path() + "/index.sqlite";
+  const std::string path = folder.path() + "/index-1.sqlite";
   open_store(folder);
   std::string bytes = read_all(path);
   for (size_t i = 4096; i < bytes.size(); ++i) bytes[i] = static_cast<char>(testing::mix(i));

@@ -38,7 +38,12 @@ class TestFolder {
       total += static_cast<int64_t>(std::filesystem::file_size(path));
     return total;
   }
-  void lose_index() const { DiskIndex::remove(path_ + "/index.sqlite"); }
+  void lose_index() const {
+    for (const auto& entry : std::filesystem::directory_iterator(path_)) {
+      if (entry.path().filename().string().starts_with("index-"))
+        std::filesystem::remove(entry.path());
+    }
+  }
 
  private:
   std::string path_;

@@ -19,7 +19,6 @@ namespace cachalot::cache {
 namespace {
 
 constexpr int64_t kMaxPeriod = int64_t{1} << 40;
-constexpr size_t kReadAhead = 32;  // records
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -59,7 +58,6 @@ struct PrefixCache::Parts {
   // Adds a reference to the block of each link to `held`, reading what is on disk alone, up to the
   // first that cannot be had.
   void hold(std::vector<Link>& links, std::vector<int32_t>& held);
-  bool load_block(Link& link, KeptBlock* parent);
   // Null where it cannot be read. Valid until the next call.
   const std::byte* load_state(Link& link);
   RecordHeader header_of(RecordKind kind, const Link& link) const;
@@ -90,7 +88,7 @@ std::vector<Link> PrefixCache::Parts::kept_links(std::span<const int32_t> prompt
   std::vector<Link> links;
   const int64_t unit = layout.block_tokens();
   BlockKey parent_key = root;
-  for (int64_t end = unit; end < static_cast<int64_t>(prompt.size()); end += unit) {
+  for (int64_t end = unit; end <= static_cast<int64_t>(prompt.size()); end += unit) {
     Link link;
     link.parent_key = parent_key;
     link.first_position = end - unit;
@@ -131,44 +129,39 @@ RecordHeader PrefixCache::Parts::header_of(RecordKind kind, const Link& link) co
               kind == RecordKind::block ? layout.block_bytes() : boundary_state_bytes(layout)};
 }
 
-bool PrefixCache::Parts::load_block(Link& link, KeptBlock* parent) {
-  const bool has_bytes = layout.block_bytes() > 0;
-  std::vector<int32_t> id = {-1};
-  std::span<std::byte> payload;
-  if (has_bytes) {
-    id.clear();
-    if (!index.make_room(1) || !pool.blocks().allocate(1, id).ok()) return false;
-    payload = {pool.blocks().data(id[0]), static_cast<size_t>(layout.block_bytes())};
-  }
-  if (disk->read(header_of(RecordKind::block, link), *link.place, payload))
-    link.block = index.insert(parent, link.parent_key, link.key, link.tokens, id[0]);
-  if (has_bytes) pool.blocks().release(id[0]);
-  if (link.block == nullptr) return false;
-  link.block->segment = link.place->segment;
-  ++counters.disk_blocks;
-  counters.disk_read_bytes += link.place->num_bytes;
-  return true;
-}
-
 void PrefixCache::Parts::hold(std::vector<Link>& links, std::vector<int32_t>& held) {
-  std::vector<RecordPlace> ahead;
-  for (size_t i = 0; i < links.size(); ++i) {
-    if (i % kReadAhead == 0) {
-      ahead.clear();
-      for (size_t j = i; j < std::min(links.size(), i + 2 * kReadAhead); ++j) {
-        if (links[j].block == nullptr) ahead.push_back(*links[j].place);
-      }
-      if (!ahead.empty()) disk->read_ahead(ahead);
-    }
-    KeptBlock* parent = i == 0 ? nullptr : links[i - 1].block;
-    if (links[i].block == nullptr && !load_block(links[i], parent)) {
-      links.resize(i);
-      return;
-    }
-    if (i < held.size() || layout.block_bytes() == 0) continue;
-    held.push_back(links[i].block->block_id);
+  const bool has_bytes = layout.block_bytes() > 0;
+  size_t known = 0;  // links in memory, which come first
+  for (; known < links.size() && links[known].block != nullptr; ++known) {
+    if (known < held.size() || !has_bytes) continue;
+    held.push_back(links[known].block->block_id);
     pool.blocks().add_reference(held.back());
   }
+  std::vector<int32_t> ids;
+  std::vector<ReadRequest> requests;
+  for (size_t i = known; i < links.size(); ++i) {
+    ReadRequest request{header_of(RecordKind::block, links[i]), *links[i].place, {}};
+    if (has_bytes) {
+      if (!index.make_room(1) || !pool.blocks().allocate(1, ids).ok()) break;
+      request.payload = {pool.blocks().data(ids.back()), static_cast<size_t>(layout.block_bytes())};
+    }
+    requests.push_back(std::move(request));
+  }
+  if (!requests.empty()) disk->read_all(requests);
+  size_t read = 0;
+  for (; read < requests.size() && requests[read].is_read; ++read) {
+    Link& link = links[known + read];
+    KeptBlock* parent = known + read == 0 ? nullptr : links[known + read - 1].block;
+    link.block =
+        index.insert(parent, link.parent_key, link.key, link.tokens, has_bytes ? ids[read] : -1);
+    if (link.block == nullptr) break;  // two texts with one key
+    link.block->segment = link.place->segment;
+    if (has_bytes) held.push_back(ids[read]);
+    ++counters.disk_blocks;
+    counters.disk_read_bytes += link.place->num_bytes;
+  }
+  for (size_t i = read; i < ids.size(); ++i) pool.blocks().release(ids[i]);
+  links.resize(known + read);
 }
 
 const std::byte* PrefixCache::Parts::load_state(Link& link) {
@@ -272,6 +265,7 @@ Result<PrefixHit> PrefixCache::find(std::span<const int32_t> prompt) {
                             SequenceCache::attach(p.pool, std::move(held), num_tokens));
   PrefixHit hit{std::move(sequence), num_tokens, matched_tokens};
   ++p.counters.lookups;
+  p.counters.recomputed_tokens += matched_tokens - num_tokens;
   if (links.empty()) return hit;
 
   p.index.mark_used(links.back().block);
@@ -287,11 +281,11 @@ Result<PrefixHit> PrefixCache::find(std::span<const int32_t> prompt) {
     hit.cache.set_boundary_state(state);
   }
   ++p.counters.hits;
-  if (hit.matched_tokens < p.last_boundary(static_cast<int64_t>(prompt.size())))
+  if (hit.matched_tokens < static_cast<int64_t>(prompt.size()) / unit * unit)
     ++p.counters.partial_hits;
   if (p.counters.disk_read_bytes > disk_bytes) ++p.counters.disk_hits;
   p.counters.reused_tokens += num_tokens;
-  p.counters.recomputed_tokens += hit.matched_tokens - hit.rebuild_from;
+  p.counters.recomputed_tokens += num_tokens - hit.rebuild_from;
   p.counters.memory_blocks +=
       static_cast<int64_t>(links.size()) - (p.counters.disk_blocks - disk_blocks);
   return hit;
@@ -350,6 +344,7 @@ void PrefixCache::store(std::span<const int32_t> tokens, SequenceCache& cache,
 
 bool PrefixCache::make_room(int64_t num_blocks) { return parts_->index.make_room(num_blocks); }
 int64_t PrefixCache::num_kept_blocks() const { return parts_->index.num_blocks(); }
+int64_t PrefixCache::num_idle_blocks() const { return parts_->index.num_idle_blocks(); }
 
 void PrefixCache::set_weights_version(uint64_t version) {
   Parts& p = *parts_;

@@ -2,9 +2,9 @@
 // directory is given, on disk, and a new prompt begins behind those that it shares.
 // Source  reference/infrastructure 8.2.
 //
-// Use     begin   find(prompt): a sequence that holds num_tokens() of the prompt. Where
-//                 rebuild_from is below that, Runner::rebuild_state() makes its state before
-//                 anything else runs.
+// Use     begin   find(): a sequence that holds the first tokens of a prompt. Where rebuild_from is
+//                 below their number, Runner::rebuild_state() makes its state before anything else
+//                 runs.
 //         prefill no piece of a prompt goes beyond next_stop(): there the state is taken.
 //         after   every step of the sequence that has crossed a block, and at the end of the
 //                 request: store(). The sequence must be at rest: no step runs on it.
@@ -13,8 +13,8 @@
 // Exact   a sequence goes on from a hit with the bits it has without one. Every token of a hit is
 //         compared with the prompt's; a key alone is never believed. A block that a sequence has
 //         computed anew and that is kept already gives way to the kept one, which has its bits.
-// Errors  find() and store() fail only where the pool has no state or block; what goes wrong on
-//         disk is a miss, a counter and a line in the log.
+// Errors  find() fails only where the pool has no state; what goes wrong on disk is a miss, a
+//         counter and a line in the log.
 // Threads the pool's owner. Owner: borrows the pool, and goes before it.
 #pragma once
 
@@ -43,7 +43,7 @@ struct PrefixCacheOptions {
 };
 
 struct PrefixHit {
-  SequenceCache cache;         // whole blocks shared; num_tokens() < the prompt's
+  SequenceCache cache;         // of whole blocks, shared
   int64_t rebuild_from = 0;    // rows from here to num_tokens() make the state; equal: it is there
   int64_t matched_tokens = 0;  // what kept blocks reach to; the rest up to there runs again
 };
@@ -77,9 +77,10 @@ class PrefixCache {
                                                      const PrefixCacheOptions& options);
   ~PrefixCache();
 
-  // The longest beginning of the prompt that can be gone on from, its last token apart; an empty
-  // sequence where nothing is kept. resource_exhausted where the pool has no free state.
-  Result<PrefixHit> find(std::span<const int32_t> prompt);
+  // The longest beginning of `tokens` that can be gone on from, perhaps all of them (the last token
+  // of a prompt runs for its logits, and is left out here); an empty sequence where nothing is
+  // kept. resource_exhausted where the pool has no free state.
+  Result<PrefixHit> find(std::span<const int32_t> tokens);
 
   // The last position to which a piece that begins at `position` may go, of a prompt that ends at
   // prompt_tokens: above position, at most prompt_tokens.
@@ -95,6 +96,7 @@ class PrefixCache {
   // where sequences hold the rest.
   bool make_room(int64_t num_blocks);
   int64_t num_kept_blocks() const;
+  int64_t num_idle_blocks() const;  // that no sequence holds: what make_room() can give back
 
   void set_weights_version(uint64_t version);
   // Forgets what memory keeps; the disk stays.

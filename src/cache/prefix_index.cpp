@@ -95,10 +95,18 @@ void PrefixIndex::erase(KeptBlock* block) {
   blocks_.erase(block->place);
 }
 
+bool PrefixIndex::is_idle(const KeptBlock& block) const {
+  return block.block_id < 0 || pool_.blocks().num_references(block.block_id) == 1;
+}
+
+int64_t PrefixIndex::num_idle_blocks() const {
+  return std::count_if(blocks_.begin(), blocks_.end(),
+                       [&](const KeptBlock& block) { return is_idle(block); });
+}
+
 bool PrefixIndex::evict_block() {
   for (auto it = blocks_.rbegin(); it != blocks_.rend(); ++it) {
-    const bool is_held = it->block_id >= 0 && pool_.blocks().num_references(it->block_id) > 1;
-    if (is_held || it->num_children > 0) continue;
+    if (!is_idle(*it) || it->num_children > 0) continue;
     erase(&*it);
     ++num_evicted_blocks_;
     return true;

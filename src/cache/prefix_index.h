@@ -62,11 +62,13 @@ class PrefixIndex {
   void clear();
 
   int64_t num_blocks() const { return static_cast<int64_t>(blocks_.size()); }
+  int64_t num_idle_blocks() const;  // those that no sequence holds
   int64_t num_states() const { return states_.num_used(); }
   int64_t num_evicted_blocks() const { return num_evicted_blocks_; }
   int64_t num_evicted_states() const { return num_evicted_states_; }
 
  private:
+  bool is_idle(const KeptBlock& block) const;
   // The least recently used block that no sequence holds; false where there is none.
   bool evict_block();
   void erase(KeptBlock* block);
