@@ -15,6 +15,7 @@ void add_generate_verb(CLI::App& app, int* exit_code);
 void add_chat_verb(CLI::App& app, int* exit_code);
 void add_tokenize_verb(CLI::App& app, int* exit_code);
 void add_logits_verb(CLI::App& app, int* exit_code);
+void add_cache_verb(CLI::App& app, int* exit_code);
 void add_verify_verb(CLI::App& app, int* exit_code);
 void add_data_verb(CLI::App& app, int* exit_code);
 void add_train_verb(CLI::App& app, int* exit_code);
