@@ -59,6 +59,24 @@ void add_bench_verb(CLI::App& app, int* exit_code) {
   context_command->callback(
       [context, json, exit_code] { *exit_code = print(bench::run_context_bench(*context)); });
 
+  auto batch = std::make_shared<bench::BatchBenchOptions>();
+  CLI::App* batch_command =
+      bench->add_subcommand("batch", "1 to 64 sequences that decode at once, beside the limits");
+  set_example(batch_command, "bench batch --model models/nano");
+  batch_command->add_flag("--json", *json, "the output is JSON with or without it");
+  batch_command->add_option("--model", batch->model,
+                            "model directory (default: a slice of Flash, made up)");
+  batch_command->add_option("--precision", batch->precision, "exact, bf16 or official");
+  batch_command->add_option("--threads", batch->threads, "0: one per usable core");
+  batch_command->add_option("--prompt-tokens", batch->prompt_tokens, "of each prompt")
+      ->check(CLI::Range(1, 1 << 20));
+  batch_command->add_option("--decode-tokens", batch->decode_tokens, "that each decodes")
+      ->check(CLI::Range(4, 1 << 20));
+  batch_command->add_option("--rounds", batch->rounds, "of each number of sequences, in turn")
+      ->check(CLI::Range(1, 1000));
+  batch_command->callback(
+      [batch, json, exit_code] { *exit_code = print(bench::run_batch_bench(*batch)); });
+
   auto matmul = std::make_shared<bench::MatmulBenchOptions>();
   CLI::App* matmul_command = bench->add_subcommand(
       "matmul", "matrix products beside the limits (matmul_bench adds oneDNN)");

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "base/log.h"
 #include "base/rng.h"
@@ -95,17 +96,18 @@ std::vector<int32_t> random_prompt(int64_t count, int64_t vocab_size) {
 // Seconds of each decode step, the sampling of a token included.
 Result<std::vector<double>> decode_seconds(engine::Engine& engine, engine::SequenceId sequence,
                                            int64_t tokens) {
-  engine::GenerateRequest request;
+  engine::Request request;
   request.sampling.temperature = 0;
   request.max_new_tokens = tokens + 1;
   std::vector<double> seconds;
   Clock::time_point last = Clock::now();
-  auto completion = engine.generate(sequence, request, [&](const engine::Event& event) {
+  request.on_event = [&](const engine::Event& event) {
     if (event.kind != engine::Event::Kind::token) return true;
     seconds.push_back(seconds_since(last));
     last = Clock::now();
     return true;
-  });
+  };
+  auto completion = engine.generate(sequence, std::move(request));
   if (!completion) return completion.error();
   seconds.erase(seconds.begin());  // the first holds what was left of the prompt
   return seconds;
@@ -117,27 +119,29 @@ double peak_memory_bytes() {
   return static_cast<double>(usage.ru_maxrss) * 1024.0;
 }
 
-// What one decode step needs at a context, in plain FLOPs (2 a multiply-add, whatever the format)
-// and bytes read.
+// What one decode step of some sequences at a context needs, in plain FLOPs (2 a multiply-add,
+// whatever the format) and bytes read.
 struct StepCost {
   double matrix_flops,
-      matrix_bytes;  // the layers' matrices and the head; of the experts, those that are chosen
+      matrix_bytes;  // the layers' matrices and the head; of the experts, those that are expected
+                     // to be chosen by one sequence or more
   double attention_flops, attention_bytes;  // scanned and selected cache rows
 };
 
-StepCost step_cost(const engine::Engine& engine, double context) {
+StepCost step_cost(const engine::Engine& engine, double context, int64_t sequences = 1) {
   const formats::ModelConfig& c = engine.config();
   const formats::ParameterCount parameters =
       formats::count_parameters(c, formats::tensor_inventory(c));
   const model::ModelWeights& weights = engine.weights();
   const cache::CacheLayout& layout = engine.cache_layout();
+  const auto n = static_cast<double>(sequences);
+  const double chosen =
+      static_cast<double>(c.num_experts_per_tok) / static_cast<double>(c.n_routed_experts);
   StepCost cost{};
   cost.matrix_flops =
-      2.0 * static_cast<double>(parameters.active_quantised + parameters.active_wide);
+      2.0 * n * static_cast<double>(parameters.active_quantised + parameters.active_wide);
   cost.matrix_bytes = static_cast<double>(weights.num_bytes()) -
-                      static_cast<double>(weights.expert_bytes()) *
-                          (1.0 - static_cast<double>(c.num_experts_per_tok) /
-                                     static_cast<double>(c.n_routed_experts));
+                      static_cast<double>(weights.expert_bytes()) * std::pow(1.0 - chosen, n);
   const std::vector<formats::LayerConfig> layers = formats::layer_configs(c);
   for (int64_t layer = 0; layer < c.num_hidden_layers; ++layer) {
     const cache::LayerStreams& streams = layout.layer(layer);
@@ -152,6 +156,8 @@ StepCost step_cost(const engine::Engine& engine, double context) {
     cost.attention_flops += 2.0 * static_cast<double>(c.index_n_heads * c.index_head_dim) * entries;
     cost.attention_bytes += entries * static_cast<double>(streams.index_key.row_bytes());
   }
+  cost.attention_flops *= n;
+  cost.attention_bytes *= n;
   return cost;
 }
 
@@ -173,7 +179,90 @@ double limit_seconds(double flops, double bytes, const Machine& machine) {
   return std::max(flops / machine.flops, bytes / machine.bytes_per_s);
 }
 
+// Seconds of the steps in which all of `sequences` decode, greedily.
+Result<std::vector<double>> batch_seconds(engine::Engine& engine, int64_t sequences,
+                                          const BatchBenchOptions& options) {
+  int64_t tokens = 0, finished = 0;
+  Status failed;
+  for (int64_t i = 0; i < sequences; ++i) {
+    engine::Request request;
+    request.prompt = random_prompt(options.prompt_tokens, engine.config().vocab_size);
+    std::rotate(request.prompt.begin(), request.prompt.begin() + i % options.prompt_tokens,
+                request.prompt.end());
+    request.sampling.temperature = 0;
+    request.max_new_tokens = options.decode_tokens;
+    request.on_event = [&](const engine::Event& event) {
+      tokens += event.kind == engine::Event::Kind::token ? 1 : 0;
+      if (event.kind != engine::Event::Kind::finished) return true;
+      ++finished;
+      if (!*event.result) failed = event.result->error();
+      return true;
+    };
+    const Result<engine::RequestId> submitted = engine.submit(std::move(request));
+    if (!submitted) return submitted.error();
+  }
+  std::vector<double> seconds;
+  while (finished < sequences) {
+    const int64_t before = tokens, prompts = engine.counts().rows;
+    const Clock::time_point start = Clock::now();
+    engine.step();
+    const double taken = seconds_since(start);
+    if (tokens - before == sequences && engine.counts().rows - prompts == sequences)
+      seconds.push_back(taken);
+  }
+  if (!failed.ok()) return failed;
+  return seconds;
+}
+
 }  // namespace
+
+Result<std::string> run_batch_bench(const BatchBenchOptions& options) {
+  constexpr int64_t kSequences[] = {1, 4, 16, 64};
+  const Machine before = measure(options.threads, options.precision);
+  engine::EngineOptions engine_options;
+  engine_options.model.path = options.model;
+  engine_options.model.precision = options.precision;
+  engine_options.model.threads = options.threads;
+  engine_options.cache_bytes = int64_t{2} << 30;
+  engine_options.max_sequences = 64;
+  std::unique_ptr<engine::Engine> engine;
+  if (options.model.empty()) {
+    CACHALOT_ASSIGN_OR_RETURN(const formats::ModelConfig config, config_of("", kFlashSlice));
+    CACHALOT_ASSIGN_OR_RETURN(engine, random_engine(config, engine_options));
+  } else {
+    CACHALOT_ASSIGN_OR_RETURN(engine, engine::Engine::create(engine_options));
+  }
+  std::vector<double> seconds[std::size(kSequences)];
+  for (int64_t round = 0; round < options.rounds; ++round) {
+    for (size_t i = 0; i < std::size(kSequences); ++i) {
+      CACHALOT_ASSIGN_OR_RETURN(const std::vector<double> steps,
+                                batch_seconds(*engine, kSequences[i], options));
+      seconds[i].insert(seconds[i].end(), steps.begin(), steps.end());
+    }
+  }
+  const Machine machine = better_of(before, measure(options.threads, options.precision));
+  const double context =
+      static_cast<double>(options.prompt_tokens) + static_cast<double>(options.decode_tokens) / 2;
+  std::string rows;
+  for (size_t i = 0; i < std::size(kSequences); ++i) {
+    const StepCost cost = step_cost(*engine, context, kSequences[i]);
+    const double limit = limit_seconds(cost.matrix_flops, cost.matrix_bytes, machine) +
+                         limit_seconds(cost.attention_flops, cost.attention_bytes, machine);
+    const double step = median(seconds[i]);
+    CACHALOT_RETURN_IF_ERROR(check_share("bench batch", limit / step));
+    rows += fmt::format(
+        "{}{{\"sequences\": {}, \"tokens_per_s\": {:.2f}, \"median_s\": {:.6f}, \"min_s\": "
+        "{:.6f}, \"steps\": {}, \"limit_s\": {:.6f}, \"times_limit\": {:.3f}}}",
+        i > 0 ? ", " : "", kSequences[i], static_cast<double>(kSequences[i]) / step, step,
+        *std::min_element(seconds[i].begin(), seconds[i].end()), seconds[i].size(), limit,
+        step / limit);
+  }
+  return fmt::format(
+      "{{\"bench\": \"batch\", \"isa\": \"{}\", \"threads\": {}, \"precision\": \"{}\", "
+      "\"peak_gflops\": {:.1f}, \"read_gb_per_s\": {:.2f}, \"batch\": [{}]}}",
+      device::isa_name(machine.isa), engine->num_threads(), options.precision, machine.flops / 1e9,
+      machine.bytes_per_s / 1e9, rows);
+}
 
 Result<std::string> run_model_bench(const ModelBenchOptions& options) {
   CACHALOT_ASSIGN_OR_RETURN(const formats::ModelConfig config,
@@ -194,7 +283,7 @@ Result<std::string> run_model_bench(const ModelBenchOptions& options) {
   for (int run = 0; run < 3; ++run) {
     if (run > 0) engine->close(sequence);
     CACHALOT_ASSIGN_OR_RETURN(sequence, engine->open());
-    engine::GenerateRequest request;
+    engine::Request request;
     request.prompt = prompt;
     request.max_new_tokens = 0;
     CACHALOT_ASSIGN_OR_RETURN(const engine::Completion done, engine->generate(sequence, request));
@@ -254,19 +343,20 @@ Result<std::string> run_context_bench(const ContextBenchOptions& options) {
   for (const int64_t tokens : {options.short_tokens, options.context_tokens}) {
     CACHALOT_ASSIGN_OR_RETURN(const engine::SequenceId sequence, engine->open());
     const std::vector<int32_t> prompt = random_prompt(tokens, config.vocab_size);
-    engine::GenerateRequest request;
+    engine::Request request;
     request.prompt = prompt;
     request.max_new_tokens = 0;
     int64_t reported = 0;
     const Clock::time_point start = Clock::now();
-    auto done = engine->generate(sequence, request, [&](const engine::Event& event) {
+    request.on_event = [&](const engine::Event& event) {
       if (event.done_tokens >= reported + tokens / 16 && tokens > options.short_tokens) {
         reported = event.done_tokens;
         log_info(fmt::format("prefill {} of {} tokens, {:.0f} s", reported, tokens,
                              seconds_since(start)));
       }
       return true;
-    });
+    };
+    auto done = engine->generate(sequence, std::move(request));
     if (!done) return done.error();
     CACHALOT_ASSIGN_OR_RETURN(const std::vector<double> decode,
                               decode_seconds(*engine, sequence, options.decode_tokens));

@@ -36,4 +36,16 @@ struct ContextBenchOptions {
 // peak memory, and the ratio of decode times that bytes and FLOPs predict.
 Result<std::string> run_context_bench(const ContextBenchOptions& options);
 
+struct BatchBenchOptions {
+  std::string model;  // a checkpoint directory; empty: as ModelBenchOptions' config
+  std::string precision = "official";
+  int threads = 0;
+  int64_t prompt_tokens = 64;
+  int64_t decode_tokens = 48;
+  int64_t rounds = 3;  // of each number of sequences, in turn
+};
+// JSON: for 1, 4, 16 and 64 sequences that decode at once, the median step, tokens a second, and
+// the step beside the limits measured in the same run.
+Result<std::string> run_batch_bench(const BatchBenchOptions& options);
+
 }  // namespace cachalot::bench

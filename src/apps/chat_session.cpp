@@ -14,18 +14,20 @@ using engine::Finish;
 
 Result<Completion> ChatSession::run(std::span<const int32_t> prompt, int64_t max_tokens,
                                     const std::function<bool(const Event&)>& on_event) {
-  engine::GenerateRequest request;
-  request.prompt = prompt;
+  engine::Request request;
+  request.prompt.assign(prompt.begin(), prompt.end());
   request.sampling = sampling_;
   request.max_new_tokens = max_tokens;
   request.num_drafts = limits_.drafts;
   request.stop_tokens = stop_tokens_;
-  return engine_.generate(cache_.live(), request, on_event);
+  request.on_event = on_event;
+  return engine_.generate(cache_.live(), std::move(request));
 }
 
 Status ChatSession::prefill(const ChatPrompt& prompt, const Callbacks& callbacks) {
   const auto on_event = [&](const Event& event) {
-    if (callbacks.on_prefill) callbacks.on_prefill(event.done_tokens, event.total_tokens);
+    if (event.kind == Event::Kind::prefill && callbacks.on_prefill)
+      callbacks.on_prefill(event.done_tokens, event.total_tokens);
     return !callbacks.keep_going || callbacks.keep_going();
   };
   for (bool is_second_try = false;; is_second_try = true) {

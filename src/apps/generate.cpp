@@ -130,8 +130,8 @@ class Run {
   }
 
   Result<Completion> complete() {
-    engine::GenerateRequest request;
-    request.prompt = to_append_;
+    engine::Request request;
+    request.prompt.assign(to_append_.begin(), to_append_.end());
     request.sampling = sampling_;
     CACHALOT_ASSIGN_OR_RETURN(request.max_new_tokens, max_new_tokens());
     request.num_drafts = options_.run.drafts;
@@ -140,15 +140,16 @@ class Run {
 
     watch_interrupts(1);
     PrefillProgress progress;
-    Result<Completion> completion = engine().generate(sequence_, request, [&](const Event& event) {
-      if (event.kind == Event::Kind::prefill) {
+    request.on_event = [&](const Event& event) {
+      if (event.kind == Event::Kind::prefill)
         progress.update(event.done_tokens, event.total_tokens);
-      } else {
+      if (event.kind == Event::Kind::token) {
         progress.clear();
         take(event.token);
       }
       return interrupts() == 0;
-    });
+    };
+    Result<Completion> completion = engine().generate(sequence_, std::move(request));
     progress.clear();
     if (completion && detokenizer_) {
       std::string rest;

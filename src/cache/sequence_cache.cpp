@@ -71,6 +71,16 @@ int64_t SequenceCache::min_rewind_tokens() const {
   return std::max<int64_t>(0, ring_end_ - layout().rewind_slack());
 }
 
+int64_t SequenceCache::num_own_blocks() const {
+  return std::count_if(block_ids_.begin(), block_ids_.end(),
+                       [&](int32_t id) { return pool_->blocks().num_references(id) == 1; });
+}
+
+bool SequenceCache::copies_before_write() const {
+  const int64_t next = num_tokens_ / layout().block_tokens();
+  return next < num_blocks() && pool_->blocks().num_references(block_ids_[next]) > 1;
+}
+
 Status SequenceCache::reserve(int64_t num_tokens) {
   CACHALOT_CHECK(num_tokens >= 0);
   if (num_tokens <= num_tokens_) return {};
@@ -161,7 +171,7 @@ Result<SequenceCache> SequenceCache::fork() const {
   CACHALOT_ASSIGN_OR_RETURN(SequenceCache copy, create(*pool_));
   SlabPool& blocks = pool_->blocks();
   const int64_t used = layout().num_blocks(num_tokens_);
-  const int64_t whole = layout().block_bytes() == 0 ? 0 : num_tokens_ / layout().block_tokens();
+  const int64_t whole = num_whole_blocks();
   std::vector<int32_t> partial;
   CACHALOT_RETURN_IF_ERROR(blocks.allocate(used - whole, partial));
   copy.block_ids_.assign(block_ids_.begin(), block_ids_.begin() + whole);

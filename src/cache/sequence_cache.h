@@ -55,6 +55,14 @@ class SequenceCache {
   int64_t num_blocks() const { return static_cast<int64_t>(block_ids_.size()); }
   // Pool ids of the blocks, in order of position.
   std::span<const int32_t> block_ids() const { return block_ids_; }
+  // Of them, those that lie wholly below num_tokens(): what a fork shares.
+  int64_t num_whole_blocks() const {
+    return layout().block_bytes() == 0 ? 0 : num_tokens_ / layout().block_tokens();
+  }
+  // Those that no other sequence has a part in: what destroying this one would free.
+  int64_t num_own_blocks() const;
+  // Whether the block that holds position num_tokens() is shared: the next reserve() copies it.
+  bool copies_before_write() const;
   const CacheLayout& layout() const { return pool_->layout(); }
 
   // Makes positions [this->num_tokens(), num_tokens) writable. Called before every write, after

@@ -3,23 +3,33 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <boost/json/object.hpp>
+#include <optional>
 
-#include "engine/generation.h"
 #include "engine/model_cache_layout.h"
+#include "engine/steady_seconds.h"
 
 namespace cachalot::engine {
+namespace {
 
-std::string_view finish_name(Finish finish) {
-  switch (finish) {
-    case Finish::stop: return "stop";
-    case Finish::length: return "length";
-    case Finish::cancelled: return "cancelled";
-  }
-  return "unknown";
+bool is_same(const model::Precision& a, const model::Precision& b) {
+  return a.bf16 == b.bf16 && a.act8 == b.act8 && a.rotate_index == b.rotate_index &&
+         a.index_fp4 == b.index_fp4 && a.kv == b.kv && a.index == b.index;
 }
 
-Engine::Engine(std::unique_ptr<LoadedModel> model)
-    : model_(std::move(model)), runner_(model_->transformer(), model_->context()) {}
+}  // namespace
+
+Engine::Engine(const EngineOptions& options)
+    : cache_options_{.block_tokens = options.cache_block_tokens,
+                     .rewind_slack = std::max(CacheOptions().rewind_slack, options.max_drafts)},
+      cache_bytes_(options.cache_bytes),
+      max_sequences_(options.max_sequences),
+      max_context_tokens_(options.max_context_tokens),
+      max_requests_(options.max_requests),
+      max_answers_(options.max_answers),
+      max_drafts_(options.max_drafts),
+      promises_{options.prefill_chunk_tokens, options.max_token_gap_seconds},
+      make_prefix_source_(options.make_prefix_source) {}
 
 Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
   CACHALOT_ASSIGN_OR_RETURN(std::unique_ptr<LoadedModel> model, LoadedModel::load(options.model));
@@ -32,95 +42,152 @@ Result<std::unique_ptr<Engine>> Engine::create(std::unique_ptr<LoadedModel> mode
     return invalid_argument(fmt::format("prefill_chunk_tokens: expected at least 1, found {}",
                                         options.prefill_chunk_tokens));
   }
-  std::unique_ptr<Engine> engine(new Engine(std::move(model)));
-  CacheOptions cache_options;
-  cache_options.rewind_slack = std::max(cache_options.rewind_slack, options.max_drafts);
-  cache_options.weights_fingerprint = engine->model_->weights_fingerprint();
-  CACHALOT_ASSIGN_OR_RETURN(
-      cache::CacheLayout layout,
-      model_cache_layout(engine->config(), engine->model_->transformer().precision(),
-                         cache_options));
-  CACHALOT_ASSIGN_OR_RETURN(
-      const cache::PoolLimits limits,
-      cache::limits_for_bytes(layout, options.cache_bytes, options.max_sequences));
-  CACHALOT_ASSIGN_OR_RETURN(engine->pool_, cache::BlockPool::create(std::move(layout), limits));
-  engine->max_context_tokens_ = options.max_context_tokens > 0
-                                    ? options.max_context_tokens
-                                    : engine->config().max_position_embeddings;
-  engine->prefill_chunk_tokens_ = options.prefill_chunk_tokens;
-  engine->max_drafts_ = options.max_drafts;
+  if (!(options.max_token_gap_seconds >= 0)) {
+    return invalid_argument(fmt::format("max_token_gap: expected at least 0 seconds, found {}",
+                                        options.max_token_gap_seconds));
+  }
+  if (options.cache_block_tokens < 1) {
+    return invalid_argument(fmt::format("cache_block_tokens: expected at least 1, found {}",
+                                        options.cache_block_tokens));
+  }
+  std::unique_ptr<Engine> engine(new Engine(options));
+  CACHALOT_RETURN_IF_ERROR(engine->place(std::move(model)));
+  engine->config_ = engine->model_->transformer().config();
+  if (engine->max_context_tokens_ <= 0)
+    engine->max_context_tokens_ = engine->config().max_position_embeddings;
   return engine;
 }
 
-Engine::Sequence& Engine::at(SequenceId id) {
+// The model, and an empty cache for its rows.
+Status Engine::place(std::unique_ptr<LoadedModel> model) {
+  const model::Transformer& transformer = model->transformer();
+  cache_options_.weights_fingerprint = model->weights_fingerprint();
+  CACHALOT_ASSIGN_OR_RETURN(
+      cache::CacheLayout layout,
+      model_cache_layout(transformer.config(), transformer.precision(), cache_options_));
+  CACHALOT_ASSIGN_OR_RETURN(const cache::PoolLimits limits,
+                            cache::limits_for_bytes(layout, cache_bytes_, max_sequences_));
+  CACHALOT_ASSIGN_OR_RETURN(std::unique_ptr<cache::BlockPool> pool,
+                            cache::BlockPool::create(std::move(layout), limits));
+  prefix_.reset();
+  pool_ = std::move(pool);
+  if (make_prefix_source_) prefix_ = make_prefix_source_(*pool_);
+  steps_ = std::make_unique<StepRunner>(transformer, model->context());
+  model_ = std::move(model);
+  return {};
+}
+
+Status Engine::set_weights(std::unique_ptr<LoadedModel> model, int64_t version) {
+  if (formats::to_json(model->transformer().config()) != formats::to_json(config()) ||
+      !is_same(model->transformer().precision(), precision())) {
+    return invalid_argument(
+        fmt::format("weights {}: expected the config and the precision of weights {}, found others",
+                    version, weights_version_));
+  }
+  std::vector<Sequence*> with_state;
+  for (auto& [id, sequence] : sequences_) {
+    if (sequence.cache && !sequence.is_busy) with_state.push_back(&sequence);
+    sequence.cache.reset();
+    sequence.mtp_end = 0;
+  }
+  for (const std::unique_ptr<Generation>& generation : generations_) {
+    if (generation->phase() == Phase::prefilling || generation->phase() == Phase::decoding)
+      generation->pause();
+  }
+  CACHALOT_RETURN_IF_ERROR(place(std::move(model)));
+  weights_version_ = version;
+  for (Sequence* sequence : with_state) CACHALOT_RETURN_IF_ERROR(ensure_cache(*sequence));
+  return {};
+}
+
+Sequence& Engine::at(SequenceId id) {
   const auto found = sequences_.find(id);
   CACHALOT_CHECK_MSG(found != sequences_.end(), fmt::format("no sequence {}", id));
   return found->second;
 }
-const Engine::Sequence& Engine::at(SequenceId id) const {
-  return const_cast<Engine*>(this)->at(id);
+const Sequence& Engine::at(SequenceId id) const { return const_cast<Engine*>(this)->at(id); }
+
+Sequence& Engine::idle(SequenceId id) {
+  Sequence& sequence = at(id);
+  CACHALOT_CHECK_MSG(!sequence.is_busy, fmt::format("sequence {} has a request under way", id));
+  return sequence;
 }
 
 SequenceId Engine::add(Sequence sequence) {
-  sequences_.emplace(next_id_, std::move(sequence));
-  return next_id_++;
+  sequences_.emplace(next_sequence_id_, std::move(sequence));
+  return next_sequence_id_++;
+}
+
+Status Engine::ensure_cache(Sequence& sequence) {
+  if (sequence.cache) return {};
+  if (prefix_ != nullptr && pool_->states().num_free() == 0 && prefix_->idle().states > 0)
+    prefix_->release({0, 1});
+  CACHALOT_ASSIGN_OR_RETURN(sequence.cache, cache::SequenceCache::create(*pool_));
+  return {};
 }
 
 Result<SequenceId> Engine::open() {
-  CACHALOT_ASSIGN_OR_RETURN(cache::SequenceCache cache, cache::SequenceCache::create(*pool_));
-  return add({std::move(cache), {}});
+  Sequence sequence;
+  CACHALOT_RETURN_IF_ERROR(ensure_cache(sequence));
+  return add(std::move(sequence));
 }
 
 void Engine::close(SequenceId id) {
-  at(id);
+  idle(id);
   sequences_.erase(id);
 }
 
 Result<SequenceId> Engine::fork(SequenceId id) {
-  const Sequence& from = at(id);
-  CACHALOT_ASSIGN_OR_RETURN(cache::SequenceCache cache, from.cache.fork());
-  return add({std::move(cache), from.tokens});
+  const Sequence& from = idle(id);
+  Sequence copy;
+  if (from.cache) {
+    CACHALOT_ASSIGN_OR_RETURN(copy.cache, from.cache->fork());
+  } else {
+    CACHALOT_RETURN_IF_ERROR(ensure_cache(copy));
+  }
+  copy.tokens = from.tokens;
+  copy.mtp_end = from.mtp_end;
+  return add(std::move(copy));
 }
 
 Status Engine::rewind(SequenceId id, int64_t num_tokens) {
-  Sequence& sequence = at(id);
-  const auto length = static_cast<int64_t>(sequence.tokens.size());
-  if (num_tokens < 0 || num_tokens > length) {
-    return invalid_argument(
-        fmt::format("rewind: expected 0 to {} tokens, found {}", length, num_tokens));
+  Sequence& sequence = idle(id);
+  if (num_tokens < 0 || num_tokens > sequence.num_tokens()) {
+    return invalid_argument(fmt::format("rewind: expected 0 to {} tokens, found {}",
+                                        sequence.num_tokens(), num_tokens));
   }
   // The last token that stays is run again, so that there are logits to go on from.
-  const int64_t cached =
-      std::min(sequence.cache.num_tokens(), std::max<int64_t>(num_tokens - 1, 0));
-  if (cached < sequence.cache.num_tokens()) {
-    if (cached >= sequence.cache.min_rewind_tokens()) {
-      CACHALOT_RETURN_IF_ERROR(sequence.cache.rewind(cached));
+  const int64_t cached = std::min(sequence.num_cached(), std::max<int64_t>(num_tokens - 1, 0));
+  if (cached < sequence.num_cached()) {
+    if (cached >= sequence.cache->min_rewind_tokens()) {
+      CACHALOT_RETURN_IF_ERROR(sequence.cache->rewind(cached));
     } else {
-      sequence.cache.clear();
+      sequence.cache->clear();
     }
+    sequence.mtp_end = std::min(sequence.mtp_end, sequence.num_cached());
   }
   sequence.tokens.resize(static_cast<size_t>(num_tokens));
   return {};
 }
 
 std::span<const int32_t> Engine::tokens(SequenceId id) const { return at(id).tokens; }
-int64_t Engine::num_cached(SequenceId id) const { return at(id).cache.num_tokens(); }
+int64_t Engine::num_cached(SequenceId id) const { return at(id).num_cached(); }
 
 Status Engine::save(SequenceId id, const std::string& path) {
-  Sequence& sequence = at(id);
-  const auto total = static_cast<int64_t>(sequence.tokens.size());
+  Sequence& sequence = idle(id);
+  CACHALOT_RETURN_IF_ERROR(ensure_cache(sequence));
   const model::Transformer& model = model_->transformer();
   std::vector<float> streams;
-  while (sequence.cache.num_tokens() < total) {
-    const int64_t first = sequence.cache.num_tokens();
-    const int64_t count = std::min(prefill_chunk_tokens_, total - first);
+  while (sequence.num_cached() < sequence.num_tokens()) {
+    const int64_t first = sequence.num_cached();
+    const int64_t count = std::min(promises_.max_step_rows, sequence.num_tokens() - first);
     streams.resize(static_cast<size_t>(count * model.num_streams() * config().hidden_size));
     const StepInput input{
-        &sequence.cache,
+        &*sequence.cache,
         std::span(sequence.tokens).subspan(static_cast<size_t>(first), static_cast<size_t>(count))};
-    CACHALOT_RETURN_IF_ERROR(runner_.forward({&input, 1}, streams.data()));
+    CACHALOT_RETURN_IF_ERROR(steps_->runner().forward({&input, 1}, streams.data()));
   }
-  return sequence.cache.save(path, sequence.tokens);
+  return sequence.cache->save(path, sequence.tokens);
 }
 
 Result<SequenceId> Engine::restore(const std::string& path) {
@@ -130,15 +197,26 @@ Result<SequenceId> Engine::restore(const std::string& path) {
     return invalid_argument(fmt::format("{}: expected the ids of {} tokens, found {}", path,
                                         restored.cache.num_tokens(), restored.token_ids.size()));
   }
-  const SequenceId id = add({std::move(restored.cache), std::move(restored.token_ids)});
+  Sequence sequence;
+  sequence.cache = std::move(restored.cache);
+  sequence.tokens = std::move(restored.token_ids);
+  const SequenceId id = add(std::move(sequence));
   // The last token runs again, so that there are logits to go on from.
   CACHALOT_RETURN_IF_ERROR(rewind(id, static_cast<int64_t>(tokens(id).size())));
   return id;
 }
 
-Status Engine::validate(const Sequence& sequence, const GenerateRequest& request) const {
+Status Engine::validate(const Request& request) const {
   CACHALOT_RETURN_IF_ERROR(engine::validate(request.sampling, config().vocab_size));
-  const auto total = static_cast<int64_t>(sequence.tokens.size() + request.prompt.size());
+  int64_t total = static_cast<int64_t>(request.prompt.size());
+  if (request.sequence != kNewSequence) {
+    const Sequence& sequence = at(request.sequence);
+    if (sequence.is_busy) {
+      return invalid_argument(fmt::format(
+          "sequence {}: expected one that no request is under way in", request.sequence));
+    }
+    total += sequence.num_tokens();
+  }
   if (total == 0) return invalid_argument("prompt: expected at least one token, found none");
   if (total > max_context_tokens_) {
     return invalid_argument(fmt::format("prompt: expected a context of at most {} tokens, found {}",
@@ -153,6 +231,14 @@ Status Engine::validate(const Sequence& sequence, const GenerateRequest& request
     return invalid_argument(
         fmt::format("num_drafts: expected 0 to {}, found {}", max_drafts_, request.num_drafts));
   }
+  if (request.num_answers < 1 || request.num_answers > max_answers_) {
+    return invalid_argument(
+        fmt::format("num_answers: expected 1 to {}, found {}", max_answers_, request.num_answers));
+  }
+  if (!(request.deadline_seconds >= 0)) {
+    return invalid_argument(
+        fmt::format("deadline_seconds: expected at least 0, found {}", request.deadline_seconds));
+  }
   for (size_t i = 0; i < request.prompt.size(); ++i) {
     if (request.prompt[i] < 0 || request.prompt[i] >= config().vocab_size) {
       return invalid_argument(fmt::format("prompt token {}: expected an id in [0, {}), found {}", i,
@@ -162,12 +248,45 @@ Status Engine::validate(const Sequence& sequence, const GenerateRequest& request
   return {};
 }
 
-Result<Completion> Engine::generate(SequenceId id, const GenerateRequest& request,
-                                    const std::function<bool(const Event&)>& on_event) {
-  Sequence& sequence = at(id);
-  CACHALOT_RETURN_IF_ERROR(validate(sequence, request));
-  cancelled_.store(false, std::memory_order_relaxed);
-  return Generation(*this, sequence, request, on_event).run();
+Result<RequestId> Engine::submit(Request request) {
+  CACHALOT_RETURN_IF_ERROR(validate(request));
+  auto submitted = std::make_shared<Submitted>();
+  submitted->submitted_s = steady_seconds();
+  submitted->num_unfinished = request.num_answers;
+  const std::scoped_lock lock(mutex_);
+  if (num_requests_ >= max_requests_) {
+    return resource_exhausted(
+        fmt::format("requests: expected at most {} at a time, found one more", max_requests_));
+  }
+  ++num_requests_;
+  submitted->id = next_request_id_++;
+  if (request.sequence != kNewSequence) at(request.sequence).is_busy = true;
+  submitted->request = std::move(request);
+  submitted_.push_back(submitted);
+  has_work_.notify_one();
+  return submitted->id;
+}
+
+void Engine::cancel(RequestId id) {
+  const std::scoped_lock lock(mutex_);
+  cancelled_.push_back(id);
+  has_work_.notify_one();
+}
+
+Result<Completion> Engine::generate(SequenceId id, Request request) {
+  if (request.num_answers != 1) {
+    return invalid_argument(fmt::format("num_answers: expected 1, found {}", request.num_answers));
+  }
+  std::optional<Result<Completion>> result;
+  request.sequence = id;
+  request.on_event = [&result, next = std::move(request.on_event)](const Event& event) {
+    if (event.kind == Event::Kind::finished) result = *event.result;
+    return !next || next(event);
+  };
+  const Result<RequestId> submitted = submit(std::move(request));
+  if (!submitted) return submitted.error();
+  while (!result) step();
+  return *std::move(result);
 }
 
 }  // namespace cachalot::engine

@@ -1,27 +1,34 @@
-// The narrow waist: all that the CLI, servers and rollouts see of a model. Sequences of tokens are
-// opened, continued, forked, rewound, saved and restored; a tensor never shows.
+// The narrow waist: all that the CLI, servers and rollouts see of a model. Requests are submitted
+// and stream their events; sequences of tokens are opened, continued, forked, rewound, saved and
+// restored; a tensor never shows.
 //
 // Promise  the tokens of a completion depend on the prompt, the sampling parameters and the model
-//          alone: not on drafts, on chunk sizes, on what else ran before, on a fork or a restore,
-//          or on the thread count.
-// Threads  one owner calls everything but cancel(), which any thread (or a signal handler) may
-//          call.
+//          alone: not on drafts, on chunk sizes, on what ran before or beside it, on preemptions,
+//          on a fork or a restore, or on the thread count.
+// Threads  one owner, who runs the steps, calls everything; any thread may call submit() (of a
+//          request with a sequence of its own) and cancel(). Events come on the owner's thread; a
+//          sink may submit and cancel, and nothing else.
 #pragma once
 
-#include <atomic>
+#include <condition_variable>
 #include <cstdint>
-#include <functional>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "base/status.h"
-#include "cache/sequence_cache.h"
+#include "engine/generation.h"
 #include "engine/loaded_model.h"
-#include "engine/runner.h"
-#include "engine/sampling_params.h"
+#include "engine/model_cache_layout.h"
+#include "engine/prefix_source.h"
+#include "engine/request.h"
+#include "engine/scheduler.h"
+#include "engine/step_runner.h"
 
 namespace cachalot::engine {
 
@@ -29,47 +36,25 @@ struct EngineOptions {
   ModelOptions model;
   int64_t max_context_tokens = 0;  // of one sequence; 0: the model's max_position_embeddings
   int64_t cache_bytes = int64_t{4} << 30;
+  int64_t cache_block_tokens = 256;  // positions that are given out, shared and kept as one
   int64_t max_sequences = 8;
-  int64_t prefill_chunk_tokens = 512;  // tokens of a prompt that run at once
-  int64_t max_drafts = 4;              // the most a request may ask for
+  int64_t max_requests = 1024;          // submitted and not finished
+  int64_t max_answers = 64;             // of a request
+  int64_t prefill_chunk_tokens = 512;   // tokens of prompts that run at once
+  double max_token_gap_seconds = 0;     // scheduler.h; 0: its default
+  int64_t max_drafts = 4;               // the most a request may ask for
+  MakePrefixSource make_prefix_source;  // empty: every prompt runs whole
 };
 
-struct GenerateRequest {
-  std::span<const int32_t> prompt;  // appended to the sequence
-  SamplingParams sampling;
-  int64_t max_new_tokens = 256;
-  // end the completion; kept in the sequence, not in the completion's ids
-  std::vector<int32_t> stop_tokens;
-  // At temperature 0 a drawn token's probability is 1; asked for, its logprob is the model's own
-  // (before all sampling), at the cost of a pass over the vocabulary.
-  bool wants_model_logprobs = false;
-  int64_t num_drafts = 0;  // drafted by the MTP block a step; 0 without one
-};
-
-struct Event {
-  enum class Kind { prefill, token };
-  Kind kind;
-  int64_t done_tokens = 0;  // prefill: of the prompt so far
-  int64_t total_tokens = 0;
-  int32_t token = -1;    // token
-  double logprob = 0.0;  // in the distribution it was drawn from, or wants_model_logprobs
-};
-
-enum class Finish { stop, length, cancelled };
-std::string_view finish_name(Finish finish);
-
-struct Completion {
-  std::vector<int32_t> ids;
-  std::vector<double> logprobs;
-  Finish finish = Finish::length;
-  int64_t prompt_tokens = 0;  // newly run, cached ones apart
-  double prefill_seconds = 0;
-  double decode_seconds = 0;
+// What has happened since the start.
+struct EngineCounts {
+  int64_t steps = 0;
+  int64_t rows = 0;
+  int64_t preemptions = 0;
+  int64_t forks = 0;  // of answers
   int64_t drafted = 0;
   int64_t accepted = 0;
 };
-
-using SequenceId = int64_t;
 
 class Engine {
  public:
@@ -78,7 +63,7 @@ class Engine {
   static Result<std::unique_ptr<Engine>> create(std::unique_ptr<LoadedModel> model,
                                                 const EngineOptions& options);
 
-  const formats::ModelConfig& config() const { return model_->transformer().config(); }
+  const formats::ModelConfig& config() const { return config_; }
   const model::Precision& precision() const { return model_->transformer().precision(); }
   const model::ModelWeights& weights() const { return model_->transformer().weights(); }
   const cache::CacheLayout& cache_layout() const { return pool_->layout(); }
@@ -86,8 +71,33 @@ class Engine {
   int num_threads() const { return model_->context().pool->num_threads(); }
   int64_t scratch_bytes() const { return model_->context().arena->reserved_bytes(); }
   int64_t cache_reserved_bytes() const { return pool_->reserved_bytes(); }
+  const EngineCounts& counts() const { return counts_; }
+
+  // Returns at once; each answer's last event is `finished`, with its completion or its error.
+  // Errors  invalid_argument for bad parameters, an empty sequence, one that another request is
+  //         under way in, or a context that would not fit; resource_exhausted beyond max_requests.
+  //         The sequence is as before. As events: resource_exhausted where the cache is out of
+  //         blocks or a promise (max token gap, deadline) cannot be kept.
+  Result<RequestId> submit(Request request);
+  // All answers of the request end before their next step, with what they have. An id that has
+  // finished, or never was, is nothing.
+  void cancel(RequestId id);
+  // Of its first answer that has not finished; none where all have.
+  std::optional<Phase> phase(RequestId id) const;
+  // The requests under way go on with these weights: every row is run again. `version` is told in
+  // completions. Errors: invalid_argument where the model's config or precision is another one.
+  Status set_weights(std::unique_ptr<LoadedModel> model, int64_t version);
+  int64_t weights_version() const { return weights_version_; }
+  // Runs one step. False where there is nothing left to do.
+  bool step();
+  // Runs steps, and waits for requests where there are none, until told to stop.
+  void run(const std::stop_token& stop);
+  // Submits, with the sequence, and runs steps until it is answered: other requests go on beside.
+  // num_answers is 1.
+  Result<Completion> generate(SequenceId id, Request request);
 
   Result<SequenceId> open();
+  // Of a sequence that no request is under way in; so are those below but tokens, num_cached.
   void close(SequenceId id);
   Result<SequenceId> fork(SequenceId id);
   // Keeps the first num_tokens tokens. Further back than the cache can step, the sequence starts
@@ -101,39 +111,59 @@ class Engine {
   Status save(SequenceId id, const std::string& path);
   Result<SequenceId> restore(const std::string& path);
 
-  // Appends the prompt, then samples. on_event is called on this thread; returning false cancels.
-  // Errors  invalid_argument for bad parameters, an empty sequence or a context that would not fit;
-  //         the sequence is as before. resource_exhausted where the cache is out of blocks.
-  Result<Completion> generate(SequenceId id, const GenerateRequest& request,
-                              const std::function<bool(const Event&)>& on_event = {});
-
-  // The completion that runs (or the next one) ends after its current step, with what it has.
-  void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
-
  private:
-  // A sequence's tokens may run ahead of its cache: the last sampled one has not been through the
-  // model.
-  struct Sequence {
-    cache::SequenceCache cache;
-    std::vector<int32_t> tokens;
-  };
-  class Generation;
-
-  explicit Engine(std::unique_ptr<LoadedModel> model);
+  explicit Engine(const EngineOptions& options);
+  Status place(std::unique_ptr<LoadedModel> model);
   Sequence& at(SequenceId id);
   const Sequence& at(SequenceId id) const;
+  Sequence& idle(SequenceId id);
+  Status ensure_cache(Sequence& sequence);
   SequenceId add(Sequence sequence);
-  Status validate(const Sequence& sequence, const GenerateRequest& request) const;
+  Status validate(const Request& request) const;
 
+  // The parts of a step.
+  void take_submitted();
+  StepPlan plan() const;
+  void apply(const StepPlan& plan);
+  void launch(const StepPlan& plan);
+  void collect();
+  void release_for(std::span<const StepRunner::Rows> rows);
+  void keep_prefix(const Sequence& sequence);
+  void remove_finished();
+  Generation& generation(int64_t id);
+  const Generation* first_answer(const Generation& generation) const;
+  Status admit(Generation& generation);
+
+  CacheOptions cache_options_;
+  int64_t cache_bytes_;
+  int64_t max_sequences_;
+  int64_t max_context_tokens_;
+  int64_t max_requests_;
+  int64_t max_answers_;
+  int64_t max_drafts_;
+  Promises promises_;
+  MakePrefixSource make_prefix_source_;
+
+  formats::ModelConfig config_;  // of every model that there will be
   std::unique_ptr<LoadedModel> model_;
+  int64_t weights_version_ = 0;
   std::unique_ptr<cache::BlockPool> pool_;
-  Runner runner_;
-  std::unordered_map<SequenceId, Sequence> sequences_;  // after pool_: gives its blocks back first
-  SequenceId next_id_ = 0;
-  int64_t max_context_tokens_ = 0;
-  int64_t prefill_chunk_tokens_ = 0;
-  int64_t max_drafts_ = 0;
-  std::atomic<bool> cancelled_{false};
+  std::unique_ptr<PrefixSource> prefix_;  // after pool_, as are sequences: they give blocks back
+  std::unique_ptr<StepRunner> steps_;
+  std::unordered_map<SequenceId, Sequence> sequences_;
+  SequenceId next_sequence_id_ = 0;
+  std::vector<std::unique_ptr<Generation>> generations_;  // unfinished, ids ascending
+  int64_t next_generation_id_ = 0;
+  std::vector<StepRunner::Rows> step_rows_;
+  CostModel cost_;
+  EngineCounts counts_;
+
+  mutable std::mutex mutex_;  // of those below
+  std::condition_variable_any has_work_;
+  std::vector<std::shared_ptr<Submitted>> submitted_;
+  std::vector<RequestId> cancelled_;
+  RequestId next_request_id_ = 0;
+  int64_t num_requests_ = 0;
 };
 
 }  // namespace cachalot::engine

@@ -1,198 +1,294 @@
 #include "engine/generation.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
-#include <chrono>
-#include <numeric>
+#include <cmath>
+#include <limits>
 
 namespace cachalot::engine {
 namespace {
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+SamplingParams with_seed_of(SamplingParams params, int64_t answer) {
+  params.seed += static_cast<uint64_t>(answer);
+  return params;
 }
 
 }  // namespace
 
-Engine::Generation::Generation(Engine& engine, Sequence& sequence, const GenerateRequest& request,
-                               const std::function<bool(const Event&)>& on_event)
-    : engine_(engine),
+Generation::Generation(int64_t id, std::shared_ptr<Submitted> submitted, int64_t answer,
+                       SequenceId sequence_id, Sequence& sequence,
+                       const formats::ModelConfig& config)
+    : id_(id),
+      submitted_(std::move(submitted)),
+      answer_(answer),
+      sequence_id_(sequence_id),
       sequence_(sequence),
-      request_(request),
-      on_event_(on_event),
-      model_(engine.model_->transformer()),
-      width_(model_.num_streams() * model_.config().hidden_size),
-      num_drafts_(model_.weights().mtp.empty() ? 0 : request.num_drafts),
-      sampling_(request.sampling, model_.config().vocab_size) {}
-
-Result<Completion> Engine::Generation::run() {
-  // Tokens that an earlier completion sampled last have not been run yet; they belong to this
-  // prefill.
-  sequence_.tokens.insert(sequence_.tokens.end(), request_.prompt.begin(), request_.prompt.end());
-  for (const int32_t id : sequence_.tokens) sampling_.add_prompt(id);
-  if (request_.max_new_tokens == 0) is_over_ = true;
-
-  auto start = std::chrono::steady_clock::now();
-  CACHALOT_RETURN_IF_ERROR(prefill());
-  completion_.prefill_seconds = seconds_since(start);
-  start = std::chrono::steady_clock::now();
-  while (!is_over_) CACHALOT_RETURN_IF_ERROR(decode_step());
-  completion_.decode_seconds = seconds_since(start);
-  return std::move(completion_);
+      config_(config),
+      sampling_(with_seed_of(request().sampling, answer), config.vocab_size),
+      policy_(config.num_nextn_predict_layers > 0 ? request().num_drafts : 0,
+              request().adapts_drafts),
+      prompt_start_(sequence.num_tokens()) {
+  if (request().make_mask) mask_ = request().make_mask();
+  const std::vector<int32_t>& prompt = request().prompt;
+  sequence_.tokens.insert(sequence_.tokens.end(), prompt.begin(), prompt.end());
+  sequence_.is_busy = true;
+  for (const int32_t token : sequence_.tokens) sampling_.add_prompt(token);
+  if (request().wants_prompt_logprobs) result_->prompt_logprobs.assign(prompt.size(), kNaN);
+  drafts_.reserve(static_cast<size_t>(policy_.most()));
 }
 
-Status Engine::Generation::forward(int64_t count) {
-  const int64_t cached = sequence_.cache.num_tokens();
-  streams_.resize(static_cast<size_t>(count * width_));
-  const StepInput input{
-      &sequence_.cache,
-      std::span(sequence_.tokens).subspan(static_cast<size_t>(cached), static_cast<size_t>(count))};
-  return engine_.runner_.forward({&input, 1}, streams_.data());
+Candidate Generation::candidate() const {
+  Candidate c;
+  c.id = id_;
+  c.phase = phase_;
+  c.priority = request().priority;
+  c.deadline_s = submitted_->submitted_s + request().deadline_seconds;
+  c.num_tokens = sequence_.num_tokens();
+  c.num_drafts = static_cast<int64_t>(drafts_.size());
+  c.is_sampled = request().max_new_tokens > 0;
+  if (!sequence_.cache) return c;
+  const cache::SequenceCache& cache = *sequence_.cache;
+  c.num_cached = cache.num_tokens();
+  c.has_state = true;
+  c.num_blocks = cache.num_blocks();
+  c.num_own = cache.num_own_blocks();
+  c.copies_one = cache.copies_before_write();
+  return c;
 }
 
-// All tokens but the last; the first decode step runs that one.
-Status Engine::Generation::prefill() {
-  const auto total = static_cast<int64_t>(sequence_.tokens.size());
-  const int64_t first = sequence_.cache.num_tokens();
-  completion_.prompt_tokens = total - first;
-  const int64_t window = model_.config().sliding_window;
-  while (sequence_.cache.num_tokens() < total - 1) {
-    if (cancelled()) {
-      completion_.finish = Finish::cancelled;
-      is_over_ = true;
-      return {};
-    }
-    const int64_t at = sequence_.cache.num_tokens();
-    const int64_t count = std::min(engine_.prefill_chunk_tokens_, total - 1 - at);
-    CACHALOT_RETURN_IF_ERROR(forward(count));
-    // The MTP block's window reaches back sliding_window positions; earlier rows are of no use to
-    // it.
-    if (num_drafts_ > 0 && at + count > total - 1 - window) {
-      CACHALOT_RETURN_IF_ERROR(
-          fill_mtp(at,
-                   std::span(sequence_.tokens)
-                       .subspan(static_cast<size_t>(at + 1), static_cast<size_t>(count)),
-                   row(0)));
-    }
-    const Event event{Event::Kind::prefill, at + count - first, total - first};
-    if (on_event_ && !on_event_(event)) engine_.cancel();
+bool Generation::is_before_decoding() const {
+  return !is_finished() && phase_ != Phase::decoding && result_->ids.empty();
+}
+
+bool Generation::is_at_prompt_end() const {
+  return phase_ == Phase::decoding && result_->ids.empty();
+}
+
+void Generation::admit(double now_s) {
+  const int64_t cached = sequence_.num_cached();
+  if (first_run_ < 0) {
+    first_run_ = cached;
+    admitted_s_ = prefilled_s_ = now_s;
+    result_->prompt_tokens = sequence_.num_tokens() - cached;
+    result_->choices_from = cached;
   }
-  return {};
+  phase_ = cached < last_position() ? Phase::prefilling : Phase::decoding;
+  if (phase_ == Phase::decoding && request().max_new_tokens == 0) finish(Finish::length, now_s);
 }
 
-Status Engine::Generation::fill_mtp(int64_t first_position, std::span<const int32_t> next_tokens,
-                                    const float* streams) {
-  mtp_streams_.resize(next_tokens.size() * static_cast<size_t>(width_));
-  const StepInput input{&sequence_.cache, next_tokens};
-  return engine_.runner_.mtp_forward(0, {&input, 1}, {&first_position, 1}, streams,
-                                     mtp_streams_.data());
+void Generation::take_over(const Generation& other) {
+  result_->prompt_logprobs = other.result_->prompt_logprobs;
+  sequence_.mtp_end = other.sequence_.mtp_end;
+  result_->choices = other.result_->choices;
+  result_->choices_from = other.result_->choices_from;
 }
 
-// streams_ holds the rows of the last positions that stand; the last token of the sequence is the
-// one after them.
-Status Engine::Generation::draft() {
+void Generation::pause() {
+  sequence_.cache.reset();
+  sequence_.mtp_end = 0;
   drafts_.clear();
-  const int64_t cached = sequence_.cache.num_tokens();
-  // No further than the completion may go: one token always comes from the main model itself.
-  const int64_t wanted = std::min(
-      num_drafts_, request_.max_new_tokens - static_cast<int64_t>(completion_.ids.size()) - 1);
-  if (wanted <= 0) return {};
-  const int64_t count = static_cast<int64_t>(streams_.size()) / width_;
-  const int64_t first = cached - count;
-  CACHALOT_RETURN_IF_ERROR(
-      fill_mtp(first,
-               std::span(sequence_.tokens)
-                   .subspan(static_cast<size_t>(first + 1), static_cast<size_t>(count)),
-               row(0)));
-  logits_.resize(static_cast<size_t>(model_.config().vocab_size));
-  std::vector<float> streams(mtp_streams_.end() - width_, mtp_streams_.end());
-  while (true) {
-    const int64_t only_row = 0;
-    model_.mtp_logits(engine_.runner_.context(), 0, streams.data(), {&only_row, 1}, logits_.data());
-    const ops::SamplingRow greedy{.temperature = 0};
-    ops::SampledToken best;
-    const int64_t vocab_size = model_.config().vocab_size;
-    ops::sample(engine_.runner_.context(),
-                {logits_.data(), vocab_size, 1, vocab_size, &greedy, &best});
-    CACHALOT_RETURN_IF_ERROR(sampled_status(best, logits_.data()));
-    drafts_.push_back(best.id);
-    const auto drafted = static_cast<int64_t>(drafts_.size());
-    if (drafted >= wanted) break;
-    CACHALOT_RETURN_IF_ERROR(
-        fill_mtp(cached - 1 + drafted, std::span(drafts_).last(1), streams.data()));
-    streams = mtp_streams_;
+  phase_ = Phase::paused;
+  ++result_->preemptions;
+}
+
+void Generation::finish(Finish finish, double now_s) {
+  phase_ = Phase::finished;
+  result_->finish = finish;
+  if (first_run_ < 0) return;
+  result_->prefill_seconds = prefilled_s_ - admitted_s_;
+  result_->decode_seconds = now_s - prefilled_s_;
+}
+
+void Generation::fail(Status status) {
+  phase_ = Phase::finished;
+  result_ = std::move(status);
+}
+
+void Generation::send(Event event) {
+  if (!request().on_event) return;
+  event.request = submitted_->id;
+  event.answer = answer_;
+  if (!request().on_event(event)) submitted_->is_cancelled = true;
+}
+
+void Generation::send_result(int64_t weights_version) {
+  if (result_) result_->weights_version = weights_version;
+  send({.kind = Event::Kind::finished, .result = &result_});
+}
+
+std::span<const int32_t> Generation::plan(int64_t count) {
+  first_planned_ = sequence_.num_cached();
+  num_planned_ = count;
+  if (phase_ != Phase::decoding)
+    return std::span(sequence_.tokens)
+        .subspan(static_cast<size_t>(first_planned_), static_cast<size_t>(count));
+  drafts_.resize(static_cast<size_t>(count - 1));
+  step_tokens_.assign(1, sequence_.tokens.back());
+  step_tokens_.insert(step_tokens_.end(), drafts_.begin(), drafts_.end());
+  return step_tokens_;
+}
+
+void Generation::take_prompt(double now_s) {
+  const int64_t cached = sequence_.num_cached();
+  if (result_->ids.empty()) {
+    send({.kind = Event::Kind::prefill,
+          .done_tokens = cached - first_run_,
+          .total_tokens = sequence_.num_tokens() - first_run_});
+    prefilled_s_ = now_s;
   }
+  if (cached < last_position()) return;
+  phase_ = Phase::decoding;
+  if (request().max_new_tokens == 0) finish(Finish::length, now_s);
+}
+
+bool Generation::wants_prompt_logprob(int64_t position) const {
+  const int64_t i = position + 1 - prompt_start_;
+  return i >= 0 && i < static_cast<int64_t>(result_->prompt_logprobs.size()) &&
+         std::isnan(result_->prompt_logprobs[i]);
+}
+
+void Generation::take_prompt_logprob(int64_t position, const ops::SampledToken& sampled,
+                                     const float* logits) {
+  if (sampled.fault == ops::SamplingFault::not_finite) return fail(sampled_status(sampled, logits));
+  // Its logit may be -inf.
+  const bool is_possible = sampled.fault == ops::SamplingFault::none;
+  result_->prompt_logprobs[position + 1 - prompt_start_] =
+      is_possible ? sampled.model_logprob : -std::numeric_limits<double>::infinity();
+}
+
+void Generation::take_choices(std::vector<std::vector<int32_t>> model::Choices::*kind,
+                              int64_t layer, const int32_t* values, int64_t width) {
+  std::vector<std::vector<int32_t>>& layers = result_->choices.*kind;
+  if (layers.size() <= static_cast<size_t>(layer)) layers.resize(static_cast<size_t>(layer) + 1);
+  std::vector<int32_t>& rows = layers[layer];
+  // Rows before choices_from, run again after a pause, were not asked for.
+  const int64_t first = first_planned_ - result_->choices_from;
+  const int64_t skipped = std::max<int64_t>(0, -first);
+  if (skipped >= num_planned_) return;
+  rows.resize(static_cast<size_t>((first + num_planned_) * width));
+  std::copy(values + skipped * width, values + num_planned_ * width,
+            rows.begin() + (first + skipped) * width);
+}
+
+// Of drafts that fell nothing stays.
+void Generation::trim_choices() {
+  const int64_t rows = sequence_.num_cached() - result_->choices_from;
+  const auto trim = [&](std::vector<std::vector<int32_t>>& layers, int64_t width) {
+    for (std::vector<int32_t>& values : layers) {
+      if (!values.empty()) values.resize(static_cast<size_t>(rows * width));
+    }
+  };
+  trim(result_->choices.experts, config_.num_experts_per_tok);
+  trim(result_->choices.selected, config_.index_topk);
+}
+
+Status Generation::ask_masks() {
+  const auto words = static_cast<size_t>(ops::id_set_words(config_.vocab_size));
+  masks_.assign(words * (drafts_.size() + 1), 0);
+  int64_t taken = 0;
+  for (size_t row = 0;; ++row) {
+    const std::span allowed(masks_.data() + row * words, words);
+    CACHALOT_RETURN_IF_ERROR(mask_->allow(allowed));
+    // A draft that is not allowed falls, and with it the rows after it.
+    if (row == drafts_.size() || !ops::id_set_has(allowed.data(), drafts_[row])) break;
+    mask_->take(drafts_[row]);
+    ++taken;
+  }
+  if (taken > 0) mask_->rewind(taken);
   return {};
 }
 
-bool Engine::Generation::emit(const ops::SampledToken& token) {
+void Generation::add_sampling_rows(std::vector<ops::SamplingRow>& rows) {
+  if (mask_ != nullptr) mask_status_ = ask_masks();
+  for (int64_t i = 0; i < num_planned_; ++i) {
+    ops::SamplingRow& row = rows.emplace_back(sampling_.row(sequence_.num_tokens() + i));
+    row.drafted = std::span(drafts_).first(static_cast<size_t>(i));
+    row.wants_model_logprob = is_greedy_with_logprobs();
+    if (mask_ != nullptr) row.mask = masks_.data() + i * ops::id_set_words(config_.vocab_size);
+  }
+}
+
+Status Generation::faulty_row(const ops::SampledToken& token, const float* logits) const {
+  if (mask_ == nullptr || token.fault != ops::SamplingFault::nothing_to_choose)
+    return sampled_status(token, logits);
+  return invalid_argument(fmt::format(
+      "token mask: expected at least one token that may come at position {}, found none",
+      sequence_.num_tokens()));
+}
+
+bool Generation::emit(const ops::SampledToken& token, const uint64_t* allowed, double now_s) {
   sequence_.tokens.push_back(token.id);
   sampling_.add_output(token.id);
-  if (std::find(request_.stop_tokens.begin(), request_.stop_tokens.end(), token.id) !=
-      request_.stop_tokens.end()) {
-    completion_.finish = Finish::stop;
+  const std::vector<int32_t>& stops = request().stop_tokens;
+  if (std::find(stops.begin(), stops.end(), token.id) != stops.end()) {
+    finish(Finish::stop, now_s);
     return false;
   }
-  completion_.ids.push_back(token.id);
-  const bool wants_models = request_.wants_model_logprobs && request_.sampling.temperature == 0;
-  const double logprob = wants_models ? token.model_logprob : token.logprob;
-  completion_.logprobs.push_back(logprob);
-  const Event event{Event::Kind::token, 0, 0, token.id, logprob};
-  if (on_event_ && !on_event_(event)) engine_.cancel();
-  if (static_cast<int64_t>(completion_.ids.size()) >= request_.max_new_tokens) {
-    completion_.finish = Finish::length;
-    return false;
+  if (mask_ != nullptr) mask_->take(token.id);
+  const double logprob = is_greedy_with_logprobs() ? token.model_logprob : token.logprob;
+  result_->ids.push_back(token.id);
+  result_->logprobs.push_back(logprob);
+  if (allowed != nullptr) {
+    std::vector<int32_t>& set = result_->allowed_sets.emplace_back();
+    set.reserve(static_cast<size_t>(token.num_allowed));
+    for (int32_t id = 0; id < config_.vocab_size; ++id) {
+      if (ops::id_set_has(allowed, id)) set.push_back(id);
+    }
   }
-  if (cancelled()) {
-    completion_.finish = Finish::cancelled;
-    return false;
+  send({.kind = Event::Kind::token, .token = token.id, .logprob = logprob});
+  if (static_cast<int64_t>(result_->ids.size()) >= request().max_new_tokens) {
+    finish(Finish::length, now_s);
+  } else if (submitted_->is_cancelled) {
+    finish(Finish::cancelled, now_s);
   }
-  return true;
+  return !is_finished();
 }
 
-// The token after each row of the step, as if the drafts before it stood.
-void Engine::Generation::sample(int64_t drafted) {
-  const int64_t vocab_size = model_.config().vocab_size;
-  sampling_rows_.resize(static_cast<size_t>(1 + drafted));
-  sampled_.resize(sampling_rows_.size());
-  for (int64_t i = 0; i <= drafted; ++i) {
-    sampling_rows_[i] = sampling_.row(static_cast<int64_t>(sequence_.tokens.size()) + i);
-    sampling_rows_[i].drafted = std::span(drafts_).first(static_cast<size_t>(i));
-    sampling_rows_[i].wants_model_logprob =
-        request_.wants_model_logprobs && request_.sampling.temperature == 0;
-  }
-  ops::sample(engine_.runner_.context(), {logits_.data(), vocab_size, 1 + drafted, vocab_size,
-                                          sampling_rows_.data(), sampled_.data()});
-}
-
-Status Engine::Generation::decode_step() {
-  // The last token and its drafts run together; each row's logits are those of a step of its own
-  // (batch invariance).
+void Generation::take(const ops::SampledToken* sampled, const float* logits,
+                      const uint64_t* allowed, double now_s) {
+  // Each row's logits are those of a step of its own (batch invariance).
   const auto drafted = static_cast<int64_t>(drafts_.size());
-  const int64_t base = sequence_.cache.num_tokens();
-  sequence_.tokens.insert(sequence_.tokens.end(), drafts_.begin(), drafts_.end());
-  const Status ran = forward(1 + drafted);
-  sequence_.tokens.resize(sequence_.tokens.size() - drafts_.size());
-  CACHALOT_RETURN_IF_ERROR(ran);
-  std::vector<int64_t> rows(static_cast<size_t>(1 + drafted));
-  std::iota(rows.begin(), rows.end(), 0);
-  const int64_t vocab_size = model_.config().vocab_size;
-  logits_.resize(static_cast<size_t>((1 + drafted) * vocab_size));
-  model_.logits(engine_.runner_.context(), streams_.data(), rows, logits_.data());
-
-  sample(drafted);
   int64_t accepted = 0;
-  for (;; ++accepted) {
-    const ops::SampledToken& token = sampled_[accepted];
-    CACHALOT_RETURN_IF_ERROR(sampled_status(token, logits_.data() + accepted * vocab_size));
-    is_over_ = !emit(token);
-    if (is_over_ || accepted == drafted || token.id != drafts_[accepted]) break;
+  Status status = std::move(mask_status_);
+  mask_status_ = {};
+  while (status.ok()) {
+    const ops::SampledToken& token = sampled[accepted];
+    if (token.fault != ops::SamplingFault::none) {
+      status = faulty_row(token, logits + accepted * config_.vocab_size);
+      break;
+    }
+    const uint64_t* set = request().wants_allowed_sets
+                              ? allowed + accepted * ops::id_set_words(config_.vocab_size)
+                              : nullptr;
+    if (!emit(token, set, now_s) || accepted == drafted || token.id != drafts_[accepted]) break;
+    ++accepted;
   }
-  completion_.drafted += drafted;
-  completion_.accepted += accepted;
-  if (accepted < drafted) CACHALOT_RETURN_IF_ERROR(sequence_.cache.rewind(base + 1 + accepted));
-  streams_.resize(static_cast<size_t>((1 + accepted) * width_));
+  result_->drafted += drafted;
+  result_->accepted += accepted;
+  policy_.record(drafted, accepted);
+  if (accepted < drafted) {
+    const Status rewound = sequence_.cache->rewind(first_planned_ + 1 + accepted);
+    if (status.ok()) status = rewound;
+  }
   drafts_.clear();
-  return is_over_ || num_drafts_ == 0 ? Status() : draft();
+  trim_choices();
+  if (!status.ok()) fail(std::move(status));
+}
+
+bool Generation::fills_mtp() const {
+  if (policy_.most() == 0 || is_finished()) return false;
+  // The MTP block's window reaches back sliding_window positions; a prompt's earlier rows are of no
+  // use to it.
+  return sequence_.num_cached() > last_position() - config_.sliding_window;
+}
+
+int64_t Generation::wanted_drafts(const CostModel& cost, int64_t num_sequences) {
+  // No further than the answer may go: one token always comes from the main model itself.
+  const int64_t room = request().max_new_tokens - static_cast<int64_t>(result_->ids.size()) - 1;
+  return room <= 0 ? 0 : std::min(room, policy_.wanted(cost, num_sequences));
 }
 
 }  // namespace cachalot::engine

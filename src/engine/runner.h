@@ -6,22 +6,17 @@
 #include <span>
 
 #include "base/status.h"
-#include "cache/sequence_cache.h"
 #include "device/exec_context.h"
+#include "engine/batch_builder.h"
 #include "model/transformer.h"
 
 namespace cachalot::engine {
 
-// The next tokens of one sequence.
-struct StepInput {
-  cache::SequenceCache* sequence;
-  std::span<const int32_t> tokens;
-};
-
 // Borrows the model and the context. Threads: one owner.
 class Runner {
  public:
-  Runner(const model::Transformer& model, device::ExecContext& ctx) : model_(model), ctx_(ctx) {}
+  Runner(const model::Transformer& model, device::ExecContext& ctx)
+      : model_(model), ctx_(ctx), builder_(model.config().num_all_layers()) {}
 
   const model::Transformer& model() const { return model_; }
   device::ExecContext& context() { return ctx_; }
@@ -56,6 +51,7 @@ class Runner {
 
   const model::Transformer& model_;
   device::ExecContext& ctx_;
+  BatchBuilder builder_;
 };
 
 }  // namespace cachalot::engine

@@ -19,8 +19,9 @@ std::vector<double> logprobs(const std::string& path, std::span<const int32_t> p
   std::vector<double> out;
   for (size_t length = 1; length <= prompt.size(); ++length) {
     const SequenceId id = (*engine)->open().value();
-    GenerateRequest request;
-    request.prompt = prompt.first(length);
+    Request request;
+    const auto first = prompt.first(length);
+    request.prompt.assign(first.begin(), first.end());
     request.max_new_tokens = 1;
     request.sampling.seed = length;
     out.push_back((*engine)->generate(id, request).value().logprobs.at(0));

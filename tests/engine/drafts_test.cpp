@@ -66,11 +66,12 @@ TEST(Drafts, AreThoseOfTheDefinition) {
   for (const int64_t num_drafts : {1, 3}) {
     const std::vector<int32_t> prompt = manual_page(150);
     const SequenceId id = engine->open().value();
-    GenerateRequest request;
+    Request request;
     request.prompt = prompt;
     request.sampling.temperature = 0;
     request.max_new_tokens = 32;
     request.num_drafts = num_drafts;
+    request.adapts_drafts = false;
     const Completion completion = engine->generate(id, request).value();
     const std::span<const int32_t> tokens = engine->tokens(id);
     const auto total = static_cast<int64_t>(tokens.size());
@@ -112,11 +113,12 @@ Text written(Engine& engine, const SamplingParams& sampling, int64_t num_drafts,
   const SequenceId id = engine.open().value();
   const std::vector<int32_t> first = manual_page(131), second = testing::encode("\nEXAMPLES\n");
   for (const std::vector<int32_t>& prompt : {first, second}) {
-    GenerateRequest request;
+    Request request;
     request.prompt = prompt;
     request.sampling = sampling;
     request.max_new_tokens = 45;
     request.num_drafts = num_drafts;
+    request.adapts_drafts = false;
     const Completion completion = engine.generate(id, request).value();
     text.ids.insert(text.ids.end(), completion.ids.begin(), completion.ids.end());
     text.logprobs.insert(text.logprobs.end(), completion.logprobs.begin(),

@@ -20,8 +20,8 @@ class Sampling : public ::testing::Test {
   }
   Completion generate(SequenceId id, std::span<const int32_t> prompt,
                       const SamplingParams& sampling, int64_t max_new_tokens) {
-    GenerateRequest request;
-    request.prompt = prompt;
+    Request request;
+    request.prompt.assign(prompt.begin(), prompt.end());
     request.sampling = sampling;
     request.max_new_tokens = max_new_tokens;
     return engine_->generate(id, request).value();

@@ -91,7 +91,7 @@ class Trained : public ::testing::Test {
     for (const json::value& prompt : expected_.at("prompts").as_array()) {
       const std::vector<int32_t> ids = ids_of(prompt.at("ids"));
       const std::vector<int32_t> greedy = ids_of(prompt.at("greedy"));
-      engine::GenerateRequest request;
+      engine::Request request;
       request.prompt = ids;
       request.sampling.temperature = 0;
       request.max_new_tokens = static_cast<int64_t>(greedy.size());

@@ -1,0 +1,14 @@
+// Rows of a ring that no forward pass has written.
+#pragma once
+
+#include <cstdint>
+
+#include "tensor/rows.h"
+
+namespace cachalot::cache {
+
+// Positions [first, last), of which the ring holds the last `capacity`, become rows of zeros: what
+// an earlier owner of the memory left there is never read. A ring without memory is left alone.
+void clear_rows(const tensor::RowRing& ring, int64_t first, int64_t last);
+
+}  // namespace cachalot::cache

@@ -1,0 +1,250 @@
+// How a step comes about: what has been submitted, the plan, the rows, what came of them.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "engine/engine.h"
+#include "engine/steady_seconds.h"
+
+namespace cachalot::engine {
+namespace {
+
+Status refusal(const StepPlan::Refused& refused, const Sequence& sequence,
+               const cache::BlockPool& pool, const Promises& promises) {
+  switch (refused.why) {
+    case Refusal::no_room:
+      return resource_exhausted(fmt::format(
+          "KV blocks: needed {} for {} tokens of {} a block and one of {} sequence states, free {} "
+          "blocks of {} and {} states",
+          pool.layout().num_blocks(sequence.num_tokens()), sequence.num_tokens(),
+          pool.layout().block_tokens(), pool.states().max_items(), pool.blocks().num_free(),
+          pool.blocks().max_items(), pool.states().num_free()));
+    case Refusal::token_gap:
+      return resource_exhausted(
+          fmt::format("max_token_gap: expected a step within {:.6f} s, found none that fast",
+                      promises.max_token_gap_s));
+    case Refusal::deadline:
+      return resource_exhausted(fmt::format(
+          "deadline: expected one that a prompt of {} tokens leaves time for, found an earlier one",
+          sequence.num_tokens()));
+  }
+  return {};
+}
+
+}  // namespace
+
+void Engine::take_submitted() {
+  std::vector<std::shared_ptr<Submitted>> submitted;
+  std::vector<RequestId> cancelled;
+  {
+    const std::scoped_lock lock(mutex_);
+    submitted.swap(submitted_);
+    cancelled.swap(cancelled_);
+  }
+  for (const std::shared_ptr<Submitted>& request : submitted) {
+    SequenceId id = request->request.sequence;
+    if (id == kNewSequence) id = add({});
+    // The others start where the first one does, before it appends the prompt.
+    const std::vector<int32_t> before = at(id).tokens;
+    for (int64_t answer = 0; answer < request->request.num_answers; ++answer) {
+      if (answer > 0) {
+        id = add({});
+        at(id).tokens = before;
+      }
+      generations_.push_back(std::make_unique<Generation>(next_generation_id_++, request, answer,
+                                                          id, at(id), config()));
+    }
+  }
+  for (const std::unique_ptr<Generation>& generation : generations_) {
+    Submitted& request = generation->submitted();
+    if (std::find(cancelled.begin(), cancelled.end(), request.id) != cancelled.end())
+      request.is_cancelled = true;
+    if (request.is_cancelled) generation->finish(Finish::cancelled, steady_seconds());
+  }
+}
+
+Generation& Engine::generation(int64_t id) {
+  const auto found = std::lower_bound(
+      generations_.begin(), generations_.end(), id,
+      [](const std::unique_ptr<Generation>& g, int64_t wanted) { return g->id() < wanted; });
+  CACHALOT_CHECK(found != generations_.end() && (*found)->id() == id);
+  return **found;
+}
+
+// The answer that a later one may fork; null where it has finished. Answers of a request have ids
+// in a row.
+const Generation* Engine::first_answer(const Generation& generation) const {
+  const int64_t id = generation.id() - generation.answer();
+  const auto found = std::lower_bound(
+      generations_.begin(), generations_.end(), id,
+      [](const std::unique_ptr<Generation>& g, int64_t wanted) { return g->id() < wanted; });
+  return found != generations_.end() && (*found)->id() == id ? found->get() : nullptr;
+}
+
+StepPlan Engine::plan() const {
+  std::vector<Candidate> candidates;
+  candidates.reserve(generations_.size());
+  for (const std::unique_ptr<Generation>& generation : generations_) {
+    if (generation->is_finished()) continue;
+    Candidate candidate = generation->candidate();
+    if (generation->can_fork()) {
+      const Generation* first = first_answer(*generation);
+      if (first != nullptr && first->is_before_decoding()) continue;  // there is more to come
+      if (first != nullptr && first->is_at_prompt_end()) {
+        const cache::SequenceCache& cache = *first->sequence().cache;
+        candidate.num_cached = cache.num_tokens();
+        candidate.num_blocks = cache.num_whole_blocks();
+      }
+    }
+    candidates.push_back(candidate);
+  }
+  Room room{pool_->states().num_free(), pool_->blocks().num_free(),
+            pool_->layout().block_bytes() == 0 ? 0 : pool_->layout().block_tokens()};
+  if (prefix_ != nullptr) {
+    const PrefixSource::Idle idle = prefix_->idle();
+    room.free_states += idle.states;
+    room.free_blocks += idle.blocks;
+  }
+  return plan_step(candidates, room, cost_, promises_, steady_seconds());
+}
+
+Status Engine::admit(Generation& generation) {
+  Sequence& sequence = generation.sequence();
+  const Generation* first = generation.can_fork() ? first_answer(generation) : nullptr;
+  const bool forks = first != nullptr && first->is_at_prompt_end();
+  if (forks) {
+    CACHALOT_ASSIGN_OR_RETURN(sequence.cache, first->sequence().cache->fork());
+    ++counts_.forks;
+  } else {
+    if (prefix_ != nullptr && sequence.num_cached() == 0 && generation.may_skip_rows()) {
+      sequence.cache.reset();  // its state may be the one that is wanted
+      sequence.cache = prefix_->find(std::span(sequence.tokens).first(sequence.tokens.size() - 1));
+    }
+    CACHALOT_RETURN_IF_ERROR(ensure_cache(sequence));
+  }
+  generation.admit(steady_seconds());
+  if (forks) generation.take_over(*first);
+  return {};
+}
+
+void Engine::apply(const StepPlan& plan) {
+  for (const int64_t id : plan.expired) generation(id).finish(Finish::deadline, steady_seconds());
+  for (const StepPlan::Refused& refused : plan.refused) {
+    Generation& one = generation(refused.id);
+    one.fail(refusal(refused, one.sequence(), *pool_, promises_));
+  }
+  for (const int64_t id : plan.paused) {
+    Generation& one = generation(id);
+    keep_prefix(one.sequence());
+    one.pause();
+    ++counts_.preemptions;
+  }
+  // What has ended gives its room to those that start.
+  remove_finished();
+  for (const int64_t id : plan.admitted) {
+    Generation& one = generation(id);
+    if (Status admitted = admit(one); !admitted.ok()) one.fail(std::move(admitted));
+  }
+}
+
+void Engine::launch(const StepPlan& plan) {
+  step_rows_.clear();
+  for (const StepPlan::Rows& rows : plan.rows) {
+    Generation& one = generation(rows.id);
+    if (one.is_finished()) continue;
+    // An answer may start with fewer or more rows than it was planned with.
+    const bool is_decoded = one.phase() == Phase::decoding;
+    const int64_t most = is_decoded ? 1 + static_cast<int64_t>(one.drafts().size())
+                                    : one.sequence().num_tokens() - 1 - one.sequence().num_cached();
+    step_rows_.push_back({&one, std::min(rows.count, most), is_decoded});
+    counts_.rows += step_rows_.back().count;
+  }
+  ++counts_.steps;
+  if (prefix_ != nullptr) release_for(step_rows_);
+  steps_->launch(step_rows_);
+}
+
+// What the rows need and the prefix cache holds alone.
+void Engine::release_for(std::span<const StepRunner::Rows> rows) {
+  int64_t needed = 0;
+  for (const StepRunner::Rows& one : rows) {
+    const cache::SequenceCache& cache = *one.generation->sequence().cache;
+    needed += std::max<int64_t>(
+        0, pool_->layout().num_blocks(cache.num_tokens() + one.count) - cache.num_blocks());
+    needed += cache.copies_before_write() ? 1 : 0;
+  }
+  const int64_t lacking = needed - pool_->blocks().num_free();
+  if (lacking > 0) prefix_->release({std::min(lacking, prefix_->idle().blocks), 0});
+}
+
+void Engine::keep_prefix(const Sequence& sequence) {
+  if (prefix_ != nullptr && sequence.num_cached() > 0)
+    prefix_->keep(sequence.tokens, *sequence.cache);
+}
+
+void Engine::collect() {
+  steps_->collect(cost_);
+  if (prefix_ == nullptr) return;
+  for (const StepRunner::Rows& rows : step_rows_) {
+    if (!rows.is_decoded && rows.generation->phase() != Phase::prefilling)
+      keep_prefix(rows.generation->sequence());
+  }
+}
+
+std::optional<Phase> Engine::phase(RequestId id) const {
+  for (const std::unique_ptr<Generation>& generation : generations_) {
+    if (generation->submitted().id == id) return generation->phase();
+  }
+  const std::scoped_lock lock(mutex_);
+  for (const std::shared_ptr<Submitted>& submitted : submitted_) {
+    if (submitted->id == id) return Phase::waiting;
+  }
+  return std::nullopt;
+}
+
+void Engine::remove_finished() {
+  for (size_t i = 0; i < generations_.size(); ++i) {
+    if (!generations_[i]->is_finished()) continue;
+    Generation& generation = *generations_[i];
+    Sequence& sequence = generation.sequence();
+    sequence.is_busy = false;
+    const bool is_own = generation.answer() > 0 || generation.request().sequence == kNewSequence;
+    if (generation.result()) keep_prefix(sequence);
+    if (is_own) sequence.cache.reset();
+    if (generation.result()) {
+      counts_.drafted += generation.result()->drafted;
+      counts_.accepted += generation.result()->accepted;
+    }
+    generation.send_result(weights_version_);
+    if (is_own) sequences_.erase(generation.sequence_id());
+    if (--generation.submitted().num_unfinished == 0) {
+      const std::scoped_lock lock(mutex_);
+      --num_requests_;
+    }
+  }
+  std::erase_if(generations_, [](const auto& generation) { return generation->is_finished(); });
+}
+
+bool Engine::step() {
+  take_submitted();
+  remove_finished();
+  if (!generations_.empty()) {
+    const StepPlan next = plan();
+    apply(next);
+    launch(next);
+    collect();
+    remove_finished();
+  }
+  const std::scoped_lock lock(mutex_);
+  return !generations_.empty() || !submitted_.empty() || !cancelled_.empty();
+}
+
+void Engine::run(const std::stop_token& stop) {
+  while (!stop.stop_requested()) {
+    if (step()) continue;
+    std::unique_lock lock(mutex_);
+    has_work_.wait(lock, stop, [&] { return !submitted_.empty() || !cancelled_.empty(); });
+  }
+}
+
+}  // namespace cachalot::engine

@@ -1,0 +1,86 @@
+// Which rows the next step runs. A pure function of what there is: no model, no clock, no memory of
+// its own.
+//
+// Rank    higher priority first, then the earlier deadline, then the smaller id (who came first).
+// Rows    1 every decoding answer's last token and its drafts; 2 within a budget, by rank, pieces
+//         of prompts, which end before their last token: that one is the first decoded row.
+// Budget  max_step_rows where nothing decodes. Else what the cost model gives within max_token_gap;
+//         at its default, kDefaultGapSteps times a step of the decoding rows alone.
+// Admit   by rank, those that a state and the blocks of all their tokens are free for, beside what
+//         admitted prompts still need, and whose row leaves an explicit max_token_gap kept. The
+//         first that must wait makes those after it wait. One that nothing could make room for is
+//         refused, and so is a new one whose deadline its prompt alone would miss, or that keeps no
+//         max_token_gap even alone.
+// Pause   a running answer gives its room to one of higher rank that has none for its next rows, or
+//         to a waiting one of higher priority; its rows are run again later. So the first in rank
+//         goes on in every step, and all end.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/step_times.h"
+
+namespace cachalot::engine {
+
+inline constexpr double kDefaultGapSteps = 5;
+
+enum class Phase { waiting, prefilling, decoding, paused, finished };
+std::string_view phase_name(Phase phase);
+
+// An unfinished answer.
+struct Candidate {
+  int64_t id = 0;  // ascending as they come
+  Phase phase = Phase::waiting;
+  int32_t priority = 0;
+  double deadline_s = std::numeric_limits<double>::infinity();
+  int64_t num_tokens = 0;   // prompt and output
+  int64_t num_cached = 0;   // rows there are, or that it would start with
+  int64_t num_drafts = 0;   // proposals at hand
+  bool is_sampled = true;   // false: the prompt is all that runs
+  bool has_state = false;   // in the cache
+  int64_t num_blocks = 0;   // held, or that it would start with
+  int64_t num_own = 0;      // of them, free once it is paused
+  bool copies_one = false;  // the next row's block is shared
+};
+
+struct Room {
+  int64_t free_states = 0;
+  int64_t free_blocks = 0;
+  int64_t block_tokens = 0;  // 0: no layer keeps blocks
+};
+
+struct Promises {
+  int64_t max_step_rows = 512;  // of prompts
+  double max_token_gap_s = 0;   // between two tokens of an answer; 0: the default above
+};
+
+enum class Refusal { no_room, token_gap, deadline };
+
+struct StepPlan {
+  struct Rows {
+    int64_t id;
+    int64_t count;
+    bool is_decoded;  // the last of `count` - 1 drafts and a token; else a piece of a prompt
+  };
+  struct Refused {
+    int64_t id;
+    Refusal why;
+  };
+  std::vector<int64_t> expired;  // their deadline has passed
+  std::vector<Refused> refused;
+  std::vector<int64_t> paused;
+  std::vector<int64_t> admitted;
+  std::vector<Rows> rows;
+};
+
+StepPlan plan_step(std::span<const Candidate> candidates, const Room& room, const CostModel& cost,
+                   const Promises& promises, double now_s);
+
+// "expired 4; refused 7 (no_room); paused 3; admitted 5 6; decoded 1 2+1; prompt 5:40"
+std::string to_string(const StepPlan& plan);
+
+}  // namespace cachalot::engine

@@ -1,0 +1,238 @@
+#include "engine/step_runner.h"
+
+#include <algorithm>
+
+#include "cache/ring_rows.h"
+#include "engine/steady_seconds.h"
+#include "ops/rows/rows.h"
+
+namespace cachalot::engine {
+namespace {
+
+constexpr int64_t kLogitRows = 64;  // of prompts, held at a time
+
+// Never shrinks: a small step between large ones clears nothing anew.
+void make_room(std::vector<float>& values, int64_t count) {
+  if (static_cast<int64_t>(values.size()) < count) values.resize(static_cast<size_t>(count));
+}
+
+}  // namespace
+
+int64_t StepRunner::width() const {
+  return runner_.model().num_streams() * runner_.model().config().hidden_size;
+}
+
+void StepRunner::launch(std::span<const Rows> rows) {
+  rows_.clear();
+  first_rows_.clear();
+  inputs_.clear();
+  recorder_.clear();
+  launched_s_ = steady_seconds();
+  int64_t total = 0;
+  for (const Rows& planned : rows) {
+    Generation& generation = *planned.generation;
+    cache::SequenceCache& cache = *generation.sequence().cache;
+    const std::span<const int32_t> tokens = generation.plan(planned.count);
+    if (Status room = cache.reserve(cache.num_tokens() + planned.count); !room.ok()) {
+      generation.fail(std::move(room));
+      continue;
+    }
+    if (generation.wants_choices()) recorder_.add(&generation, total);
+    rows_.push_back(planned);
+    first_rows_.push_back(total);
+    inputs_.push_back({&cache, tokens});
+    total += planned.count;
+  }
+  if (rows_.empty()) return;
+  make_room(streams_, total * width());
+  const Status ran =
+      runner_.forward(inputs_, streams_.data(), recorder_.is_empty() ? nullptr : &recorder_);
+  if (ran.ok()) return;
+  for (const Rows& planned : rows_) planned.generation->fail(ran);
+  rows_.clear();
+}
+
+void StepRunner::collect(CostModel& cost) {
+  if (rows_.empty()) return;
+  take_decoded();
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    Generation& generation = *rows_[i].generation;
+    if (rows_[i].is_decoded) continue;
+    take_prompt_logprobs(rows_[i], first_rows_[i]);
+    if (!generation.is_finished()) generation.take_prompt(steady_seconds());
+  }
+  cost.step.record(first_rows_.back() + rows_.back().count, steady_seconds() - launched_s_);
+  draft(cost);
+}
+
+void StepRunner::take_decoded() {
+  const model::Transformer& model = runner_.model();
+  logit_rows_.clear();
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    for (int64_t r = 0; rows_[i].is_decoded && r < rows_[i].count; ++r)
+      logit_rows_.push_back(first_rows_[i] + r);
+  }
+  if (logit_rows_.empty()) return;
+  const int64_t vocab_size = model.config().vocab_size, words = ops::id_set_words(vocab_size);
+  const auto num_rows = static_cast<int64_t>(logit_rows_.size());
+  make_room(logits_, num_rows * vocab_size);
+  model.logits(runner_.context(), streams_.data(), logit_rows_, logits_.data());
+  bool wants_sets = false;
+  sampling_rows_.clear();
+  for (const Rows& rows : rows_) {
+    if (!rows.is_decoded) continue;
+    rows.generation->add_sampling_rows(sampling_rows_);
+    wants_sets = wants_sets || rows.generation->request().wants_allowed_sets;
+  }
+  if (wants_sets) id_sets_.resize(static_cast<size_t>(num_rows * words));
+  sample(wants_sets ? id_sets_.data() : nullptr);
+  int64_t row = 0;
+  for (const Rows& rows : rows_) {
+    if (!rows.is_decoded) continue;
+    rows.generation->take(sampled_.data() + row, logits_.data() + row * vocab_size,
+                          wants_sets ? id_sets_.data() + row * words : nullptr, steady_seconds());
+    row += rows.count;
+  }
+}
+
+void StepRunner::sample(uint64_t* allowed) {
+  const int64_t vocab_size = runner_.model().config().vocab_size;
+  sampled_.resize(sampling_rows_.size());
+  ops::SampleParams p{logits_.data(),
+                      vocab_size,
+                      static_cast<int64_t>(sampling_rows_.size()),
+                      vocab_size,
+                      sampling_rows_.data(),
+                      sampled_.data()};
+  p.allowed = allowed;
+  ops::sample(runner_.context(), p);
+}
+
+void StepRunner::take_prompt_logprobs(const Rows& rows, int64_t first_row) {
+  Generation& generation = *rows.generation;
+  const auto vocab_size = static_cast<size_t>(runner_.model().config().vocab_size);
+  for (int64_t r = 0; r < rows.count && !generation.is_finished();) {
+    logit_rows_.clear();
+    const int64_t position = generation.first_planned();
+    for (; r < rows.count && static_cast<int64_t>(logit_rows_.size()) < kLogitRows; ++r) {
+      if (!generation.wants_prompt_logprob(position + r)) continue;
+      logit_rows_.push_back(first_row + r);
+    }
+    if (logit_rows_.empty()) return;
+    make_room(logits_, static_cast<int64_t>(logit_rows_.size() * vocab_size));
+    runner_.model().logits(runner_.context(), streams_.data(), logit_rows_, logits_.data());
+    // A row that may draw one token alone tells what the model gives that one.
+    const auto words = static_cast<size_t>(ops::id_set_words(runner_.model().config().vocab_size));
+    id_sets_.assign(logit_rows_.size() * words, 0);
+    sampling_rows_.clear();
+    for (size_t i = 0; i < logit_rows_.size(); ++i) {
+      const int32_t token = generation.token_after(position + logit_rows_[i] - first_row);
+      uint64_t* set = id_sets_.data() + i * words;
+      set[token / 64] |= uint64_t{1} << (token % 64);
+      ops::SamplingRow& row = sampling_rows_.emplace_back();
+      row.temperature = 0;
+      row.mask = set;
+      row.wants_model_logprob = true;
+    }
+    sample(nullptr);
+    for (size_t i = 0; i < logit_rows_.size() && !generation.is_finished(); ++i) {
+      generation.take_prompt_logprob(position + logit_rows_[i] - first_row, sampled_[i],
+                                     logits_.data() + i * vocab_size);
+    }
+  }
+}
+
+void StepRunner::add_pairs(Generation& generation, int64_t first_row) {
+  Sequence& sequence = generation.sequence();
+  const int64_t first = generation.first_planned(), count = generation.num_standing();
+  const int64_t mtp_layer = runner_.model().config().num_hidden_layers;
+  cache::clear_rows(sequence.cache->views(mtp_layer).window, sequence.mtp_end, first);
+  sequence.mtp_end = first + count;
+  inputs_.push_back(
+      {&*sequence.cache, std::span(sequence.tokens)
+                             .subspan(static_cast<size_t>(first + 1), static_cast<size_t>(count))});
+  positions_.push_back(first);
+  give(row(first_row), count);
+}
+
+void StepRunner::give(const float* streams, int64_t rows) {
+  const size_t place = given_.size();
+  given_.resize(place + static_cast<size_t>(rows * width()));
+  ops::copy_rows(runner_.context(),
+                 {streams, width(), rows, width(), given_.data() + place, width()});
+}
+
+void StepRunner::run_mtp() {
+  make_room(made_, static_cast<int64_t>(given_.size()));
+  const Status ran = runner_.mtp_forward(0, inputs_, positions_, given_.data(), made_.data());
+  CACHALOT_CHECK(ran.ok());  // its rows have their place
+}
+
+void StepRunner::take_drafts() {
+  const model::Transformer& model = runner_.model();
+  const int64_t vocab_size = model.config().vocab_size;
+  logit_rows_.clear();
+  for (const Draft& draft : drafts_) logit_rows_.push_back(draft.last_row);
+  make_room(logits_, static_cast<int64_t>(drafts_.size()) * vocab_size);
+  model.mtp_logits(runner_.context(), 0, made_.data(), logit_rows_, logits_.data());
+  ops::SamplingRow greedy;
+  greedy.temperature = 0;
+  sampling_rows_.assign(drafts_.size(), greedy);
+  sample(nullptr);
+  inputs_.clear();
+  positions_.clear();
+  given_.clear();
+  size_t num_left = 0;
+  for (size_t i = 0; i < drafts_.size(); ++i) {
+    Draft draft = drafts_[i];
+    Generation& generation = *draft.generation;
+    // A row of faulty logits proposes nothing more.
+    if (sampled_[i].fault != ops::SamplingFault::none) continue;
+    generation.take_draft(sampled_[i].id);
+    const auto drafted = static_cast<int64_t>(generation.drafts().size());
+    if (drafted == draft.wanted) continue;
+    give(made_.data() + draft.last_row * width(), 1);
+    inputs_.push_back({&*generation.sequence().cache, generation.drafts().last(1)});
+    positions_.push_back(generation.sequence().num_cached() - 1 + drafted);
+    draft.last_row = static_cast<int64_t>(num_left);
+    drafts_[num_left++] = draft;
+  }
+  drafts_.resize(num_left);
+}
+
+// Pairs (streams of p, token p + 1) up to the last token known, and drafts from there.
+void StepRunner::draft(CostModel& cost) {
+  const double start_s = steady_seconds();
+  inputs_.clear();
+  positions_.clear();
+  given_.clear();
+  drafts_.clear();
+  int64_t num_decoded = 0;
+  for (const Rows& rows : rows_) num_decoded += rows.is_decoded ? 1 : 0;
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    Generation& generation = *rows_[i].generation;
+    if (!generation.fills_mtp()) continue;
+    if (rows_[i].is_decoded) {
+      const int64_t wanted = generation.wanted_drafts(cost, num_decoded);
+      if (wanted == 0) continue;
+      add_pairs(generation, first_rows_[i]);
+      drafts_.push_back({&generation, wanted, static_cast<int64_t>(given_.size()) / width() - 1});
+    } else {
+      add_pairs(generation, first_rows_[i]);
+    }
+  }
+  if (inputs_.empty()) return;
+  const auto num_drafting = static_cast<int64_t>(drafts_.size());
+  int64_t num_passes = 0;
+  do {
+    run_mtp();
+    ++num_passes;
+    if (!drafts_.empty()) take_drafts();
+  } while (!drafts_.empty());
+  // A pass with pieces of prompts says nothing of one without.
+  if (num_drafting == num_decoded)
+    cost.draft_pass.record(num_drafting,
+                           (steady_seconds() - start_s) / static_cast<double>(num_passes));
+}
+
+}  // namespace cachalot::engine

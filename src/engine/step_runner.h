@@ -1,0 +1,73 @@
+// Runs the planned rows of many answers as one step: one forward pass, the logits of the rows that
+// need them, one pass of the MTP block a draft. Internal to engine/.
+//
+// Use     launch(), then collect(); what is between them may not touch the answers of the step.
+//         Sampling of all rows is collect()'s.
+// Threads one owner.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "engine/choice_recorder.h"
+#include "engine/runner.h"
+
+namespace cachalot::engine {
+
+class StepRunner {
+ public:
+  struct Rows {
+    Generation* generation;
+    int64_t count;
+    bool is_decoded;
+  };
+
+  // Borrows both, as Runner does.
+  StepRunner(const model::Transformer& model, device::ExecContext& ctx)
+      : runner_(model, ctx), recorder_(model.config()) {}
+
+  Runner& runner() { return runner_; }
+
+  // Makes room for the rows and runs them. An answer that gets no room fails; the others go on.
+  void launch(std::span<const Rows> rows);
+  // Gives every answer what came of its rows, and drafts. Adds to `cost` what the step took.
+  void collect(CostModel& cost);
+
+ private:
+  struct Draft {
+    Generation* generation;
+    int64_t wanted;
+    int64_t last_row;  // of its rows in the MTP block's last pass
+  };
+  int64_t width() const;
+  // logits_ and sampling_rows_ to sampled_; the allowed sets where `allowed` is not null.
+  void sample(uint64_t* allowed);
+  const float* row(int64_t i) const { return streams_.data() + i * width(); }
+  void take_decoded();
+  void take_prompt_logprobs(const Rows& rows, int64_t first_row);
+  void draft(CostModel& cost);
+  // The answer's standing rows, as rows of the MTP block.
+  void add_pairs(Generation& generation, int64_t first_row);
+  void give(const float* streams, int64_t rows);  // more rows of given_
+  void run_mtp();
+  // One more draft for each of drafts_; then the next rows of those that want more.
+  void take_drafts();
+
+  Runner runner_;
+  ChoiceRecorder recorder_;
+  double launched_s_ = 0;
+  std::vector<Rows> rows_;
+  std::vector<int64_t> first_rows_;
+  std::vector<StepInput> inputs_;
+  std::vector<float> streams_;  // [rows, width]
+  std::vector<int64_t> logit_rows_;
+  std::vector<float> logits_;
+  std::vector<ops::SamplingRow> sampling_rows_;
+  std::vector<ops::SampledToken> sampled_;
+  std::vector<uint64_t> id_sets_;  // [logit rows, id_set_words]: what may be drawn, or was
+  std::vector<Draft> drafts_;
+  std::vector<int64_t> positions_;
+  std::vector<float> given_, made_;  // the MTP block's streams, [rows of inputs_, width]
+};
+
+}  // namespace cachalot::engine
