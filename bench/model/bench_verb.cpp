@@ -6,6 +6,7 @@
 #include "apps/command_line.h"
 #include "apps/verbs.h"
 #include "matmul/matmul_bench.h"
+#include "model/arrivals_bench.h"
 #include "model/model_bench.h"
 
 namespace cachalot::apps {
@@ -72,10 +73,33 @@ void add_bench_verb(CLI::App& app, int* exit_code) {
       ->check(CLI::Range(1, 1 << 20));
   batch_command->add_option("--decode-tokens", batch->decode_tokens, "that each decodes")
       ->check(CLI::Range(4, 1 << 20));
+  batch_command->add_flag("--cpu-clock", batch->cpu_clock,
+                          "the process's time over its threads: for a machine that others use too");
   batch_command->add_option("--rounds", batch->rounds, "of each number of sequences, in turn")
       ->check(CLI::Range(1, 1000));
   batch_command->callback(
       [batch, json, exit_code] { *exit_code = print(bench::run_batch_bench(*batch)); });
+
+  auto arrivals = std::make_shared<bench::ArrivalsBenchOptions>();
+  CLI::App* arrivals_command = bench->add_subcommand(
+      "arrivals", "the time between tokens of running sequences while prompts arrive");
+  set_example(arrivals_command, "bench arrivals --model models/nano");
+  arrivals_command->add_flag("--json", *json, "the output is JSON with or without it");
+  arrivals_command->add_option("--model", arrivals->model, "model directory")->required();
+  arrivals_command->add_option("--precision", arrivals->precision, "exact, bf16 or official");
+  arrivals_command->add_option("--threads", arrivals->threads, "0: one per usable core");
+  arrivals_command->add_option("--sequences", arrivals->sequences, "that decode all the time")
+      ->check(CLI::Range(1, 256));
+  arrivals_command->add_option("--prompt-tokens", arrivals->prompt_tokens, "of each prompt")
+      ->check(CLI::Range(1, 1 << 20));
+  arrivals_command->add_option("--prompts", arrivals->prompts, "that arrive")
+      ->check(CLI::Range(1, 1000));
+  arrivals_command->add_option("--max-token-gap", arrivals->max_token_gap_seconds,
+                               "seconds between tokens; 0: the engine's default");
+  arrivals_command->add_flag("--cpu-clock", arrivals->cpu_clock,
+                             "the process's time over its threads: for a machine that others use");
+  arrivals_command->callback(
+      [arrivals, json, exit_code] { *exit_code = print(bench::run_arrivals_bench(*arrivals)); });
 
   auto matmul = std::make_shared<bench::MatmulBenchOptions>();
   CLI::App* matmul_command = bench->add_subcommand(

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <sys/resource.h>
+#include <time.h>
 
 #include <algorithm>
 #include <chrono>
@@ -179,6 +180,14 @@ double limit_seconds(double flops, double bytes, const Machine& machine) {
   return std::max(flops / machine.flops, bytes / machine.bytes_per_s);
 }
 
+double step_clock(const engine::Engine& engine, const BatchBenchOptions& options) {
+  timespec time{};
+  clock_gettime(options.cpu_clock ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &time);
+  const double seconds =
+      static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+  return options.cpu_clock ? seconds / engine.num_threads() : seconds;
+}
+
 // Seconds of the steps in which all of `sequences` decode, greedily.
 Result<std::vector<double>> batch_seconds(engine::Engine& engine, int64_t sequences,
                                           const BatchBenchOptions& options) {
@@ -204,9 +213,9 @@ Result<std::vector<double>> batch_seconds(engine::Engine& engine, int64_t sequen
   std::vector<double> seconds;
   while (finished < sequences) {
     const int64_t before = tokens, prompts = engine.counts().rows;
-    const Clock::time_point start = Clock::now();
+    const double start = step_clock(engine, options);
     engine.step();
-    const double taken = seconds_since(start);
+    const double taken = step_clock(engine, options) - start;
     if (tokens - before == sequences && engine.counts().rows - prompts == sequences)
       seconds.push_back(taken);
   }

@@ -89,7 +89,6 @@ void Generation::take_over(const Generation& other) {
 void Generation::pause() {
   sequence_.cache.reset();
   sequence_.mtp_end = 0;
-  drafts_.clear();
   phase_ = Phase::paused;
   ++result_->preemptions;
 }

@@ -54,7 +54,7 @@ class Generation {
   void admit(double now_s);
   // Once admitted: its cache is a fork of that of `other`, the first answer to the same prompt.
   void take_over(const Generation& other);
-  // The rows are given up; admitted again, it runs them again.
+  // The rows are given up; admitted again, it runs them again. Drafts stay good.
   void pause();
   void finish(Finish finish, double now_s);
   void fail(Status status);

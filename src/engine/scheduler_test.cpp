@@ -248,8 +248,11 @@ TEST(StepTimes, PredictBetweenAndBeyondWhatWasMeasured) {
   EXPECT_EQ(times.rows_within(5, 100), 10);
   EXPECT_EQ(times.rows_within(1, 100), 0);
   EXPECT_EQ(times.rows_within(1000, 100), 100);
-  times.record(64, 1);  // a measurement that cannot be
-  EXPECT_GE(times.seconds(64), times.seconds(16));
+  // Measurements that cannot be.
+  times.record(64, 1);
+  EXPECT_DOUBLE_EQ(times.seconds(64), 8);
+  times.record(256, 1e6);
+  EXPECT_DOUBLE_EQ(times.seconds(256), 32);
 }
 
 }  // namespace

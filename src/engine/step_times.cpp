@@ -28,10 +28,14 @@ bool StepTimes::is_known() const {
 double StepTimes::seconds(int64_t rows) const {
   const auto x = static_cast<double>(rows);
   Point below, above;
-  double highest = 0;  // so far: measurements may cross, a prediction does not fall
   for (Point point : points_) {
     if (point.rows == 0) continue;
-    highest = point.seconds = std::max(point.seconds, highest);
+    // Measurements may cross, and an old one may stand because it is so high that nobody tries its
+    // rows again: more rows take no less time, and a row takes no more among many.
+    if (below.rows > 0) {
+      point.seconds =
+          std::clamp(point.seconds, below.seconds, below.seconds * point.rows / below.rows);
+    }
     if (point.rows <= x) {
       below = point;
     } else {

@@ -1,0 +1,25 @@
+// How even the time between tokens stays while prompts arrive.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/status.h"
+
+namespace cachalot::bench {
+
+struct ArrivalsBenchOptions {
+  std::string model;  // a checkpoint directory
+  std::string precision = "official";
+  int threads = 0;
+  int64_t sequences = 8;  // that decode all the time
+  int64_t prompt_tokens = 8192;
+  int64_t prompts = 3;               // that arrive, one after the other
+  double max_token_gap_seconds = 0;  // 0: the engine's default
+  bool cpu_clock = false;            // as BatchBenchOptions'
+};
+// JSON: the median step of the sequences alone, the 99th percentile of the steps while the prompts
+// run, both beside each other; the prompts' tokens a second alone and beside the sequences.
+Result<std::string> run_arrivals_bench(const ArrivalsBenchOptions& options);
+
+}  // namespace cachalot::bench
