@@ -6,6 +6,7 @@ tests/train/replay_golden those of twenty steps as the golden run's, the golden 
     replay_test.py TRAIN_REPLAY
 """
 
+import gzip
 import json
 import pathlib
 import struct
@@ -24,7 +25,7 @@ class Choices:
     """The fixture's, to change elements of."""
 
     def __init__(self, fixture=FIXTURE):
-        self.bytes = bytearray((fixture / "choices.safetensors").read_bytes())
+        self.bytes = bytearray(gzip.decompress((fixture / "choices.safetensors.gz").read_bytes()))
         size = struct.unpack_from("<Q", self.bytes)[0]
         self.header, self.data = json.loads(self.bytes[8:8 + size]), 8 + size
 

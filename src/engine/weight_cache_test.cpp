@@ -231,11 +231,10 @@ TEST_F(WeightCacheTest, ASavedSequenceOfOtherWeightsIsRefused) {
   const auto first = random_engine(1), same = random_engine(1), other = random_engine(2);
   ASSERT_TRUE(first && same && other);
   const SequenceId sequence = *(*first)->open();
-  GenerateRequest request;
-  const std::vector<int32_t> prompt = {1, 2, 3};
-  request.prompt = prompt;
+  Request request;
+  request.prompt = {1, 2, 3};
   request.max_new_tokens = 2;
-  ASSERT_TRUE((*first)->generate(sequence, request, [](const Event&) { return true; }).has_value());
+  ASSERT_TRUE((*first)->generate(sequence, request).has_value());
   ASSERT_TRUE((*first)->save(sequence, path).ok());
   EXPECT_TRUE((*same)->restore(path).has_value());
   const auto refused = (*other)->restore(path);
