@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""train_replay on what torch and transformers did: tests/train/replay holds the batches, choices and losses of six steps from
+"""train_replay on what torch and transformers did: tests/train/replay holds the batches, choices (gzip -9 -n) and losses of six steps from
 tests/golden/tiny, recorded by train_compare.py --no-times --steps 6 --length 136 (torch 2.11.0, transformers 5.17.0), and
 tests/train/replay_golden those of twenty steps as the golden run's, the golden batch each time, its masked labels with it.
 
