@@ -92,8 +92,9 @@ void add_inspect(CLI::App& app, int* exit_code) {
   auto options = std::make_shared<InspectOptions>();
   CLI::App* command =
       app.add_subcommand("inspect", "what a checkpoint or a config.json is and costs");
-  set_example(command, "inspect models/nano");
-  add_model_option(command, "path", &options->path, "model directory or config.json")->required();
+  set_example(command, "inspect flash");
+  add_model_option(command, "path", &options->path,
+                   "model directory, config.json, or nano, mini, flash, pro without files")->required();
   command->add_flag("--json", options->json, "the report as JSON");
   command->add_option("--svg", options->svg_directory,
                       "also write flops.svg and kv_bytes.svg into this directory");

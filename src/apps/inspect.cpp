@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "formats/accounting.h"
 #include "formats/json_text.h"
+#include "formats/presets.h"
 #include "formats/weight_source.h"
 
 namespace cachalot::apps {
@@ -36,10 +37,15 @@ struct Facts {
 Result<Facts> gather(const std::string& path) {
   Facts facts;
   facts.path = path;
-  CACHALOT_ASSIGN_OR_RETURN(facts.config, load_config(path));
+  std::error_code error;
+  Result<ModelConfig> preset = formats::preset_config(path);
+  if (preset && !fs::exists(path, error)) {
+    facts.config = *std::move(preset);
+  } else {
+    CACHALOT_ASSIGN_OR_RETURN(facts.config, load_config(path));
+  }
   facts.layers = layer_configs(facts.config);
   facts.parameters = count_parameters(facts.config, tensor_inventory(facts.config));
-  std::error_code error;
   const bool has_files = fs::is_directory(path, error) &&
                          (fs::exists(fs::path(path) / "model.safetensors", error) ||
                           fs::exists(fs::path(path) / "model.safetensors.index.json", error));

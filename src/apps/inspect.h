@@ -9,7 +9,7 @@
 namespace cachalot::apps {
 
 struct InspectOptions {
-  std::string path;  // model directory, or a config.json
+  std::string path;  // model directory, a config.json, or the name of a preset that is no path
   bool json = false;
   std::string svg_directory;  // empty: no curves
 };

@@ -6,6 +6,7 @@
 
 #include "apps/binary.h"
 #include "base/file.h"
+#include "base/test_data.h"
 #include "formats/safetensors_writer.h"
 
 namespace cachalot::apps {
@@ -144,6 +145,18 @@ TEST(Chat, AContinuedConversationEqualsALoadedOne) {
   const Result<std::string> b = read_text_file(loaded);
   ASSERT_TRUE(a.has_value() && b.has_value());
   EXPECT_EQ(*a, *b);
+}
+
+TEST(Inspect, APresetNeedsNoFiles) {
+  for (const std::string name : {"flash", "pro"}) {
+    const Outcome preset = run_binary({"inspect", name});
+    const Outcome published =
+        run_binary({"inspect", test_data("formats/config/v4-" + name + ".json")});
+    ASSERT_EQ(preset.exit_code, 0) << preset.err;
+    ASSERT_EQ(published.exit_code, 0) << published.err;
+    EXPECT_EQ(preset.out.substr(preset.out.find('\n')),
+              published.out.substr(published.out.find('\n')));
+  }
 }
 
 TEST(Version, TellsTheCommitAndTheInstructionSets) {
