@@ -91,6 +91,13 @@ void add_run_options(CLI::App* command, RunOptions* options) {
       ->check(CLI::Range(0.0, 1e6))
       ->group(kModel);
   command
+      ->add_option("--prefix-dir", options->prefix_dir,
+                   "folder that keeps what prompts have in common for later starts")
+      ->group(kModel);
+  command->add_option("--prefix-gb", options->prefix_gb, "the most that it holds, GiB")
+      ->check(CLI::Range(0.0, 1e6))
+      ->group(kModel);
+  command
       ->add_option("--drafts", options->drafts,
                    "tokens that the MTP block drafts a step; the text stays the same")
       ->check(CLI::Range(int64_t{0}, kMaxDrafts))
@@ -170,6 +177,9 @@ Result<Session> open_session(const RunOptions& options, bool needs_tokenizer) {
   engine_options.cache_bytes = static_cast<int64_t>(options.cache_gb * (int64_t{1} << 30));
   engine_options.prefill_chunk_tokens = options.chunk;
   engine_options.max_drafts = kMaxDrafts;
+  cache::PrefixCacheOptions& prefix = engine_options.prefix_cache.emplace();
+  prefix.directory = options.prefix_dir;
+  prefix.max_disk_bytes = static_cast<int64_t>(options.prefix_gb * (int64_t{1} << 30));
   CACHALOT_ASSIGN_OR_RETURN(session.engine, engine::Engine::create(engine_options));
   CACHALOT_ASSIGN_OR_RETURN(session.stop_tokens,
                             formats::end_tokens(options.model, session.engine->config()));

@@ -28,6 +28,8 @@ struct RunOptions {
   int64_t chunk = 512;  // tokens of a prompt that run at once
   int64_t context = 0;  // 0: the model's
   double cache_gb = 4.0;
+  std::string prefix_dir;   // where prompts are kept for later starts; empty: in memory alone
+  double prefix_gb = 16.0;  // the most that it holds
   int64_t drafts = 0;
   bool greedy = false;
   // Not given: what the model's generation_config.json says, else the engine's default.

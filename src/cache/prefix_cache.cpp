@@ -346,6 +346,12 @@ bool PrefixCache::make_room(int64_t num_blocks) { return parts_->index.make_room
 int64_t PrefixCache::num_kept_blocks() const { return parts_->index.num_blocks(); }
 int64_t PrefixCache::num_idle_blocks() const { return parts_->index.num_idle_blocks(); }
 
+int64_t PrefixCache::num_own_blocks(const SequenceCache& cache) const {
+  return std::count_if(cache.block_ids().begin(), cache.block_ids().end(), [&](int32_t id) {
+    return parts_->pool.blocks().num_references(id) == (parts_->index.keeps(id) ? 2 : 1);
+  });
+}
+
 void PrefixCache::set_weights_version(uint64_t version) {
   Parts& p = *parts_;
   p.index.clear();

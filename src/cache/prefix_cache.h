@@ -97,6 +97,8 @@ class PrefixCache {
   bool make_room(int64_t num_blocks);
   int64_t num_kept_blocks() const;
   int64_t num_idle_blocks() const;  // that no sequence holds: what make_room() can give back
+  // Of the sequence's blocks, those that no other one has a part in: free or idle without it.
+  int64_t num_own_blocks(const SequenceCache& cache) const;
 
   void set_weights_version(uint64_t version);
   // Forgets what memory keeps; the disk stays.

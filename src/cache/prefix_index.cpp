@@ -49,7 +49,10 @@ KeptBlock* PrefixIndex::insert(KeptBlock* parent, const BlockKey& parent_key, co
   block->block_id = block_id;
   block->place = blocks_.begin();
   by_key_.emplace(key, block);
-  if (block_id >= 0) pool_.blocks().add_reference(block_id);
+  if (block_id >= 0) {
+    pool_.blocks().add_reference(block_id);
+    kept_ids_.insert(block_id);
+  }
   if (parent != nullptr) ++parent->num_children;
   return block;
 }
@@ -89,7 +92,10 @@ void PrefixIndex::drop_state(KeptBlock* block) {
 void PrefixIndex::erase(KeptBlock* block) {
   CACHALOT_CHECK(block->num_children == 0);
   if (block->state_id >= 0) drop_state(block);
-  if (block->block_id >= 0) pool_.blocks().release(block->block_id);
+  if (block->block_id >= 0) {
+    pool_.blocks().release(block->block_id);
+    kept_ids_.erase(block->block_id);
+  }
   if (block->parent != nullptr) --block->parent->num_children;
   by_key_.erase(block->key);
   blocks_.erase(block->place);

@@ -12,6 +12,7 @@
 #include <list>
 #include <span>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "cache/block_key.h"
@@ -61,6 +62,7 @@ class PrefixIndex {
   bool make_room(int64_t num_blocks);
   void clear();
 
+  bool keeps(int32_t block_id) const { return kept_ids_.contains(block_id); }
   int64_t num_blocks() const { return static_cast<int64_t>(blocks_.size()); }
   int64_t num_idle_blocks() const;  // those that no sequence holds
   int64_t num_states() const { return states_.num_used(); }
@@ -79,6 +81,7 @@ class PrefixIndex {
   std::list<KeptBlock> blocks_;              // most recently used first
   std::list<KeptBlock*> blocks_with_state_;  // likewise
   std::unordered_map<BlockKey, KeptBlock*, BlockKeyHash> by_key_;
+  std::unordered_set<int32_t> kept_ids_;  // of the pool
   int64_t num_evicted_blocks_ = 0;
   int64_t num_evicted_states_ = 0;
 };

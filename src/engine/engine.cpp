@@ -29,7 +29,7 @@ Engine::Engine(const EngineOptions& options)
       max_answers_(options.max_answers),
       max_drafts_(options.max_drafts),
       promises_{options.prefill_chunk_tokens, options.max_token_gap_seconds},
-      make_prefix_source_(options.make_prefix_source) {}
+      prefix_options_(options.prefix_cache) {}
 
 Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
   CACHALOT_ASSIGN_OR_RETURN(std::unique_ptr<LoadedModel> model, LoadedModel::load(options.model));
@@ -51,7 +51,7 @@ Result<std::unique_ptr<Engine>> Engine::create(std::unique_ptr<LoadedModel> mode
                                         options.cache_block_tokens));
   }
   std::unique_ptr<Engine> engine(new Engine(options));
-  CACHALOT_RETURN_IF_ERROR(engine->place(std::move(model)));
+  CACHALOT_RETURN_IF_ERROR(engine->place(std::move(model), 0));
   engine->config_ = engine->model_->transformer().config();
   if (engine->max_context_tokens_ <= 0)
     engine->max_context_tokens_ = engine->config().max_position_embeddings;
@@ -59,7 +59,7 @@ Result<std::unique_ptr<Engine>> Engine::create(std::unique_ptr<LoadedModel> mode
 }
 
 // The model, and an empty cache for its rows.
-Status Engine::place(std::unique_ptr<LoadedModel> model) {
+Status Engine::place(std::unique_ptr<LoadedModel> model, int64_t version) {
   const model::Transformer& transformer = model->transformer();
   cache_options_.weights_fingerprint = model->weights_fingerprint();
   CACHALOT_ASSIGN_OR_RETURN(
@@ -71,9 +71,15 @@ Status Engine::place(std::unique_ptr<LoadedModel> model) {
                             cache::BlockPool::create(std::move(layout), limits));
   prefix_.reset();
   pool_ = std::move(pool);
-  if (make_prefix_source_) prefix_ = make_prefix_source_(*pool_);
+  if (prefix_options_) {
+    cache::PrefixCacheOptions options = *prefix_options_;
+    options.num_layers = transformer.config().num_hidden_layers;
+    options.weights_version = static_cast<uint64_t>(version);
+    CACHALOT_ASSIGN_OR_RETURN(prefix_, cache::PrefixCache::create(*pool_, options));
+  }
   steps_ = std::make_unique<StepRunner>(transformer, model->context());
   model_ = std::move(model);
+  weights_version_ = version;
   return {};
 }
 
@@ -94,8 +100,7 @@ Status Engine::set_weights(std::unique_ptr<LoadedModel> model, int64_t version) 
     if (generation->phase() == Phase::prefilling || generation->phase() == Phase::decoding)
       generation->pause();
   }
-  CACHALOT_RETURN_IF_ERROR(place(std::move(model)));
-  weights_version_ = version;
+  CACHALOT_RETURN_IF_ERROR(place(std::move(model), version));
   for (Sequence* sequence : with_state) CACHALOT_RETURN_IF_ERROR(ensure_cache(*sequence));
   return {};
 }
@@ -120,8 +125,6 @@ SequenceId Engine::add(Sequence sequence) {
 
 Status Engine::ensure_cache(Sequence& sequence) {
   if (sequence.cache) return {};
-  if (prefix_ != nullptr && pool_->states().num_free() == 0 && prefix_->idle().states > 0)
-    prefix_->release({0, 1});
   CACHALOT_ASSIGN_OR_RETURN(sequence.cache, cache::SequenceCache::create(*pool_));
   return {};
 }
@@ -141,6 +144,7 @@ Result<SequenceId> Engine::fork(SequenceId id) {
   const Sequence& from = idle(id);
   Sequence copy;
   if (from.cache) {
+    if (prefix_ != nullptr) prefix_->make_room(1);  // of the block that is not whole
     CACHALOT_ASSIGN_OR_RETURN(copy.cache, from.cache->fork());
   } else {
     CACHALOT_RETURN_IF_ERROR(ensure_cache(copy));
@@ -170,12 +174,17 @@ Status Engine::rewind(SequenceId id, int64_t num_tokens) {
   return {};
 }
 
+cache::PrefixCounters Engine::prefix_counters() const {
+  return prefix_ != nullptr ? prefix_->counters() : cache::PrefixCounters{};
+}
+
 std::span<const int32_t> Engine::tokens(SequenceId id) const { return at(id).tokens; }
 int64_t Engine::num_cached(SequenceId id) const { return at(id).num_cached(); }
 
 Status Engine::save(SequenceId id, const std::string& path) {
   Sequence& sequence = idle(id);
   CACHALOT_RETURN_IF_ERROR(ensure_cache(sequence));
+  if (prefix_ != nullptr) prefix_->make_room(pool_->layout().num_blocks(sequence.num_tokens()));
   const model::Transformer& model = model_->transformer();
   std::vector<float> streams;
   while (sequence.num_cached() < sequence.num_tokens()) {
@@ -191,8 +200,14 @@ Status Engine::save(SequenceId id, const std::string& path) {
 }
 
 Result<SequenceId> Engine::restore(const std::string& path) {
-  CACHALOT_ASSIGN_OR_RETURN(cache::RestoredSequence restored,
-                            cache::SequenceCache::restore(*pool_, path));
+  Result<cache::RestoredSequence> read = cache::SequenceCache::restore(*pool_, path);
+  // How much room it takes is known once it is read.
+  if (!read && read.error().code() == StatusCode::resource_exhausted && prefix_ != nullptr) {
+    prefix_->clear();
+    read = cache::SequenceCache::restore(*pool_, path);
+  }
+  if (!read) return read.error();
+  cache::RestoredSequence restored = *std::move(read);
   if (static_cast<int64_t>(restored.token_ids.size()) != restored.cache.num_tokens()) {
     return invalid_argument(fmt::format("{}: expected the ids of {} tokens, found {}", path,
                                         restored.cache.num_tokens(), restored.token_ids.size()));

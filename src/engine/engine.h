@@ -22,10 +22,10 @@
 #include <vector>
 
 #include "base/status.h"
+#include "cache/prefix_cache.h"
 #include "engine/generation.h"
 #include "engine/loaded_model.h"
 #include "engine/model_cache_layout.h"
-#include "engine/prefix_source.h"
 #include "engine/request.h"
 #include "engine/scheduler.h"
 #include "engine/step_runner.h"
@@ -38,12 +38,13 @@ struct EngineOptions {
   int64_t cache_bytes = int64_t{4} << 30;
   int64_t cache_block_tokens = 256;  // positions that are given out, shared and kept as one
   int64_t max_sequences = 8;
-  int64_t max_requests = 1024;          // submitted and not finished
-  int64_t max_answers = 64;             // of a request
-  int64_t prefill_chunk_tokens = 512;   // tokens of prompts that run at once
-  double max_token_gap_seconds = 0;     // scheduler.h; 0: its default
-  int64_t max_drafts = 4;               // the most a request may ask for
-  MakePrefixSource make_prefix_source;  // empty: every prompt runs whole
+  int64_t max_requests = 1024;         // submitted and not finished
+  int64_t max_answers = 64;            // of a request
+  int64_t prefill_chunk_tokens = 512;  // tokens of prompts that run at once
+  double max_token_gap_seconds = 0;    // scheduler.h; 0: its default
+  int64_t max_drafts = 4;              // the most a request may ask for
+  // None: every prompt runs whole. num_layers and weights_version are the engine's to fill in.
+  std::optional<cache::PrefixCacheOptions> prefix_cache;
 };
 
 // What has happened since the start.
@@ -72,6 +73,8 @@ class Engine {
   int64_t scratch_bytes() const { return model_->context().arena->reserved_bytes(); }
   int64_t cache_reserved_bytes() const { return pool_->reserved_bytes(); }
   const EngineCounts& counts() const { return counts_; }
+  // Since the weights came; zeros where there is no prefix cache.
+  cache::PrefixCounters prefix_counters() const;
 
   // Returns at once; each answer's last event is `finished`, with its completion or its error.
   // Errors  invalid_argument for bad parameters, an empty sequence, one that another request is
@@ -113,7 +116,7 @@ class Engine {
 
  private:
   explicit Engine(const EngineOptions& options);
-  Status place(std::unique_ptr<LoadedModel> model);
+  Status place(std::unique_ptr<LoadedModel> model, int64_t version);
   Sequence& at(SequenceId id);
   const Sequence& at(SequenceId id) const;
   Sequence& idle(SequenceId id);
@@ -127,11 +130,17 @@ class Engine {
   void apply(const StepPlan& plan);
   void launch(const StepPlan& plan);
   void collect();
-  void release_for(std::span<const StepRunner::Rows> rows);
-  void keep_prefix(const Sequence& sequence);
+  void make_room_for(std::span<const StepRunner::Rows> rows);
+  // Where the next piece of its prompt, which begins at `position`, ends at the latest.
+  int64_t next_stop(const Generation& generation, int64_t position) const;
+  // The cache of a prompt whose first rows the prefix cache has.
+  Result<cache::SequenceCache> find_prefix(std::span<const int32_t> tokens);
+  void keep_prefix(Generation& generation, bool is_end);
   void remove_finished();
   Generation& generation(int64_t id);
   const Generation* first_answer(const Generation& generation) const;
+  // The answer that this one, which has not started, would fork now; null: none.
+  const Generation* fork_source(const Generation& generation) const;
   Status admit(Generation& generation);
 
   CacheOptions cache_options_;
@@ -142,13 +151,14 @@ class Engine {
   int64_t max_answers_;
   int64_t max_drafts_;
   Promises promises_;
-  MakePrefixSource make_prefix_source_;
+  std::optional<cache::PrefixCacheOptions> prefix_options_;
 
   formats::ModelConfig config_;  // of every model that there will be
   std::unique_ptr<LoadedModel> model_;
   int64_t weights_version_ = 0;
   std::unique_ptr<cache::BlockPool> pool_;
-  std::unique_ptr<PrefixSource> prefix_;  // after pool_, as are sequences: they give blocks back
+  // Null where there is none. After pool_, as are sequences: they give blocks back.
+  std::unique_ptr<cache::PrefixCache> prefix_;
   std::unique_ptr<StepRunner> steps_;
   std::unordered_map<SequenceId, Sequence> sequences_;
   SequenceId next_sequence_id_ = 0;

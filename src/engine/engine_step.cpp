@@ -81,68 +81,97 @@ const Generation* Engine::first_answer(const Generation& generation) const {
   return found != generations_.end() && (*found)->id() == id ? found->get() : nullptr;
 }
 
+const Generation* Engine::fork_source(const Generation& generation) const {
+  const Generation* first = generation.can_fork() ? first_answer(generation) : nullptr;
+  return first != nullptr && first->is_at_prompt_end() ? first : nullptr;
+}
+
 StepPlan Engine::plan() const {
   std::vector<Candidate> candidates;
   candidates.reserve(generations_.size());
+  int64_t wanted = 0;  // blocks, by all of them
   for (const std::unique_ptr<Generation>& generation : generations_) {
     if (generation->is_finished()) continue;
     Candidate candidate = generation->candidate();
     if (generation->can_fork()) {
       const Generation* first = first_answer(*generation);
       if (first != nullptr && first->is_before_decoding()) continue;  // there is more to come
-      if (first != nullptr && first->is_at_prompt_end()) {
-        const cache::SequenceCache& cache = *first->sequence().cache;
-        candidate.num_cached = cache.num_tokens();
-        candidate.num_blocks = cache.num_whole_blocks();
-      }
     }
+    if (const Generation* source = fork_source(*generation)) {
+      const cache::SequenceCache& cache = *source->sequence().cache;
+      candidate.num_cached = cache.num_tokens();
+      candidate.num_blocks = cache.num_whole_blocks();
+    }
+    candidate.next_stop = next_stop(*generation, candidate.num_cached);
+    if (prefix_ != nullptr && generation->sequence().cache)
+      candidate.num_own = prefix_->num_own_blocks(*generation->sequence().cache);
+    wanted += pool_->layout().num_blocks(candidate.num_tokens + candidate.num_drafts) + 1;
     candidates.push_back(candidate);
   }
   Room room{pool_->states().num_free(), pool_->blocks().num_free(),
             pool_->layout().block_bytes() == 0 ? 0 : pool_->layout().block_tokens()};
-  if (prefix_ != nullptr) {
-    const PrefixSource::Idle idle = prefix_->idle();
-    room.free_states += idle.states;
-    room.free_blocks += idle.blocks;
-  }
+  // Counting takes the time of all that is kept, and most steps have room without.
+  if (prefix_ != nullptr && room.free_blocks < wanted)
+    room.free_blocks += prefix_->num_idle_blocks();
   return plan_step(candidates, room, cost_, promises_, steady_seconds());
+}
+
+int64_t Engine::next_stop(const Generation& generation, int64_t position) const {
+  const int64_t end = generation.num_prompt_tokens();
+  return prefix_ != nullptr && position < end ? prefix_->next_stop(position, end) : end;
+}
+
+// The last token runs in any case, for its logits.
+Result<cache::SequenceCache> Engine::find_prefix(std::span<const int32_t> tokens) {
+  CACHALOT_ASSIGN_OR_RETURN(cache::PrefixHit hit, prefix_->find(tokens.first(tokens.size() - 1)));
+  const int64_t found = hit.cache.num_tokens();
+  if (hit.rebuild_from < found) {
+    steps_->runner().rebuild_state(hit.cache,
+                                   tokens.subspan(static_cast<size_t>(hit.rebuild_from),
+                                                  static_cast<size_t>(found - hit.rebuild_from)),
+                                   promises_.max_step_rows);
+  }
+  return std::move(hit.cache);
 }
 
 Status Engine::admit(Generation& generation) {
   Sequence& sequence = generation.sequence();
-  const Generation* first = generation.can_fork() ? first_answer(generation) : nullptr;
-  const bool forks = first != nullptr && first->is_at_prompt_end();
-  if (forks) {
-    CACHALOT_ASSIGN_OR_RETURN(sequence.cache, first->sequence().cache->fork());
+  const Generation* source = fork_source(generation);
+  if (source != nullptr) {
+    if (prefix_ != nullptr) prefix_->make_room(1);  // of the block that is not whole
+    CACHALOT_ASSIGN_OR_RETURN(sequence.cache, source->sequence().cache->fork());
     ++counts_.forks;
   } else {
     if (prefix_ != nullptr && sequence.num_cached() == 0 && generation.may_skip_rows()) {
       sequence.cache.reset();  // its state may be the one that is wanted
-      sequence.cache = prefix_->find(std::span(sequence.tokens).first(sequence.tokens.size() - 1));
+      CACHALOT_ASSIGN_OR_RETURN(sequence.cache, find_prefix(sequence.tokens));
     }
     CACHALOT_RETURN_IF_ERROR(ensure_cache(sequence));
   }
   generation.admit(steady_seconds());
-  if (forks) generation.take_over(*first);
+  if (source != nullptr) generation.take_over(*source);
   return {};
 }
 
 void Engine::apply(const StepPlan& plan) {
+  std::vector<bool> forks;  // of those admitted
+  for (const int64_t id : plan.admitted) forks.push_back(fork_source(generation(id)) != nullptr);
   for (const int64_t id : plan.expired) generation(id).finish(Finish::deadline, steady_seconds());
   for (const StepPlan::Refused& refused : plan.refused) {
     Generation& one = generation(refused.id);
     one.fail(refusal(refused, one.sequence(), *pool_, promises_));
   }
   for (const int64_t id : plan.paused) {
-    Generation& one = generation(id);
-    keep_prefix(one.sequence());
-    one.pause();
+    generation(id).pause();
     ++counts_.preemptions;
   }
   // What has ended gives its room to those that start.
   remove_finished();
-  for (const int64_t id : plan.admitted) {
-    Generation& one = generation(id);
+  for (size_t i = 0; i < plan.admitted.size(); ++i) {
+    Generation& one = generation(plan.admitted[i]);
+    // What it was to fork has just been paused or has ended: there is not the room to start
+    // otherwise, and the next plan sees to it.
+    if (forks[i] && fork_source(one) == nullptr) continue;
     if (Status admitted = admit(one); !admitted.ok()) one.fail(std::move(admitted));
   }
 }
@@ -151,21 +180,22 @@ void Engine::launch(const StepPlan& plan) {
   step_rows_.clear();
   for (const StepPlan::Rows& rows : plan.rows) {
     Generation& one = generation(rows.id);
-    if (one.is_finished()) continue;
-    // An answer may start with fewer or more rows than it was planned with.
+    if (one.phase() != Phase::prefilling && one.phase() != Phase::decoding) continue;
+    // An answer may start further on than it was planned to.
     const bool is_decoded = one.phase() == Phase::decoding;
-    const int64_t most = is_decoded ? 1 + static_cast<int64_t>(one.drafts().size())
-                                    : one.sequence().num_tokens() - 1 - one.sequence().num_cached();
+    const int64_t cached = one.sequence().num_cached();
+    const int64_t most =
+        is_decoded ? 1 + static_cast<int64_t>(one.drafts().size())
+                   : std::min(one.sequence().num_tokens() - 1, next_stop(one, cached)) - cached;
     step_rows_.push_back({&one, std::min(rows.count, most), is_decoded});
     counts_.rows += step_rows_.back().count;
   }
   ++counts_.steps;
-  if (prefix_ != nullptr) release_for(step_rows_);
+  if (prefix_ != nullptr) make_room_for(step_rows_);
   steps_->launch(step_rows_);
 }
 
-// What the rows need and the prefix cache holds alone.
-void Engine::release_for(std::span<const StepRunner::Rows> rows) {
+void Engine::make_room_for(std::span<const StepRunner::Rows> rows) {
   int64_t needed = 0;
   for (const StepRunner::Rows& one : rows) {
     const cache::SequenceCache& cache = *one.generation->sequence().cache;
@@ -173,21 +203,23 @@ void Engine::release_for(std::span<const StepRunner::Rows> rows) {
         0, pool_->layout().num_blocks(cache.num_tokens() + one.count) - cache.num_blocks());
     needed += cache.copies_before_write() ? 1 : 0;
   }
-  const int64_t lacking = needed - pool_->blocks().num_free();
-  if (lacking > 0) prefix_->release({std::min(lacking, prefix_->idle().blocks), 0});
+  prefix_->make_room(needed);
 }
 
-void Engine::keep_prefix(const Sequence& sequence) {
+void Engine::keep_prefix(Generation& generation, bool is_end) {
+  Sequence& sequence = generation.sequence();
   if (prefix_ != nullptr && sequence.num_cached() > 0)
-    prefix_->keep(sequence.tokens, *sequence.cache);
+    prefix_->store(sequence.tokens, *sequence.cache, generation.num_prompt_tokens(), is_end);
 }
 
 void Engine::collect() {
   steps_->collect(cost_);
   if (prefix_ == nullptr) return;
   for (const StepRunner::Rows& rows : step_rows_) {
-    if (!rows.is_decoded && rows.generation->phase() != Phase::prefilling)
-      keep_prefix(rows.generation->sequence());
+    Generation& one = *rows.generation;
+    const int64_t unit = pool_->layout().block_tokens();
+    const bool has_crossed = one.sequence().num_cached() / unit > one.first_planned() / unit;
+    if (!one.is_finished() && has_crossed) keep_prefix(one, false);
   }
 }
 
@@ -209,7 +241,7 @@ void Engine::remove_finished() {
     Sequence& sequence = generation.sequence();
     sequence.is_busy = false;
     const bool is_own = generation.answer() > 0 || generation.request().sequence == kNewSequence;
-    if (generation.result()) keep_prefix(sequence);
+    if (generation.result()) keep_prefix(generation, true);
     if (is_own) sequence.cache.reset();
     if (generation.result()) {
       counts_.drafted += generation.result()->drafted;

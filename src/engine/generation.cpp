@@ -34,6 +34,7 @@ Generation::Generation(int64_t id, std::shared_ptr<Submitted> submitted, int64_t
   if (request().make_mask) mask_ = request().make_mask();
   const std::vector<int32_t>& prompt = request().prompt;
   sequence_.tokens.insert(sequence_.tokens.end(), prompt.begin(), prompt.end());
+  prompt_end_ = sequence_.num_tokens();
   sequence_.is_busy = true;
   for (const int32_t token : sequence_.tokens) sampling_.add_prompt(token);
   if (request().wants_prompt_logprobs) result_->prompt_logprobs.assign(prompt.size(), kNaN);
@@ -89,6 +90,7 @@ void Generation::take_over(const Generation& other) {
 void Generation::pause() {
   sequence_.cache.reset();
   sequence_.mtp_end = 0;
+  prompt_end_ = sequence_.num_tokens();
   phase_ = Phase::paused;
   ++result_->preemptions;
 }

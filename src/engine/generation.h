@@ -46,6 +46,8 @@ class Generation {
   bool can_fork() const { return answer_ > 0 && phase_ == Phase::waiting; }
   bool is_before_decoding() const;
   bool is_at_prompt_end() const;  // decoding, and nothing written yet
+  // What runs as a prompt: all that was known when it began, or began anew after a pause.
+  int64_t num_prompt_tokens() const { return prompt_end_; }
   // Nothing of the prompt's rows is asked for but the tokens after them.
   bool may_skip_rows() const { return !wants_choices() && !request().wants_prompt_logprobs; }
   const Result<Completion>& result() const { return result_; }
@@ -118,6 +120,7 @@ class Generation {
   std::vector<int32_t> step_tokens_;
   std::vector<uint64_t> masks_;  // [rows, id_set_words(vocab_size)]
   int64_t prompt_start_;
+  int64_t prompt_end_;
   int64_t first_run_ = -1;  // what was cached when it was first admitted
   int64_t first_planned_ = 0;
   int64_t num_planned_ = 0;

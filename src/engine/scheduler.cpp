@@ -136,7 +136,7 @@ class Planner {
   void plan_piece(size_t i) {
     Item& item = items_[i];
     const Candidate& c = *item.candidate;
-    int64_t rows = std::min(budget_, c.num_tokens - 1 - c.num_cached);
+    int64_t rows = std::min({budget_, c.num_tokens - 1 - c.num_cached, c.next_stop - c.num_cached});
     if (rows <= 0) return;
     if (!make_room(i, blocks_for(c, c.num_cached + rows))) {
       const int64_t held = c.num_blocks + room_.free_blocks - (c.copies_one ? 1 : 0);

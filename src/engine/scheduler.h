@@ -3,7 +3,8 @@
 //
 // Rank    higher priority first, then the earlier deadline, then the smaller id (who came first).
 // Rows    1 every decoding answer's last token and its drafts; 2 within a budget, by rank, pieces
-//         of prompts, which end before their last token: that one is the first decoded row.
+//         of prompts, which end before their last token: that one is the first decoded row. No
+//         piece goes beyond its next_stop.
 // Budget  max_step_rows where nothing decodes. Else what the cost model gives within max_token_gap;
 //         at its default, kDefaultGapSteps times a step of the decoding rows alone.
 // Admit   by rank, those that a state and the blocks of all their tokens are free for, beside what
@@ -37,14 +38,15 @@ struct Candidate {
   Phase phase = Phase::waiting;
   int32_t priority = 0;
   double deadline_s = std::numeric_limits<double>::infinity();
-  int64_t num_tokens = 0;   // prompt and output
-  int64_t num_cached = 0;   // rows there are, or that it would start with
-  int64_t num_drafts = 0;   // proposals at hand
-  bool is_sampled = true;   // false: the prompt is all that runs
-  bool has_state = false;   // in the cache
-  int64_t num_blocks = 0;   // held, or that it would start with
-  int64_t num_own = 0;      // of them, free once it is paused
-  bool copies_one = false;  // the next row's block is shared
+  int64_t num_tokens = 0;  // prompt and output
+  int64_t num_cached = 0;  // rows there are, or that it would start with
+  int64_t num_drafts = 0;  // proposals at hand
+  int64_t next_stop = std::numeric_limits<int64_t>::max();  // where a piece of its prompt ends
+  bool is_sampled = true;                                   // false: the prompt is all that runs
+  bool has_state = false;                                   // in the cache
+  int64_t num_blocks = 0;                                   // held, or that it would start with
+  int64_t num_own = 0;                                      // of them, free once it is paused
+  bool copies_one = false;                                  // the next row's block is shared
 };
 
 struct Room {

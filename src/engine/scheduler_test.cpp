@@ -48,6 +48,16 @@ std::string planned(const std::vector<Candidate>& candidates, const Room& room,
 }
 constexpr Room kAmple{100, 1000, 16};
 
+TEST(Scheduler, APieceEndsAtItsStop) {
+  Candidate running = prompt(0, Phase::prefilling, 101, 20), fresh = prompt(1, Phase::waiting, 90);
+  running.next_stop = 48;
+  fresh.next_stop = 32;
+  EXPECT_EQ(planned({running, fresh}, kAmple, {.max_step_rows = 50}),
+            "admitted 1; prompt 0:28 1:22");
+  EXPECT_EQ(planned({running, fresh}, kAmple, {.max_step_rows = 100}),
+            "admitted 1; prompt 0:28 1:32");
+}
+
 TEST(Scheduler, NothingGivesAnEmptyPlan) { EXPECT_EQ(planned({}, kAmple), ""); }
 
 TEST(Scheduler, DecodingRowsComeFirstThenPiecesOfPrompts) {

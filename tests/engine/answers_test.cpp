@@ -309,60 +309,6 @@ TEST(Answers, GoOnWithNewWeights) {
   EXPECT_EQ(more.ids, alone(new_weights, request(prompt, 5, 2)).ids);
 }
 
-// Keeps the first sequence that it sees, for those that start as it does.
-class OnePrefix : public PrefixSource {
- public:
-  std::optional<cache::SequenceCache> find(std::span<const int32_t> tokens) override {
-    if (!kept_ || tokens.size() < ids_.size() ||
-        !std::equal(ids_.begin(), ids_.end(), tokens.begin()))
-      return std::nullopt;
-    auto fork = kept_->fork();
-    return fork ? std::optional(*std::move(fork)) : std::nullopt;
-  }
-  void keep(std::span<const int32_t> tokens, const cache::SequenceCache& sequence) override {
-    if (kept_) return;
-    if (auto fork = sequence.fork()) {
-      kept_ = *std::move(fork);
-      ids_.assign(tokens.begin(), tokens.begin() + sequence.num_tokens());
-    }
-  }
-  Idle idle() const override { return kept_ ? Idle{kept_->num_own_blocks(), 1} : Idle{}; }
-  void release(const Idle& wanted) override {
-    if (wanted.blocks > 0 || wanted.states > 0) kept_.reset();
-  }
-
- private:
-  std::optional<cache::SequenceCache> kept_;
-  std::vector<int32_t> ids_;
-};
-
-TEST(Answers, StartWithWhatAPrefixSourceHas) {
-  for (const int64_t blocks : {64, 6}) {
-    const SmallEngine small{.max_sequences = 2, .num_blocks = blocks};
-    auto loaded = small.model();
-    EngineOptions options = small.options(*loaded);
-    options.make_prefix_source = [](cache::BlockPool&) { return std::make_unique<OnePrefix>(); };
-    auto engine = Engine::create(std::move(loaded), options).value();
-    const std::vector<int32_t> first = random_ids(21, 1);
-    std::vector<int32_t> second = first;
-    const std::vector<int32_t> rest = random_ids(9, 2);
-    second.insert(second.end(), rest.begin(), rest.end());
-    expect_same(run_all(*engine, {request(first, 5, 1)})[0].value(),
-                alone({}, request(first, 5, 1)));
-    const Completion hit = run_all(*engine, {request(second, 5, 1)})[0].value();
-    expect_same(hit, alone({}, request(second, 5, 1)));
-    EXPECT_EQ(hit.prompt_tokens, 10);  // all but the 20 rows of the first prompt before its last
-    // One that asks for its prompt's rows runs them.
-    Request told = request(second, 5, 1);
-    told.wants_prompt_logprobs = true;
-    EXPECT_EQ(run_all(*engine, {told})[0].value().prompt_tokens, 30);
-    // What it holds makes way.
-    for (const auto& result :
-         run_all(*engine, {request(random_ids(33, 3), 9, 1), request(random_ids(33, 4), 9, 1)}))
-      EXPECT_TRUE(result.has_value()) << result.error().message();
-  }
-}
-
 TEST(DraftPolicy, DraftsWhereItPays) {
   CostModel cost;
   for (int64_t rows = 1; rows <= 512; rows *= 2) {

@@ -1,6 +1,6 @@
 // Random schedules: requests of every kind that come, are cancelled, take each other's room, draft
-// and fork, at random moments of an engine with little room. Each answer must have the bits that it
-// has alone.
+// and fork, begin behind what earlier ones left in memory and on disk, at random moments of an
+// engine with little room. Each answer must have the bits that it has alone.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "base/rng.h"
+#include "cache/disk_store_testing.h"
 #include "engine/small_model.h"
 
 namespace cachalot::engine::testing {
@@ -22,11 +23,18 @@ struct ScheduleCounts {
   int64_t forks = 0;
   int64_t accepted_drafts = 0;
   int64_t rejected_drafts = 0;
+  int64_t hits = 0;  // of the prefix cache
+  int64_t partial_hits = 0;
+  int64_t disk_hits = 0;
+  int64_t rebuilt_hits = 0;  // whose state was made again
+  int64_t evicted_blocks = 0;
   std::map<Phase, int64_t> cancelled;  // by the phase that the cancel came in
 
   void print() const {
     std::printf("answers %ld, preemptions %ld, forks %ld, drafts accepted %ld, rejected %ld",
                 answers, preemptions, forks, accepted_drafts, rejected_drafts);
+    std::printf(", hits %ld, partial %ld, disk %ld, rebuilt %ld, evicted blocks %ld", hits,
+                partial_hits, disk_hits, rebuilt_hits, evicted_blocks);
     for (const auto& [phase, count] : cancelled)
       std::printf(", cancelled %s %ld", std::string(phase_name(phase)).c_str(), count);
     std::printf("\n");
@@ -36,6 +44,11 @@ struct ScheduleCounts {
     EXPECT_GE(forks, least);
     EXPECT_GE(accepted_drafts, least);
     EXPECT_GE(rejected_drafts, least);
+    EXPECT_GE(hits, least);
+    EXPECT_GE(partial_hits, least);
+    EXPECT_GE(disk_hits, least);
+    EXPECT_GE(rebuilt_hits, least);
+    EXPECT_GE(evicted_blocks, least);
     for (const Phase phase : {Phase::waiting, Phase::prefilling, Phase::decoding, Phase::paused}) {
       const auto found = cancelled.find(phase);
       EXPECT_GE(found == cancelled.end() ? 0 : found->second, least) << phase_name(phase);
@@ -66,6 +79,9 @@ class Schedules {
     Request one;
     one.prompt.resize(static_cast<size_t>(1 + below(rng, kMaxPrompt)));
     for (int32_t& id : one.prompt) id = static_cast<int32_t>(below(rng, 12));
+    // Some texts begin alike.
+    const std::vector<int32_t> start = random_ids(below(rng, kMaxPrompt), index % 4);
+    std::copy_n(start.begin(), std::min(start.size(), one.prompt.size()), one.prompt.begin());
     one.max_new_tokens = below(rng, 8) == 0 ? below(rng, 2) : 1 + below(rng, kMaxNew);
     one.sampling.seed = index * 100;
     one.sampling.temperature =
@@ -130,6 +146,21 @@ class Schedules {
     EXPECT_EQ(found.allowed_sets, expected.allowed_sets);
   }
 
+  // None, or one of little room; a few of all share a folder.
+  std::optional<cache::PrefixCacheOptions> prefix_cache(RngStream& rng) const {
+    if (below(rng, 4) == 0) return std::nullopt;
+    cache::PrefixCacheOptions options;
+    options.states.strategy = static_cast<cache::StateStrategy>(below(rng, 3));
+    options.states.period_tokens = 8 * (1 + below(rng, 3));
+    options.states.keeps_ends = below(rng, 2) == 0;
+    options.max_state_bytes = int64_t{1} << (12 + below(rng, 8));
+    if (below(rng, 5) == 0) {
+      options.directory = folder_.path();
+      options.max_disk_bytes = int64_t{1} << 26;
+    }
+    return options;
+  }
+
   struct Coming {
     uint64_t kind;
     Request request;
@@ -147,7 +178,8 @@ class Schedules {
     const SmallEngine small{.threads = static_cast<int>(1 + below(rng, 3)),
                             .max_sequences = 1 + below(rng, 6),
                             .num_blocks = 9 + below(rng, 14),
-                            .chunk_tokens = 1 + below(rng, 24)};
+                            .chunk_tokens = 1 + below(rng, 24),
+                            .prefix_cache = prefix_cache(rng)};
     auto engine = small.make();
     std::vector<Coming> all(static_cast<size_t>(2 + below(rng, 9)));
     for (Coming& one : all) {
@@ -192,8 +224,16 @@ class Schedules {
     counts_.forks += counts.forks;
     counts_.accepted_drafts += counts.accepted;
     counts_.rejected_drafts += counts.drafted - counts.accepted;
+    const cache::PrefixCounters prefix = engine->prefix_counters();
+    counts_.hits += prefix.hits;
+    counts_.partial_hits += prefix.partial_hits;
+    counts_.disk_hits += prefix.disk_hits;
+    counts_.evicted_blocks += prefix.evicted_blocks;
+    if (small.prefix_cache && small.prefix_cache->states.strategy == cache::StateStrategy::zero)
+      counts_.rebuilt_hits += prefix.hits;
   }
 
+  cache::testing::TestFolder folder_;
   std::unique_ptr<Engine> engine_;  // where they are alone
   std::map<std::pair<uint64_t, int64_t>, std::optional<Completion>> alone_;
   ScheduleCounts counts_;

@@ -6,6 +6,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -36,6 +37,7 @@ struct SmallEngine {
   int64_t num_blocks = 64;  // of 8 positions
   int64_t chunk_tokens = 16;
   uint64_t weights = 1;
+  std::optional<cache::PrefixCacheOptions> prefix_cache = {};
 
   std::unique_ptr<LoadedModel> model() const {
     auto config = formats::parse_config(kSmallModel, "small model").value();
@@ -50,6 +52,7 @@ struct SmallEngine {
     options.max_sequences = max_sequences;
     options.cache_block_tokens = 8;
     options.prefill_chunk_tokens = chunk_tokens;
+    options.prefix_cache = prefix_cache;
     const auto layout =
         model_cache_layout(model.transformer().config(), model.transformer().precision(),
                            {options.cache_block_tokens})
