@@ -32,10 +32,13 @@ Status ChatSession::prefill(const ChatPrompt& prompt, const Callbacks& callbacks
   };
   for (bool is_second_try = false;; is_second_try = true) {
     CACHALOT_ASSIGN_OR_RETURN(const int64_t shared, cache_.place(prompt.ids));
-    stats_.cached_tokens = engine_.num_cached(cache_.live());
     const Result<Completion> ran =
         run(std::span(prompt.ids).subspan(static_cast<size_t>(shared)), 0, on_event);
     if (ran) {
+      // Kept by the conversation, or found in the prefix cache.
+      stats_.cached_tokens = ran->prompt_tokens == 0
+                                 ? 0
+                                 : static_cast<int64_t>(prompt.ids.size()) - ran->prompt_tokens;
       stats_.prefill_seconds = ran->prefill_seconds;
       stats_.finish = ran->finish;
       return {};

@@ -109,7 +109,6 @@ class Run {
       // Also where all is kept: the last token has to run again, for its logits.
       CACHALOT_RETURN_IF_ERROR(engine().rewind(sequence_, static_cast<int64_t>(reused)));
     }
-    cached_tokens_ = engine().num_cached(sequence_);
     to_append_ = std::span(prompt_ids_).subspan(reused);
     return {};
   }
@@ -180,6 +179,12 @@ class Run {
     std::fflush(stdout);
   }
 
+  // Of the prompt: restored, or found in the prefix cache. None where nothing has run.
+  int64_t cached_tokens(const Completion& completion) const {
+    const int64_t run = completion.prompt_tokens;
+    return run == 0 ? 0 : static_cast<int64_t>(prompt_ids_.size()) - run;
+  }
+
   void print_json(const Completion& completion) {
     const auto generated = static_cast<int64_t>(completion.ids.size());
     json::object out;
@@ -193,7 +198,7 @@ class Run {
                      {"prefill_seconds", completion.prefill_seconds},
                      {"decode_seconds", completion.decode_seconds},
                      {"prompt_tokens", static_cast<int64_t>(prompt_ids_.size())},
-                     {"cached_tokens", cached_tokens_},
+                     {"cached_tokens", cached_tokens(completion)},
                      {"completion_tokens", generated},
                      {"prompt_tokens_per_second",
                       per_second(completion.prompt_tokens, completion.prefill_seconds)},
@@ -210,7 +215,8 @@ class Run {
   void print_summary(const Completion& completion) {
     const auto generated = static_cast<int64_t>(completion.ids.size());
     std::string line = fmt::format("{} prompt tokens", prompt_ids_.size());
-    if (cached_tokens_ > 0) line += fmt::format(", {} of them restored", cached_tokens_);
+    const int64_t cached = cached_tokens(completion);
+    if (cached > 0) line += fmt::format(", {} of them restored", cached);
     line += fmt::format(" ({:.1f}/s); {} generated ({:.1f}/s)",
                         per_second(completion.prompt_tokens, completion.prefill_seconds), generated,
                         per_second(generated, completion.decode_seconds));
@@ -230,7 +236,6 @@ class Run {
   SequenceId sequence_ = 0;
   std::vector<int32_t> prompt_ids_;
   std::span<const int32_t> to_append_;
-  int64_t cached_tokens_ = 0;
   std::string text_;
 };
 

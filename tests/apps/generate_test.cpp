@@ -86,6 +86,21 @@ TEST(Generate, APromptReusesWhatARestoredSequenceSharesWithIt) {
             timings.at("prompt_tokens").to_number<int64_t>() - 1);
 }
 
+TEST(Generate, APromptIsFoundInAFolderThatKeepsPrefixes) {
+  const std::string prompt = long_prompt() + long_prompt();
+  const std::vector<std::string> plain = command({"--prompt", prompt});
+  const std::vector<std::string> keeping =
+      command({"--prompt", prompt, "--prefix-dir", scratch_path("prefixes")});
+  const auto cached = [](const json::object& completion) {
+    return completion.at("timings").as_object().at("cached_tokens").to_number<int64_t>();
+  };
+  const json::object first = run_json(keeping), second = run_json(keeping);
+  EXPECT_EQ(cached(first), 0);
+  EXPECT_GE(cached(second), 256);
+  EXPECT_EQ(ids_of(first), ids_of(run_json(plain)));
+  EXPECT_EQ(ids_of(second), ids_of(first));
+}
+
 // reference/chat 4. The random model brings no settings of its own.
 TEST(Generate, DefaultsAreTemperatureOneAndTheWholeDistribution) {
   EXPECT_EQ(ids_of(run_json(with_prompt({"--temperature", "1", "--top-p", "1"}))), undisturbed());

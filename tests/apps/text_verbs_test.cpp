@@ -159,6 +159,30 @@ TEST(Inspect, APresetNeedsNoFiles) {
   }
 }
 
+// Its first turn is found in the folder, and the second one is the same without.
+TEST(Chat, ALoadedConversationIsFoundAfterARestart) {
+  std::string message = "Listen.";
+  for (int i = 0; i < 60; ++i) message += " The whale dived " + std::to_string(i) + " fathoms.";
+  const std::string half = scratch_path("kept-half.json");
+  const std::vector<std::string> plain = {"chat", model_directory(), "--max-tokens",
+                                          "5",    "--seed",          "3"};
+  std::vector<std::string> keeping = plain;
+  keeping.insert(keeping.end(), {"--prefix-dir", scratch_path("chat-prefixes")});
+  ASSERT_EQ(run_binary(keeping, message + "\n/save " + half + "\n").exit_code, 0);
+  const auto go_on = [&](const std::vector<std::string>& command, const std::string& path) {
+    const Outcome outcome =
+        run_binary(command, "/load " + half + "\nGo on.\n/stats\n/save " + path + "\n");
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+    return outcome.out + outcome.err;
+  };
+  const std::string with = scratch_path("kept-with.json"), without = scratch_path("kept-none.json");
+  EXPECT_NE(go_on(plain, without).find(" tokens, 0 of them cached"), std::string::npos);
+  const std::string found = go_on(keeping, with);
+  EXPECT_NE(found.find(" of them cached"), std::string::npos) << found;
+  EXPECT_EQ(found.find(" tokens, 0 of them cached"), std::string::npos) << found;
+  EXPECT_EQ(read_text_file(with).value(), read_text_file(without).value());
+}
+
 TEST(Version, TellsTheCommitAndTheInstructionSets) {
   const Outcome outcome = run_binary({"--version"});
   EXPECT_EQ(outcome.exit_code, 0);
