@@ -212,8 +212,8 @@ TEST_P(PrefixHits, WhatIsKeptGivesWayToOpenSequences) {
   ASSERT_TRUE(fork.has_value()) << fork.error().message();
 }
 
-// A piece is planned before it is known where a hit ends: it is cut there anew, and the state at the
-// next period is taken.
+// A piece is planned before it is known where a hit ends: it is cut there anew, and the next
+// period's state is taken.
 TEST(PrefixStops, AreThoseBehindTheHit) {
   SmallEngine small{.chunk_tokens = 64};
   small.prefix_cache.emplace();
