@@ -94,7 +94,8 @@ void add_inspect(CLI::App& app, int* exit_code) {
       app.add_subcommand("inspect", "what a checkpoint or a config.json is and costs");
   set_example(command, "inspect flash");
   add_model_option(command, "path", &options->path,
-                   "model directory, config.json, or nano, mini, flash or pro")->required();
+                   "model directory, config.json, or nano, mini, flash or pro")
+      ->required();
   command->add_flag("--json", options->json, "the report as JSON");
   command->add_option("--svg", options->svg_directory,
                       "also write flops.svg and kv_bytes.svg into this directory");
