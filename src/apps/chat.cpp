@@ -27,10 +27,13 @@ using engine::Finish;
 
 class Chat {
  public:
-  Chat(const ChatOptions& options, Session& session, engine::SamplingParams sampling)
+  Chat(const ChatOptions& options, const ChatDefaults& defaults, Session& session,
+       engine::SamplingParams sampling)
       : options_(options),
+        defaults_(defaults),
         session_(session),
-        chat_(session, std::move(sampling), {options.max_tokens, options.run.drafts}) {}
+        chat_(session, std::move(sampling),
+              {options.max_tokens.value_or(defaults.max_tokens), options.run.drafts}) {}
 
   Status run();
 
@@ -69,6 +72,7 @@ class Chat {
   void exit(const std::string& argument);
 
   const ChatOptions& options_;
+  const ChatDefaults& defaults_;
   Session& session_;
   ChatSession chat_;
   ChatView view_;
@@ -128,7 +132,7 @@ std::vector<std::string> Chat::command_names() {
 Status Chat::prepare() {
   CACHALOT_ASSIGN_OR_RETURN(chat_.style.family,
                             prompt_family(*session_.tokenizer, options_.family));
-  const std::string effort = options_.effort.empty() ? "high" : options_.effort;
+  const std::string effort = options_.effort.empty() ? defaults_.effort : options_.effort;
   CACHALOT_ASSIGN_OR_RETURN(const text::ClientEffort resolved,
                             text::resolve_client_effort(effort, chat_.style.family));
   effort_name_ = effort;
@@ -162,6 +166,8 @@ Status Chat::run() {
         "/help lists the commands. A backslash at the end of a line, or \"\"\" around several, "
         "makes a longer message.\n");
   }
+  if (defaults_.is_plain_text)
+    view_.note("This model was trained on plain text: it continues a text, it does not answer.");
   if (is_interactive_) CACHALOT_RETURN_IF_ERROR(offer_examples());
   while (!is_over_) {
     const std::optional<std::string> message = read_message(editor);
@@ -179,7 +185,8 @@ Status Chat::run() {
   return {};
 }
 
-// A model's directory may say what it can be asked: examples.json, an array of messages.
+// The directory of a model that knows only a few tasks may say which: examples.json, an array of
+// messages.
 Status Chat::offer_examples() {
   const std::string path = options_.run.model + "/examples.json";
   std::error_code error;
@@ -194,14 +201,16 @@ Status Chat::offer_examples() {
     examples_.emplace_back(example.get_string());
     view_.text(fmt::format("  {}  {}", examples_.size(), excerpt(examples_.back())));
   }
-  if (!examples_.empty())
-    view_.note("A number asks one of these; or type a message of your own.\n");
+  if (!examples_.empty()) {
+    view_.note(
+        "A number asks one of these, at any time; or type a message of your own. This model knows "
+        "only\nsmall tasks like these; /clear begins anew.\n");
+  }
   return {};
 }
 
-// By its number, as long as the conversation has no other beginning.
+// By its number.
 std::optional<std::string> Chat::picked_example(const std::string& line) const {
-  if (!chat_.conversation.messages.empty()) return std::nullopt;
   for (size_t i = 0; i < examples_.size(); ++i) {
     if (line == std::to_string(i + 1)) return examples_[i];
   }
@@ -463,9 +472,10 @@ Status chat(const ChatOptions& options) {
   constexpr uint64_t kShortSeeds = 1'000'000;
   CACHALOT_ASSIGN_OR_RETURN(engine::SamplingParams sampling,
                             sampling_params(options.run, std::random_device()() % kShortSeeds));
+  CACHALOT_ASSIGN_OR_RETURN(const ChatDefaults defaults, chat_defaults(options.run.model));
   CACHALOT_ASSIGN_OR_RETURN(Session session, open_session(options.run, true));
   CACHALOT_RETURN_IF_ERROR(engine::validate(sampling, session.engine->config().vocab_size));
-  return Chat(options, session, std::move(sampling)).run();
+  return Chat(options, defaults, session, std::move(sampling)).run();
 }
 
 }  // namespace cachalot::apps

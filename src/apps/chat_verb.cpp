@@ -16,13 +16,15 @@ void add_chat_verb(CLI::App& app, int* exit_code) {
       "--family", options->family,
       "prompt format: v4, v4-0731 or v4.1 (default: v4.1 where the tokenizer says so, else v4)");
   command->add_option("--system", options->system, "system message");
-  command->add_option("--effort", options->effort, "none, low, high or max (default: high)");
+  command->add_option(
+      "--effort", options->effort,
+      "none, low, high or max (default: the model's generation_config.json, else high)");
   command->add_option("--tools", options->tools,
                       "JSON file with tools to offer; calls are shown, /tool answers them");
   command->add_option("--load", options->load, "conversation to go on with");
   command
       ->add_option("--max-tokens", options->max_tokens,
-                   "most tokens of an answer (0: what the context leaves)")
+                   "most tokens of an answer (0: what the context leaves; default likewise, 0)")
       ->check(at_least(0));
   command->callback([options, exit_code] { *exit_code = exit_code_of(chat(*options)); });
 }

@@ -50,20 +50,25 @@ class HelpFormatter : public CLI::Formatter {
   }
 };
 
+std::vector<std::string> verb_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* one : commands_of(app)) names.push_back(one->get_name());
+  return names;
+}
+
 std::string unknown_text(const CLI::App& command, const std::string& unknown) {
-  const Apps commands = commands_of(command);
-  std::vector<std::string> known = option_names(command);
-  std::string what = "an option or a value that it takes";
-  if (!unknown.starts_with("-") && !commands.empty()) {
-    known.clear();
-    for (const CLI::App* one : commands) known.push_back(one->get_name());
-    what = fmt::format("one of {}", fmt::join(known, ", "));
+  const std::vector<std::string> verbs = verb_names(command);
+  const bool is_verb = !unknown.starts_with("-") && !verbs.empty();
+  const std::string near =
+      closest(unknown.substr(0, unknown.find('=')), is_verb ? verbs : option_names(command));
+  if (!near.empty()) {
+    return fmt::format("\"{}\" is no {}; did you mean {}?", unknown, is_verb ? "verb" : "option",
+                       near);
   }
-  const std::string near = closest(unknown.substr(0, unknown.find('=')), known);
-  if (!near.empty()) what = fmt::format("\"{}\"?", near);
-  const std::string name = command_name(&command);
-  return fmt::format("{}expected {}{} found \"{}\"", name.empty() ? name : name + ": ", what,
-                     near.empty() ? "," : "", unknown);
+  return fmt::format("expected {}, found \"{}\"",
+                     is_verb ? fmt::format("one of {}", fmt::join(verbs, ", "))
+                             : "an option or a value that it takes",
+                     unknown);
 }
 
 }  // namespace
@@ -90,14 +95,44 @@ CLI::Validator at_least(int64_t least) {
       expected, "");
 }
 
+CLI::Validator choice(std::map<std::string, int64_t> values) {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : values) names.push_back(name);
+  return CLI::Validator(
+      [values, expected = fmt::format("{}", fmt::join(names, " or "))](std::string& text) {
+        const auto found = values.find(text);
+        if (found == values.end()) return fmt::format("expected {}, found \"{}\"", expected, text);
+        text = std::to_string(found->second);
+        return std::string();
+      },
+      fmt::format("{}", fmt::join(names, "|")), "");
+}
+
+std::vector<const char*> with_help_verb(int argc, const char* const* argv) {
+  std::vector<const char*> words(argv, argv + argc);
+  if (argc > 1 && std::string_view(argv[1]) == "help") {
+    words.erase(words.begin() + 1);
+    words.push_back("--help");
+  }
+  return words;
+}
+
 std::string parse_error_text(const CLI::App& app, const CLI::ParseError& error) {
   const CLI::App* command = &app;
   while (!command->get_subcommands().empty()) command = command->get_subcommands().back();
   const std::vector<std::string> unknown = app.remaining(true);
-  std::string text = error.what();
-  if (!unknown.empty() && !command->get_allow_extras())
-    text = unknown_text(*command, unknown.front());
   const std::string name = command_name(command);
+  std::string text;
+  if (!unknown.empty() && !command->get_allow_extras()) {
+    text = unknown_text(*command, unknown.front());
+  } else if (const std::vector<std::string> verbs = verb_names(*command); !verbs.empty()) {
+    text = fmt::format("expected one of {}, found none", fmt::join(verbs, ", "));
+  }
+  if (text.empty()) {
+    text = error.what();
+  } else if (!name.empty()) {
+    text.insert(0, name + ": ");
+  }
   return fmt::format("{} (cachalot {}--help tells more)", text, name.empty() ? name : name + " ");
 }
 

@@ -51,6 +51,7 @@ void print_summary(const ConvertSummary& s) {
 }
 
 int run_convert(const std::string& source, const std::string& destination, ConvertOptions options) {
+  if (const Status status = check_model_path(source); !status.ok()) return report(status);
   const bool is_terminal = ::isatty(STDERR_FILENO) != 0;
   if (is_terminal) {
     options.progress = [](int64_t done, int64_t total) {
@@ -76,8 +77,8 @@ void add_common(CLI::App* command, ConvertArguments* arguments) {
   add_model_option(command, "source", &arguments->source, "model directory")->required();
   command->add_option("destination", arguments->destination, "new directory")->required();
   command->add_option("--names", arguments->options.names, "tensor names: official or transformers")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, NameFamily>{
-          {"official", NameFamily::official}, {"transformers", NameFamily::transformers}}));
+      ->transform(choice<NameFamily>(
+          {{"official", NameFamily::official}, {"transformers", NameFamily::transformers}}));
   command
       ->add_option("--max-shard-bytes", arguments->options.max_shard_bytes,
                    "most tensor bytes in a file (default 5 GB)")
@@ -116,15 +117,14 @@ void add_convert(CLI::App& app, int* exit_code) {
   set_example(command, "convert models/nano nano-bf16 --dtype bf16 --names transformers");
   add_common(command, arguments.get());
   command->add_option("--dtype", arguments->options.precision, "keep, or dequantise to f32 or bf16")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, ConvertPrecision>{{"keep", ConvertPrecision::keep},
-                                                  {"f32", ConvertPrecision::f32},
-                                                  {"bf16", ConvertPrecision::bf16}}));
+      ->transform(choice<ConvertPrecision>({{"keep", ConvertPrecision::keep},
+                                            {"f32", ConvertPrecision::f32},
+                                            {"bf16", ConvertPrecision::bf16}}));
   command
       ->add_option("--experts", arguments->options.experts,
                    "recast quantised experts: keep, fp8 or fp4")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, ExpertTarget>{
-          {"keep", ExpertTarget::keep}, {"fp8", ExpertTarget::fp8}, {"fp4", ExpertTarget::fp4}}));
+      ->transform(choice<ExpertTarget>(
+          {{"keep", ExpertTarget::keep}, {"fp8", ExpertTarget::fp8}, {"fp4", ExpertTarget::fp4}}));
   command->callback([arguments, exit_code] {
     *exit_code = run_convert(arguments->source, arguments->destination, arguments->options);
   });

@@ -195,7 +195,7 @@ void add_documents_options(CLI::App* command, data::DocumentOptions* documents) 
   command
       ->add_option("--format", documents->format,
                    "auto (what the files hold), text, jsonl (an object a line) or json")
-      ->transform(CLI::CheckedTransformer(kFormats));
+      ->transform(choice(kFormats));
   command->add_option("--text-field", documents->text_field,
                       "JSON: the member that holds the text");
   command->add_flag("--skip-bad-lines", documents->skip_bad_lines,

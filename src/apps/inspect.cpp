@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "apps/inspect_svg.h"
+#include "apps/model_argument.h"
 #include "base/file.h"
 #include "formats/accounting.h"
 #include "formats/json_text.h"
@@ -42,6 +43,7 @@ Result<Facts> gather(const std::string& path) {
   if (preset && !fs::exists(path, error)) {
     facts.config = *std::move(preset);
   } else {
+    CACHALOT_RETURN_IF_ERROR(check_model_path(path));
     CACHALOT_ASSIGN_OR_RETURN(facts.config, load_config(path));
   }
   facts.layers = layer_configs(facts.config);

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
+#include <vector>
 
 #include "apps/command_line.h"
 #include "apps/convert_verbs.h"
@@ -57,7 +58,8 @@ int run(int argc, char** argv) {
   add_bench_verb(app, &exit_code);
 
   try {
-    app.parse(argc, argv);
+    const std::vector<const char*> words = with_help_verb(argc, argv);
+    app.parse(static_cast<int>(words.size()), words.data());
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
     std::fprintf(stderr, "error: %s\n", parse_error_text(app, e).c_str());

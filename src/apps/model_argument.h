@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "base/status.h"
+
 namespace CLI {
 class App;
 class Option;
@@ -13,6 +15,11 @@ namespace cachalot::apps {
 
 // The newest checkpoint of a run's directory; any other path as it is.
 std::string model_path(const std::string& path);
+
+// What a path is that names no model: nothing there (with what was probably meant), a folder of
+// models or runs, a run without a checkpoint yet, another folder. Files are for their readers to
+// judge.
+Status check_model_path(const std::string& path);
 
 // An option whose value is a path that may go through a model's directory: model_path() of it.
 CLI::Option* add_model_option(CLI::App* command, const std::string& name, std::string* out,

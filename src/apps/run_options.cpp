@@ -23,17 +23,27 @@ namespace {
 
 constexpr int64_t kMaxDrafts = 16;
 
-Status read_generation_config(const std::string& model, engine::SamplingParams& params) {
-  const std::string path = model + "/generation_config.json";
+std::string generation_config_path(const std::string& model) {
+  return model + "/generation_config.json";
+}
+
+// Empty where there is no such file.
+Result<json::object> generation_config(const std::string& path) {
   std::error_code error;
-  if (!std::filesystem::exists(path, error)) return {};
+  if (!std::filesystem::exists(path, error)) return json::object();
   CACHALOT_ASSIGN_OR_RETURN(const std::string text, read_text_file(path));
   CACHALOT_ASSIGN_OR_RETURN(const json::value value, parse_json(text, path));
   if (!value.is_object()) {
     return invalid_argument(
         fmt::format("{}: expected an object, found {}", path, json_kind_name(value)));
   }
-  formats::JsonFields fields(value.get_object(), path);
+  return value.get_object();
+}
+
+Status read_generation_config(const std::string& model, engine::SamplingParams& params) {
+  const std::string path = generation_config_path(model);
+  CACHALOT_ASSIGN_OR_RETURN(const json::object object, generation_config(path));
+  formats::JsonFields fields(object, path);
   bool samples = true;
   fields.boolean("do_sample", &samples);
   fields.real("temperature", &params.temperature, 0, 1e6);
@@ -141,7 +151,24 @@ Result<engine::SamplingParams> sampling_params(const RunOptions& options, uint64
   return params;
 }
 
+Result<ChatDefaults> chat_defaults(const std::string& model) {
+  const std::string path = generation_config_path(model);
+  CACHALOT_ASSIGN_OR_RETURN(const json::object object, generation_config(path));
+  ChatDefaults defaults;
+  formats::JsonFields fields(object, path);
+  fields.integer("max_new_tokens", &defaults.max_tokens, 0, std::numeric_limits<int64_t>::max());
+  if (const json::object* own = fields.object("cachalot")) {
+    formats::JsonFields inner(*own, path, "cachalot.");
+    inner.text("effort", &defaults.effort);
+    inner.boolean("plain_text", &defaults.is_plain_text);
+    fields.add_errors(inner);
+  }
+  CACHALOT_RETURN_IF_ERROR(fields.status());
+  return defaults;
+}
+
 Result<std::string> natural_precision(const std::string& model) {
+  CACHALOT_RETURN_IF_ERROR(check_model_path(model));
   CACHALOT_ASSIGN_OR_RETURN(const formats::WeightSource source, formats::WeightSource::open(model));
   const formats::ModelConfig& config = source.config();
   if (config.quantization_config.present || config.expert_dtype != formats::ExpertDType::none)
@@ -159,6 +186,7 @@ Result<text::Tokenizer> open_tokenizer(const std::string& path) {
 Result<Session> open_session(const RunOptions& options, bool needs_tokenizer) {
   const auto start = std::chrono::steady_clock::now();
   Session session;
+  CACHALOT_RETURN_IF_ERROR(check_model_path(options.model));
   session.precision = options.precision;
   if (session.precision == "auto") {
     CACHALOT_ASSIGN_OR_RETURN(session.precision, natural_precision(options.model));

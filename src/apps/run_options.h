@@ -49,6 +49,15 @@ void add_run_options(CLI::App* command, RunOptions* options);
 // are the engine's to check.
 Result<engine::SamplingParams> sampling_params(const RunOptions& options, uint64_t seed_otherwise);
 
+// How a conversation is led where the command line does not say: max_new_tokens, cachalot.effort
+// and cachalot.plain_text of the model's generation_config.json.
+struct ChatDefaults {
+  std::string effort = "high";
+  int64_t max_tokens = 0;      // of an answer; 0: what the context leaves
+  bool is_plain_text = false;  // it has seen no conversation: it continues texts
+};
+Result<ChatDefaults> chat_defaults(const std::string& model);
+
 // "official" for a quantised checkpoint, "exact" for an F32 one, "bf16" for the rest.
 Result<std::string> natural_precision(const std::string& model);
 

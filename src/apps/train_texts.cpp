@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "apps/run_options.h"
@@ -11,6 +12,7 @@
 #include "data/split_text.h"
 #include "data/text_files.h"
 #include "data/tokenize_corpus.h"
+#include "formats/json_text.h"
 #include "formats/presets.h"
 #include "text/bpe_trainer.h"
 #include "train/checkpoint.h"
@@ -22,6 +24,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr char kOrigin[] = "--data";
+constexpr int kBos = 0;
+constexpr int kEos = 1;
 constexpr double kHoldOut = 0.02;
 // A token that stands in the text less often is not worth a row of the embedding.
 constexpr int64_t kLeastCount = 8;
@@ -139,8 +143,8 @@ class Texts {
     std::fflush(stdout);
     data::TokenizeOptions options;
     options.text = text_options();
-    options.bos_id = 0;
-    options.eos_id = 1;
+    options.bos_id = kBos;
+    options.eos_id = kEos;
     CACHALOT_ASSIGN_OR_RETURN(
         const data::TokenizedCorpus corpus,
         data::tokenize_corpus(tokenizer, files.paths, folder_ + "/texts", options, threads_));
@@ -180,6 +184,24 @@ class Texts {
 Status add_texts(train::ConfigTree& tree, const std::vector<std::string>& texts, bool resume,
                  ThreadPool& threads) {
   return Texts(tree, threads).add(texts, resume);
+}
+
+Status write_text_defaults(const train::TrainConfig& config, bool resume) {
+  const std::string path = config.run_dir + "/generation_config.json";
+  std::error_code error;
+  if (resume && fs::exists(path, error)) return {};
+  // Half of a sequence as trained is the question's.
+  constexpr int64_t kLongest = 256;
+  const int64_t length = config.schedule.sequence.back().sequence_length / 2;
+  const json::object defaults = {
+      {"bos_token_id", kBos},
+      {"eos_token_id", kEos},
+      {"do_sample", true},
+      {"temperature", 0.7},
+      {"max_new_tokens", std::clamp<int64_t>(length, 1, kLongest)},
+      {"cachalot", json::object{{"effort", "none"}, {"plain_text", true}}}};
+  CACHALOT_RETURN_IF_ERROR(create_directories(config.run_dir));
+  return write_file_atomically(path, formats::to_pretty_json(defaults));
 }
 
 }  // namespace cachalot::apps

@@ -12,11 +12,15 @@
 #include <vector>
 
 #include "base/thread_pool.h"
-#include "train/config_tree.h"
+#include "train/train_config.h"
 
 namespace cachalot::apps {
 
 Status add_texts(train::ConfigTree& tree, const std::vector<std::string>& texts, bool resume,
                  ThreadPool& threads);
+
+// RUN/generation_config.json, which the run's checkpoints carry: how a model that has seen plain
+// text alone is talked with. A run that goes on (`resume`) keeps the one that it has.
+Status write_text_defaults(const train::TrainConfig& config, bool resume);
 
 }  // namespace cachalot::apps

@@ -71,8 +71,8 @@ void print_summary(const std::string& program, const train::TrainConfig& config,
   if (!summary.budget_spent) {
     print_row("go on", fmt::format("{} train {}/run.toml --resume", program, run));
   } else if (!config.tokenizer.empty()) {
-    print_row("talk to it", fmt::format("{} chat {}", program, run));
-    print_row("", fmt::format("{} generate {} --prompt \"...\"", program, run));
+    print_row("try it", fmt::format("{} generate {} --prompt \"...\"", program, run));
+    print_row("", fmt::format("{} chat {}", program, run));
   }
 }
 
@@ -104,6 +104,8 @@ Status run(const TrainOptions& options, const CLI::App& command) {
     for (const std::string& note : train::budget_notes(config)) fmt::print("# note: {}\n", note);
     return {};
   }
+  if (!options.texts.empty())
+    CACHALOT_RETURN_IF_ERROR(write_text_defaults(config, options.request.resume));
   TrainProgress progress(config.schedule.batch.total_tokens, config.log.every_steps);
   watch_interrupts(2);
   CACHALOT_ASSIGN_OR_RETURN(const train::RunSummary summary,

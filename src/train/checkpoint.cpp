@@ -160,6 +160,9 @@ Status write_contents(const std::string& directory, const CheckpointContents& co
   if (!contents.tokenizer_json.empty())
     CACHALOT_RETURN_IF_ERROR(
         write_file_atomically(directory + "/tokenizer.json", contents.tokenizer_json));
+  if (!contents.generation_config_json.empty())
+    CACHALOT_RETURN_IF_ERROR(write_file_atomically(directory + "/generation_config.json",
+                                                   contents.generation_config_json));
   return formats::write_manifest(directory, {contents.step, contents.config_hash});
 }
 

@@ -1,7 +1,8 @@
 // Checkpoints of a training run: RUN/checkpoints/step-0000001234/, each a directory that is there
 // whole or not at all.
 // Layout   docs/formats/checkpoint.md. config.json, model.safetensors (the fp32 masters, routing
-//          biases and hash tables under public names) and tokenizer.json make it a model directory
+//          biases and hash tables under public names), tokenizer.json and generation_config.json,
+//          where the run has them, make it a model directory
 //          that every verb opens; optimizer.safetensors, trainer.json, run.toml and manifest.json
 //          (bytes and SHA-256 of every other file) make it a place to go on from.
 // Writing  into a directory aside, every file synced, the manifest last, then renamed: a kill at
@@ -34,6 +35,7 @@ struct CheckpointContents {
   std::string tokenizer_json;  // empty: none
   int64_t step;
   std::string config_hash;
+  std::string generation_config_json = {};  // empty: none
 };
 
 // Replaces a checkpoint of the same step. Removes what killed writes have left.

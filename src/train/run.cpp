@@ -118,6 +118,10 @@ class Run {
       tokenizer_fingerprint_ = data::tokenizer_fingerprint(*tokenizer_);
       tokenizer_origin_ = config_.tokenizer;
     }
+    const std::string generation_config = config_.run_dir + "/generation_config.json";
+    if (std::error_code error; std::filesystem::exists(generation_config, error)) {
+      CACHALOT_ASSIGN_OR_RETURN(generation_config_json_, read_text_file(generation_config));
+    }
     CACHALOT_ASSIGN_OR_RETURN(StepStream stream, open_stream());
     for (const DataEntry& entry : config_.validation) {
       CACHALOT_ASSIGN_OR_RETURN(data::Dataset dataset, open_entry(entry, model_.vocab_size));
@@ -451,8 +455,9 @@ class Run {
     std::vector<optim::StateArray> arrays = trainer_->optimizer().state();
     for (optim::StateArray& array : state.arrays()) arrays.push_back(std::move(array));
     CACHALOT_RETURN_IF_ERROR(save_checkpoint(
-        config_.run_dir, {model_, trainer_->parameters(), std::move(arrays), state.fields(),
-                          resolved_toml(config_), tokenizer_json_, step, config_hash(config_)}));
+        config_.run_dir,
+        {model_, trainer_->parameters(), std::move(arrays), state.fields(), resolved_toml(config_),
+         tokenizer_json_, step, config_hash(config_), generation_config_json_}));
     last_saved_ = step;
     observer_.on_event(step, "checkpoint", checkpoint_directory(config_.run_dir, step));
     return prune();
@@ -476,6 +481,7 @@ class Run {
   std::optional<RunLock> lock_;
   formats::ModelConfig model_;
   std::string tokenizer_json_;
+  std::string generation_config_json_;  // RUN/generation_config.json, for the checkpoints
   std::optional<text::Tokenizer> tokenizer_;
   uint64_t tokenizer_fingerprint_ = 0;  // that the corpora so far have; 0: none says
   std::string tokenizer_origin_;        // what said it

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <pty.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -22,6 +23,27 @@ std::string drain(int fd) {
     text.append(buffer, static_cast<size_t>(count));
   ::close(fd);
   return text;
+}
+
+std::vector<std::string> words_of(const std::vector<std::string>& arguments) {
+  std::vector<std::string> words = {CACHALOT_BINARY};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  return words;
+}
+
+// Borrows the words.
+std::vector<char*> argv_of(std::vector<std::string>& words) {
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  return argv;
+}
+
+// As waited for.
+int exit_code_of(pid_t child) {
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
 const formats::TemporaryDirectory& directory() {
@@ -59,11 +81,8 @@ formats::ModelConfig small_config() {
 Outcome run_binary(const std::vector<std::string>& arguments, const std::string& input,
                    const std::vector<std::pair<std::string, std::string>>& environment,
                    const std::string& output) {
-  std::vector<std::string> words = {CACHALOT_BINARY};
-  words.insert(words.end(), arguments.begin(), arguments.end());
-  std::vector<char*> argv;
-  for (std::string& word : words) argv.push_back(word.data());
-  argv.push_back(nullptr);
+  std::vector<std::string> words = words_of(arguments);
+  std::vector<char*> argv = argv_of(words);
   int in[2];
   int out[2];
   int err[2];
@@ -89,9 +108,28 @@ Outcome run_binary(const std::vector<std::string>& arguments, const std::string&
   ::close(in[1]);
   outcome.out = drain(out[0]);
   reader.join();
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  outcome.exit_code = exit_code_of(child);
+  return outcome;
+}
+
+Outcome run_in_terminal(const std::vector<std::string>& arguments, const std::string& input) {
+  std::vector<std::string> words = words_of(arguments);
+  const std::vector<char*> argv = argv_of(words);
+  const std::string state = scratch_path("state");
+  int terminal = -1;
+  const pid_t child = ::forkpty(&terminal, nullptr, nullptr, nullptr);
+  if (child == 0) {
+    ::setenv("CACHALOT_THREADS", "1", 1);
+    ::setenv("TERM", "dumb", 1);
+    ::setenv("XDG_STATE_HOME", state.c_str(), 1);
+    ::execv(argv[0], argv.data());
+    ::_exit(127);
+  }
+  if (child < 0) return {};
+  EXPECT_EQ(::write(terminal, input.data(), input.size()), static_cast<ssize_t>(input.size()));
+  Outcome outcome;
+  outcome.out = drain(terminal);
+  outcome.exit_code = exit_code_of(child);
   return outcome;
 }
 

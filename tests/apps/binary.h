@@ -21,6 +21,10 @@ Outcome run_binary(const std::vector<std::string>& arguments, const std::string&
                    const std::vector<std::pair<std::string, std::string>>& environment = {},
                    const std::string& output = "");
 
+// The same with a terminal for input, output and errors, all of which is in `out`. `input` is typed
+// ahead; it must end the program.
+Outcome run_in_terminal(const std::vector<std::string>& arguments, const std::string& input);
+
 // The JSON object that is all of standard output; fails the test where it is not that.
 json::object run_json(const std::vector<std::string>& arguments);
 std::vector<int64_t> ids_of(const json::object& completion);

@@ -1,6 +1,7 @@
 // What a person reads who asks for help or makes a slip.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <sstream>
 
 #include "apps/binary.h"
@@ -59,14 +60,54 @@ TEST(CommandLine, ASlipIsAnsweredWithTheNearest) {
     const std::string text = error(arguments);
     EXPECT_NE(text.find(told), std::string::npos) << text;
   };
-  expect({"genrate", "x"}, "expected \"generate\"? found \"genrate\"");
+  expect({"genrate", "x"}, "\"genrate\" is no verb; did you mean generate?");
   expect({"nothing-like-it"}, "expected one of generate, chat, ");
-  expect({"data", "tokenise", "x"}, "data: expected \"tokenize\"? found \"tokenise\"");
-  expect({"generate", "m", "--greddy"}, "generate: expected \"--greedy\"? found \"--greddy\"");
-  expect({"generate", "--promt=x", "m"}, "expected \"--prompt\"? found \"--promt=x\"");
+  expect({"data", "tokenise", "x"}, "data: \"tokenise\" is no verb; did you mean tokenize?");
+  expect({"generate", "m", "--greddy"},
+         "generate: \"--greddy\" is no option; did you mean --greedy?");
+  expect({"generate", "--promt=x", "m"}, "\"--promt=x\" is no option; did you mean --prompt?");
+  expect({}, "error: expected one of generate, chat, ");
+  expect({"verify"}, "error: verify: expected one of golden, found none");
+  expect({"bench"}, "error: bench: expected one of ");
+  expect({"convert", "a", "b", "--names", "wrong"},
+         "--names: expected official or transformers, found \"wrong\"");
   expect({"generate", "m", "--max-tokens", "-1"},
          "--max-tokens: expected at least 0, found \"-1\"");
   expect({"generate", "m", "--threads", "-1"}, "not in range 0 to 1024");
+}
+
+TEST(CommandLine, HelpIsAVerb) {
+  EXPECT_EQ(run_binary({"help"}).out, run_binary({"--help"}).out);
+  EXPECT_EQ(run_binary({"help", "data", "tokenize"}).out,
+            run_binary({"data", "tokenize", "--help"}).out);
+}
+
+TEST(CommandLine, APathWithoutAModelIsNamedForWhatItIs) {
+  namespace fs = std::filesystem;
+  const std::string base = scratch_path("paths");
+  fs::create_directories(base + "/empty");
+  fs::create_directories(base + "/young/checkpoints");
+  fs::create_directories(base + "/runs");
+  fs::create_directory_symlink(model_directory(), base + "/runs/whale");
+  const auto expect = [&](const std::string& path, const std::string& told) {
+    for (const std::vector<std::string>& command : {std::vector<std::string>{"chat", path},
+                                                    {"generate", path, "--prompt", "x"},
+                                                    {"inspect", path},
+                                                    {"convert", path, scratch_path("out")},
+                                                    {"logits", path, "--ids", "x", "--out", "y"}}) {
+      const Outcome outcome = run_binary(command);
+      EXPECT_EQ(outcome.exit_code, 2);
+      EXPECT_EQ(outcome.err, "error: " + path +
+                                 ": expected a model's directory or a run of train, found " + told +
+                                 "\n")
+          << command.front();
+    }
+  };
+  expect(base + "/nowhere", "no such path");
+  expect(base + "/runs/whael", "no such path; did you mean " + base + "/runs/whale?");
+  expect(base + "/empty", "a folder without a model (no config.json)");
+  expect(base + "/young", "a run without a checkpoint yet");
+  expect(base + "/runs", "a folder of them; name one: whale");
 }
 
 TEST(CommandLine, ErrorsBeginWithTheirObject) {

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <numeric>
 
 #include "apps/binary.h"
@@ -127,6 +128,28 @@ TEST(Chat, SpeaksPlainLinesThroughPipes) {
   EXPECT_EQ(messages[0].at("content").as_string(), "Hello,\nwhale.");
   EXPECT_EQ(messages[1].at("role").as_string(), "assistant");
   EXPECT_EQ(messages[2].at("content").as_string(), "Again.");
+}
+
+TEST(Chat, ANumberAsksAnExampleAtAnyTime) {
+  const std::string model = scratch_path("with-examples");
+  std::filesystem::copy(model_directory(), model);
+  ASSERT_TRUE(
+      write_file_atomically(model + "/examples.json", R"(["Sort 3, 1.", "Add 2 and 5."])").ok());
+  const std::string saved = scratch_path("examples.json");
+  const Outcome outcome =
+      run_in_terminal({"chat", model, "--effort", "none", "--max-tokens", "2", "--seed", "3"},
+                      "Hello.\r2\r7\r/save " + saved + "\r/exit\r");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.out;
+  for (const char* told : {"only\r\nsmall tasks like these; /clear begins anew", "at any time"})
+    EXPECT_NE(outcome.out.find(told), std::string::npos) << told << outcome.out;
+  const Result<std::string> text = read_text_file(saved);
+  ASSERT_TRUE(text.has_value()) << outcome.out;
+  const json::value value = parse_json(*text, saved).value();
+  const json::array& messages = value.at("messages").as_array();
+  ASSERT_EQ(messages.size(), 6u);
+  EXPECT_EQ(messages[0].at("content").as_string(), "Hello.");
+  EXPECT_EQ(messages[2].at("content").as_string(), "Add 2 and 5.");
+  EXPECT_EQ(messages[4].at("content").as_string(), "7");  // names none
 }
 
 // What a turn answers must not depend on how much of it the cache still held.

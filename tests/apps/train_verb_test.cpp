@@ -1,6 +1,7 @@
 // From a folder of texts to a model that the other verbs open.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "apps/binary.h"
@@ -50,6 +51,16 @@ Outcome train(std::vector<std::string> arguments, const std::vector<std::string>
   return run_binary(arguments);
 }
 
+// Of the newest checkpoint.
+json::object chat_defaults_of(const std::string& run) {
+  std::vector<fs::path> checkpoints;
+  for (const auto& entry : fs::directory_iterator(run + "/checkpoints"))
+    checkpoints.push_back(entry.path());
+  const std::string path =
+      *std::max_element(checkpoints.begin(), checkpoints.end()) / "generation_config.json";
+  return parse_json(read_text_file(path).value(), path).value().get_object();
+}
+
 TEST(TrainTexts, AFolderBecomesAModelThatOpens) {
   const std::string run = scratch_path("letters-run");
   const Outcome outcome =
@@ -64,7 +75,17 @@ TEST(TrainTexts, AFolderBecomesAModelThatOpens) {
   const Outcome generated =
       run_binary({"generate", run, "--prompt", "On day", "--max-tokens", "3", "--json"});
   EXPECT_EQ(generated.exit_code, 0) << generated.err;
-  EXPECT_EQ(run_binary({"chat", run, "--max-tokens", "3"}, "Hello\n").exit_code, 0);
+  // Its answers stay within half a sequence as trained, without thinking, and it says what it is.
+  const Outcome chat = run_binary({"chat", run, "--logit-bias", "1=-inf"}, "Hello\n/stats\n");
+  EXPECT_EQ(chat.exit_code, 0) << chat.err;
+  EXPECT_NE(chat.err.find("trained on plain text: it continues a text, it does not answer"),
+            std::string::npos)
+      << chat.err;
+  for (const char* told : {"effort     none", "temperature 0.7,"})
+    EXPECT_NE(chat.out.find(told), std::string::npos) << told << "\n" << chat.out;
+  EXPECT_EQ(chat_defaults_of(run).at("max_new_tokens"), 32);
+  EXPECT_NE(chat.err.find("[cut off after 32 tokens]"), std::string::npos) << chat.err;
+  EXPECT_LT(outcome.out.find(" generate " + run + " --prompt"), outcome.out.find(" chat " + run));
   EXPECT_EQ(run_binary({"tokenize", run, "--text", "whale"}).exit_code, 0);
   EXPECT_EQ(run_binary({"inspect", run}).exit_code, 0);
   const std::string quantized = scratch_path("letters-f32");
@@ -86,6 +107,7 @@ TEST(TrainTexts, StopsAndGoesOnFromItsOwnConfiguration) {
   ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
   EXPECT_NE(resumed.out.find("trained    10 steps"), std::string::npos) << resumed.out;
   EXPECT_EQ(resumed.out.find("changed configuration"), std::string::npos) << resumed.out;
+  EXPECT_EQ(chat_defaults_of(run).at("cachalot").at("plain_text"), true);
 }
 
 TEST(Train, TellsAllThatIsWrongAtOnce) {
