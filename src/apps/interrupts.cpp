@@ -1,6 +1,10 @@
 #include "apps/interrupts.h"
 
 #include <signal.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
 
 namespace cachalot::apps {
 namespace {
@@ -8,18 +12,26 @@ namespace {
 // A signal handler has no other way to reach us than variables of static storage.
 volatile sig_atomic_t seen = 0;
 volatile sig_atomic_t allowed = 0;
+const char* volatile told = nullptr;
 
 void on_interrupt(int signal) {
   seen = seen + 1;
-  if (seen <= allowed) return;
+  if (seen <= allowed) {
+    if (seen > 1 || told == nullptr) return;
+    const int error = errno;
+    [[maybe_unused]] const ssize_t written = ::write(STDOUT_FILENO, told, std::strlen(told));
+    errno = error;
+    return;
+  }
   ::signal(signal, SIG_DFL);
   ::raise(signal);
 }
 
 }  // namespace
 
-void watch_interrupts(int patience) {
+void watch_interrupts(int patience, const char* first) {
   seen = 0;
+  told = first;
   allowed = patience;
   struct sigaction action {};
   action.sa_handler = on_interrupt;

@@ -108,6 +108,12 @@ void TrainProgress::on_step(const train::StepResult& result, const train::Metric
   is_dirty_ = true;
 }
 
+void TrainProgress::on_budget(const train::RunBudget& budget) {
+  fmt::print("budget     {} tokens, {:.1f} passes over the data, about {}\n",
+             grouped(budget.tokens), budget.passes, duration_text(budget.seconds));
+  std::fflush(stdout);
+}
+
 void TrainProgress::on_event(int64_t step, std::string_view event, std::string_view detail) {
   if (is_terminal_ && event == "checkpoint") return;  // they come all the time
   clear();
@@ -122,6 +128,13 @@ void TrainProgress::on_event(int64_t step, std::string_view event, std::string_v
     fmt::print("step {} {}: {}\n", step, event, printable(detail));
   }
   std::fflush(stdout);
+}
+
+void TrainProgress::watch_stop() const {
+  // On a terminal the line is taken by the numbers and "^C".
+  static constexpr char kTold[] =
+      "\nstopping after this step ... (Ctrl-C again: at once, without a new checkpoint)\n";
+  watch_interrupts(1, is_terminal_ ? kTold : kTold + 1);
 }
 
 bool TrainProgress::wants_stop() { return interrupts() > 0; }

@@ -29,8 +29,11 @@ class TrainProgress : public train::RunObserver {
   TrainProgress(int64_t total_tokens, int64_t log_every_steps);
   ~TrainProgress() override { clear(); }
   void on_step(const train::StepResult& result, const train::MetricValues& values) override;
+  void on_budget(const train::RunBudget& budget) override;
   void on_event(int64_t step, std::string_view event, std::string_view detail) override;
   bool wants_stop() override;
+  // Ctrl-C ends the run after its step, which is said at once; a second one ends the program.
+  void watch_stop() const;
   void clear();  // the line that is rewritten, if there is one
 
  private:

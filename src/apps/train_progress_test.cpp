@@ -1,6 +1,9 @@
 #include "apps/train_progress.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
+
+#include <cstdlib>
 
 namespace cachalot::apps {
 namespace {
@@ -46,6 +49,20 @@ TEST(TrainProgress, AStepWithoutTargetsHasNoLoss) {
   EXPECT_NE(progress_line(numbers, 1000).find("  loss none  "), std::string::npos);
   numbers.loss = 0.5;
   EXPECT_NE(progress_line(numbers, 1000).find("  loss 0.5000  "), std::string::npos);
+}
+
+// A second Ctrl-C during a step ends the program, which claims no checkpoint.
+TEST(TrainProgressDeathTest, ASecondCtrlCEndsAtOnce) {
+  EXPECT_EXIT(
+      {
+        TrainProgress progress(1, 1);
+        progress.watch_stop();
+        ::raise(SIGINT);
+        if (!progress.wants_stop()) std::exit(1);
+        ::raise(SIGINT);
+        std::exit(2);
+      },
+      testing::KilledBySignal(SIGINT), "");
 }
 
 }  // namespace

@@ -1,9 +1,13 @@
 #include "apps/train_texts.h"
 
 #include <fmt/format.h>
+#include <stdlib.h>
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
+#include <optional>
+#include <utility>
 
 #include "apps/run_options.h"
 #include "apps/terminal.h"
@@ -17,6 +21,7 @@
 #include "text/bpe_trainer.h"
 #include "train/checkpoint.h"
 #include "train/preset_schedule.h"
+#include "train/train_config.h"
 
 namespace cachalot::apps {
 namespace {
@@ -29,6 +34,8 @@ constexpr int kEos = 1;
 constexpr double kHoldOut = 0.02;
 // A token that stands in the text less often is not worth a row of the embedding.
 constexpr int64_t kLeastCount = 8;
+// Fewer sequences are no text to learn from.
+constexpr int64_t kLeastSequences = 4;
 
 data::TextOptions text_options() {
   data::TextOptions options;
@@ -77,39 +84,98 @@ Result<int64_t> tokens_of(const std::string& list) {
   return tokens;
 }
 
+// Gone with the object.
+class TemporaryFolder {
+ public:
+  static Result<TemporaryFolder> make() {
+    std::error_code error;
+    std::string path = (fs::temp_directory_path(error) / "cachalot-texts-XXXXXX").string();
+    if (error || ::mkdtemp(path.data()) == nullptr)
+      return io_error(fmt::format("{}: expected to make a temporary folder, found none", path));
+    return TemporaryFolder(std::move(path));
+  }
+  TemporaryFolder(TemporaryFolder&& other) noexcept : path_(std::exchange(other.path_, "")) {}
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    if (!path_.empty()) fs::remove_all(path_, ignored);
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  explicit TemporaryFolder(std::string path) : path_(std::move(path)) {}
+  std::string path_;
+};
+
 class Texts {
  public:
   Texts(train::ConfigTree& tree, ThreadPool& threads) : tree_(tree), threads_(threads) {}
 
-  Status add(const std::vector<std::string>& texts, bool resume) {
+  Result<int64_t> add(const TextsRequest& request) {
     if (train::find(tree_, "data") != nullptr) {
       return invalid_argument(
           "--data: expected a configuration without [[data]] of its own, found one");
     }
-    if (train::find(tree_, "model") == nullptr) set("model.preset", "nano");
-    set("run_dir", json::string(run_directory(texts[0])));
+    if (train::find(tree_, "model.config") == nullptr &&
+        train::find(tree_, "model.init_from") == nullptr)
+      set("model.preset", "nano");
+    set("run_dir", json::string(run_directory(request.texts[0])));
     const std::string run_dir = text_at(tree_, "run_dir");
-    if (!resume && !train::list_checkpoints(run_dir).empty()) {
+    if (!request.resume && !request.dry_run && !train::list_checkpoints(run_dir).empty()) {
       return invalid_argument(fmt::format(
           "{}: expected a directory without a run, found one; --resume goes on with it, "
           "--run_dir=DIR begins another",
           run_dir));
     }
     folder_ = run_dir + "/data";
-    const std::string list = folder_ + "/texts.json";
+    CACHALOT_RETURN_IF_ERROR(check());
     std::error_code error;
-    if (!resume || !fs::exists(list, error)) CACHALOT_RETURN_IF_ERROR(make(texts));
-    return describe(list);
+    if (request.resume && fs::exists(folder_ + kList, error)) return describe(folder_);
+    std::optional<TemporaryFolder> temporary;
+    if (request.dry_run) {
+      CACHALOT_ASSIGN_OR_RETURN(TemporaryFolder made, TemporaryFolder::make());
+      temporary.emplace(std::move(made));
+    }
+    const std::string made = temporary ? temporary->path() : folder_;
+    CACHALOT_RETURN_IF_ERROR(make(request.texts, made));
+    CACHALOT_ASSIGN_OR_RETURN(const int64_t tokens, describe(made));
+    if (tokens < least_tokens_) {
+      return invalid_argument(fmt::format(
+          "--data: expected at least {} tokens to train on, {} sequences of {}, found {}: give "
+          "more text, or shorter sequences with --schedule.sequence",
+          grouped(least_tokens_), kLeastSequences, least_tokens_ / kLeastSequences,
+          grouped(tokens)));
+    }
+    return tokens;
   }
 
  private:
+  static constexpr char kList[] = "/texts.json", kHeldOutList[] = "/texts-heldout.json";
+
+  // The configuration that the texts will complete, with anything in their place.
+  Status check() {
+    train::ConfigTree trial = tree_;
+    train::set_if_absent(trial, "data",
+                         json::array{json::object{{"name", "texts"}, {"path", folder_ + kList}}},
+                         kOrigin);
+    if (const int64_t budget = train::suggested_budget(text_at(tree_, "model.preset"),
+                                                       std::numeric_limits<int64_t>::max());
+        budget > 0)
+      train::set_if_absent(trial, "schedule.batch.total_tokens", budget, kOrigin);
+    CACHALOT_ASSIGN_OR_RETURN(const train::TrainConfig config, train::train_config_from(trial));
+    least_tokens_ = kLeastSequences * config.schedule.sequence[0].sequence_length;
+    if (!text_at(tree_, "tokenizer").empty()) return {};
+    return vocab_size().error();
+  }
+
   void set(std::string_view path, json::value value) {
     train::set_if_absent(tree_, path, std::move(value), kOrigin);
   }
 
-  std::string tokenizer_path() const {
+  std::string tokenizer_path(const std::string& folder) const {
     const std::string given = text_at(tree_, "tokenizer");
-    return given.empty() ? folder_ + "/tokenizer.json" : given;
+    return given.empty() ? folder + "/tokenizer.json" : given;
   }
 
   Result<int64_t> vocab_size() const {
@@ -124,7 +190,7 @@ class Texts {
     return model.vocab_size;
   }
 
-  Status make(const std::vector<std::string>& texts) {
+  Status make(const std::vector<std::string>& texts, const std::string& folder) {
     CACHALOT_ASSIGN_OR_RETURN(const data::TextFiles files,
                               data::find_text_files(texts, text_options().documents));
     fmt::print("texts      {} files{}\n", grouped(static_cast<int64_t>(files.paths.size())),
@@ -133,12 +199,13 @@ class Texts {
                    : fmt::format(", {} passed over that hold no text", files.num_passed_over));
     for (const std::string& reason : files.reasons) fmt::print("           {}\n", reason);
     std::fflush(stdout);
-    CACHALOT_RETURN_IF_ERROR(create_directories(folder_));
+    CACHALOT_RETURN_IF_ERROR(create_directories(folder));
     if (text_at(tree_, "tokenizer").empty()) {
       CACHALOT_ASSIGN_OR_RETURN(const int64_t size, vocab_size());
-      CACHALOT_RETURN_IF_ERROR(learn_tokenizer(files.paths, size, tokenizer_path()));
+      CACHALOT_RETURN_IF_ERROR(learn_tokenizer(files.paths, size, tokenizer_path(folder)));
     }
-    CACHALOT_ASSIGN_OR_RETURN(const text::Tokenizer tokenizer, open_tokenizer(tokenizer_path()));
+    CACHALOT_ASSIGN_OR_RETURN(const text::Tokenizer tokenizer,
+                              open_tokenizer(tokenizer_path(folder)));
     fmt::print("tokenizer  {} tokens\n", grouped(tokenizer.vocab_size()));
     std::fflush(stdout);
     data::TokenizeOptions options;
@@ -147,7 +214,7 @@ class Texts {
     options.eos_id = kEos;
     CACHALOT_ASSIGN_OR_RETURN(
         const data::TokenizedCorpus corpus,
-        data::tokenize_corpus(tokenizer, files.paths, folder_ + "/texts", options, threads_));
+        data::tokenize_corpus(tokenizer, files.paths, folder + "/texts", options, threads_));
     fmt::print("corpus     {} tokens in {} documents, {} tokens held out{}\n",
                grouped(corpus.training.num_tokens), grouped(corpus.training.num_documents),
                grouped(corpus.held_out.num_tokens),
@@ -157,33 +224,36 @@ class Texts {
     return {};
   }
 
-  Status describe(const std::string& list) {
-    const json::object data = {{"name", "texts"}, {"path", list}};
-    set("data", json::array{data});
-    const std::string held_out = folder_ + "/texts-heldout.json";
-    CACHALOT_ASSIGN_OR_RETURN(const int64_t num_held_out, tokens_of(held_out));
-    if (num_held_out > 0)
-      set("validation", json::array{json::object{{"name", "heldout"}, {"path", held_out}}});
-    set("tokenizer", json::string(tokenizer_path()));
-    CACHALOT_ASSIGN_OR_RETURN(const text::Tokenizer tokenizer, open_tokenizer(tokenizer_path()));
+  // The files are in `folder` and will be in folder_. Returns the tokens to train on.
+  Result<int64_t> describe(const std::string& folder) {
+    set("data", json::array{json::object{{"name", "texts"}, {"path", folder_ + kList}}});
+    CACHALOT_ASSIGN_OR_RETURN(const int64_t num_held_out, tokens_of(folder + kHeldOutList));
+    if (num_held_out > 0) {
+      set("validation",
+          json::array{json::object{{"name", "heldout"}, {"path", folder_ + kHeldOutList}}});
+    }
+    CACHALOT_ASSIGN_OR_RETURN(const text::Tokenizer tokenizer,
+                              open_tokenizer(tokenizer_path(folder)));
+    set("tokenizer", json::string(tokenizer_path(folder_)));
     if (train::find(tree_, "model.init_from") == nullptr)
       set("model.vocab_size", tokenizer.vocab_size());
-    CACHALOT_ASSIGN_OR_RETURN(const int64_t num_tokens, tokens_of(list));
+    CACHALOT_ASSIGN_OR_RETURN(const int64_t num_tokens, tokens_of(folder + kList));
     const int64_t budget = train::suggested_budget(text_at(tree_, "model.preset"), num_tokens);
     if (budget > 0) set("schedule.batch.total_tokens", budget);
-    return {};
+    return num_tokens;
   }
 
   train::ConfigTree& tree_;
   ThreadPool& threads_;
-  std::string folder_;
+  std::string folder_;  // of the run
+  int64_t least_tokens_ = 0;
 };
 
 }  // namespace
 
-Status add_texts(train::ConfigTree& tree, const std::vector<std::string>& texts, bool resume,
-                 ThreadPool& threads) {
-  return Texts(tree, threads).add(texts, resume);
+Result<int64_t> add_texts(train::ConfigTree& tree, const TextsRequest& request,
+                          ThreadPool& threads) {
+  return Texts(tree, threads).add(request);
 }
 
 Status write_text_defaults(const train::TrainConfig& config, bool resume) {

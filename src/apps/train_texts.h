@@ -1,11 +1,15 @@
 // `train --data`: from a person's texts to what a configuration needs.
 // Files    RUN/data: tokenizer.json, where the configuration names none; texts.json with its
 //          shards, and texts-heldout.json with those of what is held out. A run that goes on
-//          (`resume`) takes them as they are.
+//          (`resume`) takes them as they are. Where `dry_run`, they are made in a temporary folder
+//          that is gone at the end, and the configuration names where they would be.
+// Order    the configuration is checked, all of it, before a text is read.
+// Returns  the tokens to train on.
 // Sets     what the configuration does not: model.preset (nano), run_dir (runs/NAME), tokenizer,
 //          data, validation, model.vocab_size, schedule.batch.total_tokens.
 // Errors   of the files, the tokenizer's training and the corpora; a configuration that names data
-//          of its own; a directory that holds a run already, without `resume`.
+//          of its own; a directory that holds a run already, without `resume` or `dry_run`; texts of fewer tokens
+//          than 4 of the first stage's sequences.
 #pragma once
 
 #include <string>
@@ -16,8 +20,13 @@
 
 namespace cachalot::apps {
 
-Status add_texts(train::ConfigTree& tree, const std::vector<std::string>& texts, bool resume,
-                 ThreadPool& threads);
+struct TextsRequest {
+  std::vector<std::string> texts;
+  bool resume = false;
+  bool dry_run = false;
+};
+Result<int64_t> add_texts(train::ConfigTree& tree, const TextsRequest& request,
+                          ThreadPool& threads);
 
 // RUN/generation_config.json, which the run's checkpoints carry: how a model that has seen plain
 // text alone is talked with. A run that goes on (`resume`) keeps the one that it has.

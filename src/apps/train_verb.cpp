@@ -2,7 +2,11 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <charconv>
+#include <cmath>
+#include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "apps/command_line.h"
 #include "apps/interrupts.h"
@@ -15,6 +19,7 @@
 #include "base/log.h"
 #include "device/isa.h"
 #include "formats/accounting.h"
+#include "formats/presets.h"
 #include "train/memory_plan.h"
 #include "train/run.h"
 #include "train/run_metrics.h"
@@ -22,9 +27,13 @@
 namespace cachalot::apps {
 namespace {
 
+constexpr double kMostTokens = 1e15;
+constexpr int kInterrupted = 130;  // a shell's code for Ctrl-C: what follows "&&" does not run
+
 struct TrainOptions {
   std::vector<std::string> files;
   std::string preset;
+  std::optional<int64_t> tokens;
   std::vector<std::string> texts;
   bool dry_run = false;
   int threads = 0;
@@ -47,6 +56,31 @@ Result<std::vector<std::string>> assignments_of(const std::vector<std::string>& 
   return out;
 }
 
+// "2M" as "2000000".
+CLI::Validator token_count() {
+  return CLI::Validator(
+      [](std::string& text) {
+        static constexpr std::string_view kUnits = "kMB";
+        double count = 0;
+        const char* const end = text.data() + text.size();
+        const auto [rest, error] = std::from_chars(text.data(), end, count);
+        size_t unit = std::string_view::npos;
+        if (rest != end) {
+          unit = kUnits.find(*rest == 'K' ? 'k' : *rest == 'm' ? 'M' : *rest);
+          for (size_t i = 0; unit != std::string_view::npos && i <= unit; ++i) count *= 1000;
+        }
+        const bool is_read = error == std::errc() &&
+                             (rest == end || (unit != std::string_view::npos && rest + 1 == end));
+        count = std::round(count);
+        if (!is_read || !(count >= 1 && count <= kMostTokens)) {
+          return fmt::format("expected tokens, as in 100k, 1.5M or 2000000, found \"{}\"", text);
+        }
+        text = std::to_string(static_cast<int64_t>(count));
+        return std::string();
+      },
+      "TOKENS", "");
+}
+
 void print_row(std::string_view name, const std::string& text) {
   fmt::print("{:<11}{}\n", name, text);
 }
@@ -61,11 +95,17 @@ void print_summary(const std::string& program, const train::TrainConfig& config,
                         grouped(summary.tokens_seen), grouped(config.schedule.batch.total_tokens),
                         duration_text(summary.seconds)));
   if (summary.first_loss != 0) {
-    print_row("loss", fmt::format("{:.4f} at its first step, {:.4f} at its last",
-                                  summary.first_loss, summary.last_loss));
+    print_row("loss",
+              fmt::format("{:.4f} at the run's first step, {:.4f} in the mean of its last {}",
+                          summary.first_loss, summary.last_loss, summary.last_steps));
   }
-  for (const auto& [name, value] : summary.validation)
-    print_row("", fmt::format("{} {:.4f}", name, value));
+  for (const auto& [name, value] : summary.validation) {
+    std::string before;
+    for (const auto& [first_name, first] : summary.first_validation) {
+      if (first_name == name) before = fmt::format(" ({:.4f} at the first evaluation)", first);
+    }
+    print_row("", fmt::format("{} {:.4f}{}", name, value, before));
+  }
   print_row("model", summary.checkpoint);
   print_row("report", config.run_dir + "/report.html");
   if (!summary.budget_spent) {
@@ -76,7 +116,23 @@ void print_summary(const std::string& program, const train::TrainConfig& config,
   }
 }
 
-Status run(const TrainOptions& options, const CLI::App& command) {
+// A folder where a configuration file belongs.
+Status check_files(const std::vector<std::string>& files) {
+  for (const std::string& file : files) {
+    std::error_code error;
+    if (!std::filesystem::is_directory(file, error)) continue;
+    const std::string word = shell_word(file);
+    return invalid_argument(
+        fmt::format("train: expected a configuration file, found the folder {}: {}", file,
+                    std::filesystem::exists(file + "/run.toml", error)
+                        ? fmt::format("a run? {}/run.toml --resume goes on with it", word)
+                        : fmt::format("a folder of texts? use --data {}", word)));
+  }
+  return {};
+}
+
+// Returns the exit code.
+Result<int> run(const TrainOptions& options, const CLI::App& command) {
   std::vector<std::string> names;
   for (const CLI::Option* option : command.get_options()) names.push_back(option->get_name());
   CACHALOT_ASSIGN_OR_RETURN(std::vector<std::string> assignments,
@@ -86,14 +142,21 @@ Status run(const TrainOptions& options, const CLI::App& command) {
         "train: expected a configuration file, or --data with texts (as in --preset nano --data "
         "DIR), found neither");
   }
+  CACHALOT_RETURN_IF_ERROR(check_files(options.files));
+  if (options.tokens) {
+    assignments.insert(assignments.begin(),
+                       fmt::format("schedule.batch.total_tokens={}", *options.tokens));
+  }
   if (!options.preset.empty())
     assignments.insert(assignments.begin(), "model.preset=\"" + options.preset + "\"");
   CACHALOT_ASSIGN_OR_RETURN(train::ConfigTree tree,
                             train::read_config_tree(options.files, assignments));
   CACHALOT_ASSIGN_OR_RETURN(const device::Isa isa, device::chosen_isa());
   ThreadPool pool(options.threads);
-  if (!options.texts.empty())
-    CACHALOT_RETURN_IF_ERROR(add_texts(tree, options.texts, options.request.resume, pool));
+  if (!options.texts.empty()) {
+    CACHALOT_RETURN_IF_ERROR(
+        add_texts(tree, {options.texts, options.request.resume, options.dry_run}, pool).error());
+  }
   CACHALOT_ASSIGN_OR_RETURN(const train::TrainConfig config, train::train_config_from(tree));
   device::Arena arena;
   device::ExecContext ctx{&pool, &arena, isa};
@@ -102,12 +165,12 @@ Status run(const TrainOptions& options, const CLI::App& command) {
     fmt::print("{}\n# {}\n", train::resolved_toml(config), "what this run is");
     fmt::print("{}", plan.to_text(train::machine_peak_gflops(ctx, config)));
     for (const std::string& note : train::budget_notes(config)) fmt::print("# note: {}\n", note);
-    return {};
+    return 0;
   }
   if (!options.texts.empty())
     CACHALOT_RETURN_IF_ERROR(write_text_defaults(config, options.request.resume));
   TrainProgress progress(config.schedule.batch.total_tokens, config.log.every_steps);
-  watch_interrupts(2);
+  progress.watch_stop();
   CACHALOT_ASSIGN_OR_RETURN(const train::RunSummary summary,
                             train::run_training(ctx, config, options.request, progress));
   progress.clear();
@@ -115,7 +178,7 @@ Status run(const TrainOptions& options, const CLI::App& command) {
   if (const Status status = write_report({config.run_dir}, ""); !status.ok())
     log_warning(fmt::format("report: {}", status.message()));
   print_summary(command.get_parent()->get_name(), config, summary);
-  return {};
+  return interrupts() > 0 && !summary.budget_spent ? kInterrupted : 0;
 }
 
 }  // namespace
@@ -129,7 +192,11 @@ void add_train_verb(CLI::App& app, int* exit_code) {
   set_example(command, "train --preset nano --data my-texts --run_dir=runs/mine");
   command->add_option("files", options->files, "configuration files, later over earlier ones");
   command->add_option("--preset", options->preset,
-                      "shape and schedule: nano or mini (model.preset)");
+                      fmt::format("shape and schedule: {} (model.preset)", formats::kPresetNames));
+  command
+      ->add_option("--tokens", options->tokens,
+                   "tokens to train on, as in 100k or 2M (schedule.batch.total_tokens)")
+      ->transform(token_count());
   command->add_option("--data", options->texts,
                       "texts to learn from: files, folders, patterns; tokenizer and corpora are "
                       "made from them, and what else the configuration leaves open");
@@ -143,8 +210,10 @@ void add_train_verb(CLI::App& app, int* exit_code) {
   command->add_option("--threads", options->threads, "0: one per usable core")
       ->check(CLI::Range(0, 1024));
   command->allow_extras();
-  command->callback(
-      [command, options, exit_code] { *exit_code = exit_code_of(run(*options, *command)); });
+  command->callback([command, options, exit_code] {
+    const Result<int> code = run(*options, *command);
+    *exit_code = code ? *code : report_error(code.error());
+  });
 }
 
 }  // namespace cachalot::apps

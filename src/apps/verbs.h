@@ -1,5 +1,6 @@
 // Every verb of the binary: each function adds its subcommand, which sets *exit_code when it runs
-// (0; 1: a check failed; 2: an error, one line of which is on standard error). Both arguments
+// (0; 1: a check failed; 2: an error, one line of which is on standard error; 130: train stopped by
+// Ctrl-C). Both arguments
 // outlive the parse. main.cpp lists them all.
 #pragma once
 

@@ -120,8 +120,7 @@ Result<ModelConfig> preset_config(std::string_view name) {
   if (name == "mini") return mini_config();
   if (name == "flash") return flash_config();
   if (name == "pro") return pro_config();
-  return invalid_argument(
-      fmt::format("preset: expected nano, mini, flash or pro, found \"{}\"", name));
+  return invalid_argument(fmt::format("preset: expected {}, found \"{}\"", kPresetNames, name));
 }
 
 }  // namespace cachalot::formats

@@ -17,7 +17,10 @@ ModelConfig nano_config();
 // For one GPU: about 283 M parameters.
 ModelConfig mini_config();
 
-// "nano", "mini", "flash" or "pro".
+// Those of preset_config(), as a sentence has them.
+inline constexpr std::string_view kPresetNames = "nano, mini, flash or pro";
+
+// One of kPresetNames.
 // Errors  invalid_argument: another name.
 Result<ModelConfig> preset_config(std::string_view name);
 

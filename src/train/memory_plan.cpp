@@ -45,6 +45,10 @@ double MemoryPlan::total_bytes() const {
          pass.total();
 }
 
+double MemoryPlan::seconds(double peak_gflops) const {
+  return flops / (peak_gflops * 1e9 * kUsualShareOfPeak);
+}
+
 std::string MemoryPlan::to_text(double peak_gflops) const {
   std::string out;
   const auto row = [&](std::string_view name, const std::string& value) {
@@ -65,8 +69,7 @@ std::string MemoryPlan::to_text(double peak_gflops) const {
   row("a checkpoint", bytes_text(checkpoint_bytes));
   row("steps", fmt::format("{} ({} tokens)", num_steps, total_tokens));
   row("operations", fmt::format("{:.3g} FLOP", flops));
-  row("time", fmt::format("{:.3g} h at {:.0f} % of {:.4g} GFLOP/s",
-                          flops / (peak_gflops * 1e9 * kUsualShareOfPeak) / 3600,
+  row("time", fmt::format("{:.3g} h at {:.0f} % of {:.4g} GFLOP/s", seconds(peak_gflops) / 3600,
                           100 * kUsualShareOfPeak, peak_gflops));
   return out;
 }

@@ -29,6 +29,8 @@ struct MemoryPlan {
   double flops = 0;  // of the whole run
 
   double total_bytes() const;
+  // Of the whole run on a machine of this peak, an estimate.
+  double seconds(double peak_gflops) const;
   // Lines "# name  value", a time estimate for a machine of this peak among them.
   std::string to_text(double peak_gflops) const;
 };

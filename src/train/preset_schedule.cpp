@@ -24,7 +24,8 @@ constexpr Fit kFits[] = {
 };
 
 constexpr int64_t kPasses = 4;
-constexpr int64_t kSteps = 500;  // of a run, where the batch has room for it
+constexpr int64_t kMostPasses = 20;  // a text that is read more often is learnt by heart
+constexpr int64_t kSteps = 500;      // of a run, where the batch has room for it
 constexpr int64_t kMostWarmup = 50;
 
 const Fit* fit_of(std::string_view preset) {
@@ -39,7 +40,10 @@ const Fit* fit_of(std::string_view preset) {
 int64_t suggested_budget(std::string_view preset, int64_t corpus_tokens) {
   const Fit* fit = fit_of(preset);
   if (fit == nullptr) return 0;
-  return std::clamp(kPasses * corpus_tokens, fit->least_budget, fit->most_budget);
+  // Beyond this any number of passes is within all limits, and no product overflows.
+  const int64_t tokens = std::clamp<int64_t>(corpus_tokens, 1, fit->most_budget);
+  return std::min(kMostPasses * tokens,
+                  std::clamp(kPasses * tokens, fit->least_budget, fit->most_budget));
 }
 
 void fit_to_preset(std::string_view preset, int64_t total_tokens, int64_t batch_tokens,

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <numeric>
 #include <utility>
 
 #include "base/file.h"
@@ -18,6 +19,7 @@
 #include "text/tokenizer.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
+#include "train/memory_plan.h"
 #include "train/run_lock.h"
 #include "train/run_metrics.h"
 #include "train/sample_text.h"
@@ -32,6 +34,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr float kProvokedScale = 50;
+constexpr size_t kLastSteps = 10;  // whose mean is a run's last loss
 constexpr int64_t kSamplePromptTokens = 16;
 constexpr char kValidation[] = "validation/";  // begins the names of an evaluation's values
 constexpr size_t kMaxTokenizerBytes = size_t{256} << 20;
@@ -99,6 +102,7 @@ class Run {
     summary_.budget_spent |= summary_.tokens_seen >= config_.schedule.batch.total_tokens;
     summary_.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     summary_.checkpoint = checkpoint_directory(config_.run_dir, summary_.step);
+    CACHALOT_RETURN_IF_ERROR(summarize_losses());
     return std::move(summary_);
   }
 
@@ -233,6 +237,7 @@ class Run {
       CACHALOT_RETURN_IF_ERROR(event("resume", newest->directory()));
       return tell_changes(*newest);
     }
+    CACHALOT_RETURN_IF_ERROR(tell_budget());
     for (const std::string& note : notes()) observer_.on_event(0, "note", note);
     return config_.anticipation.enabled ? save() : Status();
   }
@@ -244,6 +249,37 @@ class Run {
     CACHALOT_ASSIGN_OR_RETURN(const std::vector<std::string> differences,
                               differences_from(config_, before));
     return event("changed configuration", fmt::format("{}", fmt::join(differences, "; ")));
+  }
+
+  Status tell_budget() const {
+    CACHALOT_ASSIGN_OR_RETURN(const MemoryPlan plan, memory_plan(config_));
+    observer_.on_budget(
+        {plan.total_tokens,
+         static_cast<double>(plan.total_tokens) / static_cast<double>(corpus_tokens_),
+         plan.seconds(peak_gflops_)});
+    return {};
+  }
+
+  // From the log, which holds earlier starts too.
+  Status summarize_losses() {
+    CACHALOT_ASSIGN_OR_RETURN(const std::vector<MetricsLine> lines, read_metrics(log_path()));
+    std::vector<double> losses;
+    for (const MetricsLine& line : lines) {
+      for (const auto& [name, value] : line.values) {
+        if (name == "loss/lm") losses.push_back(value);
+      }
+      if (line.values.empty() || !line.values[0].first.starts_with(kValidation)) continue;
+      if (summary_.first_validation.empty()) summary_.first_validation = line.values;
+      summary_.validation = line.values;
+    }
+    if (losses.empty()) return {};
+    const size_t count = std::min(losses.size(), kLastSteps);
+    summary_.first_loss = losses.front();
+    summary_.last_loss =
+        std::accumulate(losses.end() - static_cast<ptrdiff_t>(count), losses.end(), 0.0) /
+        static_cast<double>(count);
+    summary_.last_steps = static_cast<int64_t>(count);
+    return {};
   }
 
   std::vector<std::string> notes() const {
@@ -314,10 +350,6 @@ class Run {
       for (auto& value : spectrum_metrics(ctx_, trainer_->optimizer())) values.push_back(value);
     }
     CACHALOT_RETURN_IF_ERROR(write_values(result.step, result.tokens_seen, values));
-    if (result.num_targets > 0) {
-      if (summary_.first_loss == 0) summary_.first_loss = result.lm_loss;
-      summary_.last_loss = result.lm_loss;
-    }
     observer_.on_step(result, values);
     if (result.num_targets == 0 && !std::exchange(has_told_no_targets_, true)) {
       CACHALOT_RETURN_IF_ERROR(
@@ -412,7 +444,6 @@ class Run {
     if (values.empty()) return {};
     for (const auto& [name, value] : values)
       observer_.on_event(position.step, name, fmt::format("{:.4f}", value));
-    summary_.validation = values;
     CACHALOT_RETURN_IF_ERROR(show_sample());
     return write_values(position.step, position.tokens_seen, values);
   }

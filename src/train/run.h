@@ -12,7 +12,8 @@
 //         from there (reference/training 7.1).
 // Tokenizers  of all corpora, and the one that the configuration names, are one: another is an
 //         error before the first step, with both fingerprints.
-// Said before the first step, as events "note": what budget_notes() and a look at the corpora find.
+// Said before the first step of a new run: its RunBudget, then as events "note" what budget_notes()
+//         and a look at the corpora find.
 // Shown at each evaluation, as an event "sample": how the model goes on from the first held-out
 //         document's beginning.
 // Losses  that are no number end the run, unless a rollback bridges them: an error with step, loss
@@ -31,11 +32,18 @@
 
 namespace cachalot::train {
 
+struct RunBudget {
+  int64_t tokens = 0;
+  double passes = 0;   // over all corpora together
+  double seconds = 0;  // an estimate
+};
+
 // What a person is shown. Calls come from the run's thread.
 class RunObserver {
  public:
   virtual ~RunObserver() = default;
   virtual void on_step(const StepResult& result, const MetricValues& values) = 0;
+  virtual void on_budget(const RunBudget& budget) { (void)budget; }
   virtual void on_event(int64_t step, std::string_view event, std::string_view detail) = 0;
   // Asked after every step; true ends the run with a checkpoint.
   virtual bool wants_stop() { return false; }
@@ -55,10 +63,13 @@ struct RunSummary {
   int64_t step = 0;
   int64_t tokens_seen = 0;
   bool budget_spent = false;
-  double seconds = 0;     // of this start
-  double first_loss = 0;  // of the first and the last step of this start; 0: it made none
-  double last_loss = 0;
-  MetricValues validation;  // of the last evaluation, if this start made one
+  double seconds = 0;  // of this start
+  // Of the whole run, earlier starts with it.
+  double first_loss = 0;  // of the first step with targets; 0: there was none
+  double last_loss = 0;   // mean of the last steps with targets, last_steps of them, at most 10
+  int64_t last_steps = 0;
+  MetricValues first_validation;
+  MetricValues validation;  // of the last evaluation
   std::string checkpoint;   // directory of the last
 };
 

@@ -40,6 +40,9 @@ json::value sorted(const json::value& value) {
   return out;
 }
 
+// "a.b" of "b" where one key of the configuration ends so, or a field of its model; else empty.
+std::string path_ending_in(const std::string& name);
+
 // A list of the configuration's fields is written once, as visit(); a reader and a printer walk it.
 // `Value` members have the same names and arguments in both.
 class Reader {
@@ -147,7 +150,8 @@ class Reader {
     for (const auto& [key, value] : *level.object) {
       const std::string name(key);
       if (std::find(level.known.begin(), level.known.end(), name) != level.known.end()) continue;
-      const std::string near = closest(name, level.known);
+      std::string near = level.path.empty() ? path_ending_in(name) : std::string();
+      if (near.empty()) near = closest(name, level.known);
       fail(name, near.empty() ? "a known key" : fmt::format("a known key (\"{}\"?)", near),
            fmt::format("\"{}\"", name));
     }
@@ -339,6 +343,22 @@ json::object printed(const TrainConfig& config) {
   TrainConfig copy = config;
   visit(printer, copy);
   return printer.root();
+}
+
+void collect_paths(const json::object& table, const std::string& path, std::string_view name,
+                   std::vector<std::string>& out) {
+  for (const auto& [key, value] : table) {
+    const std::string inner = path_below(path, key);
+    if (key == name) out.push_back(inner);
+    if (value.is_object()) collect_paths(value.get_object(), inner, name, out);
+  }
+}
+
+std::string path_ending_in(const std::string& name) {
+  std::vector<std::string> paths;
+  collect_paths(printed(TrainConfig()), "", name, paths);
+  collect_paths(formats::to_json(formats::nano_config()), "model", name, paths);
+  return paths.size() == 1 ? paths[0] : std::string();
 }
 
 // Without what changes no bit of a run.

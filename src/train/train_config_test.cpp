@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <sstream>
 
@@ -12,6 +13,7 @@
 #include "base/rng.h"
 #include "base/test_data.h"
 #include "formats/presets.h"
+#include "train/preset_schedule.h"
 
 namespace cachalot::train {
 namespace {
@@ -366,6 +368,15 @@ constexpr char kNoSchedule[] =
 TEST(TrainConfig, ABudgetIsNeeded) {
   EXPECT_NE(error_of({kNoSchedule}).find("schedule.batch.total_tokens: expected the tokens"),
             std::string::npos);
+}
+
+// Four passes within the preset's limits, and never more than 20.
+TEST(TrainConfig, ASuggestedBudgetRepeatsNoTextTooOften) {
+  EXPECT_EQ(suggested_budget("nano", 1'000'000), 4'000'000);
+  EXPECT_EQ(suggested_budget("nano", 100'000), 1'000'000);
+  EXPECT_EQ(suggested_budget("nano", 5'000), 100'000);
+  EXPECT_EQ(suggested_budget("nano", std::numeric_limits<int64_t>::max()), 8'192'000);
+  EXPECT_EQ(suggested_budget("flash", 5'000), 0);
 }
 
 TEST(TrainConfig, APresetBringsAScheduleThatFits) {

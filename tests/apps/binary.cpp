@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <pty.h>
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,11 +17,17 @@
 namespace cachalot::apps {
 namespace {
 
-std::string drain(int fd) {
+// `child` gets SIGINT once the text holds interrupt_at.
+std::string drain(int fd, pid_t child = -1, const std::string& interrupt_at = "") {
+  bool waits = !interrupt_at.empty();
   std::string text;
   char buffer[4096];
-  for (ssize_t count = 0; (count = ::read(fd, buffer, sizeof buffer)) > 0;)
+  for (ssize_t count = 0; (count = ::read(fd, buffer, sizeof buffer)) > 0;) {
     text.append(buffer, static_cast<size_t>(count));
+    if (!waits || text.find(interrupt_at) == std::string::npos) continue;
+    waits = false;
+    ::kill(child, SIGINT);
+  }
   ::close(fd);
   return text;
 }
@@ -43,6 +50,7 @@ std::vector<char*> argv_of(std::vector<std::string>& words) {
 int exit_code_of(pid_t child) {
   int status = 0;
   ::waitpid(child, &status, 0);
+  if (WIFSIGNALED(status)) return 128 + WTERMSIG(status);
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
@@ -80,7 +88,7 @@ formats::ModelConfig small_config() {
 
 Outcome run_binary(const std::vector<std::string>& arguments, const std::string& input,
                    const std::vector<std::pair<std::string, std::string>>& environment,
-                   const std::string& output) {
+                   const std::string& output, const std::string& interrupt_at) {
   std::vector<std::string> words = words_of(arguments);
   std::vector<char*> argv = argv_of(words);
   int in[2];
@@ -106,7 +114,7 @@ Outcome run_binary(const std::vector<std::string>& arguments, const std::string&
   // The inputs of these tests fit a pipe's buffer.
   EXPECT_EQ(::write(in[1], input.data(), input.size()), static_cast<ssize_t>(input.size()));
   ::close(in[1]);
-  outcome.out = drain(out[0]);
+  outcome.out = drain(out[0], child, interrupt_at);
   reader.join();
   outcome.exit_code = exit_code_of(child);
   return outcome;

@@ -16,10 +16,11 @@ struct Outcome {
 };
 // Arguments reach the binary as they are, without a shell between. `input` is its standard input;
 // `environment` has names and values beside those of the test; `output`, where it is given, is a
-// file or device that standard output leads to.
+// file or device that standard output leads to. Once standard output holds `interrupt_at`, if that
+// is given, the binary gets the signal of Ctrl-C. exit_code: 128 + N where signal N has ended it.
 Outcome run_binary(const std::vector<std::string>& arguments, const std::string& input = "",
                    const std::vector<std::pair<std::string, std::string>>& environment = {},
-                   const std::string& output = "");
+                   const std::string& output = "", const std::string& interrupt_at = "");
 
 // The same with a terminal for input, output and errors, all of which is in `out`. `input` is typed
 // ahead; it must end the program.

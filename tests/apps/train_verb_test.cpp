@@ -68,6 +68,7 @@ TEST(TrainTexts, AFolderBecomesAModelThatOpens) {
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   for (const char* told :
        {"12 files", "held out", "note: the run has 10 steps", "sample: ", "trained    10 steps",
+        "budget     1,280 tokens, ", " passes over the data, about ", "in the mean of its last 10",
         "validation/heldout/bits_per_byte", "step-0000000010", "report.html", " chat "}) {
     EXPECT_NE(outcome.out.find(told), std::string::npos) << told << "\n" << outcome.out;
   }
@@ -106,6 +107,14 @@ TEST(TrainTexts, StopsAndGoesOnFromItsOwnConfiguration) {
   const Outcome resumed = train({run + "/run.toml", "--resume"});
   ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
   EXPECT_NE(resumed.out.find("trained    10 steps"), std::string::npos) << resumed.out;
+  // Losses are the run's, not this start's: its first step is that of the first start.
+  const auto loss_line = [](const std::string& out) {
+    const size_t at = out.find("\nloss ");
+    return at == std::string::npos ? "none in " + out
+                                   : out.substr(at, out.find(" at the", at) - at);
+  };
+  EXPECT_EQ(loss_line(resumed.out), loss_line(stopped.out));
+  EXPECT_NE(resumed.out.find(" at the first evaluation)"), std::string::npos) << resumed.out;
   EXPECT_EQ(resumed.out.find("changed configuration"), std::string::npos) << resumed.out;
   EXPECT_EQ(chat_defaults_of(run).at("cachalot").at("plain_text"), true);
 }
@@ -122,6 +131,93 @@ TEST(Train, TellsAllThatIsWrongAtOnce) {
   const Outcome nothing = train({});
   EXPECT_EQ(nothing.exit_code, 2);
   EXPECT_NE(nothing.err.find("--data"), std::string::npos) << nothing.err;
+}
+
+// No text is read, and nothing is written, before all options are right.
+TEST(TrainTexts, OptionsAreCheckedBeforeTheTexts) {
+  const std::string folder = texts(), run = scratch_path("unread-run");
+  for (const auto& [wrong, told] : std::vector<std::pair<std::string, std::string>>{
+           {"--schedule.batch.total_token=100000", "\"total_tokens\"?"},
+           {"--run-dir=x", "\"run_dir\"?"},
+           {"--total_tokens=100000", "\"schedule.batch.total_tokens\"?"},
+           {"--hidden_size=64", "\"model.hidden_size\"?"},
+           {"--preset=nanoo", "expected nano, mini, flash or pro, found \"nanoo\""},
+           {"--tokens=many", "as in 100k"},
+           {"--tokens=0", "as in 100k"},
+           {"--tokens=2Mb", "as in 100k"},
+           {"--model.preset=flash", "schedule.batch.total_tokens: expected the tokens to train"}}) {
+    const Outcome outcome = train({"--data", folder, "--run_dir=" + run, wrong});
+    EXPECT_EQ(outcome.exit_code, 2) << wrong;
+    EXPECT_EQ(outcome.out, "") << wrong;
+    EXPECT_NE(outcome.err.find(told), std::string::npos) << wrong << "\n" << outcome.err;
+  }
+  EXPECT_FALSE(fs::exists(run));
+  const Outcome help = train({"--help"});
+  EXPECT_NE(help.out.find("nano, mini, flash or pro"), std::string::npos) << help.out;
+}
+
+// It leaves nothing behind, and the name of a run that is there does not stop it.
+TEST(TrainTexts, ADryRunWritesNothing) {
+  const std::string folder = texts(), run = scratch_path("dry-run"), temporary = run + "-tmp";
+  fs::create_directories(temporary);
+  const auto dry = [&](const std::string& tokens) {
+    std::vector<std::string> arguments = {
+        "train", "--data", folder, "--dry-run", "--run_dir=" + run, "--tokens", tokens};
+    for (const std::string& one : kSmall) {
+      if (!one.starts_with("--schedule.batch.total")) arguments.push_back(one);
+    }
+    return run_binary(arguments, "", {{"TMPDIR", temporary}});
+  };
+  const Outcome first = dry("1.5k");
+  ASSERT_EQ(first.exit_code, 0) << first.err;
+  for (const std::string& told : {std::string("total_tokens = 1500\n"), run + "/data/texts.json",
+                                  run + "/data/tokenizer.json"})
+    EXPECT_NE(first.out.find(told), std::string::npos) << told << "\n" << first.out;
+  EXPECT_EQ(first.out.find(temporary), std::string::npos) << first.out;
+  EXPECT_FALSE(fs::exists(run));
+  EXPECT_TRUE(fs::is_empty(temporary));
+  ASSERT_EQ(train({"--data", folder, "--run_dir=" + run, "--stop-at-step", "1"}, kSmall).exit_code,
+            0);
+  const auto written = fs::last_write_time(run + "/data/texts.json");
+  const Outcome again = dry("2k");
+  EXPECT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_NE(again.out.find("total_tokens = 2000\n"), std::string::npos) << again.out;
+  EXPECT_EQ(fs::last_write_time(run + "/data/texts.json"), written);
+}
+
+TEST(TrainTexts, TooLittleTextIsRefused) {
+  const std::string file = scratch_path("little.txt");
+  ASSERT_TRUE(write_file_atomically(file, "hello world\n").ok());
+  const Outcome outcome = train({"--data", file, "--run_dir=" + scratch_path("little-run")});
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_NE(outcome.err.find("at least 4,096 tokens to train on, 4 sequences of 1024, found "),
+            std::string::npos)
+      << outcome.err;
+  EXPECT_EQ(outcome.out.find("step "), std::string::npos) << outcome.out;
+}
+
+TEST(TrainTexts, AFolderWithoutDataIsExplained) {
+  const std::string folder = texts();
+  const Outcome outcome = train({"--preset", "nano", folder});
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_NE(outcome.err.find("a folder of texts? use --data " + folder), std::string::npos)
+      << outcome.err;
+}
+
+// Ctrl-C is answered at once, ends with a checkpoint, and "train && quantize" does not go on.
+TEST(TrainTexts, CtrlCStopsWithACheckpoint) {
+  const std::string run = scratch_path("interrupted-run");
+  std::vector<std::string> arguments = {"train", "--data", texts(), "--run_dir=" + run};
+  arguments.insert(arguments.end(), kSmall.begin(), kSmall.end());
+  for (const char* more : {"--schedule.batch.total_tokens=12800000", "--log.every_steps=1",
+                           "--evaluate.every_steps=0", "--checkpoint.every_steps=100000"})
+    arguments.emplace_back(more);
+  const Outcome outcome = run_binary(arguments, "", {}, "", "step 2 tokens");
+  EXPECT_EQ(outcome.exit_code, 130) << outcome.err;
+  EXPECT_NE(outcome.out.find("\nstopping after this step ..."), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.out.find("\nstopped    "), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.out.find("run.toml --resume"), std::string::npos) << outcome.out;
+  EXPECT_TRUE(fs::exists(run + "/checkpoints"));
 }
 
 // A configuration whose corpus or tokenizer is another's.
