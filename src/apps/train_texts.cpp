@@ -112,7 +112,7 @@ class Texts {
  public:
   Texts(train::ConfigTree& tree, ThreadPool& threads) : tree_(tree), threads_(threads) {}
 
-  Result<int64_t> add(const TextsRequest& request) {
+  Status add(const TextsRequest& request) {
     if (train::find(tree_, "data") != nullptr) {
       return invalid_argument(
           "--data: expected a configuration without [[data]] of its own, found one");
@@ -131,7 +131,7 @@ class Texts {
     folder_ = run_dir + "/data";
     CACHALOT_RETURN_IF_ERROR(check());
     std::error_code error;
-    if (request.resume && fs::exists(folder_ + kList, error)) return describe(folder_);
+    if (request.resume && fs::exists(folder_ + kList, error)) return describe(folder_).error();
     std::optional<TemporaryFolder> temporary;
     if (request.dry_run) {
       CACHALOT_ASSIGN_OR_RETURN(TemporaryFolder made, TemporaryFolder::make());
@@ -147,7 +147,7 @@ class Texts {
           grouped(least_tokens_), kLeastSequences, least_tokens_ / kLeastSequences,
           grouped(tokens)));
     }
-    return tokens;
+    return {};
   }
 
  private:
@@ -251,8 +251,7 @@ class Texts {
 
 }  // namespace
 
-Result<int64_t> add_texts(train::ConfigTree& tree, const TextsRequest& request,
-                          ThreadPool& threads) {
+Status add_texts(train::ConfigTree& tree, const TextsRequest& request, ThreadPool& threads) {
   return Texts(tree, threads).add(request);
 }
 

@@ -4,12 +4,11 @@
 //          (`resume`) takes them as they are. Where `dry_run`, they are made in a temporary folder
 //          that is gone at the end, and the configuration names where they would be.
 // Order    the configuration is checked, all of it, before a text is read.
-// Returns  the tokens to train on.
 // Sets     what the configuration does not: model.preset (nano), run_dir (runs/NAME), tokenizer,
 //          data, validation, model.vocab_size, schedule.batch.total_tokens.
 // Errors   of the files, the tokenizer's training and the corpora; a configuration that names data
-//          of its own; a directory that holds a run already, without `resume` or `dry_run`; texts of fewer tokens
-//          than 4 of the first stage's sequences.
+//          of its own; a directory that holds a run already, without `resume` or `dry_run`;
+//          texts of fewer tokens than 4 of the first stage's sequences.
 #pragma once
 
 #include <string>
@@ -25,8 +24,7 @@ struct TextsRequest {
   bool resume = false;
   bool dry_run = false;
 };
-Result<int64_t> add_texts(train::ConfigTree& tree, const TextsRequest& request,
-                          ThreadPool& threads);
+Status add_texts(train::ConfigTree& tree, const TextsRequest& request, ThreadPool& threads);
 
 // RUN/generation_config.json, which the run's checkpoints carry: how a model that has seen plain
 // text alone is talked with. A run that goes on (`resume`) keeps the one that it has.

@@ -155,7 +155,7 @@ Result<int> run(const TrainOptions& options, const CLI::App& command) {
   ThreadPool pool(options.threads);
   if (!options.texts.empty()) {
     CACHALOT_RETURN_IF_ERROR(
-        add_texts(tree, {options.texts, options.request.resume, options.dry_run}, pool).error());
+        add_texts(tree, {options.texts, options.request.resume, options.dry_run}, pool));
   }
   CACHALOT_ASSIGN_OR_RETURN(const train::TrainConfig config, train::train_config_from(tree));
   device::Arena arena;

@@ -13,7 +13,8 @@
 namespace cachalot::train {
 
 // The budget of tokens for a preset and a corpus of this many: about four passes, within what is
-// worth it for the preset, but never more than 20 passes. 0: the preset has none, since it is not for one machine.
+// worth it for the preset, but never more than 20 passes. 0: the preset has none, since it
+// is not for one machine.
 int64_t suggested_budget(std::string_view preset, int64_t corpus_tokens);
 
 // total_tokens: of the configuration, 0 where it gives none; batch_tokens likewise.

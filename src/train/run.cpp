@@ -269,7 +269,7 @@ class Run {
         if (name == "loss/lm") losses.push_back(value);
       }
       if (line.values.empty() || !line.values[0].first.starts_with(kValidation)) continue;
-      if (summary_.first_validation.empty()) summary_.first_validation = line.values;
+      if (summary_.first_validation.empty()) summary_.first_validation = summary_.validation;
       summary_.validation = line.values;
     }
     if (losses.empty()) return {};

@@ -68,9 +68,9 @@ struct RunSummary {
   double first_loss = 0;  // of the first step with targets; 0: there was none
   double last_loss = 0;   // mean of the last steps with targets, last_steps of them, at most 10
   int64_t last_steps = 0;
-  MetricValues first_validation;
-  MetricValues validation;  // of the last evaluation
-  std::string checkpoint;   // directory of the last
+  MetricValues first_validation;  // empty: there was one evaluation, or none
+  MetricValues validation;        // of the last evaluation
+  std::string checkpoint;         // directory of the last
 };
 
 Result<RunSummary> run_training(device::ExecContext& ctx, const TrainConfig& config,
