@@ -66,7 +66,7 @@ class DiskStore {
   bool read(const RecordHeader& expected, const RecordPlace& place, std::span<std::byte> payload);
   // Likewise, many at once and by several threads, which end before it returns.
   void read_all(std::span<ReadRequest> requests);
-  // Reading is over for now: no file stays open.
+  // Closes the segment files that reading has opened; the next read opens them again.
   void close_files() { readers_.clear(); }
 
   // Where the record is now, or was before.
