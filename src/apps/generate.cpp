@@ -82,8 +82,11 @@ class Run {
     }
     ChatStyle style;
     CACHALOT_ASSIGN_OR_RETURN(style.family, prompt_family(*session_.tokenizer, options_.family));
-    CACHALOT_ASSIGN_OR_RETURN(const text::ClientEffort effort,
-                              text::resolve_client_effort(options_.effort, style.family));
+    CACHALOT_ASSIGN_OR_RETURN(const ChatDefaults defaults, chat_defaults(options_.run.model));
+    CACHALOT_ASSIGN_OR_RETURN(
+        const text::ClientEffort effort,
+        text::resolve_client_effort(options_.effort.empty() ? defaults.effort : options_.effort,
+                                    style.family));
     style.thinking = effort.thinking;
     style.effort = effort.effort;
     text::ChatRequest request;

@@ -34,7 +34,11 @@ void add_generate_verb(CLI::App& app, int* exit_code) {
   command->add_option("--system", options->system, "system message")->needs(chat);
   command->add_option("--family", options->family, "prompt format: v4, v4-0731 or v4.1")
       ->needs(chat);
-  command->add_option("--effort", options->effort, "none, low, high or max")->needs(chat);
+  command
+      ->add_option(
+          "--effort", options->effort,
+          "none, low, high or max (default: the model's generation_config.json, else high)")
+      ->needs(chat);
   command->add_option("--save", options->save, "write the sequence with its cache to this file");
   command->add_option(
       "--restore", options->restore,

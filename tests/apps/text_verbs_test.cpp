@@ -153,6 +153,23 @@ TEST(Chat, ANumberAsksAnExampleAtAnyTime) {
 }
 
 // What a turn answers must not depend on how much of it the cache still held.
+// nano cannot think, nor end every answer of itself: its generation_config.json says so.
+TEST(Chat, ABundledModelIsLedAsItsConfigurationSays) {
+  const std::string nano = test_data("../models/nano");
+  const Outcome chat = run_binary({"chat", nano, "--logit-bias", "1=-inf"}, "Hello\n/stats\n");
+  EXPECT_EQ(chat.exit_code, 0) << chat.err;
+  EXPECT_NE(chat.out.find("effort     none"), std::string::npos) << chat.out;
+  EXPECT_NE(chat.err.find("[cut off after 256 tokens]"), std::string::npos) << chat.err;
+  const auto prompt = [&](const std::vector<std::string>& effort) {
+    std::vector<std::string> words = {"generate",     nano, "--json", "--chat", "--prompt", "Hello",
+                                      "--max-tokens", "1"};
+    words.insert(words.end(), effort.begin(), effort.end());
+    return run_json(words).at("prompt_ids").as_array();
+  };
+  EXPECT_EQ(prompt({}), prompt({"--effort", "none"}));
+  EXPECT_NE(prompt({}), prompt({"--effort", "high"}));
+}
+
 TEST(Chat, AContinuedConversationEqualsALoadedOne) {
   const std::string half = scratch_path("half.json");
   const std::string direct = scratch_path("direct.json");
