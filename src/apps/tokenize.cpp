@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <charconv>
 #include <cstdio>
+#include <filesystem>
 #include <iostream>
 #include <iterator>
 #include <memory>
@@ -51,6 +52,10 @@ Result<std::string> piece_text(const text::Tokenizer& tokenizer, int32_t id) {
 }  // namespace
 
 Result<std::string> tokenize(const TokenizeOptions& options) {
+  // A folder with a tokenizer alone is enough.
+  std::error_code error;
+  if (!std::filesystem::exists(options.path + "/tokenizer.json", error))
+    CACHALOT_RETURN_IF_ERROR(check_model_path(options.path));
   CACHALOT_ASSIGN_OR_RETURN(const text::Tokenizer tokenizer, open_tokenizer(options.path));
   const std::string input =
       options.text ? *options.text : std::string(std::istreambuf_iterator<char>(std::cin), {});

@@ -93,6 +93,7 @@ TEST(CommandLine, APathWithoutAModelIsNamedForWhatItIs) {
     for (const std::vector<std::string>& command : {std::vector<std::string>{"chat", path},
                                                     {"generate", path, "--prompt", "x"},
                                                     {"inspect", path},
+                                                    {"tokenize", path, "--text", "x"},
                                                     {"convert", path, scratch_path("out")},
                                                     {"logits", path, "--ids", "x", "--out", "y"}}) {
       const Outcome outcome = run_binary(command);
