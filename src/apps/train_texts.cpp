@@ -34,6 +34,7 @@ constexpr int kEos = 1;
 constexpr double kHoldOut = 0.02;
 // A token that stands in the text less often is not worth a row of the embedding.
 constexpr int64_t kLeastCount = 8;
+constexpr int64_t kAnyBudget = 1'000'000;
 // Fewer sequences are no text to learn from.
 constexpr int64_t kLeastSequences = 4;
 
@@ -84,28 +85,43 @@ Result<int64_t> tokens_of(const std::string& list) {
   return tokens;
 }
 
-// Gone with the object.
-class TemporaryFolder {
+// A folder that goes with the object unless it is kept, and with it those above it that were made
+// for it. One that was there before stays.
+class NewFolder {
  public:
-  static Result<TemporaryFolder> make() {
+  static Result<NewFolder> temporary() {
     std::error_code error;
     std::string path = (fs::temp_directory_path(error) / "cachalot-texts-XXXXXX").string();
     if (error || ::mkdtemp(path.data()) == nullptr)
       return io_error(fmt::format("{}: expected to make a temporary folder, found none", path));
-    return TemporaryFolder(std::move(path));
+    return NewFolder(path, path);
   }
-  TemporaryFolder(TemporaryFolder&& other) noexcept : path_(std::exchange(other.path_, "")) {}
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder() {
+  static Result<NewFolder> at(const std::string& path) {
+    std::error_code error;
+    fs::path made;
+    for (fs::path above = path;
+         !above.empty() && !fs::exists(fs::symlink_status(above, error));  // a dead link is there
+         above = above.parent_path())
+      made = above;
+    NewFolder folder(path, made.string());
+    CACHALOT_RETURN_IF_ERROR(create_directories(path));
+    return folder;
+  }
+  NewFolder(NewFolder&& other) noexcept
+      : path_(std::move(other.path_)), made_(std::exchange(other.made_, "")) {}
+  NewFolder(const NewFolder&) = delete;
+  NewFolder& operator=(const NewFolder&) = delete;
+  ~NewFolder() {
     std::error_code ignored;
-    if (!path_.empty()) fs::remove_all(path_, ignored);
+    if (!made_.empty()) fs::remove_all(made_, ignored);
   }
   const std::string& path() const { return path_; }
+  void keep() { made_.clear(); }
 
  private:
-  explicit TemporaryFolder(std::string path) : path_(std::move(path)) {}
+  NewFolder(std::string path, std::string made) : path_(std::move(path)), made_(std::move(made)) {}
   std::string path_;
+  std::string made_;  // the topmost that was not there
 };
 
 class Texts {
@@ -132,14 +148,10 @@ class Texts {
     CACHALOT_RETURN_IF_ERROR(check());
     std::error_code error;
     if (request.resume && fs::exists(folder_ + kList, error)) return describe(folder_).error();
-    std::optional<TemporaryFolder> temporary;
-    if (request.dry_run) {
-      CACHALOT_ASSIGN_OR_RETURN(TemporaryFolder made, TemporaryFolder::make());
-      temporary.emplace(std::move(made));
-    }
-    const std::string made = temporary ? temporary->path() : folder_;
-    CACHALOT_RETURN_IF_ERROR(make(request.texts, made));
-    CACHALOT_ASSIGN_OR_RETURN(const int64_t tokens, describe(made));
+    CACHALOT_ASSIGN_OR_RETURN(NewFolder made,
+                              request.dry_run ? NewFolder::temporary() : NewFolder::at(folder_));
+    CACHALOT_RETURN_IF_ERROR(make(request.texts, made.path()));
+    CACHALOT_ASSIGN_OR_RETURN(const int64_t tokens, describe(made.path()));
     if (tokens < least_tokens_) {
       return invalid_argument(fmt::format(
           "--data: expected at least {} tokens to train on, {} sequences of {}, found {}: give "
@@ -147,22 +159,26 @@ class Texts {
           grouped(least_tokens_), kLeastSequences, least_tokens_ / kLeastSequences,
           grouped(tokens)));
     }
+    if (!request.dry_run) made.keep();
     return {};
   }
 
  private:
   static constexpr char kList[] = "/texts.json", kHeldOutList[] = "/texts-heldout.json";
 
-  // The configuration that the texts will complete, with anything in their place.
+  // The configuration that the texts will complete, with anything in their place. A preset that
+  // there is not has no budget to suggest: it is the only error then.
   Status check() {
     train::ConfigTree trial = tree_;
     train::set_if_absent(trial, "data",
                          json::array{json::object{{"name", "texts"}, {"path", folder_ + kList}}},
                          kOrigin);
-    if (const int64_t budget = train::suggested_budget(text_at(tree_, "model.preset"),
-                                                       std::numeric_limits<int64_t>::max());
-        budget > 0)
-      train::set_if_absent(trial, "schedule.batch.total_tokens", budget, kOrigin);
+    const std::string preset = text_at(tree_, "model.preset");
+    const int64_t budget =
+        preset.empty() || formats::preset_config(preset)
+            ? train::suggested_budget(preset, std::numeric_limits<int64_t>::max())
+            : kAnyBudget;
+    if (budget > 0) train::set_if_absent(trial, "schedule.batch.total_tokens", budget, kOrigin);
     CACHALOT_ASSIGN_OR_RETURN(const train::TrainConfig config, train::train_config_from(trial));
     least_tokens_ = kLeastSequences * config.schedule.sequence[0].sequence_length;
     if (!text_at(tree_, "tokenizer").empty()) return {};
@@ -199,7 +215,6 @@ class Texts {
                    : fmt::format(", {} passed over that hold no text", files.num_passed_over));
     for (const std::string& reason : files.reasons) fmt::print("           {}\n", reason);
     std::fflush(stdout);
-    CACHALOT_RETURN_IF_ERROR(create_directories(folder));
     if (text_at(tree_, "tokenizer").empty()) {
       CACHALOT_ASSIGN_OR_RETURN(const int64_t size, vocab_size());
       CACHALOT_RETURN_IF_ERROR(learn_tokenizer(files.paths, size, tokenizer_path(folder)));

@@ -8,7 +8,8 @@
 //          data, validation, model.vocab_size, schedule.batch.total_tokens.
 // Errors   of the files, the tokenizer's training and the corpora; a configuration that names data
 //          of its own; a directory that holds a run already, without `resume` or `dry_run`;
-//          texts of fewer tokens than 4 of the first stage's sequences.
+//          texts of fewer tokens than 4 of the first stage's sequences. Folders that were made for
+//          refused texts are gone again.
 #pragma once
 
 #include <string>

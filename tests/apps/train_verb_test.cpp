@@ -152,6 +152,8 @@ TEST(TrainTexts, OptionsAreCheckedBeforeTheTexts) {
     EXPECT_NE(outcome.err.find(told), std::string::npos) << wrong << "\n" << outcome.err;
   }
   EXPECT_FALSE(fs::exists(run));
+  const Outcome preset = train({"--data", folder, "--run_dir=" + run, "--preset=nanoo"});
+  EXPECT_EQ(preset.err.find("total_tokens"), std::string::npos) << preset.err;
   const Outcome help = train({"--help"});
   EXPECT_NE(help.out.find("nano, mini, flash or pro"), std::string::npos) << help.out;
 }
@@ -188,12 +190,19 @@ TEST(TrainTexts, ADryRunWritesNothing) {
 TEST(TrainTexts, TooLittleTextIsRefused) {
   const std::string file = scratch_path("little.txt");
   ASSERT_TRUE(write_file_atomically(file, "hello world\n").ok());
-  const Outcome outcome = train({"--data", file, "--run_dir=" + scratch_path("little-run")});
+  const std::string runs = scratch_path("little-runs"), run = runs + "/one";
+  const Outcome outcome = train({"--data", file, "--run_dir=" + run});
   EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_FALSE(fs::exists(runs));
   EXPECT_NE(outcome.err.find("at least 4,096 tokens to train on, 4 sequences of 1024, found "),
             std::string::npos)
       << outcome.err;
   EXPECT_EQ(outcome.out.find("step "), std::string::npos) << outcome.out;
+  // What stands there already is a person's own.
+  fs::create_directories(run + "/data");
+  ASSERT_TRUE(write_file_atomically(run + "/data/mine.txt", "mine\n").ok());
+  EXPECT_EQ(train({"--data", file, "--run_dir=" + run}).exit_code, 2);
+  EXPECT_TRUE(fs::exists(run + "/data/mine.txt"));
 }
 
 TEST(TrainTexts, AFolderWithoutDataIsExplained) {
