@@ -130,6 +130,16 @@ std::vector<std::pair<std::string, int64_t>> layer_kinds(const Facts& facts) {
   return kinds;
 }
 
+// The unit in which tables show amounts as large as this one.
+struct Unit {
+  double size;
+  const char* prefix;
+};
+Unit unit_of(double amount) {
+  if (amount >= 1e9) return {1e9, "G"};
+  return amount >= 1e6 ? Unit{1e6, "M"} : Unit{1e3, "k"};
+}
+
 constexpr double kContexts[] = {4096, 32768, 131072, 262144, 1048576};
 
 struct Cache {
@@ -225,21 +235,45 @@ void add_cache(const Facts& facts, std::string* out) {
       grouped(state.mtp_window), grouped(state.compressor));
 }
 
+// What a device needs for one sequence, but for the room that a step works in.
+void add_memory(const Facts& facts, std::string* out) {
+  const ModelConfig& c = facts.config;
+  const StateBytes state = state_bytes(c, KvFormat::fp8);
+  const auto weights = static_cast<double>(facts.stored.total);
+  const auto fixed = static_cast<double>(state.window + state.mtp_window + state.compressor);
+  const Unit unit = unit_of(weights);
+  *out += fmt::format(
+      "\nmemory       {}B of one sequence, cache with FP8 rows and FP4 index; a step's own room "
+      "comes on top\n"
+      "  {:>10} {:>9} {:>9} {:>9} {:>9}\n",
+      unit.prefix, "context", "weights", "cache", "state", "total");
+  for (const double context : kContexts) {
+    const double cache = kv_bytes_per_token(c, KvFormat::fp8, IndexFormat::fp4) * context;
+    *out +=
+        fmt::format("  {:>10} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.2f}\n",
+                    grouped(static_cast<int64_t>(context)), weights / unit.size, cache / unit.size,
+                    fixed / unit.size, (weights + cache + fixed) / unit.size);
+  }
+}
+
 void add_flops(const Facts& facts, std::string* out) {
+  const Unit unit = unit_of(token_flops(facts.config, facts.parameters, kContexts[0]).total());
+  *out += fmt::format(
+      "\nFLOPs        {}FLOP per generated token, FP8-equivalent (bf16 counts 2, FP4 x FP4 counts "
+      "1/2)\n",
+      unit.prefix);
   *out +=
-      "\nFLOPs        GFLOP per generated token, FP8-equivalent (bf16 counts 2, FP4 x FP4 counts "
-      "1/2)\n";
-  *out += fmt::format("  {:>10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}   {:>9}\n", "context",
-                      "weights", "window", "CSA", "HCA", "full", "indexer", "total", "V3.2");
+      fmt::format("  {:>10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}  {:>10}  {}\n", "context",
+                  "weights", "window", "CSA", "HCA", "full", "indexer", "total", "V3.2", "of it");
   for (const double context : kContexts) {
     const TokenFlops f = token_flops(facts.config, facts.parameters, context);
     const double v32 = v32_token_flops(context).total();
     *out += fmt::format(
-        "  {:>10} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.2f}   {:>9.2f}  "
+        "  {:>10} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.2f}  {:>10.2f}  "
         "{:6.2f} %\n",
-        grouped(static_cast<int64_t>(context)), f.weights * 1e-9, f.window * 1e-9, f.csa * 1e-9,
-        f.hca * 1e-9, f.full * 1e-9, f.indexer * 1e-9, f.total() * 1e-9, v32 * 1e-9,
-        f.total() / v32 * 100);
+        grouped(static_cast<int64_t>(context)), f.weights / unit.size, f.window / unit.size,
+        f.csa / unit.size, f.hca / unit.size, f.full / unit.size, f.indexer / unit.size,
+        f.total() / unit.size, v32 / unit.size, f.total() / v32 * 100);
   }
 }
 
@@ -249,6 +283,7 @@ std::string text_report(const Facts& facts) {
   add_parameters(facts, &out);
   add_files(facts, &out);
   add_cache(facts, &out);
+  add_memory(facts, &out);
   add_flops(facts, &out);
   return out;
 }

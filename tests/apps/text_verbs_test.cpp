@@ -197,6 +197,15 @@ TEST(Inspect, APresetNeedsNoFiles) {
     EXPECT_EQ(preset.out.substr(preset.out.find('\n')),
               published.out.substr(published.out.find('\n')));
   }
+  // 159,609,485,896 bytes of weights, 3,514.25 a token and 15,495,168 of state
+  const std::string flash = run_binary({"inspect", "flash"}).out;
+  EXPECT_NE(flash.find("\n   1,048,576    159.61      3.68      0.02    163.31\n"),
+            std::string::npos)
+      << flash;
+  // A small model's numbers are in smaller units.
+  const std::string nano = run_binary({"inspect", "nano"}).out;
+  EXPECT_NE(nano.find("memory       MB of one sequence"), std::string::npos) << nano;
+  EXPECT_NE(nano.find("FLOPs        MFLOP per generated token"), std::string::npos) << nano;
 }
 
 // Its first turn is found in the folder, and the second one is the same without.
