@@ -71,6 +71,19 @@ std::string unknown_text(const CLI::App& command, const std::string& unknown) {
                      unknown);
 }
 
+// CLI11's "Could not convert: --top-k = many", in our words.
+std::string conversion_text(const CLI::App& command, const std::string& what) {
+  constexpr std::string_view kBegin = "Could not convert: ", kBetween = " = ";
+  const size_t between = what.find(kBetween);
+  if (!what.starts_with(kBegin) || between == std::string::npos) return {};
+  const std::string name = what.substr(kBegin.size(), between - kBegin.size());
+  const CLI::Option* option = command.get_option_no_throw(name);
+  if (option == nullptr) return {};
+  const bool is_real = option->get_type_name().find("FLOAT") != std::string::npos;
+  return fmt::format("{}: expected {}, found \"{}\"", name, is_real ? "a number" : "an integer",
+                     what.substr(between + kBetween.size()));
+}
+
 }  // namespace
 
 void set_help_style(CLI::App& app) {
@@ -129,7 +142,8 @@ std::string parse_error_text(const CLI::App& app, const CLI::ParseError& error) 
     text = fmt::format("expected one of {}, found none", fmt::join(verbs, ", "));
   }
   if (text.empty()) {
-    text = error.what();
+    text = conversion_text(*command, error.what());
+    if (text.empty()) text = error.what();
   } else if (!name.empty()) {
     text.insert(0, name + ": ");
   }

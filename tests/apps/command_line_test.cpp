@@ -73,6 +73,10 @@ TEST(CommandLine, ASlipIsAnsweredWithTheNearest) {
          "--names: expected official or transformers, found \"wrong\"");
   expect({"generate", "m", "--max-tokens", "-1"},
          "--max-tokens: expected at least 0, found \"-1\"");
+  expect({"generate", "m", "--temperature", "abc"},
+         "error: --temperature: expected a number, found \"abc\" (cachalot generate --help");
+  expect({"generate", "m", "--top-k", "1.5"},
+         "error: --top-k: expected an integer, found \"1.5\" (cachalot generate --help");
   expect({"generate", "m", "--threads", "-1"}, "not in range 0 to 1024");
 }
 
