@@ -345,6 +345,7 @@ void Chat::think(const std::string& argument) {
 }
 
 void Chat::file(const std::string& argument) {
+  if (argument.empty()) return view_.error("/file: expected a path, found none");
   const Result<std::string> text = attachment(argument);
   if (!text) return view_.error(text.error().message());
   attachments_ += *text;
@@ -427,6 +428,7 @@ void Chat::save(const std::string& argument) {
 }
 
 void Chat::load(const std::string& argument) {
+  if (argument.empty()) return view_.error("/load: expected a path, found none");
   Result<Conversation> loaded = load_conversation(argument);
   if (!loaded) return view_.error(loaded.error().message());
   chat_.conversation = *std::move(loaded);

@@ -8,7 +8,8 @@
 namespace cachalot::apps {
 
 void add_chat_verb(CLI::App& app, int* exit_code) {
-  CLI::App* command = app.add_subcommand("chat", "talk with a model in the terminal");
+  CLI::App* command = app.add_subcommand(
+      "chat", "talk with a model in the terminal; through a pipe, each line is a message");
   set_example(command, "chat models/nano");
   auto options = std::make_shared<ChatOptions>();
   add_run_options(command, &options->run);

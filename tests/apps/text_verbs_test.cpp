@@ -112,13 +112,17 @@ TEST(Chat, SpeaksPlainLinesThroughPipes) {
   const std::string input =
       "/effort "
       "none\nHello,\\\nwhale.\n\"\"\"\nTwo\nlines\n\"\"\"\n/undo\nAgain.\n/history\n/save " +
-      saved + "\n/nonsense\n/exit\nnever read\n";
+      saved + "\n/nonsense\n/load\n/file\n/exit\nnever read\n";
   const Outcome outcome =
       run_binary({"chat", model_directory(), "--max-tokens", "5", "--seed", "3"}, input);
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
   // A random model may say an Escape; only the program says sequences.
   EXPECT_EQ((outcome.out + outcome.err).find("\033["), std::string::npos);
   EXPECT_NE(outcome.err.find("error: no command /nonsense"), std::string::npos) << outcome.err;
+  for (const char* name : {"/load", "/file"})
+    EXPECT_NE(outcome.err.find(name + std::string(": expected a path, found none")),
+              std::string::npos)
+        << outcome.err;
   const Result<std::string> text = read_text_file(saved);
   ASSERT_TRUE(text.has_value());
   const Result<json::value> value = parse_json(*text, saved);
@@ -161,8 +165,8 @@ TEST(Chat, ABundledModelIsLedAsItsConfigurationSays) {
   EXPECT_NE(chat.out.find("effort     none"), std::string::npos) << chat.out;
   EXPECT_NE(chat.err.find("[cut off after 256 tokens]"), std::string::npos) << chat.err;
   const auto prompt = [&](const std::vector<std::string>& effort) {
-    std::vector<std::string> words = {"generate",     nano, "--json", "--chat", "--prompt", "Hello",
-                                      "--max-tokens", "1"};
+    std::vector<std::string> words = {"generate", nano,    "--json",       "--chat",
+                                      "--prompt", "Hello", "--max-tokens", "1"};
     words.insert(words.end(), effort.begin(), effort.end());
     return run_json(words).at("prompt_ids").as_array();
   };
