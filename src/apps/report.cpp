@@ -108,7 +108,7 @@ std::string figures(const std::vector<ReportChart>& charts) {
   return out;
 }
 
-std::string event_table(const std::vector<ReportEvent>& events) {
+std::string event_table(std::string_view title, const std::vector<ReportEvent>& events) {
   if (events.empty()) return "";
   std::string rows;
   for (const ReportEvent& event : events) {
@@ -122,9 +122,10 @@ std::string event_table(const std::vector<ReportEvent>& events) {
       "<div class=\"wide\"><table><tr><th>event</th><th>step</th><th>tokens</th><th></th></tr>\n"
       "{}</table></div>\n",
       rows);
+  const std::string heading = fmt::format("<h2>{}</h2>\n", title);
   return events.size() <= kMaxOpenEvents
-             ? "<h2>Events</h2>\n" + table
-             : fmt::format("<h2>Events</h2>\n<details><summary>{} events</summary>\n{}</details>\n",
+             ? heading + table
+             : fmt::format("{}<details><summary>{} of them</summary>\n{}</details>\n", heading,
                            events.size(), table);
 }
 
@@ -218,7 +219,8 @@ std::string run_report(const ReportRun& run) {
   if (charts.empty()) body += "<p>No step has been logged.</p>\n";
   body += event_legend(run.events);
   body += figures(charts);
-  body += event_table(run.events);
+  body += event_table("Samples", run.samples);
+  body += event_table("Events", run.events);
   body += final_table(run);
   return page(run.name, body);
 }
@@ -242,6 +244,11 @@ std::string comparison_report(const std::vector<ReportRun>& runs) {
   return page(title, body);
 }
 
+std::string report_path(const std::vector<std::string>& directories, const std::string& out_path) {
+  return !out_path.empty() ? out_path
+                           : (std::filesystem::path(directories.at(0)) / "report.html").string();
+}
+
 Status write_report(const std::vector<std::string>& directories, const std::string& out_path) {
   if (directories.size() > 1 && out_path.empty())
     return invalid_argument("report: expected --out for a comparison of several runs, found none");
@@ -250,10 +257,7 @@ Status write_report(const std::vector<std::string>& directories, const std::stri
     CACHALOT_ASSIGN_OR_RETURN(ReportRun run, read_report_run(directory));
     runs.push_back(std::move(run));
   }
-  const std::string path =
-      !out_path.empty() ? out_path
-                        : (std::filesystem::path(directories.at(0)) / "report.html").string();
-  return write_file_atomically(path,
+  return write_file_atomically(report_path(directories, out_path),
                                runs.size() == 1 ? run_report(runs[0]) : comparison_report(runs));
 }
 

@@ -14,8 +14,10 @@ namespace cachalot::apps {
 std::string run_report(const ReportRun& run);
 std::string comparison_report(const std::vector<ReportRun>& runs);
 
-// One directory: its report. Several: their comparison. out_path empty: report.html in the
-// directory of the one run.
+// Where write_report() writes: out_path, or report.html in the directory of the one run.
+std::string report_path(const std::vector<std::string>& directories, const std::string& out_path);
+
+// One directory: its report. Several: their comparison.
 // Errors  invalid_argument for several runs without out_path; those of read_report_run() and of the
 //         file.
 Status write_report(const std::vector<std::string>& directories, const std::string& out_path);

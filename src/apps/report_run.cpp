@@ -41,7 +41,8 @@ void add_lines(const std::vector<train::MetricsLine>& lines, ReportRun& run) {
     if (line.event.empty()) continue;
     const auto after = tokens_of.upper_bound(line.step);
     const double tokens = after == tokens_of.begin() ? 0 : std::prev(after)->second;
-    run.events.push_back({line.step, tokens, line.event, line.detail});
+    (line.event == "sample" ? run.samples : run.events)
+        .push_back({line.step, tokens, line.event, line.detail});
   }
 }
 
@@ -54,8 +55,9 @@ Result<ReportRun> read_report_run(const std::string& directory) {
   std::error_code error;
   const bool has_metrics = fs::exists(metrics, error), has_toml = fs::exists(toml, error);
   if (!has_metrics && !has_toml) {
-    return not_found(fmt::format(
-        "{}: expected a run's directory with run.toml or metrics.jsonl, found neither", directory));
+    return not_found(
+        fmt::format("{}: expected a run's directory with run.toml or metrics.jsonl, found {}",
+                    directory, fs::exists(base, error) ? "neither" : "no such path"));
   }
   ReportRun run;
   run.name =

@@ -26,7 +26,8 @@ struct ReportRun {
   // by metric; x: tokens seen, y: NaN where the log has null
   std::map<std::string, std::vector<ChartPoint>> series;
   std::vector<ReportEvent> events;
-  int64_t num_steps = 0;  // the last one's number
+  std::vector<ReportEvent> samples;  // what the model wrote at its evaluations
+  int64_t num_steps = 0;             // the last one's number
   double num_tokens = 0;
 };
 

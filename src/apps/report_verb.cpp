@@ -1,4 +1,6 @@
 // cachalot report: a run's charts and numbers, or several runs beside each other, as one HTML file.
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <memory>
 
@@ -21,6 +23,7 @@ void add_report_verb(CLI::App& app, int* exit_code) {
   command->add_option("--out", options->out, "the page; one run: report.html in its directory");
   command->callback([options, exit_code] {
     *exit_code = exit_code_of(write_report(options->directories, options->out));
+    if (*exit_code == 0) fmt::print("{}\n", report_path(options->directories, options->out));
   });
 }
 

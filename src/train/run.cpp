@@ -464,9 +464,7 @@ class Run {
     options.seed = config_.seed;
     options.index = trainer_->position().step;
     const std::vector<int32_t> made = sample_continuation(ctx_, trainer_->model(), prompt, options);
-    observer_.on_event(trainer_->position().step, "sample",
-                       fmt::format("{} [...] {}", text_of(prompt), text_of(made)));
-    return {};
+    return event("sample", fmt::format("{} [...] {}", text_of(prompt), text_of(made)));
   }
 
   // Control tokens are no text, and ids that the tokenizer does not have are none either; half

@@ -36,6 +36,7 @@ TEST(Report, TrainLeavesOneAndTheVerbComparesRuns) {
   const std::string page_path = scratch_path("report-both.html");
   const Outcome both = run_binary({"report", first, second, "--out", page_path});
   ASSERT_EQ(both.exit_code, 0) << both.err;
+  EXPECT_EQ(both.out, page_path + "\n");
   EXPECT_NE(read_text_file(page_path).value().find("report × 2"), std::string::npos);
 
   const Outcome nowhere = run_binary({"report", first, second});
@@ -43,7 +44,8 @@ TEST(Report, TrainLeavesOneAndTheVerbComparesRuns) {
   EXPECT_NE(nowhere.err.find("--out"), std::string::npos);
   const Outcome none = run_binary({"report", scratch_path("no-run")});
   EXPECT_EQ(none.exit_code, 2);
-  EXPECT_NE(none.err.find("no-run"), std::string::npos);
+  EXPECT_NE(none.err.find("no-run: expected a run's directory"), std::string::npos) << none.err;
+  EXPECT_NE(none.err.find("found no such path"), std::string::npos) << none.err;
 }
 
 TEST(Report, ATrainedRunIsWholeWithoutItsPage) {

@@ -72,6 +72,11 @@ TEST(TrainTexts, AFolderBecomesAModelThatOpens) {
         "validation/heldout/bits_per_byte", "step-0000000010", "report.html", " chat "}) {
     EXPECT_NE(outcome.out.find(told), std::string::npos) << told << "\n" << outcome.out;
   }
+  const std::string page = read_text_file(run + "/report.html").value();
+  const size_t samples = page.find("<h2>Samples</h2>");
+  ASSERT_NE(samples, std::string::npos);
+  EXPECT_NE(page.find("On day", samples), std::string::npos);
+  EXPECT_EQ(page.find("<h2>Events</h2>"), std::string::npos);  // they are no events, nor marks
   // The run's directory is the model.
   const Outcome generated =
       run_binary({"generate", run, "--prompt", "On day", "--max-tokens", "3", "--json"});
