@@ -7,7 +7,6 @@
 #include <memory>
 
 #include "apps/command_line.h"
-#include "apps/prompt_ids.h"
 #include "apps/run_options.h"
 #include "apps/verbs.h"
 #include "base/env.h"
@@ -101,7 +100,7 @@ Status explain(const Options& options) {
     if (!options.prompt_file.empty()) {
       CACHALOT_ASSIGN_OR_RETURN(text, read_text_file(options.prompt_file));
     }
-    ids = raw_prompt_ids(*session.tokenizer, session.engine->config(), text);
+    ids = text::raw_prompt_ids(*session.tokenizer, session.engine->config().bos_token_id, text);
   }
   const cache::CacheLayout& layout = session.engine->cache_layout();
   CACHALOT_ASSIGN_OR_RETURN(

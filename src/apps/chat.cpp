@@ -131,7 +131,7 @@ std::vector<std::string> Chat::command_names() {
 
 Status Chat::prepare() {
   CACHALOT_ASSIGN_OR_RETURN(chat_.style.family,
-                            prompt_family(*session_.tokenizer, options_.family));
+                            text::prompt_family(*session_.tokenizer, options_.family));
   const std::string effort = options_.effort.empty() ? defaults_.effort : options_.effort;
   CACHALOT_ASSIGN_OR_RETURN(const text::ClientEffort resolved,
                             text::resolve_client_effort(effort, chat_.style.family));

@@ -24,7 +24,7 @@ Result<Completion> ChatSession::run(std::span<const int32_t> prompt, int64_t max
   return engine_.generate(cache_.live(), std::move(request));
 }
 
-Status ChatSession::prefill(const ChatPrompt& prompt, const Callbacks& callbacks) {
+Status ChatSession::prefill(const text::ChatPrompt& prompt, const Callbacks& callbacks) {
   const auto on_event = [&](const Event& event) {
     if (event.kind == Event::Kind::prefill && callbacks.on_prefill)
       callbacks.on_prefill(event.done_tokens, event.total_tokens);
@@ -102,8 +102,8 @@ Status ChatSession::decode(bool starts_in_reasoning, const Callbacks& callbacks)
 
 Status ChatSession::answer(const Callbacks& callbacks) {
   stats_ = {};
-  CACHALOT_ASSIGN_OR_RETURN(const ChatPrompt prompt,
-                            chat_prompt(tokenizer_, conversation.request(), style));
+  CACHALOT_ASSIGN_OR_RETURN(const text::ChatPrompt prompt,
+                            text::chat_prompt(tokenizer_, conversation.request(), style));
   stats_.prompt_tokens = static_cast<int64_t>(prompt.ids.size());
   if (stats_.prompt_tokens >= engine_.max_context_tokens()) {
     return resource_exhausted(fmt::format(

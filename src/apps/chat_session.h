@@ -7,9 +7,9 @@
 
 #include "apps/conversation.h"
 #include "apps/prompt_cache.h"
-#include "apps/prompt_ids.h"
 #include "apps/run_options.h"
 #include "text/completion_parser.h"
+#include "text/prompt_ids.h"
 
 namespace cachalot::apps {
 
@@ -42,7 +42,7 @@ class ChatSession {
         cache_(engine_) {}
 
   Conversation conversation;
-  ChatStyle style;
+  text::ChatStyle style;
   engine::SamplingParams& sampling() { return sampling_; }
 
   // Each may be empty.
@@ -62,7 +62,7 @@ class ChatSession {
   void forget() { cache_.clear(); }
 
  private:
-  Status prefill(const ChatPrompt& prompt, const Callbacks& callbacks);
+  Status prefill(const text::ChatPrompt& prompt, const Callbacks& callbacks);
   Status decode(bool starts_in_reasoning, const Callbacks& callbacks);
   Result<engine::Completion> run(std::span<const int32_t> prompt, int64_t max_tokens,
                                  const std::function<bool(const engine::Event&)>& on_event);

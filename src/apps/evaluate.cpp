@@ -33,8 +33,9 @@ class Evaluation {
     CACHALOT_ASSIGN_OR_RETURN(sampling_, sampling_params(options_.run, 0));
     CACHALOT_ASSIGN_OR_RETURN(session_, open_session(options_.run, true));
     chat_.emplace(session_, sampling_, ChatLimits{options_.max_tokens, options_.run.drafts});
-    ChatStyle& style = chat_->style;
-    CACHALOT_ASSIGN_OR_RETURN(style.family, prompt_family(*session_.tokenizer, options_.family));
+    text::ChatStyle& style = chat_->style;
+    CACHALOT_ASSIGN_OR_RETURN(style.family,
+                              text::prompt_family(*session_.tokenizer, options_.family));
     CACHALOT_ASSIGN_OR_RETURN(const text::ClientEffort effort,
                               text::resolve_client_effort(options_.effort, style.family));
     style.thinking = effort.thinking;

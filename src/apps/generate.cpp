@@ -9,11 +9,11 @@
 
 #include "apps/conversation.h"
 #include "apps/interrupts.h"
-#include "apps/prompt_ids.h"
 #include "apps/terminal.h"
 #include "base/file.h"
 #include "base/python_json.h"
 #include "text/detokenizer.h"
+#include "text/prompt_ids.h"
 
 namespace cachalot::apps {
 namespace {
@@ -77,11 +77,12 @@ class Run {
     if (!has_prompt(options_) || !prompt_ids_.empty()) return {};
     CACHALOT_ASSIGN_OR_RETURN(const std::string text, prompt_text(options_));
     if (!options_.chat) {
-      prompt_ids_ = raw_prompt_ids(*session_.tokenizer, engine().config(), text);
+      prompt_ids_ = text::raw_prompt_ids(*session_.tokenizer, engine().config().bos_token_id, text);
       return {};
     }
-    ChatStyle style;
-    CACHALOT_ASSIGN_OR_RETURN(style.family, prompt_family(*session_.tokenizer, options_.family));
+    text::ChatStyle style;
+    CACHALOT_ASSIGN_OR_RETURN(style.family,
+                              text::prompt_family(*session_.tokenizer, options_.family));
     CACHALOT_ASSIGN_OR_RETURN(const ChatDefaults defaults, chat_defaults(options_.run.model));
     CACHALOT_ASSIGN_OR_RETURN(
         const text::ClientEffort effort,
@@ -93,8 +94,8 @@ class Run {
     if (!options_.system.empty())
       request.messages.push_back(make_message(text::Role::system, options_.system));
     request.messages.push_back(make_message(text::Role::user, text));
-    CACHALOT_ASSIGN_OR_RETURN(ChatPrompt prompt,
-                              chat_prompt(*session_.tokenizer, std::move(request), style));
+    CACHALOT_ASSIGN_OR_RETURN(text::ChatPrompt prompt,
+                              text::chat_prompt(*session_.tokenizer, std::move(request), style));
     prompt_ids_ = std::move(prompt.ids);
     return {};
   }
