@@ -37,7 +37,10 @@ Generation::Generation(int64_t id, std::shared_ptr<Submitted> submitted, int64_t
   prompt_end_ = sequence_.num_tokens();
   sequence_.is_busy = true;
   for (const int32_t token : sequence_.tokens) sampling_.add_prompt(token);
-  if (request().wants_prompt_logprobs) result_->prompt_logprobs.assign(prompt.size(), kNaN);
+  if (request().wants_prompt_logprobs) {
+    result_->prompt_logprobs.assign(prompt.size(), kNaN);
+    result_->prompt_top.assign(prompt.size() * static_cast<size_t>(num_top()), {-1, 0});
+  }
   drafts_.reserve(static_cast<size_t>(policy_.most()));
 }
 
@@ -82,6 +85,7 @@ void Generation::admit(double now_s) {
 
 void Generation::take_over(const Generation& other) {
   result_->prompt_logprobs = other.result_->prompt_logprobs;
+  result_->prompt_top = other.result_->prompt_top;
   sequence_.mtp_end = other.sequence_.mtp_end;
   result_->choices = other.result_->choices;
   result_->choices_from = other.result_->choices_from;
@@ -152,12 +156,15 @@ bool Generation::wants_prompt_logprob(int64_t position) const {
 }
 
 void Generation::take_prompt_logprob(int64_t position, const ops::SampledToken& sampled,
-                                     const float* logits) {
+                                     const float* logits, const ops::TokenLogprob* top) {
   if (sampled.fault == ops::SamplingFault::not_finite) return fail(sampled_status(sampled, logits));
   // Its logit may be -inf.
   const bool is_possible = sampled.fault == ops::SamplingFault::none;
-  result_->prompt_logprobs[position + 1 - prompt_start_] =
+  const int64_t i = position + 1 - prompt_start_;
+  result_->prompt_logprobs[i] =
       is_possible ? sampled.model_logprob : -std::numeric_limits<double>::infinity();
+  if (is_possible && num_top() > 0)
+    std::copy(top, top + num_top(), result_->prompt_top.begin() + i * num_top());
 }
 
 void Generation::take_choices(std::vector<std::vector<int32_t>> model::Choices::*kind,
@@ -207,7 +214,8 @@ void Generation::add_sampling_rows(std::vector<ops::SamplingRow>& rows) {
   for (int64_t i = 0; i < num_planned_; ++i) {
     ops::SamplingRow& row = rows.emplace_back(sampling_.row(sequence_.num_tokens() + i));
     row.drafted = std::span(drafts_).first(static_cast<size_t>(i));
-    row.wants_model_logprob = is_greedy_with_logprobs();
+    row.wants_model_logprob = is_greedy_with_logprobs() || request().num_top_logprobs >= 0;
+    row.num_top = num_top();
     if (mask_ != nullptr) row.mask = masks_.data() + i * ops::id_set_words(config_.vocab_size);
   }
 }
@@ -220,7 +228,8 @@ Status Generation::faulty_row(const ops::SampledToken& token, const float* logit
       sequence_.num_tokens()));
 }
 
-bool Generation::emit(const ops::SampledToken& token, const uint64_t* allowed, double now_s) {
+bool Generation::emit(const ops::SampledToken& token, const uint64_t* allowed,
+                      const ops::TokenLogprob* top, double now_s) {
   sequence_.tokens.push_back(token.id);
   sampling_.add_output(token.id);
   const std::vector<int32_t>& stops = request().stop_tokens;
@@ -239,7 +248,11 @@ bool Generation::emit(const ops::SampledToken& token, const uint64_t* allowed, d
       if (ops::id_set_has(allowed, id)) set.push_back(id);
     }
   }
-  send({.kind = Event::Kind::token, .token = token.id, .logprob = logprob});
+  send({.kind = Event::Kind::token,
+        .token = token.id,
+        .logprob = logprob,
+        .model_logprob = token.model_logprob,
+        .top = std::span(top, static_cast<size_t>(num_top()))});
   if (static_cast<int64_t>(result_->ids.size()) >= request().max_new_tokens) {
     finish(Finish::length, now_s);
   } else if (submitted_->is_cancelled) {
@@ -249,7 +262,7 @@ bool Generation::emit(const ops::SampledToken& token, const uint64_t* allowed, d
 }
 
 void Generation::take(const ops::SampledToken* sampled, const float* logits,
-                      const uint64_t* allowed, double now_s) {
+                      const uint64_t* allowed, TopTokens top, double now_s) {
   // Each row's logits are those of a step of its own (batch invariance).
   const auto drafted = static_cast<int64_t>(drafts_.size());
   int64_t accepted = 0;
@@ -264,7 +277,9 @@ void Generation::take(const ops::SampledToken* sampled, const float* logits,
     const uint64_t* set = request().wants_allowed_sets
                               ? allowed + accepted * ops::id_set_words(config_.vocab_size)
                               : nullptr;
-    if (!emit(token, set, now_s) || accepted == drafted || token.id != drafts_[accepted]) break;
+    if (!emit(token, set, top.row(accepted), now_s) || accepted == drafted ||
+        token.id != drafts_[accepted])
+      break;
     ++accepted;
   }
   result_->drafted += drafted;

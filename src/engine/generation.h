@@ -4,6 +4,7 @@
 // Source  reference/forward 5.2, 5.3.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <span>
 #include <vector>
@@ -23,6 +24,16 @@ struct Submitted {
   double submitted_s = 0;
   int64_t num_unfinished = 0;  // answers
   bool is_cancelled = false;
+};
+
+// What ops::sample wrote into `top`: rows of `stride` tokens.
+struct TopTokens {
+  const ops::TokenLogprob* rows = nullptr;
+  int64_t stride = 0;
+
+  const ops::TokenLogprob* row(int64_t i) const {
+    return stride == 0 ? nullptr : rows + i * stride;
+  }
 };
 
 class Generation {
@@ -67,12 +78,12 @@ class Generation {
   std::span<const int32_t> plan(int64_t count);
   // The planned rows have been run. Decoding: first it adds the rows of ops::sample, one for each,
   // as if the drafts before it stood; then it takes what was sampled from its logits
-  // [count, vocab_size] and, where allowed sets are asked for, the sets
-  // [count, id_set_words(vocab_size)].
+  // [count, vocab_size] and, where they are asked for, the allowed sets
+  // [count, id_set_words(vocab_size)] and the likeliest tokens.
   void take_prompt(double now_s);
   void add_sampling_rows(std::vector<ops::SamplingRow>& rows);
   void take(const ops::SampledToken* sampled, const float* logits, const uint64_t* allowed,
-            double now_s);
+            TopTokens top, double now_s);
   int64_t first_planned() const { return first_planned_; }
   // Of the planned rows, those that stand.
   int64_t num_standing() const { return sequence_.num_cached() - first_planned_; }
@@ -80,7 +91,8 @@ class Generation {
   // Whether the logits of the row at `position` give a log-probability that is asked for.
   bool wants_prompt_logprob(int64_t position) const;
   int32_t token_after(int64_t position) const { return sequence_.tokens[position + 1]; }
-  void take_prompt_logprob(int64_t position, const ops::SampledToken& sampled, const float* logits);
+  void take_prompt_logprob(int64_t position, const ops::SampledToken& sampled, const float* logits,
+                           const ops::TokenLogprob* top);
   // What every layer chose for the planned rows.
   bool wants_choices() const { return request().wants_choices; }
   void take_choices(std::vector<std::vector<int32_t>> model::Choices::*kind, int64_t layer,
@@ -94,9 +106,11 @@ class Generation {
 
  private:
   // False when the answer is over. allowed: null, or the set that it was drawn from.
-  bool emit(const ops::SampledToken& token, const uint64_t* allowed, double now_s);
+  bool emit(const ops::SampledToken& token, const uint64_t* allowed, const ops::TokenLogprob* top,
+            double now_s);
   void trim_choices();
   Status ask_masks();
+  int64_t num_top() const { return std::max<int64_t>(request().num_top_logprobs, 0); }
   Status faulty_row(const ops::SampledToken& token, const float* logits) const;
   bool is_greedy_with_logprobs() const {
     return request().wants_model_logprobs && request().sampling.temperature == 0;

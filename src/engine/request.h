@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -36,6 +37,9 @@ struct Completion {
   // wants_prompt_logprobs: the model's own, one per prompt token; NaN where the token before was
   // not run for this request, as there is none before a sequence's first.
   std::vector<double> prompt_logprobs;
+  // With it: the num_top_logprobs likeliest beside each, [prompt tokens, num_top_logprobs], id -1
+  // where there is none.
+  std::vector<ops::TokenLogprob> prompt_top;
   // wants_choices: of the rows at choices_from, choices_from + 1, ... to the last token that was
   // run, by layer.
   int64_t choices_from = 0;
@@ -53,7 +57,10 @@ struct Event {
   int64_t total_tokens = 0;
   int32_t token = -1;    // token
   double logprob = 0.0;  // in the distribution it was drawn from, or wants_model_logprobs
-  const Result<Completion>* result = nullptr;  // finished: the answer's last event
+  // token, where num_top_logprobs asks for them: the model's own, before all sampling.
+  double model_logprob = 0.0;
+  std::span<const ops::TokenLogprob> top = {};  // while the event is handled
+  const Result<Completion>* result = nullptr;   // finished: the answer's last event
 };
 
 inline constexpr SequenceId kNewSequence = -1;
@@ -74,6 +81,9 @@ struct Request {
   // (before all sampling), at the cost of a pass over the vocabulary.
   bool wants_model_logprobs = false;
   bool wants_prompt_logprobs = false;
+  // Not negative: every token's event has what the model itself gives it, and its likeliest tokens,
+  // so many; prompt_logprobs has them too.
+  int64_t num_top_logprobs = -1;
   bool wants_choices = false;
   bool wants_allowed_sets = false;
   int64_t num_drafts = 0;  // the most that the MTP block drafts a step; 0 without one

@@ -90,7 +90,8 @@ void StepRunner::take_decoded() {
   for (const Rows& rows : rows_) {
     if (!rows.is_decoded) continue;
     rows.generation->take(sampled_.data() + row, logits_.data() + row * vocab_size,
-                          wants_sets ? id_sets_.data() + row * words : nullptr, steady_seconds());
+                          wants_sets ? id_sets_.data() + row * words : nullptr,
+                          {top_.data() + row * top_stride_, top_stride_}, steady_seconds());
     row += rows.count;
   }
 }
@@ -98,12 +99,18 @@ void StepRunner::take_decoded() {
 void StepRunner::sample(uint64_t* allowed) {
   const int64_t vocab_size = runner_.model().config().vocab_size;
   sampled_.resize(sampling_rows_.size());
+  top_stride_ = 0;
+  for (const ops::SamplingRow& row : sampling_rows_)
+    top_stride_ = std::max(top_stride_, row.num_top);
+  top_.resize(sampling_rows_.size() * static_cast<size_t>(top_stride_));
   ops::SampleParams p{logits_.data(),
                       vocab_size,
                       static_cast<int64_t>(sampling_rows_.size()),
                       vocab_size,
                       sampling_rows_.data(),
                       sampled_.data()};
+  p.top = top_.data();
+  p.top_stride = top_stride_;
   p.allowed = allowed;
   ops::sample(runner_.context(), p);
 }
@@ -133,11 +140,13 @@ void StepRunner::take_prompt_logprobs(const Rows& rows, int64_t first_row) {
       row.temperature = 0;
       row.mask = set;
       row.wants_model_logprob = true;
+      row.num_top = std::max<int64_t>(generation.request().num_top_logprobs, 0);
     }
     sample(nullptr);
     for (size_t i = 0; i < logit_rows_.size() && !generation.is_finished(); ++i) {
       generation.take_prompt_logprob(position + logit_rows_[i] - first_row, sampled_[i],
-                                     logits_.data() + i * vocab_size);
+                                     logits_.data() + i * vocab_size,
+                                     top_.data() + i * static_cast<size_t>(top_stride_));
     }
   }
 }

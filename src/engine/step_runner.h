@@ -40,7 +40,7 @@ class StepRunner {
     int64_t last_row;  // of its rows in the MTP block's last pass
   };
   int64_t width() const;
-  // logits_ and sampling_rows_ to sampled_; the allowed sets where `allowed` is not null.
+  // logits_ and sampling_rows_ to sampled_ and top_; the allowed sets where `allowed` is not null.
   void sample(uint64_t* allowed);
   const float* row(int64_t i) const { return streams_.data() + i * width(); }
   void take_decoded();
@@ -64,6 +64,8 @@ class StepRunner {
   std::vector<float> logits_;
   std::vector<ops::SamplingRow> sampling_rows_;
   std::vector<ops::SampledToken> sampled_;
+  std::vector<ops::TokenLogprob> top_;  // [rows, top_stride_]
+  int64_t top_stride_ = 0;
   std::vector<uint64_t> id_sets_;  // [logit rows, id_set_words]: what may be drawn, or was
   std::vector<Draft> drafts_;
   std::vector<int64_t> positions_;
