@@ -219,9 +219,12 @@ Result<GrammarSource> tool_grammar(const ToolGrammarOptions& options,
   if (options.choice != ToolChoice::none) {
     CACHALOT_ASSIGN_OR_RETURN(calls, writer.calls());
   }
-  source.set_body(answer, options.choice == ToolChoice::required
-                              ? calls
-                              : content_text(source, markers(options.family), calls));
+  Expression body = calls;
+  if (options.choice != ToolChoice::required) {
+    body = options.content != nullptr ? source.choice({source.include(*options.content), calls})
+                                      : content_text(source, markers(options.family), calls);
+  }
+  source.set_body(answer, body);
   if (options.starts_in_reasoning) add_reasoning(source, vocabulary, options.family, true);
   return source;
 }

@@ -42,6 +42,8 @@ struct ToolGrammarOptions {
   bool parallel = true;
   // Those that may be called. Empty only with ToolChoice::none.
   std::span<const CallableTool> tools;
+  // What an answer without calls is. Null: any text, calls after it.
+  const GrammarSource* content = nullptr;
 };
 
 Result<GrammarSource> tool_grammar(const ToolGrammarOptions& options, const Vocabulary& vocabulary);

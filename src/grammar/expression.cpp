@@ -288,4 +288,25 @@ Expression GrammarSource::call(RuleId rule) {
   return add({.kind = Kind::rule, .a = rule, .children = {}, .edges = {}});
 }
 
+Expression GrammarSource::include(const GrammarSource& other) {
+  const auto first_rule = static_cast<RuleId>(rules_.size());
+  for (const Rule& rule : other.rules_) add_rule(rule.name);
+  overflowed_ = overflowed_ || other.overflowed_;
+  max_nesting_ = std::max(max_nesting_, other.max_nesting_);
+  // Parts stand before what they are parts of; the first two nodes are every grammar's.
+  std::vector<Expression> places = {empty(), never()};
+  for (size_t i = places.size(); i < other.nodes_.size(); ++i) {
+    Node node = other.nodes_[i];
+    if (node.kind == Kind::rule) node.a += first_rule;
+    for (Expression& child : node.children) child = places[static_cast<size_t>(child)];
+    for (GraphEdge& edge : node.edges) edge.label = places[static_cast<size_t>(edge.label)];
+    places.push_back(add(std::move(node)));
+  }
+  for (size_t i = 0; i < other.rules_.size(); ++i) {
+    rules_[static_cast<size_t>(first_rule) + i].body =
+        places[static_cast<size_t>(other.rules_[i].body)];
+  }
+  return call(first_rule + other.root_);
+}
+
 }  // namespace cachalot::grammar

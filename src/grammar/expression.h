@@ -91,6 +91,8 @@ class GrammarSource {
   void set_root(RuleId rule) { root_ = rule; }
   void set_body(RuleId rule, Expression body) { rules_[static_cast<size_t>(rule)].body = body; }
   Expression call(RuleId rule);
+  // All of another grammar, whose nesting counts on its own: a call of its root.
+  Expression include(const GrammarSource& other);
 
   const Node& node(Expression e) const { return nodes_[static_cast<size_t>(e)]; }
   std::span<const Node> nodes() const { return nodes_; }
