@@ -174,7 +174,8 @@ class CompletionParser::Impl {
     };
     if (options_.text_has_eos && phase_ != Phase::done)
       consider(Marker::eos, match_literal(rest, kEos));
-    const bool is_text = phase_ == Phase::reasoning || phase_ == Phase::content;
+    const bool is_text =
+        phase_ == Phase::reasoning || (phase_ == Phase::content && !options_.content_is_plain);
     // In a fence, markup is quoted; but nothing keeps reasoning from ending.
     const bool is_quoted = is_text && in_fence();
     if (is_text && !(phase_ == Phase::content && is_quoted)) {

@@ -35,6 +35,9 @@ struct CompletionParserOptions {
   bool starts_in_reasoning = true;
   // None: tool markup is plain text.
   std::vector<OfferedTool> tools = {};
+  // Once reasoning has ended, all that comes is content: a grammar made it, so that think marks in
+  // it are text. Only without tools.
+  bool content_is_plain = false;
   // The text may carry the end-of-sentence string, which then ends the completion.
   bool text_has_eos = false;
   // Text after the calls: dropped (and reported), or more content.
