@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "cache/disk_store.h"
 #include "cache/prefix_explain.h"
+#include "text/prompt_ids.h"
 
 namespace cachalot::apps {
 namespace {
