@@ -178,6 +178,10 @@ cache::PrefixCounters Engine::prefix_counters() const {
   return prefix_ != nullptr ? prefix_->counters() : cache::PrefixCounters{};
 }
 
+void Engine::forget_prefixes() {
+  if (prefix_ != nullptr) prefix_->clear();
+}
+
 std::span<const int32_t> Engine::tokens(SequenceId id) const { return at(id).tokens; }
 int64_t Engine::num_cached(SequenceId id) const { return at(id).num_cached(); }
 

@@ -75,6 +75,8 @@ class Engine {
   const EngineCounts& counts() const { return counts_; }
   // Since the weights came; zeros where there is no prefix cache.
   cache::PrefixCounters prefix_counters() const;
+  // The prefix cache keeps nothing in memory from before; its disk stays.
+  void forget_prefixes();
 
   // Returns at once; each answer's last event is `finished`, with its completion or its error.
   // Errors  invalid_argument for bad parameters, an empty sequence, one that another request is
