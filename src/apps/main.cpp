@@ -46,6 +46,7 @@ int run(int argc, char** argv) {
   int exit_code = 0;
   add_generate_verb(app, &exit_code);
   add_chat_verb(app, &exit_code);
+  add_serve_verb(app, &exit_code);
   add_cache_verb(app, &exit_code);
   add_tokenize_verb(app, &exit_code);
   add_logits_verb(app, &exit_code);

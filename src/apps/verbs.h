@@ -14,6 +14,7 @@ namespace cachalot::apps {
 
 void add_generate_verb(CLI::App& app, int* exit_code);
 void add_chat_verb(CLI::App& app, int* exit_code);
+void add_serve_verb(CLI::App& app, int* exit_code);
 void add_tokenize_verb(CLI::App& app, int* exit_code);
 void add_logits_verb(CLI::App& app, int* exit_code);
 void add_cache_verb(CLI::App& app, int* exit_code);
