@@ -138,6 +138,17 @@ Status read_tool_call(const json::value& value, const std::string& where, ToolCa
   return {};
 }
 
+// OpenRouter's list of {"type": "reasoning.text", "text"}; what else stands there is no text.
+void read_reasoning_details(const json::object& object, Message& message) {
+  const json::value* details = find(object, "reasoning_details");
+  if (!details || !details->is_array() || !message.reasoning_content.empty()) return;
+  for (const json::value& detail : details->get_array()) {
+    const json::value* text = detail.is_object() ? find(detail.get_object(), "text") : nullptr;
+    if (text && text->is_string())
+      message.reasoning_content += std::string_view(text->get_string());
+  }
+}
+
 Status read_message(const json::value& value, const std::string& where, Message& message) {
   if (!value.is_object()) return wrong_kind(where, "an object", &value);
   const json::object& object = value.get_object();
@@ -158,10 +169,12 @@ Status read_message(const json::value& value, const std::string& where, Message&
   message.role = known->role;
 
   CACHALOT_RETURN_IF_ERROR(read_content(object, where, message));
-  for (const std::string_view name : {"reasoning_content", "reasoning", "reasoning_text"}) {
+  for (const std::string_view name :
+       {"reasoning_content", "reasoning", "reasoning_text", "thinking"}) {
     if (!message.reasoning_content.empty()) break;
     CACHALOT_RETURN_IF_ERROR(read_string(object, name, where, message.reasoning_content));
   }
+  read_reasoning_details(object, message);
   if (const json::value* calls = find(object, "tool_calls")) {
     if (!calls->is_array()) return wrong_kind(where + ".tool_calls", "a list", calls);
     for (size_t i = 0; i < calls->get_array().size(); ++i) {

@@ -72,7 +72,7 @@ struct ChatRequest {
 
 // Reads {"messages": [...], "tools": [...], "response_format": ...}, or a bare array of messages.
 // Unknown fields are ignored. Reasoning is taken from reasoning_content, reasoning, reasoning_text,
-// or content parts of type "thinking". Empty lists and null count as absent.
+// thinking, reasoning_details, or parts of type "thinking". Empty lists and null count as absent.
 // Errors   invalid_argument naming the place ("messages[2].tool_calls[0].function.name"), what was
 //          expected and found.
 Result<ChatRequest> parse_chat_request(const json::value& request);

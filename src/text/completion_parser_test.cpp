@@ -430,6 +430,19 @@ TEST(Streaming, HeldTextIsReleased) {
   EXPECT_EQ(parse("a\n\n", chat()).content, "a\n\n");
 }
 
+TEST(Streaming, PlainContentKeepsItsThinkMarks) {
+  CompletionParserOptions options;
+  options.content_is_plain = true;
+  CompletionParser parser(std::move(options));
+  std::vector<CompletionEvent> events;
+  parser.feed("why</think>{\"a\": \"<think>", events);
+  parser.feed("</think> <\"}", events);
+  parser.finish(FinishCause::end_of_turn, events);
+  EXPECT_EQ(parser.reasoning(), "why");
+  EXPECT_EQ(parser.content(), "{\"a\": \"<think></think> <\"}");
+  EXPECT_TRUE(parser.well_formed().ok());
+}
+
 TEST(Streaming, EndOfSentenceEndsTheText) {
   CompletionParserOptions options = {.text_has_eos = true};
   const Parsed parsed = parse("r</think>c<｜end▁of▁sentence｜>more", options);
