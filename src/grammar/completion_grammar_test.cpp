@@ -104,6 +104,29 @@ TEST(ToolGrammar, Choices) {
   EXPECT_FALSE(matcher_of(options).has_value());
 }
 
+// A document, or calls; its own rules call each other as before.
+TEST(ToolGrammar, TheAnswerMayBeAnotherGrammars) {
+  const auto schema = parse_json(
+      R"({"$defs": {"list": {"type": "array", "items": {"$ref": "#/$defs/list"}}},
+          "$ref": "#/$defs/list"})",
+      "schema");
+  const GrammarSource document = *json_schema_grammar(*schema);
+  for (const bool starts_in_reasoning : {false, true}) {
+    const std::string before = starts_in_reasoning ? "Hm.</think>" : "";
+    ToolGrammarOptions options = {
+        .starts_in_reasoning = starts_in_reasoning, .tools = tools(), .content = &document};
+    EXPECT_TRUE(takes(options, before + "[[], [[]]]"));
+    EXPECT_TRUE(takes(options, before + call(kNow)));
+    EXPECT_FALSE(takes(options, before + "Let me see."));
+    EXPECT_FALSE(takes(options, before + "[]" + call(kNow)));
+    options.choice = ToolChoice::none;
+    EXPECT_TRUE(takes(options, before + "[]"));
+    EXPECT_FALSE(takes(options, before + call(kNow)));
+    options.choice = ToolChoice::required;
+    EXPECT_FALSE(takes(options, before + "[]"));
+  }
+}
+
 TEST(ToolGrammar, ReasoningIsFreeAndTheAnswerBound) {
   const ToolGrammarOptions options = {.choice = ToolChoice::required, .tools = tools()};
   EXPECT_TRUE(takes(options, "Hm. {\"x\": \n\n```" + std::string("</think>") + call(kNow)));

@@ -270,6 +270,74 @@ TEST(Answers, AMaskThatAllowsNothingOrFailsEndsItsAnswerAlone) {
   expect_same(*results[2], alone({}, request({1, 2}, 4, 0)));
 }
 
+// All words of the vocabulary, so that their probabilities add up to one.
+TEST(Answers, TellTheLikeliestTokensOfAnswersAndPrompts) {
+  constexpr int64_t kWords = 12;
+  struct Told {
+    int32_t token;
+    double logprob;
+    std::vector<std::pair<int32_t, double>> top;
+
+    bool operator==(const Told&) const = default;
+  };
+  const auto pairs = [](std::span<const ops::TokenLogprob> top) {
+    std::vector<std::pair<int32_t, double>> out;
+    for (const ops::TokenLogprob& one : top) out.emplace_back(one.id, one.logprob);
+    return out;
+  };
+  std::vector<std::vector<Told>> told(2);
+  std::vector<int32_t> text = random_ids(21, 6);
+  for (size_t i = 0; i < 2; ++i) {
+    Request one = request(text, 40, 5);
+    one.num_top_logprobs = kWords;
+    one.num_drafts = i == 0 ? 0 : 3;
+    one.adapts_drafts = false;
+    one.on_event = [&, i](const Event& event) {
+      if (event.kind == Event::Kind::token)
+        told[i].push_back({event.token, event.model_logprob, pairs(event.top)});
+      return true;
+    };
+    auto engine = SmallEngine{}.make();
+    ASSERT_TRUE(engine->submit(one).has_value());
+    // Beside one that asks for nothing, and one that asks for less.
+    Request other = request(random_ids(9, 2), 30, 1);
+    ASSERT_TRUE(engine->submit(other).has_value());
+    other.num_top_logprobs = 1;
+    ASSERT_TRUE(engine->submit(other).has_value());
+    while (engine->step()) {
+    }
+  }
+  ASSERT_EQ(told[0].size(), 40u);
+  EXPECT_EQ(told[1], told[0]);
+  for (const Told& one : told[0]) {
+    double sum = 0, own = 1;
+    for (size_t i = 0; i < one.top.size(); ++i) {
+      sum += std::exp(one.top[i].second);
+      if (i > 0) {
+        EXPECT_LE(one.top[i].second, one.top[i - 1].second);
+      }
+      if (one.top[i].first == one.token) own = one.top[i].second;
+    }
+    EXPECT_NEAR(sum, 1, 1e-12);
+    EXPECT_EQ(own, one.logprob);
+  }
+  // The whole as a prompt: the same, token by token.
+  const size_t begin = text.size();
+  for (const Told& one : told[0]) text.push_back(one.token);
+  Request scored = request(text, 0, 0);
+  scored.wants_prompt_logprobs = true;
+  scored.num_top_logprobs = kWords;
+  auto engine = SmallEngine{}.make();
+  const Completion completion = run_all(*engine, {scored})[0].value();
+  ASSERT_EQ(completion.prompt_top.size(), text.size() * kWords);
+  EXPECT_EQ(completion.prompt_top[0].id, -1);
+  for (size_t i = 0; i < told[0].size(); ++i) {
+    EXPECT_EQ(completion.prompt_logprobs[begin + i], told[0][i].logprob);
+    EXPECT_EQ(pairs(std::span(completion.prompt_top).subspan((begin + i) * kWords, kWords)),
+              told[0][i].top);
+  }
+}
+
 // Tokens up to the change come from one model, those after it from the other, as if it had been
 // asked to go on from there.
 TEST(Answers, GoOnWithNewWeights) {
