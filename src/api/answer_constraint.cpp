@@ -5,6 +5,7 @@
 #include <array>
 
 #include "base/python_json.h"
+#include "base/sha256.h"
 #include "grammar/grammar_text.h"
 #include "grammar/json_schema.h"
 #include "grammar/regex.h"
@@ -103,8 +104,7 @@ Status read_structured(Fields& fields, AnswerConstraint& all) {
   }
   for (const std::string_view name : {"structural_tag", "whitespace_pattern"}) {
     if (const json::value* value = inner.filled(name)) {
-      return unsupported(fmt::format("{}: expected none, as this server does not do it, found {}",
-                                     inner.place(name), shown(*value)));
+      return not_done(inner.place(name), *value);
     }
   }
   return {};
@@ -229,8 +229,7 @@ Result<AnswerConstraint> read_constraint(Fields& fields) {
   }
   for (const std::string_view name : {"guided_whitespace_pattern", "structural_tag"}) {
     if (const json::value* value = fields.filled(name)) {
-      return unsupported(fmt::format("{}: expected none, as this server does not do it, found {}",
-                                     name, shown(*value)));
+      return not_done(name, *value);
     }
   }
   return all;
@@ -246,7 +245,7 @@ Result<std::shared_ptr<CachedGrammar>> answer_grammar(const AnswerConstraint& co
         "ignore_eos: expected false where a grammar or tools decide where the answer ends, found "
         "true");
   }
-  auto found = model.grammars().find(grammar_text(constraint, tools), [&] {
+  auto found = model.grammars().find(sha256_hex(grammar_text(constraint, tools)), [&] {
     return answer_source(constraint, tools, *model.vocabulary());
   });
   if (found) return found;

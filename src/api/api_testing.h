@@ -72,6 +72,54 @@ inline HttpAnswer finish(Call& call, std::string sent) {
   return answer;
 }
 
+// The call as if the model wrote `text`: control strings in it are control tokens.
+inline HttpAnswer play(Call& call, std::string_view text, engine::Finish how = engine::Finish::stop,
+                       int64_t cached_tokens = 0) {
+  std::string sent;
+  call.head(sent);
+  const std::vector<engine::Request> requests = call.take_requests();
+  engine::Completion completion;
+  completion.finish = how;
+  completion.prompt_tokens = static_cast<int64_t>(requests.at(0).prompt.size()) - cached_tokens;
+  call.take(0,
+            {.kind = engine::Event::Kind::prefill,
+             .done_tokens = completion.prompt_tokens,
+             .total_tokens = completion.prompt_tokens,
+             .top = {},
+             .result = {}},
+            sent);
+  for (const int32_t token : nano_tokenizer().encode(text)) {
+    if (call.is_done()) break;
+    call.take(0,
+              {.kind = engine::Event::Kind::token,
+               .token = token,
+               .logprob = -1,
+               .model_logprob = -1,
+               .top = {},
+               .result = {}},
+              sent);
+  }
+  if (!call.is_done()) {
+    call.take(0, {.kind = engine::Event::Kind::finished, .top = {}, .result = completion}, sent);
+  }
+  EXPECT_TRUE(call.is_done());
+  return finish(call, std::move(sent));
+}
+// The body's call, played.
+inline HttpAnswer play(const ServedModel& model, const HttpRequest& request, std::string_view text,
+                       engine::Finish how = engine::Finish::stop, int64_t cached_tokens = 0) {
+  Routed routed = route(request, model);
+  if (auto* answer = std::get_if<HttpAnswer>(&routed)) return std::move(*answer);
+  return play(*std::get<std::unique_ptr<Call>>(routed), text, how, cached_tokens);
+}
+// The prompt of the body's call as text.
+inline std::string prompt_of(const ServedModel& model, const HttpRequest& request) {
+  Routed routed = route(request, model);
+  if (const auto* answer = std::get_if<HttpAnswer>(&routed)) return answer->body;
+  const auto requests = std::get<std::unique_ptr<Call>>(routed)->take_requests();
+  return nano_tokenizer().decode(requests.at(0).prompt).value();
+}
+
 class TinyServer {
  public:
   explicit TinyServer(ServedModelOptions options = served_options())

@@ -1,11 +1,11 @@
 // One client's call without sockets: what it asks of the engine, and the bytes that it answers.
 //
 // Use      submit take_requests(); give every event of theirs to take(), each request's in order;
-//          cancel the requests that wants_cancel() names, and go on giving events until is_done().
-//          A call that streams appends its bytes to `out`; one that does not appends nothing and
-//          has its answer() once it is done.
-// Errors   A request that the engine refuses goes to refuse(). A call that streams tells an error as
-//          an event; while nothing was sent yet, failure() is there to answer with instead.
+//          cancel the requests that wants_cancel() names; go on giving events until is_done().
+//          A call that streams appends its bytes to `out`; any other appends nothing and has its
+//          answer() once it is done.
+// Errors   A request that the engine refuses goes to refuse(). A call that streams tells an error
+//          as an event; while nothing was sent yet, failure() is there to answer with instead.
 // Threads  One at a time. The masks inside the requests are the engine's thread's.
 #pragma once
 

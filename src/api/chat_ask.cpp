@@ -54,7 +54,9 @@ Result<Ask> prepare_chat(const ChatAsk& ask, text::ChatPrompt prompt, const Serv
   }
   parser.content_is_plain =
       ask.constraint.kind != AnswerConstraint::Kind::none && parser.tools.empty();
-  parser.new_call_id = [new_id = model.options().new_id] { return new_id("call_"); };
+  parser.new_call_id = [new_id = model.options().new_id, prefix = ask.call_id_prefix] {
+    return new_id(prefix);
+  };
   out.text.stops = ask.generation.stops;
   out.text.keeps_stop = ask.generation.keeps_stop;
   out.text.shows_controls = ask.generation.shows_controls;

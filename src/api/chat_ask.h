@@ -1,5 +1,5 @@
-// A conversation that wants an answer, whatever API it came by: its prompt, and what is asked of the
-// engine.
+// A conversation that wants an answer, whatever API it came by: its prompt, and what is asked of
+// the engine.
 #pragma once
 
 #include "api/answer_constraint.h"
@@ -18,6 +18,7 @@ struct ChatAsk {
   ThinkingFields thinking;
   AnswerConstraint constraint;
   GenerationFields generation;
+  std::string call_id_prefix = "call_";
 };
 
 // What the messages of the answer's API are rendered to. Errors: as text/chat_encoding.h, and an

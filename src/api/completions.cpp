@@ -11,6 +11,7 @@
 #include "api/generation_fields.h"
 #include "api/logprob_text.h"
 #include "api/model_field.h"
+#include "api/openai_usage.h"
 #include "api/sse.h"
 #include "base/python_json.h"
 #include "text/chat_literals.h"
@@ -42,14 +43,6 @@ int64_t num_characters(std::string_view text) {
                        [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
 }
 
-json::value usage_json(const Usage& usage) {
-  return json::object{
-      {"prompt_tokens", usage.prompt_tokens},
-      {"completion_tokens", usage.completion_tokens},
-      {"total_tokens", usage.total_tokens()},
-      {"prompt_tokens_details", json::object{{"cached_tokens", usage.cached_tokens}}}};
-}
-
 class CompletionsCall : public GeneratedCall {
  public:
   CompletionsCall(const ServedModel& model, std::vector<Ask> asks, bool streams, Shape shape)
@@ -75,7 +68,7 @@ class CompletionsCall : public GeneratedCall {
   void write_end(std::string& out) override {
     if (shape_.includes_usage) {
       json::object last = chunk(json::array{});
-      last["usage"] = usage_json(usage());
+      last["usage"] = openai_usage(usage());
       append_data(last, out);
     }
     out += kDone;
@@ -93,7 +86,7 @@ class CompletionsCall : public GeneratedCall {
           choice(answer, std::move(text), std::move(logprobs), finish_reason(answer)));
     }
     json::object whole = chunk(std::move(choices));
-    whole["usage"] = usage_json(usage());
+    whole["usage"] = openai_usage(usage());
     return python_json(whole);
   }
 
@@ -326,6 +319,7 @@ Routed completions(const HttpRequest& request, const ServedModel& model) {
     ask.text.shows_controls = asked.shows_controls;
     shape.echoed.push_back(std::move(prompt.echo));
   }
+  if (const auto error = check_total(asks)) return error_answer(*error, ErrorShape::openai);
   shape.id = model.options().new_id("cmpl-");
   shape.created = model.options().now();
   shape.model = model.options().name;

@@ -6,8 +6,8 @@
 
 namespace cachalot::api {
 
-// A prompt of text gets the model's BOS where it has none; one of ids stays as it is. With `suffix`,
-// the middle is asked for (400 where the tokenizer has no tokens for it).
+// A prompt of text gets the model's BOS where it has none; one of ids stays as it is. With
+// `suffix`, the middle is asked for (400 where the tokenizer has no tokens for it).
 Routed completions(const HttpRequest& request, const ServedModel& model);
 
 }  // namespace cachalot::api

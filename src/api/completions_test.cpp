@@ -143,6 +143,12 @@ TEST(Completions, RefuseByName) {
   EXPECT_EQ(error(R"({"prompt": "a", "best_of": 1, "stop": null, "seed": null})"), "a call");
   EXPECT_EQ(error(R"b({"prompt": "a", "guided_regex": "(?=a)"})b"),
             "400 guided_regex unsupported_value");
+  // Each answer holds its prompt.
+  std::string many = "{\"n\": 64, \"prompt\": [\"a\"";
+  std::string prompt = "7";
+  for (int i = 0; i < 1100; ++i) prompt += ",7";
+  for (int i = 0; i < 255; ++i) many += ", [" + prompt + "]";
+  EXPECT_EQ(error(many + "]}"), "400 n invalid_value");
   // 12,000 tokens and more, of a context of 4,096.
   std::string longer = "{\"prompt\": \"";
   for (int i = 0; i < 6000; ++i) longer += "x 7 ";

@@ -142,6 +142,11 @@ void Fields::ids(std::string_view key, int64_t limit, std::vector<int32_t>* out)
   }
 }
 
+Status not_done(std::string_view place, const json::value& found) {
+  return unsupported(fmt::format("{}: expected none, as this server does not do it, found {}",
+                                 place, shown(found)));
+}
+
 Result<json::object> parse_body(std::string_view body) {
   CACHALOT_ASSIGN_OR_RETURN(json::value value, parse_json(body, "body", kMaxDepth));
   if (!value.is_object()) {

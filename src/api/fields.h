@@ -55,6 +55,9 @@ std::string shown(const json::value& value);
 // The value, where it is a whole number.
 bool whole_number(const json::value& value, int64_t* out);
 
+// For a field that changes the answer and that nothing here does.
+Status not_done(std::string_view place, const json::value& found);
+
 // The body as an object. Errors: not JSON, or no object.
 Result<json::object> parse_body(std::string_view body);
 

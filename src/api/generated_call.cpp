@@ -1,5 +1,7 @@
 #include "api/generated_call.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace cachalot::api {
@@ -16,6 +18,16 @@ AnswerEvent AnswerEvent::copy_of(const engine::Event& event) {
                    .result = {}};
   if (event.result != nullptr) copy.result = *event.result;
   return copy;
+}
+
+std::optional<ApiError> check_total(std::span<const Ask> asks) {
+  int64_t total = 0;
+  for (const Ask& ask : asks)
+    total += static_cast<int64_t>(ask.request.prompt.size()) * ask.request.num_answers;
+  if (total <= kMaxTotalTokens) return std::nullopt;
+  return ApiError::of(invalid_argument(fmt::format(
+      "n: expected prompts of at most {} tokens in all, counted once for each answer, found {}",
+      kMaxTotalTokens, total)));
 }
 
 GeneratedCall::GeneratedCall(const ServedModel& model, std::vector<Ask> asks, bool streams,
@@ -72,7 +84,7 @@ void GeneratedCall::take(size_t request, const AnswerEvent& event, std::string& 
         answer.tokens.push_back({event.token, event.model_logprob, event.top});
       events_.clear();
       answer.text.push(event.token, events_);
-      if (streams_ && (!events_.empty() || has_untold(answer))) write_events(answer, events_, out);
+      give_events(answer, out);
       if (answer.text.is_stopped()) {
         answer.finish = engine::Finish::stop;
         finish(answer, out);
@@ -94,11 +106,19 @@ void GeneratedCall::take(size_t request, const AnswerEvent& event, std::string& 
       answer.prompt_top = result->prompt_top;
       events_.clear();
       answer.text.finish(result->finish, events_);
-      if (streams_ && (!events_.empty() || has_untold(answer))) write_events(answer, events_, out);
+      give_events(answer, out);
       answer.finish = answer.text.is_stopped() ? engine::Finish::stop : result->finish;
       finish(answer, out);
       return;
     }
+  }
+}
+
+void GeneratedCall::give_events(Answer& answer, std::string& out) {
+  if (!streams_) {
+    take_whole(answer, events_);
+  } else if (!events_.empty() || has_untold(answer)) {
+    write_events(answer, events_, out);
   }
 }
 

@@ -21,6 +21,10 @@ struct Ask {
   AnswerTextOptions text;
 };
 
+// Every answer holds its prompt: together they have a limit.
+inline constexpr int64_t kMaxTotalTokens = int64_t{1} << 24;
+std::optional<ApiError> check_total(std::span<const Ask> asks);
+
 class GeneratedCall : public Call {
  public:
   std::vector<engine::Request> take_requests() override;
@@ -74,7 +78,9 @@ class GeneratedCall : public Call {
   virtual void write_finish(Answer& answer, std::string& out) = 0;
   virtual void write_end(std::string& out) = 0;
   virtual void write_error(const ApiError& error, std::string& out) = 0;
-  // Of calls that do not stream: the body.
+  // Of calls that do not stream: each answer's events, for who puts the body together from them;
+  // and the body.
+  virtual void take_whole(Answer&, std::span<const text::CompletionEvent>) {}
   virtual std::string write_whole() = 0;
 
   const ServedModel& model() const { return model_; }
@@ -86,6 +92,7 @@ class GeneratedCall : public Call {
 
  private:
   void start(Prompt& prompt, int64_t cached_tokens, std::string& out);
+  void give_events(Answer& answer, std::string& out);
   void finish(Answer& answer, std::string& out);
   void fail(ApiError error, std::string& out);
 

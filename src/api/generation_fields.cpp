@@ -95,7 +95,10 @@ void read_sampling(Fields& fields, const ServedModel& model, engine::SamplingPar
   fields.number("frequency_penalty", &sampling->frequency_penalty, -kMaxAdjustment, kMaxAdjustment);
   fields.number("presence_penalty", &sampling->presence_penalty, -kMaxAdjustment, kMaxAdjustment);
   read_logit_bias(fields, model.options().vocab_size, sampling);
-  if (fields.find("seed") != nullptr) {
+  const json::value* seed_field = fields.find("seed");
+  if (seed_field != nullptr && seed_field->is_uint64()) {
+    sampling->seed = seed_field->get_uint64();
+  } else if (seed_field != nullptr) {
     int64_t seed = 0;
     fields.integer("seed", &seed, std::numeric_limits<int64_t>::min(),
                    std::numeric_limits<int64_t>::max());
@@ -162,9 +165,7 @@ void refuse_unknown_sampling(Fields& fields) {
   for (const Unknown& unknown : kUnknown) {
     const json::value* value = fields.filled(unknown.name);
     if (value == nullptr || asks_for_nothing(*value, unknown.neutral)) continue;
-    fields.fail(
-        unsupported(fmt::format("{}: expected none, as this server does not do it, found {}",
-                                unknown.name, shown(*value))));
+    fields.fail(not_done(unknown.name, *value));
   }
 }
 

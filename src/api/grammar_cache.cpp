@@ -3,10 +3,10 @@
 namespace cachalot::api {
 
 Result<std::shared_ptr<CachedGrammar>> GrammarCache::find(
-    const std::string& text, const std::function<Result<grammar::GrammarSource>()>& write) {
+    const std::string& name, const std::function<Result<grammar::GrammarSource>()>& write) {
   {
     const std::scoped_lock lock(mutex_);
-    const auto found = places_.find(text);
+    const auto found = places_.find(name);
     if (found != places_.end() && !found->second->grammar->is_spent) {
       entries_.splice(entries_.begin(), entries_, found->second);
       return found->second->grammar;
@@ -17,14 +17,14 @@ Result<std::shared_ptr<CachedGrammar>> GrammarCache::find(
   auto made = std::make_shared<CachedGrammar>();
   CACHALOT_ASSIGN_OR_RETURN(made->automaton, grammar::TokenAutomaton::create(source, vocabulary_));
   const std::scoped_lock lock(mutex_);
-  if (const auto found = places_.find(text); found != places_.end()) {
+  if (const auto found = places_.find(name); found != places_.end()) {
     entries_.erase(found->second);
     places_.erase(found);
   }
-  entries_.push_front({text, made});
-  places_[text] = entries_.begin();
+  entries_.push_front({name, made});
+  places_[name] = entries_.begin();
   if (entries_.size() > max_grammars_) {
-    places_.erase(entries_.back().text);
+    places_.erase(entries_.back().name);
     entries_.pop_back();
   }
   return made;

@@ -1,4 +1,4 @@
-// Compiled grammars by the text they came from: clients send the same tools with every request.
+// Compiled grammars by what they came from: clients send the same tools with every request.
 // Threads  find() from any. The automata themselves are for one thread, the engine's: masks call
 //          them there and nowhere else.
 #pragma once
@@ -27,13 +27,13 @@ class GrammarCache {
   GrammarCache(std::shared_ptr<const grammar::Vocabulary> vocabulary, size_t max_grammars)
       : vocabulary_(std::move(vocabulary)), max_grammars_(max_grammars) {}
 
-  // `text` names the grammar, with all that decides what it says; `write` makes it.
+  // `name` says all that decides what the grammar is, in few bytes; `write` makes it.
   Result<std::shared_ptr<CachedGrammar>> find(
-      const std::string& text, const std::function<Result<grammar::GrammarSource>()>& write);
+      const std::string& name, const std::function<Result<grammar::GrammarSource>()>& write);
 
  private:
   struct Entry {
-    std::string text;
+    std::string name;
     std::shared_ptr<CachedGrammar> grammar;
   };
 

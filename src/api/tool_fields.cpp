@@ -85,10 +85,14 @@ class ToolReader {
   // `key`: where the nested form has the tool's body.
   Status add(Fields& fields, std::string_view key, const std::string& where,
              const std::string& name_space, bool is_custom) {
-    const json::object* nested = fields.object(key);
-    CACHALOT_RETURN_IF_ERROR(fields.status());
+    const json::value* inside = fields.find(key);
+    if (inside != nullptr && !inside->is_object()) {
+      return invalid_argument(
+          fmt::format("{}: expected an object, found {}", fields.place(key), shown(*inside)));
+    }
+    const json::object* nested = inside != nullptr ? &inside->get_object() : nullptr;
     const std::string place = nested != nullptr ? fmt::format("{}.{}", where, key) : where;
-    Fields body(nested != nullptr ? *nested : *fields_object(fields), place);
+    Fields body(nested != nullptr ? *nested : fields.object(), place);
     ClientTool tool;
     body.text("name", &tool.name);
     CACHALOT_RETURN_IF_ERROR(body.status());
@@ -113,8 +117,6 @@ class ToolReader {
     out_.definitions.push_back(std::move(definition));
     return {};
   }
-
-  static const json::object* fields_object(const Fields& fields) { return &fields.object(); }
 
   static Result<json::object> flat_function(const Fields& body, const std::string& shown_name) {
     json::object function{{"name", shown_name}};
@@ -182,29 +184,27 @@ class ChoiceReader {
         mode.substr(0, 64)));
   }
 
+  // {"type": "allowed_tools", "mode", "tools"}, or with the last two one level down.
   Status read_allowed(const Fields& fields) {
-    const Fields* around = &fields;
     const json::value* inner = fields.find("allowed_tools");
-    std::optional<Fields> nested;
-    if (inner != nullptr && inner->is_object())
-      around = &nested.emplace(inner->get_object(), "tool_choice.allowed_tools");
-    Fields list(around->object(), around->place("x").substr(0, around->place("x").size() - 2));
+    const bool is_nested = inner != nullptr && inner->is_object();
+    Fields list(is_nested ? inner->get_object() : fields.object(),
+                is_nested ? "tool_choice.allowed_tools" : "tool_choice");
     CACHALOT_RETURN_IF_ERROR(read_mode(text_of(list, "mode")));
     const json::array* tools = list.array("tools");
     CACHALOT_RETURN_IF_ERROR(list.status());
-    if (tools == nullptr) {
-      return invalid_argument(
-          fmt::format("{}: expected at least one tool, found none", list.place("tools")));
-    }
+    const std::string place = list.place("tools");
+    if (tools == nullptr)
+      return invalid_argument(fmt::format("{}: expected at least one tool, found none", place));
     for (size_t i = 0; i < tools->size(); ++i) {
       const json::value& tool = (*tools)[i];
-      const std::string where = fmt::format("{}[{}]", list.place("tools"), i);
+      const std::string where = fmt::format("{}[{}]", place, i);
       if (!tool.is_object())
         return invalid_argument(fmt::format("{}: expected a tool, found {}", where, shown(tool)));
       const Fields one(tool.get_object(), where);
       const std::string type = text_of(one, "type");
-      if (std::find(tools_.hosted.begin(), tools_.hosted.end(), type) != tools_.hosted.end())
-        continue;
+      const auto& hosted = tools_.hosted;
+      if (std::find(hosted.begin(), hosted.end(), type) != hosted.end()) continue;
       CACHALOT_RETURN_IF_ERROR(name(one, where));
     }
     return {};
