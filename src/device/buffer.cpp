@@ -8,6 +8,8 @@
 #include <cstring>
 #include <utility>
 
+#include "device/gpu.h"
+
 namespace cachalot::device {
 namespace {
 constexpr size_t kAlignment = 64;
@@ -31,9 +33,15 @@ void* map_pages(size_t num_bytes) {
 
 }  // namespace
 
-Result<Buffer> Buffer::create(int64_t num_bytes) {
+Result<Buffer> Buffer::create(int64_t num_bytes, Gpu* gpu) {
   Buffer buffer;
   if (num_bytes <= 0) return buffer;
+  if (gpu != nullptr) {
+    CACHALOT_ASSIGN_OR_RETURN(buffer.data_, gpu->allocate(num_bytes));
+    buffer.size_ = num_bytes;
+    buffer.gpu_ = gpu;
+    return buffer;
+  }
   const auto size = static_cast<size_t>(num_bytes);
   void* data =
       size >= kHugePage
@@ -52,16 +60,21 @@ Result<Buffer> Buffer::create(int64_t num_bytes) {
 Buffer::Buffer(int64_t num_bytes) { *this = create(num_bytes).value(); }
 
 Buffer::Buffer(Buffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      gpu_(std::exchange(other.gpu_, nullptr)) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(gpu_, other.gpu_);
   return *this;
 }
 
 Buffer::~Buffer() {
-  if (static_cast<size_t>(size_) >= kHugePage) {
+  if (gpu_ != nullptr) {
+    gpu_->release(data_);
+  } else if (static_cast<size_t>(size_) >= kHugePage) {
     ::munmap(data_, static_cast<size_t>(size_));
   } else {
     std::free(data_);
@@ -72,7 +85,8 @@ void* Arena::allocate_bytes(int64_t num_bytes) {
   constexpr auto kStep = static_cast<int64_t>(kAlignment);
   num_bytes = (std::max<int64_t>(num_bytes, 1) + kStep - 1) / kStep * kStep;
   while (true) {
-    if (block_idx_ == blocks_.size()) blocks_.emplace_back(std::max(block_bytes_, num_bytes));
+    if (block_idx_ == blocks_.size())
+      blocks_.push_back(Buffer::create(std::max(block_bytes_, num_bytes), gpu_).value());
     Buffer& block = blocks_[block_idx_];
     if (offset_ + num_bytes <= block.size()) {
       void* data = block.data() + offset_;

@@ -1,5 +1,5 @@
-// Owned memory and the step arena. Host memory for now is the only kind; both are aligned to 64
-// bytes (a cache line and an AVX-512 vector).
+// Owned memory and the step arena, of the host or of a GPU. Aligned to 64 bytes (a cache line and
+// an AVX-512 vector).
 #pragma once
 
 #include <cstddef>
@@ -13,13 +13,16 @@
 
 namespace cachalot::device {
 
+class Gpu;
+
 // Zero-filled on creation. Move-only owner.
 class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(int64_t num_bytes);  // CHECK fails where memory is out
-  // For sizes that outside input decides: resource_exhausted instead of a failed CHECK.
-  static Result<Buffer> create(int64_t num_bytes);
+  // For sizes that outside input decides: resource_exhausted instead of a failed CHECK. gpu: whose
+  // memory it is, which outlives the buffer; null: the host's.
+  static Result<Buffer> create(int64_t num_bytes, Gpu* gpu = nullptr);
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
   ~Buffer();
@@ -31,6 +34,7 @@ class Buffer {
  private:
   std::byte* data_ = nullptr;
   int64_t size_ = 0;
+  Gpu* gpu_ = nullptr;
 };
 
 // Scratch of one step: bump allocation, released in stack order by ArenaScope. Contents are not
@@ -38,7 +42,8 @@ class Buffer {
 // step does not allocate. Threads: one owner.
 class Arena {
  public:
-  explicit Arena(int64_t block_bytes = int64_t{1} << 24) : block_bytes_(block_bytes) {}
+  explicit Arena(int64_t block_bytes = int64_t{1} << 24, Gpu* gpu = nullptr)
+      : block_bytes_(block_bytes), gpu_(gpu) {}
 
   template <typename T>
   T* allocate(int64_t count) {
@@ -51,6 +56,7 @@ class Arena {
  private:
   friend class ArenaScope;
   int64_t block_bytes_;
+  Gpu* gpu_;  // null: host memory
   std::vector<Buffer> blocks_;
   size_t block_idx_ = 0;
   int64_t offset_ = 0;

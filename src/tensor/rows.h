@@ -3,9 +3,10 @@
 // Source  reference/forward 3.10, reference/infrastructure 8.1.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+
+#include "base/host_device.h"
 
 namespace cachalot::tensor {
 
@@ -20,7 +21,7 @@ enum class IndexFormat { f32, bf16, fp4, fp8 };
 struct RowLayout {
   int64_t data_bytes = 0;
   int64_t scale_bytes = 0;
-  int64_t row_bytes() const { return data_bytes + scale_bytes; }
+  CACHALOT_HD int64_t row_bytes() const { return data_bytes + scale_bytes; }
 };
 
 // fp8: data head_dim - rope_dim + 2 * rope_dim; scales ceil((head_dim - rope_dim) / 64), rounded up
@@ -39,7 +40,7 @@ struct RowBlocks {
   int64_t rows_per_block = 0;
   RowLayout layout;
 
-  RowRef row(int64_t idx) const {
+  CACHALOT_HD RowRef row(int64_t idx) const {
     std::byte* block = blocks[idx / rows_per_block];
     const int64_t slot = idx % rows_per_block;
     return {block + slot * layout.data_bytes,
@@ -54,7 +55,7 @@ struct RowRing {
   int64_t capacity = 0;
   RowLayout layout;
 
-  RowRef row(int64_t position) const {
+  CACHALOT_HD RowRef row(int64_t position) const {
     const int64_t slot = position % capacity;
     return {base + slot * layout.data_bytes,
             base + capacity * layout.data_bytes + slot * layout.scale_bytes};
@@ -79,19 +80,28 @@ struct Sequences {
   const int64_t* first_row = nullptr;       // [count + 1], ascending from 0; the last is rows()
   const int64_t* first_position = nullptr;  // [count]
 
-  int64_t rows() const { return count == 0 ? 0 : first_row[count]; }
-  int64_t num_rows(int64_t s) const { return first_row[s + 1] - first_row[s]; }
-  int64_t sequence_of(int64_t row) const {
-    return std::upper_bound(first_row, first_row + count, row) - first_row - 1;
+  CACHALOT_HD int64_t rows() const { return count == 0 ? 0 : first_row[count]; }
+  CACHALOT_HD int64_t num_rows(int64_t s) const { return first_row[s + 1] - first_row[s]; }
+  CACHALOT_HD int64_t sequence_of(int64_t row) const {
+    int64_t first = 0, last = count;  // the last one that does not begin after the row
+    while (last - first > 1) {
+      const int64_t middle = (first + last) / 2;
+      (first_row[middle] <= row ? first : last) = middle;
+    }
+    return first;
   }
-  int64_t position(int64_t s, int64_t row) const { return first_position[s] + row - first_row[s]; }
-  int64_t end_position(int64_t s) const { return first_position[s] + num_rows(s); }
+  CACHALOT_HD int64_t position(int64_t s, int64_t row) const {
+    return first_position[s] + row - first_row[s];
+  }
+  CACHALOT_HD int64_t end_position(int64_t s) const { return first_position[s] + num_rows(s); }
   // Compressed entries of `ratio` positions that the sequence's rows complete, from first_entry on.
-  int64_t first_entry(int64_t s, int64_t ratio) const { return first_position[s] / ratio; }
-  int64_t num_entries(int64_t s, int64_t ratio) const {
+  CACHALOT_HD int64_t first_entry(int64_t s, int64_t ratio) const {
+    return first_position[s] / ratio;
+  }
+  CACHALOT_HD int64_t num_entries(int64_t s, int64_t ratio) const {
     return end_position(s) / ratio - first_entry(s, ratio);
   }
-  int64_t num_entries(int64_t ratio) const {
+  CACHALOT_HD int64_t num_entries(int64_t ratio) const {
     int64_t n = 0;
     for (int64_t s = 0; s < count; ++s) n += num_entries(s, ratio);
     return n;
@@ -106,7 +116,7 @@ struct RecentRows {
   int64_t first_row = 0;       // of the sequence
   int64_t first_position = 0;  // of that row
 
-  RowRef row(int64_t position) const {
+  CACHALOT_HD RowRef row(int64_t position) const {
     return position >= first_position ? step_rows.row(first_row + position - first_position)
                                       : ring.row(position);
   }
@@ -115,13 +125,13 @@ struct RecentRows {
 // The kinds of recent rows that a layer keeps in rings.
 enum class Recent { window, tail, index_tail };
 
-inline RowRing ring_of(const LayerRows& rows, Recent kind) {
+CACHALOT_HD inline RowRing ring_of(const LayerRows& rows, Recent kind) {
   if (kind == Recent::window) return rows.window;
   return kind == Recent::tail ? rows.tail : rows.index_tail;
 }
 
-inline RecentRows recent_rows(const Sequences& sequences, int64_t s, RowRing ring,
-                              const RowBlocks& step_rows) {
+CACHALOT_HD inline RecentRows recent_rows(const Sequences& sequences, int64_t s, RowRing ring,
+                                          const RowBlocks& step_rows) {
   return {ring, step_rows, sequences.first_row[s], sequences.first_position[s]};
 }
 
