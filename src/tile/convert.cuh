@@ -70,6 +70,11 @@ __device__ __forceinline__ uint32_t f16_of_e4m3_to_bf16(uint32_t pair, uint32_t 
   return multiply_bf16((pair & 0x80008000u) | ((pair >> 3) & 0x0FFF0FFFu), factor);
 }
 inline constexpr uint32_t kTwoTo112 = 0x77807780;
+__device__ __forceinline__ float float_from_f16(uint16_t bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
 // Four codes to two pairs of bf16, in order: 2^-120 times the values, which one exact product
 // mends. Not for NaN.
 __device__ __forceinline__ void e4m3_to_bf16(uint32_t codes, uint32_t& first, uint32_t& second) {
@@ -100,6 +105,20 @@ __device__ __forceinline__ void e2m1_to_e4m3(uint32_t word, uint32_t& first, uin
   second = ((word << 4) & 0x80808080u) | ((word << 2) & 0x1C1C1C1Cu);
 }
 inline constexpr float kE2m1InE4m3 = 64.0f;  // what such a product is to be multiplied by
+
+// The code of one value, to nearest even, saturating; of NaN that of 6 with its sign.
+__device__ __forceinline__ uint32_t e2m1_from_float(float x) {
+  const float a = fabsf(x);
+  const uint32_t code = !(a <= 5.0f) ? 7
+                        : a >= 3.5f  ? 6
+                        : a > 2.5f   ? 5
+                        : a >= 1.75f ? 4
+                        : a > 1.25f  ? 3
+                        : a >= 0.75f ? 2
+                        : a > 0.25f  ? 1
+                                     : 0;
+  return code | __float_as_uint(x) >> 31 << 3;
+}
 
 // Pairs of f16 of 2^-14 times the values: (1, 3), (0, 2), (5, 7), (4, 6).
 __device__ __forceinline__ void e2m1_to_f16(uint32_t word, uint32_t (&pairs)[4]) {

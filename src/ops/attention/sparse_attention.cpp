@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "ops/attention/sparse_attention_impl.h"
+#include "ops/on_gpu.h"
 
 namespace cachalot::ops {
 namespace {
@@ -50,7 +51,9 @@ void check_sparse_attention(const SparseAttentionParams& p) {
 void sparse_attention(device::ExecContext& ctx, const SparseAttentionParams& p) {
   check_sparse_attention(p);
   if (p.sequences.rows() == 0) return;
-  if (ctx.isa == device::Isa::reference) {
+  if (ctx.gpu != nullptr) {
+    sparse_attention_cuda(ctx, p);
+  } else if (ctx.isa == device::Isa::reference) {
     sparse_attention_ref(ctx, p);
   } else {
     sparse_attention_cpu(ctx, p);

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "ops/compressor/compressor_impl.h"
 #include "ops/elementwise/kernel_dispatch.h"
+#include "ops/on_gpu.h"
 
 namespace cachalot::ops {
 
@@ -30,6 +31,7 @@ void check_compress(const CompressParams& p) {
 
 void compress(device::ExecContext& ctx, const CompressParams& p) {
   check_compress(p);
+  if (ctx.gpu != nullptr) return compress_cuda(ctx, p);
   CompressChannels* channels =
       pick_kernel(ctx.isa, compress_channels_ref, compress_channels_avx2, compress_channels_avx512);
   for_entry_channels(ctx, p, [&](const EntryChannels& e) {
@@ -40,6 +42,7 @@ void compress(device::ExecContext& ctx, const CompressParams& p) {
 // One addition a value: bound by memory, so that the compiler's own vectors do.
 void add_positional_bias(device::ExecContext& ctx, const PositionalBiasParams& p) {
   CACHALOT_CHECK(p.ratio > 0 && p.columns > 0);
+  if (ctx.gpu != nullptr) return add_positional_bias_cuda(ctx, p);
   for_row_blocks(ctx, p.sequences.rows(), p.columns, [&](int64_t first, int64_t last) {
     int64_t s = p.sequences.sequence_of(first);
     for (int64_t row = first; row < last; ++row) {
@@ -52,8 +55,9 @@ void add_positional_bias(device::ExecContext& ctx, const PositionalBiasParams& p
 }
 
 // One thread: a store for each entry.
-void entry_positions(device::ExecContext& /*ctx*/, const tensor::Sequences& sequences,
-                     int64_t ratio, int64_t* positions) {
+void entry_positions(device::ExecContext& ctx, const tensor::Sequences& sequences, int64_t ratio,
+                     int64_t* positions) {
+  if (ctx.gpu != nullptr) return entry_positions_cuda(ctx, sequences, ratio, positions);
   for (int64_t s = 0; s < sequences.count; ++s) {
     const int64_t first = sequences.first_entry(s, ratio);
     for (int64_t i = 0; i < sequences.num_entries(s, ratio); ++i) {
@@ -63,6 +67,7 @@ void entry_positions(device::ExecContext& /*ctx*/, const tensor::Sequences& sequ
 }
 
 void store_recent_rows(device::ExecContext& ctx, const StoreRecentParams& p) {
+  if (ctx.gpu != nullptr) return store_recent_rows_cuda(ctx, p);
   ctx.pool->run(p.sequences.count, [&](int64_t s, int) {
     const tensor::RowRing ring = tensor::ring_of(p.layer_rows[s], p.kind);
     const int64_t num_rows = p.sequences.num_rows(s);

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "numeric/formats.h"
 #include "ops/elementwise/kernel_dispatch.h"
+#include "ops/on_gpu.h"
 
 namespace cachalot::ops {
 namespace {
@@ -23,6 +24,7 @@ void decode_row(const std::byte* row, int64_t d, Decode decode, float* out) {
 
 void embed(device::ExecContext& ctx, const tensor::TensorView& table, const int32_t* ids,
            int64_t rows, float* out) {
+  if (ctx.gpu != nullptr) return embed_cuda(ctx, table, ids, rows, out);
   using tensor::DType;
   CACHALOT_CHECK(table.shape.size() == 2);
   CACHALOT_CHECK(table.dtype == DType::f32 || table.dtype == DType::f16 ||

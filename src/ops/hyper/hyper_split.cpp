@@ -8,6 +8,7 @@
 #include "ops/elementwise/kernel_dispatch.h"
 #include "ops/hyper/hyper_connection.h"
 #include "ops/hyper/hyper_connection_kernels.h"
+#include "ops/on_gpu.h"
 
 namespace cachalot::ops {
 namespace {
@@ -28,6 +29,7 @@ int64_t num_tasks(int64_t rows) { return (rows + kSplitLanes - 1) / kSplitLanes;
 
 void hyper_split(device::ExecContext& ctx, const HyperSplitParams& p) {
   CACHALOT_CHECK(p.rows >= 0 && p.n >= 1 && p.n <= kMaxStreams);
+  if (ctx.gpu != nullptr) return hyper_split_cuda(ctx, p);
   HyperSplitKernel* kernel = p.rows < kFewRows ? hyper_split_ref
                                                : pick_kernel(ctx.isa, hyper_split_ref,
                                                              hyper_split_avx2, hyper_split_avx512);
@@ -70,6 +72,8 @@ void hyper_head_split(device::ExecContext& ctx, const float* mixes, const float*
                       const float* base, const float* scale, int64_t rows, int64_t n, float hc_eps,
                       float* pre) {
   CACHALOT_CHECK(rows >= 0 && n >= 1 && n <= kMaxStreams);
+  if (ctx.gpu != nullptr)
+    return hyper_head_split_cuda(ctx, mixes, inv_rms, base, scale, rows, n, hc_eps, pre);
   for_row_blocks(ctx, rows, 16 * n, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
       for (int64_t j = 0; j < n; ++j) {

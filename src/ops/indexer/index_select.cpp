@@ -10,6 +10,7 @@
 #include "numeric/formats.h"
 #include "ops/elementwise/kernel_dispatch.h"
 #include "ops/indexer/index_select_impl.h"
+#include "ops/on_gpu.h"
 #include "ops/quant/row_codec.h"
 
 namespace cachalot::ops {
@@ -57,6 +58,10 @@ int64_t take_all(const IndexSelectParams& p, int64_t s) {
 
 void index_select(device::ExecContext& ctx, const IndexSelectParams& p) {
   CACHALOT_CHECK(p.heads > 0 && p.dim > 0 && p.topk > 0 && p.ratio > 0);
+  if (ctx.gpu != nullptr) {
+    for (int64_t s = 0; s < p.sequences.count; ++s) check_sequence(p, s);
+    return index_select_cuda(ctx, p);
+  }
   const device::ArenaScope scope(*ctx.arena);
   auto* scored = ctx.arena->allocate<ScoredRows>(p.sequences.count);
   int64_t count = 0;

@@ -8,6 +8,7 @@
 #include "ops/matmul/flush_denormals.h"
 #include "ops/matmul/matmul_kernels.h"
 #include "ops/matmul/matmul_plan.h"
+#include "ops/on_gpu.h"
 
 namespace cachalot::ops {
 namespace {
@@ -207,6 +208,13 @@ const Product& find(const Product* products, int64_t count, int64_t Product::*fi
 }  // namespace
 
 void grouped_matmul(device::ExecContext& ctx, std::span<const MatmulParams> params) {
+  if (ctx.gpu != nullptr) {
+    for (const MatmulParams& p : params) {
+      check(p);
+      if (p.m > 0) matmul_cuda(ctx, p);
+    }
+    return;
+  }
   const MatmulKernels& kernels = matmul_kernels(ctx.isa);
   device::ArenaScope scope(*ctx.arena);
   Product* products = ctx.arena->allocate<Product>(static_cast<int64_t>(params.size()));

@@ -324,6 +324,15 @@ Status PackedWeight::fill(device::ExecContext& ctx, const QuantTensor& tensor, s
   return {};
 }
 
+Status PackedWeight::move_to(device::Gpu& gpu) {
+  const auto num_bytes = static_cast<int64_t>(bytes().size());
+  CACHALOT_ASSIGN_OR_RETURN(device::Buffer moved, device::Buffer::create(num_bytes, &gpu));
+  gpu.copy(moved.data(), data_, num_bytes);
+  owned_ = std::move(moved);
+  data_ = owned_.data();
+  return {};
+}
+
 std::byte* PackedWeight::resize(WeightFormat format, int64_t rows, int64_t columns) {
   CACHALOT_CHECK(format == WeightFormat::f32 || format == WeightFormat::bf16);
   CACHALOT_CHECK(rows > 0 && columns > 0);

@@ -75,6 +75,9 @@ class PackedWeight {
     return {data_, static_cast<size_t>(scales_offset() + scales_bytes())};
   }
 
+  // The same bytes in the GPU's memory, which the products of a context with it read.
+  Status move_to(device::Gpu& gpu);
+
   // Becomes W or its transpose as an f32 weight, or as a bf16 one (nearest even). The transpose is
   // what the gradient of x multiplies with (matmul_backward.h). Keeps its memory where the size
   // stays the same; a caller's memory it leaves. CHECK: another format, an empty matrix.

@@ -3,11 +3,13 @@
 #include <algorithm>
 
 #include "ops/elementwise/kernel_dispatch.h"
+#include "ops/on_gpu.h"
 
 namespace cachalot::ops {
 
 // One thread: a count and a step for each pair, beside the products of its expert.
 void dispatch(device::ExecContext& ctx, const DispatchParams& p) {
+  if (ctx.gpu != nullptr) return dispatch_cuda(ctx, p);
   const int64_t k = p.num_experts_per_tok;
   const int64_t num_pairs = p.rows * k;
   const device::ArenaScope scope(*ctx.arena);
@@ -27,6 +29,7 @@ void dispatch(device::ExecContext& ctx, const DispatchParams& p) {
 
 void hash_expert_ids(device::ExecContext& ctx, const int32_t* table, const int32_t* tokens,
                      int64_t rows, int64_t k, int32_t* ids) {
+  if (ctx.gpu != nullptr) return hash_expert_ids_cuda(ctx, table, tokens, rows, k, ids);
   for_row_blocks(ctx, rows, k, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row)
       std::copy_n(table + tokens[row] * k, k, ids + row * k);

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "device/buffer.h"
 #include "ops/elementwise/kernel_dispatch.h"
+#include "ops/on_gpu.h"
 
 namespace cachalot::ops {
 namespace {
@@ -100,6 +101,7 @@ void route_backward_row(const RouterBackwardParams& p, int64_t row) {
 void route(device::ExecContext& ctx, const RouterParams& p) {
   CACHALOT_CHECK(p.rows >= 0 && p.n_routed_experts >= 1);
   CACHALOT_CHECK(p.num_experts_per_tok >= 0 && p.num_experts_per_tok <= p.n_routed_experts);
+  if (ctx.gpu != nullptr) return route_cuda(ctx, p);
   device::ArenaScope scope(*ctx.arena);
   float* choices = ctx.arena->allocate<float>(ctx.pool->num_threads() * p.n_routed_experts);
   // One row a task: E scores in double are tens of microseconds.

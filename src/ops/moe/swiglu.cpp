@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "ops/elementwise/kernel_dispatch.h"
 #include "ops/moe/swiglu_kernels.h"
+#include "ops/on_gpu.h"
 
 namespace cachalot::ops {
 
@@ -36,6 +37,7 @@ void add_clamp_counts(const SwigluParams& p, const Tile& tile) {
 
 void swiglu(device::ExecContext& ctx, const SwigluParams& p) {
   CACHALOT_CHECK(p.rows >= 0 && p.columns > 0);
+  if (ctx.gpu != nullptr) return swiglu_cuda(ctx, p);
   SwigluKernel* kernel = pick_kernel(ctx.isa, swiglu_ref, swiglu_avx2, swiglu_avx512);
   for_tiles(ctx, p.rows, p.columns, 4, [&](const Tile& tile) {
     if (p.clamped != nullptr && p.limit > 0) add_clamp_counts(p, tile);  // before h overwrites gate
@@ -54,6 +56,7 @@ void swiglu_backward(device::ExecContext& ctx, const SwigluBackwardParams& p) {
 
 void moe_combine(device::ExecContext& ctx, const MoeCombineParams& p) {
   CACHALOT_CHECK(p.rows >= 0 && p.columns > 0 && p.k >= 0);
+  if (ctx.gpu != nullptr) return moe_combine_cuda(ctx, p);
   MoeCombineKernel* kernel =
       pick_kernel(ctx.isa, moe_combine_ref, moe_combine_avx2, moe_combine_avx512);
   for_tiles(ctx, p.rows, p.columns, p.k + 1, [&](const Tile& tile) { kernel(p, tile); });

@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "ops/elementwise/kernel_dispatch.h"
 #include "ops/norm/rms_norm_kernels.h"
+#include "ops/on_gpu.h"
 
 namespace cachalot::ops {
 namespace {
@@ -17,10 +18,12 @@ void run(device::ExecContext& ctx, const RmsNormParams& p, RmsNormKernel* kernel
 }  // namespace
 
 void rms_norm(device::ExecContext& ctx, const RmsNormParams& p) {
+  if (ctx.gpu != nullptr) return rms_norm_cuda(ctx, p);
   run(ctx, p, pick_kernel(ctx.isa, rms_norm_ref, rms_norm_avx2, rms_norm_avx512));
 }
 
 void rms_norm_bf16_steps(device::ExecContext& ctx, const RmsNormParams& p) {
+  if (ctx.gpu != nullptr) return rms_norm_bf16_steps_cuda(ctx, p);
   run(ctx, p,
       pick_kernel(ctx.isa, rms_norm_bf16_steps_ref, rms_norm_bf16_steps_avx2,
                   rms_norm_bf16_steps_avx512));

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "ops/elementwise/kernel_dispatch.h"
+#include "ops/on_gpu.h"
 #include "ops/quant/act_quant_kernels.h"
 
 namespace cachalot::ops {
@@ -24,6 +25,7 @@ SimulateFp8Kernel* fp8_kernel(const device::ExecContext& ctx) {
 void simulate_fp8(device::ExecContext& ctx, const RowsParams& p, int64_t block, float amax_floor) {
   check_rows(p);
   CACHALOT_CHECK(block > 0);
+  if (ctx.gpu != nullptr) return simulate_fp8_cuda(ctx, p, block, amax_floor);
   SimulateFp8Kernel* kernel = fp8_kernel(ctx);
   for_row_blocks(ctx, p.rows, p.columns,
                  [&](int64_t first, int64_t last) { kernel(p, block, amax_floor, first, last); });
@@ -58,6 +60,7 @@ void simulate_fp8_columns(device::ExecContext& ctx, const RowsParams& p, int64_t
 void simulate_fp4(device::ExecContext& ctx, const RowsParams& p) {
   check_rows(p);
   CACHALOT_CHECK(p.columns % 32 == 0);
+  if (ctx.gpu != nullptr) return simulate_fp4_cuda(ctx, p);
   RowsKernel* kernel =
       pick_kernel(ctx.isa, simulate_fp4_ref, simulate_fp4_avx2, simulate_fp4_avx512);
   for_row_blocks(ctx, p.rows, p.columns,
@@ -68,6 +71,7 @@ void hadamard(device::ExecContext& ctx, const RowsParams& p, bool round_bf16) {
   check_rows(p);
   CACHALOT_CHECK(p.from == nullptr);
   CACHALOT_CHECK(p.columns >= 1 && std::has_single_bit(static_cast<uint64_t>(p.columns)));
+  if (ctx.gpu != nullptr) return hadamard_cuda(ctx, p, round_bf16);
   HadamardKernel* kernel = pick_kernel(ctx.isa, hadamard_ref, hadamard_avx2, hadamard_avx512);
   const auto factor = static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.columns)));
   for_row_blocks(ctx, p.rows, p.columns,
@@ -76,6 +80,7 @@ void hadamard(device::ExecContext& ctx, const RowsParams& p, bool round_bf16) {
 
 void round_bf16(device::ExecContext& ctx, const RowsParams& p) {
   check_rows(p);
+  if (ctx.gpu != nullptr) return round_bf16_cuda(ctx, p);
   RowsKernel* kernel = pick_kernel(ctx.isa, round_bf16_ref, round_bf16_avx2, round_bf16_avx512);
   for_row_blocks(ctx, p.rows, p.columns,
                  [&](int64_t first, int64_t last) { kernel(p, first, last); });

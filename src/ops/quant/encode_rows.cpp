@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "ops/elementwise/entry_places.h"
 #include "ops/elementwise/kernel_dispatch.h"
+#include "ops/on_gpu.h"
 #include "ops/quant/row_codec.h"
 
 namespace cachalot::ops {
@@ -24,6 +25,7 @@ void encode_entries(device::ExecContext& ctx, const EncodeEntriesParams& p, cons
 
 void encode_kv_rows(device::ExecContext& ctx, const EncodeRowsParams& p, tensor::KvFormat format,
                     const tensor::RowBlocks& to) {
+  if (ctx.gpu != nullptr) return encode_kv_rows_cuda(ctx, p, format, to);
   for_row_blocks(ctx, p.rows, p.dim, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i)
       encode_kv_row(format, p.x + i * p.stride, p.dim, p.rope_dim, to.row(i));
@@ -32,6 +34,7 @@ void encode_kv_rows(device::ExecContext& ctx, const EncodeRowsParams& p, tensor:
 
 void encode_kv_entries(device::ExecContext& ctx, const EncodeEntriesParams& p,
                        tensor::KvFormat format) {
+  if (ctx.gpu != nullptr) return encode_kv_entries_cuda(ctx, p, format);
   encode_entries(ctx, p, [&](const float* x, int64_t s, int64_t entry) {
     encode_kv_row(format, x, p.dim, p.rope_dim, p.layer_rows[s].entries.row(entry));
   });
@@ -39,6 +42,7 @@ void encode_kv_entries(device::ExecContext& ctx, const EncodeEntriesParams& p,
 
 void encode_index_entries(device::ExecContext& ctx, const EncodeEntriesParams& p,
                           tensor::IndexFormat format) {
+  if (ctx.gpu != nullptr) return encode_index_entries_cuda(ctx, p, format);
   encode_entries(ctx, p, [&](const float* x, int64_t s, int64_t entry) {
     encode_index_row(format, x, p.dim, p.layer_rows[s].index_keys.row(entry));
   });

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "ops/elementwise/kernel_dispatch.h"
+#include "ops/on_gpu.h"
 #include "ops/rope/rope_kernels.h"
 
 namespace cachalot::ops {
@@ -42,6 +43,7 @@ std::vector<float> rope_frequencies(int64_t rope_dim, double theta, const YarnPa
 
 RopeTable rope_table(device::ExecContext& ctx, const std::vector<float>& frequencies,
                      const int64_t* positions, int64_t n) {
+  if (ctx.gpu != nullptr) return rope_table_cuda(ctx, frequencies, positions, n);
   const auto width = static_cast<int64_t>(frequencies.size());
   float* cos = ctx.arena->allocate<float>(n * width);
   float* sin = ctx.arena->allocate<float>(n * width);
@@ -62,6 +64,7 @@ RopeTable rope_table(device::ExecContext& ctx, const std::vector<float>& frequen
 void rope(device::ExecContext& ctx, const RopeParams& p) {
   CACHALOT_CHECK(p.rope_dim >= 0 && p.rope_dim % 2 == 0 && p.rope_dim <= p.head_dim);
   CACHALOT_CHECK(p.rows <= 1 || p.row_stride >= p.heads * p.head_dim);
+  if (ctx.gpu != nullptr) return rope_cuda(ctx, p);
   RopeKernel* kernel = pick_kernel(ctx.isa, rope_ref, rope_avx2, rope_avx512);
   for_row_blocks(ctx, p.rows, p.heads * p.rope_dim,
                  [&](int64_t first, int64_t last) { kernel(p, first, last); });

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "base/check.h"
 #include "numeric/formats.h"
 #include "ops/elementwise/kernel_dispatch.h"
+#include "ops/on_gpu.h"
 
 namespace cachalot::ops {
 namespace {
@@ -54,12 +56,14 @@ void fill(device::ExecContext& ctx, float* x, int64_t n, float value) {
 }
 
 void scale(device::ExecContext& ctx, float* x, int64_t n, float factor) {
+  if (ctx.gpu != nullptr) return scale_cuda(ctx, x, n, factor);
   for_tiles(ctx, 1, n, 1, [&](const Tile& tile) {
     for (int64_t i = tile.first_column; i < tile.last_column; ++i) x[i] *= factor;
   });
 }
 
 void copy_rows(device::ExecContext& ctx, const RowsCopy& p) {
+  if (ctx.gpu != nullptr) return copy_rows_cuda(ctx, p);
   for_tiles(ctx, p.rows, p.columns, p.copies, [&](const Tile& tile) {
     const int64_t n = tile.last_column - tile.first_column;
     for (int64_t row = tile.first_row; row < tile.last_row; ++row) {
@@ -71,6 +75,7 @@ void copy_rows(device::ExecContext& ctx, const RowsCopy& p) {
 }
 
 void add_rows(device::ExecContext& ctx, const RowsAdd& p, bool round_x) {
+  if (ctx.gpu != nullptr) return add_rows_cuda(ctx, p, round_x);
   for_tiles(ctx, p.rows, p.columns, p.copies, [&](const Tile& tile) {
     const int64_t n = tile.last_column - tile.first_column;
     for (int64_t row = tile.first_row; row < tile.last_row; ++row) {
@@ -97,6 +102,9 @@ void add_copies(device::ExecContext& ctx, const RowsAdd& p) {
 
 template <typename Index>
 void gather_rows(device::ExecContext& ctx, const RowsByIndex<Index>& p) {
+  if constexpr (std::is_same_v<Index, int64_t>) {
+    if (ctx.gpu != nullptr) return gather_rows_cuda(ctx, p);
+  }
   for_gathered(ctx, p, copy);
 }
 template <typename Index>
@@ -105,6 +113,9 @@ void gather_add_rows(device::ExecContext& ctx, const RowsByIndex<Index>& p) {
 }
 template <typename Index>
 void scatter_rows(device::ExecContext& ctx, const RowsByIndex<Index>& p) {
+  if constexpr (std::is_same_v<Index, int32_t>) {
+    if (ctx.gpu != nullptr) return scatter_rows_cuda(ctx, p);
+  }
   for_scattered(ctx, p, copy);
 }
 template <typename Index>

@@ -1,0 +1,76 @@
+// The GPU versions of the ops in a build without CUDA, which opens no GPU: never called.
+#include "base/check.h"
+#include "ops/on_gpu.h"
+#include "ops/rope/rope.h"
+
+namespace cachalot::ops {
+namespace {
+[[noreturn]] void refuse() { check_failed(__FILE__, __LINE__, "a build with CUDA", {}); }
+}  // namespace
+
+void scale_cuda(device::ExecContext&, float*, int64_t, float) { refuse(); }
+void copy_rows_cuda(device::ExecContext&, const RowsCopy&) { refuse(); }
+void add_rows_cuda(device::ExecContext&, const RowsAdd&, bool) { refuse(); }
+void gather_rows_cuda(device::ExecContext&, const RowsByIndex<int64_t>&) { refuse(); }
+void scatter_rows_cuda(device::ExecContext&, const RowsByIndex<int32_t>&) { refuse(); }
+void embed_cuda(device::ExecContext&, const tensor::TensorView&, const int32_t*, int64_t, float*) {
+  refuse();
+}
+void rms_norm_cuda(device::ExecContext&, const RmsNormParams&) { refuse(); }
+void rms_norm_bf16_steps_cuda(device::ExecContext&, const RmsNormParams&) { refuse(); }
+void rope_cuda(device::ExecContext&, const RopeParams&) { refuse(); }
+RopeTable rope_table_cuda(device::ExecContext&, const std::vector<float>&, const int64_t*,
+                          int64_t) {
+  refuse();
+}
+void simulate_fp8_cuda(device::ExecContext&, const RowsParams&, int64_t, float) { refuse(); }
+void simulate_fp4_cuda(device::ExecContext&, const RowsParams&) { refuse(); }
+void hadamard_cuda(device::ExecContext&, const RowsParams&, bool) { refuse(); }
+void round_bf16_cuda(device::ExecContext&, const RowsParams&) { refuse(); }
+void encode_kv_rows_cuda(device::ExecContext&, const EncodeRowsParams&, tensor::KvFormat,
+                         const tensor::RowBlocks&) {
+  refuse();
+}
+void encode_kv_entries_cuda(device::ExecContext&, const EncodeEntriesParams&, tensor::KvFormat) {
+  refuse();
+}
+void encode_index_entries_cuda(device::ExecContext&, const EncodeEntriesParams&,
+                               tensor::IndexFormat) {
+  refuse();
+}
+void compress_cuda(device::ExecContext&, const CompressParams&) { refuse(); }
+void add_positional_bias_cuda(device::ExecContext&, const PositionalBiasParams&) { refuse(); }
+void entry_positions_cuda(device::ExecContext&, const tensor::Sequences&, int64_t, int64_t*) {
+  refuse();
+}
+void store_recent_rows_cuda(device::ExecContext&, const StoreRecentParams&) { refuse(); }
+void hyper_inv_rms_cuda(device::ExecContext&, const float*, int64_t, int64_t, float, float*) {
+  refuse();
+}
+void hyper_split_cuda(device::ExecContext&, const HyperSplitParams&) { refuse(); }
+void hyper_head_split_cuda(device::ExecContext&, const float*, const float*, const float*,
+                           const float*, int64_t, int64_t, float, float*) {
+  refuse();
+}
+void hyper_pre_cuda(device::ExecContext&, const float*, const float*, int64_t, int64_t, int64_t,
+                    bool, float*) {
+  refuse();
+}
+void hyper_post_cuda(device::ExecContext&, const float*, const float*, const float*, const float*,
+                     int64_t, int64_t, int64_t, bool, float*) {
+  refuse();
+}
+void route_cuda(device::ExecContext&, const RouterParams&) { refuse(); }
+void hash_expert_ids_cuda(device::ExecContext&, const int32_t*, const int32_t*, int64_t, int64_t,
+                          int32_t*) {
+  refuse();
+}
+void dispatch_cuda(device::ExecContext&, const DispatchParams&) { refuse(); }
+void swiglu_cuda(device::ExecContext&, const SwigluParams&) { refuse(); }
+void moe_combine_cuda(device::ExecContext&, const MoeCombineParams&) { refuse(); }
+void matmul_cuda(device::ExecContext&, const MatmulParams&) { refuse(); }
+void expert_products_cuda(device::ExecContext&, const ExpertProductsParams&) { refuse(); }
+void index_select_cuda(device::ExecContext&, const IndexSelectParams&) { refuse(); }
+void sparse_attention_cuda(device::ExecContext&, const SparseAttentionParams&) { refuse(); }
+
+}  // namespace cachalot::ops

@@ -1,0 +1,137 @@
+#include <algorithm>
+
+#include "device/cuda/cuda_gpu.h"
+#include "device/cuda/launch.cuh"
+#include "ops/norm/rms_norm.h"
+#include "ops/on_gpu.h"
+#include "tile/convert.cuh"
+#include "tile/order.cuh"
+
+namespace cachalot::ops {
+namespace {
+
+namespace cuda = device::cuda;
+constexpr int kThreads = 256;
+constexpr int kChains = 16;
+constexpr int kMaxRows = kThreads / kChains;  // of a block: a row's chains are half a warp
+constexpr int kTileFloats = 8192;
+constexpr uint32_t kAllLanes = 0xFFFFFFFFu;
+
+enum class Norm { weighted, bf16_steps, factor_only };
+
+// How the rows of a block are cut: `chunk` columns at a time, a power of two.
+struct Cut {
+  int rows;
+  int chunk_log2;
+};
+
+// One value's step in its chain.
+template <Norm kNorm>
+__device__ __forceinline__ float add_square(float sum, float x) {
+  return kNorm == Norm::bf16_steps ? sum + tile::round_to_bf16(x * x) : fmaf(x, x, sum);
+}
+
+// Of a row, from its sum of squares.
+template <Norm kNorm>
+__device__ __forceinline__ float factor_of(float sum, int64_t columns, float eps) {
+  const float mean = sum / static_cast<float>(columns);
+  if constexpr (kNorm == Norm::bf16_steps) {
+    const float shifted = tile::round_to_bf16(tile::round_to_bf16(mean) + eps);
+    return tile::round_to_bf16(1.0f / sqrtf(shifted));
+  }
+  return 1.0f / sqrtf(mean + eps);
+}
+
+template <Norm kNorm>
+__device__ __forceinline__ float normed(const RmsNormParams& p, float x, float factor,
+                                        int64_t column) {
+  const float value = x * factor;
+  if constexpr (kNorm == Norm::bf16_steps) return tile::round_to_bf16(value);
+  const float weighted = p.g != nullptr ? p.g[column] * value : value;
+  return p.round_y ? tile::round_to_bf16(weighted) : weighted;
+}
+
+// A block: cut.rows rows. factor_only: y is [rows], the factors.
+template <Norm kNorm>
+__global__ void __launch_bounds__(kThreads)
+    rms_norm_kernel(const __grid_constant__ RmsNormParams p, Cut cut) {
+  __shared__ float cells[kTileFloats + kMaxRows * kChains];
+  __shared__ float factors[kMaxRows];
+  tile::launch_dependents();
+  tile::wait_for_producers();
+  const int chunk = 1 << cut.chunk_log2;
+  const int tile_stride = chunk + kChains;  // the half warps of a warp read other banks
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * cut.rows;
+  const int num_rows = static_cast<int>(min(static_cast<int64_t>(cut.rows), p.rows - first_row));
+  const int own_row = static_cast<int>(threadIdx.x) / kChains;
+  float sum = 0;
+  for (int64_t begin = 0; begin < p.columns; begin += chunk) {
+    const int count = static_cast<int>(min(static_cast<int64_t>(chunk), p.columns - begin));
+    if (begin > 0) __syncthreads();
+#pragma unroll 4
+    for (int i = threadIdx.x; i < num_rows << cut.chunk_log2; i += kThreads) {
+      const int row = i >> cut.chunk_log2, column = i & (chunk - 1);
+      if (column < count)
+        cells[row * tile_stride + column] = p.x[(first_row + row) * p.x_stride + begin + column];
+    }
+    __syncthreads();
+    if (own_row < num_rows) {
+#pragma unroll 8
+      for (int column = threadIdx.x % kChains; column < count; column += kChains)
+        sum = add_square<kNorm>(sum, cells[own_row * tile_stride + column]);
+    }
+  }
+#pragma unroll
+  for (int half = kChains / 2; half > 0; half /= 2)
+    sum += __shfl_down_sync(kAllLanes, sum, half, kChains);
+  if (threadIdx.x % kChains == 0 && own_row < num_rows) {
+    const float factor = factor_of<kNorm>(sum, p.columns, p.eps);
+    factors[own_row] = factor;
+    if constexpr (kNorm == Norm::factor_only) p.y[first_row + own_row] = factor;
+  }
+  if constexpr (kNorm == Norm::factor_only) return;
+  __syncthreads();
+  const bool whole = p.columns <= chunk;
+  for (int64_t begin = 0; begin < p.columns; begin += chunk) {
+#pragma unroll 4
+    for (int i = threadIdx.x; i < num_rows << cut.chunk_log2; i += kThreads) {
+      const int row = i >> cut.chunk_log2;
+      const int64_t column = begin + (i & (chunk - 1));
+      if (column >= p.columns) continue;
+      const float x =
+          whole ? cells[row * tile_stride + column] : p.x[(first_row + row) * p.x_stride + column];
+      p.y[(first_row + row) * p.y_stride + column] = normed<kNorm>(p, x, factors[row], column);
+    }
+  }
+}
+
+template <Norm kNorm>
+void launch_norm(device::ExecContext& ctx, RmsNormParams p) {
+  if (p.g != nullptr) p.g = ctx.gpu->on_device(p.g);
+  Cut cut{1, 4};
+  while (int64_t{1} << cut.chunk_log2 < p.columns && 1 << cut.chunk_log2 < kTileFloats)
+    ++cut.chunk_log2;
+  cut.rows = std::min(kMaxRows, kTileFloats >> cut.chunk_log2);
+  cuda::LaunchShape shape;
+  shape.grid = dim3(static_cast<unsigned>((p.rows + cut.rows - 1) / cut.rows));
+  shape.block = kThreads;
+  cuda::launch(cuda::stream_of(ctx), shape, rms_norm_kernel<kNorm>, p, cut);
+}
+
+}  // namespace
+
+void rms_norm_cuda(device::ExecContext& ctx, const RmsNormParams& p) {
+  launch_norm<Norm::weighted>(ctx, p);
+}
+
+void rms_norm_bf16_steps_cuda(device::ExecContext& ctx, const RmsNormParams& p) {
+  launch_norm<Norm::bf16_steps>(ctx, p);
+}
+
+void hyper_inv_rms_cuda(device::ExecContext& ctx, const float* streams, int64_t rows,
+                        int64_t columns, float eps, float* inv_rms) {
+  launch_norm<Norm::factor_only>(
+      ctx, {streams, columns, nullptr, inv_rms, 1, rows, columns, eps, false});
+}
+
+}  // namespace cachalot::ops
