@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include "ops/on_gpu.h"
+
 namespace cachalot::autograd {
 
 void route(Context ctx, const ops::RouterParams& p) {
@@ -22,6 +24,16 @@ void route(Context ctx, const ops::RouterParams& p) {
                                          tape.existing_grad(p.scores), tape.grad(p.logits)});
                         },
                     .needs = {p.logits, p.scores}});
+}
+
+void expert_products(Context ctx, const ops::ExpertProductsParams& p, GradientFormat format) {
+  if (ctx.exec.gpu != nullptr) {
+    if (p.num_pairs > 0) ops::expert_products_cuda(ctx.exec, p);
+    return;
+  }
+  auto* products = ctx.exec.arena->allocate<ops::MatmulParams>(p.num_parts * p.num_experts);
+  const int64_t count = ops::list_expert_products(p, products);
+  matmul(ctx, {products, static_cast<size_t>(count)}, format);
 }
 
 void swiglu(Context ctx, const ops::SwigluParams& p) {

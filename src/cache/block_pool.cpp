@@ -42,19 +42,20 @@ Result<PoolLimits> limits_for_bytes(const CacheLayout& layout, int64_t max_bytes
   return PoolLimits{std::min(max_blocks, kMaxItems), max_sequences};
 }
 
-Result<std::unique_ptr<BlockPool>> BlockPool::create(CacheLayout layout, PoolLimits limits) {
+Result<std::unique_ptr<BlockPool>> BlockPool::create(CacheLayout layout, PoolLimits limits,
+                                                     device::Gpu* gpu) {
   CACHALOT_RETURN_IF_ERROR(check_limit("max_blocks", limits.max_blocks, layout.block_bytes()));
   CACHALOT_RETURN_IF_ERROR(
       check_limit("max_sequences", limits.max_sequences, layout.state_bytes()));
-  return std::unique_ptr<BlockPool>(new BlockPool(std::move(layout), limits));
+  return std::unique_ptr<BlockPool>(new BlockPool(std::move(layout), limits, gpu));
 }
 
-BlockPool::BlockPool(CacheLayout layout, PoolLimits limits)
+BlockPool::BlockPool(CacheLayout layout, PoolLimits limits, device::Gpu* gpu)
     : layout_(std::move(layout)),
       blocks_("KV blocks", layout_.block_bytes(), limits.max_blocks,
-              slab_items(layout_.block_bytes())),
+              slab_items(layout_.block_bytes()), gpu),
       states_("sequence states", layout_.state_bytes(), limits.max_sequences,
-              slab_items(layout_.state_bytes())) {}
+              slab_items(layout_.state_bytes()), gpu) {}
 
 BlockPool::~BlockPool() { CACHALOT_CHECK(blocks_.num_used() == 0 && states_.num_used() == 0); }
 

@@ -24,7 +24,9 @@ Result<PoolLimits> limits_for_bytes(const CacheLayout& layout, int64_t max_bytes
 
 class BlockPool {
  public:
-  static Result<std::unique_ptr<BlockPool>> create(CacheLayout layout, PoolLimits limits);
+  // gpu: whose memory it is, which outlives the pool; null: the host's.
+  static Result<std::unique_ptr<BlockPool>> create(CacheLayout layout, PoolLimits limits,
+                                                   device::Gpu* gpu = nullptr);
   ~BlockPool();  // CHECK: nothing is in use
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
@@ -34,10 +36,11 @@ class BlockPool {
   SlabPool& states() { return states_; }
   const SlabPool& blocks() const { return blocks_; }
   const SlabPool& states() const { return states_; }
+  device::Gpu* gpu() const { return blocks_.gpu(); }
   int64_t reserved_bytes() const { return blocks_.reserved_bytes() + states_.reserved_bytes(); }
 
  private:
-  BlockPool(CacheLayout layout, PoolLimits limits);
+  BlockPool(CacheLayout layout, PoolLimits limits, device::Gpu* gpu);
 
   CacheLayout layout_;
   SlabPool blocks_;

@@ -3,12 +3,14 @@
 
 #include <cstdint>
 
+#include "device/gpu.h"
 #include "tensor/rows.h"
 
 namespace cachalot::cache {
 
 // Positions [first, last), of which the ring holds the last `capacity`, become rows of zeros: what
 // an earlier owner of the memory left there is never read. A ring without memory is left alone.
-void clear_rows(const tensor::RowRing& ring, int64_t first, int64_t last);
+// gpu: whose memory it is; null: the host's.
+void clear_rows(device::Gpu* gpu, const tensor::RowRing& ring, int64_t first, int64_t last);
 
 }  // namespace cachalot::cache

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "cache/boundary_state.h"
+#include "device/gpu.h"
 
 namespace cachalot::cache {
 
@@ -29,8 +30,7 @@ Result<SequenceCache> SequenceCache::attach(BlockPool& pool, std::vector<int32_t
   }
   sequence->block_ids_ = std::move(block_ids);
   sequence->place_blocks(0);
-  std::memset(pool.states().data(sequence->state_id_), 0,
-              static_cast<size_t>(layout.state_bytes()));
+  device::clear_bytes(pool.gpu(), pool.states().data(sequence->state_id_), layout.state_bytes());
   sequence->num_tokens_ = num_tokens;
   // Of the rings' slack nothing is there, as if the sequence had stepped back over all of it.
   sequence->ring_end_ = num_tokens == 0 ? 0 : num_tokens + layout.rewind_slack();
@@ -105,7 +105,7 @@ Status SequenceCache::reserve(int64_t num_tokens) {
     int32_t& id = block_ids_[shared[i]];
     // Only the first can hold live rows; the later ones are dead as a whole.
     if (shared[i] == first_written) {
-      std::memcpy(blocks.data(fresh[i]), blocks.data(id), static_cast<size_t>(blocks.item_bytes()));
+      device::copy_bytes(pool_->gpu(), blocks.data(fresh[i]), blocks.data(id), blocks.item_bytes());
     }
     blocks.release(id);
     id = fresh[i];
@@ -177,13 +177,13 @@ Result<SequenceCache> SequenceCache::fork() const {
   copy.block_ids_.assign(block_ids_.begin(), block_ids_.begin() + whole);
   for (const int32_t id : copy.block_ids_) blocks.add_reference(id);
   for (const int32_t id : partial) {
-    std::memcpy(blocks.data(id), blocks.data(block_ids_[whole]),
-                static_cast<size_t>(blocks.item_bytes()));
+    device::copy_bytes(pool_->gpu(), blocks.data(id), blocks.data(block_ids_[whole]),
+                       blocks.item_bytes());
     copy.block_ids_.push_back(id);
   }
   copy.place_blocks(0);
-  std::memcpy(pool_->states().data(copy.state_id_), pool_->states().data(state_id_),
-              static_cast<size_t>(layout().state_bytes()));
+  device::copy_bytes(pool_->gpu(), pool_->states().data(copy.state_id_),
+                     pool_->states().data(state_id_), layout().state_bytes());
   copy.num_tokens_ = num_tokens_;
   copy.ring_end_ = ring_end_;
   return copy;
@@ -212,14 +212,17 @@ void SequenceCache::clear() {
 }
 
 template <typename Fn>
-void SequenceCache::for_each_boundary_row(int64_t position, std::byte* state, Fn&& fn) const {
+void SequenceCache::for_each_boundary_run(int64_t position, std::byte* state, Fn&& fn) const {
   for (const BoundaryRing& kept : boundary_rings(layout())) {
     const tensor::RowRing ring = tensor::ring_of(make_views(kept.layer_idx), kept.kind);
     std::byte* const base = state + kept.offset;
     const tensor::RowBlocks rows{&base, kept.num_rows, ring.layout};
     const int64_t first = position - kept.num_rows;
-    for (int64_t p = std::max<int64_t>(0, first); p < position; ++p)
-      fn(ring.row(p), rows.row(p - first), ring.layout);
+    for (int64_t p = std::max<int64_t>(0, first), n = 0; p < position; p += n) {
+      n = std::min(position - p, ring.capacity - p % ring.capacity);
+      fn(ring.row(p), rows.row(p - first),
+         tensor::RowLayout{n * ring.layout.data_bytes, n * ring.layout.scale_bytes});
+    }
   }
 }
 
@@ -227,20 +230,21 @@ void SequenceCache::copy_boundary_state(int64_t position, std::byte* out) const 
   CACHALOT_CHECK(position % layout().block_tokens() == 0 && position >= min_rewind_tokens() &&
                  position <= num_tokens_);
   std::memset(out, 0, static_cast<size_t>(boundary_state_bytes(layout())));
-  for_each_boundary_row(
-      position, out, [](tensor::RowRef row, tensor::RowRef kept, const tensor::RowLayout& bytes) {
-        std::memcpy(kept.data, row.data, static_cast<size_t>(bytes.data_bytes));
-        std::memcpy(kept.scale, row.scale, static_cast<size_t>(bytes.scale_bytes));
-      });
+  for_each_boundary_run(position, out,
+                        [gpu = pool_->gpu()](tensor::RowRef row, tensor::RowRef kept,
+                                             const tensor::RowLayout& bytes) {
+                          device::copy_bytes(gpu, kept.data, row.data, bytes.data_bytes);
+                          device::copy_bytes(gpu, kept.scale, row.scale, bytes.scale_bytes);
+                        });
 }
 
 void SequenceCache::set_boundary_state(const std::byte* bytes) {
   CACHALOT_CHECK(num_tokens_ % layout().block_tokens() == 0);
-  for_each_boundary_row(
+  for_each_boundary_run(
       num_tokens_, const_cast<std::byte*>(bytes),
-      [](tensor::RowRef row, tensor::RowRef kept, const tensor::RowLayout& layout) {
-        std::memcpy(row.data, kept.data, static_cast<size_t>(layout.data_bytes));
-        std::memcpy(row.scale, kept.scale, static_cast<size_t>(layout.scale_bytes));
+      [gpu = pool_->gpu()](tensor::RowRef row, tensor::RowRef kept, const tensor::RowLayout& run) {
+        device::copy_bytes(gpu, row.data, kept.data, run.data_bytes);
+        device::copy_bytes(gpu, row.scale, kept.scale, run.scale_bytes);
       });
 }
 

@@ -118,9 +118,10 @@ class SequenceCache {
   // Makes blocks_of_layers_ follow block_ids_ from block_idx on.
   void place_blocks(size_t block_idx);
   void release_all();
-  // fn(row in its ring, row in `state`, their layout) for the rows of a state at `position`.
+  // fn(first row in its ring, first row in `state`, their bytes) for the runs of rows, one beside the
+  // other in both, of a state at `position`.
   template <typename Fn>
-  void for_each_boundary_row(int64_t position, std::byte* state, Fn&& fn) const;
+  void for_each_boundary_run(int64_t position, std::byte* state, Fn&& fn) const;
 
   BlockPool* pool_;
   int32_t state_id_;  // -1 once moved from

@@ -10,11 +10,13 @@
 
 namespace cachalot::cache {
 
-SlabPool::SlabPool(std::string what, int64_t item_bytes, int64_t max_items, int64_t slab_items)
+SlabPool::SlabPool(std::string what, int64_t item_bytes, int64_t max_items, int64_t slab_items,
+                   device::Gpu* gpu)
     : what_(std::move(what)),
       item_bytes_(item_bytes),
       max_items_(max_items),
-      slab_items_(std::clamp<int64_t>(slab_items, 1, std::max<int64_t>(max_items, 1))) {
+      slab_items_(std::clamp<int64_t>(slab_items, 1, std::max<int64_t>(max_items, 1))),
+      gpu_(gpu) {
   CACHALOT_CHECK(item_bytes >= 0 && max_items >= 0 &&
                  max_items <= std::numeric_limits<int32_t>::max());
 }
@@ -22,7 +24,7 @@ SlabPool::SlabPool(std::string what, int64_t item_bytes, int64_t max_items, int6
 Status SlabPool::grow() {
   const int64_t num_items = static_cast<int64_t>(num_references_.size());
   const int64_t added = std::min(slab_items_, max_items_ - num_items);
-  CACHALOT_ASSIGN_OR_RETURN(device::Buffer slab, device::Buffer::create(added * item_bytes_));
+  CACHALOT_ASSIGN_OR_RETURN(device::Buffer slab, device::Buffer::create(added * item_bytes_, gpu_));
   slabs_.push_back(std::move(slab));
   num_references_.resize(static_cast<size_t>(num_items + added), 0);
   free_ids_.reserve(num_references_.size());

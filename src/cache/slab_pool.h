@@ -17,7 +17,9 @@ class SlabPool {
  public:
   // what: the items' name in messages, as in "KV blocks". item_bytes >= 0, 0 <= max_items < 2^31,
   // slab_items >= 1.
-  SlabPool(std::string what, int64_t item_bytes, int64_t max_items, int64_t slab_items);
+  // gpu: whose memory the items are; null: the host's.
+  SlabPool(std::string what, int64_t item_bytes, int64_t max_items, int64_t slab_items,
+           device::Gpu* gpu = nullptr);
 
   // Appends n ids, each with one reference. resource_exhausted names needed, free and limit and
   // leaves everything as it was.
@@ -30,6 +32,7 @@ class SlabPool {
     return slabs_[id / slab_items_].data() + id % slab_items_ * item_bytes_;
   }
 
+  device::Gpu* gpu() const { return gpu_; }
   int64_t item_bytes() const { return item_bytes_; }
   int64_t max_items() const { return max_items_; }
   int64_t num_used() const { return num_used_; }
@@ -43,6 +46,7 @@ class SlabPool {
   int64_t item_bytes_;
   int64_t max_items_;
   int64_t slab_items_;
+  device::Gpu* gpu_;
   int64_t num_used_ = 0;
   std::vector<device::Buffer> slabs_;
   std::vector<int32_t> num_references_;  // one per item in the slabs

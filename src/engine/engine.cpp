@@ -6,6 +6,7 @@
 #include <boost/json/object.hpp>
 #include <optional>
 
+#include "device/floats.h"
 #include "engine/model_cache_layout.h"
 #include "engine/steady_seconds.h"
 
@@ -67,11 +68,14 @@ Status Engine::place(std::unique_ptr<LoadedModel> model, int64_t version) {
       model_cache_layout(transformer.config(), transformer.precision(), cache_options_));
   CACHALOT_ASSIGN_OR_RETURN(const cache::PoolLimits limits,
                             cache::limits_for_bytes(layout, cache_bytes_, max_sequences_));
-  CACHALOT_ASSIGN_OR_RETURN(std::unique_ptr<cache::BlockPool> pool,
-                            cache::BlockPool::create(std::move(layout), limits));
+  CACHALOT_ASSIGN_OR_RETURN(
+      std::unique_ptr<cache::BlockPool> pool,
+      cache::BlockPool::create(std::move(layout), limits, model->context().gpu));
   prefix_.reset();
   pool_ = std::move(pool);
   if (prefix_options_) {
+    if (!prefix_options_->directory.empty())
+      CACHALOT_RETURN_IF_ERROR(check_reads_cache("prefix cache on disk"));
     cache::PrefixCacheOptions options = *prefix_options_;
     options.num_layers = transformer.config().num_hidden_layers;
     options.weights_version = static_cast<uint64_t>(version);
@@ -185,16 +189,23 @@ void Engine::forget_prefixes() {
 std::span<const int32_t> Engine::tokens(SequenceId id) const { return at(id).tokens; }
 int64_t Engine::num_cached(SequenceId id) const { return at(id).num_cached(); }
 
+// Files of rows are written from the host's memory, and read into it.
+Status Engine::check_reads_cache(const char* what) const {
+  if (pool_->gpu() == nullptr) return {};
+  return unsupported(fmt::format("{}: expected a cache in host memory, found one of a GPU", what));
+}
+
 Status Engine::save(SequenceId id, const std::string& path) {
+  CACHALOT_RETURN_IF_ERROR(check_reads_cache("save"));
   Sequence& sequence = idle(id);
   CACHALOT_RETURN_IF_ERROR(ensure_cache(sequence));
   if (prefix_ != nullptr) prefix_->make_room(pool_->layout().num_blocks(sequence.num_tokens()));
   const model::Transformer& model = model_->transformer();
-  std::vector<float> streams;
+  device::Floats streams(model_->context());
   while (sequence.num_cached() < sequence.num_tokens()) {
     const int64_t first = sequence.num_cached();
     const int64_t count = std::min(promises_.max_step_rows, sequence.num_tokens() - first);
-    streams.resize(static_cast<size_t>(count * model.num_streams() * config().hidden_size));
+    streams.make_room(count * model.num_streams() * config().hidden_size);
     const StepInput input{
         &*sequence.cache,
         std::span(sequence.tokens).subspan(static_cast<size_t>(first), static_cast<size_t>(count))};
@@ -204,6 +215,7 @@ Status Engine::save(SequenceId id, const std::string& path) {
 }
 
 Result<SequenceId> Engine::restore(const std::string& path) {
+  CACHALOT_RETURN_IF_ERROR(check_reads_cache("restore"));
   Result<cache::RestoredSequence> read = cache::SequenceCache::restore(*pool_, path);
   // How much room it takes is known once it is read.
   if (!read && read.error().code() == StatusCode::resource_exhausted && prefix_ != nullptr) {

@@ -123,6 +123,7 @@ class Engine {
   const Sequence& at(SequenceId id) const;
   Sequence& idle(SequenceId id);
   Status ensure_cache(Sequence& sequence);
+  Status check_reads_cache(const char* what) const;
   SequenceId add(Sequence sequence);
   Status validate(const Request& request) const;
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -10,6 +11,35 @@
 #include "formats/weight_source.h"
 
 namespace cachalot::engine {
+namespace {
+
+constexpr int64_t kArenaBlockBytes = int64_t{1} << 24;
+
+// Null for the CPU.
+Result<std::unique_ptr<device::Gpu>> open_gpu(std::string_view device) {
+  if (device == "cpu") return std::unique_ptr<device::Gpu>();
+  int ordinal = 0;
+  std::string_view number = device;
+  if (number.starts_with("cuda:")) {
+    number.remove_prefix(5);
+    const auto [end, error] =
+        std::from_chars(number.data(), number.data() + number.size(), ordinal);
+    if (error == std::errc() && end == number.data() + number.size() && ordinal >= 0)
+      return device::Gpu::open(ordinal);
+  } else if (device == "cuda") {
+    return device::Gpu::open(0);
+  }
+  return invalid_argument(
+      fmt::format("device: expected cpu, cuda or cuda:N, found \"{}\"", device));
+}
+
+}  // namespace
+
+LoadedModel::LoadedModel(int threads, device::Isa isa, std::unique_ptr<device::Gpu> gpu)
+    : pool_(threads),
+      gpu_(std::move(gpu)),
+      arena_(kArenaBlockBytes, gpu_.get()),
+      context_{&pool_, &arena_, isa, gpu_.get()} {}
 
 Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const ModelOptions& options) {
   CACHALOT_ASSIGN_OR_RETURN(formats::WeightSource source,
@@ -31,14 +61,11 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::create(
 Result<std::unique_ptr<LoadedModel>> LoadedModel::create(
     formats::ModelConfig config, std::unique_ptr<model::WeightProvider> source,
     const ModelOptions& options, std::optional<WeightCache> cache) {
-  if (options.device != "cpu") {
-    return unsupported(
-        fmt::format("device: expected cpu in this build, found \"{}\"", options.device));
-  }
+  CACHALOT_ASSIGN_OR_RETURN(std::unique_ptr<device::Gpu> gpu, open_gpu(options.device));
   CACHALOT_ASSIGN_OR_RETURN(const model::Precision precision,
                             model::parse_precision(options.precision));
   CACHALOT_ASSIGN_OR_RETURN(const device::Isa isa, device::chosen_isa());
-  std::unique_ptr<LoadedModel> loaded(new LoadedModel(options.threads, isa));
+  std::unique_ptr<LoadedModel> loaded(new LoadedModel(options.threads, isa, std::move(gpu)));
   loaded->source_ = std::move(source);
   loaded->cache_ = std::move(cache);
   std::optional<model::PackedFile> kept;

@@ -1,5 +1,5 @@
-// What every verb that runs a model starts with: threads, instruction set, checkpoint, model. Owned
-// together, in the right order.
+// What every verb that runs a model starts with: threads, instruction set or GPU, checkpoint, model.
+// Owned together, in the right order.
 #pragma once
 
 #include <memory>
@@ -19,8 +19,8 @@ namespace cachalot::engine {
 struct ModelOptions {
   std::string path;  // a checkpoint directory
   std::string precision = "official";
-  std::string device = "cpu";
-  int threads = 0;  // 0: one per usable core (base/usable_cores.h)
+  std::string device = "cpu";  // cuda: the first GPU; cuda:N: the one of that number
+  int threads = 0;             // 0: one per usable core (base/usable_cores.h)
   WeightCacheOptions weight_cache = WeightCacheOptions::from_environment();
 };
 
@@ -43,7 +43,7 @@ class LoadedModel {
   bool is_mapped() const { return store_->is_mapped(); }
 
  private:
-  LoadedModel(int threads, device::Isa isa) : pool_(threads), context_{&pool_, &arena_, isa} {}
+  LoadedModel(int threads, device::Isa isa, std::unique_ptr<device::Gpu> gpu);
   static Result<std::unique_ptr<LoadedModel>> create(formats::ModelConfig config,
                                                      std::unique_ptr<model::WeightProvider> source,
                                                      const ModelOptions& options,
@@ -51,6 +51,7 @@ class LoadedModel {
   void keep_later();
 
   ThreadPool pool_;
+  std::unique_ptr<device::Gpu> gpu_;  // null: the CPU
   device::Arena arena_;
   device::ExecContext context_;
   std::unique_ptr<model::WeightProvider> source_;

@@ -11,11 +11,6 @@ namespace {
 
 constexpr int64_t kLogitRows = 64;  // of prompts, held at a time
 
-// Never shrinks: a small step between large ones clears nothing anew.
-void make_room(std::vector<float>& values, int64_t count) {
-  if (static_cast<int64_t>(values.size()) < count) values.resize(static_cast<size_t>(count));
-}
-
 }  // namespace
 
 int64_t StepRunner::width() const {
@@ -44,7 +39,7 @@ void StepRunner::launch(std::span<const Rows> rows) {
     total += planned.count;
   }
   if (rows_.empty()) return;
-  make_room(streams_, total * width());
+  streams_.make_room(total * width());
   const Status ran =
       runner_.forward(inputs_, streams_.data(), recorder_.is_empty() ? nullptr : &recorder_);
   if (ran.ok()) return;
@@ -75,8 +70,7 @@ void StepRunner::take_decoded() {
   if (logit_rows_.empty()) return;
   const int64_t vocab_size = model.config().vocab_size, words = ops::id_set_words(vocab_size);
   const auto num_rows = static_cast<int64_t>(logit_rows_.size());
-  make_room(logits_, num_rows * vocab_size);
-  model.logits(runner_.context(), streams_.data(), logit_rows_, logits_.data());
+  make_logits(false);
   bool wants_sets = false;
   sampling_rows_.clear();
   for (const Rows& rows : rows_) {
@@ -89,11 +83,23 @@ void StepRunner::take_decoded() {
   int64_t row = 0;
   for (const Rows& rows : rows_) {
     if (!rows.is_decoded) continue;
-    rows.generation->take(sampled_.data() + row, logits_.data() + row * vocab_size,
+    rows.generation->take(sampled_.data() + row, host_logits_ + row * vocab_size,
                           wants_sets ? id_sets_.data() + row * words : nullptr,
                           {top_.data() + row * top_stride_, top_stride_}, steady_seconds());
     row += rows.count;
   }
+}
+
+void StepRunner::make_logits(bool of_mtp) {
+  const model::Transformer& model = runner_.model();
+  const int64_t count = static_cast<int64_t>(logit_rows_.size()) * model.config().vocab_size;
+  logits_.make_room(count);
+  if (of_mtp) {
+    model.mtp_logits(runner_.context(), 0, made_.data(), logit_rows_, logits_.data());
+  } else {
+    model.logits(runner_.context(), streams_.data(), logit_rows_, logits_.data());
+  }
+  host_logits_ = logits_.on_host(count);
 }
 
 void StepRunner::sample(uint64_t* allowed) {
@@ -103,7 +109,7 @@ void StepRunner::sample(uint64_t* allowed) {
   for (const ops::SamplingRow& row : sampling_rows_)
     top_stride_ = std::max(top_stride_, row.num_top);
   top_.resize(sampling_rows_.size() * static_cast<size_t>(top_stride_));
-  ops::SampleParams p{logits_.data(),
+  ops::SampleParams p{host_logits_,
                       vocab_size,
                       static_cast<int64_t>(sampling_rows_.size()),
                       vocab_size,
@@ -112,7 +118,7 @@ void StepRunner::sample(uint64_t* allowed) {
   p.top = top_.data();
   p.top_stride = top_stride_;
   p.allowed = allowed;
-  ops::sample(runner_.context(), p);
+  ops::sample(host_context(), p);
 }
 
 void StepRunner::take_prompt_logprobs(const Rows& rows, int64_t first_row) {
@@ -126,8 +132,7 @@ void StepRunner::take_prompt_logprobs(const Rows& rows, int64_t first_row) {
       logit_rows_.push_back(first_row + r);
     }
     if (logit_rows_.empty()) return;
-    make_room(logits_, static_cast<int64_t>(logit_rows_.size() * vocab_size));
-    runner_.model().logits(runner_.context(), streams_.data(), logit_rows_, logits_.data());
+    make_logits(false);
     // A row that may draw one token alone tells what the model gives that one.
     const auto words = static_cast<size_t>(ops::id_set_words(runner_.model().config().vocab_size));
     id_sets_.assign(logit_rows_.size() * words, 0);
@@ -145,7 +150,7 @@ void StepRunner::take_prompt_logprobs(const Rows& rows, int64_t first_row) {
     sample(nullptr);
     for (size_t i = 0; i < logit_rows_.size() && !generation.is_finished(); ++i) {
       generation.take_prompt_logprob(position + logit_rows_[i] - first_row, sampled_[i],
-                                     logits_.data() + i * vocab_size,
+                                     host_logits_ + i * vocab_size,
                                      top_.data() + i * static_cast<size_t>(top_stride_));
     }
   }
@@ -155,7 +160,8 @@ void StepRunner::add_pairs(Generation& generation, int64_t first_row) {
   Sequence& sequence = generation.sequence();
   const int64_t first = generation.first_planned(), count = generation.num_standing();
   const int64_t mtp_layer = runner_.model().config().num_hidden_layers;
-  cache::clear_rows(sequence.cache->views(mtp_layer).window, sequence.mtp_end, first);
+  cache::clear_rows(runner_.context().gpu, sequence.cache->views(mtp_layer).window,
+                    sequence.mtp_end, first);
   sequence.mtp_end = first + count;
   inputs_.push_back(
       {&*sequence.cache, std::span(sequence.tokens)
@@ -165,32 +171,28 @@ void StepRunner::add_pairs(Generation& generation, int64_t first_row) {
 }
 
 void StepRunner::give(const float* streams, int64_t rows) {
-  const size_t place = given_.size();
-  given_.resize(place + static_cast<size_t>(rows * width()));
   ops::copy_rows(runner_.context(),
-                 {streams, width(), rows, width(), given_.data() + place, width()});
+                 {streams, width(), rows, width(), given_.data() + num_given_ * width(), width()});
+  num_given_ += rows;
 }
 
 void StepRunner::run_mtp() {
-  make_room(made_, static_cast<int64_t>(given_.size()));
+  made_.make_room(num_given_ * width());
   const Status ran = runner_.mtp_forward(0, inputs_, positions_, given_.data(), made_.data());
   CACHALOT_CHECK(ran.ok());  // its rows have their place
 }
 
 void StepRunner::take_drafts() {
-  const model::Transformer& model = runner_.model();
-  const int64_t vocab_size = model.config().vocab_size;
   logit_rows_.clear();
   for (const Draft& draft : drafts_) logit_rows_.push_back(draft.last_row);
-  make_room(logits_, static_cast<int64_t>(drafts_.size()) * vocab_size);
-  model.mtp_logits(runner_.context(), 0, made_.data(), logit_rows_, logits_.data());
+  make_logits(true);
   ops::SamplingRow greedy;
   greedy.temperature = 0;
   sampling_rows_.assign(drafts_.size(), greedy);
   sample(nullptr);
   inputs_.clear();
   positions_.clear();
-  given_.clear();
+  num_given_ = 0;
   size_t num_left = 0;
   for (size_t i = 0; i < drafts_.size(); ++i) {
     Draft draft = drafts_[i];
@@ -214,7 +216,8 @@ void StepRunner::draft(CostModel& cost) {
   const double start_s = steady_seconds();
   inputs_.clear();
   positions_.clear();
-  given_.clear();
+  num_given_ = 0;
+  given_.make_room((first_rows_.back() + rows_.back().count) * width());
   drafts_.clear();
   int64_t num_decoded = 0;
   for (const Rows& rows : rows_) num_decoded += rows.is_decoded ? 1 : 0;
@@ -225,7 +228,7 @@ void StepRunner::draft(CostModel& cost) {
       const int64_t wanted = generation.wanted_drafts(cost, num_decoded);
       if (wanted == 0) continue;
       add_pairs(generation, first_rows_[i]);
-      drafts_.push_back({&generation, wanted, static_cast<int64_t>(given_.size()) / width() - 1});
+      drafts_.push_back({&generation, wanted, num_given_ - 1});
     } else {
       add_pairs(generation, first_rows_[i]);
     }

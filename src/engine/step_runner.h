@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "device/floats.h"
 #include "engine/choice_recorder.h"
 #include "engine/runner.h"
 
@@ -24,7 +25,13 @@ class StepRunner {
 
   // Borrows both, as Runner does.
   StepRunner(const model::Transformer& model, device::ExecContext& ctx)
-      : runner_(model, ctx), recorder_(model.config()) {}
+      : runner_(model, ctx),
+        host_context_{ctx.pool, &host_arena_, ctx.isa},
+        recorder_(model.config()),
+        streams_(ctx),
+        logits_(ctx),
+        given_(ctx),
+        made_(ctx) {}
 
   Runner& runner() { return runner_; }
 
@@ -42,7 +49,13 @@ class StepRunner {
   int64_t width() const;
   // logits_ and sampling_rows_ to sampled_ and top_; the allowed sets where `allowed` is not null.
   void sample(uint64_t* allowed);
-  const float* row(int64_t i) const { return streams_.data() + i * width(); }
+  // What ops on the host's arrays run on.
+  device::ExecContext& host_context() {
+    return runner_.context().gpu == nullptr ? runner_.context() : host_context_;
+  }
+  // host_logits_ of logit_rows_ of the streams: the model's, or the MTP block's.
+  void make_logits(bool of_mtp);
+  const float* row(int64_t i) { return streams_.data() + i * width(); }
   void take_decoded();
   void take_prompt_logprobs(const Rows& rows, int64_t first_row);
   void draft(CostModel& cost);
@@ -54,14 +67,17 @@ class StepRunner {
   void take_drafts();
 
   Runner runner_;
+  device::Arena host_arena_;
+  device::ExecContext host_context_;
   ChoiceRecorder recorder_;
   double launched_s_ = 0;
   std::vector<Rows> rows_;
   std::vector<int64_t> first_rows_;
   std::vector<StepInput> inputs_;
-  std::vector<float> streams_;  // [rows, width]
+  device::Floats streams_;  // [rows, width]
   std::vector<int64_t> logit_rows_;
-  std::vector<float> logits_;
+  device::Floats logits_;
+  const float* host_logits_ = nullptr;  // what logits_ holds, on the host
   std::vector<ops::SamplingRow> sampling_rows_;
   std::vector<ops::SampledToken> sampled_;
   std::vector<ops::TokenLogprob> top_;  // [rows, top_stride_]
@@ -69,7 +85,8 @@ class StepRunner {
   std::vector<uint64_t> id_sets_;  // [logit rows, id_set_words]: what may be drawn, or was
   std::vector<Draft> drafts_;
   std::vector<int64_t> positions_;
-  std::vector<float> given_, made_;  // the MTP block's streams, [rows of inputs_, width]
+  device::Floats given_, made_;  // the MTP block's streams, [rows of inputs_, width]
+  int64_t num_given_ = 0;
 };
 
 }  // namespace cachalot::engine

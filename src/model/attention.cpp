@@ -163,7 +163,9 @@ void select_entries(Step& step, int64_t layer_idx, const formats::LayerConfig& l
   p.selected = selection.selected;
   p.num_selected = selection.num_selected;
   ops::index_select(step.exec, p);
-  if (step.probe != nullptr) step.probe->on_selection(layer_idx, p.selected, step.rows);
+  if (step.probe == nullptr) return;
+  const OnHost<int32_t> selected(step.exec, p.selected, step.rows * p.topk);
+  step.probe->on_selection(layer_idx, selected.data(), step.rows);
 }
 
 bool is_dense(const Step& step) { return step.terms != nullptr && step.terms->dense_attention; }

@@ -8,7 +8,9 @@
 namespace cachalot::model {
 
 void show(const Step& step, std::string_view op, Matrix x, int64_t rows) {
-  if (step.probe != nullptr) step.probe->on_op(op, x.data, rows, x.columns, x.stride);
+  if (step.probe == nullptr || rows == 0) return;
+  const OnHost<float> values(step.exec, x.data, (rows - 1) * x.stride + x.columns);
+  step.probe->on_op(op, values.data(), rows, x.columns, x.stride);
 }
 
 bool quantises_input(const Step& step, const ops::PackedWeight& weight) {

@@ -1,5 +1,7 @@
 #include "model/moe.h"
 
+#include <initializer_list>
+
 #include "autograd/elementwise_grad.h"
 #include "autograd/moe_grad.h"
 #include "ops/moe/balance_loss.h"
@@ -74,8 +76,11 @@ Routing choose_experts(Step& step, int64_t layer_idx, const FfnWeights& weights,
     p.scores = step.floats(step.rows * config.n_routed_experts);
   autograd::route(step.context(), p);
   if (step.terms != nullptr) balance(step, layer_idx, weights, p);
-  if (step.probe != nullptr)
-    step.probe->on_router(layer_idx, routing.ids, routing.weights, step.rows);
+  if (step.probe != nullptr) {
+    const OnHost<int32_t> ids(step.exec, routing.ids, step.rows * k);
+    const OnHost<float> chosen(step.exec, routing.weights, step.rows * k);
+    step.probe->on_router(layer_idx, ids.data(), chosen.data(), step.rows);
+  }
   show(step, "routing.weights", {routing.weights, k, k}, step.rows);
   return routing;
 }
@@ -102,19 +107,29 @@ Dispatch dispatch(Step& step, const Routing& routing) {
   return d;
 }
 
-ops::MatmulParams product(Step& step, Matrix x, int64_t first_row, int64_t rows,
-                          const int32_t* x_rows, const ops::PackedWeight& weight, Matrix y) {
-  ops::MatmulParams p{};
-  p.x = x_rows != nullptr ? x.data : x.data + first_row * x.stride;
-  p.m = rows;
+// One weight of every expert and where its products go.
+struct ExpertPart {
+  ops::PackedWeight ExpertWeights::*weight;
+  Matrix y;
+};
+
+// x_rows: the row of x of each pair; null: its own.
+void expert_products(Step& step, const FfnWeights& weights, const Dispatch& d, Matrix x,
+                     const int32_t* x_rows, std::initializer_list<ExpertPart> parts) {
+  ops::ExpertProductsParams p{};
+  p.x = x.data;
   p.x_stride = x.stride;
   p.x_rows = x_rows;
-  p.w = &weight;
-  p.y = y.data + first_row * y.stride;
-  p.y_stride = y.stride;
-  p.math = matmul_math(step, weight);
+  p.first_pair = d.first_pair;
+  p.num_pairs = d.num_pairs;
+  p.num_experts = step.config.n_routed_experts;
+  for (const ExpertPart& part : parts) {
+    p.parts[p.num_parts++] = {
+        {&(weights.experts[0].*part.weight), sizeof(ExpertWeights)}, part.y.data, part.y.stride};
+  }
+  p.math = matmul_math(step, weights.experts[0].w1);
   p.round_y = step.precision.bf16;
-  return p;
+  autograd::expert_products(step.context(), p, gradient_format(step, weights.experts[0].w1));
 }
 
 // silu(gate) * up * weight.
@@ -133,24 +148,8 @@ Matrix routed_experts(Step& step, const FfnWeights& weights, const Dispatch& d, 
   const Matrix input = quantised_input(step, x, step.rows, weights.experts[0].w1);
   const Matrix gate = new_matrix(step, num_pairs, config.moe_intermediate_size);
   const Matrix up = new_matrix(step, num_pairs, config.moe_intermediate_size);
-  auto* products = step.array<ops::MatmulParams>(2 * config.n_routed_experts);
-  size_t num_products = 0;
-  auto each_expert = [&](auto add) {
-    num_products = 0;
-    for (int64_t e = 0; e < config.n_routed_experts; ++e) {
-      const int64_t first = d.first_pair[e];
-      if (const int64_t rows = d.first_pair[e + 1] - first; rows > 0)
-        add(weights.experts[e], first, rows);
-    }
-    autograd::matmul(step.context(), {products, num_products},
-                     gradient_format(step, weights.experts[0].w1));
-  };
-  each_expert([&](const ExpertWeights& expert, int64_t first, int64_t rows) {
-    products[num_products++] =
-        product(step, input, first, rows, d.token_of_pair + first, expert.w1, gate);
-    products[num_products++] =
-        product(step, input, first, rows, d.token_of_pair + first, expert.w3, up);
-  });
+  expert_products(step, weights, d, input, d.token_of_pair,
+                  {{&ExpertWeights::w1, gate}, {&ExpertWeights::w3, up}});
   show(step, "experts.gate", gate, num_pairs);
   show(step, "experts.up", up, num_pairs);
   const Matrix activated = activate(step, gate, up, d.weight_of_pair, num_pairs,
@@ -158,9 +157,7 @@ Matrix routed_experts(Step& step, const FfnWeights& weights, const Dispatch& d, 
   show(step, "experts.hidden", activated, num_pairs);
   const Matrix hidden = quantised_input(step, activated, num_pairs, weights.experts[0].w2);
   const Matrix y = new_matrix(step, num_pairs, config.hidden_size);
-  each_expert([&](const ExpertWeights& expert, int64_t first, int64_t rows) {
-    products[num_products++] = product(step, hidden, first, rows, nullptr, expert.w2, y);
-  });
+  expert_products(step, weights, d, hidden, nullptr, {{&ExpertWeights::w2, y}});
   show(step, "experts.down", y, num_pairs);
   step.recompute(Recomputed::swiglu, activated.data);
   return y;

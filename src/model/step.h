@@ -25,7 +25,7 @@ struct Step {
   device::ExecContext& exec;
   const formats::ModelConfig& config;
   const Precision& precision;
-  const ForwardBatch& batch;
+  ForwardBatch batch;  // its tables have twins where a GPU reads them
   ForwardProbe* probe;
   autograd::Tape* tape;  // null: nothing is recorded
   TrainingTerms* terms;  // null outside training
@@ -42,19 +42,19 @@ struct Step {
   int64_t block_sublayers = 1;  // recompute: the streams before each so many sublayers stay
 
   autograd::Context context() const { return {exec, tape}; }
-  // `count` values of the arena, as T() makes them.
+  // `count` values on the host, as T() makes them.
   template <typename T>
   T* array(int64_t count) const {
-    T* values = exec.arena->allocate<T>(count);
+    T* values = exec.table<T>(count);
     std::uninitialized_value_construct_n(values, count);
     return values;
   }
   // An array of activations: with a tape, one that has a gradient.
   float* floats(int64_t count) const { return context().floats(count); }
-  // The step's rows, which lie in one array, as a block. Its table is the arena's: backward reads
-  // it when the Step is gone.
+  // The step's rows, which lie in one array, as a block. Its table stays when the Step is gone:
+  // backward reads it.
   tensor::RowBlocks one_block(std::byte* data, tensor::RowLayout layout) const {
-    auto** blocks = exec.arena->allocate<std::byte*>(1);
+    auto** blocks = exec.table<std::byte*>(1);
     blocks[0] = data;
     return {blocks, rows, layout};
   }
@@ -62,6 +62,23 @@ struct Step {
   void recompute(Recomputed which, const float* values) const {
     if (tape != nullptr && terms != nullptr && terms->recompute.has(which)) tape->recompute(values);
   }
+};
+
+// Values of a context's memory where the host reads them: themselves, or a copy of a GPU's.
+template <typename T>
+class OnHost {
+ public:
+  OnHost(const device::ExecContext& ctx, const T* values, int64_t count) : values_(values) {
+    if (ctx.gpu == nullptr) return;
+    copy_.resize(static_cast<size_t>(count));
+    ctx.gpu->copy(copy_.data(), values, count * static_cast<int64_t>(sizeof(T)));
+    values_ = copy_.data();
+  }
+  const T* data() const { return values_; }
+
+ private:
+  std::vector<T> copy_;
+  const T* values_;
 };
 
 // Releases what a part of the step has allocated; a tape reads it again, and so keeps it.

@@ -3,10 +3,12 @@
 #include "autograd/elementwise_grad.h"
 #include "autograd/embed_grad.h"
 #include "model/attention.h"
+#include "model/gpu_weights.h"
 #include "model/linear.h"
 #include "model/moe.h"
 #include "model/residual.h"
 #include "model/step.h"
+#include "model/step_tables.h"
 #include "ops/compressor/compressor.h"
 
 namespace cachalot::model {
@@ -72,7 +74,10 @@ Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
            [&](Matrix x) { return attention(step, layer_idx, layer, weights.attn, x); });
   sublayer(weights.hc_ffn, weights.ffn_norm,
            [&](Matrix x) { return ffn(step, layer_idx, weights.ffn, x); });
-  if (step.probe != nullptr) step.probe->on_streams(layer_idx, streams.data, step.rows);
+  if (step.probe != nullptr) {
+    const OnHost<float> values(step.exec, streams.data, step.rows * streams.stride);
+    step.probe->on_streams(layer_idx, values.data(), step.rows);
+  }
   return streams;
 }
 
@@ -119,6 +124,11 @@ Result<Transformer> Transformer::create(device::ExecContext& ctx, formats::Model
   model.plain_frequencies_ = ops::rope_frequencies(config.qk_rope_head_dim, config.rope_theta, {});
   model.compressed_frequencies_ =
       ops::rope_frequencies(config.qk_rope_head_dim, config.compress_rope_theta, yarn);
+  if (ctx.gpu != nullptr) {
+    CACHALOT_RETURN_IF_ERROR(place_weights(*ctx.gpu, *model.weights_));
+    for (const auto* table : {&model.plain_frequencies_, &model.compressed_frequencies_})
+      CACHALOT_RETURN_IF_ERROR(model.weights_->twins->add(std::span<const float>(*table)));
+  }
   model.config_ = std::move(config);
   model.precision_ = precision;
   return model;
@@ -231,9 +241,10 @@ const float* Transformer::mtp_forward(autograd::Context ctx, int64_t depth,
       .data;
 }
 
-Step Transformer::new_step(autograd::Context context, const ForwardBatch& batch,
+Step Transformer::new_step(autograd::Context context, const ForwardBatch& given,
                            ForwardProbe* probe, TrainingTerms* terms) const {
   device::ExecContext& ctx = context.exec;
+  const ForwardBatch batch = place_tables(ctx, given, layers_);
   const auto rows = static_cast<int64_t>(batch.tokens.size());
   const int64_t* row_positions = positions(ctx, batch);
   Step step{ctx,
@@ -273,7 +284,7 @@ void Transformer::head_logits(autograd::Context ctx, const std::optional<HyperWe
   const auto num_rows = static_cast<int64_t>(rows.size());
   const int64_t width = num_streams() * config_.hidden_size;
   const Matrix chosen = new_matrix(step, num_rows, width);
-  autograd::gather_rows(ctx, streams, rows, width, chosen.data);
+  autograd::gather_rows(ctx, streams, place_list(ctx.exec, rows), width, chosen.data);
   const Matrix u = collapse_streams(step, hc_head, chosen, num_rows);
   const Matrix x = rms_norm(step, u, num_rows, norm, static_cast<float>(config_.rms_norm_eps));
   const Matrix out{logits, config_.vocab_size, config_.vocab_size};

@@ -104,7 +104,8 @@ struct ModelWeights {
   std::optional<HyperWeights> hc_head;
   ops::PackedWeight head;
   std::vector<MtpWeights> mtp;
-  std::vector<WeightSlot> slots;  // all but the embedding and the hash tables
+  std::vector<WeightSlot> slots;                 // all but the embedding and the hash tables
+  std::unique_ptr<device::ConstantTwins> twins;  // where a GPU runs the model
 
   int64_t num_bytes() const;     // of the packed matrices
   int64_t expert_bytes() const;  // of the decoder layers' routed experts among them

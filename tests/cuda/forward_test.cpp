@@ -1,0 +1,219 @@
+// The whole forward on a GPU against the CPU's: every op's result, the streams and the logits have
+// the same bits, in a prompt, in its pieces and in decode.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <map>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "base/rng.h"
+#include "base/test_data.h"
+#include "device/floats.h"
+#include "engine/loaded_model.h"
+#include "engine/model_cache_layout.h"
+#include "engine/runner.h"
+#include "formats/presets.h"
+#include "model/random_weights.h"
+
+namespace cachalot {
+namespace {
+
+using Values = std::vector<float>;
+
+// What the model makes, in the order of its calls.
+class Recorder : public model::ForwardProbe {
+ public:
+  explicit Recorder(const formats::ModelConfig& config) : config_(config) {}
+  void on_op(std::string_view name, const float* values, int64_t rows, int64_t columns,
+             int64_t stride) override {
+    if (!keeps_ops) return;
+    Values& kept = add(std::string(name));
+    for (int64_t row = 0; row < rows; ++row)
+      kept.insert(kept.end(), values + row * stride, values + row * stride + columns);
+  }
+  void on_router(int64_t layer, const int32_t* ids, const float*, int64_t rows) override {
+    add(ids, rows * config_.num_experts_per_tok, "experts of layer " + std::to_string(layer));
+  }
+  void on_selection(int64_t layer, const int32_t* selected, int64_t rows) override {
+    add(selected, rows * config_.index_topk, "picks of layer " + std::to_string(layer));
+  }
+  void add(const int32_t* values, int64_t count, std::string name) {
+    Values& kept = add(std::move(name));
+    kept.assign(values, values + count);
+  }
+  Values& add(std::string name) {
+    names.push_back(std::move(name));
+    return results.emplace_back();
+  }
+
+  void on_streams(int64_t layer, const float* streams, int64_t rows) override {
+    const int64_t count = rows * config_.hc_dim();
+    add("streams of layer " + std::to_string(layer)).assign(streams, streams + count);
+  }
+
+  bool keeps_ops = true;
+  std::vector<std::string> names;
+  std::vector<Values> results;
+
+ private:
+  const formats::ModelConfig& config_;
+};
+
+// Steps of a model on one device, recorded.
+class Run {
+ public:
+  Run(std::unique_ptr<engine::LoadedModel> loaded, int64_t num_ids)
+      : loaded_(std::move(loaded)),
+        recorder(config()),
+        pool_(cache::BlockPool::create(
+                  engine::model_cache_layout(config(), model().precision(), {}).value(),
+                  {.max_blocks = 32, .max_sequences = 2}, ctx().gpu)
+                  .value()),
+        runner_(model(), ctx()),
+        first(cache::SequenceCache::create(*pool_).value()),
+        second(cache::SequenceCache::create(*pool_).value()),
+        ids_(static_cast<size_t>(num_ids)),
+        streams_(ctx()),
+        logits_(ctx()),
+        drafted_(ctx()) {
+    RngStream rng(5, RngPurpose::data, 0);
+    for (int32_t& id : ids_) id = static_cast<int32_t>(rng.next_u32() % config().vocab_size);
+  }
+  const model::Transformer& model() const { return loaded_->transformer(); }
+  const formats::ModelConfig& config() const { return model().config(); }
+  device::ExecContext& ctx() { return loaded_->context(); }
+  std::span<const int32_t> ids(int64_t begin, int64_t count) const {
+    return std::span(ids_).subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
+  }
+
+  // And the logits of the last rows.
+  void step(std::vector<engine::StepInput> inputs) {
+    int64_t rows = 0;
+    for (const engine::StepInput& input : inputs) rows += static_cast<int64_t>(input.tokens.size());
+    streams_.make_room(rows * width());
+    ASSERT_TRUE(runner_.forward(inputs, streams_.data(), &recorder).ok());
+    std::vector<int64_t> chosen(static_cast<size_t>(std::min<int64_t>(rows, 300)));
+    std::iota(chosen.begin(), chosen.end(), rows - static_cast<int64_t>(chosen.size()));
+    const int64_t count = static_cast<int64_t>(chosen.size()) * config().vocab_size;
+    logits_.make_room(count);
+    model().logits(ctx(), streams_.data(), chosen, logits_.data(), &recorder);
+    const float* found = logits_.on_host(count);
+    recorder.add("step's logits").assign(found, found + count);
+  }
+  // The MTP block over the first sequence's last step, of `rows` rows from position `first`.
+  void draft(int64_t first_position, int64_t rows) {
+    drafted_.make_room(rows * width());
+    const engine::StepInput after{&first, ids(first_position + 1, rows)};
+    ASSERT_TRUE(runner_
+                    .mtp_forward(0, {&after, 1}, {&first_position, 1}, streams_.data(),
+                                 drafted_.data(), &recorder)
+                    .ok());
+  }
+
+ private:
+  int64_t width() const { return model().num_streams() * config().hidden_size; }
+  std::unique_ptr<engine::LoadedModel> loaded_;
+
+ public:
+  Recorder recorder;
+
+ private:
+  std::unique_ptr<cache::BlockPool> pool_;
+  engine::Runner runner_;
+
+ public:
+  cache::SequenceCache first, second;
+
+ private:
+  std::vector<int32_t> ids_;
+  device::Floats streams_, logits_, drafted_;
+};
+
+void expect_same(const Recorder& found, const Recorder& expected) {
+  ASSERT_EQ(found.names, expected.names);
+  int num_shown = 0;
+  for (size_t i = 0; i < found.names.size() && num_shown < 12; ++i) {
+    ASSERT_EQ(found.results[i].size(), expected.results[i].size());
+    int64_t num_different = 0, first = -1;
+    for (size_t k = 0; k < found.results[i].size(); ++k) {
+      const float a = found.results[i][k], b = expected.results[i][k];
+      if (std::memcmp(&a, &b, sizeof(a)) == 0 || (a != a && b != b)) continue;
+      if (num_different++ == 0) first = static_cast<int64_t>(k);
+    }
+    if (num_different == 0) continue;
+    ++num_shown;
+    ADD_FAILURE() << "result " << i << " of " << found.names.size() << ", " << found.names[i]
+                  << ": " << num_different << " of " << found.results[i].size()
+                  << " differ, the first at " << first << ": " << found.results[i][first]
+                  << ", expected " << expected.results[i][first];
+  }
+}
+
+struct Case {
+  const char* model;
+  const char* precision;
+};
+
+// One prompt in pieces, beside a second sequence, then its logits and the MTP block's.
+Recorder run(const Case& c, const char* device) {
+  Run run(engine::LoadedModel::load(
+              {.path = test_data(c.model), .precision = c.precision, .device = device})
+              .value(),
+          700);
+  run.step({{&run.first, run.ids(0, 290)}});
+  run.step({{&run.second, run.ids(300, 77)}, {&run.first, run.ids(290, 5)}});
+  for (int64_t i = 0; i < 6; ++i)
+    run.step({{&run.first, run.ids(295 + i, 1)}, {&run.second, run.ids(377 + i, 1)}});
+  if (run.config().num_nextn_predict_layers > 0) {
+    run.step({{&run.first, run.ids(301, 9)}});
+    run.draft(301, 8);
+  }
+  return std::move(run.recorder);
+}
+
+// Random weights of Flash's shapes: a window layer, CSA with a hash table, HCA, CSA.
+Recorder run_flash_layers(const char* device) {
+  formats::ModelConfig config = formats::flash_config();
+  config.num_hidden_layers = 4;
+  config.num_nextn_predict_layers = 0;
+  config.num_hash_layers = 2;
+  config.compress_ratios = {0, 4, 128, 4};
+  config.vocab_size = 4096;
+  auto weights = std::make_unique<model::RandomWeights>(config, 3);
+  Run run(engine::LoadedModel::create(config, std::move(weights),
+                                      {.path = "", .precision = "official", .device = device})
+              .value(),
+          4096 + 64 + 1);
+  run.recorder.keeps_ops = false;
+  run.step({{&run.first, run.ids(0, 4096)}});
+  run.recorder.keeps_ops = true;
+  run.step({{&run.first, run.ids(4096, 64)}});
+  run.step({{&run.first, run.ids(4160, 1)}});
+  return std::move(run.recorder);
+}
+
+class Forward : public ::testing::TestWithParam<Case> {};
+
+TEST_P(Forward, HasTheBitsOfTheCpu) {
+  if (const auto gpu = device::Gpu::open(0); !gpu) GTEST_SKIP() << gpu.error().message();
+  const Recorder expected = run(GetParam(), "cpu"), found = run(GetParam(), "cuda");
+  expect_same(found, expected);
+}
+
+TEST(ForwardAtFullWidth, HasTheBitsOfTheCpu) {
+  if (const auto gpu = device::Gpu::open(0); !gpu) GTEST_SKIP() << gpu.error().message();
+  const Recorder expected = run_flash_layers("cpu"), found = run_flash_layers("cuda");
+  expect_same(found, expected);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, Forward,
+    ::testing::Values(Case{"golden/tiny", "exact"}, Case{"golden/clamp", "exact"},
+                      Case{"golden/quant", "exact"}, Case{"golden/quant", "bf16"},
+                      Case{"golden/quant", "official"}, Case{"../models/nano", "official"},
+                      Case{"../models/nano", "exact"}));
+
+}  // namespace
+}  // namespace cachalot
