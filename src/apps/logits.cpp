@@ -11,6 +11,7 @@
 #include "apps/model_argument.h"
 #include "apps/run_options.h"
 #include "apps/verbs.h"
+#include "device/floats.h"
 #include "engine/loaded_model.h"
 #include "formats/safetensors.h"
 #include "formats/safetensors_writer.h"
@@ -82,8 +83,6 @@ Result<std::vector<int64_t>> chunks_for(const LogitsOptions& options, int64_t le
   return options.chunks;
 }
 
-std::span<const std::byte> bytes_of(std::span<const float> values) { return std::as_bytes(values); }
-
 // One sequence, its logits row by row into the writer.
 Status run_sequence(verify::GoldenRunner& golden, std::span<const int32_t> ids,
                     std::span<const int64_t> chunks, formats::SafetensorsWriter& writer) {
@@ -91,19 +90,20 @@ Status run_sequence(verify::GoldenRunner& golden, std::span<const int32_t> ids,
   const model::Transformer& model = runner.model();
   const int64_t width = model.num_streams() * model.config().hidden_size;
   CACHALOT_ASSIGN_OR_RETURN(cache::SequenceCache sequence, golden.new_sequence());
-  std::vector<float> streams;
-  std::vector<float> logits;
+  device::Floats streams(runner.context()), logits(runner.context());
   for (const int64_t chunk : chunks) {
-    streams.resize(static_cast<size_t>(chunk * width));
+    streams.make_room(chunk * width);
     const engine::StepInput input{&sequence, ids.first(static_cast<size_t>(chunk))};
     CACHALOT_RETURN_IF_ERROR(runner.forward({&input, 1}, streams.data()));
     ids = ids.subspan(static_cast<size_t>(chunk));
     for (int64_t row = 0; row < chunk; row += kLogitRows) {
       std::vector<int64_t> rows(static_cast<size_t>(std::min(kLogitRows, chunk - row)));
       std::iota(rows.begin(), rows.end(), row);
-      logits.resize(rows.size() * static_cast<size_t>(model.config().vocab_size));
+      const int64_t count = static_cast<int64_t>(rows.size()) * model.config().vocab_size;
+      logits.make_room(count);
       model.logits(runner.context(), streams.data(), rows, logits.data());
-      CACHALOT_RETURN_IF_ERROR(writer.write(bytes_of(logits)));
+      CACHALOT_RETURN_IF_ERROR(writer.write(
+          std::as_bytes(std::span(logits.on_host(count), static_cast<size_t>(count)))));
     }
   }
   return {};
@@ -157,7 +157,7 @@ void add_logits_verb(CLI::App& app, int* exit_code) {
       ->add_option("--precision", options->precision,
                    "exact, bf16 or official (auto: what the checkpoint was made for)")
       ->check(CLI::IsMember({"auto", "exact", "bf16", "official"}));
-  command->add_option("--device", options->device, "cpu");
+  command->add_option("--device", options->device, "cpu, cuda or cuda:N");
   command->add_option("--threads", options->threads, "0: one per usable core")
       ->check(CLI::Range(0, 1024));
   command->callback([options, exit_code] { *exit_code = exit_code_of(write_logits(*options)); });

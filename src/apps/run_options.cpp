@@ -87,7 +87,7 @@ void add_run_options(CLI::App* command, RunOptions* options) {
                    "exact, bf16 or official (auto: what the checkpoint was made for)")
       ->check(CLI::IsMember({"auto", "exact", "bf16", "official"}))
       ->group(kModel);
-  command->add_option("--device", options->device, "cpu")->group(kModel);
+  command->add_option("--device", options->device, "cpu, cuda or cuda:N")->group(kModel);
   command->add_option("--threads", options->threads, "0: one per usable core")
       ->check(CLI::Range(0, 1024))
       ->group(kModel);

@@ -20,6 +20,7 @@ void add_verify_verb(CLI::App& app, int* exit_code) {
                    "config.json, model.safetensors, expected.safetensors")
       ->required();
   golden->add_option("--precision", options->precision, "exact or official");
+  golden->add_option("--device", options->device, "cpu, cuda or cuda:N");
   golden->add_option("--threads", options->threads, "0: one per usable core");
   golden->callback([options, exit_code] {
     const Result<verify::GoldenReport> found = verify::verify_golden(*options);

@@ -63,6 +63,10 @@ class Verifier {
     }
     CACHALOT_RETURN_IF_ERROR(verify_invariance(*runner_, options.invariance, report));
     if (!options.gradients) return {};
+    if (model_.context().gpu != nullptr) {
+      GoldenReport::inform("backward", "skipped: it runs on the CPU alone");
+      return {};
+    }
     return verify_gradients(model_.context(), options.directory, expected_, ids_, report);
   }
 
@@ -268,17 +272,17 @@ class Verifier {
 
 Result<GoldenReport> verify_golden(const VerifyOptions& options) {
   CACHALOT_ASSIGN_OR_RETURN(
-      auto model,
-      engine::LoadedModel::load({options.directory, options.precision, "cpu", options.threads}));
+      auto model, engine::LoadedModel::load(
+                      {options.directory, options.precision, options.device, options.threads}));
   CACHALOT_ASSIGN_OR_RETURN(
       const formats::SafetensorsFile expected,
       formats::SafetensorsFile::open(
           (std::filesystem::path(options.directory) / "expected.safetensors").string()));
   GoldenReport report;
   CACHALOT_RETURN_IF_ERROR(Verifier(*model, expected).run(report, options));
-  fmt::print("{} checks, {} failed ({}, {}, {} threads)\n", report.num_checks(),
-             report.failed().size(), options.precision, device::isa_name(model->context().isa),
-             model->context().pool->num_threads());
+  fmt::print("{} checks, {} failed ({}, {}, {}, {} threads)\n", report.num_checks(),
+             report.failed().size(), options.precision, options.device,
+             device::isa_name(model->context().isa), model->context().pool->num_threads());
   return report;
 }
 

@@ -22,9 +22,10 @@ namespace cachalot::verify {
 struct VerifyOptions {
   std::string directory;
   std::string precision = "exact";
+  std::string device = "cpu";
   int threads = 0;
   Invariance invariance = Invariance::full;
-  bool gradients = true;  // at exact, where the files hold them
+  bool gradients = true;  // at exact on the CPU, where the files hold them
 };
 
 // Prints one line per check. An error where the files cannot be read.

@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "device/floats.h"
 #include "engine/model_cache_layout.h"
 
 namespace cachalot::verify {
@@ -43,7 +44,8 @@ Result<std::unique_ptr<GoldenRunner>> GoldenRunner::create(const model::Transfor
                             engine::model_cache_layout(model.config(), model.precision(), {}));
   const cache::PoolLimits limits{layout.num_blocks(max_tokens) * num_sequences, num_sequences};
   std::unique_ptr<GoldenRunner> made(new GoldenRunner(model, ctx));
-  CACHALOT_ASSIGN_OR_RETURN(made->pool_, cache::BlockPool::create(std::move(layout), limits));
+  CACHALOT_ASSIGN_OR_RETURN(made->pool_,
+                            cache::BlockPool::create(std::move(layout), limits, ctx.gpu));
   return made;
 }
 
@@ -54,7 +56,8 @@ Result<PassRecord> GoldenRunner::run(cache::SequenceCache& sequence,
   const int64_t width = model.num_streams() * model.config().hidden_size;
   PassRecord record;
   record.rows = static_cast<int64_t>(tokens.size());
-  record.streams.resize(static_cast<size_t>(record.rows * width));
+  device::Floats streams(runner_.context());
+  streams.make_room(record.rows * width);
   Recorder recorder(model.config(), width, record);
   const int64_t whole[] = {record.rows};
   if (pieces.empty()) pieces = whole;
@@ -62,16 +65,21 @@ Result<PassRecord> GoldenRunner::run(cache::SequenceCache& sequence,
   for (const int64_t piece : pieces) {
     const engine::StepInput input{
         &sequence, tokens.subspan(static_cast<size_t>(row), static_cast<size_t>(piece))};
-    CACHALOT_RETURN_IF_ERROR(
-        runner_.forward({&input, 1}, record.streams.data() + row * width, &recorder));
+    CACHALOT_RETURN_IF_ERROR(runner_.forward({&input, 1}, streams.data() + row * width, &recorder));
     row += piece;
   }
   CACHALOT_CHECK(row == record.rows);
+  const float* made = streams.on_host(record.rows * width);
+  record.streams.assign(made, made + record.rows * width);
   if (with_logits) {
     std::vector<int64_t> rows(static_cast<size_t>(record.rows));
     std::iota(rows.begin(), rows.end(), 0);
-    record.logits.resize(static_cast<size_t>(record.rows * model.config().vocab_size));
-    model.logits(runner_.context(), record.streams.data(), rows, record.logits.data());
+    const int64_t count = record.rows * model.config().vocab_size;
+    device::Floats logits(runner_.context());
+    logits.make_room(count);
+    model.logits(runner_.context(), streams.data(), rows, logits.data());
+    const float* found = logits.on_host(count);
+    record.logits.assign(found, found + count);
   }
   return record;
 }

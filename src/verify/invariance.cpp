@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/rng.h"
+#include "device/floats.h"
 
 namespace cachalot::verify {
 namespace {
@@ -109,12 +110,15 @@ Status check_neighbour(GoldenRunner& runner, const Whole& whole, GoldenReport& r
   const std::vector<int32_t> other = random_ids(kOther, whole.vocab_size, 1);
   const engine::StepInput inputs[] = {{&neighbour, other},
                                       {&sequence, std::span(whole.ids).first(kRows)}};
-  std::vector<float> streams(static_cast<size_t>((kRows + kOther) * whole.width));
+  device::Floats streams(runner.runner().context());
+  streams.make_room((kRows + kOther) * whole.width);
   CACHALOT_RETURN_IF_ERROR(runner.runner().forward(inputs, streams.data()));
-  check_equal(report, "beside another sequence in one batch",
-              first_difference(whole.pass.streams.data(), streams.data() + kOther * whole.width,
-                               kRows, whole.width),
-              kRows);
+  check_equal(
+      report, "beside another sequence in one batch",
+      first_difference(whole.pass.streams.data(),
+                       streams.on_host((kRows + kOther) * whole.width) + kOther * whole.width,
+                       kRows, whole.width),
+      kRows);
   return {};
 }
 

@@ -7,6 +7,7 @@
 #include <map>
 #include <numeric>
 
+#include "device/floats.h"
 #include "ops/quant/row_codec.h"
 #include "verify/op_trace.h"
 #include "verify/reference64.h"
@@ -35,6 +36,24 @@ double median(std::vector<double> values) {
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
 }
+
+// A row of the cache where the host reads it.
+class CachedRow {
+ public:
+  CachedRow(device::Gpu* gpu, tensor::RowRef row, tensor::RowLayout layout)
+      : bytes_(static_cast<size_t>(layout.row_bytes())), data_bytes_(layout.data_bytes) {
+    device::copy_bytes(gpu, bytes_.data(), row.data, layout.data_bytes);
+    device::copy_bytes(gpu, bytes_.data() + data_bytes_, row.scale, layout.scale_bytes);
+  }
+  tensor::RowRef ref() const {
+    auto* data = const_cast<std::byte*>(bytes_.data());
+    return {data, data + data_bytes_};
+  }
+
+ private:
+  std::vector<std::byte> bytes_;
+  int64_t data_bytes_;
+};
 
 class OfficialVerifier {
  public:
@@ -145,10 +164,13 @@ class OfficialVerifier {
     const std::string name = fmt::format("layer {} alone", layer);
     CACHALOT_ASSIGN_OR_RETURN(cache::SequenceCache sequence, runner_.new_sequence());
     const engine::StepInput input{&sequence, tokens};
-    std::vector<float> ours(streams.begin(), streams.end());
+    const auto count = static_cast<int64_t>(streams.size());
+    device::Floats made(model_.context());
+    made.assign(streams.data(), count);
     OpRecorder record(config_);
     CACHALOT_RETURN_IF_ERROR(
-        runner_.runner().forward_layer(layer, {&input, 1}, ours.data(), &record));
+        runner_.runner().forward_layer(layer, {&input, 1}, made.data(), &record));
+    const std::span<const float> ours(made.on_host(count), streams.size());
     OpComparison ops(record);
     CACHALOT_RETURN_IF_ERROR(
         observe_layer64(config_, model_.source(), layer, tokens, streams, ops));
@@ -217,6 +239,7 @@ class OfficialVerifier {
                      const OpRecorder& record) {
     const auto& precision = model_.transformer().precision();
     const auto isa = model_.context().isa;
+    device::Gpu* gpu = model_.context().gpu;
     int64_t num_rows = 0, num_wrong = 0;
     const auto compare = [&](const Mat& made, int64_t row, auto decode) {
       std::vector<float> stored(static_cast<size_t>(made.columns));
@@ -224,8 +247,10 @@ class OfficialVerifier {
       ++num_rows;
       num_wrong += !std::equal(stored.begin(), stored.end(), made.row(row));
     };
-    const auto kv = [&](tensor::RowRef ref, float* x) {
-      ops::decode_kv_row(isa, precision.kv, ref, config_.head_dim, config_.qk_rope_head_dim, x);
+    const auto kv = [&](const tensor::RowRef& ref, float* x) {
+      const CachedRow row(gpu, ref, views.window.layout);
+      ops::decode_kv_row(isa, precision.kv, row.ref(), config_.head_dim, config_.qk_rope_head_dim,
+                         x);
     };
     if (const auto& made = record.results("kv.row"); !made.empty() && views.window.capacity > 0) {
       for (int64_t t = std::max<int64_t>(0, rows - views.window.capacity); t < rows; ++t)
@@ -236,8 +261,8 @@ class OfficialVerifier {
       compare(entries[0], e, [&](float* x) { kv(views.entries.row(e), x); });
     for (int64_t e = 0; entries.size() > 1 && e < entries[1].rows; ++e) {
       compare(entries[1], e, [&](float* x) {
-        ops::decode_index_row(isa, precision.index, views.index_keys.row(e), config_.index_head_dim,
-                              x);
+        const CachedRow row(gpu, views.index_keys.row(e), views.index_keys.layout);
+        ops::decode_index_row(isa, precision.index, row.ref(), config_.index_head_dim, x);
       });
     }
     report_.check(num_wrong == 0, name + ", cached rows",
@@ -250,10 +275,12 @@ class OfficialVerifier {
     CACHALOT_ASSIGN_OR_RETURN(const std::vector<float> golden,
                               read("official.prefill_logits", {vocab}, 0));
     const int64_t last = static_cast<int64_t>(streams.size()) / width_ - 1;
-    std::vector<float> logits(static_cast<size_t>(vocab));
+    device::Floats given(model_.context()), made(model_.context());
+    given.assign(streams.data(), static_cast<int64_t>(streams.size()));
+    made.make_room(vocab);
     OpRecorder record(config_);
-    model_.transformer().logits(model_.context(), streams.data(), {&last, 1}, logits.data(),
-                                &record);
+    model_.transformer().logits(model_.context(), given.data(), {&last, 1}, made.data(), &record);
+    const std::span<const float> logits(made.on_host(vocab), static_cast<size_t>(vocab));
     OpComparison ops(record);
     CACHALOT_RETURN_IF_ERROR(observe_head64(config_, model_.source(), row(streams, last), ops));
     compare_logits("head alone", golden, logits, ops);
@@ -269,20 +296,23 @@ class OfficialVerifier {
                               read("official.mtp_logits", {vocab}, 0));
     CACHALOT_ASSIGN_OR_RETURN(cache::SequenceCache sequence, runner_.new_sequence());
     CACHALOT_RETURN_IF_ERROR(sequence.reserve(rows + 1));
-    std::vector<float> out(static_cast<size_t>(rows * width_)),
-        logits(static_cast<size_t>(rows * vocab));
+    device::Floats given(model_.context()), out(model_.context()), made(model_.context());
+    given.assign(streams.data(), static_cast<int64_t>(streams.size()));
+    out.make_room(rows * width_);
+    made.make_room(rows * vocab);
     const engine::StepInput input{&sequence, ids.subspan(1, static_cast<size_t>(rows))};
     const int64_t first_position = 0;
     OpRecorder record(config_);
     CACHALOT_RETURN_IF_ERROR(runner_.runner().mtp_forward(0, {&input, 1}, {&first_position, 1},
-                                                          streams.data(), out.data(), &record));
+                                                          given.data(), out.data(), &record));
     std::vector<int64_t> all(static_cast<size_t>(rows));
     std::iota(all.begin(), all.end(), 0);
-    model_.transformer().mtp_logits(model_.context(), 0, out.data(), all, logits.data(), &record);
+    model_.transformer().mtp_logits(model_.context(), 0, out.data(), all, made.data(), &record);
     OpComparison ops(record);
     CACHALOT_RETURN_IF_ERROR(observe_mtp64(config_, model_.source(),
                                            ids.first(static_cast<size_t>(rows + 1)), streams, ops));
-    compare_logits("mtp alone", golden, std::span(logits).last(static_cast<size_t>(vocab)), ops);
+    const std::span logits(made.on_host(rows * vocab), static_cast<size_t>(rows * vocab));
+    compare_logits("mtp alone", golden, logits.last(static_cast<size_t>(vocab)), ops);
     return {};
   }
 
