@@ -25,11 +25,13 @@ class CudaGpu final : public Gpu {
   explicit CudaGpu(const Device& device)
       : device_(device), stream_(Stream::create()), staged_(Event::create()) {}
   ~CudaGpu() override {
+    make_current();
     stream_.synchronize();
     release_tables();
   }
 
   Result<std::byte*> allocate(int64_t num_bytes) override {
+    make_current();
     void* memory = nullptr;
     const cudaError_t error = cudaMalloc(&memory, static_cast<size_t>(num_bytes));
     CACHALOT_ASSIGN_OR_RETURN(std::byte * given_memory, given(error, memory, "device", num_bytes));
@@ -64,9 +66,15 @@ class CudaGpu final : public Gpu {
                                         cudaMemcpyHostToDevice, stream_.get()));
     staged_.record(stream_);
   }
-  void wait_for_staging() override { staged_.synchronize(); }
+  void wait_for_staging() override {
+    make_current();
+    staged_.synchronize();
+  }
 
  private:
+  // A thread launches on its current device: every step and every owner begins with this.
+  void make_current() const { CACHALOT_CUDA_CHECK(cudaSetDevice(device_.ordinal)); }
+
   Device device_;
   Stream stream_;
   Event staged_;  // of the last copy_staged()
