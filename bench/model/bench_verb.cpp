@@ -62,7 +62,7 @@ void add_bench_verb(CLI::App& app, int* exit_code) {
 
   auto batch = std::make_shared<bench::BatchBenchOptions>();
   CLI::App* batch_command =
-      bench->add_subcommand("batch", "1 to 64 sequences that decode at once, beside the limits");
+      bench->add_subcommand("batch", "many sequences that decode at once, beside the limits");
   set_example(batch_command, "bench batch --model models/nano");
   batch_command->add_flag("--json", *json, "the output is JSON with or without it");
   batch_command->add_option("--model", batch->model,
@@ -73,6 +73,10 @@ void add_bench_verb(CLI::App& app, int* exit_code) {
       ->check(CLI::Range(1, 1 << 20));
   batch_command->add_option("--decode-tokens", batch->decode_tokens, "that each decodes")
       ->check(CLI::Range(4, 1 << 20));
+  batch_command
+      ->add_option("--sequences", batch->sequences, "that decode at once (default: 1,4,16,64)")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1024));
   batch_command->add_flag("--cpu-clock", batch->cpu_clock,
                           "the process's time over its threads: for a machine that others use too");
   batch_command->add_option("--rounds", batch->rounds, "of each number of sequences, in turn")

@@ -226,14 +226,13 @@ Result<std::vector<double>> batch_seconds(engine::Engine& engine, int64_t sequen
 }  // namespace
 
 Result<std::string> run_batch_bench(const BatchBenchOptions& options) {
-  constexpr int64_t kSequences[] = {1, 4, 16, 64};
   const Machine before = measure(options.threads, options.precision);
   engine::EngineOptions engine_options;
   engine_options.model.path = options.model;
   engine_options.model.precision = options.precision;
   engine_options.model.threads = options.threads;
   engine_options.cache_bytes = int64_t{2} << 30;
-  engine_options.max_sequences = 64;
+  engine_options.max_sequences = std::ranges::max(options.sequences);
   std::unique_ptr<engine::Engine> engine;
   if (options.model.empty()) {
     CACHALOT_ASSIGN_OR_RETURN(const formats::ModelConfig config, config_of("", kFlashSlice));
@@ -241,11 +240,11 @@ Result<std::string> run_batch_bench(const BatchBenchOptions& options) {
   } else {
     CACHALOT_ASSIGN_OR_RETURN(engine, engine::Engine::create(engine_options));
   }
-  std::vector<double> seconds[std::size(kSequences)];
+  std::vector<std::vector<double>> seconds(options.sequences.size());
   for (int64_t round = 0; round < options.rounds; ++round) {
-    for (size_t i = 0; i < std::size(kSequences); ++i) {
+    for (size_t i = 0; i < seconds.size(); ++i) {
       CACHALOT_ASSIGN_OR_RETURN(const std::vector<double> steps,
-                                batch_seconds(*engine, kSequences[i], options));
+                                batch_seconds(*engine, options.sequences[i], options));
       seconds[i].insert(seconds[i].end(), steps.begin(), steps.end());
     }
   }
@@ -253,8 +252,8 @@ Result<std::string> run_batch_bench(const BatchBenchOptions& options) {
   const double context =
       static_cast<double>(options.prompt_tokens) + static_cast<double>(options.decode_tokens) / 2;
   std::string rows;
-  for (size_t i = 0; i < std::size(kSequences); ++i) {
-    const StepCost cost = step_cost(*engine, context, kSequences[i]);
+  for (size_t i = 0; i < seconds.size(); ++i) {
+    const StepCost cost = step_cost(*engine, context, options.sequences[i]);
     const double limit = limit_seconds(cost.matrix_flops, cost.matrix_bytes, machine) +
                          limit_seconds(cost.attention_flops, cost.attention_bytes, machine);
     const double step = median(seconds[i]);
@@ -262,8 +261,8 @@ Result<std::string> run_batch_bench(const BatchBenchOptions& options) {
     rows += fmt::format(
         "{}{{\"sequences\": {}, \"tokens_per_s\": {:.2f}, \"median_s\": {:.6f}, \"min_s\": "
         "{:.6f}, \"steps\": {}, \"limit_s\": {:.6f}, \"times_limit\": {:.3f}}}",
-        i > 0 ? ", " : "", kSequences[i], static_cast<double>(kSequences[i]) / step, step,
-        *std::min_element(seconds[i].begin(), seconds[i].end()), seconds[i].size(), limit,
+        i > 0 ? ", " : "", options.sequences[i], static_cast<double>(options.sequences[i]) / step,
+        step, *std::min_element(seconds[i].begin(), seconds[i].end()), seconds[i].size(), limit,
         step / limit);
   }
   return fmt::format(

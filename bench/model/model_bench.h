@@ -42,11 +42,12 @@ struct BatchBenchOptions {
   int threads = 0;
   int64_t prompt_tokens = 64;
   int64_t decode_tokens = 48;
-  int64_t rounds = 3;      // of each number of sequences, in turn
+  std::vector<int64_t> sequences = {1, 4, 16, 64};  // that decode at once; one number or more
+  int64_t rounds = 3;                               // of each of them, in turn
   bool cpu_clock = false;  // the process's time over its threads: for a machine that others use too
 };
-// JSON: for 1, 4, 16 and 64 sequences that decode at once, the median step, tokens a second, and
-// the step beside the limits measured in the same run.
+// JSON: for each number of sequences that decode at once, the median step, tokens a second, and the
+// step beside the limits measured in the same run.
 Result<std::string> run_batch_bench(const BatchBenchOptions& options);
 
 }  // namespace cachalot::bench
