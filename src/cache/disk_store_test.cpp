@@ -12,6 +12,7 @@
 #include <memory>
 
 #include "cache/disk_store_testing.h"
+#include "cache/disk_writer.h"
 
 namespace cachalot::cache {
 namespace {
@@ -226,6 +227,37 @@ void with_file_limit(rlim_t limit, Fn&& fn) {
   int status = 0;
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
+TEST(DiskWriter, WritesAllThatIsPushedInOrder) {
+  TestFolder folder;
+  {
+    DiskWriter writer(open_store(folder), 5000);  // room for two or three
+    for (uint64_t n = 1; n <= 50; ++n) writer.push(numbered_header(n), numbered_payload(n));
+    writer.wait_for(numbered_header(50).key);
+    EXPECT_TRUE(writer.store()->find(numbered_header(50).key, RecordKind::block).has_value());
+    const std::vector<DiskWriter::Written> written = writer.take_written();
+    ASSERT_EQ(written.size(), 50u);
+    for (uint64_t n = 1; n <= 50; ++n) {
+      EXPECT_TRUE(written[n - 1].key == numbered_header(n).key);
+      EXPECT_GE(written[n - 1].segment, 0);
+    }
+    for (uint64_t n = 51; n <= 80; ++n) writer.push(numbered_header(n), numbered_payload(n));
+  }
+  const auto store = open_store(folder);
+  for (uint64_t n = 1; n <= 80; ++n) EXPECT_TRUE(is_served(*store, n)) << n;
+}
+
+// A bound that holds no segment: what waits behind a record that fails is given up with it.
+TEST(DiskWriter, TellsWhatCouldNotBeWritten) {
+  TestFolder folder;
+  DiskWriter writer(open_store(folder, 100), 1 << 20);
+  for (uint64_t n = 1; n <= 20; ++n) writer.push(numbered_header(n), numbered_payload(n));
+  writer.wait_for_all();
+  const std::vector<DiskWriter::Written> written = writer.take_written();
+  ASSERT_EQ(written.size(), 20u);
+  EXPECT_EQ(written[0].status.code(), StatusCode::resource_exhausted);
+  for (const DiskWriter::Written& one : written) EXPECT_EQ(one.segment, -1);
 }
 
 TEST(DiskStore, AFullDiskIsAnErrorAndLeavesTheRest) {

@@ -12,12 +12,15 @@
 #include "base/log.h"
 #include "cache/block_key.h"
 #include "cache/boundary_state.h"
-#include "cache/disk_store.h"
+#include "cache/disk_writer.h"
 #include "cache/prefix_index.h"
 
 namespace cachalot::cache {
 namespace {
 
+constexpr int64_t kMaxQueuedBytes = int64_t{64} << 20;
+// KeptBlock::segment of a block that is not on disk, and of one that will be.
+constexpr int64_t kNotOnDisk = -1, kQueued = -2;
 constexpr int64_t kMaxPeriod = int64_t{1} << 40;
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
@@ -61,15 +64,22 @@ struct PrefixCache::Parts {
   // Null where it cannot be read. Valid until the next call.
   const std::byte* load_state(Link& link);
   RecordHeader header_of(RecordKind kind, const Link& link) const;
-  // The number of the segment it lies in; -1 where it could not be written.
-  int64_t write(const RecordHeader& header, const std::byte* payload);
+  void write(RecordHeader header, const std::byte* payload) {
+    disk->push(std::move(header), {payload, static_cast<size_t>(header.payload_bytes)});
+  }
+  // Takes note of what has been written, or could not be.
+  void settle_writes();
+  // While a chain has this, its blocks are kept, and written as far as they can be.
+  int64_t epoch() const { return index.num_clears() + num_write_faults; }
   void keep_state(const Link& link, const SequenceCache& cache, int64_t prompt_tokens, bool is_end);
 
   BlockPool& pool;
   const CacheLayout& layout;
   PrefixCacheOptions options;
   PrefixIndex index;
-  std::unique_ptr<DiskStore> disk;  // null: memory alone
+  std::unique_ptr<DiskWriter> disk;  // null: memory alone
+  bool disk_refuses = false;         // the last write
+  int64_t num_write_faults = 0;      // times that it began to refuse, or ceased to
   CacheIdentity identity;
   BlockKey root;
   std::vector<std::byte> read_state;  // from disk
@@ -95,8 +105,10 @@ std::vector<Link> PrefixCache::Parts::kept_links(std::span<const int32_t> prompt
     link.tokens = prompt.subspan(static_cast<size_t>(end - unit), static_cast<size_t>(unit));
     link.key = next_key(parent_key, link.tokens);
     link.block = index.find(parent_key, link.key, link.tokens);
-    if (link.block == nullptr && disk != nullptr)
-      link.place = disk->find(link.key, RecordKind::block);
+    if (link.block == nullptr && disk != nullptr) {
+      disk->wait_for(link.key);
+      link.place = disk->store()->find(link.key, RecordKind::block);
+    }
     if (link.block == nullptr && !link.place) break;
     parent_key = link.key;
     links.push_back(link);
@@ -110,7 +122,8 @@ size_t PrefixCache::Parts::restorable(std::vector<Link>& links) {
     Link& link = links[count - 1];
     if (link.block != nullptr && link.block->state_id >= 0) return count;
     if (disk != nullptr && !link.state_was_sought) {
-      link.state = disk->find(link.key, RecordKind::state);
+      disk->wait_for(link.key);
+      link.state = disk->store()->find(link.key, RecordKind::state);
       link.state_was_sought = true;
     }
     if (link.state) return count;
@@ -147,7 +160,7 @@ void PrefixCache::Parts::hold(std::vector<Link>& links, std::vector<int32_t>& he
     }
     requests.push_back(std::move(request));
   }
-  if (!requests.empty()) disk->read_all(requests);
+  if (!requests.empty()) disk->store()->read_all(requests);
   size_t read = 0;
   for (; read < requests.size() && requests[read].is_read; ++read) {
     Link& link = links[known + read];
@@ -167,7 +180,7 @@ void PrefixCache::Parts::hold(std::vector<Link>& links, std::vector<int32_t>& he
 const std::byte* PrefixCache::Parts::load_state(Link& link) {
   if (link.block->state_id >= 0) return index.state(link.block);
   read_state.resize(static_cast<size_t>(boundary_state_bytes(layout)));
-  if (!disk->read(header_of(RecordKind::state, link), *link.state, read_state)) {
+  if (!disk->store()->read(header_of(RecordKind::state, link), *link.state, read_state)) {
     link.state.reset();
     return nullptr;
   }
@@ -177,14 +190,18 @@ const std::byte* PrefixCache::Parts::load_state(Link& link) {
   return read_state.data();
 }
 
-int64_t PrefixCache::Parts::write(const RecordHeader& header, const std::byte* payload) {
-  const Result<RecordPlace> place =
-      disk->write(header, {payload, static_cast<size_t>(header.payload_bytes)});
-  if (!place) {
-    if (counters.failed_writes++ == 0) log_warning("prefix cache: " + place.error().message());
-    return -1;
+void PrefixCache::Parts::settle_writes() {
+  if (disk == nullptr) return;
+  for (const DiskWriter::Written& one : disk->take_written()) {
+    if (!one.status.ok() && counters.failed_writes++ == 0)
+      log_warning("prefix cache: " + one.status.message());
+    if (disk_refuses != (one.segment < 0)) {
+      disk_refuses = one.segment < 0;
+      ++num_write_faults;
+    }
+    KeptBlock* block = one.kind == RecordKind::block ? index.at(one.key) : nullptr;
+    if (block != nullptr && block->segment == kQueued) block->segment = one.segment;
   }
-  return place->segment;
 }
 
 void PrefixCache::Parts::keep_state(const Link& link, const SequenceCache& cache,
@@ -207,7 +224,7 @@ void PrefixCache::Parts::keep_state(const Link& link, const SequenceCache& cache
     block->is_passing = false;
     ++counters.stored_states;
     counters.stored_state_bytes += boundary_state_bytes(layout);
-    if (block->segment >= 0) write(header_of(RecordKind::state, link), index.state(block));
+    if (block->segment != kNotOnDisk) write(header_of(RecordKind::state, link), index.state(block));
   }
 }
 
@@ -232,7 +249,7 @@ Result<std::unique_ptr<PrefixCache>> PrefixCache::create(BlockPool& pool,
     Result<std::unique_ptr<DiskStore>> disk =
         DiskStore::open({options.directory, options.max_disk_bytes, options.disk_segment_bytes});
     if (disk) {
-      cache->parts_->disk = *std::move(disk);
+      cache->parts_->disk = std::make_unique<DiskWriter>(*std::move(disk), kMaxQueuedBytes);
     } else {
       log_warning("prefix cache: " + disk.error().message() + "; nothing is kept on disk");
     }
@@ -243,6 +260,7 @@ Result<std::unique_ptr<PrefixCache>> PrefixCache::create(BlockPool& pool,
 
 Result<PrefixHit> PrefixCache::find(std::span<const int32_t> prompt) {
   Parts& p = *parts_;
+  p.settle_writes();
   const int64_t unit = p.layout.block_tokens();
   std::vector<Link> links = p.kept_links(prompt);
   const auto matched_tokens = static_cast<int64_t>(links.size()) * unit;
@@ -257,7 +275,7 @@ Result<PrefixHit> PrefixCache::find(std::span<const int32_t> prompt) {
     p.hold(links, held);
     if (links.size() == wanted && wanted > 0 && !p.is_zero()) state = p.load_state(links.back());
   } while (!links.empty() && state == nullptr && !p.is_zero());
-  if (p.disk != nullptr) p.disk->close_files();
+  if (p.disk != nullptr) p.disk->store()->close_files();
   for (; held.size() > links.size(); held.pop_back()) p.pool.blocks().release(held.back());
 
   const auto num_tokens = static_cast<int64_t>(links.size()) * unit;
@@ -269,10 +287,11 @@ Result<PrefixHit> PrefixCache::find(std::span<const int32_t> prompt) {
   if (links.empty()) return hit;
 
   p.index.mark_used(links.back().block);
+  hit.cache.set_kept_chain({static_cast<int64_t>(links.size()), links.back().key, p.epoch()});
   if (p.disk != nullptr) {
     std::set<int64_t> segments;
     for (const Link& link : links) segments.insert(link.block->segment);
-    for (const int64_t segment : segments) p.disk->mark_used(segment);
+    for (const int64_t segment : segments) p.disk->store()->mark_used(segment);
   }
   if (p.is_zero()) {
     hit.rebuild_from =
@@ -311,11 +330,21 @@ void PrefixCache::store(std::span<const int32_t> tokens, SequenceCache& cache,
   Parts& p = *parts_;
   CACHALOT_CHECK(static_cast<int64_t>(tokens.size()) >= cache.num_tokens());
   const int64_t unit = p.layout.block_tokens();
+  p.settle_writes();
   KeptBlock* parent = nullptr;
   Link link;
   link.key = p.root;
+  // Its blocks are those that the sequence holds: they have not gone from the cache.
+  const KeptChain& known = cache.kept_chain();
+  int64_t first = 0;
+  if (known.num_blocks > 0 && known.epoch == p.epoch() && p.layout.block_bytes() > 0) {
+    first = known.num_blocks - 1;
+    parent = p.index.at(known.key)->parent;
+    if (parent != nullptr) link.key = parent->key;
+  }
   bool writes = p.disk != nullptr;
-  for (int64_t i = 0; i < cache.num_tokens() / unit; ++i) {
+  const int64_t num_blocks = cache.num_tokens() / unit;
+  for (int64_t i = first; i < num_blocks; ++i) {
     link.parent_key = link.key;
     link.first_position = i * unit;
     link.tokens = tokens.subspan(static_cast<size_t>(i * unit), static_cast<size_t>(unit));
@@ -329,14 +358,16 @@ void PrefixCache::store(std::span<const int32_t> tokens, SequenceCache& cache,
     } else if (link.block->block_id != id) {
       cache.share_block(i, link.block->block_id);
     }
-    if (writes && link.block->segment < 0) {
-      link.block->segment = p.write(p.header_of(RecordKind::block, link),
-                                    id < 0 ? nullptr : p.pool.blocks().data(link.block->block_id));
-      writes = link.block->segment >= 0;  // a block without those before it is of no use
+    if (writes && link.block->segment == kNotOnDisk) {
+      p.write(p.header_of(RecordKind::block, link),
+              id < 0 ? nullptr : p.pool.blocks().data(link.block->block_id));
+      link.block->segment = kQueued;
+      writes = !p.disk_refuses;  // then one shows whether it still does
     }
     parent = link.block;
   }
   if (parent == nullptr) return;
+  cache.set_kept_chain({num_blocks, parent->key, p.epoch()});
   p.index.mark_used(parent);
   p.keep_state(link, cache, prompt_tokens, is_end);
   p.index.trim();
@@ -344,11 +375,12 @@ void PrefixCache::store(std::span<const int32_t> tokens, SequenceCache& cache,
 
 bool PrefixCache::make_room(int64_t num_blocks) { return parts_->index.make_room(num_blocks); }
 int64_t PrefixCache::num_kept_blocks() const { return parts_->index.num_blocks(); }
-int64_t PrefixCache::num_idle_blocks() const { return parts_->index.num_idle_blocks(); }
+int64_t PrefixCache::num_idle_blocks() const { return parts_->pool.blocks().num_idle(); }
 
 int64_t PrefixCache::num_own_blocks(const SequenceCache& cache) const {
+  const SlabPool& blocks = parts_->pool.blocks();
   return std::count_if(cache.block_ids().begin(), cache.block_ids().end(), [&](int32_t id) {
-    return parts_->pool.blocks().num_references(id) == (parts_->index.keeps(id) ? 2 : 1);
+    return blocks.num_references(id) == (blocks.is_kept(id) ? 2 : 1);
   });
 }
 
@@ -362,13 +394,20 @@ void PrefixCache::set_weights_version(uint64_t version) {
 
 void PrefixCache::clear() { parts_->index.clear(); }
 
+void PrefixCache::flush() {
+  if (parts_->disk == nullptr) return;
+  parts_->disk->wait_for_all();
+  parts_->settle_writes();
+}
+
 PrefixCounters PrefixCache::counters() const {
   PrefixCounters counters = parts_->counters;
   counters.evicted_blocks = parts_->index.num_evicted_blocks();
   counters.evicted_states = parts_->index.num_evicted_states();
   if (parts_->disk != nullptr) {
-    counters.disk_written_bytes = parts_->disk->num_written_bytes();
-    counters.damaged_records = parts_->disk->num_damaged();
+    const DiskWriter::Access store = parts_->disk->store();
+    counters.disk_written_bytes = store->num_written_bytes();
+    counters.damaged_records = store->num_damaged();
   }
   return counters;
 }

@@ -13,6 +13,8 @@
 // Exact   a sequence goes on from a hit with the bits it has without one. Every token of a hit is
 //         compared with the prompt's; a key alone is never believed. A block that a sequence has
 //         computed anew and that is kept already gives way to the kept one, which has its bits.
+// Disk    a thread of its own writes; what was stored is found, and is there after the end. store()
+//         waits where too much is to be written.
 // Errors  find() fails only where the pool has no state; what goes wrong on disk is a miss, a
 //         counter and a line in the log.
 // Threads the pool's owner. Owner: borrows the pool, and goes before it.
@@ -95,7 +97,7 @@ class PrefixCache {
   // Gives blocks back, the least recently used first, until num_blocks are free in the pool; false
   // where sequences hold the rest.
   bool make_room(int64_t num_blocks);
-  int64_t num_kept_blocks() const;
+  int64_t num_kept_blocks() const;  // in memory
   int64_t num_idle_blocks() const;  // that no sequence holds: what make_room() can give back
   // Of the sequence's blocks, those that no other one has a part in: free or idle without it.
   int64_t num_own_blocks(const SequenceCache& cache) const;
@@ -104,7 +106,9 @@ class PrefixCache {
   // Forgets what memory keeps; the disk stays.
   void clear();
 
-  PrefixCounters counters() const;
+  // What has been stored is on disk, or has failed to be.
+  void flush();
+  PrefixCounters counters() const;  // of writes: what has come of them so far
 
  private:
   struct Parts;

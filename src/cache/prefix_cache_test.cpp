@@ -15,6 +15,7 @@
 #include "cache/cache_testing.h"
 #include "cache/disk_store_testing.h"
 #include "cache/prefix_explain.h"
+#include "cache/slab_pool.h"
 
 namespace cachalot::cache {
 namespace {
@@ -385,6 +386,7 @@ TEST(PrefixCacheDisk, WritesWhatTheStrategySays) {
     Fixture fixture(policy, 64, on_disk(folder));
     fixture.visit(some_tokens(200));
     fixture.visit(some_tokens(200));  // writes nothing more
+    fixture.cache().flush();
     const int64_t states = policy.strategy == StateStrategy::full       ? 12
                            : policy.strategy == StateStrategy::periodic ? 4
                                                                         : 0;
@@ -448,6 +450,62 @@ TEST(PrefixCacheDisk, MoreThanThePoolHoldsIsAShorterHit) {
   EXPECT_EQ(sequence.fault(), "");
 }
 
+// What a sequence's blocks are kept as is remembered with it, until they are others.
+TEST(PrefixCache, ASequenceIsStoredAsWhatItIsNow) {
+  for (const bool is_cleared : {false, true}) {
+    Fixture fixture(kFull);
+    const std::vector<int32_t> text = some_tokens(33);
+    std::vector<int32_t> other = is_cleared ? std::vector<int32_t>{} : first_of(text, 30);
+    for (const int32_t token : some_tokens(64, 9)) other.push_back(token);
+    {
+      CheckedSequence sequence = fixture.begin(text);
+      fixture.prefill(sequence, text);
+      const int64_t kept = is_cleared ? 0 : 30;
+      ASSERT_TRUE(sequence.cache().rewind(kept).ok());
+      sequence.forget_from(kept);
+      fixture.prefill(sequence, other);
+    }
+    EXPECT_EQ(fixture.found(other), (static_cast<int64_t>(other.size()) - 1) / kBlock * kBlock);
+    EXPECT_EQ(fixture.begin(other).fault(), "");
+    EXPECT_EQ(fixture.found(text), 32);
+    EXPECT_EQ(fixture.begin(text).fault(), "");
+    // Forgotten, it is stored again from its start.
+    CheckedSequence sequence = fixture.begin(text);
+    fixture.cache().clear();
+    EXPECT_EQ(fixture.found(text), 0);
+    fixture.prefill(sequence, text);
+    EXPECT_EQ(fixture.found(text), 32);
+  }
+}
+
+TEST(SlabPool, CountsWhatTheKeeperAloneHolds) {
+  SlabPool pool("items", 8, 20, 4);
+  std::vector<int32_t> ids;
+  ASSERT_TRUE(pool.allocate(20, ids).ok());
+  std::vector<int> references(20, 1);
+  std::vector<bool> kept(20, false);
+  uint64_t random = 1;
+  for (int i = 0; i < 2000; ++i) {
+    random = testing::mix(random);
+    const auto id = static_cast<int32_t>(random % 20);
+    switch (random / 32 % 4) {
+      case 0:
+        pool.add_reference(id);
+        ++references[id];
+        break;
+      case 1:
+        if (references[id] == 1) break;
+        pool.release(id);
+        --references[id];
+        break;
+      default: kept[id] = !kept[id]; pool.set_kept(id, kept[id]);
+    }
+    int64_t idle = 0;
+    for (int32_t one = 0; one < 20; ++one) idle += kept[one] && references[one] == 1;
+    ASSERT_EQ(pool.num_idle(), idle);
+  }
+}
+
 TEST(PrefixCacheDisk, WithoutAFolderMemoryRemains) {
   TestFolder folder;
   std::filesystem::create_directories(folder.path());
@@ -464,6 +522,7 @@ TEST(PrefixCacheDisk, ExplainsHowFarATextIsKept) {
   const std::vector<int32_t> text = some_tokens(100);
   Fixture fixture(every(32), 64, on_disk(folder));
   fixture.visit(text);
+  fixture.cache().flush();
   const CacheLayout layout = small_layout();
   CacheIdentity identity{layout.fingerprint(), layout.hash(), 0, 0};
   const auto store = DiskStore::open({.directory = folder.path()}).value();

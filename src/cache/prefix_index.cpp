@@ -51,10 +51,15 @@ KeptBlock* PrefixIndex::insert(KeptBlock* parent, const BlockKey& parent_key, co
   by_key_.emplace(key, block);
   if (block_id >= 0) {
     pool_.blocks().add_reference(block_id);
-    kept_ids_.insert(block_id);
+    pool_.blocks().set_kept(block_id, true);
   }
   if (parent != nullptr) ++parent->num_children;
   return block;
+}
+
+KeptBlock* PrefixIndex::at(const BlockKey& key) {
+  const auto found = by_key_.find(key);
+  return found == by_key_.end() ? nullptr : found->second;
 }
 
 void PrefixIndex::mark_used(KeptBlock* block) {
@@ -93,8 +98,8 @@ void PrefixIndex::erase(KeptBlock* block) {
   CACHALOT_CHECK(block->num_children == 0);
   if (block->state_id >= 0) drop_state(block);
   if (block->block_id >= 0) {
+    pool_.blocks().set_kept(block->block_id, false);
     pool_.blocks().release(block->block_id);
-    kept_ids_.erase(block->block_id);
   }
   if (block->parent != nullptr) --block->parent->num_children;
   by_key_.erase(block->key);
@@ -103,11 +108,6 @@ void PrefixIndex::erase(KeptBlock* block) {
 
 bool PrefixIndex::is_idle(const KeptBlock& block) const {
   return block.block_id < 0 || pool_.blocks().num_references(block.block_id) == 1;
-}
-
-int64_t PrefixIndex::num_idle_blocks() const {
-  return std::count_if(blocks_.begin(), blocks_.end(),
-                       [&](const KeptBlock& block) { return is_idle(block); });
 }
 
 bool PrefixIndex::evict_block() {
@@ -133,6 +133,7 @@ bool PrefixIndex::make_room(int64_t num_blocks) {
 }
 
 void PrefixIndex::clear() {
+  ++num_clears_;
   // A block's parent has been used no earlier: it lies further to the front.
   while (!blocks_.empty()) erase(&blocks_.back());
 }

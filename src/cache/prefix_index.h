@@ -12,7 +12,6 @@
 #include <list>
 #include <span>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #include "cache/block_key.h"
@@ -48,6 +47,8 @@ class PrefixIndex {
   // where another block has this key.
   KeptBlock* insert(KeptBlock* parent, const BlockKey& parent_key, const BlockKey& key,
                     std::span<const int32_t> tokens, int32_t block_id);
+  // By its key alone: of one whose tokens have been compared.
+  KeptBlock* at(const BlockKey& key);
   // The block and all before it are the most recently used.
   void mark_used(KeptBlock* block);
 
@@ -62,10 +63,10 @@ class PrefixIndex {
   bool make_room(int64_t num_blocks);
   void clear();
 
-  bool keeps(int32_t block_id) const { return kept_ids_.contains(block_id); }
   int64_t num_blocks() const { return static_cast<int64_t>(blocks_.size()); }
-  int64_t num_idle_blocks() const;  // those that no sequence holds
   int64_t num_states() const { return states_.num_used(); }
+  // Changes whenever blocks that sequences hold may have gone.
+  int64_t num_clears() const { return num_clears_; }
   int64_t num_evicted_blocks() const { return num_evicted_blocks_; }
   int64_t num_evicted_states() const { return num_evicted_states_; }
 
@@ -81,7 +82,7 @@ class PrefixIndex {
   std::list<KeptBlock> blocks_;              // most recently used first
   std::list<KeptBlock*> blocks_with_state_;  // likewise
   std::unordered_map<BlockKey, KeptBlock*, BlockKeyHash> by_key_;
-  std::unordered_set<int32_t> kept_ids_;  // of the pool
+  int64_t num_clears_ = 0;
   int64_t num_evicted_blocks_ = 0;
   int64_t num_evicted_states_ = 0;
 };

@@ -11,6 +11,9 @@
 #include "device/gpu.h"
 
 namespace cachalot::cache {
+namespace {
+constexpr size_t kReservedBlocks = 16;  // a longer sequence's tables grow by doubling
+}
 
 Result<SequenceCache> SequenceCache::create(BlockPool& pool) {
   std::vector<int32_t> state;
@@ -38,7 +41,10 @@ Result<SequenceCache> SequenceCache::attach(BlockPool& pool, std::vector<int32_t
 }
 
 SequenceCache::SequenceCache(BlockPool& pool, int32_t state_id)
-    : pool_(&pool), state_id_(state_id), stream_blocks_(2 * pool.layout().num_layers()) {}
+    : pool_(&pool), state_id_(state_id), stream_blocks_(2 * pool.layout().num_layers()) {
+  block_ids_.reserve(kReservedBlocks);
+  for (std::vector<std::byte*>& places : stream_blocks_) places.reserve(kReservedBlocks);
+}
 
 SequenceCache::SequenceCache(SequenceCache&& other) noexcept
     : pool_(other.pool_),
@@ -46,7 +52,8 @@ SequenceCache::SequenceCache(SequenceCache&& other) noexcept
       block_ids_(std::move(other.block_ids_)),
       stream_blocks_(std::move(other.stream_blocks_)),
       num_tokens_(other.num_tokens_),
-      ring_end_(other.ring_end_) {
+      ring_end_(other.ring_end_),
+      kept_chain_(other.kept_chain_) {
   other.block_ids_.clear();
 }
 
@@ -57,6 +64,7 @@ SequenceCache& SequenceCache::operator=(SequenceCache&& other) noexcept {
   std::swap(stream_blocks_, other.stream_blocks_);
   std::swap(num_tokens_, other.num_tokens_);
   std::swap(ring_end_, other.ring_end_);
+  std::swap(kept_chain_, other.kept_chain_);
   return *this;
 }
 
@@ -97,10 +105,15 @@ Status SequenceCache::reserve(int64_t num_tokens) {
     if (blocks.num_references(block_ids_[i]) > 1) shared.push_back(i);
   }
   const int64_t num_new = std::max<int64_t>(0, needed - num_blocks());
+  if (shared.empty()) {
+    const size_t before = block_ids_.size();
+    CACHALOT_RETURN_IF_ERROR(blocks.allocate(num_new, block_ids_));
+    place_blocks(before);
+    return {};
+  }
   std::vector<int32_t> fresh;
   CACHALOT_RETURN_IF_ERROR(blocks.allocate(static_cast<int64_t>(shared.size()) + num_new, fresh));
-
-  const size_t changed_from = shared.empty() ? block_ids_.size() : static_cast<size_t>(shared[0]);
+  const auto changed_from = static_cast<size_t>(shared[0]);
   for (size_t i = 0; i < shared.size(); ++i) {
     int32_t& id = block_ids_[shared[i]];
     // Only the first can hold live rows; the later ones are dead as a whole.
@@ -186,6 +199,7 @@ Result<SequenceCache> SequenceCache::fork() const {
                      pool_->states().data(state_id_), layout().state_bytes());
   copy.num_tokens_ = num_tokens_;
   copy.ring_end_ = ring_end_;
+  copy.kept_chain_ = kept_chain_;
   return copy;
 }
 
@@ -199,6 +213,9 @@ Status SequenceCache::rewind(int64_t num_tokens) {
         fmt::format("rewind: expected 0 or {} to {} tokens (slack {}), found {}",
                     min_rewind_tokens(), num_tokens_, layout().rewind_slack(), num_tokens));
   }
+  if (num_tokens < kept_chain_.num_blocks * layout().block_tokens()) {
+    kept_chain_ = {};
+  }
   num_tokens_ = num_tokens;
   return {};
 }
@@ -209,6 +226,7 @@ void SequenceCache::clear() {
   for (std::vector<std::byte*>& places : stream_blocks_) places.clear();
   num_tokens_ = 0;
   ring_end_ = 0;
+  kept_chain_ = {};
 }
 
 template <typename Fn>

@@ -27,6 +27,7 @@
 
 #include "base/file.h"
 #include "base/status.h"
+#include "cache/block_key.h"
 #include "cache/block_pool.h"
 #include "cache/byte_source.h"
 #include "tensor/rows.h"
@@ -34,6 +35,13 @@
 namespace cachalot::cache {
 
 struct RestoredSequence;
+
+// Of a sequence's first whole blocks: that a prefix cache keeps them (prefix_cache.h).
+struct KeptChain {
+  int64_t num_blocks = 0;
+  BlockKey key;       // of the last
+  int64_t epoch = 0;  // while the cache's is this one, they are there
+};
 
 class SequenceCache {
  public:
@@ -97,6 +105,10 @@ class SequenceCache {
   // and gets a reference.
   void share_block(int64_t block_idx, int32_t id);
 
+  // What the prefix cache remembers here. Gone with the blocks: by a rewind into them, or clear().
+  const KeptChain& kept_chain() const { return kept_chain_; }
+  void set_kept_chain(const KeptChain& chain) { kept_chain_ = chain; }
+
   // Writes the live rows; docs/formats/cache_file.md. token_ids: empty, or the ids of all
   // num_tokens() tokens. The file at path is replaced as a whole or stays as it was.
   Status save(const std::string& path, std::span<const int32_t> token_ids = {}) const;
@@ -132,6 +144,7 @@ class SequenceCache {
   int64_t num_tokens_ = 0;
   // one past the highest position in the rings; at most num_tokens_ + rewind_slack
   int64_t ring_end_ = 0;
+  KeptChain kept_chain_;
 };
 
 struct RestoredSequence {

@@ -27,6 +27,7 @@ Status SlabPool::grow() {
   CACHALOT_ASSIGN_OR_RETURN(device::Buffer slab, device::Buffer::create(added * item_bytes_, gpu_));
   slabs_.push_back(std::move(slab));
   num_references_.resize(static_cast<size_t>(num_items + added), 0);
+  is_kept_.resize(num_references_.size(), 0);
   free_ids_.reserve(num_references_.size());
   // Highest first: ids are handed out from the back, so a fresh slab is used in address order.
   for (int64_t id = num_items + added - 1; id >= num_items; --id)
@@ -52,12 +53,19 @@ Status SlabPool::allocate(int64_t n, std::vector<int32_t>& ids) {
 
 void SlabPool::add_reference(int32_t id) {
   CACHALOT_CHECK(num_references_[id] > 0);
-  ++num_references_[id];
+  if (++num_references_[id] == 2) num_idle_ -= is_kept_[id];
+}
+
+void SlabPool::set_kept(int32_t id, bool is_kept) {
+  CACHALOT_CHECK(num_references_[id] > 0 && this->is_kept(id) != is_kept);
+  is_kept_[id] = is_kept ? 1 : 0;
+  if (num_references_[id] == 1) num_idle_ += is_kept ? 1 : -1;
 }
 
 void SlabPool::release(int32_t id) {
-  CACHALOT_CHECK(num_references_[id] > 0);
-  if (--num_references_[id] > 0) return;
+  CACHALOT_CHECK(num_references_[id] > 1 || (num_references_[id] == 1 && !is_kept(id)));
+  if (--num_references_[id] == 1) num_idle_ += is_kept_[id];
+  if (num_references_[id] > 0) return;
   free_ids_.push_back(id);
   --num_used_;
 }

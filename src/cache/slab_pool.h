@@ -1,6 +1,7 @@
 // Reference-counted memory items of one size, carved from slabs that are allocated as they are
 // first needed, up to a limit. An item keeps its address for its life, and its number (id) names
-// it. Freed items are reused as they are, uncleared. Threads: one owner.
+// it. Freed items are reused as they are, uncleared. One reference of an item may be
+// that of a keeper, who gives it up when others need the room. Threads: one owner.
 #pragma once
 
 #include <cstddef>
@@ -27,6 +28,10 @@ class SlabPool {
   void add_reference(int32_t id);
   void release(int32_t id);  // frees the item with its last reference; never allocates
   int32_t num_references(int32_t id) const { return num_references_[id]; }
+  // One of the references is the keeper's, or is so no more.
+  void set_kept(int32_t id, bool is_kept);
+  bool is_kept(int32_t id) const { return is_kept_[id] != 0; }
+  int64_t num_idle() const { return num_idle_; }  // kept, and nobody else has a reference
 
   std::byte* data(int32_t id) {
     return slabs_[id / slab_items_].data() + id % slab_items_ * item_bytes_;
@@ -49,7 +54,9 @@ class SlabPool {
   device::Gpu* gpu_;
   int64_t num_used_ = 0;
   std::vector<device::Buffer> slabs_;
+  int64_t num_idle_ = 0;
   std::vector<int32_t> num_references_;  // one per item in the slabs
+  std::vector<uint8_t> is_kept_;         // likewise
   std::vector<int32_t> free_ids_;        // has room for every item
 };
 
