@@ -30,6 +30,7 @@ Engine::Engine(const EngineOptions& options)
       max_answers_(options.max_answers),
       max_drafts_(options.max_drafts),
       promises_{options.prefill_chunk_tokens, options.max_token_gap_seconds},
+      clock_(options.clock ? options.clock : steady_seconds),
       prefix_options_(options.prefix_cache) {}
 
 Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
@@ -52,10 +53,10 @@ Result<std::unique_ptr<Engine>> Engine::create(std::unique_ptr<LoadedModel> mode
                                         options.cache_block_tokens));
   }
   std::unique_ptr<Engine> engine(new Engine(options));
-  CACHALOT_RETURN_IF_ERROR(engine->place(std::move(model), 0));
-  engine->config_ = engine->model_->transformer().config();
+  engine->config_ = model->transformer().config();
   if (engine->max_context_tokens_ <= 0)
     engine->max_context_tokens_ = engine->config().max_position_embeddings;
+  CACHALOT_RETURN_IF_ERROR(engine->place(std::move(model), 0));
   return engine;
 }
 
@@ -66,8 +67,11 @@ Status Engine::place(std::unique_ptr<LoadedModel> model, int64_t version) {
   CACHALOT_ASSIGN_OR_RETURN(
       cache::CacheLayout layout,
       model_cache_layout(transformer.config(), transformer.precision(), cache_options_));
-  CACHALOT_ASSIGN_OR_RETURN(const cache::PoolLimits limits,
-                            cache::limits_for_bytes(layout, cache_bytes_, max_sequences_));
+  cache::PoolLimits limits{layout.num_blocks(max_context_tokens_) * max_sequences_, max_sequences_};
+  if (cache_bytes_ > 0) {
+    CACHALOT_ASSIGN_OR_RETURN(limits,
+                              cache::limits_for_bytes(layout, cache_bytes_, max_sequences_));
+  }
   CACHALOT_ASSIGN_OR_RETURN(
       std::unique_ptr<cache::BlockPool> pool,
       cache::BlockPool::create(std::move(layout), limits, model->context().gpu));
@@ -81,7 +85,7 @@ Status Engine::place(std::unique_ptr<LoadedModel> model, int64_t version) {
     options.weights_version = static_cast<uint64_t>(version);
     CACHALOT_ASSIGN_OR_RETURN(prefix_, cache::PrefixCache::create(*pool_, options));
   }
-  steps_ = std::make_unique<StepRunner>(transformer, model->context());
+  steps_ = std::make_unique<StepRunner>(transformer, model->context(), clock_);
   model_ = std::move(model);
   weights_version_ = version;
   return {};
@@ -158,6 +162,17 @@ Result<SequenceId> Engine::fork(SequenceId id) {
   return add(std::move(copy));
 }
 
+Status Engine::keep_rows(Sequence& sequence, int64_t count) {
+  if (sequence.num_cached() <= count) return {};
+  if (count >= sequence.cache->min_rewind_tokens()) {
+    CACHALOT_RETURN_IF_ERROR(sequence.cache->rewind(count));
+  } else {
+    sequence.cache->clear();
+  }
+  sequence.mtp_end = std::min(sequence.mtp_end, sequence.num_cached());
+  return {};
+}
+
 Status Engine::rewind(SequenceId id, int64_t num_tokens) {
   Sequence& sequence = idle(id);
   if (num_tokens < 0 || num_tokens > sequence.num_tokens()) {
@@ -165,15 +180,7 @@ Status Engine::rewind(SequenceId id, int64_t num_tokens) {
                                         sequence.num_tokens(), num_tokens));
   }
   // The last token that stays is run again, so that there are logits to go on from.
-  const int64_t cached = std::min(sequence.num_cached(), std::max<int64_t>(num_tokens - 1, 0));
-  if (cached < sequence.num_cached()) {
-    if (cached >= sequence.cache->min_rewind_tokens()) {
-      CACHALOT_RETURN_IF_ERROR(sequence.cache->rewind(cached));
-    } else {
-      sequence.cache->clear();
-    }
-    sequence.mtp_end = std::min(sequence.mtp_end, sequence.num_cached());
-  }
+  CACHALOT_RETURN_IF_ERROR(keep_rows(sequence, std::max<int64_t>(num_tokens - 1, 0)));
   sequence.tokens.resize(static_cast<size_t>(num_tokens));
   return {};
 }
@@ -266,6 +273,11 @@ Status Engine::validate(const Request& request) const {
     return invalid_argument(
         fmt::format("num_answers: expected 1 to {}, found {}", max_answers_, request.num_answers));
   }
+  if (request.on_prompt_logits && (request.max_new_tokens > 0 || request.num_answers > 1)) {
+    return invalid_argument(fmt::format(
+        "on_prompt_logits: expected max_new_tokens 0 and num_answers 1, found {} and {}",
+        request.max_new_tokens, request.num_answers));
+  }
   if (!(request.deadline_seconds >= 0)) {
     return invalid_argument(
         fmt::format("deadline_seconds: expected at least 0, found {}", request.deadline_seconds));
@@ -282,7 +294,7 @@ Status Engine::validate(const Request& request) const {
 Result<RequestId> Engine::submit(Request request) {
   CACHALOT_RETURN_IF_ERROR(validate(request));
   auto submitted = std::make_shared<Submitted>();
-  submitted->submitted_s = steady_seconds();
+  submitted->submitted_s = clock_();
   submitted->num_unfinished = request.num_answers;
   const std::scoped_lock lock(mutex_);
   if (num_requests_ >= max_requests_) {

@@ -12,6 +12,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -35,14 +36,17 @@ namespace cachalot::engine {
 struct EngineOptions {
   ModelOptions model;
   int64_t max_context_tokens = 0;  // of one sequence; 0: the model's max_position_embeddings
-  int64_t cache_bytes = int64_t{4} << 30;
-  int64_t cache_block_tokens = 256;  // positions that are given out, shared and kept as one
+  int64_t cache_bytes = int64_t{4} << 30;  // 0: what max_sequences of the longest context take
+  int64_t cache_block_tokens = 256;        // positions that are given out, shared and kept as one
   int64_t max_sequences = 8;
   int64_t max_requests = 1024;         // submitted and not finished
   int64_t max_answers = 64;            // of a request
   int64_t prefill_chunk_tokens = 512;  // tokens of prompts that run at once
   double max_token_gap_seconds = 0;    // scheduler.h; 0: its default
   int64_t max_drafts = 4;              // the most a request may ask for
+  // Seconds, from any start: what deadlines and the cost of steps are measured with. Empty: a clock
+  // that never steps back.
+  std::function<double()> clock;
   // None: every prompt runs whole. num_layers and weights_version are the engine's to fill in.
   std::optional<cache::PrefixCacheOptions> prefix_cache;
 };
@@ -124,15 +128,17 @@ class Engine {
   Sequence& idle(SequenceId id);
   Status ensure_cache(Sequence& sequence);
   Status check_reads_cache(const char* what) const;
+  // The first `count` at most; none where the cache cannot step back so far.
+  static Status keep_rows(Sequence& sequence, int64_t count);
   SequenceId add(Sequence sequence);
   Status validate(const Request& request) const;
 
   // The parts of a step.
   void take_submitted();
-  StepPlan plan() const;
+  void plan();
   void apply(const StepPlan& plan);
   void launch(const StepPlan& plan);
-  void collect();
+  double collect();  // seconds of the drafts
   void make_room_for(std::span<const StepRunner::Rows> rows);
   // Where the next piece of its prompt, which begins at `position`, ends at the latest.
   int64_t next_stop(const Generation& generation, int64_t position) const;
@@ -154,6 +160,7 @@ class Engine {
   int64_t max_answers_;
   int64_t max_drafts_;
   Promises promises_;
+  std::function<double()> clock_;
   std::optional<cache::PrefixCacheOptions> prefix_options_;
 
   formats::ModelConfig config_;  // of every model that there will be
@@ -167,8 +174,12 @@ class Engine {
   SequenceId next_sequence_id_ = 0;
   std::vector<std::unique_ptr<Generation>> generations_;  // unfinished, ids ascending
   int64_t next_generation_id_ = 0;
+  std::vector<Candidate> candidates_;
+  std::vector<const Generation*> of_candidates_;
+  StepPlan plan_;
   std::vector<StepRunner::Rows> step_rows_;
   CostModel cost_;
+  DraftHistory draft_history_;  // of the answers that have ended
   EngineCounts counts_;
 
   mutable std::mutex mutex_;  // of those below

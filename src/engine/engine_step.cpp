@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "engine/engine.h"
-#include "engine/steady_seconds.h"
 
 namespace cachalot::engine {
 namespace {
@@ -52,14 +51,14 @@ void Engine::take_submitted() {
         at(id).tokens = before;
       }
       generations_.push_back(std::make_unique<Generation>(next_generation_id_++, request, answer,
-                                                          id, at(id), config()));
+                                                          id, at(id), config(), draft_history_));
     }
   }
   for (const std::unique_ptr<Generation>& generation : generations_) {
     Submitted& request = generation->submitted();
     if (std::find(cancelled.begin(), cancelled.end(), request.id) != cancelled.end())
       request.is_cancelled = true;
-    if (request.is_cancelled) generation->finish(Finish::cancelled, steady_seconds());
+    if (request.is_cancelled) generation->finish(Finish::cancelled, clock_());
   }
 }
 
@@ -86,10 +85,10 @@ const Generation* Engine::fork_source(const Generation& generation) const {
   return first != nullptr && first->is_at_prompt_end() ? first : nullptr;
 }
 
-StepPlan Engine::plan() const {
-  std::vector<Candidate> candidates;
-  candidates.reserve(generations_.size());
-  int64_t wanted = 0;  // blocks, by all of them
+void Engine::plan() {
+  candidates_.clear();
+  of_candidates_.clear();
+  int64_t wanted = 0;  // blocks, by all of them, beside those they have
   for (const std::unique_ptr<Generation>& generation : generations_) {
     if (generation->is_finished()) continue;
     Candidate candidate = generation->candidate();
@@ -103,17 +102,24 @@ StepPlan Engine::plan() const {
       candidate.num_blocks = cache.num_whole_blocks();
     }
     candidate.next_stop = next_stop(*generation, candidate.num_cached);
-    if (prefix_ != nullptr && generation->sequence().cache)
-      candidate.num_own = prefix_->num_own_blocks(*generation->sequence().cache);
-    wanted += pool_->layout().num_blocks(candidate.num_tokens + candidate.num_drafts) + 1;
-    candidates.push_back(candidate);
+    const int64_t blocks = pool_->layout().num_blocks(candidate.num_tokens + candidate.num_drafts);
+    wanted += std::max<int64_t>(0, blocks - candidate.num_blocks) + 1;
+    candidates_.push_back(candidate);
+    of_candidates_.push_back(generation.get());
   }
   Room room{pool_->states().num_free(), pool_->blocks().num_free(),
             pool_->layout().block_bytes() == 0 ? 0 : pool_->layout().block_tokens()};
-  // Counting takes the time of all that is kept, and most steps have room without.
-  if (prefix_ != nullptr && room.free_blocks < wanted)
-    room.free_blocks += prefix_->num_idle_blocks();
-  return plan_step(candidates, room, cost_, promises_, steady_seconds());
+  // What could be freed matters, and takes time to count, where there is not enough.
+  if (room.free_blocks < wanted) {
+    if (prefix_ != nullptr) room.free_blocks += prefix_->num_idle_blocks();
+    for (size_t i = 0; i < candidates_.size(); ++i) {
+      const std::optional<cache::SequenceCache>& cache = of_candidates_[i]->sequence().cache;
+      if (!cache) continue;
+      candidates_[i].num_own =
+          prefix_ != nullptr ? prefix_->num_own_blocks(*cache) : cache->num_own_blocks();
+    }
+  }
+  plan_step(candidates_, room, cost_, promises_, clock_(), plan_);
 }
 
 int64_t Engine::next_stop(const Generation& generation, int64_t position) const {
@@ -147,8 +153,10 @@ Status Engine::admit(Generation& generation) {
       CACHALOT_ASSIGN_OR_RETURN(sequence.cache, find_prefix(sequence.tokens));
     }
     CACHALOT_RETURN_IF_ERROR(ensure_cache(sequence));
+    // A sequence that has been run to its end has no logits to go on from.
+    CACHALOT_RETURN_IF_ERROR(keep_rows(sequence, generation.pieces_end()));
   }
-  generation.admit(steady_seconds());
+  generation.admit(clock_());
   if (source != nullptr) generation.take_over(*source);
   return {};
 }
@@ -156,7 +164,7 @@ Status Engine::admit(Generation& generation) {
 void Engine::apply(const StepPlan& plan) {
   std::vector<bool> forks;  // of those admitted
   for (const int64_t id : plan.admitted) forks.push_back(fork_source(generation(id)) != nullptr);
-  for (const int64_t id : plan.expired) generation(id).finish(Finish::deadline, steady_seconds());
+  for (const int64_t id : plan.expired) generation(id).finish(Finish::deadline, clock_());
   for (const StepPlan::Refused& refused : plan.refused) {
     Generation& one = generation(refused.id);
     one.fail(refusal(refused, one.sequence(), *pool_, promises_));
@@ -184,9 +192,8 @@ void Engine::launch(const StepPlan& plan) {
     // An answer may start further on than it was planned to.
     const bool is_decoded = one.phase() == Phase::decoding;
     const int64_t cached = one.sequence().num_cached();
-    const int64_t most =
-        is_decoded ? 1 + static_cast<int64_t>(one.drafts().size())
-                   : std::min(one.sequence().num_tokens() - 1, next_stop(one, cached)) - cached;
+    const int64_t most = is_decoded ? 1 + static_cast<int64_t>(one.drafts().size())
+                                    : std::min(one.pieces_end(), next_stop(one, cached)) - cached;
     step_rows_.push_back({&one, std::min(rows.count, most), is_decoded});
     counts_.rows += step_rows_.back().count;
   }
@@ -212,15 +219,16 @@ void Engine::keep_prefix(Generation& generation, bool is_end) {
     prefix_->store(sequence.tokens, *sequence.cache, generation.num_prompt_tokens(), is_end);
 }
 
-void Engine::collect() {
-  steps_->collect(cost_);
-  if (prefix_ == nullptr) return;
+double Engine::collect() {
+  const double drafting_s = steps_->collect(cost_);
+  if (prefix_ == nullptr) return drafting_s;
   for (const StepRunner::Rows& rows : step_rows_) {
     Generation& one = *rows.generation;
     const int64_t unit = pool_->layout().block_tokens();
     const bool has_crossed = one.sequence().num_cached() / unit > one.first_planned() / unit;
     if (!one.is_finished() && has_crossed) keep_prefix(one, false);
   }
+  return drafting_s;
 }
 
 std::optional<Phase> Engine::phase(RequestId id) const {
@@ -246,6 +254,8 @@ void Engine::remove_finished() {
     if (generation.result()) {
       counts_.drafted += generation.result()->drafted;
       counts_.accepted += generation.result()->accepted;
+      if (generation.request().num_drafts > 0 && generation.request().adapts_drafts)
+        draft_history_.learn_from(generation.draft_history(), generation.request().num_drafts);
     }
     generation.send_result(weights_version_);
     if (is_own) sequences_.erase(generation.sequence_id());
@@ -261,11 +271,19 @@ bool Engine::step() {
   take_submitted();
   remove_finished();
   if (!generations_.empty()) {
-    const StepPlan next = plan();
-    apply(next);
-    launch(next);
-    collect();
+    const double start_s = clock_();
+    plan();
+    const double planned_s = clock_();
+    apply(plan_);
+    const double applied_s = clock_();
+    launch(plan_);
+    int64_t decoded = 0, pieces = 0;
+    for (const StepRunner::Rows& rows : step_rows_)
+      (rows.is_decoded ? decoded : pieces) += rows.count;
+    const double drafting_s = collect();
     remove_finished();
+    // What starts and ends answers comes apart: it is no cost of rows.
+    cost_.record(decoded, pieces, clock_() - applied_s + planned_s - start_s - drafting_s);
   }
   const std::scoped_lock lock(mutex_);
   return !generations_.empty() || !submitted_.empty() || !cancelled_.empty();

@@ -9,6 +9,7 @@
 namespace cachalot::engine {
 namespace {
 
+constexpr int64_t kReservedTokens = 4096;
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 SamplingParams with_seed_of(SamplingParams params, int64_t answer) {
@@ -20,7 +21,7 @@ SamplingParams with_seed_of(SamplingParams params, int64_t answer) {
 
 Generation::Generation(int64_t id, std::shared_ptr<Submitted> submitted, int64_t answer,
                        SequenceId sequence_id, Sequence& sequence,
-                       const formats::ModelConfig& config)
+                       const formats::ModelConfig& config, const DraftHistory& draft_history)
     : id_(id),
       submitted_(std::move(submitted)),
       answer_(answer),
@@ -29,10 +30,15 @@ Generation::Generation(int64_t id, std::shared_ptr<Submitted> submitted, int64_t
       config_(config),
       sampling_(with_seed_of(request().sampling, answer), config.vocab_size),
       policy_(config.num_nextn_predict_layers > 0 ? request().num_drafts : 0,
-              request().adapts_drafts),
+              request().adapts_drafts, draft_history),
       prompt_start_(sequence.num_tokens()) {
   if (request().make_mask) mask_ = request().make_mask();
   const std::vector<int32_t>& prompt = request().prompt;
+  // Longer answers grow by doubling.
+  const auto output = static_cast<size_t>(std::min(request().max_new_tokens + 1, kReservedTokens));
+  result_->ids.reserve(output);
+  result_->logprobs.reserve(output);
+  sequence_.tokens.reserve(sequence_.tokens.size() + prompt.size() + output);
   sequence_.tokens.insert(sequence_.tokens.end(), prompt.begin(), prompt.end());
   prompt_end_ = sequence_.num_tokens();
   sequence_.is_busy = true;
@@ -53,12 +59,12 @@ Candidate Generation::candidate() const {
   c.num_tokens = sequence_.num_tokens();
   c.num_drafts = static_cast<int64_t>(drafts_.size());
   c.is_sampled = request().max_new_tokens > 0;
+  c.runs_last_token = wants_prompt_logits();
   if (!sequence_.cache) return c;
   const cache::SequenceCache& cache = *sequence_.cache;
   c.num_cached = cache.num_tokens();
   c.has_state = true;
   c.num_blocks = cache.num_blocks();
-  c.num_own = cache.num_own_blocks();
   c.copies_one = cache.copies_before_write();
   return c;
 }
@@ -79,7 +85,7 @@ void Generation::admit(double now_s) {
     result_->prompt_tokens = sequence_.num_tokens() - cached;
     result_->choices_from = cached;
   }
-  phase_ = cached < last_position() ? Phase::prefilling : Phase::decoding;
+  phase_ = cached < pieces_end() ? Phase::prefilling : Phase::decoding;
   if (phase_ == Phase::decoding && request().max_new_tokens == 0) finish(Finish::length, now_s);
 }
 
@@ -144,7 +150,7 @@ void Generation::take_prompt(double now_s) {
           .total_tokens = sequence_.num_tokens() - first_run_});
     prefilled_s_ = now_s;
   }
-  if (cached < last_position()) return;
+  if (cached < pieces_end()) return;
   phase_ = Phase::decoding;
   if (request().max_new_tokens == 0) finish(Finish::length, now_s);
 }
@@ -165,6 +171,12 @@ void Generation::take_prompt_logprob(int64_t position, const ops::SampledToken& 
       is_possible ? sampled.model_logprob : -std::numeric_limits<double>::infinity();
   if (is_possible && num_top() > 0)
     std::copy(top, top + num_top(), result_->prompt_top.begin() + i * num_top());
+}
+
+bool Generation::take_prompt_logits(int64_t position, std::span<const float> logits) {
+  if (position < next_logits_) return true;  // it was run before a pause
+  next_logits_ = position + 1;
+  return request().on_prompt_logits(position, logits);
 }
 
 void Generation::take_choices(std::vector<std::vector<int32_t>> model::Choices::*kind,

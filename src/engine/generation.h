@@ -40,7 +40,8 @@ class Generation {
  public:
   // Borrows the sequence, whose tokens get the prompt appended. sequence_id is kept for the engine.
   Generation(int64_t id, std::shared_ptr<Submitted> submitted, int64_t answer,
-             SequenceId sequence_id, Sequence& sequence, const formats::ModelConfig& config);
+             SequenceId sequence_id, Sequence& sequence, const formats::ModelConfig& config,
+             const DraftHistory& draft_history);
 
   int64_t id() const { return id_; }
   int64_t answer() const { return answer_; }
@@ -60,7 +61,11 @@ class Generation {
   // What runs as a prompt: all that was known when it began, or began anew after a pause.
   int64_t num_prompt_tokens() const { return prompt_end_; }
   // Nothing of the prompt's rows is asked for but the tokens after them.
-  bool may_skip_rows() const { return !wants_choices() && !request().wants_prompt_logprobs; }
+  bool may_skip_rows() const {
+    return !wants_choices() && !request().wants_prompt_logprobs && !wants_prompt_logits();
+  }
+  // Where the pieces of the prompt end: the token after them is the first decoded row.
+  int64_t pieces_end() const { return sequence_.num_tokens() - (wants_prompt_logits() ? 0 : 1); }
   const Result<Completion>& result() const { return result_; }
 
   // Its sequence has a cache; what that holds need not be run.
@@ -93,6 +98,9 @@ class Generation {
   int32_t token_after(int64_t position) const { return sequence_.tokens[position + 1]; }
   void take_prompt_logprob(int64_t position, const ops::SampledToken& sampled, const float* logits,
                            const ops::TokenLogprob* top);
+  bool wants_prompt_logits() const { return request().on_prompt_logits != nullptr; }
+  // False where nobody wants more.
+  bool take_prompt_logits(int64_t position, std::span<const float> logits);
   // What every layer chose for the planned rows.
   bool wants_choices() const { return request().wants_choices; }
   void take_choices(std::vector<std::vector<int32_t>> model::Choices::*kind, int64_t layer,
@@ -101,6 +109,7 @@ class Generation {
   // Whether the MTP block is to see the standing rows, and how many drafts are to follow.
   bool fills_mtp() const;
   int64_t wanted_drafts(const CostModel& cost, int64_t num_sequences);
+  const DraftHistory& draft_history() const { return policy_.history(); }
   void take_draft(int32_t id) { drafts_.push_back(id); }
   std::span<const int32_t> drafts() const { return drafts_; }
 
@@ -135,7 +144,8 @@ class Generation {
   std::vector<uint64_t> masks_;  // [rows, id_set_words(vocab_size)]
   int64_t prompt_start_;
   int64_t prompt_end_;
-  int64_t first_run_ = -1;  // what was cached when it was first admitted
+  int64_t first_run_ = -1;   // what was cached when it was first admitted
+  int64_t next_logits_ = 0;  // the position of the row that on_prompt_logits waits for
   int64_t first_planned_ = 0;
   int64_t num_planned_ = 0;
   double admitted_s_ = 0;

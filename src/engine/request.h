@@ -84,6 +84,9 @@ struct Request {
   // Not negative: every token's event has what the model itself gives it, and its likeliest tokens,
   // so many; prompt_logprobs has them too.
   int64_t num_top_logprobs = -1;
+  // Gets the logits of each of the prompt's rows [vocab_size], by position. The last one runs too
+  // and nothing is written: max_new_tokens is 0, num_answers 1. Returning false cancels.
+  std::function<bool(int64_t position, std::span<const float> logits)> on_prompt_logits;
   bool wants_choices = false;
   bool wants_allowed_sets = false;
   int64_t num_drafts = 0;  // the most that the MTP block drafts a step; 0 without one

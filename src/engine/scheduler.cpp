@@ -11,8 +11,19 @@ namespace {
 class Planner {
  public:
   Planner(std::span<const Candidate> candidates, const Room& room, const CostModel& cost,
-          const Promises& promises, double now_s)
-      : room_(room), cost_(cost), promises_(promises), now_s_(now_s) {
+          const Promises& promises, double now_s, StepPlan& plan)
+      : room_(room),
+        cost_(cost),
+        promises_(promises),
+        now_s_(now_s),
+        plan_(plan),
+        items_(plan.items) {
+    items_.clear();
+    plan_.expired.clear();
+    plan_.refused.clear();
+    plan_.paused.clear();
+    plan_.admitted.clear();
+    plan_.rows.clear();
     for (const Candidate& candidate : candidates) {
       if (candidate.deadline_s <= now_s) {
         plan_.expired.push_back(candidate.id);
@@ -28,7 +39,7 @@ class Planner {
     });
   }
 
-  StepPlan plan() {
+  void plan() {
     for (size_t i = 0; i < items_.size(); ++i) {
       if (items_[i].is_running && items_[i].candidate->phase == Phase::decoding) plan_decoded(i);
     }
@@ -39,25 +50,22 @@ class Planner {
       const bool waits = phase == Phase::waiting || phase == Phase::paused;
       if (waits && !is_full_ && admit(i)) start(i);
     }
-    for (const Item& item : items_) {
-      if (item.rows > 0) plan_.rows.push_back({item.candidate->id, item.rows, item.is_decoded});
+    for (const bool is_decoded : {true, false}) {
+      for (const Item& item : items_) {
+        if (item.rows > 0 && item.is_decoded == is_decoded)
+          plan_.rows.push_back({item.candidate->id, item.rows, is_decoded});
+      }
     }
-    std::stable_partition(plan_.rows.begin(), plan_.rows.end(),
-                          [](const StepPlan::Rows& rows) { return rows.is_decoded; });
-    return std::move(plan_);
   }
 
  private:
-  struct Item {
-    const Candidate* candidate;
-    bool is_running;     // and not paused or refused by this plan
-    int64_t rows = 0;    // planned
-    int64_t blocks = 0;  // taken for them
-    bool is_decoded = false;
-  };
+  using Item = StepPlan::Item;
 
   static bool is_running(const Candidate& c) {
     return c.phase == Phase::prefilling || c.phase == Phase::decoding;
+  }
+  static int64_t prompt_end(const Candidate& c) {
+    return c.num_tokens - (c.runs_last_token ? 0 : 1);
   }
   void give_back(const Candidate& c) {
     room_.free_blocks += c.num_own;
@@ -123,20 +131,28 @@ class Planner {
 
   void set_budget() {
     budget_ = promises_.max_step_rows;
-    if (decoded_rows_ == 0 || !cost_.step.is_known()) return;
-    double gap = promises_.max_token_gap_s;
-    if (gap == 0) gap = kDefaultGapSteps * cost_.step.seconds(decoded_rows_);
-    int64_t num_drafting = 0;
-    for (const Item& item : items_) num_drafting += item.rows > 1 ? 1 : 0;
-    if (num_drafting > 0) gap -= cost_.draft_pass.seconds(num_drafting);
-    const int64_t rows = cost_.step.rows_within(gap, decoded_rows_ + promises_.max_step_rows);
-    budget_ = std::max<int64_t>(0, rows - decoded_rows_);
+    if (decoded_rows_ == 0 || !cost_.is_known()) return;
+    if (!cost_.decode.is_known(decoded_rows_) || cost_.since_decode >= kStepsBetweenDecodes) {
+      budget_ = 0;
+      return;
+    }
+    int64_t num_drafting = 0, num_passes = 0;
+    for (const Item& item : items_) {
+      num_drafting += item.rows > 1 ? 1 : 0;
+      num_passes = std::max(num_passes, item.rows - 1);
+    }
+    const double alone = cost_.decode.seconds(decoded_rows_) +
+                         static_cast<double>(num_passes) * cost_.draft_pass.seconds(num_drafting);
+    const double gap =
+        promises_.max_token_gap_s > 0 ? promises_.max_token_gap_s : kDefaultGapSteps * alone;
+    const int64_t untried = 2 * std::max(cost_.pieces.most_rows(), decoded_rows_);
+    budget_ = cost_.pieces.rows_within(gap / cost_.tail - alone, std::min(budget_, untried));
   }
 
   void plan_piece(size_t i) {
     Item& item = items_[i];
     const Candidate& c = *item.candidate;
-    int64_t rows = std::min({budget_, c.num_tokens - 1 - c.num_cached, c.next_stop - c.num_cached});
+    int64_t rows = std::min({budget_, prompt_end(c) - c.num_cached, c.next_stop - c.num_cached});
     if (rows <= 0) return;
     if (!make_room(i, blocks_for(c, c.num_cached + rows))) {
       const int64_t held = c.num_blocks + room_.free_blocks - (c.copies_one ? 1 : 0);
@@ -165,15 +181,14 @@ class Planner {
   bool admit(size_t i) {
     Item& item = items_[i];
     const Candidate& c = *item.candidate;
-    const StepTimes& step = cost_.step;
     const bool is_new = c.phase == Phase::waiting;  // one that has started is not refused
-    if (is_new && now_s_ + step.seconds(c.num_tokens - c.num_cached) > c.deadline_s) {
+    if (is_new && now_s_ + cost_.prompt.seconds(c.num_tokens - c.num_cached) > c.deadline_s) {
       refuse(item, Refusal::deadline);
       return false;
     }
     const bool others_run = any_other_runs(i);
     if (promises_.max_token_gap_s > 0 && c.is_sampled &&
-        step.seconds(decoded_rows_ + 1) > promises_.max_token_gap_s) {
+        cost_.tail * cost_.decode.seconds(decoded_rows_ + 1) > promises_.max_token_gap_s) {
       if (decoded_rows_ > 0) {
         is_full_ = true;
         return false;
@@ -216,7 +231,7 @@ class Planner {
   void start(size_t i) {
     Item& item = items_[i];
     const Candidate& c = *item.candidate;
-    if (c.num_cached < c.num_tokens - 1) return plan_piece(i);
+    if (c.num_cached < prompt_end(c)) return plan_piece(i);
     if (c.is_sampled) take(item, 1, blocks_for(c, c.num_tokens), true);
   }
 
@@ -224,8 +239,8 @@ class Planner {
   const CostModel& cost_;
   const Promises& promises_;
   double now_s_;
-  std::vector<Item> items_;  // by rank
-  StepPlan plan_;
+  StepPlan& plan_;
+  std::vector<Item>& items_;
   int64_t decoded_rows_ = 0;
   int64_t budget_ = 0;
   bool is_full_ = false;  // one waits, and so do those after it
@@ -253,9 +268,9 @@ std::string_view phase_name(Phase phase) {
   return "unknown";
 }
 
-StepPlan plan_step(std::span<const Candidate> candidates, const Room& room, const CostModel& cost,
-                   const Promises& promises, double now_s) {
-  return Planner(candidates, room, cost, promises, now_s).plan();
+void plan_step(std::span<const Candidate> candidates, const Room& room, const CostModel& cost,
+               const Promises& promises, double now_s, StepPlan& plan) {
+  Planner(candidates, room, cost, promises, now_s, plan).plan();
 }
 
 std::string to_string(const StepPlan& plan) {

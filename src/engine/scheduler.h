@@ -3,10 +3,12 @@
 //
 // Rank    higher priority first, then the earlier deadline, then the smaller id (who came first).
 // Rows    1 every decoding answer's last token and its drafts; 2 within a budget, by rank, pieces
-//         of prompts, which end before their last token: that one is the first decoded row. No
-//         piece goes beyond its next_stop.
-// Budget  max_step_rows where nothing decodes. Else what the cost model gives within max_token_gap;
-//         at its default, kDefaultGapSteps times a step of the decoding rows alone.
+//         of prompts, which end before their last token: that one is the first decoded row, unless
+//         it runs with the prompt. No piece goes beyond its next_stop.
+// Budget  max_step_rows where nothing decodes. Else what the cost model gives within max_token_gap,
+//         its tail included; at its default, kDefaultGapSteps times a step of the decoding rows
+//         alone. Now and then such a step runs alone, so that it stays known; and pieces grow no
+//         faster than by doubling, into what has not been measured.
 // Admit   by rank, those that a state and the blocks of all their tokens are free for, beside what
 //         admitted prompts still need, and whose row leaves an explicit max_token_gap kept. The
 //         first that must wait makes those after it wait. One that nothing could make room for is
@@ -27,7 +29,8 @@
 
 namespace cachalot::engine {
 
-inline constexpr double kDefaultGapSteps = 5;
+inline constexpr double kDefaultGapSteps = 5.5;
+inline constexpr int64_t kStepsBetweenDecodes = 32;
 
 enum class Phase { waiting, prefilling, decoding, paused, finished };
 std::string_view phase_name(Phase phase);
@@ -43,10 +46,12 @@ struct Candidate {
   int64_t num_drafts = 0;  // proposals at hand
   int64_t next_stop = std::numeric_limits<int64_t>::max();  // where a piece of its prompt ends
   bool is_sampled = true;                                   // false: the prompt is all that runs
+  bool runs_last_token = false;                             // as a row of the prompt
   bool has_state = false;                                   // in the cache
   int64_t num_blocks = 0;                                   // held, or that it would start with
-  int64_t num_own = 0;                                      // of them, free once it is paused
-  bool copies_one = false;                                  // the next row's block is shared
+  // Of them, free once it is paused; may be 0 where there are blocks for all.
+  int64_t num_own = 0;
+  bool copies_one = false;  // the next row's block is shared
 };
 
 struct Room {
@@ -57,7 +62,8 @@ struct Room {
 
 struct Promises {
   int64_t max_step_rows = 512;  // of prompts
-  double max_token_gap_s = 0;   // between two tokens of an answer; 0: the default above
+  // Between two tokens of an answer, but for one in a hundred; 0: the default above.
+  double max_token_gap_s = 0;
 };
 
 enum class Refusal { no_room, token_gap, deadline };
@@ -72,6 +78,15 @@ struct StepPlan {
     int64_t id;
     Refusal why;
   };
+  // An answer, as it was decided on.
+  struct Item {
+    const Candidate* candidate;
+    bool is_running;     // and not paused or refused by this plan
+    int64_t rows = 0;    // planned
+    int64_t blocks = 0;  // taken for them
+    bool is_decoded = false;
+  };
+  std::vector<Item> items;       // by rank; of the candidates, while they live
   std::vector<int64_t> expired;  // their deadline has passed
   std::vector<Refused> refused;
   std::vector<int64_t> paused;
@@ -79,8 +94,9 @@ struct StepPlan {
   std::vector<Rows> rows;
 };
 
-StepPlan plan_step(std::span<const Candidate> candidates, const Room& room, const CostModel& cost,
-                   const Promises& promises, double now_s);
+// In place of what was in `plan`, whose memory it uses.
+void plan_step(std::span<const Candidate> candidates, const Room& room, const CostModel& cost,
+               const Promises& promises, double now_s, StepPlan& plan);
 
 // "expired 4; refused 7 (no_room); paused 3; admitted 5 6; decoded 1 2+1; prompt 5:40"
 std::string to_string(const StepPlan& plan);

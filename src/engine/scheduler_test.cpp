@@ -9,11 +9,18 @@
 namespace cachalot::engine {
 namespace {
 
-// 1 ms and 0.1 ms a row.
-CostModel linear_cost() {
+// 1 ms and 0.1 ms a row; as sure as can be.
+CostModel linear_cost(int64_t most_rows = 1024) {
   CostModel cost;
-  for (int64_t rows = 1; rows <= 1024; rows *= 2)
-    cost.step.record(rows, 1e-3 + 1e-4 * static_cast<double>(rows));
+  for (int64_t rows = 1; rows <= most_rows; rows *= 2) {
+    const double added = 1e-4 * static_cast<double>(rows);
+    for (int i = 0; i < 3; ++i) {
+      cost.decode.record(rows, 1e-3 + added);
+      cost.prompt.record(rows, 1e-3 + added);
+      cost.pieces.record(rows, added);
+    }
+  }
+  cost.tail = 1;
   return cost;
 }
 
@@ -44,7 +51,9 @@ Candidate with_priority(Candidate c, int32_t priority) {
 
 std::string planned(const std::vector<Candidate>& candidates, const Room& room,
                     const Promises& promises = {}, const CostModel& cost = {}, double now = 0) {
-  return to_string(plan_step(candidates, room, cost, promises, now));
+  StepPlan plan;
+  plan_step(candidates, room, cost, promises, now, plan);
+  return to_string(plan);
 }
 constexpr Room kAmple{100, 1000, 16};
 
@@ -77,11 +86,11 @@ TEST(Scheduler, APromptEndsBeforeItsLastToken) {
   EXPECT_EQ(planned({only_prompt}, kAmple), "admitted 0");
 }
 
-// Two decoding rows take 1.2 ms; five times that leaves 6 - 1.2 = 4.8 ms, 48 rows of prompts.
+// Two decoding rows take 1.2 ms; 5.5 times that leaves 6.6 - 1.2 = 5.4 ms, 54 rows of prompts.
 TEST(Scheduler, PiecesFitTheTimeBetweenTokens) {
   const std::vector<Candidate> all = {decoding(0, 9), decoding(1, 9),
                                       prompt(2, Phase::prefilling, 500)};
-  EXPECT_EQ(planned(all, kAmple, {}, linear_cost()), "decoded 0 1; prompt 2:48");
+  EXPECT_EQ(planned(all, kAmple, {}, linear_cost()), "decoded 0 1; prompt 2:54");
   EXPECT_EQ(planned(all, kAmple, {.max_token_gap_s = 2.2e-3}, linear_cost()),
             "decoded 0 1; prompt 2:10");
   // The promise holds where it leaves no room for a prompt.
@@ -90,6 +99,37 @@ TEST(Scheduler, PiecesFitTheTimeBetweenTokens) {
   EXPECT_EQ(planned({prompt(2, Phase::prefilling, 2000)}, kAmple, {.max_token_gap_s = 1e-3},
                     linear_cost()),
             "prompt 2:512");
+}
+
+// A few steps take longer than most: 6.6 / 1.5 - 1.2 = 3.2 ms.
+TEST(Scheduler, PiecesLeaveRoomForSlowSteps) {
+  CostModel cost = linear_cost();
+  cost.tail = 1.5;
+  const std::vector<Candidate> all = {decoding(0, 9), decoding(1, 9),
+                                      prompt(2, Phase::prefilling, 500)};
+  EXPECT_EQ(planned(all, kAmple, {}, cost), "decoded 0 1; prompt 2:32");
+  EXPECT_EQ(planned(all, kAmple, {.max_token_gap_s = 3.3e-3}, cost), "decoded 0 1; prompt 2:10");
+  EXPECT_EQ(planned({decoding(0, 9), prompt(5, Phase::waiting, 2)}, kAmple,
+                    {.max_token_gap_s = 1.75e-3}, cost),
+            "decoded 0");
+}
+
+// What the decoding rows take alone is the measure of all: it is measured first, and again.
+TEST(Scheduler, DecodingRowsRunAloneUntilTheyAreKnown) {
+  const std::vector<Candidate> all = {decoding(0, 9), decoding(1, 9),
+                                      prompt(2, Phase::prefilling, 500)};
+  CostModel prompts_alone;
+  prompts_alone.record(0, 512, 0.05);
+  EXPECT_EQ(planned(all, kAmple, {}, prompts_alone), "decoded 0 1");
+  CostModel old = linear_cost();
+  old.since_decode = kStepsBetweenDecodes;
+  EXPECT_EQ(planned(all, kAmple, {}, old), "decoded 0 1");
+}
+
+TEST(Scheduler, PiecesGrowByDoubling) {
+  const std::vector<Candidate> all = {decoding(0, 9), decoding(1, 9),
+                                      prompt(2, Phase::prefilling, 500)};
+  EXPECT_EQ(planned(all, kAmple, {}, linear_cost(8)), "decoded 0 1; prompt 2:16");
 }
 
 TEST(Scheduler, APromisedGapHoldsAdmissionBackOrRefuses) {
@@ -212,7 +252,8 @@ TEST(Scheduler, EveryoneEndsInAnyWorld) {
       }
       ASSERT_GE(room.free_blocks, 0);
       ASSERT_GE(room.free_states, 0);
-      const StepPlan plan = plan_step(now, room, {}, {.max_step_rows = 1 + below(9)}, 0);
+      StepPlan plan;
+      plan_step(now, room, {}, {.max_step_rows = 1 + below(9)}, 0, plan);
       for (const auto& one : plan.refused) {
         all.erase(one.id);
         ++refused;
@@ -247,22 +288,52 @@ TEST(Scheduler, EveryoneEndsInAnyWorld) {
 }
 
 TEST(StepTimes, PredictBetweenAndBeyondWhatWasMeasured) {
-  StepTimes times;
+  StepTimes times, added = StepTimes::of_added_rows();
   EXPECT_FALSE(times.is_known());
   EXPECT_EQ(times.seconds(5), 0);
-  times.record(4, 2);
-  times.record(16, 8);
+  for (StepTimes* one : {&times, &added}) {
+    one->record(4, 2);
+    one->record(16, 8);
+  }
   EXPECT_DOUBLE_EQ(times.seconds(1), 2);
+  EXPECT_DOUBLE_EQ(added.seconds(1), 0.5);
   EXPECT_DOUBLE_EQ(times.seconds(10), 5);
   EXPECT_DOUBLE_EQ(times.seconds(32), 16);
   EXPECT_EQ(times.rows_within(5, 100), 10);
   EXPECT_EQ(times.rows_within(1, 100), 0);
+  EXPECT_EQ(added.rows_within(1, 100), 2);
   EXPECT_EQ(times.rows_within(1000, 100), 100);
   // Measurements that cannot be.
   times.record(64, 1);
   EXPECT_DOUBLE_EQ(times.seconds(64), 8);
   times.record(256, 1e6);
   EXPECT_DOUBLE_EQ(times.seconds(256), 32);
+}
+
+TEST(StepTimes, AreThoseOfMostSteps) {
+  StepTimes times;
+  for (int i = 0; i < 30; ++i) times.record(8, i % 3 == 0 ? 100 : 1);
+  EXPECT_DOUBLE_EQ(times.seconds(8), 1);
+  for (int i = 0; i < 8; ++i) times.record(8, 2);  // and follow them
+  EXPECT_DOUBLE_EQ(times.seconds(8), 2);
+}
+
+TEST(CostModel, KnowsWhatFewStepsExceed) {
+  CostModel cost;
+  const auto run = [&](int steps, int slow) {
+    for (int i = 0; i < steps; ++i) {
+      cost.record(8, 0, 1);
+      cost.record(8, 32, i % slow == 0 ? 4.5 : 3);
+    }
+  };
+  run(2000, 1 << 20);  // all alike
+  EXPECT_DOUBLE_EQ(cost.decode.seconds(8) + cost.pieces.seconds(32), 3);
+  EXPECT_LT(cost.tail, 1.1);
+  run(2000, 50);
+  EXPECT_GE(cost.tail, 1.45);
+  EXPECT_LT(cost.tail, 1.7);
+  run(2000, 1 << 20);
+  EXPECT_LT(cost.tail, 1.1);
 }
 
 }  // namespace

@@ -3,12 +3,12 @@
 #include <algorithm>
 
 #include "cache/ring_rows.h"
-#include "engine/steady_seconds.h"
 #include "ops/rows/rows.h"
 
 namespace cachalot::engine {
 namespace {
 
+constexpr int64_t kStepsBetweenDraftless = 32;
 constexpr int64_t kLogitRows = 64;  // of prompts, held at a time
 
 }  // namespace
@@ -22,7 +22,6 @@ void StepRunner::launch(std::span<const Rows> rows) {
   first_rows_.clear();
   inputs_.clear();
   recorder_.clear();
-  launched_s_ = steady_seconds();
   int64_t total = 0;
   for (const Rows& planned : rows) {
     Generation& generation = *planned.generation;
@@ -47,17 +46,17 @@ void StepRunner::launch(std::span<const Rows> rows) {
   rows_.clear();
 }
 
-void StepRunner::collect(CostModel& cost) {
-  if (rows_.empty()) return;
+double StepRunner::collect(CostModel& cost) {
+  if (rows_.empty()) return 0;
   take_decoded();
   for (size_t i = 0; i < rows_.size(); ++i) {
     Generation& generation = *rows_[i].generation;
     if (rows_[i].is_decoded) continue;
     take_prompt_logprobs(rows_[i], first_rows_[i]);
-    if (!generation.is_finished()) generation.take_prompt(steady_seconds());
+    if (generation.wants_prompt_logits()) give_prompt_logits(rows_[i], first_rows_[i]);
+    if (!generation.is_finished()) generation.take_prompt(clock_());
   }
-  cost.step.record(first_rows_.back() + rows_.back().count, steady_seconds() - launched_s_);
-  draft(cost);
+  return draft(cost);
 }
 
 void StepRunner::take_decoded() {
@@ -85,7 +84,7 @@ void StepRunner::take_decoded() {
     if (!rows.is_decoded) continue;
     rows.generation->take(sampled_.data() + row, host_logits_ + row * vocab_size,
                           wants_sets ? id_sets_.data() + row * words : nullptr,
-                          {top_.data() + row * top_stride_, top_stride_}, steady_seconds());
+                          {top_.data() + row * top_stride_, top_stride_}, clock_());
     row += rows.count;
   }
 }
@@ -156,6 +155,22 @@ void StepRunner::take_prompt_logprobs(const Rows& rows, int64_t first_row) {
   }
 }
 
+void StepRunner::give_prompt_logits(const Rows& rows, int64_t first_row) {
+  Generation& generation = *rows.generation;
+  const auto vocab_size = static_cast<size_t>(runner_.model().config().vocab_size);
+  for (int64_t first = 0; first < rows.count; first += kLogitRows) {
+    logit_rows_.clear();
+    for (int64_t r = first; r < std::min(rows.count, first + kLogitRows); ++r)
+      logit_rows_.push_back(first_row + r);
+    make_logits(false);
+    for (size_t i = 0; i < logit_rows_.size(); ++i) {
+      const int64_t position = generation.first_planned() + first + static_cast<int64_t>(i);
+      if (!generation.take_prompt_logits(position, {host_logits_ + i * vocab_size, vocab_size}))
+        return generation.finish(Finish::cancelled, clock_());
+    }
+  }
+}
+
 void StepRunner::add_pairs(Generation& generation, int64_t first_row) {
   Sequence& sequence = generation.sequence();
   const int64_t first = generation.first_planned(), count = generation.num_standing();
@@ -212,19 +227,22 @@ void StepRunner::take_drafts() {
 }
 
 // Pairs (streams of p, token p + 1) up to the last token known, and drafts from there.
-void StepRunner::draft(CostModel& cost) {
-  const double start_s = steady_seconds();
+double StepRunner::draft(CostModel& cost) {
+  const double start_s = clock_();
   inputs_.clear();
   positions_.clear();
   num_given_ = 0;
   given_.make_room((first_rows_.back() + rows_.back().count) * width());
   drafts_.clear();
+  // Now and then a step goes without, so that what it takes stays known.
+  const bool is_draftless = cost.since_draftless >= kStepsBetweenDraftless;
   int64_t num_decoded = 0;
   for (const Rows& rows : rows_) num_decoded += rows.is_decoded ? 1 : 0;
   for (size_t i = 0; i < rows_.size(); ++i) {
     Generation& generation = *rows_[i].generation;
     if (!generation.fills_mtp()) continue;
     if (rows_[i].is_decoded) {
+      if (is_draftless && generation.request().adapts_drafts) continue;
       const int64_t wanted = generation.wanted_drafts(cost, num_decoded);
       if (wanted == 0) continue;
       add_pairs(generation, first_rows_[i]);
@@ -233,18 +251,20 @@ void StepRunner::draft(CostModel& cost) {
       add_pairs(generation, first_rows_[i]);
     }
   }
-  if (inputs_.empty()) return;
   const auto num_drafting = static_cast<int64_t>(drafts_.size());
+  cost.since_draftless = num_drafting > 0 ? cost.since_draftless + 1 : 0;
+  if (inputs_.empty()) return 0;
   int64_t num_passes = 0;
   do {
     run_mtp();
     ++num_passes;
     if (!drafts_.empty()) take_drafts();
   } while (!drafts_.empty());
+  const double seconds = clock_() - start_s;
   // A pass with pieces of prompts says nothing of one without.
-  if (num_drafting == num_decoded)
-    cost.draft_pass.record(num_drafting,
-                           (steady_seconds() - start_s) / static_cast<double>(num_passes));
+  if (num_drafting == num_decoded && num_decoded == static_cast<int64_t>(rows_.size()))
+    cost.draft_pass.record(num_drafting, seconds / static_cast<double>(num_passes));
+  return seconds;
 }
 
 }  // namespace cachalot::engine

@@ -6,6 +6,7 @@
 // Threads one owner.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -23,9 +24,11 @@ class StepRunner {
     bool is_decoded;
   };
 
-  // Borrows both, as Runner does.
-  StepRunner(const model::Transformer& model, device::ExecContext& ctx)
+  // Borrows all.
+  StepRunner(const model::Transformer& model, device::ExecContext& ctx,
+             const std::function<double()>& clock)
       : runner_(model, ctx),
+        clock_(clock),
         host_context_{ctx.pool, &host_arena_, ctx.isa},
         recorder_(model.config()),
         streams_(ctx),
@@ -37,8 +40,9 @@ class StepRunner {
 
   // Makes room for the rows and runs them. An answer that gets no room fails; the others go on.
   void launch(std::span<const Rows> rows);
-  // Gives every answer what came of its rows, and drafts. Adds to `cost` what the step took.
-  void collect(CostModel& cost);
+  // Gives every answer what came of its rows, and drafts. Adds to `cost` what drafting took, and
+  // returns it in seconds.
+  double collect(CostModel& cost);
 
  private:
   struct Draft {
@@ -58,7 +62,8 @@ class StepRunner {
   const float* row(int64_t i) { return streams_.data() + i * width(); }
   void take_decoded();
   void take_prompt_logprobs(const Rows& rows, int64_t first_row);
-  void draft(CostModel& cost);
+  void give_prompt_logits(const Rows& rows, int64_t first_row);
+  double draft(CostModel& cost);
   // The answer's standing rows, as rows of the MTP block.
   void add_pairs(Generation& generation, int64_t first_row);
   void give(const float* streams, int64_t rows);  // more rows of given_
@@ -67,10 +72,10 @@ class StepRunner {
   void take_drafts();
 
   Runner runner_;
+  const std::function<double()>& clock_;
   device::Arena host_arena_;
   device::ExecContext host_context_;
   ChoiceRecorder recorder_;
-  double launched_s_ = 0;
   std::vector<Rows> rows_;
   std::vector<int64_t> first_rows_;
   std::vector<StepInput> inputs_;

@@ -6,47 +6,69 @@
 namespace cachalot::engine {
 namespace {
 
-// The weight of one measurement: slow enough that a neighbour's disturbance passes, fast enough to
-// follow a growing context.
-constexpr double kWeight = 0.1;
+constexpr int64_t kFew = 3;  // a median of fewer may be the one that was held up
+
+// Of 200 steps one exceeds the tail, as they come: it goes up where one does, and down where none.
+constexpr double kTailUp = 0.1;
+constexpr double kTailDown = kTailUp / 199;
+constexpr double kMostTail = 2;  // beyond, it is the machine that is busy: small pieces help little
+
+size_t bucket_of(int64_t rows) {
+  return static_cast<size_t>(std::bit_width(static_cast<uint64_t>(rows)) - 1);
+}
 
 }  // namespace
 
-void StepTimes::record(int64_t rows, double seconds) {
-  if (rows < 1) return;
-  const auto bucket = static_cast<size_t>(std::bit_width(static_cast<uint64_t>(rows)) - 1);
-  Point& point = points_[std::min(bucket, points_.size() - 1)];
-  const double weight = point.rows == 0 ? 1.0 : kWeight;
-  point.rows += weight * (static_cast<double>(rows) - point.rows);
-  point.seconds += weight * (seconds - point.seconds);
+StepTimes StepTimes::of_added_rows() {
+  StepTimes times;
+  times.is_added_ = true;
+  return times;
 }
 
-bool StepTimes::is_known() const {
-  return std::any_of(points_.begin(), points_.end(), [](const Point& p) { return p.rows > 0; });
+void StepTimes::record(int64_t rows, double seconds) {
+  if (rows < 1) return;
+  most_rows_ = std::max(most_rows_, rows);
+  Point& point = points_[std::min(bucket_of(rows), points_.size() - 1)];
+  const auto at = static_cast<size_t>(point.count++ % kKept);
+  point.rows_of[at] = static_cast<double>(rows);
+  point.seconds_of[at] = std::max(0.0, seconds);
+  const int64_t kept = std::min<int64_t>(point.count, kKept);
+  double total = 0;
+  for (int64_t i = 0; i < kept; ++i) total += point.rows_of[static_cast<size_t>(i)];
+  point.rows = total / static_cast<double>(kept);
+  std::array<double, kKept> sorted = point.seconds_of;
+  std::nth_element(sorted.begin(), sorted.begin() + kept / 2, sorted.begin() + kept);
+  point.seconds = sorted[static_cast<size_t>(kept / 2)];
+}
+
+bool StepTimes::is_known(int64_t rows) const {
+  return rows >= 1 && points_[std::min(bucket_of(rows), points_.size() - 1)].count >= kFew;
 }
 
 double StepTimes::seconds(int64_t rows) const {
   const auto x = static_cast<double>(rows);
-  Point below, above;
-  for (Point point : points_) {
-    if (point.rows == 0) continue;
+  double below_rows = 0, below_seconds = 0, above_rows = 0, above_seconds = 0;
+  const size_t end = most_rows_ == 0 ? 0 : std::min(bucket_of(most_rows_) + 1, points_.size());
+  for (size_t i = 0; i < end; ++i) {
+    const Point& point = points_[i];
+    if (point.count == 0) continue;
+    double seconds = point.seconds;
     // Measurements may cross, and an old one may stand because it is so high that nobody tries its
     // rows again: more rows take no less time, and a row takes no more among many.
-    if (below.rows > 0) {
-      point.seconds =
-          std::clamp(point.seconds, below.seconds, below.seconds * point.rows / below.rows);
-    }
-    if (point.rows <= x) {
-      below = point;
-    } else {
-      above = point;
+    if (below_rows > 0)
+      seconds = std::clamp(seconds, below_seconds, below_seconds * point.rows / below_rows);
+    if (point.rows > x) {
+      above_rows = point.rows;
+      above_seconds = seconds;
       break;
     }
+    below_rows = point.rows;
+    below_seconds = seconds;
   }
-  if (below.rows == 0) return above.seconds;
-  if (above.rows == 0) return below.seconds * x / below.rows;
-  return below.seconds +
-         (above.seconds - below.seconds) * (x - below.rows) / (above.rows - below.rows);
+  if (below_rows == 0 && !is_added_) return above_seconds;
+  if (above_rows == 0) return below_rows == 0 ? 0 : below_seconds * x / below_rows;
+  return below_seconds +
+         (above_seconds - below_seconds) * (x - below_rows) / (above_rows - below_rows);
 }
 
 int64_t StepTimes::rows_within(double seconds, int64_t limit) const {
@@ -60,6 +82,20 @@ int64_t StepTimes::rows_within(double seconds, int64_t limit) const {
     }
   }
   return low;
+}
+
+void CostModel::record(int64_t decoded_rows, int64_t piece_rows, double seconds) {
+  if (decoded_rows == 0) return prompt.record(piece_rows, seconds);
+  if (piece_rows == 0) {
+    since_decode = 0;
+    return decode.record(decoded_rows, seconds);
+  }
+  ++since_decode;
+  if (pieces.is_known(piece_rows)) {
+    const double predicted = decode.seconds(decoded_rows) + pieces.seconds(piece_rows);
+    tail = std::clamp(tail + (seconds > tail * predicted ? kTailUp : -kTailDown), 1.0, kMostTail);
+  }
+  pieces.record(piece_rows, seconds - decode.seconds(decoded_rows));
 }
 
 }  // namespace cachalot::engine

@@ -7,6 +7,7 @@
 
 #include "base/rng.h"
 #include "cache/block_pool.h"
+#include "engine/engine.h"
 #include "engine/model_cache_layout.h"
 #include "engine/runner.h"
 #include "engine/sampling_params.h"
@@ -148,6 +149,56 @@ TEST_P(DecodeStep, AllocatesNothing) {
       if (step > 0) allocated += of_step;  // the first one may find the arena's peak
     }
     EXPECT_EQ(allocated, 0) << count << " sequences";
+  }
+}
+
+// The engine's loop: plans, steps, drafts, sampling and events of eight answers. Exceptions: where
+// an answer fills a block, the prefix cache takes it over; long answers and sequences grow by
+// doubling (4,096 tokens, 16 blocks); the pool's slabs come as they are first used.
+TEST(TokenLoop, OfEightSequencesAllocatesNothing) {
+  for (const bool has_prefix_cache : {false, true}) {
+    formats::WeightSource source = formats::WeightSource::open(testing::nano()).value();
+    formats::ModelConfig config = source.config();
+    config.num_nextn_predict_layers = source.num_mtp_blocks();
+    auto loaded = LoadedModel::create(std::move(config),
+                                      std::make_unique<model::CheckpointWeights>(std::move(source)),
+                                      {.path = {}, .threads = 2})
+                      .value();
+    EngineOptions options;
+    options.cache_bytes = int64_t{64} << 20;
+    if (has_prefix_cache) options.prefix_cache.emplace();
+    const auto engine = Engine::create(std::move(loaded), options).value();
+    int64_t written = 0;
+    bool fills_block = false;
+    for (int64_t i = 0; i < 8; ++i) {
+      Request request;
+      request.prompt = testing::manual_page(100 + 3 * i);
+      request.max_new_tokens = 2000;
+      request.sampling.temperature = i % 2 == 0 ? 0.0 : 0.9;
+      request.sampling.top_p = 0.9;
+      request.sampling.repetition_penalty = 1.1;
+      request.num_drafts = i % 4 == 0 ? 2 : 0;
+      request.adapts_drafts = false;
+      request.on_event = [&written, &fills_block,
+                          length = 100 + 3 * i](const Event& event) mutable {
+        if (event.kind != Event::Kind::token) return true;
+        ++written;
+        ++length;
+        fills_block = fills_block || length % 256 < 4;  // with the last of its tokens, or drafts
+        return true;
+      };
+      ASSERT_TRUE(engine->submit(std::move(request)).has_value());
+    }
+    for (int i = 0; i < 40; ++i) engine->step();
+    written = 0;
+    int64_t allocated = 0;
+    for (int i = 0; i < 200; ++i) {
+      fills_block = false;
+      const int64_t of_step = allocations_of([&] { engine->step(); });
+      if (!has_prefix_cache || !fills_block) allocated += of_step;
+    }
+    EXPECT_EQ(allocated, 0) << has_prefix_cache;
+    EXPECT_GE(written, 8 * 200);
   }
 }
 

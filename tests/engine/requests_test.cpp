@@ -2,6 +2,7 @@
 // Source  reference/infrastructure 5.5, B1.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <thread>
 
@@ -124,6 +125,81 @@ TEST(Requests, BeyondTheLimitAreRefusedUntilOneEnds) {
   while (engine->step()) {
   }
   EXPECT_TRUE(engine->submit(request({1}, 2, 0)).has_value());
+}
+
+// The logits of a prompt's rows, in order, each once.
+std::vector<std::vector<float>> prompt_logits(Engine& engine, const std::vector<int32_t>& ids,
+                                              const std::vector<int64_t>& pieces) {
+  std::vector<std::vector<float>> rows;
+  const SequenceId id = engine.open().value();
+  auto next = ids.begin();
+  for (const int64_t piece : pieces) {
+    Request one = request({next, next + piece}, 0, 0);
+    next += piece;
+    one.on_prompt_logits = [&](int64_t position, std::span<const float> logits) {
+      EXPECT_EQ(position, static_cast<int64_t>(rows.size()));
+      rows.emplace_back(logits.begin(), logits.end());
+      return true;
+    };
+    EXPECT_TRUE(engine.generate(id, std::move(one)).has_value());
+  }
+  engine.close(id);
+  return rows;
+}
+
+TEST(Requests, GetTheLogitsOfTheirPrompts) {
+  const std::vector<int32_t> ids = random_ids(40, 3);
+  auto whole = SmallEngine{.chunk_tokens = 64}.make();
+  const auto expected = prompt_logits(*whole, ids, {40});
+  ASSERT_EQ(expected.size(), 40u);
+  ASSERT_EQ(expected[0].size(), 12u);
+  // They are those that the tokens are drawn from.
+  Request greedy = request(ids, 1, 0);
+  greedy.sampling.temperature = 0;
+  const int32_t drawn = alone({}, greedy).ids[0];
+  EXPECT_EQ(drawn,
+            std::max_element(expected[39].begin(), expected[39].end()) - expected[39].begin());
+  auto cut = SmallEngine{}.make();
+  EXPECT_EQ(prompt_logits(*cut, ids, {40}), expected);
+  EXPECT_EQ(prompt_logits(*cut, ids, {17, 1, 1, 21}), expected);
+  // Beside one that takes the room again and again.
+  auto narrow = SmallEngine{.num_blocks = 6}.make();
+  Request urgent = request(random_ids(20, 2), 20, 1);
+  urgent.priority = 1;
+  std::vector<std::vector<float>> rows;
+  Request one = request(ids, 0, 0);
+  one.on_prompt_logits = [&](int64_t, std::span<const float> logits) {
+    rows.emplace_back(logits.begin(), logits.end());
+    if (rows.size() == 16) {
+      EXPECT_TRUE(narrow->submit(urgent).has_value());
+    }
+    return true;
+  };
+  EXPECT_TRUE(run_all(*narrow, {one})[0].has_value());
+  EXPECT_GT(narrow->counts().preemptions, 0);
+  EXPECT_EQ(rows, expected);
+  // Who has seen enough ends it.
+  rows.clear();
+  one.on_prompt_logits = [&](int64_t, std::span<const float> logits) {
+    rows.emplace_back(logits.begin(), logits.end());
+    return rows.size() < 5;
+  };
+  EXPECT_EQ(run_all(*whole, {one})[0].value().finish, Finish::cancelled);
+  EXPECT_EQ(rows.size(), 5u);
+  one.max_new_tokens = 1;
+  EXPECT_EQ(whole->submit(one).error().code(), StatusCode::invalid_argument);
+}
+
+TEST(Requests, GoOnFromASequenceThatHasRunToItsEnd) {
+  const std::vector<int32_t> ids = random_ids(21, 3);
+  auto engine = SmallEngine{}.make();
+  const SequenceId id = engine->open().value();
+  Request prompt = request(ids, 0, 0);
+  prompt.on_prompt_logits = [](int64_t, std::span<const float>) { return true; };
+  prompt.sequence = id;
+  EXPECT_TRUE(engine->generate(id, prompt).has_value());
+  EXPECT_EQ(engine->num_cached(id), 21);
+  expect_same(engine->generate(id, request({}, 7, 5)).value(), alone({}, request(ids, 7, 5)));
 }
 
 // One that the cache cannot hold fails; its neighbour does not notice.
