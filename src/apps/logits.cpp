@@ -5,23 +5,19 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <memory>
-#include <numeric>
 
 #include "apps/command_line.h"
 #include "apps/model_argument.h"
 #include "apps/run_options.h"
 #include "apps/verbs.h"
-#include "device/floats.h"
-#include "engine/loaded_model.h"
+#include "engine/engine.h"
 #include "formats/safetensors.h"
 #include "formats/safetensors_writer.h"
-#include "verify/golden_run.h"
 
 namespace cachalot::apps {
 namespace {
 
 constexpr int64_t kDefaultChunk = 512;
-constexpr int64_t kLogitRows = 64;  // rows of logits held at a time
 
 struct InputIds {
   int64_t batch = 0;
@@ -83,59 +79,57 @@ Result<std::vector<int64_t>> chunks_for(const LogitsOptions& options, int64_t le
   return options.chunks;
 }
 
-// One sequence, its logits row by row into the writer.
-Status run_sequence(verify::GoldenRunner& golden, std::span<const int32_t> ids,
+// One sequence, its logits row by row into the writer. A chunk is a request: it runs at once.
+Status run_sequence(engine::Engine& engine, std::span<const int32_t> ids,
                     std::span<const int64_t> chunks, formats::SafetensorsWriter& writer) {
-  engine::Runner& runner = golden.runner();
-  const model::Transformer& model = runner.model();
-  const int64_t width = model.num_streams() * model.config().hidden_size;
-  CACHALOT_ASSIGN_OR_RETURN(cache::SequenceCache sequence, golden.new_sequence());
-  device::Floats streams(runner.context()), logits(runner.context());
+  CACHALOT_ASSIGN_OR_RETURN(const engine::SequenceId sequence, engine.open());
+  Status written;
   for (const int64_t chunk : chunks) {
-    streams.make_room(chunk * width);
-    const engine::StepInput input{&sequence, ids.first(static_cast<size_t>(chunk))};
-    CACHALOT_RETURN_IF_ERROR(runner.forward({&input, 1}, streams.data()));
+    engine::Request request;
+    request.prompt.assign(ids.begin(), ids.begin() + chunk);
+    request.max_new_tokens = 0;
+    request.on_prompt_logits = [&](int64_t, std::span<const float> logits) {
+      written = writer.write(std::as_bytes(logits));
+      return written.ok();
+    };
+    CACHALOT_RETURN_IF_ERROR(engine.generate(sequence, std::move(request)).error());
+    CACHALOT_RETURN_IF_ERROR(written);
     ids = ids.subspan(static_cast<size_t>(chunk));
-    for (int64_t row = 0; row < chunk; row += kLogitRows) {
-      std::vector<int64_t> rows(static_cast<size_t>(std::min(kLogitRows, chunk - row)));
-      std::iota(rows.begin(), rows.end(), row);
-      const int64_t count = static_cast<int64_t>(rows.size()) * model.config().vocab_size;
-      logits.make_room(count);
-      model.logits(runner.context(), streams.data(), rows, logits.data());
-      CACHALOT_RETURN_IF_ERROR(writer.write(
-          std::as_bytes(std::span(logits.on_host(count), static_cast<size_t>(count)))));
-    }
   }
+  engine.close(sequence);
   return {};
 }
 
 }  // namespace
 
 Status write_logits(const LogitsOptions& options) {
-  std::string precision = options.precision;
-  if (precision == "auto") {
-    CACHALOT_ASSIGN_OR_RETURN(precision, natural_precision(options.model));
+  engine::EngineOptions engine_options;
+  engine_options.model = {options.model, options.precision, options.device, options.threads};
+  if (options.precision == "auto") {
+    CACHALOT_ASSIGN_OR_RETURN(engine_options.model.precision, natural_precision(options.model));
   }
-  CACHALOT_ASSIGN_OR_RETURN(
-      const std::unique_ptr<engine::LoadedModel> model,
-      engine::LoadedModel::load({options.model, precision, options.device, options.threads}));
-  const formats::ModelConfig& config = model->transformer().config();
+  CACHALOT_ASSIGN_OR_RETURN(std::unique_ptr<engine::LoadedModel> model,
+                            engine::LoadedModel::load(engine_options.model));
+  const formats::ModelConfig config = model->transformer().config();
   CACHALOT_ASSIGN_OR_RETURN(const InputIds input, read_ids(options.ids, config));
   CACHALOT_ASSIGN_OR_RETURN(const std::vector<int64_t> chunks, chunks_for(options, input.length));
-  CACHALOT_ASSIGN_OR_RETURN(
-      const std::unique_ptr<verify::GoldenRunner> golden,
-      verify::GoldenRunner::create(model->transformer(), model->context(), input.length, 1));
+  engine_options.max_sequences = 1;
+  engine_options.max_context_tokens = input.length;
+  engine_options.cache_bytes = 0;
+  engine_options.prefill_chunk_tokens = *std::max_element(chunks.begin(), chunks.end());
+  CACHALOT_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Engine> engine,
+                            engine::Engine::create(std::move(model), engine_options));
 
   CACHALOT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(options.out));
   CACHALOT_ASSIGN_OR_RETURN(
       formats::SafetensorsWriter writer,
       formats::SafetensorsWriter::begin(
           &file, {{"logits", tensor::DType::f32, {input.batch, input.length, config.vocab_size}}},
-          {{"precision", precision}}));
+          {{"precision", engine_options.model.precision}}));
   for (int64_t b = 0; b < input.batch; ++b) {
     const auto ids = std::span(input.ids).subspan(static_cast<size_t>(b * input.length),
                                                   static_cast<size_t>(input.length));
-    CACHALOT_RETURN_IF_ERROR(run_sequence(*golden, ids, chunks, writer));
+    CACHALOT_RETURN_IF_ERROR(run_sequence(*engine, ids, chunks, writer));
   }
   CACHALOT_RETURN_IF_ERROR(writer.finish());
   return file.commit();

@@ -94,6 +94,11 @@ void add_run_options(CLI::App* command, RunOptions* options) {
   command->add_option("--chunk", options->chunk, "tokens of a prompt that run at once")
       ->check(CLI::Range(1, 1 << 20))
       ->group(kModel);
+  command
+      ->add_option("--max-token-gap", options->max_token_gap,
+                   "most seconds between two tokens while other prompts run (0: a few steps)")
+      ->check(CLI::Range(0.0, 1e6))
+      ->group(kModel);
   command->add_option("--context", options->context, "most tokens of a sequence (0: the model's)")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->group(kModel);
@@ -204,6 +209,7 @@ Result<Session> open_session(const RunOptions& options, bool needs_tokenizer) {
   engine_options.max_context_tokens = options.context;
   engine_options.cache_bytes = static_cast<int64_t>(options.cache_gb * (int64_t{1} << 30));
   engine_options.prefill_chunk_tokens = options.chunk;
+  engine_options.max_token_gap_seconds = options.max_token_gap;
   engine_options.max_drafts = kMaxDrafts;
   engine_options.max_sequences = options.max_sequences;
   engine_options.max_token_gap_seconds = options.max_token_gap_ms / 1000;

@@ -25,8 +25,9 @@ struct RunOptions {
   std::string precision = "auto";
   std::string device = "cpu";
   int threads = 0;
-  int64_t chunk = 512;  // tokens of a prompt that run at once
-  int64_t context = 0;  // 0: the model's
+  int64_t chunk = 512;       // tokens of a prompt that run at once
+  double max_token_gap = 0;  // seconds; 0: the engine's default
+  int64_t context = 0;       // 0: the model's
   double cache_gb = 4.0;
   std::string prefix_dir;   // where prompts are kept for later starts; empty: in memory alone
   double prefix_gb = 16.0;  // the most that it holds
