@@ -7,6 +7,7 @@
 #include "apps/verbs.h"
 #include "matmul/matmul_bench.h"
 #include "model/arrivals_bench.h"
+#include "model/drafts_bench.h"
 #include "model/model_bench.h"
 
 namespace cachalot::apps {
@@ -101,9 +102,28 @@ void add_bench_verb(CLI::App& app, int* exit_code) {
   arrivals_command->add_option("--max-token-gap", arrivals->max_token_gap_seconds,
                                "seconds between tokens; 0: the engine's default");
   arrivals_command->add_flag("--cpu-clock", arrivals->cpu_clock,
-                             "the process's time over its threads: for a machine that others use");
+                             "the process's time: for a machine that others use too");
   arrivals_command->callback(
       [arrivals, json, exit_code] { *exit_code = print(bench::run_arrivals_bench(*arrivals)); });
+
+  auto drafts = std::make_shared<bench::DraftsBenchOptions>();
+  CLI::App* drafts_command =
+      bench->add_subcommand("drafts", "tokens a second with adaptive drafts and without them");
+  set_example(drafts_command, "bench drafts --model models/nano");
+  drafts_command->add_flag("--json", *json, "the output is JSON with or without it");
+  drafts_command->add_option("--model", drafts->model, "model directory")->required();
+  drafts_command->add_option("--precision", drafts->precision, "exact, bf16 or official");
+  drafts_command->add_option("--threads", drafts->threads, "0: one per usable core");
+  drafts_command->add_option("--drafts", drafts->max_drafts, "the most of a step")
+      ->check(CLI::Range(1, 16));
+  drafts_command->add_option("--new-tokens", drafts->new_tokens, "of each answer")
+      ->check(CLI::Range(4, 1 << 20));
+  drafts_command->add_option("--rounds", drafts->rounds, "of each workload, both ways in turn")
+      ->check(CLI::Range(1, 1000));
+  drafts_command->add_flag("--cpu-clock", drafts->cpu_clock,
+                           "the process's time: for a machine that others use too");
+  drafts_command->callback(
+      [drafts, json, exit_code] { *exit_code = print(bench::run_drafts_bench(*drafts)); });
 
   auto matmul = std::make_shared<bench::MatmulBenchOptions>();
   CLI::App* matmul_command = bench->add_subcommand(
