@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
@@ -52,22 +53,30 @@ double measure_bf16_peak(ThreadPool& pool, Isa isa) {
                                 : measure_f32_peak(pool, isa);
 }
 
-double measure_read_bandwidth(ThreadPool& pool) {
-  constexpr int64_t kBytes = int64_t{256} << 20, kPiece = int64_t{1} << 20;
-  const Buffer memory(kBytes);
+double measure_read_bandwidth(ThreadPool& pool, int64_t bytes) {
+  constexpr int64_t kLeastPieces = 16, kMostPieceBytes = int64_t{1} << 20;
+  constexpr int64_t kLeastBytes = int64_t{16} << 20;  // of a timing
+  const int64_t piece_bytes =
+      std::clamp(bytes / kLeastPieces / 64 * 64, int64_t{4096}, kMostPieceBytes);
+  const int64_t num_pieces = std::max(kLeastPieces, bytes / piece_bytes);
+  const int64_t num_passes = (kLeastBytes + bytes - 1) / std::max<int64_t>(bytes, 4096);
+  Buffer memory(num_pieces * piece_bytes);
+  // Pages that nobody wrote to are all one page of zeros, which lies in the nearest cache.
+  std::memset(memory.data(), 1, static_cast<size_t>(memory.size()));
   std::vector<uint64_t> sums(static_cast<size_t>(pool.num_threads()) * 8);
   double best = 0;
   for (int i = 0; i < kRepeats; ++i) {
     const auto begin = Clock::now();
-    pool.run(kBytes / kPiece, [&](int64_t piece, int worker) {
-      const auto* words = reinterpret_cast<const uint64_t*>(memory.data() + piece * kPiece);
+    pool.run(num_pieces * num_passes, [&](int64_t piece, int worker) {
+      const auto* words =
+          reinterpret_cast<const uint64_t*>(memory.data() + piece % num_pieces * piece_bytes);
       uint64_t sum[8] = {};
-      for (int64_t j = 0; j < kPiece / 8; j += 8) {
+      for (int64_t j = 0; j < piece_bytes / 8; j += 8) {
         for (int64_t lane = 0; lane < 8; ++lane) sum[lane] ^= words[j + lane];
       }
       for (uint64_t lane : sum) sums[worker * 8] ^= lane;
     });
-    best = std::max(best, static_cast<double>(kBytes) / seconds_since(begin));
+    best = std::max(best, static_cast<double>(memory.size() * num_passes) / seconds_since(begin));
   }
   return best;
 }

@@ -20,8 +20,10 @@ namespace cachalot::device {
 double measure_f32_peak(ThreadPool& pool, Isa isa);
 // The same for vdpbf16ps where the level has it, else f32's: bf16 math then runs on f32 lanes.
 double measure_bf16_peak(ThreadPool& pool, Isa isa);
-// Bytes/s of all threads reading memory that no cache holds.
-double measure_read_bandwidth(ThreadPool& pool);
+// Bytes/s of all threads reading `bytes` again and again: by default more than a cache holds, so
+// memory's; of fewer, those of the caches where they stay.
+inline constexpr int64_t kUncachedBytes = int64_t{256} << 20;
+double measure_read_bandwidth(ThreadPool& pool, int64_t bytes = kUncachedBytes);
 
 // One thread's part: `steps` rounds of its chains; returns the floating-point operations done.
 // *sink keeps them alive.
