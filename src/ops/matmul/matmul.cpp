@@ -4,7 +4,6 @@
 #include <bit>
 #include <optional>
 
-#include "numeric/formats.h"
 #include "ops/matmul/flush_denormals.h"
 #include "ops/matmul/matmul_kernels.h"
 #include "ops/matmul/matmul_plan.h"
@@ -30,6 +29,7 @@ struct Totals {
   int64_t products = 0, blocks = 0, tasks = 0;
   int64_t x_floats = 0;
   int64_t scratch_bytes = 0;  // per worker
+  int64_t panels = 0;         // counted beforehand
 };
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -73,11 +73,12 @@ void each_chain(const MatmulParams& p, Body body) {
     body(begin, std::min(k, begin + p.chain_inputs));
 }
 
-// Chains after the first add to what y holds. sums: task.m rows of kPanelWidth floats.
+// Chains after the first add to what y holds; rounding waits for the last. sums: task.m rows of kPanelWidth floats.
 void run_chains(const MatmulKernels& kernels, const MatmulParams& p, const PanelTask& whole,
                 int64_t lanes, float* copy, float* sums) {
   each_chain(p, [&](int64_t begin, int64_t end) {
     PanelTask task = whole;
+    task.round_y = false;
     task.first_input = begin;
     task.k = end - begin;
     task.panel += begin * whole.width * static_cast<int64_t>(sizeof(float));
@@ -92,13 +93,8 @@ void run_chains(const MatmulKernels& kernels, const MatmulParams& p, const Panel
         whole.y[i * whole.y_stride + lane] += sums[i * PackedWeight::kPanelWidth + lane];
     }
   });
-}
-
-void round_rows(float* y, int64_t stride, int64_t m, int64_t n) {
-  for (int64_t i = 0; i < m; ++i) {
-    for (int64_t lane = 0; lane < n; ++lane)
-      y[i * stride + lane] = numeric::round_to_bf16(y[i * stride + lane]);
-  }
+  if (whole.round_y)
+    kernels.round_rows(whole.y, whole.y_stride, whole.m, lanes, whole.y, whole.y_stride);
 }
 
 // One panel times one block of rows. `scratch` is this worker's: the kernel's part, then a padded
@@ -129,6 +125,7 @@ void run_task(const MatmulKernels& kernels, const Product& product, int64_t pane
                  .y = y,
                  .y_stride = p.y_stride,
                  .accumulate = p.accumulate,
+                 .round_y = p.round_y,
                  .k_block = product.plan.k_block,
                  .scratch = scratch};
   {
@@ -141,7 +138,6 @@ void run_task(const MatmulKernels& kernels, const Product& product, int64_t pane
       run_chains(kernels, p, task, lanes, copy, copy + rows * PackedWeight::kPanelWidth);
     }
   }
-  if (p.round_y) round_rows(y, p.y_stride, rows, lanes);
 }
 
 void add_product(device::ExecContext& ctx, const MatmulKernels& kernels, const MatmulParams& p,
@@ -152,8 +148,8 @@ void add_product(device::ExecContext& ctx, const MatmulKernels& kernels, const M
   const PackedWeight& w = *p.w;
   Product& product = products[totals.products];
   product.p = &p;
-  product.plan = plan_matmul(
-      {p.m, w.rows(), w.columns(), w.format(), p.math, ctx.isa, ctx.pool->num_threads()});
+  product.plan = plan_matmul({p.m, w.rows(), w.columns(), w.format(), p.math, ctx.isa,
+                              ctx.pool->num_threads(), totals.panels - w.num_panels()});
   product.num_blocks = ceil_div(p.m, product.plan.m_block);
   product.first_block = totals.blocks;
   product.first_task = totals.tasks;
@@ -221,6 +217,9 @@ void grouped_matmul(device::ExecContext& ctx, std::span<const MatmulParams> para
   Totals totals;
   for (const MatmulParams& p : params) {
     check(p);
+    if (p.m > 0) totals.panels += p.w->num_panels();
+  }
+  for (const MatmulParams& p : params) {
     if (p.m > 0) add_product(ctx, kernels, p, products, totals);
   }
   if (totals.products == 0) return;

@@ -1,5 +1,6 @@
 // The matrix product for AVX-512: matmul_simd.h over sixteen lanes.
 #include "ops/matmul/matmul_simd.h"
+#include "ops/matmul/round_simd.h"
 
 namespace cachalot::ops {
 
@@ -9,6 +10,7 @@ const MatmulKernels kMatmulAvx512 = {
     prepare_x,
     prepare_columns,
     scratch_bytes,
-    run};
+    run,
+    round_rows};
 
 }  // namespace cachalot::ops

@@ -99,6 +99,7 @@ void run_task(const MatmulKernels& kernels, const Product& product, int64_t pane
       .y = p.dw + n * p.dw_stride + panel * kPanelWidth,
       .y_stride = p.dw_stride,
       .accumulate = true,
+      .round_y = false,
       .k_block = product.plan.k_block,
       .scratch = scratch};
   run_task_on_copy(kernels, task, product.panel_lanes(panel),

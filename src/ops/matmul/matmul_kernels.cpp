@@ -7,7 +7,7 @@ namespace {
 
 // From this many rows on, totals wait between k blocks in a compact copy: rows of y that are a
 // large power of two apart would share a few sets of the caches (N = 1024: 20 percent slower).
-constexpr int64_t kCopiedRows = 12;
+constexpr int64_t kCopiedRows = 5;
 // Up to this many inputs every kernel visits y once.
 constexpr int64_t kSinglePassInputs = 64;
 
@@ -31,7 +31,10 @@ void run_task_on_copy(const MatmulKernels& kernels, PanelTask task, int64_t lane
       for (int64_t lane = 0; lane < lanes; lane += 16)
         __builtin_prefetch(task.y + i * task.y_stride + lane, 1);
     }
-    return kernels.run(task);
+    kernels.run(task);
+    if (task.round_y)
+      kernels.round_rows(task.y, task.y_stride, task.m, lanes, task.y, task.y_stride);
+    return;
   }
   constexpr int64_t kStride = PackedWeight::kPanelWidth;
   float* y = task.y;
@@ -43,6 +46,7 @@ void run_task_on_copy(const MatmulKernels& kernels, PanelTask task, int64_t lane
     std::fill(copy + i * kStride + lanes, copy + i * kStride + task.width, 0.0f);
   }
   kernels.run(task);
+  if (task.round_y) return kernels.round_rows(copy, kStride, task.m, lanes, y, y_stride);
   for (int64_t i = 0; i < task.m; ++i) std::copy_n(copy + i * kStride, lanes, y + i * y_stride);
 }
 

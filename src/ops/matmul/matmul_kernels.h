@@ -30,6 +30,7 @@ struct PanelTask {
   float* y;
   int64_t y_stride;
   bool accumulate;     // f32 math only
+  bool round_y;        // for run_task_on_copy(): run() leaves the totals
   int64_t k_block;     // inputs decoded at a time
   std::byte* scratch;  // scratch_bytes(k_block), aligned to 64
 };
@@ -48,10 +49,13 @@ struct MatmulKernels {
   void (*prepare_columns)(const float* x, int64_t x_stride, int64_t m, int64_t k, float* out);
   int64_t (*scratch_bytes)(int64_t k_block);
   void (*run)(const PanelTask& task);
+  // to = bf16(from), nearest even: m rows of n, in place or from one place to another.
+  void (*round_rows)(const float* from, int64_t from_stride, int64_t m, int64_t n, float* to,
+                     int64_t to_stride);
 };
 
-// Runs a task whose y has only the first `lanes` lanes of the panel. `copy` has task.m rows of
-// kPanelWidth floats.
+// Runs a task whose y has only the first `lanes` lanes of the panel, and rounds y where it says so.
+// `copy` has task.m rows of kPanelWidth floats.
 void run_task_on_copy(const MatmulKernels& kernels, PanelTask task, int64_t lanes, float* copy);
 
 const MatmulKernels& matmul_kernels(device::Isa isa);

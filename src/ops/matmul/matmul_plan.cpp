@@ -34,16 +34,18 @@ MatmulPlan plan_matmul(const MatmulProblem& p) {
           : kMaxRows;
   int64_t blocks = std::max<int64_t>(1, ceil_div(p.m, most));
   const int64_t wanted = p.num_threads == 1 ? 1 : kTasksPerThread * p.num_threads;
-  if (panels * blocks < wanted) {
-    blocks = std::max(blocks, std::min(ceil_div(wanted, panels), ceil_div(p.m, kRowTile)));
+  if (panels * blocks + p.panels_beside < wanted) {
+    blocks = std::max(
+        blocks, std::min(ceil_div(wanted, panels + p.panels_beside), ceil_div(p.m, kRowTile)));
   }
   return {ceil_div(std::max<int64_t>(p.m, 1), blocks), 256};
 }
 
 std::string to_string(const MatmulProblem& p) {
-  return fmt::format("matmul m={} n={} k={} weights={} math={} isa={} threads={}", p.m, p.n, p.k,
-                     weight_format_name(p.format), p.math == MatmulMath::f32 ? "f32" : "bf16",
-                     device::isa_name(p.isa), p.num_threads);
+  return fmt::format("matmul m={} n={} k={} weights={} math={} isa={} threads={} beside={}", p.m,
+                     p.n, p.k, weight_format_name(p.format),
+                     p.math == MatmulMath::f32 ? "f32" : "bf16", device::isa_name(p.isa),
+                     p.num_threads, p.panels_beside);
 }
 
 std::string to_string(const MatmulPlan& plan) {

@@ -18,6 +18,7 @@ struct MatmulProblem {
   MatmulMath math;
   device::Isa isa;
   int num_threads;
+  int64_t panels_beside = 0;  // of other products that the threads share out with this one
 };
 
 struct MatmulPlan {

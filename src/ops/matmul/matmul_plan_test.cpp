@@ -5,9 +5,9 @@
 namespace cachalot::ops {
 namespace {
 
-MatmulPlan plan(int64_t m, int64_t n, int num_threads) {
-  return plan_matmul(
-      {m, n, 4096, WeightFormat::fp4, MatmulMath::bf16, device::Isa::avx2, num_threads});
+MatmulPlan plan(int64_t m, int64_t n, int num_threads, int64_t panels_beside = 0) {
+  return plan_matmul({m, n, 4096, WeightFormat::fp4, MatmulMath::bf16, device::Isa::avx2,
+                      num_threads, panels_beside});
 }
 
 TEST(MatmulPlan, KeepsARowOrTwoWhole) {
@@ -26,14 +26,20 @@ TEST(MatmulPlan, CutsRowsWherePanelsAreFewerThanThreadsNeed) {
   EXPECT_GE((1200 + few.m_block - 1) / few.m_block, 24);
 }
 
+// The experts of a layer: many products of a few panels and rows each.
+TEST(MatmulPlan, KeepsRowsWholeWhereOtherProductsOccupyTheThreads) {
+  EXPECT_EQ(plan(12, 64, 2).m_block, 6);
+  EXPECT_EQ(plan(12, 64, 2, 15).m_block, 12);
+}
+
 TEST(MatmulPlan, DecodesWholeScaleGroups) {
   for (int64_t m : {1, 7, 300}) EXPECT_EQ(plan(m, 777, 3).k_block % 128, 0);
 }
 
 TEST(MatmulPlan, PrintsItsProblem) {
   EXPECT_EQ(to_string(MatmulProblem{3, 64, 128, WeightFormat::fp8, MatmulMath::bf16,
-                                    device::Isa::avx512, 2}),
-            "matmul m=3 n=64 k=128 weights=fp8 math=bf16 isa=avx512 threads=2");
+                                    device::Isa::avx512, 2, 5}),
+            "matmul m=3 n=64 k=128 weights=fp8 math=bf16 isa=avx512 threads=2 beside=5");
   EXPECT_EQ(to_string(MatmulPlan{6, 256}), "m_block=6 k_block=256");
 }
 

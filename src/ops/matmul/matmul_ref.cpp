@@ -6,6 +6,7 @@
 #include "numeric/formats.h"
 #include "ops/matmul/flush_denormals.h"
 #include "ops/matmul/matmul_kernels.h"
+#include "ops/matmul/round_simd.h"
 
 namespace cachalot::ops {
 namespace {
@@ -130,6 +131,7 @@ const MatmulKernels kMatmulReference = {
     prepare_x,
     nullptr,
     scratch_bytes,
-    run};
+    run,
+    round_rows};
 
 }  // namespace cachalot::ops

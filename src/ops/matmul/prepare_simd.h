@@ -1,5 +1,6 @@
-// Rows of x in the order that the register tiles read: tiles of up to kRowTile rows, evenly filled,
-// each [element][rows]; zeros up to the padded k. An element is a float, in the order of the chain
+// Rows of x in the order that the register tiles read: tiles of up to kRowTile rows (kPairRowTile
+// where weights are decoded in registers), evenly filled, each [element][rows]; zeros up to the
+// padded k. An element is a float, in the order of the chain
 // (bf16 math: the odd input of each pair first, denormals flushed), or a pair of bf16 for
 // vdpbf16ps.
 #pragma once
@@ -11,10 +12,12 @@
 namespace cachalot::ops {
 namespace {
 
-constexpr int64_t kRowTile = 6;
+constexpr int64_t kRowTile = 6, kPairRowTile = 8;
 
-inline int64_t num_row_tiles(int64_t m) { return (m + kRowTile - 1) / kRowTile; }
-inline int64_t row_tile_begin(int64_t tile, int64_t m) { return tile * m / num_row_tiles(m); }
+inline int64_t num_row_tiles(int64_t m, int64_t most = kRowTile) { return (m + most - 1) / most; }
+inline int64_t row_tile_begin(int64_t tile, int64_t m, int64_t most = kRowTile) {
+  return tile * m / num_row_tiles(m, most);
+}
 
 inline __m128 load_up_to_4(const float* row, int64_t count) {
   if (count >= 4) return _mm_loadu_ps(row);
@@ -101,12 +104,12 @@ __attribute__((noinline)) void prepare_tile(const float* const* rows, int64_t nu
 // k is a multiple of Elements::kInputs, and of 2 with OddFirstElements.
 template <typename Elements>
 void prepare_rows(const float* x, int64_t x_stride, const int32_t* x_rows, int64_t m,
-                  int64_t num_inputs, int64_t k, float* out) {
+                  int64_t num_inputs, int64_t k, float* out, int64_t most = kRowTile) {
   const int64_t count = k / Elements::kInputs;
-  for (int64_t tile = 0; tile < num_row_tiles(m); ++tile) {
-    const int64_t begin = row_tile_begin(tile, m);
-    const int64_t num_rows = row_tile_begin(tile + 1, m) - begin;
-    const float* rows[kRowTile];
+  for (int64_t tile = 0; tile < num_row_tiles(m, most); ++tile) {
+    const int64_t begin = row_tile_begin(tile, m, most);
+    const int64_t num_rows = row_tile_begin(tile + 1, m, most) - begin;
+    const float* rows[kPairRowTile];
     for (int64_t r = 0; r < num_rows; ++r) {
       rows[r] = x + (x_rows != nullptr ? x_rows[begin + r] : begin + r) * x_stride;
     }
@@ -117,7 +120,9 @@ void prepare_rows(const float* x, int64_t x_stride, const int32_t* x_rows, int64
       case 3: prepare_tile<3, Elements>(rows, num_inputs, count, to); break;
       case 4: prepare_tile<4, Elements>(rows, num_inputs, count, to); break;
       case 5: prepare_tile<5, Elements>(rows, num_inputs, count, to); break;
-      default: prepare_tile<6, Elements>(rows, num_inputs, count, to); break;
+      case 6: prepare_tile<6, Elements>(rows, num_inputs, count, to); break;
+      case 7: prepare_tile<7, Elements>(rows, num_inputs, count, to); break;
+      default: prepare_tile<8, Elements>(rows, num_inputs, count, to); break;
     }
   }
 }

@@ -36,12 +36,12 @@ inline void prefetch(const Ahead& ahead, int64_t i) {
 
 // One row reads a panel once, in order: it asks for what comes two kilobytes later (Zen 3: FP4 and
 // FP8 15 to 20 percent faster, bf16 and f32 no faster).
+constexpr int kStreamAheadBytes = 2176;
 template <int kBytes>
 inline void prefetch_stream(const void* p) {
-  constexpr int kDistanceBytes = 2176;
 #pragma GCC unroll 8
   for (int line = 0; line < kBytes; line += 64) {
-    _mm_prefetch(static_cast<const char*>(p) + kDistanceBytes + line, _MM_HINT_T0);
+    _mm_prefetch(static_cast<const char*>(p) + kStreamAheadBytes + line, _MM_HINT_T0);
   }
 }
 
