@@ -197,6 +197,7 @@ std::vector<AttentionCase> make_attention_cases(const std::vector<int64_t>& cont
     for (int64_t context : contexts)
       cases.push_back(index_case("index", context, 1, 64, 128, 512, index_format, bf16));
     cases.push_back(index_case("index", contexts.front(), 64, 64, 128, 512, index_format, bf16));
+    cases.push_back(index_case("index 2x64", contexts.back(), 1, 2, 64, 64, index_format, bf16));
     cases.push_back(index_case("index 4x32", contexts.back(), 256, 4, 32, 64, index_format, bf16));
   }
   return cases;

@@ -2,6 +2,7 @@
 // Numerics  index_select.h's. How queries are grouped changes no bit.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "device/isa.h"
@@ -9,6 +10,13 @@
 namespace cachalot::ops {
 
 inline constexpr int64_t kIndexTileKeys = 64;
+inline constexpr int64_t kIndexRunKeys = 16;
+
+// Sixteen fp4 keys that lie one after the other in their block (quant/row_codec.h).
+struct Fp4Run {
+  const std::byte* codes;
+  const std::byte* scales;
+};
 
 struct IndexKernels {
   // Queries [rows, dim] and n <= 64 keys, rows of `dim` floats `stride` apart, in the forms that
@@ -18,6 +26,10 @@ struct IndexKernels {
   void (*prepare_queries)(const float* q, int64_t rows, int64_t dim, float* prepared);
   int64_t (*query_stride)(int64_t dim);
   void (*pack_keys)(const float* keys, int64_t stride, int64_t n, int64_t dim, float* panel);
+  // The same from 64 fp4 keys as they lie. False where their scales are out of the range in which
+  // it is exact, then the panel is garbage. Null where there is no such version; dim is 32, 64 or
+  // 128.
+  bool (*pack_fp4_keys)(const Fp4Run runs[4], int64_t dim, float* panel);
 
   // dots [rows][64] = queries . keys.
   void (*multiply)(const float* queries, int64_t rows, int64_t dim, const float* panel,

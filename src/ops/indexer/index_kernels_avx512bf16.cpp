@@ -1,8 +1,12 @@
 // bf16 math with vdpbf16ps: queries and keys as pairs of bf16. What is not a product is the AVX-512
 // text.
+// GCC 12 takes the undefined pass-through operand of its own unmasked intrinsics for an
+// uninitialised variable.
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include "ops/attention/vector_avx512.h"
 //
 #include "ops/attention/pair_tile_avx512bf16.h"
+#include "ops/indexer/fp4_keys_avx512bf16.h"
 #include "ops/indexer/index_kernels_body.h"
 
 namespace cachalot::ops {
@@ -40,7 +44,8 @@ void multiply_pairs(const float* queries, int64_t rows, int64_t dim, const float
 
 }  // namespace
 
-const IndexKernels kIndexAvx512Bf16 = {prepare_pairs,  pairs_of,        pack_pairs,
-                                       multiply_pairs, kKernels.reduce, kKernels.above};
+const IndexKernels kIndexAvx512Bf16 = {prepare_pairs,  pairs_of,       pack_pairs,
+                                       pack_fp4_pairs, multiply_pairs, kKernels.reduce,
+                                       kKernels.above};
 
 }  // namespace cachalot::ops

@@ -93,7 +93,8 @@ uint64_t above(const float* scores, float threshold) {
 
 int64_t query_stride(int64_t dim) { return dim; }
 
-constexpr IndexKernels kKernels = {nullptr, query_stride, pack_keys, multiply, reduce, above};
+constexpr IndexKernels kKernels = {nullptr,  query_stride, pack_keys, nullptr,
+                                   multiply, reduce,       above};
 
 }  // namespace
 }  // namespace cachalot::ops

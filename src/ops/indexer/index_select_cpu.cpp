@@ -61,6 +61,8 @@ class IndexSelect {
     block_tokens_ = std::min(block_tokens_, most);
     product_tokens_ = std::clamp<int64_t>(kProductRows / p.heads, 1, block_tokens_);
     padded_dim_ = (p.dim + 15) / 16 * 16;
+    packs_fp4_ = p.format == tensor::IndexFormat::fp4 && kernels_.pack_fp4_keys != nullptr &&
+                 (p.dim == 32 || p.dim == 64 || p.dim == 128);
     cut(scored, count);
   }
 
@@ -83,6 +85,8 @@ class IndexSelect {
   }
   void cut(const ScoredRows* scored, int64_t count);
   Scratch allocate_scratch();
+  bool pack_fp4(const tensor::RowBlocks& keys, int64_t base, float* panel) const;
+  void pack(int64_t sequence, int64_t base, int64_t n, const Scratch& s) const;
   void scan(const Block& block, int64_t first_tile, int64_t last_tile, const Scratch& s) const;
   void score_tile(const Block& block, int64_t base, const float* queries, const Scratch& s) const;
   void write(int64_t row, int64_t count) const;
@@ -101,6 +105,7 @@ class IndexSelect {
   int64_t block_tokens_ = 0;
   int64_t product_tokens_ = 0;
   int64_t padded_dim_ = 0;
+  bool packs_fp4_ = false;
 };
 
 // Rows into blocks; with few blocks the keys of each into ranges.
@@ -178,6 +183,27 @@ void IndexSelect::score_tile(const Block& block, int64_t base, const float* quer
   }
 }
 
+// A whole tile of fp4 keys as they lie in the cache, where its blocks hold whole runs.
+bool IndexSelect::pack_fp4(const tensor::RowBlocks& keys, int64_t base, float* panel) const {
+  if (keys.rows_per_block % kIndexRunKeys != 0) return false;
+  Fp4Run runs[kIndexTileKeys / kIndexRunKeys];
+  for (int64_t i = 0; i < kIndexTileKeys / kIndexRunKeys; ++i) {
+    const tensor::RowRef first = keys.row(base + i * kIndexRunKeys);
+    runs[i] = {first.data, first.scale};
+  }
+  return kernels_.pack_fp4_keys(runs, p_.dim, panel);
+}
+
+void IndexSelect::pack(int64_t sequence, int64_t base, int64_t n, const Scratch& s) const {
+  if (packs_fp4_ && n == kIndexTileKeys &&
+      pack_fp4(p_.layer_rows[sequence].index_keys, base, s.panel))
+    return;
+  for (int64_t i = 0; i < n; ++i) {
+    index_key(ctx_.isa, p_, sequence, base + i, s.keys + i * padded_dim_);
+  }
+  kernels_.pack_keys(s.keys, padded_dim_, n, p_.dim, s.panel);
+}
+
 void IndexSelect::scan(const Block& block, int64_t first_tile, int64_t last_tile,
                        const Scratch& s) const {
   const int64_t capacity = TopKStream::capacity(p_.topk);
@@ -193,11 +219,7 @@ void IndexSelect::scan(const Block& block, int64_t first_tile, int64_t last_tile
   }
   const int64_t num_keys = std::min(visible(block, block.last - 1), last_tile * kIndexTileKeys);
   for (int64_t base = first_tile * kIndexTileKeys; base < num_keys; base += kIndexTileKeys) {
-    const int64_t n = std::min(kIndexTileKeys, num_keys - base);
-    for (int64_t i = 0; i < n; ++i) {
-      index_key(ctx_.isa, p_, block.sequence, base + i, s.keys + i * padded_dim_);
-    }
-    kernels_.pack_keys(s.keys, padded_dim_, n, p_.dim, s.panel);
+    pack(block.sequence, base, std::min(kIndexTileKeys, num_keys - base), s);
     score_tile(block, base, queries, s);
   }
 }

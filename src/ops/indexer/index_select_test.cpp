@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <string>
 #include <utility>
@@ -13,6 +14,7 @@
 
 #include "base/rng.h"
 #include "numeric/formats.h"
+#include "ops/indexer/index_kernels.h"
 #include "ops/quant/row_codec.h"
 
 namespace cachalot::ops {
@@ -60,11 +62,18 @@ class Index {
 
   void set_round_scores(bool value) { shape_.round_scores = value; }
 
+  void set_rows_per_block(int64_t rows) {
+    rows_per_block_ = rows;
+    encode();
+  }
+
   void encode() {
-    storage_.assign((num_keys_ + 6) / 7, std::vector<std::byte>(7 * layout_.row_bytes()));
+    const int64_t rows = rows_per_block_;
+    storage_.assign((num_keys_ + rows - 1) / rows,
+                    std::vector<std::byte>(rows * layout_.row_bytes()));
     blocks_.clear();
     for (auto& page : storage_) blocks_.push_back(page.data());
-    view_ = {blocks_.data(), 7, layout_};
+    view_ = {blocks_.data(), rows, layout_};
     for (int64_t e = 0; e < num_keys_; ++e) {
       encode_index_row(shape_.format, &keys[e * shape_.dim], shape_.dim, view_.row(e));
     }
@@ -171,6 +180,7 @@ class Index {
   int64_t rows_;
   int64_t num_keys_;
   tensor::RowLayout layout_;
+  int64_t rows_per_block_ = 7;
   std::vector<std::vector<std::byte>> storage_;
   std::vector<std::byte*> blocks_;
   tensor::RowBlocks view_;
@@ -290,6 +300,65 @@ TEST(ReplaySelection, CopiesPicksAndCountsThem) {
 }
 
 // Ascending scores: every key beats the threshold, so the candidates are cut over and over.
+// Keys whose blocks hold whole runs of sixteen are read as they lie, of others not, nor where a scale
+// is too small or too large for that.
+TEST(IndexSelect, Fp4KeysInBlocksOfRuns) {
+  for (const int64_t dim : {32, 64, 96, 128}) {
+    const Shape shape{3, dim, 4, 100, IndexFormat::fp4, true, false};
+    Index index(shape, 4 * 531, 3, 77 + static_cast<uint64_t>(dim));
+    for (const bool extreme : {false, true}) {
+      for (int64_t i = 0; extreme && i < dim; ++i) {
+        index.keys[70 * dim + i] *= 0x1p-125f;
+        index.keys[200 * dim + i] *= 0x1p+120f;
+        index.keys[300 * dim + i] = 0;
+      }
+      index.encode();
+      const Selection expected = index.run(Isa::reference, 1, {});
+      for (const int64_t rows : {int64_t{7}, kIndexRunKeys, 2 * kIndexRunKeys}) {
+        index.set_rows_per_block(rows);
+        expect_same(index, expected, {{}, {1, 1, 1}});
+      }
+    }
+  }
+}
+
+// Every code of a pair under every scale: the panel has the bits of the decoded rows' panel, or the
+// version says that it has not.
+TEST(IndexSelect, Fp4PanelsHaveTheBitsOfDecodedKeys) {
+  if (device::machine_isa() != Isa::avx512bf16) GTEST_SKIP() << "no version for this processor";
+  for (const int64_t dim : {32, 64, 128}) {
+    const tensor::RowLayout layout = tensor::index_row_layout(IndexFormat::fp4, dim);
+    std::vector<std::byte> block(kIndexTileKeys * layout.row_bytes());
+    std::byte* first = block.data();
+    const tensor::RowBlocks rows{&first, kIndexTileKeys, layout};
+    int num_exact = 0;
+    for (int scale = 0; scale < 255; ++scale) {
+      std::vector<float> keys(kIndexTileKeys * dim);
+      for (int64_t e = 0; e < kIndexTileKeys; ++e) {
+        const tensor::RowRef row = rows.row(e);
+        for (int64_t i = 0; i < dim / 2; ++i)
+          row.data[i] = static_cast<std::byte>(e * dim / 2 + i + scale);
+        for (int64_t i = 0; i < dim / 32; ++i)
+          row.scale[i] = static_cast<std::byte>(i == 0 ? scale : 100 + (e + i) % 50);
+        decode_index_row(Isa::reference, IndexFormat::fp4, row, dim, &keys[e * dim]);
+      }
+      Fp4Run runs[4];
+      for (int64_t i = 0; i < 4; ++i) {
+        const tensor::RowRef row = rows.row(i * kIndexRunKeys);
+        runs[i] = {row.data, row.scale};
+      }
+      std::vector<float> found(kIndexTileKeys * dim), expected(kIndexTileKeys * dim);
+      const IndexKernels& kernels = index_kernels(Isa::avx512bf16, true);
+      if (!kernels.pack_fp4_keys(runs, dim, found.data())) continue;
+      ++num_exact;
+      kernels.pack_keys(keys.data(), dim, kIndexTileKeys, dim, expected.data());
+      ASSERT_EQ(0, std::memcmp(found.data(), expected.data(), kIndexTileKeys * dim / 2 * 4))
+          << "dim " << dim << ", scale " << scale;
+    }
+    EXPECT_EQ(num_exact, 251);
+  }
+}
+
 TEST(IndexSelect, AscendingScores) {
   const Shape shape{1, 16, 1, 30, IndexFormat::f32, false, false};
   Index index(shape, 9999, 1, 6);
