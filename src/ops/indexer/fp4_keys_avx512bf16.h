@@ -1,7 +1,7 @@
 // Fp4 keys straight into the panel of bf16 pairs that the products read. A byte of codes is a pair:
-// sixteen keys' bytes are transposed four at a time, one shift puts both nibbles of every key's byte
-// where a table of words finds their bf16, and the scale, a power of two, is added to the exponents
-// of what is not zero. Included by *_avx512bf16.cpp files only.
+// sixteen keys' bytes are transposed four at a time, one shift puts both nibbles of every key's
+// byte where a table of words finds their bf16, and the scale, a power of two, is added to the
+// exponents of what is not zero. Included by *_avx512bf16.cpp files only.
 #pragma once
 
 #include <immintrin.h>

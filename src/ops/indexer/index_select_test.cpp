@@ -300,8 +300,8 @@ TEST(ReplaySelection, CopiesPicksAndCountsThem) {
 }
 
 // Ascending scores: every key beats the threshold, so the candidates are cut over and over.
-// Keys whose blocks hold whole runs of sixteen are read as they lie, of others not, nor where a scale
-// is too small or too large for that.
+// Keys whose blocks hold whole runs of sixteen are read as they lie, of others not, nor where a
+// scale is too small or too large for that.
 TEST(IndexSelect, Fp4KeysInBlocksOfRuns) {
   for (const int64_t dim : {32, 64, 96, 128}) {
     const Shape shape{3, dim, 4, 100, IndexFormat::fp4, true, false};

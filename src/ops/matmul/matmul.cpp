@@ -73,7 +73,8 @@ void each_chain(const MatmulParams& p, Body body) {
     body(begin, std::min(k, begin + p.chain_inputs));
 }
 
-// Chains after the first add to what y holds; rounding waits for the last. sums: task.m rows of kPanelWidth floats.
+// Chains after the first add to what y holds; rounding waits for the last. sums: task.m rows of
+// kPanelWidth floats.
 void run_chains(const MatmulKernels& kernels, const MatmulParams& p, const PanelTask& whole,
                 int64_t lanes, float* copy, float* sums) {
   each_chain(p, [&](int64_t begin, int64_t end) {
