@@ -343,8 +343,14 @@ TEST(Sample, ARowHasItsBitsAloneInAnyBatchAndForAnyThreads) {
       if (row == 3) of_row.back() = std::numeric_limits<float>::quiet_NaN();
       if (row == 4) of_row.assign(of_row.size(), -kInf);
       if (row == 5) of_row[0] = -kInf, of_row.back() = 1;
+      // Greedy rows below: the last of many, none, two of the best, one that is no number.
+      if (row == 6) of_row.back() = std::numeric_limits<float>::quiet_NaN();
+      if (row == 7) of_row.assign(of_row.size(), -kInf);
+      if (row == 8) of_row[of_row.size() / 2] = of_row.back() = 100;
+      if (row == 9) of_row[of_row.size() / 2] = kInf;
       logits.insert(logits.end(), of_row.begin(), of_row.end());
       Request request = random_request(random, static_cast<size_t>(n));
+      if (row >= 6 && row < 12) request = Request{}, request.temperature = 0;
       request.wants_model_logprob = random() % 2 == 0;
       request.num_top = static_cast<int64_t>(random() % (kTopStride + 1));
       requests.push_back(std::move(request));
@@ -359,6 +365,7 @@ TEST(Sample, ARowHasItsBitsAloneInAnyBatchAndForAnyThreads) {
     }
     EXPECT_EQ(alone[3].tokens[0].fault, SamplingFault::not_finite);
     EXPECT_EQ(alone[4].tokens[0].fault, SamplingFault::nothing_to_choose);
+    EXPECT_EQ(alone[8].tokens[0].id, n / 2);
     for_each_context([&](device::ExecContext& ctx, const std::string& name) {
       const Outcome together = outcome_of(ctx, logits, rows);
       for (int64_t row = 0; row < kRows; ++row)
