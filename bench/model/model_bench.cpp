@@ -67,14 +67,17 @@ struct Machine {
   double flops, bytes_per_s;
 };
 
-Machine measure(int threads, const std::string& precision) {
+// Of a step that reads so many bytes: a step's weights and rows stay in caches where the next one
+// finds them there.
+Machine measure(int threads, const std::string& precision, double step_bytes) {
   ThreadPool pool(threads);
   const device::Isa isa =
       device::chosen_isa().has_value() ? *device::chosen_isa() : device::machine_isa();
   return {isa,
           precision == "exact" ? device::measure_f32_peak(pool, isa)
                                : device::measure_bf16_peak(pool, isa),
-          device::measure_read_bandwidth(pool)};
+          device::measure_read_bandwidth(
+              pool, std::min(device::kUncachedBytes, static_cast<int64_t>(step_bytes)))};
 }
 
 Result<std::unique_ptr<engine::Engine>> random_engine(const formats::ModelConfig& config,
@@ -162,6 +165,8 @@ StepCost step_cost(const engine::Engine& engine, double context, int64_t sequenc
   return cost;
 }
 
+double bytes_of(const StepCost& cost) { return cost.matrix_bytes + cost.attention_bytes; }
+
 // The better of two measurements, of which one was made before the work and one after it: what a
 // neighbour takes from one of them would make a share too large.
 Machine better_of(const Machine& a, const Machine& b) {
@@ -178,6 +183,11 @@ Status check_share(const char* name, double share) {
 
 double limit_seconds(double flops, double bytes, const Machine& machine) {
   return std::max(flops / machine.flops, bytes / machine.bytes_per_s);
+}
+
+double limit_seconds(const StepCost& cost, const Machine& machine) {
+  return limit_seconds(cost.matrix_flops, cost.matrix_bytes, machine) +
+         limit_seconds(cost.attention_flops, cost.attention_bytes, machine);
 }
 
 double step_clock(const engine::Engine& engine, const BatchBenchOptions& options) {
@@ -226,7 +236,6 @@ Result<std::vector<double>> batch_seconds(engine::Engine& engine, int64_t sequen
 }  // namespace
 
 Result<std::string> run_batch_bench(const BatchBenchOptions& options) {
-  const Machine before = measure(options.threads, options.precision);
   engine::EngineOptions engine_options;
   engine_options.model.path = options.model;
   engine_options.model.precision = options.precision;
@@ -241,6 +250,14 @@ Result<std::string> run_batch_bench(const BatchBenchOptions& options) {
     CACHALOT_ASSIGN_OR_RETURN(engine, engine::Engine::create(engine_options));
   }
   std::vector<std::vector<double>> seconds(options.sequences.size());
+  const double context =
+      static_cast<double>(options.prompt_tokens) + static_cast<double>(options.decode_tokens) / 2;
+  const auto cost_of = [&](size_t i) { return step_cost(*engine, context, options.sequences[i]); };
+  const auto measure_for = [&](size_t i) {
+    return measure(options.threads, options.precision, bytes_of(cost_of(i)));
+  };
+  std::vector<Machine> before;
+  for (size_t i = 0; i < seconds.size(); ++i) before.push_back(measure_for(i));
   for (int64_t round = 0; round < options.rounds; ++round) {
     for (size_t i = 0; i < seconds.size(); ++i) {
       CACHALOT_ASSIGN_OR_RETURN(const std::vector<double> steps,
@@ -248,34 +265,29 @@ Result<std::string> run_batch_bench(const BatchBenchOptions& options) {
       seconds[i].insert(seconds[i].end(), steps.begin(), steps.end());
     }
   }
-  const Machine machine = better_of(before, measure(options.threads, options.precision));
-  const double context =
-      static_cast<double>(options.prompt_tokens) + static_cast<double>(options.decode_tokens) / 2;
   std::string rows;
   for (size_t i = 0; i < seconds.size(); ++i) {
-    const StepCost cost = step_cost(*engine, context, options.sequences[i]);
-    const double limit = limit_seconds(cost.matrix_flops, cost.matrix_bytes, machine) +
-                         limit_seconds(cost.attention_flops, cost.attention_bytes, machine);
+    const Machine machine = better_of(before[i], measure_for(i));
+    const double limit = limit_seconds(cost_of(i), machine);
     const double step = median(seconds[i]);
     CACHALOT_RETURN_IF_ERROR(check_share("bench batch", limit / step));
     rows += fmt::format(
         "{}{{\"sequences\": {}, \"tokens_per_s\": {:.2f}, \"median_s\": {:.6f}, \"min_s\": "
-        "{:.6f}, \"steps\": {}, \"limit_s\": {:.6f}, \"times_limit\": {:.3f}}}",
+        "{:.6f}, \"steps\": {}, \"peak_gflops\": {:.1f}, \"read_gb_per_s\": {:.2f}, "
+        "\"limit_s\": {:.6f}, \"times_limit\": {:.3f}}}",
         i > 0 ? ", " : "", options.sequences[i], static_cast<double>(options.sequences[i]) / step,
-        step, *std::min_element(seconds[i].begin(), seconds[i].end()), seconds[i].size(), limit,
-        step / limit);
+        step, *std::min_element(seconds[i].begin(), seconds[i].end()), seconds[i].size(),
+        machine.flops / 1e9, machine.bytes_per_s / 1e9, limit, step / limit);
   }
   return fmt::format(
       "{{\"bench\": \"batch\", \"isa\": \"{}\", \"threads\": {}, \"precision\": \"{}\", "
-      "\"peak_gflops\": {:.1f}, \"read_gb_per_s\": {:.2f}, \"batch\": [{}]}}",
-      device::isa_name(machine.isa), engine->num_threads(), options.precision, machine.flops / 1e9,
-      machine.bytes_per_s / 1e9, rows);
+      "\"batch\": [{}]}}",
+      device::isa_name(before[0].isa), engine->num_threads(), options.precision, rows);
 }
 
 Result<std::string> run_model_bench(const ModelBenchOptions& options) {
   CACHALOT_ASSIGN_OR_RETURN(const formats::ModelConfig config,
                             config_of(options.config_path, kFlashSlice));
-  const Machine before = measure(options.threads, options.precision);
   engine::EngineOptions engine_options;
   engine_options.model.precision = options.precision;
   engine_options.model.threads = options.threads;
@@ -284,6 +296,8 @@ Result<std::string> run_model_bench(const ModelBenchOptions& options) {
   engine_options.max_sequences = 2;
   CACHALOT_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Engine> engine,
                             random_engine(config, engine_options));
+  const StepCost step = step_cost(*engine, static_cast<double>(options.prompt_tokens));
+  const Machine before = measure(options.threads, options.precision, bytes_of(step));
 
   const std::vector<int32_t> prompt = random_prompt(options.prompt_tokens + 1, config.vocab_size);
   std::vector<double> prefill;
@@ -299,14 +313,13 @@ Result<std::string> run_model_bench(const ModelBenchOptions& options) {
   }
   CACHALOT_ASSIGN_OR_RETURN(const std::vector<double> decode,
                             decode_seconds(*engine, sequence, options.decode_tokens));
-  const Machine machine = better_of(before, measure(options.threads, options.precision));
+  const Machine machine =
+      better_of(before, measure(options.threads, options.precision, bytes_of(step)));
 
-  const StepCost step = step_cost(*engine, static_cast<double>(options.prompt_tokens));
   const StepCost middle = step_cost(*engine, static_cast<double>(options.prompt_tokens) / 2);
   const double prefill_flops =
       (middle.matrix_flops + middle.attention_flops) * static_cast<double>(options.prompt_tokens);
-  const double decode_limit = limit_seconds(step.matrix_flops, step.matrix_bytes, machine) +
-                              limit_seconds(step.attention_flops, step.attention_bytes, machine);
+  const double decode_limit = limit_seconds(step, machine);
   const double prefill_share = prefill_flops / median(prefill) / machine.flops;
   const double decode_share = decode_limit / median(decode);
   CACHALOT_RETURN_IF_ERROR(check_share("bench model: prefill", prefill_share));
@@ -332,7 +345,6 @@ Result<std::string> run_model_bench(const ModelBenchOptions& options) {
 Result<std::string> run_context_bench(const ContextBenchOptions& options) {
   CACHALOT_ASSIGN_OR_RETURN(const formats::ModelConfig config,
                             config_of(options.config_path, kSmall));
-  const Machine machine = measure(options.threads, options.precision);
   engine::EngineOptions engine_options;
   engine_options.model.precision = options.precision;
   engine_options.model.threads = options.threads;
@@ -348,6 +360,7 @@ Result<std::string> run_context_bench(const ContextBenchOptions& options) {
     double prefill_s, decode_s, cost_s;
   };
   std::vector<Point> points;
+  device::Isa isa{};
   for (const int64_t tokens : {options.short_tokens, options.context_tokens}) {
     CACHALOT_ASSIGN_OR_RETURN(const engine::SequenceId sequence, engine->open());
     const std::vector<int32_t> prompt = random_prompt(tokens, config.vocab_size);
@@ -369,9 +382,9 @@ Result<std::string> run_context_bench(const ContextBenchOptions& options) {
     CACHALOT_ASSIGN_OR_RETURN(const std::vector<double> decode,
                               decode_seconds(*engine, sequence, options.decode_tokens));
     const StepCost cost = step_cost(*engine, static_cast<double>(tokens));
-    points.push_back({tokens, done->prefill_seconds, median(decode),
-                      limit_seconds(cost.matrix_flops, cost.matrix_bytes, machine) +
-                          limit_seconds(cost.attention_flops, cost.attention_bytes, machine)});
+    const Machine machine = measure(options.threads, options.precision, bytes_of(cost));
+    isa = machine.isa;
+    points.push_back({tokens, done->prefill_seconds, median(decode), limit_seconds(cost, machine)});
     engine->close(sequence);
   }
   const double padded = static_cast<double>(layout.num_blocks(options.context_tokens)) *
@@ -386,14 +399,13 @@ Result<std::string> run_context_bench(const ContextBenchOptions& options) {
       "\"peak_memory_bytes\": {:.0f}, \"prefill_s\": {:.2f}, \"prefill_tokens_per_s\": {:.1f}, "
       "\"decode_s\": {:.6f}, \"short_context\": {}, \"short_decode_s\": {:.6f}, \"decode_ratio\": "
       "{:.3f}, "
-      "\"predicted_ratio\": {:.3f}}}",
-      device::isa_name(machine.isa), engine->num_threads(), options.precision,
-      options.context_tokens, layout.bytes_per_token(), by_formula,
-      padded / static_cast<double>(options.context_tokens), layout.state_bytes(),
-      peak_memory_bytes(), points[1].prefill_s,
+      "\"limit_s\": {:.6f}, \"short_limit_s\": {:.6f}, \"predicted_ratio\": {:.3f}}}",
+      device::isa_name(isa), engine->num_threads(), options.precision, options.context_tokens,
+      layout.bytes_per_token(), by_formula, padded / static_cast<double>(options.context_tokens),
+      layout.state_bytes(), peak_memory_bytes(), points[1].prefill_s,
       static_cast<double>(options.context_tokens) / points[1].prefill_s, points[1].decode_s,
       options.short_tokens, points[0].decode_s, points[1].decode_s / points[0].decode_s,
-      points[1].cost_s / points[0].cost_s);
+      points[1].cost_s, points[0].cost_s, points[1].cost_s / points[0].cost_s);
 }
 
 }  // namespace cachalot::bench
