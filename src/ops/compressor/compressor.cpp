@@ -66,22 +66,33 @@ void entry_positions(device::ExecContext& ctx, const tensor::Sequences& sequence
   }
 }
 
+namespace {
+
+void store_sequence(const StoreRecentParams& p, int64_t s) {
+  const tensor::RowRing ring = tensor::ring_of(p.layer_rows[s], p.kind);
+  const int64_t num_rows = p.sequences.num_rows(s);
+  if (ring.base == nullptr || num_rows == 0) return;
+  const tensor::RowLayout layout = ring.layout;
+  CACHALOT_CHECK(layout.data_bytes == p.step_rows.layout.data_bytes &&
+                 layout.scale_bytes == p.step_rows.layout.scale_bytes);
+  for (int64_t i = std::max<int64_t>(0, num_rows - ring.capacity); i < num_rows; ++i) {
+    const tensor::RowRef from = p.step_rows.row(p.sequences.first_row[s] + i);
+    const tensor::RowRef to = ring.row(p.sequences.first_position[s] + i);
+    std::memcpy(to.data, from.data, layout.data_bytes);
+    std::memcpy(to.scale, from.scale, layout.scale_bytes);
+  }
+}
+
+}  // namespace
+
 void store_recent_rows(device::ExecContext& ctx, const StoreRecentParams& p) {
   if (ctx.gpu != nullptr) return store_recent_rows_cuda(ctx, p);
-  ctx.pool->run(p.sequences.count, [&](int64_t s, int) {
-    const tensor::RowRing ring = tensor::ring_of(p.layer_rows[s], p.kind);
-    const int64_t num_rows = p.sequences.num_rows(s);
-    if (ring.base == nullptr || num_rows == 0) return;
-    const tensor::RowLayout layout = ring.layout;
-    CACHALOT_CHECK(layout.data_bytes == p.step_rows.layout.data_bytes &&
-                   layout.scale_bytes == p.step_rows.layout.scale_bytes);
-    for (int64_t i = std::max<int64_t>(0, num_rows - ring.capacity); i < num_rows; ++i) {
-      const tensor::RowRef from = p.step_rows.row(p.sequences.first_row[s] + i);
-      const tensor::RowRef to = ring.row(p.sequences.first_position[s] + i);
-      std::memcpy(to.data, from.data, layout.data_bytes);
-      std::memcpy(to.scale, from.scale, layout.scale_bytes);
-    }
-  });
+  if (p.sequences.count == 0) return;
+  const int64_t rows = (p.sequences.rows() + p.sequences.count - 1) / p.sequences.count;
+  for_row_blocks(ctx, p.sequences.count, rows * p.step_rows.layout.row_bytes(),
+                 [&](int64_t first, int64_t last) {
+                   for (int64_t s = first; s < last; ++s) store_sequence(p, s);
+                 });
 }
 
 }  // namespace cachalot::ops

@@ -104,9 +104,13 @@ void route(device::ExecContext& ctx, const RouterParams& p) {
   if (ctx.gpu != nullptr) return route_cuda(ctx, p);
   device::ArenaScope scope(*ctx.arena);
   float* choices = ctx.arena->allocate<float>(ctx.pool->num_threads() * p.n_routed_experts);
-  // One row a task: E scores in double are tens of microseconds.
-  ctx.pool->run(p.rows, [&](int64_t row, int worker) {
-    route_row(p, row, choices + worker * p.n_routed_experts);
+  // A score in double is some 20 ns: a task takes microseconds.
+  constexpr int64_t kScoresPerTask = 128;
+  const int64_t block = std::max<int64_t>(1, kScoresPerTask / p.n_routed_experts);
+  ctx.pool->run((p.rows + block - 1) / block, [&](int64_t task, int worker) {
+    const int64_t last = std::min(p.rows, (task + 1) * block);
+    for (int64_t row = task * block; row < last; ++row)
+      route_row(p, row, choices + worker * p.n_routed_experts);
   });
 }
 
