@@ -111,6 +111,17 @@ TEST(Messages, ReplayedTurnsAreThePromptTheyCameFrom) {
   }
 }
 
+TEST(Messages, ResultsStandInTheirPlaceAmongTexts) {
+  const auto model = testing::served();
+  const std::string prompt = prompt_of(*model, ask(R"("messages": [{"role": "user", "content": [
+      {"type": "text", "text": "A"}, {"type": "tool_result", "tool_use_id": "x", "content": "R"},
+      {"type": "text", "text": "B"}, {"type": "document", "source": {"type": "text",
+      "data": "D"}}]}])"));
+  EXPECT_NE(prompt.find("<｜User｜>A\n\n<tool_result>R</tool_result>\n\nB\n\nD<｜Assistant｜>"),
+            std::string::npos)
+      << prompt;
+}
+
 TEST(Messages, PrefillContinues) {
   const auto model = testing::served();
   EXPECT_TRUE(prompt_of(*model, ask(R"("thinking": {"type": "disabled"}, "messages": [
