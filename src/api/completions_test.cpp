@@ -122,6 +122,16 @@ TEST(Completions, StopWhereAStringCrossesTokens) {
   EXPECT_LT(at(stopped, "usage/completion_tokens").as_int64(), 30);
 }
 
+TEST(Completions, EndWhereTheContextDoes) {
+  ServedModelOptions options = testing::served_options();
+  options.context_tokens = 32;
+  TinyServer server(std::move(options));
+  const json::value body = parsed(server.post(
+      "/v1/completions", R"({"prompt": "Once", "max_tokens": 1000, "ignore_eos": true})"));
+  EXPECT_EQ(at(body, "usage/total_tokens"), json::value(32));
+  EXPECT_EQ(text_at(body, "choices/0/finish_reason"), "length");
+}
+
 TEST(Completions, RefuseByName) {
   const auto model = testing::served();
   const auto error = [&](std::string body) {

@@ -222,7 +222,7 @@ TEST(Breakage, Row05AFailureSaysThatTryingAgainIsNoUse) {
 TEST(Breakage, Row21AnUnfinishedCallIsNeverDone) {
   const auto model = testing::served();
   const std::string said = "t</think>Look.\n\n<｜DSML｜tool_calls>\n" +
-                           call_of("shell", "command", "rm -r x").substr(0, 70);
+                           call_of("shell", "command", "rm -r x y z").substr(0, 104);
   const auto events = events_of(
       play(*model, ask("\"stream\": true, " + std::string(kTools)), said, engine::Finish::length)
           .body);
