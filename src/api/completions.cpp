@@ -287,8 +287,9 @@ Routed completions(const HttpRequest& request, const ServedModel& model) {
   if (const auto error = read_model(fields, ErrorShape::openai, model, &name))
     return error_answer(*error, ErrorShape::openai);
   GenerationFields asked = read_generation_fields(fields, model);
-  if (fields.find("max_tokens") == nullptr && fields.find("max_completion_tokens") == nullptr)
-    asked.max_tokens = kDefaultMaxTokens;
+  const bool says_most = fields.find("max_tokens") || fields.find("max_completion_tokens") ||
+                         fields.find("max_output_tokens");
+  if (!says_most) asked.max_tokens = kDefaultMaxTokens;
   fields.integer("logprobs", &asked.num_top_logprobs, 0, kMaxTopLogprobs);
   Shape shape;
   fields.boolean("echo", &shape.echoes);

@@ -187,19 +187,18 @@ Status read_input(Fields& fields, std::vector<Message>& messages) {
   fields.text("instructions", &instructions);
   CACHALOT_RETURN_IF_ERROR(fields.status());
   if (!instructions.empty()) reader.add(Role::system, std::move(instructions));
-  if (const json::value* input = fields.find("input")) {
-    if (input->is_string()) {
-      reader.add(Role::user, std::string(std::string_view(input->get_string())));
-    } else if (input->is_array()) {
-      for (size_t i = 0; i < input->get_array().size(); ++i)
-        CACHALOT_RETURN_IF_ERROR(reader.read(input->get_array()[i], fmt::format("input[{}]", i)));
-    } else {
-      return invalid_argument(
-          fmt::format("input: expected a string or a list of items, found {}", shown(*input)));
-    }
+  const json::value* input = fields.find("input");
+  if (input != nullptr && input->is_string()) {
+    reader.add(Role::user, std::string(std::string_view(input->get_string())));
+  } else if (input != nullptr && input->is_array()) {
+    for (size_t i = 0; i < input->get_array().size(); ++i)
+      CACHALOT_RETURN_IF_ERROR(reader.read(input->get_array()[i], fmt::format("input[{}]", i)));
+  } else {
+    return invalid_argument(fmt::format("input: expected a string or a list of items, found {}",
+                                        input != nullptr ? shown(*input) : "nothing"));
   }
   reader.flush();
-  // Clients probe with nothing at all.
+  // Clients probe with empty inputs.
   for (const Message& message : messages) {
     if (message.role != Role::system) return {};
   }

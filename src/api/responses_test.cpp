@@ -150,6 +150,8 @@ TEST(Responses, RefuseByName) {
                                          [{"type": "input_image"}]}])")),
             "400 input[0].content[0].type unsupported_value");
   EXPECT_EQ(error_of(*model, ask("", "3")), "400 input invalid_value");
+  EXPECT_EQ(error_of(*model, post("/v1/responses", R"({"messages": [{"content": "x"}]})")),
+            "400 input invalid_value");
   EXPECT_EQ(error_of(*model, ask("", R"(["x"])")), "400 input[0] invalid_value");
   EXPECT_EQ(error_of(*model, ask(R"("text": {"format": {"type": "xml"}})")),
             "400 text.format.type invalid_value");
