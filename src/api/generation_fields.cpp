@@ -48,7 +48,6 @@ constexpr std::array kUnknown = {
     Unknown{"lora_path"},
     Unknown{"adapters"},
     Unknown{"custom_logit_processor"},
-    Unknown{"echo_last"},
 };
 
 bool asks_for_nothing(const json::value& value, double neutral) {
