@@ -48,8 +48,8 @@ void Connection::tick(Clock::time_point now) {
   live_->wake();
 }
 
-void Connection::end_if_idle() {
-  if (is_idle()) stream_.cancel();
+void Connection::end_waiting() {
+  if (waits_since()) stream_.cancel();
 }
 
 void Connection::end_call() {
@@ -165,6 +165,11 @@ std::optional<api::HttpAnswer> Connection::judge() {
   if (!request.header("Expect").empty() &&
       !equals_ignoring_case(request.header("Expect"), "100-continue"))
     return error_answer(exchange_.path, 417, "Expect: expected 100-continue, found another");
+  if (const std::string_view coding = request.header("Content-Encoding");
+      !coding.empty() && !equals_ignoring_case(coding, "identity")) {
+    return error_answer(exchange_.path, 415,
+                        fmt::format("Content-Encoding: expected none, found \"{}\"", coding));
+  }
 
   const std::optional<Audience> audience = own_page_audience(state_, exchange_.path);
   if (audience != Audience::everyone) {

@@ -38,9 +38,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   // Several times a second: ends what has waited too long, notices clients that went away.
   void tick(Clock::time_point now);
-  bool is_idle() const { return stream_.is_idle(); }
-  // Ends it, where nothing is being answered.
-  void end_if_idle();
+  // Since when it waits for a request; nothing: one is being answered.
+  std::optional<Clock::time_point> waits_since() const { return stream_.waits_since(); }
+  // Ends it where it waits for one.
+  void end_waiting();
   // Ends the call under way with what it has.
   void end_call();
   std::optional<Session> session() const;

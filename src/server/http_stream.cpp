@@ -118,16 +118,16 @@ asio::awaitable<HttpStream::Read> HttpStream::read_head() {
   if (parser_->buffer.size() == 0) parser_->buffer.shrink_to_fit();
   bool has_begun = parser_->buffer.size() > 0;
   allow(has_begun ? limits_.head_seconds : limits_.idle_seconds);
+  waits_since_ = Clock::now();
   while (!message.is_header_done()) {
-    is_idle_ = !has_begun;
     const auto [error, size] =
         co_await http::async_read_some(socket_, parser_->buffer, message, kAwait);
-    is_idle_ = false;
     if (!has_begun) {
       has_begun = true;
       allow(limits_.head_seconds);
     }
     if (!error) continue;
+    waits_since_.reset();
     deadline_ = Clock::time_point::max();
     if (error == http::error::header_limit || error == http::error::buffer_overflow)
       co_return failed(Read::head_too_large);
@@ -140,6 +140,7 @@ asio::awaitable<HttpStream::Read> HttpStream::read_head() {
       co_return failed(Read::malformed, fmt::format("HTTP request: {}", error.message()));
     co_return Read::closed;
   }
+  waits_since_.reset();
   deadline_ = Clock::time_point::max();
   co_return take_head() ? Read::ok : Read::malformed;
 }

@@ -14,6 +14,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -67,8 +68,8 @@ class HttpStream {
   boost::asio::awaitable<void> linger();
 
   void tick(Clock::time_point now);
-  // Waits for the first byte of a request.
-  bool is_idle() const { return is_idle_; }
+  // Since when it waits for a request's head; nothing: it is at something else.
+  std::optional<Clock::time_point> waits_since() const { return waits_since_; }
   // The client has closed its side, or the network lost it.
   bool is_peer_gone() const;
   void cancel();
@@ -91,8 +92,8 @@ class HttpStream {
   api::HttpRequest request_;
   std::string fault_;
   bool has_body_ = false;
-  bool is_idle_ = false;
   bool expects_continue_ = false;
+  std::optional<Clock::time_point> waits_since_;
   Clock::time_point deadline_ = Clock::time_point::max();
 };
 

@@ -4,10 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
+#include <fstream>
 #include <iterator>
-
-#include "base/file.h"
 
 namespace cachalot::server {
 namespace {
@@ -23,10 +21,9 @@ void write_value(std::string& page, std::string_view name, double value) {
 
 // 0 where the system does not say.
 double resident_bytes() {
-  const Result<std::string> text = read_text_file("/proc/self/statm", 4096);
-  long long size = 0;
-  long long resident = 0;
-  if (!text || std::sscanf(text->c_str(), "%lld %lld", &size, &resident) != 2) return 0;
+  int64_t size = 0;
+  int64_t resident = 0;
+  std::ifstream("/proc/self/statm") >> size >> resident;
   return static_cast<double>(resident) * static_cast<double>(::sysconf(_SC_PAGESIZE));
 }
 

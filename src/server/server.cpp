@@ -132,7 +132,7 @@ void Server::drain() {
                                   std::chrono::duration<double>(state_.options.drain_seconds));
   boost::system::error_code ignored;
   acceptor_->close(ignored);
-  for (Connection* connection : state_.connections) connection->end_if_idle();
+  for (Connection* connection : state_.connections) connection->end_waiting();
 }
 
 asio::awaitable<void> Server::accept() {
@@ -152,11 +152,15 @@ asio::awaitable<void> Server::accept() {
 
 void Server::begin(Tcp::socket socket) {
   if (state_.connections.size() >= state_.options.max_connections) {
-    // One that waits for nothing but a next request makes room; else the new one goes.
-    const auto idle = std::find_if(state_.connections.begin(), state_.connections.end(),
-                                   [](const Connection* one) { return one->is_idle(); });
-    if (idle == state_.connections.end()) return;
-    (*idle)->end_if_idle();
+    // The one that has waited longest for a request makes room; where none waits, the new one goes.
+    const auto longer = [](const Connection* a, const Connection* b) {
+      return a->waits_since().value_or(Clock::time_point::max()) <
+             b->waits_since().value_or(Clock::time_point::max());
+    };
+    const auto longest =
+        std::min_element(state_.connections.begin(), state_.connections.end(), longer);
+    if (!(*longest)->waits_since()) return;
+    (*longest)->end_waiting();
   }
   const auto connection = std::make_shared<Connection>(state_, std::move(socket));
   asio::co_spawn(*io_, connection->run(), [connection](const std::exception_ptr& thrown) {

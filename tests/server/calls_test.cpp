@@ -229,6 +229,7 @@ TEST(Calls, CountersAreTheSumOfUsage) {
   EXPECT_EQ(server.metric("cachalot_time_to_first_token_seconds_count"), 6);
   // Each answer's tokens but its first; an answer's last event may not be a token of the text.
   EXPECT_GT(server.metric("cachalot_time_between_tokens_seconds_count"), 0);
+  EXPECT_GT(server.metric("process_resident_memory_bytes"), 1 << 20);
   EXPECT_GT(server.metric(R"(cachalot_http_answers_total{status="200"})"), 6);
 }
 
@@ -288,6 +289,8 @@ TEST(Calls, AServerThatStopsFinishesWhatItHasBegun) {
   options.context_tokens = 200000;
   options.server.drain_seconds = 60;
   SmallServer server(std::move(options));
+  RawClient half(server.port());
+  half.send("GET /health HT");
   RawClient running(server.port());
   running.send(post_bytes("/v1/completions", completion(3, 3000, kStream)));
   ASSERT_TRUE(running.read_some(30, 100).starts_with("HTTP/1.1 200"));
@@ -312,8 +315,6 @@ TEST(Calls, AServerThatStopsDoesNotWaitForEver) {
   RawClient streaming(server.port());
   streaming.send(post_bytes("/v1/completions", completion(3, 190000, kStream)));
   ASSERT_TRUE(streaming.read_some(30, 100).starts_with("HTTP/1.1 200"));
-  RawClient half(server.port());
-  half.send("GET /health HT");
   server.server().stop();
   std::string rest;
   for (std::string piece; !(piece = streaming.read_some(60)).empty();) rest += piece;

@@ -197,6 +197,13 @@ TEST(Http, BrokenRequestsEndTheirConnection) {
   EXPECT_EQ(get(shared_server().port(), "/health").status, 200);
 }
 
+TEST(Http, PackedBodiesAreRefusedInWords) {
+  const Response packed =
+      post(shared_server().port(), "/v1/completions", "\x1f\x8b", "Content-Encoding: gzip\r\n");
+  EXPECT_EQ(packed.status, 415);
+  EXPECT_NE(error_of(packed).find("gzip"), std::string::npos);
+}
+
 TEST(Http, BodiesHaveALimit) {
   SmallServerOptions options;
   options.server.http.body_bytes = 1000;
