@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <ctime>
 #include <filesystem>
 #include <memory>
 
@@ -10,6 +11,7 @@
 #include "apps/run_options.h"
 #include "apps/verbs.h"
 #include "base/log.h"
+#include "cache/block_pool.h"
 #include "server/server.h"
 #include "text/prompt_ids.h"
 
@@ -35,6 +37,23 @@ std::string model_name(const ServeOptions& options) {
   return path.filename().empty() ? path.parent_path().filename() : path.filename();
 }
 
+// What one sequence can have: the engine's context, or what the cache holds. A prompt beyond it is
+// refused as too long for the context, which clients know what to do about.
+Result<int64_t> context_tokens(const engine::Engine& engine, const RunOptions& options) {
+  const int64_t context = engine.max_context_tokens();
+  const cache::CacheLayout& layout = engine.cache_layout();
+  if (layout.block_bytes() == 0) return context;
+  CACHALOT_ASSIGN_OR_RETURN(
+      const cache::PoolLimits limits,
+      cache::limits_for_bytes(layout, static_cast<int64_t>(options.cache_gb * (int64_t{1} << 30)),
+                              options.max_sequences));
+  const int64_t held = limits.max_blocks * layout.block_tokens();
+  if (held >= context) return context;
+  log_warning(fmt::format("the cache holds {} tokens, fewer than the context of {} (--cache-gb)",
+                          held, context));
+  return held;
+}
+
 // Holds what a ServedModel borrows.
 struct OwnedModel {
   std::unique_ptr<text::Tokenizer> tokenizer;
@@ -48,7 +67,7 @@ Result<server::ServedEngine> open_model(const ServeOptions& options) {
   served.name = model_name(options);
   served.aliases = options.aliases;
   CACHALOT_ASSIGN_OR_RETURN(served.family, text::prompt_family(*session.tokenizer, options.family));
-  served.context_tokens = session.engine->max_context_tokens();
+  CACHALOT_ASSIGN_OR_RETURN(served.context_tokens, context_tokens(*session.engine, options.run));
   served.vocab_size = session.engine->config().vocab_size;
   served.bos_token = static_cast<int32_t>(session.engine->config().bos_token_id);
   served.stop_tokens = session.stop_tokens;
@@ -56,12 +75,13 @@ Result<server::ServedEngine> open_model(const ServeOptions& options) {
   served.effort = defaults.effort;
   served.max_tokens = defaults.max_tokens;
   served.num_drafts = options.run.drafts;
+  served.created = std::time(nullptr);
   auto owned = std::make_shared<OwnedModel>();
   owned->tokenizer = std::move(session.tokenizer);
   CACHALOT_ASSIGN_OR_RETURN(owned->model,
                             api::ServedModel::create(std::move(served), *owned->tokenizer));
   log_info(fmt::format("{}: {} precision, context {} tokens, loaded in {:.1f} s", options.run.model,
-                       session.precision, session.engine->max_context_tokens(),
+                       session.precision, owned->model->options().context_tokens,
                        session.load_seconds));
   return server::ServedEngine{std::move(session.engine),
                               std::shared_ptr<const api::ServedModel>(owned, owned->model.get())};
