@@ -342,7 +342,7 @@ asio::awaitable<void> Connection::finish_plain(api::Call& call) {
 
 // All that are under way, where nobody waits for them; else those that the call needs no more.
 void Connection::cancel_requests(const api::Call& call) {
-  const bool all = is_gone_ || wants_end_ || state_.is_cancelling;
+  const bool all = is_gone_ || wants_end_;
   for (size_t i = 0; i < is_cancelled_.size(); ++i) {
     const std::optional<engine::RequestId> id = live_->unfinished_id(i);
     if (!id || is_cancelled_[i] || !(all || call.is_done() || call.wants_cancel(i))) continue;

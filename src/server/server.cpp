@@ -181,8 +181,7 @@ asio::awaitable<void> Server::tick() {
     const Clock::time_point now = Clock::now();
     for (Connection* connection : state_.connections) connection->tick(now);
     if (state_.phase != Phase::draining) continue;
-    if (now >= drain_end_ && !state_.is_cancelling) {
-      state_.is_cancelling = true;
+    if (now >= drain_end_) {
       for (Connection* connection : state_.connections) connection->end_call();
     }
     if (state_.connections.empty() || now >= drain_end_ + kCloseTime) break;

@@ -53,7 +53,6 @@ struct ServerState {
   ServerOptions options;
   AccessRules rules;
   Phase phase = Phase::loading;
-  bool is_cancelling = false;  // the time to drain in is over
   Metrics metrics;
   int64_t bodies_bytes = 0;
   uint64_t num_requests = 0;  // since the start: their ids
