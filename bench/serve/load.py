@@ -107,7 +107,7 @@ async def complete(url, body, leave_after=None):
 def body(options, seed, prompt_tokens, max_tokens, stream):
     rng = random.Random(seed)
     out = {"prompt": [rng.randrange(3, options.vocabulary) for _ in range(prompt_tokens)], "max_tokens": max_tokens,
-           "temperature": 0.8, "seed": seed, "ignore_eos": True, "stream": stream}
+           "temperature": options.temperature, "seed": seed, "ignore_eos": True, "stream": stream}
     if stream:
         out["stream_options"] = {"include_usage": True}
     return out
@@ -206,6 +206,7 @@ def main():
     parser.add_argument("--clients", type=lambda text: [int(one) for one in text.split(",")])
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 is what `bench batch` decodes with")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--vocabulary", type=int, default=1024)
