@@ -105,7 +105,8 @@ bool is_allowed_origin(const AccessRules& rules, std::string_view origin,
 Headers cors_headers(std::string_view origin) {
   if (origin.empty()) return {};
   return {{"Access-Control-Allow-Origin", std::string(origin)},
-          {"Access-Control-Expose-Headers", "x-request-id, retry-after, x-cachalot-ignored-tools"},
+          {"Access-Control-Expose-Headers",
+           "x-request-id, request-id, retry-after, x-cachalot-ignored-tools"},
           {"Vary", "Origin"}};
 }
 

@@ -354,7 +354,10 @@ void Connection::cancel_requests(const api::Call& call) {
 
 Headers Connection::common_headers() const {
   Headers headers = cors_headers(exchange_.origin);
-  if (!exchange_.id.empty()) headers.push_back({"x-request-id", exchange_.id});
+  if (!exchange_.id.empty()) {
+    headers.push_back({"x-request-id", exchange_.id});  // as OpenAI's clients read it
+    headers.push_back({"request-id", exchange_.id});    // as Anthropic's do
+  }
   headers.push_back({"X-Content-Type-Options", "nosniff"});
   return headers;
 }

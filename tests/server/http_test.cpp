@@ -33,6 +33,7 @@ TEST(Http, AnswersOneRequestAfterAnotherOnAConnection) {
     EXPECT_EQ(response.body, R"({"status":"ok"})");
     EXPECT_EQ(response.headers.at("connection"), "keep-alive");
     EXPECT_NE(response.headers.at("x-request-id"), "");
+    EXPECT_EQ(response.headers.at("request-id"), response.headers.at("x-request-id"));
   }
 }
 
