@@ -166,8 +166,10 @@ class BulkConsumer {
   // After the lane's last read of the stage.
   __device__ __forceinline__ void release() {
     ring_.empty[place_.stage].arrive();
-    place_.advance(num_stages_);
+    skip();
   }
+  // Leaves a stage to other consumers.
+  __device__ __forceinline__ void skip() { place_.advance(num_stages_); }
 
  private:
   BulkRing<kMaxStages>& ring_;

@@ -25,6 +25,13 @@ __device__ __forceinline__ void sync_threads() {
   asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
 }
 
+// The same barrier for who does not wait at it.
+template <int kBarrier, int kThreads>
+__device__ __forceinline__ void arrive_threads() {
+  static_assert(kBarrier > 0 && kBarrier < 16 && kThreads % 32 == 0);
+  asm volatile("bar.arrive %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
+}
+
 // A value that all threads of a warp have alike, as one that the compiler knows to be so.
 __device__ __forceinline__ int uniform(int value) { return __shfl_sync(0xFFFFFFFFu, value, 0); }
 

@@ -302,6 +302,8 @@ __device__ __forceinline__ void multiply_run(const LayerParams& p, const FewTile
   }
 }
 
+constexpr int kReady = 2;  // the barrier after which the ring and the few tiles can be used
+
 // Both products. The ring goes on filling with the second one's weights while the blocks wait for
 // each other between them.
 template <ExpertForm kForm, int kTokens>
@@ -310,24 +312,29 @@ __global__ void __launch_bounds__(experts::kThreads, 1)
   extern __shared__ __align__(128) uint8_t smem[];
   __shared__ experts::Ring ring;
   __shared__ FewTiles few;
-  if (threadIdx.x == 0) ring.init(p.stages, experts::kConsumerWarps);
-  tile::wait_for_producers();
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  if (p.few_ids != nullptr && warp == experts::kConsumerWarps) {
-    few.find(p.few_ids, p.num_pairs, p.num_experts);
-  }
-  uint8_t* const x_smem = smem + p.stages * experts::kStageBytes;
-  if (kTokens == 8 && p.one_row && warp < experts::kConsumerWarps) {
-    experts::Activations<kForm, kTokens>(x_smem, p.smem_tokens, p.gate_up.blocks)
-        .load([&](int) { return p.gate_up.x; }, 1);
-  }
-  __syncthreads();
+  const bool fills = warp == experts::kConsumerWarps;
+  if (fills && threadIdx.x % 32 == 0) ring.init(p.stages, experts::kChainWarps);
+  tile::wait_for_producers();
   tile::launch_dependents();
+  uint8_t* const x_smem = smem + p.stages * experts::kStageBytes;
+  if (fills) {
+    // The ring begins to fill while the consumers get ready.
+    if (p.few_ids != nullptr) few.find(p.few_ids, p.num_pairs, p.num_experts);
+    __syncwarp();
+    tile::arrive_threads<kReady, experts::kThreads>();
+  } else {
+    if (kTokens == 8 && p.one_row) {
+      experts::Activations<kForm, kTokens>(x_smem, p.smem_tokens, p.gate_up.blocks)
+          .load([&](int) { return p.gate_up.x; }, 1);
+    }
+    tile::sync_threads<kReady, experts::kThreads>();
+  }
   const int num_tiles = p.few_ids != nullptr ? few.num_tiles : tile::load_shared_state(p.num_tiles);
   const Run gate_up(num_tiles, p.gate_up.units);
   const Run down(num_tiles, p.down.units);
 
-  if (warp == experts::kConsumerWarps) {
+  if (fills) {
     if (threadIdx.x % 32 != 0) return;
     experts::Producer producer(ring, smem, experts::kStageBytes, p.stages, p.in_flight);
     put_run(p, p.gate_up, few, gate_up, producer);

@@ -1,12 +1,12 @@
 // The inner part of the experts' products on the GPU: 8 warps take a unit of 64 output rows with
 // FP4 weights (ops/matmul/streamed_weight.h) from a ring that a ninth fills, for a tile of up to
-// kTokens tokens. Warps 0 to 3 take 16 rows each in the first two 128-input blocks of every four,
-// warps 4 to 7 the same rows in the other two.
+// kTokens tokens. Warps 0 to 3 take 16 rows each in every other stage of four 128-input blocks, warps
+// 4 to 7 the same rows in the stages between, so that one half waits while the other computes.
 //
 // The order of sums, the same for every number of tokens and every grid:
 //   block    128 inputs: each 32 of them in the tensor core, from zero, then scaled and added
 //            ascending by fma
-//   chain c  blocks b with b % 4 / 2 == c, ascending: fma(block, scale of x, chain)
+//   chain c  blocks b with b / 4 % 2 == c, ascending: fma(block, scale of x, chain)
 //   sum      chain 0 + chain 1
 // so it depends on K alone.
 //
@@ -26,6 +26,7 @@ namespace cachalot::ops::experts {
 
 inline constexpr int kConsumerWarps = 8;
 inline constexpr int kConsumers = kConsumerWarps * 32;
+inline constexpr int kChainWarps = 4;
 inline constexpr int kThreads = kConsumers + 32;  // the last warp's first lane fills the ring
 inline constexpr int kMaxStages = 8;
 inline constexpr int kUnitRows = 64;
@@ -185,24 +186,41 @@ class ChainSums {
     for (int i = 0; i < kValues; ++i) sum_[i] = 0;
   }
 
-  // Blocks `block` and, where count is 2, the one after it, whose products start before the first
-  // one's have come. By a warpgroup together.
-  __device__ __forceinline__ void add(const BlockShare (&w)[2], int count, const A& x, int block,
+  // The blocks of a stage, `in_stage` of them from `block` on. Two blocks' products are under way at a
+  // time. By a warpgroup together.
+  __device__ __forceinline__ void add(const uint8_t* stage, int in_stage, const A& x, int block,
                                       int tokens) {
+    const auto read = [&](int i) {
+      BlockShare share;
+      share.read(stage, in_stage, i);
+      return share;
+    };
     if constexpr (A::kFp8) {
       float d[2][4][kValues];
-      if (count == 2) {
-        start(d[0], w[0], x, block);
-        start(d[1], w[1], x, block + 1);
-        finish<1>(d[0], w[0], x, block);
-        finish<0>(d[1], w[1], x, block + 1);
-      } else if (count == 1) {
-        start(d[0], w[0], x, block);
-        finish<0>(d[0], w[0], x, block);
+      if (in_stage == kStageBlocks) {
+        const BlockShare w0 = read(0), w1 = read(1);
+        start(d[0], w0, x, block);
+        start(d[1], w1, x, block + 1);
+        const BlockShare w2 = read(2);
+        finish<1>(d[0], w0, x, block);
+        start(d[0], w2, x, block + 2);
+        const BlockShare w3 = read(3);
+        finish<1>(d[1], w1, x, block + 1);
+        start(d[1], w3, x, block + 3);
+        finish<1>(d[0], w2, x, block + 2);
+        finish<0>(d[1], w3, x, block + 3);
+        return;
       }
-    } else {
-      if (count >= 1) add_f16(w[0], x, block, tokens);
-      if (count == 2) add_f16(w[1], x, block + 1, tokens);
+    }
+    for (int i = 0; i < in_stage; ++i) {
+      const BlockShare w = read(i);
+      if constexpr (A::kFp8) {
+        float d[4][kValues];
+        start(d, w, x, block + i);
+        finish<0>(d, w, x, block + i);
+      } else {
+        add_f16(w, x, block + i, tokens);
+      }
     }
   }
 
@@ -301,23 +319,20 @@ class ChainSums {
   float sum_[kValues];
 };
 
-// The calling warp's chain over a unit, its stages taken from the ring.
+// The calling warp's chain over a unit, its stages taken from the ring: every other one.
 template <ExpertForm kForm, int kTokens>
 __device__ __forceinline__ ChainSums<kForm, kTokens> multiply_unit(
     Consumer& consumer, const Activations<kForm, kTokens>& x, int num_blocks, int tokens) {
   ChainSums<kForm, kTokens> sums;
-  // Of the stage's blocks; the same in all lanes, so that descriptors are made once a warp.
-  const int first = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 128 * 2, 0);
-  for (int at = 0; at < num_blocks; at += kStageBlocks) {
-    const int in_stage = min(kStageBlocks, num_blocks - at);
-    const int count = min(in_stage - first, 2);
-    const uint8_t* stage = consumer.wait();
-    BlockShare share[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (i < count) share[i].read(stage, in_stage, first + i);
+  // The same in all lanes, so that descriptors are made once a warp.
+  const int chain = tile::uniform(static_cast<int>(threadIdx.x) / 32 / kChainWarps);
+  int left_over = chain;  // whether the next stage is the other chain's
+  for (int at = 0; at < num_blocks; at += kStageBlocks, left_over ^= 1) {
+    if (left_over != 0) {
+      consumer.skip();
+      continue;
     }
-    sums.add(share, count, x, at + first, tokens);
+    sums.add(consumer.wait(), min(kStageBlocks, num_blocks - at), x, at, tokens);
     consumer.release();
   }
   return sums;
