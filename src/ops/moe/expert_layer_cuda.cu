@@ -443,7 +443,9 @@ bool cut_smem(const cuda::Device& device, const ExpertShape& s, int tile_tokens,
   config.stages = static_cast<int>(
       std::min<int64_t>(experts::kMaxStages,
                         (device.smem_per_block_bytes - reserved - fixed) / experts::kStageBytes));
-  config.in_flight = std::min(config.stages, 3);
+  // Of one or two tokens the weights of both products are few: less of them waits for its turn.
+  if (tokens <= 2) config.stages = std::min(config.stages, 6);
+  config.in_flight = std::min(config.stages, 6);
   config.num_bytes = config.stages * experts::kStageBytes + fixed;
   return config.stages >= 3;
 }
