@@ -15,6 +15,7 @@ constexpr int kThreads = 256;
 constexpr int kChains = 16;
 constexpr int kMaxRows = kThreads / kChains;  // of a block: a row's chains are half a warp
 constexpr int kTileFloats = 8192;
+constexpr int kBatch = 16;  // values of a thread that are loaded before the first is used
 constexpr uint32_t kAllLanes = 0xFFFFFFFFu;
 
 enum class Norm { weighted, bf16_steps, factor_only };
@@ -68,17 +69,36 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t begin = 0; begin < p.columns; begin += chunk) {
     const int count = static_cast<int>(min(static_cast<int64_t>(chunk), p.columns - begin));
     if (begin > 0) __syncthreads();
-#pragma unroll 4
-    for (int i = threadIdx.x; i < num_rows << cut.chunk_log2; i += kThreads) {
-      const int row = i >> cut.chunk_log2, column = i & (chunk - 1);
-      if (column < count)
-        cells[row * tile_stride + column] = p.x[(first_row + row) * p.x_stride + begin + column];
+    // Many loads under way: their latency is what a few rows wait for.
+    for (int first = threadIdx.x; first < num_rows << cut.chunk_log2; first += kThreads * kBatch) {
+      float x[kBatch];
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int row = (first + j * kThreads) >> cut.chunk_log2;
+        const int column = (first + j * kThreads) & (chunk - 1);
+        x[j] = row < num_rows && column < count
+                   ? p.x[(first_row + row) * p.x_stride + begin + column]
+                   : 0.0f;
+      }
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int row = (first + j * kThreads) >> cut.chunk_log2;
+        const int column = (first + j * kThreads) & (chunk - 1);
+        if (row < num_rows && column < count) cells[row * tile_stride + column] = x[j];
+      }
     }
     __syncthreads();
     if (own_row < num_rows) {
-#pragma unroll 8
-      for (int column = threadIdx.x % kChains; column < count; column += kChains)
-        sum = add_square<kNorm>(sum, cells[own_row * tile_stride + column]);
+      const float* own = cells + own_row * tile_stride;
+      int column = threadIdx.x % kChains;
+      for (; column + (kBatch - 1) * kChains < count; column += kBatch * kChains) {
+        float x[kBatch];
+#pragma unroll
+        for (int j = 0; j < kBatch; ++j) x[j] = own[column + j * kChains];
+#pragma unroll
+        for (int j = 0; j < kBatch; ++j) sum = add_square<kNorm>(sum, x[j]);
+      }
+      for (; column < count; column += kChains) sum = add_square<kNorm>(sum, own[column]);
     }
   }
 #pragma unroll
