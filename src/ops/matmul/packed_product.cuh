@@ -139,11 +139,13 @@ struct StageSums {
   __device__ __forceinline__ void add(const Weight& w, const uint8_t* stage, int width, int lane,
                                       int inputs, const float* x, int x_stride,
                                       const float (&start)[kRows]) {
-    const bool whole = width == kLanes && inputs == kStageInputs<kFormat>;
+    const bool whole = inputs == kStageInputs<kFormat>;
     if (kFormat == WeightFormat::fp8 && w.has_nan_codes) {
       add_inputs<false, true>(w, stage, width, lane, inputs, x, x_stride, start);
-    } else if (whole) {
+    } else if (whole && width == kLanes) {
       add_inputs<true, false>(w, stage, kLanes, lane, kStageInputs<kFormat>, x, x_stride, start);
+    } else if (whole) {
+      add_inputs<true, false>(w, stage, width, lane, kStageInputs<kFormat>, x, x_stride, start);
     } else {
       add_inputs<false, false>(w, stage, width, lane, inputs, x, x_stride, start);
     }
@@ -172,7 +174,7 @@ struct StageSums {
   }
 
  private:
-  // kWhole: width and inputs are constants.
+  // kWhole: inputs is a constant.
   template <bool kWhole, bool kHasNan>
   __device__ __forceinline__ void add_inputs(const Weight& w, const uint8_t* stage, int width,
                                              int lane, int inputs, const float* x, int x_stride,
