@@ -130,8 +130,8 @@ class SequenceCache {
   // Makes blocks_of_layers_ follow block_ids_ from block_idx on.
   void place_blocks(size_t block_idx);
   void release_all();
-  // fn(first row in its ring, first row in `state`, their bytes) for the runs of rows, one beside the
-  // other in both, of a state at `position`.
+  // fn(first row in its ring, first row in `state`, their bytes) for the runs of rows, one beside
+  // the other in both, of a state at `position`.
   template <typename Fn>
   void for_each_boundary_run(int64_t position, std::byte* state, Fn&& fn) const;
 

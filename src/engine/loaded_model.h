@@ -1,5 +1,5 @@
-// What every verb that runs a model starts with: threads, instruction set or GPU, checkpoint, model.
-// Owned together, in the right order.
+// What every verb that runs a model starts with: threads, instruction set or GPU, checkpoint,
+// model. Owned together, in the right order.
 #pragma once
 
 #include <memory>

@@ -10,8 +10,8 @@
 namespace cachalot::model {
 
 // The batch with its tokens, sequences and layer rows copied into tables of ctx's GPU (device/
-// gpu.h), those of the step before forgotten; on the CPU the batch itself. Blocks of rows are listed
-// as far as the batch's positions reach.
+// gpu.h), those of the step before forgotten; on the CPU the batch itself. Blocks of rows are
+// listed as far as the batch's positions reach.
 ForwardBatch place_tables(device::ExecContext& ctx, const ForwardBatch& batch,
                           std::span<const formats::LayerConfig> layers);
 
