@@ -1,7 +1,8 @@
 // The inner part of the experts' products on the GPU: 8 warps take a unit of 64 output rows with
 // FP4 weights (ops/matmul/streamed_weight.h) from a ring that a ninth fills, for a tile of up to
 // kTokens tokens. Warps 0 to 3 take 16 rows each in every other stage of four 128-input blocks,
-// warps 4 to 7 the same rows in the stages between, so that one half waits while the other computes.
+// warps 4 to 7 the same rows in the stages between, so that one half waits while the other
+// computes.
 //
 // The order of sums, the same for every number of tokens and every grid:
 //   block    128 inputs: each 32 of them in the tensor core, from zero, then scaled and added
@@ -186,8 +187,8 @@ class ChainSums {
     for (int i = 0; i < kValues; ++i) sum_[i] = 0;
   }
 
-  // The blocks of a stage, `in_stage` of them from `block` on. Two blocks' products are under way at
-  // a time. By a warpgroup together.
+  // The blocks of a stage, `in_stage` of them from `block` on. Two blocks' products are under way
+  // at a time. By a warpgroup together.
   __device__ __forceinline__ void add(const uint8_t* stage, int in_stage, const A& x, int block,
                                       int tokens) {
     const auto read = [&](int i) {
