@@ -12,6 +12,7 @@
 #include "apps/verbs.h"
 #include "base/log.h"
 #include "cache/block_pool.h"
+#include "server/page_files.h"
 #include "server/server.h"
 #include "text/prompt_ids.h"
 
@@ -91,6 +92,7 @@ Status serve(ServeOptions& options) {
   if (!options.keys_file.empty()) {
     CACHALOT_ASSIGN_OR_RETURN(options.server.keys, server::ApiKeys::load(options.keys_file));
   }
+  options.server.files = server::page_files();
   const std::string host = options.server.host;
   const bool has_keys = !options.server.keys.empty();
   CACHALOT_ASSIGN_OR_RETURN(const std::unique_ptr<server::Server> server,

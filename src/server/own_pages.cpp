@@ -14,6 +14,10 @@ namespace cachalot::server {
 namespace {
 
 constexpr std::string_view kSessions = "/admin/sessions/";
+// Of pages: nothing from elsewhere, nothing inline, in nobody's frame.
+constexpr std::string_view kPolicy =
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 api::HttpAnswer json_answer(const json::value& value, int status = 200) {
   return {.status = status, .headers = {}, .body = json::serialize(value)};
@@ -148,7 +152,9 @@ api::HttpAnswer answer_own_page(ServerState& state, std::string_view method,
   const StaticFile* file = find_file(state, path);
   if (file == nullptr) return front_page();
   return {.content_type = std::string(file->content_type),
-          .headers = {},
+          .headers = {{"Content-Security-Policy", std::string(kPolicy)},
+                      {"Referrer-Policy", "no-referrer"},
+                      {"Cache-Control", "no-cache"}},
           .body = std::string(file->bytes)};
 }
 
