@@ -212,7 +212,6 @@ Result<Session> open_session(const RunOptions& options, bool needs_tokenizer) {
   engine_options.max_token_gap_seconds = options.max_token_gap;
   engine_options.max_drafts = kMaxDrafts;
   engine_options.max_sequences = options.max_sequences;
-  engine_options.max_token_gap_seconds = options.max_token_gap_ms / 1000;
   cache::PrefixCacheOptions& prefix = engine_options.prefix_cache.emplace();
   prefix.directory = options.prefix_dir;
   prefix.max_disk_bytes = static_cast<int64_t>(options.prefix_gb * (int64_t{1} << 30));

@@ -33,7 +33,6 @@ struct RunOptions {
   double prefix_gb = 16.0;  // the most that it holds
   int64_t drafts = 0;
   int64_t max_sequences = engine::EngineOptions().max_sequences;  // at a time
-  double max_token_gap_ms = 0;  // between two tokens; 0: the engine's default
   bool greedy = false;
   // Not given: what the model's generation_config.json says, else the engine's default.
   std::optional<double> temperature;

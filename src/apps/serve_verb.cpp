@@ -145,12 +145,6 @@ void add_serve_verb(CLI::App& app, int* exit_code) {
       ->check(CLI::Range(1, 65536))
       ->group(kServer);
   command
-      ->add_option("--max-token-gap", options->run.max_token_gap_ms,
-                   "most milliseconds between two tokens of an answer, however long the prompts "
-                   "that arrive (0: five times a step without them)")
-      ->check(CLI::Range(0.0, 1e6))
-      ->group(kServer);
-  command
       ->add_option("--drain", options->server.drain_seconds,
                    "seconds that answers under way have to end in when the server stops")
       ->check(CLI::Range(0.0, 1e6))

@@ -13,7 +13,7 @@ def main():
     bad = len(result.failures) + len(result.errors) + len(result.skipped) + len(result.unexpectedSuccesses)
     for test, reason in result.skipped:
         print(f"skipped, which counts as failed: {test}: {reason}")
-    print(f"{result.testsRun - bad} passed, {bad} failed")
+    print(f"{max(result.testsRun - bad, 0)} passed, {bad} failed")
     return 0 if bad == 0 and result.testsRun > 0 else 1
 
 
