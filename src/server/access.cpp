@@ -104,10 +104,10 @@ bool is_allowed_origin(const AccessRules& rules, std::string_view origin,
 
 Headers cors_headers(std::string_view origin) {
   if (origin.empty()) return {};
-  return {{"Access-Control-Allow-Origin", std::string(origin)},
-          {"Access-Control-Expose-Headers",
-           "x-request-id, request-id, retry-after, x-cachalot-ignored-tools"},
-          {"Vary", "Origin"}};
+  return {
+      {"Access-Control-Allow-Origin", std::string(origin)},
+      {"Access-Control-Expose-Headers", "x-request-id, request-id, retry-after, x-ignored-tools"},
+      {"Vary", "Origin"}};
 }
 
 Headers preflight_headers(std::string_view requested_headers, bool wants_private_network) {

@@ -21,7 +21,9 @@ class PageTest(harness.ServerTest):
     def setUpClass(cls):
         super().setUpClass()
         cls.playwright = sync_playwright().start()
-        program = shutil.which("chromium") or shutil.which("google-chrome")
+        program = shutil.which("chromium")
+        if program is None:
+            raise RuntimeError("the page's tests need chromium: apt-get install chromium")
         cls.browser = cls.playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
 
     @classmethod

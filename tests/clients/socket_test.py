@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import re
 import socket
 import unittest
 
@@ -297,11 +298,34 @@ class Browsers(SocketTest):
         for body in [self.body(CHAT), self.body(CHAT, stream=True), {"model": "x"}]:
             _, headers, _ = self.server.request("POST", CHAT, body, {"Origin": "http://chat.example"})
             self.assertEqual(headers["access-control-allow-origin"], "http://chat.example")
+        # What an answer's own headers say may be read.
+        _, headers, _ = self.server.request("POST", RESPONSES, self.body(RESPONSES, tools=[{"type": "web_search"}]),
+                                            {"Origin": "http://chat.example"})
+        shown = headers["access-control-expose-headers"].lower()
+        for name in ["x-request-id", "request-id", *(name for name in headers if name.endswith("tools"))]:
+            self.assertIn(name, shown.split(", "))
 
     def test_another_page_may_not(self):
         for headers in [{"Origin": "http://evil.example"}, {"Host": "evil.example"}]:
             status, _, _ = self.server.request("POST", CHAT, self.body(CHAT), headers)
             self.assertEqual(status, 403)
+
+
+class Page(SocketTest):
+    def test_it_needs_nothing_from_elsewhere(self):
+        status, headers, html = self.server.request("GET", "/")
+        self.assertEqual((status, headers["content-type"]), (200, "text/html; charset=utf-8"))
+        self.assertNotIn("style=", html)
+        types = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+        paths = re.findall(r'(?:src|href)="([^"]+)"', html)
+        for path in paths:
+            status, headers, text = self.server.request("GET", f"/{path}")
+            self.assertEqual((status, headers["content-type"]), (200, types[path.split(".")[1]] + "; charset=utf-8"), path)
+            self.assertIn("default-src 'none'", headers["content-security-policy"])
+            paths += [name for name in re.findall(r'from "./([^"]+)"', text) if name not in paths]
+            if path != "icon.svg":
+                self.assertNotIn("://", text)
+        self.assertIn("conversation.js", paths)
 
 
 class Crowds(SocketTest):

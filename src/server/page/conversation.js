@@ -86,17 +86,26 @@ export class Conversation {
   }
 }
 
-export function loadConversations() {
-  let list = [];
+function kept() {
   try {
-    list = JSON.parse(localStorage.getItem(KEY) ?? "[]").map((data) => new Conversation(data));
+    return JSON.parse(localStorage.getItem(KEY) ?? "[]");
   } catch {
-    // What another version wrote.
+    return [];  // what another version wrote
   }
+}
+
+// The one that was spoken in last comes first; at least one.
+export function loadConversations() {
+  const list = kept().map((data) => new Conversation(data));
   return list.length > 0 ? list : [new Conversation()];
 }
 
-// Errors: a browser that keeps nothing, or not so much.
-export function saveConversations(list) {
-  localStorage.setItem(KEY, JSON.stringify(list.filter((one) => one.path().length > 0)));
+// Leaves alone what another window keeps. Errors: a browser that keeps nothing, or not so much.
+export function saveConversation(one) {
+  const others = kept().filter((other) => other.id !== one.id);
+  localStorage.setItem(KEY, JSON.stringify(one.path().length > 0 ? [one, ...others] : others));
+}
+
+export function forgetConversation(one) {
+  localStorage.setItem(KEY, JSON.stringify(kept().filter((other) => other.id !== one.id)));
 }

@@ -1,7 +1,7 @@
 // The page: what its controls do.
 import {models} from "./api.js";
 import {answer} from "./answer.js";
-import {Conversation, loadConversations, saveConversations} from "./conversation.js";
+import {Conversation, forgetConversation, loadConversations, saveConversation} from "./conversation.js";
 import {watchEngine} from "./engine.js";
 import {drawBody, drawEdit, drawResults, drawTurn, element} from "./view.js";
 
@@ -22,7 +22,7 @@ function say(text) {
 
 function save() {
   try {
-    saveConversations(list);
+    saveConversation(current);
   } catch {
     say("The browser keeps no more: this conversation will be gone after a reload. Delete older ones.");
     $("status").classList.remove("unseen");
@@ -247,10 +247,10 @@ $("new").onclick = () => {
 };
 $("remove").onclick = () => {
   if (!confirm(`Delete “${current.title}”?`)) return;
+  forgetConversation(current);
   list.splice(list.indexOf(current), 1);
   if (list.length === 0) list.push(new Conversation());
   current = list[0];
-  save();
   draw();
 };
 $("conversations").onchange = () => {
