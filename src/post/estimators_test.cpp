@@ -1,0 +1,71 @@
+// Properties and borders of the estimators. Their numbers are held to those of other
+// implementations in verify/posttrain_eval_test.cpp.
+#include <gtest/gtest.h>
+
+#include "post/contest_rating.h"
+#include "post/majority_vote.h"
+#include "post/pass_at_k.h"
+#include "post/sequence_match.h"
+
+namespace cachalot::post {
+namespace {
+
+TEST(PassAtK, BadCountsAreErrors) {
+  EXPECT_FALSE(pass_at_k(4, 5, 1).has_value());
+  EXPECT_FALSE(pass_at_k(4, 2, 0).has_value());
+  EXPECT_FALSE(pass_power_k(4, -1, 1).has_value());
+  EXPECT_FALSE(pass_power_k(4, 2, 5).has_value());
+}
+
+TEST(MajorityVote, OfNoneAndOfTooMany) {
+  EXPECT_EQ(majority_vote({}).tied, 0);
+  const std::vector<std::string> many(kMaxVotes + 1, "A");
+  EXPECT_FALSE(majority_at_k(many, "A", 1).has_value());
+  EXPECT_FALSE(majority_at_k(std::span(many).first(2), "A", 3).has_value());
+}
+
+TEST(MajorityVote, OfAThousandAnswersIsFinite) {
+  std::vector<std::string> answers(kMaxVotes, "A");
+  for (size_t i = 0; i < answers.size(); i += 2) answers[i] = "B";
+  const Result<VoteScore> score = majority_at_k(answers, "A", 9);
+  ASSERT_TRUE(score.has_value());
+  EXPECT_NEAR(score->shared, 0.5, 1e-12);
+}
+
+// A problem that the model solves more often never lowers the rating.
+TEST(ContestRating, IsMonotoneInTheNumberOfCorrectAnswers) {
+  const std::vector<Human> humans = {{900, 2400}, {500, 1900}, {250, 1500}, {0, 1000}, {0, 800}};
+  double before = 0;
+  for (int64_t c = 0; c <= 8; ++c) {
+    const std::vector<Problem> problems = {{8, c, {500, 450, 400}}, {8, 3, {900, 800, 700}}};
+    const auto law = total_law(problems, 3);
+    ASSERT_TRUE(law.has_value());
+    const auto rating = expected_rating(*law, humans, {});
+    ASSERT_TRUE(rating.has_value()) << rating.error().to_string();
+    EXPECT_GT(*rating, before) << c;
+    before = *rating;
+  }
+}
+
+TEST(ContestRating, RanksWithoutARootAreErrors) {
+  const std::vector<Human> humans = {{100, 1500}, {200, 1700}};
+  EXPECT_FALSE(rating_of_rank(1, humans, ExpectedPlace::one_plus).has_value());
+  EXPECT_FALSE(rating_of_rank(2, humans, ExpectedPlace::sum).has_value());
+  EXPECT_FALSE(rating_of_rank(1, {}, ExpectedPlace::sum).has_value());
+  EXPECT_TRUE(rating_of_rank(1, humans, ExpectedPlace::sum).has_value());
+}
+
+TEST(ContestRating, BadProblemsAreErrors) {
+  EXPECT_FALSE(problem_law(4, 5, 2).has_value());
+  EXPECT_FALSE(problem_law(4, 2, 5).has_value());
+  const std::vector<Problem> few_scores = {{4, 2, {500}}};
+  EXPECT_FALSE(total_law(few_scores, 2).has_value());
+}
+
+TEST(SequenceMatch, BytesThatAreNoTextAreCharacters) {
+  EXPECT_EQ(match_ratio("\xFF\xFE", "\xFF"), 2.0 / 3.0);
+  EXPECT_EQ(match_ratio("\xE2\x82", "\xE2\x82\xAC"), 0.0);  // a cut character is another one
+}
+
+}  // namespace
+}  // namespace cachalot::post
