@@ -31,6 +31,19 @@ int64_t count_targets(std::span<const int32_t> labels) {
   return std::count_if(labels.begin(), labels.end(), [](int32_t label) { return label >= 0; });
 }
 
+class CrossEntropy : public LogitsLoss {
+ public:
+  CrossEntropy(float weight, double sum) : weight_(weight), sum_(sum) {}
+  void add(autograd::Context ctx, const Lot& lot) override {
+    sum_ = autograd::cross_entropy(ctx, lot.logits, lot.labels, lot.vocab_size, weight_, sum_);
+  }
+  double sum() const { return sum_; }
+
+ private:
+  float weight_;
+  double sum_;
+};
+
 class ExpertProbe : public model::ForwardProbe {
  public:
   ExpertProbe(int64_t num_layers, int64_t per_token) : per_token_(per_token) {
@@ -119,19 +132,44 @@ void TrainingModel::bind(autograd::Tape& tape, std::vector<float> Parameter::*sh
                      grad_of(embed));
 }
 
-LossSums TrainingModel::add_gradients(device::ExecContext& ctx, std::span<const Sample> samples,
-                                      const LossWeights& weights, model::TrainingTerms* terms,
-                                      model::ForwardProbe* probe, LossSums sums) {
+template <typename Pass>
+void TrainingModel::run_recorded(device::ExecContext& ctx, Pass&& pass) {
   const device::ArenaScope scope(*ctx.arena);
   activations_.reset_peak();
   memory_ = {};
   autograd::Tape tape(activations_, ctx);
   bind(tape, &Parameter::grad);
   Batches batches;  // hold rows that backward reads
-  sums = run({ctx, &tape}, samples, weights, terms, probe, batches, sums);
+  pass(autograd::Context(ctx, &tape), batches);
   run_backward(tape);
   memory_.measured_peak = activations_.peak_bytes();
+}
+
+LossSums TrainingModel::add_gradients(device::ExecContext& ctx, std::span<const Sample> samples,
+                                      const LossWeights& weights, model::TrainingTerms* terms,
+                                      model::ForwardProbe* probe, LossSums sums) {
+  run_recorded(ctx, [&](autograd::Context recorded, Batches& batches) {
+    sums = run(recorded, samples, weights, terms, probe, batches, sums);
+  });
   return sums;
+}
+
+void TrainingModel::add_gradients(device::ExecContext& ctx, std::span<const Sample> samples,
+                                  LogitsLoss& loss, model::TrainingTerms* terms,
+                                  model::ForwardProbe* probe) {
+  run_recorded(ctx, [&](autograd::Context recorded, Batches& batches) {
+    const Forward made = forward(recorded, samples, terms, probe, batches);
+    logits_loss(recorded, kMainHead, made.streams, made.labels, terms, loss);
+  });
+}
+
+void TrainingModel::add_losses(device::ExecContext& ctx, std::span<const Sample> samples,
+                               LogitsLoss& loss, model::TrainingTerms* terms,
+                               model::ForwardProbe* probe) {
+  const device::ArenaScope scope(*ctx.arena);
+  Batches batches;
+  const Forward made = forward(ctx, samples, terms, probe, batches);
+  logits_loss(ctx, kMainHead, made.streams, made.labels, terms, loss);
 }
 
 LossSums TrainingModel::losses(device::ExecContext& ctx, std::span<const Sample> samples,
@@ -179,9 +217,10 @@ std::vector<float> TrainingModel::last_logits(device::ExecContext& ctx,
   return logits;
 }
 
-LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> samples,
-                            const LossWeights& weights, model::TrainingTerms* terms,
-                            model::ForwardProbe* probe, Batches& batches, LossSums sums) {
+TrainingModel::Forward TrainingModel::forward(autograd::Context ctx,
+                                              std::span<const Sample> samples,
+                                              model::TrainingTerms* terms,
+                                              model::ForwardProbe* probe, Batches& batches) {
   const formats::ModelConfig& config = transformer_.config();
   std::vector<int32_t> tokens, labels;
   std::vector<int64_t> lengths;
@@ -195,12 +234,21 @@ LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> sampl
       std::make_unique<SampleBatch>(config, transformer_.precision(), std::move(tokens), lengths));
   const int64_t rows = batch.rows();
   float* embedded = ctx.floats(rows * transformer_.num_streams() * config.hidden_size);
-  const float* streams = transformer_.forward(ctx, batch.batch(), embedded, probe, terms);
+  return {transformer_.forward(ctx, batch.batch(), embedded, probe, terms), std::move(labels)};
+}
+
+LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> samples,
+                            const LossWeights& weights, model::TrainingTerms* terms,
+                            model::ForwardProbe* probe, Batches& batches, LossSums sums) {
+  const formats::ModelConfig& config = transformer_.config();
+  const auto [streams, labels] = forward(ctx, samples, terms, probe, batches);
   if (weights.mtp != 0 && config.num_nextn_predict_layers > 0)
     mtp_loss(ctx, samples, streams, weights.mtp, terms, probe, batches, sums);
   // Without a weight nothing behind the logits has a gradient.
   const autograd::Context loss_ctx(ctx.exec, weights.lm == 0 ? nullptr : ctx.tape);
-  sums.lm = logits_loss(loss_ctx, kMainHead, streams, labels, weights.lm, terms, sums.lm);
+  CrossEntropy loss(weights.lm, sums.lm);
+  logits_loss(loss_ctx, kMainHead, streams, labels, terms, loss);
+  sums.lm = loss.sum();
   sums.lm_targets += count_targets(labels);
   return sums;
 }
@@ -209,12 +257,12 @@ LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> sampl
 // after the other: each lot runs backward on a tape of its own and leaves only its rows' gradient
 // of the streams behind. Sums over rows go on where the lot before has ended, so that the cut shows
 // in no bit.
-double TrainingModel::logits_loss(autograd::Context ctx, int64_t head, const float* streams,
-                                  std::span<const int32_t> labels, float weight,
-                                  const model::TrainingTerms* terms, double loss_sum) {
+void TrainingModel::logits_loss(autograd::Context ctx, int64_t head, const float* streams,
+                                std::span<const int32_t> labels, const model::TrainingTerms* terms,
+                                LogitsLoss& loss) {
   const int64_t vocab_size = transformer_.config().vocab_size;
   const model::RecomputePlan plan = terms == nullptr ? model::RecomputePlan() : terms->recompute;
-  const int64_t lot = plan.rows_of_logits(vocab_size);
+  const int64_t lot_rows = plan.rows_of_logits(vocab_size);
   std::vector<int64_t> rows;
   std::vector<int32_t> targets;
   for (size_t i = 0; i < labels.size(); ++i) {
@@ -223,24 +271,29 @@ double TrainingModel::logits_loss(autograd::Context ctx, int64_t head, const flo
     targets.push_back(labels[i]);
   }
   const auto num_targets = static_cast<int64_t>(rows.size());
-  if (ctx.tape != nullptr) ctx.tape->grad(streams);  // the outer tape's, not a lot's
-  for (int64_t first = 0; first < num_targets; first += lot) {
-    const int64_t count = std::min(lot, num_targets - first);
-    const std::span<const int64_t> chosen(&rows[first], static_cast<size_t>(count));
-    const device::ArenaScope scope(*ctx.exec.arena);
-    autograd::Tape tape(activations_, ctx.exec, ctx.tape);
-    const autograd::Context lot_ctx(ctx.exec, ctx.tape == nullptr ? nullptr : &tape);
-    float* logits = lot_ctx.floats(count * vocab_size);
+  const auto make_lot = [&](autograd::Context lot_ctx, int64_t first) {
+    const auto count = static_cast<size_t>(std::min(lot_rows, num_targets - first));
+    const std::span<const int64_t> chosen(&rows[first], count);
+    float* logits = lot_ctx.floats(static_cast<int64_t>(count) * vocab_size);
     if (head == kMainHead) {
       transformer_.logits(lot_ctx, streams, chosen, logits);
     } else {
       transformer_.mtp_logits(lot_ctx, head, streams, chosen, logits);
     }
-    loss_sum = autograd::cross_entropy(lot_ctx, logits, std::span(&targets[first], chosen.size()),
-                                       vocab_size, weight, loss_sum);
+    return LogitsLoss::Lot{first, std::span(&targets[first], count), logits, vocab_size};
+  };
+  for (int64_t first = 0; loss.looks_first() && first < num_targets; first += lot_rows) {
+    const device::ArenaScope scope(*ctx.exec.arena);
+    loss.look(ctx.exec, make_lot(ctx.exec, first));
+  }
+  if (ctx.tape != nullptr) ctx.tape->grad(streams);  // the outer tape's, not a lot's
+  for (int64_t first = 0; first < num_targets; first += lot_rows) {
+    const device::ArenaScope scope(*ctx.exec.arena);
+    autograd::Tape tape(activations_, ctx.exec, ctx.tape);
+    const autograd::Context lot_ctx(ctx.exec, ctx.tape == nullptr ? nullptr : &tape);
+    loss.add(lot_ctx, make_lot(lot_ctx, first));
     if (ctx.tape != nullptr) run_backward(tape);
   }
-  return loss_sum;
 }
 
 void TrainingModel::run_backward(autograd::Tape& tape) {
@@ -294,7 +347,9 @@ void TrainingModel::mtp_loss(autograd::Context main, std::span<const Sample> sam
   float* projected = ctx.floats(rows * width);
   const float* out =
       transformer_.mtp_forward(ctx, 0, batch.batch(), inputs, projected, probe, terms);
-  sums.mtp = logits_loss(ctx, 0, out, labels, weight, terms, sums.mtp);
+  CrossEntropy loss(weight, sums.mtp);
+  logits_loss(ctx, 0, out, labels, terms, loss);
+  sums.mtp = loss.sum();
   sums.mtp_targets += count_targets(labels);
   if (ctx.tape != nullptr) run_backward(tape);
 }

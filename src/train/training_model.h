@@ -11,6 +11,7 @@
 #include "device/exec_context.h"
 #include "device/paged_arena.h"
 #include "model/transformer.h"
+#include "train/logits_loss.h"
 #include "train/parameters.h"
 #include "train/prepared_weight.h"
 #include "train/sample_batch.h"
@@ -68,6 +69,12 @@ class TrainingModel {
   LossSums losses(device::ExecContext& ctx, std::span<const Sample> samples,
                   const LossWeights& weights, model::TrainingTerms* terms = nullptr,
                   model::ForwardProbe* probe = nullptr, LossSums sums = {});
+  // Another loss of the main head's logits instead of the cross entropy; the MTP block does not
+  // run.
+  void add_gradients(device::ExecContext& ctx, std::span<const Sample> samples, LogitsLoss& loss,
+                     model::TrainingTerms* terms = nullptr, model::ForwardProbe* probe = nullptr);
+  void add_losses(device::ExecContext& ctx, std::span<const Sample> samples, LogitsLoss& loss,
+                  model::TrainingTerms* terms = nullptr, model::ForwardProbe* probe = nullptr);
   // The experts that every layer's router, the MTP block's too, gives the samples' tokens; no
   // logits are computed.
   model::Choices choose_experts(device::ExecContext& ctx, std::span<const Sample> samples,
@@ -100,6 +107,15 @@ class TrainingModel {
   Status bind();
   void bind(autograd::Tape& tape, std::vector<float> Parameter::*shared_grad);
   using Batches = std::vector<std::unique_ptr<SampleBatch>>;
+  // Runs pass(context with a tape) and that tape backward.
+  template <typename Pass>
+  void run_recorded(device::ExecContext& ctx, Pass&& pass);
+  struct Forward {
+    const float* streams;
+    std::vector<int32_t> labels;
+  };
+  Forward forward(autograd::Context ctx, std::span<const Sample> samples,
+                  model::TrainingTerms* terms, model::ForwardProbe* probe, Batches& batches);
   LossSums run(autograd::Context ctx, std::span<const Sample> samples, const LossWeights& weights,
                model::TrainingTerms* terms, model::ForwardProbe* probe, Batches& batches,
                LossSums sums);
@@ -108,9 +124,9 @@ class TrainingModel {
                 Batches& batches, LossSums& sums);
 
   static constexpr int64_t kMainHead = -1;  // or the MTP block of this depth
-  double logits_loss(autograd::Context ctx, int64_t head, const float* streams,
-                     std::span<const int32_t> labels, float weight,
-                     const model::TrainingTerms* terms, double loss_sum);
+  void logits_loss(autograd::Context ctx, int64_t head, const float* streams,
+                   std::span<const int32_t> labels, const model::TrainingTerms* terms,
+                   LogitsLoss& loss);
   void run_backward(autograd::Tape& tape);
 
   model::Transformer transformer_;
