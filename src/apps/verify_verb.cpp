@@ -4,8 +4,29 @@
 #include "apps/command_line.h"
 #include "apps/verbs.h"
 #include "verify/golden.h"
+#include "verify/posttrain.h"
 
 namespace cachalot::apps {
+namespace {
+
+int exit_code_of(const Result<verify::GoldenReport>& found) {
+  return !found ? report_error(found.error()) : (found->all_hold() ? 0 : 1);
+}
+
+void add_posttrain_verb(CLI::App& verify, int* exit_code) {
+  CLI::App* posttrain = verify.add_subcommand(
+      "posttrain", "compare losses, gradients and estimators of post-training");
+  auto options = std::make_shared<verify::PosttrainOptions>();
+  set_example(posttrain, "verify posttrain SET --model tests/golden/tiny");
+  posttrain->add_option("directory", options->directory, "eval, grpo and sft")->required();
+  posttrain->add_option("--model", options->model, "the model that they were computed for")
+      ->required();
+  posttrain->add_option("--threads", options->threads, "0: one per usable core");
+  posttrain->callback(
+      [options, exit_code] { *exit_code = exit_code_of(verify::verify_posttrain(*options)); });
+}
+
+}  // namespace
 
 void add_verify_verb(CLI::App& app, int* exit_code) {
   CLI::App* verify = app.add_subcommand("verify", "check this build");
@@ -22,10 +43,9 @@ void add_verify_verb(CLI::App& app, int* exit_code) {
   golden->add_option("--precision", options->precision, "exact or official");
   golden->add_option("--device", options->device, "cpu, cuda or cuda:N");
   golden->add_option("--threads", options->threads, "0: one per usable core");
-  golden->callback([options, exit_code] {
-    const Result<verify::GoldenReport> found = verify::verify_golden(*options);
-    *exit_code = !found ? report_error(found.error()) : (found->all_hold() ? 0 : 1);
-  });
+  golden->callback(
+      [options, exit_code] { *exit_code = exit_code_of(verify::verify_golden(*options)); });
+  add_posttrain_verb(*verify, exit_code);
 }
 
 }  // namespace cachalot::apps
