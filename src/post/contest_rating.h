@@ -1,9 +1,9 @@
 // The rating of a model in programming contests, as an expectation over which of its answers are
 // handed in and in which order.
-// Source  reference/post-training 10.1, 15. A problem has n answers of the model, c of them correct;
-//         `draws` are taken without replacement, in random order, until one is right. That scores
-//         what humans scored at the median after as many failed attempts. The total of a contest
-//         gives a rank among humans, the rank a rating.
+// Source  reference/post-training 10.1, 15. A problem has n answers of the model, c of them
+//         correct; `draws` are taken without replacement, in random order, until one is right. That
+//         scores what humans scored at the median after as many failed attempts. The total of a
+//         contest gives a rank among humans, the rank a rating.
 //         P(first success at draw j) = C(n - c, j - 1) / C(n, j - 1) * c / (n - j + 1).
 // Errors  invalid_argument, with the value.
 // Threads  any.
@@ -28,8 +28,8 @@ struct Solver {
   int64_t fails;
   double score;
 };
-// Medians of the scores by number of failed attempts below `draws`; of an even count the mean of the
-// middle two; nothing where nobody failed so often.
+// Medians of the scores by number of failed attempts below `draws`; of an even count the mean of
+// the middle two; nothing where nobody failed so often.
 std::vector<std::optional<double>> median_scores(std::span<const Solver> solvers, int64_t draws);
 
 struct Problem {

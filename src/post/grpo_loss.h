@@ -1,5 +1,6 @@
 // GRPO as a loss of the model's logits: log-probabilities of all response tokens first, because the
-// mask of a sequence depends on all of its tokens; then, token by token, the gradient of the logits.
+// mask of a sequence depends on all of its tokens; then, token by token, the gradient of the
+// logits.
 // Source  reference/post-training 2.2 (Keep Sampling Mask), grpo.h, ops/loss/label_logprob.h.
 // Labels  of a call's samples: the response tokens, in the order of the rows, and no others.
 #pragma once

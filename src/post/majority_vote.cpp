@@ -28,8 +28,8 @@ class Binomials {
 // ways[tied][votes] of the answers other than the truth.
 using Ways = std::vector<std::vector<double>>;
 
-// Counts how `votes` others' votes fall so that no answer has more than `most`, and how many answers
-// have just as many. Those that have must have all of them after position `after`.
+// Counts how `votes` others' votes fall so that no answer has more than `most`, and how many
+// answers have just as many. Those that have must have all of them after position `after`.
 Ways other_votes(const std::vector<Positions>& others, size_t votes, size_t most, size_t after,
                  const Binomials& binomial) {
   Ways ways(1, std::vector<double>(votes + 1));

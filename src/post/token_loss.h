@@ -1,6 +1,6 @@
 // Weighted negative log-probabilities of target tokens: the loss of supervised fine-tuning.
-// Source  reference/post-training 2.1; ops/loss/label_logprob.h. loss = sum over targets of weight *
-//         -log pi(target).
+// Source  reference/post-training 2.1; ops/loss/label_logprob.h. loss = sum over targets of weight
+//         * -log pi(target).
 #pragma once
 
 #include <span>
@@ -19,8 +19,8 @@ enum class SftMean {
 // weight and is not counted.
 std::vector<double> target_weights(std::span<const int64_t> targets_per_conversation, SftMean mean);
 
-// Borrows the weights: of the rows with a label of a call's samples, in their order. For one call of
-// add_gradients() or add_losses().
+// Borrows the weights: of the rows with a label of a call's samples, in their order. For one call
+// of add_gradients() or add_losses().
 class TokenLoss : public train::LogitsLoss {
  public:
   explicit TokenLoss(std::span<const double> weights)

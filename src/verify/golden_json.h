@@ -1,6 +1,6 @@
-// A JSON file of a golden set, whose layout is known: values are read by path, and the first that is
-// not there, or of another kind, is remembered as the error of the whole file. Reads after it give
-// zeros and nothing, so that a check reads all it needs and asks once.
+// A JSON file of a golden set, whose layout is known: values are read by path, and the first that
+// is not there, or of another kind, is remembered as the error of the whole file. Reads after it
+// give zeros and nothing, so that a check reads all it needs and asks once.
 // Threads  one owner.
 #pragma once
 

@@ -1,6 +1,6 @@
-// A safetensors file of a golden set, whose layout is known: as golden_json.h, the first tensor that
-// is not there, or of another type or size, is remembered as the error of the file, and what is read
-// for it is zeros.
+// A safetensors file of a golden set, whose layout is known: as golden_json.h, the first tensor
+// that is not there, or of another type or size, is remembered as the error of the file, and what
+// is read for it is zeros.
 #pragma once
 
 #include <string>

@@ -22,9 +22,9 @@ constexpr double kRatio = 2e-5;  // relative
 constexpr double kKl = 1e-4;
 constexpr double kCoefficient = 2e-5;  // of the largest
 constexpr double kDivergence = 1e-5;
-// Of a loss whose tokens' weights sum to 1. Errors of tokens add up by their weights, which in a sum
-// over tokens are a sequence's length together: its bound is as much wider. (Set after the plain
-// bound had failed for such a sum: 1.1e-6 of 1.07.)
+// Of a loss whose tokens' weights sum to 1. Errors of tokens add up by their weights, which in a
+// sum over tokens are a sequence's length together: its bound is as much wider. (Set after the
+// plain bound had failed for such a sum: 1.1e-6 of 1.07.)
 constexpr double kLoss = 1e-6;
 constexpr GradientBounds kGradients = {2e-4, 2e-3, 2e-5};
 
