@@ -4,7 +4,6 @@
   python3 tests/tokenizer/make_data.py GOLDEN ENCODING_CASES
 """
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +41,8 @@ def main():
     vectors = json.loads((encoding_cases / "token-vectors.json").read_text(encoding="utf-8"))["vectors"]
     text = lambda v: v["text"] if "text" in v else (encoding_cases / v["file"]).read_bytes().decode()
     write_cases("v4-cases.json", [[text(v), v["ids"]] for v in vectors])
-    shutil.copyfile(golden / "peer" / "tokenizer.json", HERE / "peer-tokenizer.json")
+    peer = json.loads((golden / "peer" / "tokenizer.json").read_text(encoding="utf-8"))
+    (HERE / "peer-tokenizer.json").write_text(json.dumps(peer, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
     packed = merges(golden / "tokenizer" / "v3-tokenizer.json")
     subprocess.run(["zstd", "-q", "--ultra", "-22", "-f", "-o", HERE / "v3-merges.bin.zst"], input=packed, check=True)
 
