@@ -22,7 +22,7 @@ void EngineThread::run(const std::stop_token& stop, const Open& open,
     Result<ServedEngine> opened = open();
     if (opened) {
       opened_ = *std::move(opened);
-      numbers_ = {opened_.engine->counts(), opened_.engine->prefix_counters()};
+      take_numbers();
     } else {
       status = opened.error();
     }
@@ -49,10 +49,17 @@ void EngineThread::work(const std::stop_token& stop) {
     for (const auto& task : tasks) task(engine);
     const bool has_more = engine.step();
     deliver();
+    take_numbers();
     std::unique_lock lock(mutex_);
-    numbers_ = {engine.counts(), engine.prefix_counters()};
     if (!has_more) changed_.wait(lock, stop, [&] { return has_work_; });
   }
+}
+
+void EngineThread::take_numbers() {
+  // These may wait for the disk, and the I/O thread for the lock.
+  const EngineNumbers numbers{opened_.engine->counts(), opened_.engine->prefix_counters()};
+  const std::scoped_lock lock(mutex_);
+  numbers_ = numbers;
 }
 
 void EngineThread::deliver() {

@@ -51,6 +51,7 @@ class EngineThread {
   void run(const std::stop_token& stop, const Open& open,
            const std::function<void(Status)>& on_open);
   void work(const std::stop_token& stop);
+  void take_numbers();
   void deliver();
 
   boost::asio::io_context& io_;
