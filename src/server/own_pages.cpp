@@ -9,6 +9,7 @@
 
 #include "api/error.h"
 #include "server/connection.h"
+#include "text/dsml_arguments.h"
 
 namespace cachalot::server {
 namespace {
@@ -118,7 +119,10 @@ api::HttpAnswer administer(ServerState& state, std::string_view method, std::str
 api::HttpAnswer error_answer(std::string_view path, int status, std::string message,
                              std::string code) {
   return api::error_answer(
-      {.status = status, .message = std::move(message), .param = "", .code = std::move(code)},
+      {.status = status,
+       .message = text::valid_utf8(message),  // it may show bytes of the request
+       .param = "",
+       .code = std::move(code)},
       api::error_shape(path));
 }
 

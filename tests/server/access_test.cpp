@@ -40,6 +40,17 @@ TEST(ServerAccess, OtherHostsAndOriginsAreRefused) {
   EXPECT_EQ(value_of(refused, "access-control-allow-origin"), "none");
 }
 
+TEST(ServerAccess, RefusalsAreUtf8WhateverTheyShow) {
+  const SmallServer server;
+  const uint16_t port = server.port();
+  for (const Response& refused : {get(port, "/health", "Origin: http://\xff.example\r\n"),
+                                  get(port, "/admin/%ff"), get(port, "/v1/%ff")}) {
+    EXPECT_TRUE(refused.status == 403 || refused.status == 404) << refused.status;
+    EXPECT_NE(refused.body.find("\xef\xbf\xbd"), std::string::npos) << refused.body;
+    EXPECT_EQ(refused.body.find('\xff'), std::string::npos) << refused.body;
+  }
+}
+
 TEST(ServerAccess, ListedOriginsGetCorsOnEverything) {
   const SmallServer server(with_origin());
   const uint16_t port = server.port();
