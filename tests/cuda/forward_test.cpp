@@ -88,17 +88,18 @@ class Run {
     return std::span(ids_).subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
   }
 
-  // And the logits of the last rows.
-  void step(std::vector<engine::StepInput> inputs) {
+  // And the logits of the last rows. Probed: with what the layers make; nothing waits for the
+  // device in between otherwise.
+  void step(std::vector<engine::StepInput> inputs, bool is_probed = true) {
     int64_t rows = 0;
     for (const engine::StepInput& input : inputs) rows += static_cast<int64_t>(input.tokens.size());
     streams_.make_room(rows * width());
-    ASSERT_TRUE(runner_.forward(inputs, streams_.data(), &recorder).ok());
+    ASSERT_TRUE(runner_.forward(inputs, streams_.data(), is_probed ? &recorder : nullptr).ok());
     std::vector<int64_t> chosen(static_cast<size_t>(std::min<int64_t>(rows, 300)));
     std::iota(chosen.begin(), chosen.end(), rows - static_cast<int64_t>(chosen.size()));
     const int64_t count = static_cast<int64_t>(chosen.size()) * config().vocab_size;
     logits_.make_room(count);
-    model().logits(ctx(), streams_.data(), chosen, logits_.data(), &recorder);
+    model().logits(ctx(), streams_.data(), chosen, logits_.data(), is_probed ? &recorder : nullptr);
     const float* found = logits_.on_host(count);
     recorder.add("step's logits").assign(found, found + count);
   }
@@ -170,6 +171,10 @@ Recorder run(const Case& c, const char* device) {
     run.step({{&run.first, run.ids(301, 9)}});
     run.draft(301, 8);
   }
+  // As an engine decodes: the same launches again and again, with other arguments now and then.
+  const auto first = run.first.num_tokens(), second = run.second.num_tokens();
+  for (int64_t i = 0; i < 140; ++i)
+    run.step({{&run.first, run.ids(first + i, 1)}, {&run.second, run.ids(second + i, 1)}}, false);
   return std::move(run.recorder);
 }
 

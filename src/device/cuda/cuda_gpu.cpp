@@ -1,9 +1,11 @@
 #include "device/cuda/cuda_gpu.h"
 
 #include <string>
+#include <vector>
 
 #include "base/check.h"
 #include "device/cuda/error.h"
+#include "device/cuda/launch_list.h"
 #include "device/gpu.h"
 
 namespace cachalot::device {
@@ -20,13 +22,20 @@ Result<std::byte*> given(cudaError_t error, void* memory, const char* kind, int6
   return static_cast<std::byte*>(memory);
 }
 
+// Launches and copies of tables are put off until something waits for them or many have come
+// together: then the tables go up in few copies, and the launches run as one (launch_list.h).
 class CudaGpu final : public Gpu {
  public:
   explicit CudaGpu(const Device& device)
-      : device_(device), stream_(Stream::create()), staged_(Event::create()) {}
+      : device_(device),
+        stream_(Stream::create()),
+        staged_(Event::create()),
+        launches_([this] { submit(); }) {
+    stream_.put_off(&launches_);
+  }
   ~CudaGpu() override {
     make_current();
-    stream_.synchronize();
+    synchronize();
     release_tables();
   }
 
@@ -39,16 +48,24 @@ class CudaGpu final : public Gpu {
     return given_memory;
   }
   // Waits until nothing on the device reads it.
-  void release(std::byte* memory) override { CACHALOT_CUDA_CHECK(cudaFree(memory)); }
+  void release(std::byte* memory) override {
+    submit();
+    CACHALOT_CUDA_CHECK(cudaFree(memory));
+  }
   void copy(void* to, const void* from, int64_t num_bytes) override {
+    submit();
     CACHALOT_CUDA_CHECK(cudaMemcpyAsync(to, from, static_cast<size_t>(num_bytes), cudaMemcpyDefault,
                                         stream_.get()));
     stream_.synchronize();
   }
   void fill(void* to, uint8_t value, int64_t num_bytes) override {
+    submit();
     CACHALOT_CUDA_CHECK(cudaMemsetAsync(to, value, static_cast<size_t>(num_bytes), stream_.get()));
   }
-  void synchronize() override { stream_.synchronize(); }
+  void synchronize() override {
+    submit();
+    stream_.synchronize();
+  }
 
   const Device& device() const { return device_; }
   const Stream& stream() const { return stream_; }
@@ -62,12 +79,19 @@ class CudaGpu final : public Gpu {
   }
   void release_staging(std::byte* memory) override { CACHALOT_CUDA_CHECK(cudaFreeHost(memory)); }
   void copy_staged(std::byte* to, const std::byte* from, int64_t num_bytes) override {
-    CACHALOT_CUDA_CHECK(cudaMemcpyAsync(to, from, static_cast<size_t>(num_bytes),
-                                        cudaMemcpyHostToDevice, stream_.get()));
-    staged_.record(stream_);
+    // Those of one block of tables lie one after the other.
+    if (!staging_.empty()) {
+      StagedCopy& last = staging_.back();
+      if (last.from + last.num_bytes == from && last.to + last.num_bytes == to) {
+        last.num_bytes += num_bytes;
+        return;
+      }
+    }
+    staging_.push_back({to, from, num_bytes});
   }
   void wait_for_staging() override {
     make_current();
+    submit();
     staged_.synchronize();
   }
 
@@ -75,9 +99,27 @@ class CudaGpu final : public Gpu {
   // A thread launches on its current device: every step and every owner begins with this.
   void make_current() const { CACHALOT_CUDA_CHECK(cudaSetDevice(device_.ordinal)); }
 
+  struct StagedCopy {
+    std::byte* to;
+    const std::byte* from;
+    int64_t num_bytes;
+  };
+  // Hands the device what was put off. The copies may go first: no launch before them reads there.
+  void submit() {
+    for (const StagedCopy& copy : staging_) {
+      CACHALOT_CUDA_CHECK(cudaMemcpyAsync(copy.to, copy.from, static_cast<size_t>(copy.num_bytes),
+                                          cudaMemcpyHostToDevice, stream_.get()));
+    }
+    if (!staging_.empty()) staged_.record(stream_);
+    staging_.clear();
+    launches_.run(stream_);
+  }
+
   Device device_;
   Stream stream_;
-  Event staged_;  // of the last copy_staged()
+  Event staged_;  // of the last copy in staging_
+  std::vector<StagedCopy> staging_;
+  LaunchList launches_;
 };
 
 const CudaGpu& gpu_of(const ExecContext& ctx) {

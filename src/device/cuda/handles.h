@@ -42,19 +42,32 @@ struct EventTraits {
   using Handle = cudaEvent_t;
   static void destroy(Handle handle) { cudaEventDestroy(handle); }
 };
+struct GraphTemplateTraits {
+  using Handle = cudaGraph_t;
+  static void destroy(Handle handle) { cudaGraphDestroy(handle); }
+};
 struct GraphTraits {
   using Handle = cudaGraphExec_t;
   static void destroy(Handle handle) { cudaGraphExecDestroy(handle); }
 };
+
+class LaunchList;
+
+// What a Graph was made from, by whose nodes its arguments are changed.
+using GraphTemplate = Owner<GraphTemplateTraits>;
 
 // Work in the order of submission, beside other streams.
 class Stream : public Owner<StreamTraits> {
  public:
   static Stream create();
   void synchronize() const;
+  // Launches go to this list from now on (launch_list.h), whose owner runs it; null: to the device.
+  void put_off(LaunchList* list) { list_ = list; }
+  LaunchList* list() const { return list_; }
 
  private:
   using Owner::Owner;
+  LaunchList* list_ = nullptr;
 };
 
 class Event : public Owner<EventTraits> {
@@ -73,12 +86,10 @@ class Event : public Owner<EventTraits> {
 // as.
 class Graph : public Owner<GraphTraits> {
  public:
+  using Owner::Owner;
   // Records what `work` submits to the stream; nothing of it runs. work may not synchronise.
   static Graph capture(const Stream& stream, const std::function<void()>& work);
   void launch(const Stream& stream) const;
-
- private:
-  using Owner::Owner;
 };
 
 }  // namespace cachalot::device::cuda

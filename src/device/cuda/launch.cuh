@@ -8,6 +8,7 @@
 
 #include "device/cuda/error.h"
 #include "device/cuda/handles.h"
+#include "device/cuda/launch_list.h"
 
 namespace cachalot::device::cuda {
 
@@ -26,6 +27,14 @@ struct LaunchShape {
 template <typename... Params, typename... Args>
 void launch(const Stream& stream, const LaunchShape& shape, void (*kernel)(Params...),
             Args... args) {
+  if (LaunchList* list = stream.list()) {
+    return [&](const Params&... params) {
+      const LaunchList::Param values[] = {{&params, sizeof(params)}...};
+      list->add({reinterpret_cast<const void*>(kernel), shape.grid, shape.block, shape.smem_bytes,
+                 shape.edge == Edge::programmatic},
+                values);
+    }(static_cast<Params>(args)...);
+  }
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;
   config.blockDim = dim3(static_cast<unsigned>(shape.block));
