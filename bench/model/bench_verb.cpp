@@ -85,6 +85,25 @@ void add_bench_verb(CLI::App& app, int* exit_code) {
   batch_command->callback(
       [batch, json, exit_code] { *exit_code = print(bench::run_batch_bench(*batch)); });
 
+  auto gpu = std::make_shared<bench::GpuBenchOptions>();
+  CLI::App* gpu_command = bench->add_subcommand(
+      "gpu", "prefill and decode of Flash's layers on a GPU, made-up weights");
+  set_example(gpu_command, "bench gpu --layers 8");
+  gpu_command->add_flag("--json", *json, "the output is JSON with or without it");
+  gpu_command->add_option("--layers", gpu->layers, "Flash's first ones, at full width")
+      ->check(CLI::Range(1, 43));
+  gpu_command->add_option("--device", gpu->device, "cuda or cuda:N");
+  gpu_command->add_option("--precision", gpu->precision, "exact, bf16 or official");
+  gpu_command->add_option("--threads", gpu->threads, "0: one per usable core");
+  gpu_command->add_option("--prompt-tokens", gpu->prompt_tokens, "of the prompt")
+      ->check(CLI::Range(1, 1 << 20));
+  gpu_command->add_option("--decode-tokens", gpu->decode_tokens, "that each sequence decodes")
+      ->check(CLI::Range(4, 1 << 20));
+  gpu_command->add_option("--sequences", gpu->sequences, "that decode at once (default: 1,8,64)")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 64));
+  gpu_command->callback([gpu, json, exit_code] { *exit_code = print(bench::run_gpu_bench(*gpu)); });
+
   auto arrivals = std::make_shared<bench::ArrivalsBenchOptions>();
   CLI::App* arrivals_command = bench->add_subcommand(
       "arrivals", "the time between tokens of running sequences while prompts arrive");

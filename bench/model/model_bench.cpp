@@ -10,10 +10,12 @@
 
 #include "base/log.h"
 #include "base/rng.h"
+#include "cuda/read_rate.h"
 #include "device/machine_limits.h"
 #include "engine/engine.h"
 #include "engine/model_cache_layout.h"
 #include "formats/accounting.h"
+#include "formats/presets.h"
 #include "model/random_weights.h"
 
 namespace cachalot::bench {
@@ -233,7 +235,95 @@ Result<std::vector<double>> batch_seconds(engine::Engine& engine, int64_t sequen
   return seconds;
 }
 
+// Seconds until the first token, and of the steps in which all answers decode.
+struct PromptAndSteps {
+  double prompt_s = 0;
+  std::vector<double> steps;
+};
+
+Result<PromptAndSteps> answer_seconds(engine::Engine& engine, int64_t answers,
+                                      const GpuBenchOptions& options) {
+  PromptAndSteps out;
+  int64_t tokens = 0, finished = 0;
+  Status failed;
+  engine::Request request;
+  request.prompt = random_prompt(options.prompt_tokens, engine.config().vocab_size);
+  request.sampling.temperature = 1;  // so that answers differ
+  request.sampling.seed = 1;
+  request.max_new_tokens = options.decode_tokens;
+  request.num_answers = answers;
+  request.on_event = [&](const engine::Event& event) {
+    tokens += event.kind == engine::Event::Kind::token ? 1 : 0;
+    if (event.kind != engine::Event::Kind::finished) return true;
+    ++finished;
+    if (!*event.result) failed = event.result->error();
+    return true;
+  };
+  const Result<engine::RequestId> submitted = engine.submit(std::move(request));
+  if (!submitted) return submitted.error();
+  while (finished < answers) {
+    const int64_t before = tokens, rows = engine.counts().rows;
+    const Clock::time_point start = Clock::now();
+    engine.step();
+    const double taken = seconds_since(start);
+    if (before == 0) {  // a step does not wait for the rows of a prompt: the first token does
+      out.prompt_s += taken;
+    } else if (tokens - before == answers && engine.counts().rows - rows == answers) {
+      out.steps.push_back(taken);
+    }
+  }
+  if (!failed.ok()) return failed;
+  return out;
+}
+
 }  // namespace
+
+Result<std::string> run_gpu_bench(const GpuBenchOptions& options) {
+  formats::ModelConfig config = formats::flash_config();
+  const int64_t layers = std::clamp<int64_t>(options.layers, 1, config.num_hidden_layers);
+  config.num_hidden_layers = layers;
+  config.num_nextn_predict_layers = 0;
+  config.num_hash_layers = std::min(config.num_hash_layers, layers);
+  config.compress_ratios.resize(static_cast<size_t>(layers));
+  CACHALOT_ASSIGN_OR_RETURN(const double read_rate, gpu_read_rate(0));
+  engine::EngineOptions engine_options;
+  engine_options.model.precision = options.precision;
+  engine_options.model.device = options.device;
+  engine_options.model.threads = options.threads;
+  engine_options.max_context_tokens = options.prompt_tokens + 2 * options.decode_tokens + 64;
+  engine_options.prefill_chunk_tokens = options.prompt_tokens;
+  engine_options.max_sequences = std::ranges::max(options.sequences);
+  engine_options.max_token_gap_seconds = 100;
+  const Clock::time_point start = Clock::now();
+  CACHALOT_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Engine> engine,
+                            random_engine(config, engine_options));
+  log_info(fmt::format("{} layers made in {:.1f} s", layers, seconds_since(start)));
+  double prompt_s = 0;
+  std::string rows;
+  for (const int64_t sequences : options.sequences) {
+    CACHALOT_ASSIGN_OR_RETURN(const PromptAndSteps run,
+                              answer_seconds(*engine, sequences, options));
+    prompt_s = prompt_s == 0 ? run.prompt_s : std::min(prompt_s, run.prompt_s);
+    if (run.steps.empty()) return invalid_argument("decode tokens: expected more, found no step");
+    const double step = median(run.steps);
+    const double bytes =
+        bytes_of(step_cost(*engine, static_cast<double>(options.prompt_tokens), sequences));
+    const double share = bytes / read_rate / step;
+    CACHALOT_RETURN_IF_ERROR(check_share("bench gpu", share));
+    rows += fmt::format(
+        "{}{{\"sequences\": {}, \"tokens_per_s\": {:.2f}, \"median_s\": {:.6f}, \"min_s\": "
+        "{:.6f}, \"steps\": {}, \"bytes\": {:.4g}, \"share_of_limit\": {:.4f}}}",
+        rows.empty() ? "" : ", ", sequences, static_cast<double>(sequences) / step, step,
+        std::ranges::min(run.steps), run.steps.size(), bytes, share);
+    log_info(rows);
+  }
+  return fmt::format(
+      "{{\"bench\": \"gpu\", \"precision\": \"{}\", \"layers\": {}, \"weight_bytes\": {}, "
+      "\"read_gb_per_s\": {:.1f}, \"context\": {}, \"prefill_s\": {:.4f}, "
+      "\"prefill_tokens_per_s\": {:.1f}, \"decode\": [{}]}}",
+      options.precision, layers, engine->weights().num_bytes(), read_rate / 1e9,
+      options.prompt_tokens, prompt_s, static_cast<double>(options.prompt_tokens) / prompt_s, rows);
+}
 
 Result<std::string> run_batch_bench(const BatchBenchOptions& options) {
   engine::EngineOptions engine_options;
