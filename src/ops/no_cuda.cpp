@@ -68,7 +68,9 @@ void hash_expert_ids_cuda(device::ExecContext&, const int32_t*, const int32_t*, 
 void dispatch_cuda(device::ExecContext&, const DispatchParams&) { refuse(); }
 void swiglu_cuda(device::ExecContext&, const SwigluParams&) { refuse(); }
 void moe_combine_cuda(device::ExecContext&, const MoeCombineParams&) { refuse(); }
+void stream_panels_cuda(device::ExecContext&, const StreamPanels&) { refuse(); }
 void matmul_cuda(device::ExecContext&, const MatmulParams&) { refuse(); }
+void expert_layer_cuda(device::ExecContext&, const ExpertLayerRows&) { refuse(); }
 void expert_products_cuda(device::ExecContext&, const ExpertProductsParams&) { refuse(); }
 void index_select_cuda(device::ExecContext&, const IndexSelectParams&) { refuse(); }
 void sparse_attention_cuda(device::ExecContext&, const SparseAttentionParams&) { refuse(); }

@@ -17,6 +17,7 @@ struct CompressParams;
 struct DispatchParams;
 struct EncodeEntriesParams;
 struct EncodeRowsParams;
+struct ExpertLayerRows;
 struct ExpertProductsParams;
 struct HyperSplitParams;
 struct IndexSelectParams;
@@ -34,6 +35,7 @@ struct RowsCopy;
 struct RowsParams;
 struct SparseAttentionParams;
 struct StoreRecentParams;
+struct StreamPanels;
 struct SwigluParams;
 
 void scale_cuda(device::ExecContext& ctx, float* x, int64_t n, float factor);
@@ -89,7 +91,10 @@ void dispatch_cuda(device::ExecContext& ctx, const DispatchParams& p);
 void swiglu_cuda(device::ExecContext& ctx, const SwigluParams& p);
 void moe_combine_cuda(device::ExecContext& ctx, const MoeCombineParams& p);
 
+void stream_panels_cuda(device::ExecContext& ctx, const StreamPanels& p);
 void matmul_cuda(device::ExecContext& ctx, const MatmulParams& p);
+// Of weights that are streamed: the sums of the fast kernels' headers, not the CPU's.
+void expert_layer_cuda(device::ExecContext& ctx, const ExpertLayerRows& p);
 void expert_products_cuda(device::ExecContext& ctx, const ExpertProductsParams& p);
 void index_select_cuda(device::ExecContext& ctx, const IndexSelectParams& p);
 void sparse_attention_cuda(device::ExecContext& ctx, const SparseAttentionParams& p);

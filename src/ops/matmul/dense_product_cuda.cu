@@ -15,11 +15,11 @@ constexpr StreamedFormat kFp8 = StreamedFormat::fp8;
 constexpr int kStageBytes = streamed::stage_bytes(streamed::kStageBlocks);
 
 struct Params {
-  const uint16_t* x;
+  const void* x;  // bf16, or float
   int64_t x_stride;
   const uint8_t* weight;
   int64_t unit_bytes;
-  uint16_t* y;
+  void* y;
   int64_t y_stride;
   int m;
   int rows;
@@ -28,12 +28,28 @@ struct Params {
   int group_blocks;
   int groups;
   int tokens;
+  bool float_rows;
   int stages;
   int in_flight;
   int partial_bytes;
   uint8_t* prepared;       // or null
   int64_t prepared_bytes;  // of p.tokens rows
 };
+
+// From column first_column on.
+template <typename Activations>
+__device__ __forceinline__ void load_rows(const Params& p, Activations& x, int first_token,
+                                          int first_column, int present, int warp, int num_warps) {
+  const int64_t first = first_token * p.x_stride + first_column;
+  const auto load = [&](const auto* from) {
+    x.load([&](int token) { return from + token * p.x_stride; }, present, warp, num_warps);
+  };
+  if (p.float_rows) {
+    load(static_cast<const float*>(p.x) + first);
+  } else {
+    load(static_cast<const uint16_t*>(p.x) + first);
+  }
+}
 
 // Rows as the product's blocks hold them, for more than a block would care to quantise for itself.
 template <ProductForm kForm, int kTokens>
@@ -47,9 +63,9 @@ __global__ void __launch_bounds__(streamed::kConsumers)
   streamed::Activations<kForm, kTokens> x(p.prepared + blockIdx.y * p.prepared_bytes, tokens,
                                           p.group_blocks);
   const int warps = streamed::kConsumerWarps;
-  x.load([&](int token) { return p.x + (first_token + token) * p.x_stride; }, present,
-         static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32,
-         static_cast<int>(gridDim.x) * warps);
+  load_rows(p, x, first_token, 0, present,
+            static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32,
+            static_cast<int>(gridDim.x) * warps);
 }
 
 template <ProductForm kForm, int kTokens>
@@ -108,11 +124,8 @@ __global__ void __launch_bounds__(streamed::kThreads, 1)
     }
     x_ready.wait(0);
   } else {
-    x.load(
-        [&](int token) {
-          return p.x + (first_token + token) * p.x_stride + first_group * p.group_blocks * 128;
-        },
-        tokens, warp, streamed::kConsumerWarps);
+    load_rows(p, x, first_token, first_group * p.group_blocks * 128, tokens, warp,
+              streamed::kConsumerWarps);
     streamed::sync_consumers();
   }
 
@@ -137,7 +150,13 @@ __global__ void __launch_bounds__(streamed::kThreads, 1)
       if (at >= partial.units()) break;
       const int n = partial.number(at) * 16 + row;
       if (n < p.rows) {
-        p.y[(first_token + token) * p.y_stride + n] = tile::bf16_bits(partial.fold(at, token, row));
+        const int64_t to = (first_token + token) * p.y_stride + n;
+        const float sum = partial.fold(at, token, row);
+        if (p.float_rows) {
+          static_cast<float*>(p.y)[to] = tile::round_to_bf16(sum);
+        } else {
+          static_cast<uint16_t*>(p.y)[to] = tile::bf16_bits(sum);
+        }
       }
       token += streamed::kConsumers / 16;
     }
@@ -146,8 +165,8 @@ __global__ void __launch_bounds__(streamed::kThreads, 1)
 }
 
 template <ProductForm kForm, int kTokens>
-void launch_kernel(const DensePlan& plan, const cuda::Stream& stream, const uint16_t* x,
-                   int64_t x_stride, const std::byte* weight, uint16_t* y, int64_t y_stride,
+void launch_kernel(const DensePlan& plan, const cuda::Stream& stream, const void* x,
+                   int64_t x_stride, const std::byte* weight, void* y, int64_t y_stride,
                    std::byte* scratch, bool programmatic) {
   const DenseShape& s = plan.shape;
   const StreamedLayout layout{kFp8, s.rows, s.columns};
@@ -165,6 +184,7 @@ void launch_kernel(const DensePlan& plan, const cuda::Stream& stream, const uint
   p.group_blocks = static_cast<int>(layout.num_blocks());
   p.groups = static_cast<int>(s.groups);
   p.tokens = plan.tokens;
+  p.float_rows = s.float_rows;
   p.stages = plan.stages;
   p.in_flight = plan.in_flight;
   p.partial_bytes = static_cast<int>(plan.partial_bytes);

@@ -2,8 +2,8 @@
 // Source  reference/forward 0.5 (LIN8); 3.8 (wo_a: grouped, activations not quantised).
 // Shapes  x [m, groups * columns] bf16; weight [groups * rows_per_group, columns] as
 //         ops/matmul/streamed_weight.h; row n reads the columns of group n / rows_per_group of x;
-//         y [m, rows] bf16. Strides count elements. x and the weight
-//         are 16-byte aligned, x_stride % 8 == 0.
+//         y [m, rows] bf16. Strides count elements. x and the weight are 16-byte aligned, a row
+//         of x too. float_rows: x and y are float; what x holds, bf16 can hold.
 // Numerics  ops/matmul/streamed_product.cuh: the order of sums depends on columns alone. x is
 //         quantised inside (ACT8, runs of 128) but in the form mma_bf16.
 // Errors  make_dense_product: invalid_argument where the shape cannot run.
@@ -30,6 +30,7 @@ struct DenseShape {
   int64_t rows;     // of all groups
   int64_t columns;  // of one group
   int64_t groups = 1;
+  bool float_rows = false;
 };
 
 struct DensePlan {
@@ -41,8 +42,8 @@ struct DensePlan {
   int64_t smem_bytes = 0;
   int64_t scratch_bytes = 0;
   int grid = 0;
-  void (*launch)(const DensePlan&, const device::cuda::Stream&, const uint16_t* x, int64_t x_stride,
-                 const std::byte* weight, uint16_t* y, int64_t y_stride, std::byte* scratch,
+  void (*launch)(const DensePlan&, const device::cuda::Stream&, const void* x, int64_t x_stride,
+                 const std::byte* weight, void* y, int64_t y_stride, std::byte* scratch,
                  bool programmatic) = nullptr;
 };
 
@@ -51,9 +52,9 @@ Result<DensePlan> make_dense_plan(const device::cuda::Device& device, const Dens
 // scratch: plan.scratch_bytes, 16-byte aligned; null where that is 0. Else x is quantised into it
 // by a kernel of its own. programmatic: the edge from the kernel before. The weight is read before
 // that kernel has ended, x, y and scratch are not touched.
-inline void launch_dense(const DensePlan& plan, const device::cuda::Stream& stream,
-                         const uint16_t* x, int64_t x_stride, const std::byte* weight, uint16_t* y,
-                         int64_t y_stride, std::byte* scratch, bool programmatic = true) {
+inline void launch_dense(const DensePlan& plan, const device::cuda::Stream& stream, const void* x,
+                         int64_t x_stride, const std::byte* weight, void* y, int64_t y_stride,
+                         std::byte* scratch, bool programmatic = true) {
   plan.launch(plan, stream, x, x_stride, weight, y, y_stride, scratch, programmatic);
 }
 

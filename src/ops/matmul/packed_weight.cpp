@@ -10,6 +10,8 @@
 
 #include "numeric/formats.h"
 #include "ops/matmul/panel.h"
+#include "ops/matmul/stream_panels.h"
+#include "ops/on_gpu.h"
 
 namespace cachalot::ops {
 namespace {
@@ -324,10 +326,21 @@ Status PackedWeight::fill(device::ExecContext& ctx, const QuantTensor& tensor, s
   return {};
 }
 
-Status PackedWeight::move_to(device::Gpu& gpu) {
+Status PackedWeight::move_to(device::Gpu& gpu, OnGpu form) {
   const auto num_bytes = static_cast<int64_t>(bytes().size());
   CACHALOT_ASSIGN_OR_RETURN(device::Buffer moved, device::Buffer::create(num_bytes, &gpu));
   gpu.copy(moved.data(), data_, num_bytes);
+  if (form != OnGpu::panels) {
+    CACHALOT_CHECK(can_stream());
+    const StreamedLayout layout{StreamedFormat::fp8, rows_, columns_};
+    CACHALOT_ASSIGN_OR_RETURN(device::Buffer streamed,
+                              device::Buffer::create(layout.num_bytes(), &gpu));
+    device::ExecContext ctx{nullptr, nullptr, device::Isa::reference, &gpu};
+    stream_panels_cuda(ctx, {layout, rows_, moved.data(), scales_offset(), streamed.data()});
+    gpu.synchronize();
+    moved = std::move(streamed);
+  }
+  on_gpu_ = form;
   owned_ = std::move(moved);
   data_ = owned_.data();
   return {};

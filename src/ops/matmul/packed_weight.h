@@ -22,6 +22,7 @@
 #include <span>
 #include <string_view>
 
+#include "base/check.h"
 #include "base/status.h"
 #include "device/exec_context.h"
 #include "tensor/tensor_view.h"
@@ -72,11 +73,22 @@ class PackedWeight {
                                         const std::byte* memory);
   // What was packed, packed_bytes() of it.
   std::span<const std::byte> bytes() const {
+    CACHALOT_DCHECK(on_gpu_ == OnGpu::panels);
     return {data_, static_cast<size_t>(scales_offset() + scales_bytes())};
   }
 
-  // The same bytes in the GPU's memory, which the products of a context with it read.
-  Status move_to(device::Gpu& gpu);
+  // Into the GPU's memory, which the products of a context with it read: the same bytes, or
+  // streamed for its tensor cores (ops/matmul/streamed_weight.h), whose sums run as
+  // streamed_product.cuh says. CHECK: streamed, but can_stream() is false.
+  enum class OnGpu {
+    panels,
+    streamed,       // the products quantise x as ACT8
+    streamed_bf16,  // and take x as it is
+  };
+  Status move_to(device::Gpu& gpu, OnGpu form = OnGpu::panels);
+  bool can_stream() const { return format_ == WeightFormat::fp8 && columns_ % 128 == 0; }
+  OnGpu on_gpu() const { return on_gpu_; }
+  const std::byte* streamed_bytes() const { return data_; }
 
   // Becomes W or its transpose as an f32 weight, or as a bf16 one (nearest even). The transpose is
   // what the gradient of x multiplies with (matmul_backward.h). Keeps its memory where the size
@@ -132,6 +144,7 @@ class PackedWeight {
   int64_t sum_group_ = 0;
   WeightFormat format_ = WeightFormat::f32;
   bool has_nan_codes_ = false;
+  OnGpu on_gpu_ = OnGpu::panels;
   const std::byte* data_ = nullptr;
   device::Buffer owned_;  // where data_ points, but for a caller's memory
 };

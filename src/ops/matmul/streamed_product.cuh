@@ -13,6 +13,8 @@
 //        mma_bf16: activations stay bf16 as they are; weights exact in bf16, scaled as above.
 #pragma once
 
+#include <type_traits>
+
 #include "ops/quant/act8.cuh"
 #include "tile/convert.cuh"
 #include "tile/copy.cuh"
@@ -97,11 +99,12 @@ class Activations {
     }
   }
 
-  // Reads bf16 rows (row(m) for m < present, called by whole warps; 16-byte aligned) and quantises
-  // them as ACT8 with runs of 128 does, or keeps them; further tokens are zeros. By num_warps
-  // warps, of which the caller is number `warp`; sync_consumers before use.
+  // Reads rows of bf16, or of float that bf16 can hold (row(m) for m < present, by whole warps;
+  // 16-byte aligned), quantises them as ACT8 with runs of 128, or keeps them; other tokens are
+  // zeros. By num_warps warps, the caller being number `warp`; sync_consumers before use.
   template <typename Row>
   __device__ __forceinline__ void load(const Row& row, int present, int warp, int num_warps) {
+    using T = std::remove_cvref_t<decltype(*row(0))>;
     constexpr int kBatch = 4;  // loads under way; half a warp has a block, a lane eight values
     const int half = static_cast<int>(threadIdx.x) % 32 / 16;
     const int k = static_cast<int>(threadIdx.x) % 16 * 8;
@@ -116,24 +119,21 @@ class Activations {
     };
     settle();
     while (token < tokens_) {
-      tile::Vector16 v[kBatch];
+      EightValues<T> v[kBatch];
       int tokens[kBatch], blocks[kBatch];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
         tokens[i] = token;
         blocks[i] = 2 * pair + half;
-        v[i] = tile::Vector16{};
-        const uint16_t* from = row(min(token, present - 1));
-        if (token < present && blocks[i] < blocks_) {
-          v[i] = tile::load_shared_state(
-              reinterpret_cast<const tile::Vector16*>(from + blocks[i] * 128 + k));
-        }
+        v[i] = {};
+        const T* from = row(min(token, present - 1));
+        if (token < present && blocks[i] < blocks_) v[i].load(from + blocks[i] * 128 + k);
         pair += num_warps;
         settle();
       }
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        if (tokens[i] < tokens_) store(v[i], tokens[i], blocks[i], k);
+        if (tokens[i] < tokens_) store(v[i].bf16(), tokens[i], blocks[i], k);
       }
     }
     if constexpr (kWgmma) tile::publish_to_async();

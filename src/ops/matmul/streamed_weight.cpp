@@ -1,6 +1,5 @@
 #include "ops/matmul/streamed_weight.h"
 
-#include <algorithm>
 #include <cstring>
 #include <string>
 
@@ -11,12 +10,6 @@ namespace cachalot::ops {
 namespace {
 
 constexpr uint8_t kNanScale = 255;
-
-// Of 16 rows and 32 inputs as wgmma reads them: lane, register, byte of the register.
-int64_t fragment_offset(int64_t row, int64_t k, int64_t register_bytes) {
-  const int64_t lane = row % 8 * 4 + k % 16 / 4;
-  return lane * 16 + (k / 16 * 2 + row / 8) * register_bytes + k % 4;
-}
 
 Status check_scales(const uint8_t* scales, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
@@ -38,32 +31,15 @@ template <typename RowOf>
 std::vector<std::byte> stream_fp4_rows(const StreamedLayout& layout, const RowOf& row_of) {
   std::vector<std::byte> bytes(static_cast<size_t>(layout.num_bytes()));
   for (int64_t unit = 0; unit < layout.num_units(); ++unit) {
-    std::byte* const unit_bytes = bytes.data() + unit * layout.unit_bytes();
-    for (int64_t row = 0; row < layout.unit_rows(); ++row) {
-      const Fp4Row from = row_of(unit * layout.unit_rows() + row);
+    for (int64_t i = 0; i < layout.unit_rows(); ++i) {
+      const int64_t row = unit * layout.unit_rows() + i;
+      const Fp4Row from = row_of(row);
       if (from.codes == nullptr) continue;
-      for (int64_t block = 0; block < layout.num_blocks(); ++block) {
-        const int64_t first = block / layout.blocks_per_stage() * layout.blocks_per_stage();
-        const int64_t in_stage =
-            std::min<int64_t>(layout.blocks_per_stage(), layout.num_blocks() - first);
-        std::byte* const stage = unit_bytes + layout.stage_bytes(first);
-        const int64_t fragment = (block - first) * 4 + row / kStreamedRows;
-        std::byte* const codes = stage + fragment * 1024;
-        std::byte* const scales = stage + in_stage * 4 * 1024 + fragment * 64;
-        for (int64_t k = 0; k < kStreamedBlock; ++k) {
-          const int64_t input = block * kStreamedBlock + k;
-          const int nibble = from.codes[input / 2] >> (input % 2 * 4) & 15;
-          const int64_t step = k / 32;
-          const int64_t k32 = k % 32;
-          const int64_t lane = row % 8 * 4 + k32 % 16 / 4;
-          std::byte& to =
-              codes[step / 2 * 512 + lane * 16 + (step % 2 * 2 + row / 8 % 2) * 4 + k32 % 4];
-          to |= static_cast<std::byte>(k32 < 16 ? nibble << 4 : nibble);
-        }
-        for (int64_t step = 0; step < 4; ++step) {
-          scales[row % 8 * 8 + step * 2 + row / 8 % 2] =
-              static_cast<std::byte>(from.scales[block * 4 + step]);
-        }
+      const auto code = [&](int64_t k) { return from.codes[k / 2] >> (k % 2 * 4) & 15; };
+      for (int64_t k = 0; k < layout.columns; k += 32) {
+        for (int64_t at = k; at < k + 16; ++at)
+          bytes[layout.fp4_code(row, at)] = static_cast<std::byte>(code(at) << 4 | code(at + 16));
+        bytes[layout.fp4_scale(row, k)] = static_cast<std::byte>(from.scales[k / 32]);
       }
     }
   }
@@ -72,12 +48,6 @@ std::vector<std::byte> stream_fp4_rows(const StreamedLayout& layout, const RowOf
 
 }  // namespace
 
-int64_t StreamedLayout::unit_bytes() const {
-  const int64_t full = num_blocks() / blocks_per_stage();
-  const int64_t rest = num_blocks() % blocks_per_stage();
-  return full * stage_bytes(blocks_per_stage()) + (rest != 0 ? stage_bytes(rest) : 0);
-}
-
 Result<std::vector<std::byte>> stream_fp8(const uint8_t* codes, const uint8_t* scales, int64_t rows,
                                           int64_t columns) {
   CACHALOT_CHECK(rows > 0 && columns > 0 && columns % kStreamedBlock == 0);
@@ -85,20 +55,11 @@ Result<std::vector<std::byte>> stream_fp8(const uint8_t* codes, const uint8_t* s
   const StreamedLayout layout{StreamedFormat::fp8, rows, columns};
   std::vector<std::byte> bytes(static_cast<size_t>(layout.num_bytes()));
   for (int64_t row = 0; row < rows; ++row) {
-    std::byte* const unit = bytes.data() + row / kStreamedRows * layout.unit_bytes();
+    for (int64_t k = 0; k < columns; ++k)
+      bytes[layout.fp8_code(row, k)] = static_cast<std::byte>(codes[row * columns + k]);
     for (int64_t block = 0; block < layout.num_blocks(); ++block) {
-      const int64_t first = block / layout.blocks_per_stage() * layout.blocks_per_stage();
-      const int64_t in_stage =
-          std::min<int64_t>(layout.blocks_per_stage(), layout.num_blocks() - first);
-      std::byte* const stage =
-          unit + first / layout.blocks_per_stage() * layout.stage_bytes(layout.blocks_per_stage());
-      for (int64_t k = 0; k < kStreamedBlock; ++k) {
-        stage[(block - first) * 2048 + k / 32 * 512 +
-              fragment_offset(row % kStreamedRows, k % 32, 4)] =
-            static_cast<std::byte>(codes[row * columns + block * kStreamedBlock + k]);
-      }
       const float scale = numeric::float_from_e8m0(scales[row / 128 * layout.num_blocks() + block]);
-      std::memcpy(stage + in_stage * 2048 + (block - first) * 4, &scale, sizeof(scale));
+      std::memcpy(bytes.data() + layout.fp8_scale(row, block), &scale, sizeof(scale));
     }
   }
   return bytes;

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/host_device.h"
 #include "base/status.h"
 
 namespace cachalot::ops {
@@ -30,15 +31,56 @@ struct StreamedLayout {
   int64_t rows;
   int64_t columns;  // a multiple of 128
 
-  int unit_rows() const { return format == StreamedFormat::fp8 ? 16 : 64; }
-  int blocks_per_stage() const { return format == StreamedFormat::fp8 ? 8 : 4; }
-  int64_t num_blocks() const { return columns / kStreamedBlock; }
+  CACHALOT_HD int unit_rows() const { return format == StreamedFormat::fp8 ? 16 : 64; }
+  CACHALOT_HD int blocks_per_stage() const { return format == StreamedFormat::fp8 ? 8 : 4; }
+  CACHALOT_HD int64_t num_blocks() const { return columns / kStreamedBlock; }
   int64_t num_units() const { return (rows + unit_rows() - 1) / unit_rows(); }
-  int64_t stage_bytes(int64_t blocks) const {
+  CACHALOT_HD int64_t stage_bytes(int64_t blocks) const {
     return format == StreamedFormat::fp8 ? (blocks * (2048 + 4) + 15) / 16 * 16 : blocks * 4 * 1088;
   }
-  int64_t unit_bytes() const;
+  CACHALOT_HD int64_t unit_bytes() const {
+    const int64_t rest = num_blocks() % blocks_per_stage();
+    return num_blocks() / blocks_per_stage() * stage_bytes(blocks_per_stage()) +
+           (rest != 0 ? stage_bytes(rest) : 0);
+  }
   int64_t num_bytes() const { return num_units() * unit_bytes(); }
+
+  // Where values lie. The byte of input k.
+  CACHALOT_HD int64_t fp8_code(int64_t row, int64_t k) const {
+    const Stage stage = stage_of(row, k / kStreamedBlock);
+    return stage.first_byte + stage.block * 2048 + k % kStreamedBlock / 32 * 512 + row % 8 * 64 +
+           k % 16 / 4 * 16 + (k % 32 / 16 * 2 + row % 16 / 8) * 4 + k % 4;
+  }
+  CACHALOT_HD int64_t fp8_scale(int64_t row, int64_t block) const {
+    const Stage stage = stage_of(row, block);
+    return stage.first_byte + stage.num_blocks * 2048 + stage.block * 4;
+  }
+  // The byte of input k, in its high nibble, and input k + 16; k % 32 < 16.
+  CACHALOT_HD int64_t fp4_code(int64_t row, int64_t k) const {
+    const Stage stage = stage_of(row, k / kStreamedBlock);
+    const int64_t step = k % kStreamedBlock / 32;
+    return stage.first_byte + (stage.block * 4 + row % 64 / 16) * 1024 + step / 2 * 512 +
+           row % 8 * 64 + k % 16 / 4 * 16 + (step % 2 * 2 + row % 16 / 8) * 4 + k % 4;
+  }
+  CACHALOT_HD int64_t fp4_scale(int64_t row, int64_t k) const {
+    const Stage stage = stage_of(row, k / kStreamedBlock);
+    return stage.first_byte + stage.num_blocks * 4096 + (stage.block * 4 + row % 64 / 16) * 64 +
+           row % 8 * 8 + k % kStreamedBlock / 32 * 2 + row % 16 / 8;
+  }
+
+ private:
+  struct Stage {
+    int64_t first_byte;
+    int64_t num_blocks;
+    int64_t block;  // of the stage
+  };
+  CACHALOT_HD Stage stage_of(int64_t row, int64_t block) const {
+    const int64_t in_stage = block % blocks_per_stage();
+    const int64_t left = num_blocks() - block + in_stage;
+    return {row / unit_rows() * unit_bytes() +
+                block / blocks_per_stage() * stage_bytes(blocks_per_stage()),
+            left < blocks_per_stage() ? left : blocks_per_stage(), in_stage};
+  }
 };
 
 // codes [rows, columns] e4m3, scales [ceil(rows / 128), columns / 128] e8m0.

@@ -6,7 +6,10 @@
 #include <cstring>
 #include <random>
 
+#include "base/thread_pool.h"
 #include "numeric/formats.h"
+#include "ops/matmul/matmul_test_data.h"
+#include "ops/matmul/stream_panels.h"
 
 namespace cachalot::ops {
 namespace {
@@ -91,6 +94,58 @@ TEST(StreamedFp4, EveryLaneFindsItsFragmentOfGateAndUp) {
           }
         }
       }
+    }
+  }
+}
+
+// A model's panels become what the official arrays become.
+std::vector<std::byte> moved(const TestWeight& weight, const StreamedLayout& layout,
+                             std::vector<std::byte> to, int half) {
+  ThreadPool pool(1);
+  device::Arena arena;
+  device::ExecContext ctx{&pool, &arena, device::Isa::reference};
+  const PackedWeight packed = PackedWeight::pack(ctx, weight.tensor).value();
+  to.resize(static_cast<size_t>(layout.num_bytes()));
+  const std::byte* panels = packed.bytes().data();
+  const auto* scales = reinterpret_cast<const std::byte*>(packed.panel_scales(0));
+  const StreamPanels p{layout,    packed.rows(), panels, scales == nullptr ? 0 : scales - panels,
+                       to.data(), half};
+  for (int64_t i = 0; i < p.num_items(); ++i) p.move(i);
+  return to;
+}
+
+const uint8_t* codes_of(const TestWeight& w) {
+  return reinterpret_cast<const uint8_t*>(w.tensor.weight.data);
+}
+const uint8_t* scales_of(const TestWeight& w) {
+  return reinterpret_cast<const uint8_t*>(w.tensor.scale.data);
+}
+
+TEST(StreamPanels, Fp8) {
+  RngStream rng(3, RngPurpose::data, 0);
+  for (const int64_t rows : {16, 40, 64, 200, 328}) {
+    for (const int64_t columns : {128, 1152}) {
+      const TestWeight w = make_weight(WeightFormat::fp8, rows, columns, rng);
+      EXPECT_EQ(moved(w, {StreamedFormat::fp8, rows, columns}, {}, -1),
+                stream_fp8(codes_of(w), scales_of(w), rows, columns).value())
+          << rows << " x " << columns;
+    }
+  }
+}
+
+TEST(StreamPanels, Fp4AndGateWithUp) {
+  RngStream rng(4, RngPurpose::data, 0);
+  for (const int64_t rows : {16, 40, 64, 200}) {
+    for (const int64_t columns : {128, 768}) {
+      const TestWeight w = make_weight(WeightFormat::fp4, rows, columns, rng),
+                       up = make_weight(WeightFormat::fp4, rows, columns, rng);
+      EXPECT_EQ(moved(w, {StreamedFormat::fp4, rows, columns}, {}, -1),
+                stream_fp4(codes_of(w), scales_of(w), rows, columns).value());
+      const StreamedLayout both{StreamedFormat::fp4, 2 * rows, columns};
+      EXPECT_EQ(
+          moved(up, both, moved(w, both, {}, 0), 1),
+          stream_fp4_gate_up(codes_of(w), scales_of(w), codes_of(up), scales_of(up), rows, columns)
+              .value());
     }
   }
 }

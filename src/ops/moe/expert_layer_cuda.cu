@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <string>
+#include <type_traits>
 
 #include "base/check.h"
 #include "device/cuda/launch.cuh"
@@ -125,9 +126,9 @@ struct ProductParams {
   const uint8_t* weight;
   int64_t expert_bytes;
   int64_t unit_bytes;
-  int units;   // of an expert
-  int blocks;  // of 128 inputs
-  const uint16_t* x;
+  int units;          // of an expert
+  int blocks;         // of 128 inputs
+  const void* x;      // bf16, or float
   int pairs_per_row;  // row of x = pair / pairs_per_row
   uint16_t* out;
   int64_t out_columns;
@@ -147,7 +148,8 @@ struct LayerParams {
   int smem_tokens;
   const float* pair_weights;
   float limit;
-  bool one_row;  // of x, which is loaded before the tiles are known
+  bool float_rows;  // x of gate_up
+  bool one_row;     // of x, which is loaded before the tiles are known
   ProductParams gate_up;
   ProductParams down;
 };
@@ -268,13 +270,20 @@ __device__ __forceinline__ void multiply_run(const LayerParams& p, const FewTile
   WarpTile t = read_tile(p, few, run.index);
   while (true) {
     if (!loaded) {
-      x.load(
-          [&](int token) {
-            const int pair = __shfl_sync(0xFFFFFFFFu, t.pair, token);
-            return product.x +
-                   static_cast<int64_t>(pair / product.pairs_per_row) * (product.blocks * 128);
-          },
-          t.tile.num_tokens);
+      const auto load = [&](const auto* from) {
+        x.load(
+            [&](int token) {
+              const int pair = __shfl_sync(0xFFFFFFFFu, t.pair, token);
+              return from +
+                     static_cast<int64_t>(pair / product.pairs_per_row) * (product.blocks * 128);
+            },
+            t.tile.num_tokens);
+      };
+      if (kGateUp && p.float_rows) {
+        load(static_cast<const float*>(product.x));
+      } else {
+        load(static_cast<const uint16_t*>(product.x));
+      }
       experts::sync_consumers();
     }
     float weight = 0;
@@ -325,8 +334,12 @@ __global__ void __launch_bounds__(experts::kThreads, 1)
     tile::arrive_threads<kReady, experts::kThreads>();
   } else {
     if (kTokens == 8 && p.one_row) {
-      experts::Activations<kForm, kTokens>(x_smem, p.smem_tokens, p.gate_up.blocks)
-          .load([&](int) { return p.gate_up.x; }, 1);
+      experts::Activations<kForm, kTokens> x(x_smem, p.smem_tokens, p.gate_up.blocks);
+      if (p.float_rows) {
+        x.load([&](int) { return static_cast<const float*>(p.gate_up.x); }, 1);
+      } else {
+        x.load([&](int) { return static_cast<const uint16_t*>(p.gate_up.x); }, 1);
+      }
     }
     tile::sync_threads<kReady, experts::kThreads>();
   }
@@ -354,9 +367,43 @@ __global__ void __launch_bounds__(experts::kThreads, 1)
 
 constexpr int kCombineThreads = 128;
 
+template <typename T>
+struct FourValues;
+template <>
+struct FourValues<uint16_t> {
+  tile::Vector8 words;
+  __device__ __forceinline__ void load(const uint16_t* from) {
+    words = tile::load_shared_state(reinterpret_cast<const tile::Vector8*>(from));
+  }
+  __device__ __forceinline__ tile::Vector8 bf16() const { return words; }
+};
+template <>
+struct FourValues<float> {
+  tile::Vector16 words;
+  __device__ __forceinline__ void load(const float* from) {
+    words = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from));
+  }
+  __device__ __forceinline__ tile::Vector8 bf16() const {
+    const auto pair = [&](int i) {
+      return tile::pack_bf16(__uint_as_float(words.word[i]), __uint_as_float(words.word[i + 1]));
+    };
+    return {{pair(0), pair(2)}};
+  }
+};
+__device__ __forceinline__ void store_four(uint16_t* to, const tile::Vector8& v) {
+  *reinterpret_cast<uint2*>(to) = make_uint2(v.word[0], v.word[1]);
+}
+__device__ __forceinline__ void store_four(float* to, const tile::Vector8& v) {
+  *reinterpret_cast<float4*>(to) =
+      make_float4(tile::low_bf16(v.word[0]), tile::high_bf16(v.word[0]), tile::low_bf16(v.word[1]),
+                  tile::high_bf16(v.word[1]));
+}
+
+// T: bf16, or floats that hold such values.
+template <typename T>
 __global__ void __launch_bounds__(kCombineThreads)
-    combine_kernel(const uint16_t* y, const int32_t* ids, int num_experts, const uint16_t* shared,
-                   int k, int columns, uint16_t* out) {
+    combine_kernel(const uint16_t* y, const int32_t* ids, int num_experts, const T* shared, int k,
+                   int columns, T* out) {
   extern __shared__ int32_t slots[];  // the token's pairs by ascending expert id; -1 of an unknown
   tile::launch_dependents();
   const int token = static_cast<int>(blockIdx.y);
@@ -385,8 +432,8 @@ __global__ void __launch_bounds__(kCombineThreads)
   const auto load = [&](const uint16_t* row) {
     return tile::load_shared_state(reinterpret_cast<const tile::Vector8*>(row + column));
   };
-  tile::Vector8 last = {};
-  if (shared != nullptr) last = load(shared + static_cast<int64_t>(token) * columns);
+  FourValues<T> last = {};
+  if (shared != nullptr) last.load(shared + static_cast<int64_t>(token) * columns + column);
   constexpr int kBatch = 8;  // loads under way
   for (int first = 0; first < k; first += kBatch) {
     tile::Vector8 v[kBatch];
@@ -401,9 +448,9 @@ __global__ void __launch_bounds__(kCombineThreads)
       if (pairs[i] >= 0) add(v[i]);
     }
   }
-  if (shared != nullptr) add(last);
-  *reinterpret_cast<uint2*>(out + static_cast<int64_t>(token) * columns + column) =
-      make_uint2(tile::pack_bf16(sum[0], sum[1]), tile::pack_bf16(sum[2], sum[3]));
+  if (shared != nullptr) add(last.bf16());
+  store_four(out + static_cast<int64_t>(token) * columns + column,
+             {{tile::pack_bf16(sum[0], sum[1]), tile::pack_bf16(sum[2], sum[3])}});
 }
 
 using ProductsKernel = void (*)(const LayerParams);
@@ -463,11 +510,10 @@ Result<ExpertPlan> make_expert_plan(const cuda::Device& device, const ExpertShap
     return invalid_argument(std::string("expert layer: expected ") + what + ", found " +
                             std::to_string(found));
   };
-  constexpr int64_t kMaxPairs = 12000;  // counted in 16 bits
   if (s.num_experts < 1 || s.num_experts > kMaxExperts)
     return bad("1 to 512 experts", s.num_experts);
   if (s.k < 1) return bad("a pick a token", s.k);
-  if (s.max_tokens < 1 || s.max_tokens * s.k > kMaxPairs)
+  if (s.max_tokens < 1 || s.max_tokens * s.k > kMaxExpertPairs)  // counted in 16 bits
     return bad("1 to 12000 pairs", s.max_tokens * s.k);
   if (s.hidden_size < 128 || s.hidden_size % 128 != 0)
     return bad("hidden_size in blocks of 128", s.hidden_size);
@@ -527,6 +573,7 @@ void launch_expert_layer(const ExpertPlan& plan, const cuda::Stream& stream,
   p.smem_tokens = config.smem_tokens;
   p.pair_weights = params.weights;
   p.limit = s.limit;
+  p.float_rows = s.float_rows;
   const auto fill = [](ProductParams& product, const StreamedLayout& layout,
                        const std::byte* weight) {
     product.weight = reinterpret_cast<const uint8_t*>(weight);
@@ -558,9 +605,17 @@ void launch_expert_layer(const ExpertPlan& plan, const cuda::Stream& stream,
            static_cast<unsigned>(tokens));
   combine.block = kCombineThreads;
   combine.smem_bytes = k * 4;
-  cuda::launch(stream, combine, combine_kernel, params.scratch.y, params.ids,
-               static_cast<int>(s.num_experts), params.shared, k, static_cast<int>(s.hidden_size),
-               params.out);
+  const auto launch_combine = [&](auto* out) {
+    using T = std::remove_pointer_t<decltype(out)>;
+    cuda::launch(stream, combine, combine_kernel<T>, params.scratch.y, params.ids,
+                 static_cast<int>(s.num_experts), static_cast<const T*>(params.shared), k,
+                 static_cast<int>(s.hidden_size), out);
+  };
+  if (s.float_rows) {
+    launch_combine(static_cast<float*>(params.out));
+  } else {
+    launch_combine(static_cast<uint16_t*>(params.out));
+  }
 }
 
 }  // namespace cachalot::ops

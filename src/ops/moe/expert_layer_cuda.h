@@ -5,7 +5,8 @@
 //         expert as ops/matmul/streamed_weight.h (stream_fp4_gate_up, stream_fp4); h [tokens * k,
 //         moe_intermediate_size] bf16; y [tokens * k, hidden_size] bf16; shared, out [tokens,
 //         hidden_size] bf16. Row t k + i of h and y is pick i of token t. Rows are contiguous and
-//         16-byte aligned.
+//         16-byte aligned. float_rows: x, shared and out are float; what the first two hold, bf16
+//         can hold.
 // Numerics  ops/moe/expert_product.cuh; gate and up rounded to bf16, clamped at limit, h =
 //           bf16(weight silu(g) u) in fp32 with ops/elementwise/exp.h, quantised as ACT8 (runs of
 //           128); y rounded to bf16; out = bf16 of the sum over ascending expert ids, then shared.
@@ -36,6 +37,7 @@ struct ExpertShape {
   int64_t hidden_size;
   int64_t moe_intermediate_size;
   float limit;  // swiglu_limit
+  bool float_rows = false;
 };
 
 // Some tokens of one expert.
@@ -54,6 +56,7 @@ struct ExpertScratch {
   uint16_t* y;
 };
 inline constexpr int kMaxTileTokens = 16;
+inline constexpr int64_t kMaxExpertPairs = 12000;  // of a call
 
 // How many tokens a tile has and how a block's shared memory is cut.
 struct ExpertConfig {
@@ -75,14 +78,14 @@ Result<ExpertPlan> make_expert_plan(const device::cuda::Device& device, const Ex
 
 struct ExpertParams {
   int64_t tokens;
-  const uint16_t* x;
+  const void* x;
   const int32_t* ids;
   const float* weights;
   const std::byte* gate_up;
   const std::byte* down;
-  const uint16_t* shared;  // or null
+  const void* shared;  // or null
   ExpertScratch scratch;
-  uint16_t* out;
+  void* out;
 };
 
 // Kernels: tiles of tokens by expert (up to 32 pairs the next one finds them for itself), both

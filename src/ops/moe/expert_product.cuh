@@ -16,6 +16,8 @@
 //        official: the same codes, exact in f16, fp32 sums.
 #pragma once
 
+#include <type_traits>
+
 #include "ops/matmul/streamed_weight.h"
 #include "ops/moe/expert_layer_cuda.h"
 #include "ops/quant/act8.cuh"
@@ -73,10 +75,11 @@ class Activations {
     if constexpr (kFp8) first_ = B::descriptor(tile::smem_address(smem), stride_);
   }
 
-  // Rows of bf16 (row(m) for m < tokens, called by whole warps; 16-byte aligned). By all consumers;
-  // sync_consumers before use.
+  // Rows of bf16, or of float that bf16 can hold (row(m) for m < tokens, by whole warps; 16-byte
+  // aligned). By all consumers; sync_consumers before use.
   template <typename Row>
   __device__ __forceinline__ void load(const Row& row, int tokens) {
+    using T = std::remove_cvref_t<decltype(*row(0))>;
     // Loads under way. Few tokens have less than a batch; of many the checks would cost registers.
     constexpr int kBatch = 4;
     const int half = static_cast<int>(threadIdx.x) % 32 / 16;
@@ -84,21 +87,20 @@ class Activations {
     const int runs = tokens * blocks_;
     for (int first = static_cast<int>(threadIdx.x) / 32 * 2; first < runs;
          first += 2 * kConsumerWarps * kBatch) {
-      tile::Vector16 v[kBatch];
+      EightValues<T> v[kBatch];
       int token[kBatch];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
         if (kTokens == 8 && first + i * 2 * kConsumerWarps >= runs) break;
         const int run = min(first + i * 2 * kConsumerWarps + half, runs - 1);
         token[i] = run / blocks_;
-        v[i] = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(
-            row(token[i]) + (run - token[i] * blocks_) * 128 + k));
+        v[i].load(row(token[i]) + (run - token[i] * blocks_) * 128 + k);
       }
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
         const int run = first + i * 2 * kConsumerWarps + half;
         if (kTokens == 8 && run - half >= runs) break;
-        const Act8 q = quantise_act8(v[i]);
+        const Act8 q = quantise_act8(v[i].bf16());
         if (run < runs) store(q, token[i], run - token[i] * blocks_, k);
       }
     }

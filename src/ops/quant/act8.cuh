@@ -12,6 +12,31 @@ struct Act8 {
   float scale;        // of the run
 };
 
+// Eight values of a row of bf16, or of floats that hold values of bf16, on their way.
+template <typename T>
+struct EightValues {
+  tile::Vector16 words[sizeof(T) / 2];
+
+  __device__ __forceinline__ void load(const T* from) {
+#pragma unroll
+    for (int i = 0; i < static_cast<int>(sizeof(T) / 2); ++i)
+      words[i] = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from) + i);
+  }
+  __device__ __forceinline__ tile::Vector16 bf16() const {
+    if constexpr (sizeof(T) == 2) {
+      return words[0];
+    } else {
+      tile::Vector16 v;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t* const pair = words[i / 2].word + i % 2 * 2;
+        v.word[i] = tile::pack_bf16(__uint_as_float(pair[0]), __uint_as_float(pair[1]));
+      }
+      return v;
+    }
+  }
+};
+
 // By whole warps; v: the lane's values in bf16.
 __device__ __forceinline__ Act8 quantise_act8(const tile::Vector16& v) {
   uint32_t max = tile::max_bf16(tile::magnitude_bf16(v.word[0]), tile::magnitude_bf16(v.word[1]));

@@ -1,0 +1,59 @@
+// Packed panels (packed_weight.h) in the order in which the GPU's tensor cores stream them
+// (streamed_weight.h): the same codes and scales. Written for a GPU, one item a thread; any order
+// of items, or all at once.
+#pragma once
+
+#include <cstring>
+
+#include "base/host_device.h"
+#include "ops/matmul/streamed_weight.h"
+
+namespace cachalot::ops {
+
+struct StreamPanels {
+  StreamedLayout layout;  // of all that lies at `to`, whose bytes are zero before
+  int64_t rows;           // of the panels
+  const std::byte* panels;
+  int64_t scales_offset;  // fp8
+  std::byte* to;
+  // Eight rows of these panels, then eight of another's: the gate (0) or the up (1) of an expert.
+  int half = -1;
+
+  // fp8: four codes of a row; fp4: two.
+  CACHALOT_HD int64_t num_items() const {
+    return rows * layout.columns / (layout.format == StreamedFormat::fp8 ? 4 : 2);
+  }
+  CACHALOT_HD void move(int64_t item) const {
+    if (layout.format == StreamedFormat::fp8) return move_fp8(item % rows, item / rows * 4);
+    move_fp4(item % rows, item / rows / 16 * 32, item / rows % 16);
+  }
+
+ private:
+  CACHALOT_HD int64_t width_of(int64_t panel) const {
+    const int64_t left = rows - panel * 64;
+    return left >= 64 ? 64 : (left + 15) / 16 * 16;
+  }
+  CACHALOT_HD void move_fp8(int64_t row, int64_t k) const {
+    const int64_t panel = row / 64, block = k / 128;
+    std::memcpy(to + layout.fp8_code(row, k),
+                panels + panel * 64 * layout.columns + (k / 4 * width_of(panel) + row % 64) * 4, 4);
+    if (k % 128 != 0 || row % 16 != 0) return;
+    std::memcpy(to + layout.fp8_scale(row, block),
+                panels + scales_offset + (panel * layout.num_blocks() + block) * 4, 4);
+  }
+  // Inputs k + i and k + i + 16, which share a byte there.
+  CACHALOT_HD void move_fp4(int64_t row, int64_t k, int64_t i) const {
+    const int64_t panel = row / 64, width = width_of(panel), lane = row % 64;
+    const std::byte* from = panels + panel * 64 * layout.columns / 32 * 17 + k / 32 * 17 * width;
+    const auto code = [&](int64_t input) {
+      const int64_t byte = width + input / 8 * width * 4 + lane / 8 * 32 + lane % 8 / 4 * 16 +
+                           input % 4 / 2 * 8 + lane % 4 * 2 + input % 2;
+      return static_cast<int>(from[byte]) >> (input % 8 / 4 * 4) & 15;
+    };
+    const int64_t row_there = half < 0 ? row : row / 8 * 16 + half * 8 + row % 8;
+    to[layout.fp4_code(row_there, k + i)] = static_cast<std::byte>(code(i) << 4 | code(i + 16));
+    if (i == 0) to[layout.fp4_scale(row_there, k)] = from[lane];
+  }
+};
+
+}  // namespace cachalot::ops

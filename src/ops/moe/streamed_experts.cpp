@@ -1,0 +1,56 @@
+#include "ops/moe/streamed_experts.h"
+
+#include "ops/matmul/stream_panels.h"
+#include "ops/on_gpu.h"
+
+namespace cachalot::ops {
+
+bool StreamedExperts::can_stream(const PackedWeight& w1, const PackedWeight& w2) {
+  const auto fits = [](const PackedWeight& w) {
+    constexpr int64_t kMaxColumns = 16384;  // four rows lie in shared memory
+    return w.format() == WeightFormat::fp4 && w.rows() % 128 == 0 && w.columns() % 128 == 0 &&
+           w.columns() <= kMaxColumns;
+  };
+  return fits(w1) && fits(w2);
+}
+
+Result<StreamedExperts> StreamedExperts::create(device::Gpu& gpu, const ExpertWeightsRef& w1,
+                                                const ExpertWeightsRef& w3,
+                                                const ExpertWeightsRef& w2, int64_t num_experts) {
+  CACHALOT_CHECK(can_stream(w1[0], w2[0]));
+  const int64_t inner = w1[0].rows(), outer = w2[0].rows();
+  const StreamedLayout gate_up{StreamedFormat::fp4, 2 * inner, outer};
+  const StreamedLayout down{StreamedFormat::fp4, outer, inner};
+  StreamedExperts experts{num_experts, outer, inner, {}, {}, {}};
+  const auto room = [&](device::Buffer& buffer, int64_t num_bytes) -> Status {
+    CACHALOT_ASSIGN_OR_RETURN(buffer, device::Buffer::create(num_bytes, &gpu));
+    return {};
+  };
+  CACHALOT_RETURN_IF_ERROR(room(experts.gate_up, num_experts * gate_up.num_bytes()));
+  CACHALOT_RETURN_IF_ERROR(room(experts.down, num_experts * down.num_bytes()));
+  CACHALOT_RETURN_IF_ERROR(room(experts.arrivals, 8));
+  device::Buffer panels;
+  CACHALOT_RETURN_IF_ERROR(room(panels, static_cast<int64_t>(w1[0].bytes().size())));
+  device::ExecContext ctx{nullptr, nullptr, device::Isa::reference, &gpu};
+  const auto move = [&](const PackedWeight& w, const StreamedLayout& layout, std::byte* to,
+                        int half) {
+    const auto num_bytes = static_cast<int64_t>(w.bytes().size());
+    CACHALOT_CHECK(num_bytes <= panels.size());
+    gpu.copy(panels.data(), w.bytes().data(), num_bytes);  // after what the stream still runs
+    stream_panels_cuda(ctx, {layout, w.rows(), panels.data(), 0, to, half});
+  };
+  for (int64_t e = 0; e < num_experts; ++e) {
+    move(w1[e], gate_up, experts.gate_up.data() + e * gate_up.num_bytes(), 0);
+    move(w3[e], gate_up, experts.gate_up.data() + e * gate_up.num_bytes(), 1);
+    move(w2[e], down, experts.down.data() + e * down.num_bytes(), -1);
+  }
+  gpu.synchronize();
+  return experts;
+}
+
+void expert_layer(device::ExecContext& ctx, const ExpertLayerRows& p) {
+  CACHALOT_CHECK(ctx.gpu != nullptr && p.experts != nullptr);
+  if (p.rows > 0) expert_layer_cuda(ctx, p);
+}
+
+}  // namespace cachalot::ops

@@ -1,0 +1,43 @@
+// The routed experts of a layer as a GPU's tensor cores stream them, and the layer's run with them:
+// both products, SwiGLU, quantisation and the sum in one.
+// Source, numerics  ops/moe/expert_layer_cuda.h, form official_fp8.
+#pragma once
+
+#include <cstdint>
+
+#include "device/buffer.h"
+#include "device/gpu.h"
+#include "ops/moe/expert_products.h"
+
+namespace cachalot::ops {
+
+struct StreamedExperts {
+  int64_t num_experts;
+  int64_t hidden_size;
+  int64_t moe_intermediate_size;
+  device::Buffer gate_up;
+  device::Buffer down;
+  device::Buffer arrivals;  // the kernels' own
+
+  static bool can_stream(const PackedWeight& w1, const PackedWeight& w2);
+  // The weights are of a host, and not needed afterwards. resource_exhausted.
+  static Result<StreamedExperts> create(device::Gpu& gpu, const ExpertWeightsRef& w1,
+                                        const ExpertWeightsRef& w3, const ExpertWeightsRef& w2,
+                                        int64_t num_experts);
+};
+
+// Rows are contiguous and hold values of bf16.
+struct ExpertLayerRows {
+  const StreamedExperts* experts;
+  int64_t rows;
+  int64_t k;             // num_experts_per_tok
+  const float* x;        // [rows, hidden_size]
+  const int32_t* ids;    // [rows, k]
+  const float* weights;  // [rows, k]
+  float limit;           // swiglu_limit
+  const float* shared;   // [rows, hidden_size]
+  float* out;            // [rows, hidden_size]
+};
+void expert_layer(device::ExecContext& ctx, const ExpertLayerRows& p);
+
+}  // namespace cachalot::ops

@@ -1,0 +1,176 @@
+// The products of streamed weights behind the fronts: rows of floats give the bits of the kernels
+// over rows of bf16, which their own tests hold to the formula, and x quantised before those of x.
+#include "device/cuda/cuda_gpu.h"
+#include "numeric/formats.h"
+#include "ops/matmul/dense_product_cuda.h"
+#include "ops/matmul/matmul.h"
+#include "ops/matmul/matmul_test_data.h"
+#include "ops/matmul/streamed_weight.h"
+#include "ops/moe/expert_layer_cuda.h"
+#include "ops/moe/streamed_experts.h"
+#include "ops/quant/act_quant.h"
+#include "tests/cuda/gpu_context.h"
+
+namespace cachalot::ops {
+namespace {
+
+using testing::Side;
+using StreamedProducts = testing::GpuTest;
+
+const uint8_t* codes_of(const TestWeight& w) {
+  return reinterpret_cast<const uint8_t*>(w.tensor.weight.data);
+}
+const uint8_t* scales_of(const TestWeight& w) {
+  return reinterpret_cast<const uint8_t*>(w.tensor.scale.data);
+}
+std::vector<uint16_t> bf16(const std::vector<float>& values) {
+  std::vector<uint16_t> bits;
+  for (const float value : values) bits.push_back(numeric::bf16_from_float(value));
+  return bits;
+}
+std::vector<float> floats(const std::vector<uint16_t>& bits) {
+  std::vector<float> values;
+  for (const uint16_t bit : bits) values.push_back(numeric::float_from_bf16(bit));
+  return values;
+}
+
+TEST_F(StreamedProducts, Matmul) {
+  RngStream rng(1, RngPurpose::data, 0);
+  using OnGpu = PackedWeight::OnGpu;
+  struct Shape {
+    int64_t m, n, k;
+  };
+  for (const Shape& s : {Shape{1, 40, 384}, Shape{3, 256, 4096}, Shape{17, 200, 1152},
+                         Shape{70, 64, 128}, Shape{1, 512, 8192}}) {
+    const TestWeight weight = make_weight(WeightFormat::fp8, s.n, s.k, rng);
+    const std::vector<float> x = make_bf16_rows(s.m, s.k, rng);
+    for (const OnGpu form : {OnGpu::streamed, OnGpu::streamed_bf16}) {
+      const bool quantised = form == OnGpu::streamed;
+      const std::string what = std::to_string(s.m) + " x " + std::to_string(s.n) + " x " +
+                               std::to_string(s.k) + (quantised ? " e4m3" : " bf16");
+      Side host(nullptr), side(gpu_.get());
+      device::ExecContext& ctx = side.ctx;
+      const DensePlan plan =
+          make_dense_plan(
+              device::cuda::device_of(ctx),
+              {quantised ? DenseForm::official_fp8 : DenseForm::unquantised, s.m, s.n, s.k})
+              .value();
+      auto* expected = side.room<uint16_t>(s.m * s.n);
+      launch_dense(plan, device::cuda::stream_of(ctx), side.array(bf16(x)), s.k,
+                   side.array(stream_fp8(codes_of(weight), scales_of(weight), s.n, s.k).value()),
+                   expected, s.n, side.room<std::byte>(plan.scratch_bytes));
+
+      PackedWeight w = PackedWeight::pack(host.ctx, weight.tensor).value();
+      ASSERT_TRUE(w.move_to(*gpu_, form).ok());
+      float* const rows = side.array(x);
+      const auto run = [&](int64_t first, int64_t m) {
+        auto* y = side.room<float>(m * (s.n + 1));
+        MatmulParams p{};
+        p.x = rows + first * s.k;
+        p.m = m;
+        p.x_stride = s.k;
+        p.w = &w;
+        p.y = y;
+        p.y_stride = s.n + 1;
+        p.math = MatmulMath::bf16;
+        p.round_y = true;
+        matmul(ctx, p);
+        const std::vector<float> padded = side.read(y, m * (s.n + 1));
+        std::vector<float> values;
+        for (int64_t i = 0; i < m; ++i) {
+          const auto row = padded.begin() + i * (s.n + 1);
+          values.insert(values.end(), row, row + s.n);
+        }
+        return values;
+      };
+      const std::vector<float> found = run(0, s.m);
+      testing::expect_same(found, floats(side.read(expected, s.m * s.n)), what);
+      const std::vector<float> last = run(s.m - 1, 1);
+      testing::expect_same(last, std::vector<float>(found.end() - s.n, found.end()), what);
+      if (!quantised) continue;
+      simulate_fp8(ctx, {rows, s.m, s.k, s.k, rows, s.k}, 128);
+      testing::expect_same(run(0, s.m), found, what + ", quantised before");
+    }
+  }
+}
+
+TEST_F(StreamedProducts, ExpertLayer) {
+  RngStream rng(2, RngPurpose::data, 0);
+  constexpr int64_t kExperts = 7, kPicks = 3, kHidden = 640, kInner = 384;
+  std::vector<TestWeight> weights;
+  std::vector<PackedWeight> packed;
+  std::vector<std::byte> gate_up, down;
+  Side host(nullptr), side(gpu_.get());
+  device::ExecContext& ctx = side.ctx;
+  for (int64_t e = 0; e < kExperts; ++e) {
+    for (const bool last : {false, false, true}) {
+      weights.push_back(
+          make_weight(WeightFormat::fp4, last ? kHidden : kInner, last ? kInner : kHidden, rng));
+      packed.push_back(PackedWeight::pack(host.ctx, weights.back().tensor).value());
+    }
+    const TestWeight* const w = &weights[weights.size() - 3];
+    const auto first = stream_fp4_gate_up(codes_of(w[0]), scales_of(w[0]), codes_of(w[1]),
+                                          scales_of(w[1]), kInner, kHidden)
+                           .value();
+    const auto second = stream_fp4(codes_of(w[2]), scales_of(w[2]), kHidden, kInner).value();
+    gate_up.insert(gate_up.end(), first.begin(), first.end());
+    down.insert(down.end(), second.begin(), second.end());
+  }
+  const auto every_third = [&](int64_t from) {
+    return ExpertWeightsRef{&packed[from], 3 * sizeof(PackedWeight)};
+  };
+  const StreamedExperts experts =
+      StreamedExperts::create(*gpu_, every_third(0), every_third(1), every_third(2), kExperts)
+          .value();
+  const std::byte* const gate_up_there = side.array(gate_up);
+  const std::byte* const down_there = side.array(down);
+  for (const int64_t rows : {1, 2, 5, 70, 4100}) {  // more pairs than a call of the kernels takes
+    const std::vector<float> x = make_bf16_rows(rows, kHidden, rng),
+                             shared = make_bf16_rows(rows, kHidden, rng);
+    std::vector<int32_t> ids;
+    std::vector<float> scores;
+    for (int64_t i = 0; i < rows * kPicks; ++i) {
+      ids.push_back(static_cast<int32_t>((i / kPicks * 2 + i % kPicks * 2) % kExperts));
+      scores.push_back(0.1f + 0.01f * static_cast<float>(i % 40));
+    }
+    auto* out = side.room<float>(rows * kHidden);
+    int32_t* const there = side.array(ids);
+    float* const weights_there = side.array(scores);
+    expert_layer(ctx, {&experts, rows, kPicks, side.array(x), there, weights_there, 10.0f,
+                       side.array(shared), out});
+    const std::vector<float> found = side.read(out, rows * kHidden);
+
+    // The kernels', a piece of the rows at a time.
+    std::vector<float> expected;
+    uint16_t* const x_there = side.array(bf16(x));
+    uint16_t* const shared_there = side.array(bf16(shared));
+    auto* piece = side.room<uint16_t>(rows * kHidden);
+    for (int64_t first = 0; first < rows; first += 33) {
+      const int64_t tokens = std::min<int64_t>(33, rows - first), pairs = tokens * kPicks;
+      const ExpertPlan plan =
+          make_expert_plan(device::cuda::device_of(ctx), {ExpertForm::official_fp8, tokens,
+                                                          kExperts, kPicks, kHidden, kInner, 10})
+              .value();
+      launch_expert_layer(
+          plan, device::cuda::stream_of(ctx),
+          {tokens,
+           x_there + first * kHidden,
+           there + first * kPicks,
+           weights_there + first * kPicks,
+           gate_up_there,
+           down_there,
+           shared_there + first * kHidden,
+           {side.array(std::vector<int32_t>(1)), side.room<ExpertTile>(pairs),
+            side.room<int32_t>(pairs * kMaxTileTokens),
+            side.array(std::vector<unsigned long long>(1)), side.room<uint16_t>(pairs * kInner),
+            side.room<uint16_t>(pairs * kHidden)},
+           piece});
+      const std::vector<float> part = floats(side.read(piece, tokens * kHidden));
+      expected.insert(expected.end(), part.begin(), part.end());
+    }
+    testing::expect_same(found, expected, std::to_string(rows) + " rows");
+  }
+}
+
+}  // namespace
+}  // namespace cachalot::ops
