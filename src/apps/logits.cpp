@@ -148,9 +148,11 @@ void add_logits_verb(CLI::App& app, int* exit_code) {
   command->add_option("--chunks", options->chunks, "tokens that run at once: 100,1,1,7")
       ->delimiter(',');
   command
-      ->add_option("--precision", options->precision,
-                   "exact, bf16 or official (auto: what the checkpoint was made for)")
-      ->check(CLI::IsMember({"auto", "exact", "bf16", "official"}));
+      ->add_option(
+          "--precision", options->precision,
+          "exact, bf16, official or, with cuda, official-fp8 (auto: what the checkpoint was made "
+          "for)")
+      ->check(CLI::IsMember({"auto", "exact", "bf16", "official", "official-fp8"}));
   command->add_option("--device", options->device, "cpu, cuda or cuda:N");
   command->add_option("--threads", options->threads, "0: one per usable core")
       ->check(CLI::Range(0, 1024));

@@ -83,9 +83,11 @@ void add_run_options(CLI::App* command, RunOptions* options) {
 
   constexpr const char* kModel = "Model";
   command
-      ->add_option("--precision", options->precision,
-                   "exact, bf16 or official (auto: what the checkpoint was made for)")
-      ->check(CLI::IsMember({"auto", "exact", "bf16", "official"}))
+      ->add_option(
+          "--precision", options->precision,
+          "exact, bf16, official or, with cuda, official-fp8 (auto: what the checkpoint was made "
+          "for)")
+      ->check(CLI::IsMember({"auto", "exact", "bf16", "official", "official-fp8"}))
       ->group(kModel);
   command->add_option("--device", options->device, "cpu, cuda or cuda:N")->group(kModel);
   command->add_option("--threads", options->threads, "0: one per usable core")

@@ -64,6 +64,10 @@ Result<std::unique_ptr<LoadedModel>> LoadedModel::create(
   CACHALOT_ASSIGN_OR_RETURN(std::unique_ptr<device::Gpu> gpu, open_gpu(options.device));
   CACHALOT_ASSIGN_OR_RETURN(const model::Precision precision,
                             model::parse_precision(options.precision));
+  if (precision.fp8_cores && gpu == nullptr) {
+    return unsupported(
+        fmt::format("precision official-fp8: expected device cuda, found {}", options.device));
+  }
   CACHALOT_ASSIGN_OR_RETURN(const device::Isa isa, device::chosen_isa());
   std::unique_ptr<LoadedModel> loaded(new LoadedModel(options.threads, isa, std::move(gpu)));
   loaded->source_ = std::move(source);

@@ -6,8 +6,9 @@
 
 namespace cachalot::model {
 
-// Packed matrices move there, in their own bytes; vectors, hash tables and the embedding get twins.
+// Packed matrices move there, streamed where fp8_cores says so and shapes fit, else in their own
+// bytes; vectors, hash tables and the embedding get twins.
 // resource_exhausted.
-Status place_weights(device::Gpu& gpu, ModelWeights& weights);
+Status place_weights(device::Gpu& gpu, ModelWeights& weights, bool fp8_cores);
 
 }  // namespace cachalot::model

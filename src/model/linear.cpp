@@ -32,6 +32,8 @@ Matrix detached(Step& step, Matrix x, int64_t rows) {
 
 Matrix quantised_input(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight) {
   if (!quantises_input(step, weight)) return x;
+  // Products of streamed weights quantise for themselves; all that read x have their columns.
+  if (weight.on_gpu() == ops::PackedWeight::OnGpu::streamed) return x;
   const Matrix copy = new_matrix(step, rows, x.columns);
   autograd::simulate_fp8(step.context(),
                          {copy.data, rows, copy.columns, copy.stride, x.data, x.stride}, 128);

@@ -183,7 +183,19 @@ Matrix shared_expert(Step& step, const ExpertWeights& weights, Matrix x) {
 
 Matrix ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x) {
   if (!weights.gate) return shared_expert(step, weights.shared_experts, x);
-  const Dispatch d = dispatch(step, choose_experts(step, layer_idx, weights, x));
+  const Routing routing = choose_experts(step, layer_idx, weights, x);
+  if (weights.streamed != nullptr) {
+    CACHALOT_CHECK(x.stride == x.columns);
+    const Matrix shared = shared_expert(step, weights.shared_experts, x);
+    const Matrix out = new_matrix(step, step.rows, step.config.hidden_size);
+    ops::expert_layer(
+        step.exec,
+        {weights.streamed.get(), step.rows, step.config.num_experts_per_tok, x.data, routing.ids,
+         routing.weights, static_cast<float>(step.config.swiglu_limit), shared.data, out.data});
+    show(step, "ffn", out, step.rows);
+    return out;
+  }
+  const Dispatch d = dispatch(step, routing);
   const Matrix routed = routed_experts(step, weights, d, x);
   const Matrix shared = shared_expert(step, weights.shared_experts, x);
   const Matrix out = new_matrix(step, step.rows, step.config.hidden_size);

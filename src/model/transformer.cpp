@@ -125,7 +125,7 @@ Result<Transformer> Transformer::create(device::ExecContext& ctx, formats::Model
   model.compressed_frequencies_ =
       ops::rope_frequencies(config.qk_rope_head_dim, config.compress_rope_theta, yarn);
   if (ctx.gpu != nullptr) {
-    CACHALOT_RETURN_IF_ERROR(place_weights(*ctx.gpu, *model.weights_));
+    CACHALOT_RETURN_IF_ERROR(place_weights(*ctx.gpu, *model.weights_, precision.fp8_cores));
     for (const auto* table : {&model.plain_frequencies_, &model.compressed_frequencies_})
       CACHALOT_RETURN_IF_ERROR(model.weights_->twins->add(std::span<const float>(*table)));
   }

@@ -15,6 +15,7 @@
 #include "model/packed_store.h"
 #include "model/weight_provider.h"
 #include "ops/matmul/packed_weight.h"
+#include "ops/moe/streamed_experts.h"
 #include "tensor/tensor_view.h"
 
 namespace cachalot::model {
@@ -62,7 +63,8 @@ struct FfnWeights {
   std::vector<float> bias;                // scored layers
   std::vector<int32_t> tid2eid;           // hash layers: [vocab_size, num_experts_per_tok]
   std::vector<ExpertWeights> experts;
-  ExpertWeights shared_experts;  // of a dense layer: its whole FFN
+  std::unique_ptr<ops::StreamedExperts> streamed;  // what a GPU has instead of their bytes
+  ExpertWeights shared_experts;                    // of a dense layer: its whole FFN
 };
 
 struct LayerWeights {

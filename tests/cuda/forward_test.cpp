@@ -2,6 +2,8 @@
 // the same bits, in a prompt, in its pieces and in decode.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <map>
 #include <numeric>
@@ -64,8 +66,11 @@ class Recorder : public model::ForwardProbe {
 // Steps of a model on one device, recorded.
 class Run {
  public:
-  Run(std::unique_ptr<engine::LoadedModel> loaded, int64_t num_ids)
-      : loaded_(std::move(loaded)),
+  Run(std::unique_ptr<engine::LoadedModel> loaded, int64_t num_ids) : Run(*loaded, num_ids) {
+    owned_ = std::move(loaded);
+  }
+  Run(engine::LoadedModel& loaded, int64_t num_ids)
+      : loaded_(&loaded),
         recorder(config()),
         pool_(cache::BlockPool::create(
                   engine::model_cache_layout(config(), model().precision(), {}).value(),
@@ -115,7 +120,8 @@ class Run {
 
  private:
   int64_t width() const { return model().num_streams() * config().hidden_size; }
-  std::unique_ptr<engine::LoadedModel> loaded_;
+  std::unique_ptr<engine::LoadedModel> owned_;
+  engine::LoadedModel* loaded_;
 
  public:
   Recorder recorder;
@@ -179,7 +185,7 @@ Recorder run(const Case& c, const char* device) {
 }
 
 // Random weights of Flash's shapes: a window layer, CSA with a hash table, HCA, CSA.
-Recorder run_flash_layers(const char* device) {
+std::unique_ptr<engine::LoadedModel> flash_layers(const char* device, const char* precision) {
   formats::ModelConfig config = formats::flash_config();
   config.num_hidden_layers = 4;
   config.num_nextn_predict_layers = 0;
@@ -187,10 +193,13 @@ Recorder run_flash_layers(const char* device) {
   config.compress_ratios = {0, 4, 128, 4};
   config.vocab_size = 4096;
   auto weights = std::make_unique<model::RandomWeights>(config, 3);
-  Run run(engine::LoadedModel::create(config, std::move(weights),
-                                      {.path = "", .precision = "official", .device = device})
-              .value(),
-          4096 + 64 + 1);
+  return engine::LoadedModel::create(config, std::move(weights),
+                                     {.path = "", .precision = precision, .device = device})
+      .value();
+}
+
+Recorder run_flash_layers(const char* device) {
+  Run run(flash_layers(device, "official"), 4096 + 64 + 1);
   run.recorder.keeps_ops = false;
   run.step({{&run.first, run.ids(0, 4096)}});
   run.recorder.keeps_ops = true;
@@ -211,6 +220,88 @@ TEST(ForwardAtFullWidth, HasTheBitsOfTheCpu) {
   if (const auto gpu = device::Gpu::open(0); !gpu) GTEST_SKIP() << gpu.error().message();
   const Recorder expected = run_flash_layers("cpu"), found = run_flash_layers("cuda");
   expect_same(found, expected);
+}
+
+// The last streams of each of 130 rows, row after row: a prompt cut at `cuts`, the end of it beside
+// another sequence or not. And the last row's logits.
+struct Pieces {
+  std::vector<int64_t> cuts;
+  bool beside_another;
+};
+Values streams_of_rows(engine::LoadedModel& loaded, const Pieces& pieces) {
+  Run run(loaded, 300);
+  run.recorder.keeps_ops = false;
+  Values rows;
+  for (size_t i = 0; i + 1 < pieces.cuts.size(); ++i) {
+    const int64_t first = pieces.cuts[i], count = pieces.cuts[i + 1] - first;
+    std::vector<engine::StepInput> inputs{{&run.first, run.ids(first, count)}};
+    if (pieces.beside_another) inputs.push_back({&run.second, run.ids(170 - first, 1)});
+    run.step(std::move(inputs));
+    Values last, logits;
+    for (size_t k = 0; k < run.recorder.names.size(); ++k) {
+      if (run.recorder.names[k] == "streams of layer 3") last = run.recorder.results[k];
+      if (run.recorder.names[k] == "step's logits") logits = run.recorder.results[k];
+    }
+    rows.insert(rows.end(), last.begin(), last.begin() + count * run.config().hc_dim());
+    if (i + 2 == pieces.cuts.size()) {
+      const auto end = logits.end() - (pieces.beside_another ? run.config().vocab_size : 0);
+      rows.insert(rows.end(), end - run.config().vocab_size, end);
+    }
+    run.recorder.names.clear();
+    run.recorder.results.clear();
+  }
+  return rows;
+}
+
+double distance(const Values& a, const Values& b) {
+  double error = 0, size = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    error += (a[i] - b[i]) * (a[i] - b[i]);
+    size += b[i] * b[i];
+  }
+  return std::sqrt(error / size);
+}
+
+// A row's bits at official-fp8 do not depend on how the prompt is cut and what runs beside it.
+// The level is as near to exact as official is: a product that truncates errs by 2e-4 of the sum of
+// its terms' magnitudes (streamed_product.cuh), which of 4096 random terms is 0.64 sqrt(4096) times
+// their sum's, so by 0.8 %; that of rounding x to e4m3 is 2^-4 / sqrt(12) = 1.8 % at
+// the least: together sqrt(1 + (0.8 / 1.8)^2) = 1.09 of it. Of two such results, each rounded in
+// its own way, the distance is at most sqrt(1 + 1.09^2) = 1.48 of official's from exact.
+TEST(OfficialFp8, ARowDoesNotDependOnTheOthersAndIsAsNearToExact) {
+  if (const auto gpu = device::Gpu::open(0); !gpu) GTEST_SKIP() << gpu.error().message();
+  const std::vector<int64_t> whole = {0, 130};
+  Values expected;
+  {
+    const auto loaded = flash_layers("cuda", "official-fp8");
+    expected = streams_of_rows(*loaded, {whole, false});
+    for (const Pieces& pieces :
+         {Pieces{whole, true}, Pieces{{0, 100, 129, 130}, false}, Pieces{{0, 1, 3, 20, 130}, true},
+          Pieces{{0, 127, 128, 129, 130}, true}}) {
+      const Values found = streams_of_rows(*loaded, pieces);
+      ASSERT_EQ(found.size(), expected.size());
+      int64_t num_different = 0;
+      for (size_t i = 0; i < found.size(); ++i) num_different += found[i] != expected[i];
+      EXPECT_EQ(num_different, 0) << "pieces " << pieces.cuts.size() - 1 << ", beside another "
+                                  << pieces.beside_another;
+    }
+  }
+  const Values official = streams_of_rows(*flash_layers("cuda", "official"), {whole, false});
+  const Values exact = streams_of_rows(*flash_layers("cuda", "exact"), {whole, false});
+  const double of_official = distance(official, exact), found = distance(expected, exact),
+               between = distance(expected, official);
+  std::printf("from exact: official %g, official-fp8 %g; between them %g\n", of_official, found,
+              between);
+  EXPECT_LT(found, 1.09 * of_official);
+  EXPECT_LT(between, 1.48 * of_official);
+  EXPECT_GT(between, 0);
+}
+
+TEST(OfficialFp8, IsRefusedOnACpu) {
+  const auto loaded = engine::LoadedModel::load(
+      {.path = test_data("golden/quant"), .precision = "official-fp8", .device = "cpu"});
+  ASSERT_FALSE(loaded.has_value());
+  EXPECT_EQ(loaded.error().message(), "precision official-fp8: expected device cuda, found cpu");
 }
 
 INSTANTIATE_TEST_SUITE_P(
