@@ -67,7 +67,7 @@ TEST(CommandLine, ASlipIsAnsweredWithTheNearest) {
          "generate: \"--greddy\" is no option; did you mean --greedy?");
   expect({"generate", "--promt=x", "m"}, "\"--promt=x\" is no option; did you mean --prompt?");
   expect({}, "error: expected one of generate, chat, ");
-  expect({"verify"}, "error: verify: expected one of golden, found none");
+  expect({"verify"}, "error: verify: expected one of golden, posttrain, found none");
   expect({"bench"}, "error: bench: expected one of ");
   expect({"convert", "a", "b", "--names", "wrong"},
          "--names: expected official or transformers, found \"wrong\"");
