@@ -93,7 +93,7 @@ void add_bench_verb(CLI::App& app, int* exit_code) {
   gpu_command->add_option("--layers", gpu->layers, "Flash's first ones, at full width")
       ->check(CLI::Range(1, 43));
   gpu_command->add_option("--device", gpu->device, "cuda or cuda:N");
-  gpu_command->add_option("--precision", gpu->precision, "exact, bf16 or official");
+  gpu_command->add_option("--precision", gpu->precision, "exact, bf16, official or official-fp8");
   gpu_command->add_option("--threads", gpu->threads, "0: one per usable core");
   gpu_command->add_option("--prompt-tokens", gpu->prompt_tokens, "of the prompt")
       ->check(CLI::Range(1, 1 << 20));
