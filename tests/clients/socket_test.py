@@ -178,7 +178,7 @@ class Structured(SocketTest):
 class Requests(SocketTest):
     def test_bad_bodies_are_refused_in_the_apis_own_shape(self):
         bodies = [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 100000, b'{"messages": NaN}',
-                  b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+                  b'{"messages": [{"role": "user", "content": "\\ud800"}]}', b'{"messages": [{"content": "x"}]}',
                   b'{"messages": [{"role": "wizard", "content": "x"}], "input": 7, "prompt": {}}', b'{"messages": {}, "input": {}, "prompt": {}}',
                   b'{"messages": [], "model": 7, "input": 7, "prompt": false}', b'{"a":' * 5000]
         for path in [CHAT, MESSAGES, RESPONSES, COMPLETIONS]:
