@@ -198,27 +198,23 @@ class ChatCall : public GeneratedCall {
   size_t num_finished_ = 0;
 };
 
-Routed refused(const Status& status) {
-  return error_answer(ApiError::of(status), ErrorShape::openai);
-}
-
 }  // namespace
 
 Routed chat_completions(const HttpRequest& request, const ServedModel& model) {
   Result<json::object> body = parse_body(request.body);
-  if (!body) return refused(body.error());
+  if (!body) return error_answer(body.error(), ErrorShape::openai);
   Fields fields(*body);
   ServedModel::Name name;
   if (const auto error = read_model(fields, ErrorShape::openai, model, &name))
     return error_answer(*error, ErrorShape::openai);
   Result<ChatAsk> ask = read_chat(*body, model, name.thinks);
-  if (!ask) return refused(ask.error());
+  if (!ask) return error_answer(ask.error(), ErrorShape::openai);
   Result<text::ChatPrompt> prompt = render_chat(*ask, model);
-  if (!prompt) return refused(prompt.error());
+  if (!prompt) return error_answer(prompt.error(), ErrorShape::openai);
   if (const auto error = check_context(prompt->ids.size(), "messages", ErrorShape::openai, model))
     return error_answer(*error, ErrorShape::openai);
   Result<Ask> prepared = prepare_chat(*ask, *std::move(prompt), model);
-  if (!prepared) return refused(prepared.error());
+  if (!prepared) return error_answer(prepared.error(), ErrorShape::openai);
   if (const auto error = check_total({&*prepared, 1}))
     return error_answer(*error, ErrorShape::openai);
   Shape shape;

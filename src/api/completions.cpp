@@ -273,15 +273,11 @@ Result<std::vector<TextPrompt>> read_prompts(const Fields& fields, const std::st
   return prompts;
 }
 
-Routed refused(const Status& status) {
-  return error_answer(ApiError::of(status), ErrorShape::openai);
-}
-
 }  // namespace
 
 Routed completions(const HttpRequest& request, const ServedModel& model) {
   const Result<json::object> body = parse_body(request.body);
-  if (!body) return refused(body.error());
+  if (!body) return error_answer(body.error(), ErrorShape::openai);
   Fields fields(*body);
   ServedModel::Name name;
   if (const auto error = read_model(fields, ErrorShape::openai, model, &name))
@@ -296,14 +292,14 @@ Routed completions(const HttpRequest& request, const ServedModel& model) {
   std::string suffix;
   fields.text("suffix", &suffix);
   refuse_unknown_sampling(fields);
-  if (!fields.status().ok()) return refused(fields.status());
+  if (!fields.status().ok()) return error_answer(fields.status(), ErrorShape::openai);
   const Result<AnswerConstraint> constraint = read_constraint(fields);
-  if (!constraint) return refused(constraint.error());
+  if (!constraint) return error_answer(constraint.error(), ErrorShape::openai);
   const Result<std::shared_ptr<CachedGrammar>> grammar =
       answer_grammar(*constraint, {}, asked, model);
-  if (!grammar) return refused(grammar.error());
+  if (!grammar) return error_answer(grammar.error(), ErrorShape::openai);
   Result<std::vector<TextPrompt>> prompts = read_prompts(fields, suffix, model);
-  if (!prompts) return refused(prompts.error());
+  if (!prompts) return error_answer(prompts.error(), ErrorShape::openai);
 
   std::vector<Ask> asks;
   for (TextPrompt& prompt : *prompts) {

@@ -92,6 +92,10 @@ HttpAnswer error_answer(const ApiError& error, ErrorShape shape) {
   return answer;
 }
 
+HttpAnswer error_answer(const Status& status, ErrorShape shape) {
+  return error_answer(ApiError::of(status), shape);
+}
+
 ApiError context_overflow(int64_t prompt_tokens, int64_t context_tokens, std::string_view param,
                           ErrorShape shape) {
   ApiError error;

@@ -29,6 +29,7 @@ struct ApiError {
 // {"error": {...}} or {"type": "error", "error": {...}}.
 json::value error_body(const ApiError& error, ErrorShape shape);
 HttpAnswer error_answer(const ApiError& error, ErrorShape shape);
+HttpAnswer error_answer(const Status& status, ErrorShape shape);
 
 // The prompt leaves no room for an answer: in the words that agents react to, with both numbers.
 ApiError context_overflow(int64_t prompt_tokens, int64_t context_tokens, std::string_view param,

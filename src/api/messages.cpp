@@ -190,28 +190,24 @@ class MessagesCall : public GeneratedCall {
   std::string thinking_;
 };
 
-Routed refused(const Status& status) {
-  return error_answer(ApiError::of(status), ErrorShape::anthropic);
-}
-
 }  // namespace
 
 Routed messages(const HttpRequest& request, const ServedModel& model) {
   const Result<json::object> body = parse_body(request.body);
-  if (!body) return refused(body.error());
+  if (!body) return error_answer(body.error(), ErrorShape::anthropic);
   Fields fields(*body);
   ServedModel::Name name;
   if (const auto error = read_model(fields, ErrorShape::anthropic, model, &name))
     return error_answer(*error, ErrorShape::anthropic);
   Result<MessagesAsk> ask = read_messages(*body, model, name.thinks);
-  if (!ask) return refused(ask.error());
+  if (!ask) return error_answer(ask.error(), ErrorShape::anthropic);
   Result<text::ChatPrompt> prompt = render_chat(ask->chat, model);
-  if (!prompt) return refused(prompt.error());
+  if (!prompt) return error_answer(prompt.error(), ErrorShape::anthropic);
   if (const auto error =
           check_context(prompt->ids.size(), "messages", ErrorShape::anthropic, model))
     return error_answer(*error, ErrorShape::anthropic);
   Result<Ask> prepared = prepare_chat(ask->chat, *std::move(prompt), model);
-  if (!prepared) return refused(prepared.error());
+  if (!prepared) return error_answer(prepared.error(), ErrorShape::anthropic);
   Shape shape;
   shape.id = model.options().new_id("msg_");
   shape.model = model.options().name;
@@ -224,15 +220,15 @@ Routed messages(const HttpRequest& request, const ServedModel& model) {
 
 Routed count_message_tokens(const HttpRequest& request, const ServedModel& model) {
   const Result<json::object> body = parse_body(request.body);
-  if (!body) return refused(body.error());
+  if (!body) return error_answer(body.error(), ErrorShape::anthropic);
   Fields fields(*body);
   ServedModel::Name name;
   if (const auto error = read_model(fields, ErrorShape::anthropic, model, &name))
     return error_answer(*error, ErrorShape::anthropic);
   const Result<MessagesAsk> ask = read_messages(*body, model, name.thinks);
-  if (!ask) return refused(ask.error());
+  if (!ask) return error_answer(ask.error(), ErrorShape::anthropic);
   const Result<text::ChatPrompt> prompt = render_chat(ask->chat, model);
-  if (!prompt) return refused(prompt.error());
+  if (!prompt) return error_answer(prompt.error(), ErrorShape::anthropic);
   HttpAnswer answer;
   answer.body = python_json(json::object{{"input_tokens", prompt->ids.size()}});
   return answer;

@@ -319,27 +319,23 @@ json::object repeated(const json::object& body) {
   return out;
 }
 
-Routed refused(const Status& status) {
-  return error_answer(ApiError::of(status), ErrorShape::openai);
-}
-
 }  // namespace
 
 Routed responses(const HttpRequest& request, const ServedModel& model) {
   const Result<json::object> body = parse_body(request.body);
-  if (!body) return refused(body.error());
+  if (!body) return error_answer(body.error(), ErrorShape::openai);
   Fields fields(*body);
   ServedModel::Name name;
   if (const auto error = read_model(fields, ErrorShape::openai, model, &name))
     return error_answer(*error, ErrorShape::openai);
   Result<ResponsesAsk> ask = read_responses(*body, model, name.thinks);
-  if (!ask) return refused(ask.error());
+  if (!ask) return error_answer(ask.error(), ErrorShape::openai);
   Result<text::ChatPrompt> prompt = render_chat(ask->chat, model);
-  if (!prompt) return refused(prompt.error());
+  if (!prompt) return error_answer(prompt.error(), ErrorShape::openai);
   if (const auto error = check_context(prompt->ids.size(), "input", ErrorShape::openai, model))
     return error_answer(*error, ErrorShape::openai);
   Result<Ask> prepared = prepare_chat(ask->chat, *std::move(prompt), model);
-  if (!prepared) return refused(prepared.error());
+  if (!prepared) return error_answer(prepared.error(), ErrorShape::openai);
   Shape shape;
   shape.id = model.options().new_id("resp_");
   shape.created = model.options().now();

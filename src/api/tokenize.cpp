@@ -8,9 +8,6 @@
 namespace cachalot::api {
 namespace {
 
-HttpAnswer refused(const Status& status) {
-  return error_answer(ApiError::of(status), ErrorShape::openai);
-}
 HttpAnswer answer_of(const json::object& body) {
   HttpAnswer answer;
   answer.body = python_json(body);
@@ -31,7 +28,7 @@ Routed tokenize_content(Fields& fields, const ServedModel& model) {
   fields.boolean("add_special", &adds_bos);
   fields.boolean("parse_special", &parses_controls);
   fields.boolean("with_pieces", &has_pieces);
-  if (!fields.status().ok()) return refused(fields.status());
+  if (!fields.status().ok()) return error_answer(fields.status(), ErrorShape::openai);
   const text::Segment segment{text::Segment::Kind::text, content};
   std::vector<int32_t> ids = parses_controls ? model.tokenizer().encode(content)
                                              : model.tokenizer().encode_segments({&segment, 1});
@@ -73,7 +70,7 @@ Result<std::vector<int32_t>> prompt_ids(json::object& body, Fields& fields, bool
 
 Routed tokenize(const HttpRequest& request, const ServedModel& model) {
   Result<json::object> body = parse_body(request.body);
-  if (!body) return refused(body.error());
+  if (!body) return error_answer(body.error(), ErrorShape::openai);
   Fields fields(*body);
   ServedModel::Name name;
   if (const auto error = read_model(fields, ErrorShape::openai, model, &name))
@@ -82,7 +79,7 @@ Routed tokenize(const HttpRequest& request, const ServedModel& model) {
   bool has_texts = false;
   fields.boolean("return_token_strs", &has_texts);
   const Result<std::vector<int32_t>> ids = prompt_ids(*body, fields, name.thinks, model);
-  if (!ids) return refused(ids.error());
+  if (!ids) return error_answer(ids.error(), ErrorShape::openai);
   return answer_of(
       {{"count", ids->size()},
        {"max_model_len", model.options().context_tokens},
@@ -92,16 +89,16 @@ Routed tokenize(const HttpRequest& request, const ServedModel& model) {
 
 Routed detokenize(const HttpRequest& request, const ServedModel& model) {
   const Result<json::object> body = parse_body(request.body);
-  if (!body) return refused(body.error());
+  if (!body) return error_answer(body.error(), ErrorShape::openai);
   Fields fields(*body);
   ServedModel::Name name;
   if (const auto error = read_model(fields, ErrorShape::openai, model, &name))
     return error_answer(*error, ErrorShape::openai);
   std::vector<int32_t> ids;
   fields.ids("tokens", model.tokenizer().vocab_size(), &ids);
-  if (!fields.status().ok()) return refused(fields.status());
+  if (!fields.status().ok()) return error_answer(fields.status(), ErrorShape::openai);
   const Result<std::string> text = model.tokenizer().decode(ids);
-  if (!text) return refused(text.error());
+  if (!text) return error_answer(text.error(), ErrorShape::openai);
   return answer_of({{"prompt", *text}, {"content", *text}});
 }
 
