@@ -7,6 +7,7 @@
 
 #include "apps/inspect_svg.h"
 #include "apps/model_argument.h"
+#include "base/closest.h"
 #include "base/file.h"
 #include "formats/accounting.h"
 #include "formats/json_text.h"
@@ -42,6 +43,11 @@ Result<Facts> gather(const std::string& path) {
   Result<ModelConfig> preset = formats::preset_config(path);
   if (preset && !fs::exists(path, error)) {
     facts.config = *std::move(preset);
+  } else if (const std::string near = closest(path, formats::preset_names());
+             !near.empty() && !fs::exists(path, error)) {
+    return invalid_argument(
+        fmt::format("{}: expected a model's directory or {}, found no such path; did you mean {}?",
+                    path, formats::kPresetNames, near));
   } else {
     CACHALOT_RETURN_IF_ERROR(check_model_path(path));
     CACHALOT_ASSIGN_OR_RETURN(facts.config, load_config(path));

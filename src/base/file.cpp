@@ -124,7 +124,7 @@ Result<AtomicFile> AtomicFile::create(const std::string& given) {
   const std::string path = link_target(given);
   std::string temporary = fmt::format("{}.tmp-{}", path, ::getpid());
   Fd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-  if (fd.get() < 0) return system_error(temporary, "create");
+  if (fd.get() < 0) return system_error(path, "create");
   return AtomicFile(path, std::move(temporary), std::move(fd));
 }
 
@@ -136,7 +136,7 @@ Status AtomicFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const ssize_t count = ::write(fd_.get(), bytes.data(), bytes.size());
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return system_error(temporary_.empty() ? path_ : temporary_, "write");
+    if (count < 0) return system_error(path_, "write");
     bytes = bytes.subspan(static_cast<size_t>(count));
   }
   return {};
@@ -144,7 +144,7 @@ Status AtomicFile::write(std::span<const std::byte> bytes) {
 
 Status AtomicFile::commit() {
   if (temporary_.empty()) return {};
-  if (::fsync(fd_.get()) != 0) return system_error(temporary_, "fsync");
+  if (::fsync(fd_.get()) != 0) return system_error(path_, "fsync");
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) return system_error(path_, "rename");
   temporary_.clear();
   return sync_directory(std::filesystem::path(path_).parent_path().string());

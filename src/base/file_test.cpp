@@ -93,7 +93,10 @@ TEST_F(FileTest, ErrorsNameThePath) {
   EXPECT_NE(missing.error().message().find(path("missing")), std::string::npos);
   EXPECT_EQ(MappedFile::open(directory_).error().code(), StatusCode::invalid_argument);
   EXPECT_EQ(read_text_file("/dev/zero").error().code(), StatusCode::invalid_argument);
-  EXPECT_EQ(AtomicFile::create(path("no/such/folder")).error().code(), StatusCode::not_found);
+  const auto no_folder = AtomicFile::create(path("no/such/folder"));
+  EXPECT_EQ(no_folder.error().code(), StatusCode::not_found);
+  EXPECT_NE(no_folder.error().message().find(path("no/such/folder") + ":"), std::string::npos)
+      << no_folder.error().message();
 }
 
 TEST_F(FileTest, ReadTextFileKeepsItsLimit) {

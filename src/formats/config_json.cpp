@@ -32,11 +32,10 @@ const std::vector<JsonFields::Alias>& reference_spellings() {
 
 // Fields that the forward pass fixes; another value would be a different model.
 void check_fixed_fields(JsonFields& fields) {
-  std::string scoring = "sqrtsoftplus", topk = "noaux_tc", act = "silu", model = "deepseek_v4";
+  std::string scoring = "sqrtsoftplus", topk = "noaux_tc", act = "silu";
   fields.choice("scoring_func", &scoring, {"sqrtsoftplus"});
   fields.choice("topk_method", &topk, {"noaux_tc"});
   fields.choice("hidden_act", &act, {"silu"});
-  fields.choice("model_type", &model, {"deepseek_v4"});
   int64_t num_kv_heads = 1;
   fields.integer("num_key_value_heads", &num_kv_heads, 1, 1);
   for (const auto& [key, expected] : {std::pair("norm_topk_prob", true),
@@ -223,6 +222,9 @@ Result<ModelConfig> parse_config(std::string_view text, std::string_view origin)
 Result<ModelConfig> parse_config(const json::object& object, std::string_view origin) {
   const bool is_reference = object.contains("dim") && !object.contains("hidden_size");
   JsonFields fields(object, origin, {}, is_reference ? &reference_spellings() : nullptr);
+  std::string model = "deepseek_v4";
+  fields.choice("model_type", &model, {"deepseek_v4"});
+  CACHALOT_RETURN_IF_ERROR(fields.status());  // of another model, the first thing to know
   ModelConfig config;
   check_fixed_fields(fields);
   read_shapes(fields, config);

@@ -115,6 +115,8 @@ ModelConfig mini_config() {
   return c;
 }
 
+std::vector<std::string> preset_names() { return {"nano", "mini", "flash", "pro"}; }
+
 Result<ModelConfig> preset_config(std::string_view name) {
   if (name == "nano") return nano_config();
   if (name == "mini") return mini_config();

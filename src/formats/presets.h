@@ -3,7 +3,9 @@
 // Source  reference/forward 1.1, 1.2.
 #pragma once
 
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "formats/config.h"
 
@@ -17,7 +19,8 @@ ModelConfig nano_config();
 // For one GPU: about 283 M parameters.
 ModelConfig mini_config();
 
-// Those of preset_config(), as a sentence has them.
+// Those of preset_config(), and as a sentence has them.
+std::vector<std::string> preset_names();
 inline constexpr std::string_view kPresetNames = "nano, mini, flash or pro";
 
 // One of kPresetNames.

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <numeric>
 
@@ -9,6 +10,7 @@
 #include "base/file.h"
 #include "base/test_data.h"
 #include "formats/safetensors_writer.h"
+#include "formats/test_checkpoint.h"
 
 namespace cachalot::apps {
 namespace {
@@ -189,6 +191,22 @@ TEST(Chat, AContinuedConversationEqualsALoadedOne) {
   const Result<std::string> b = read_text_file(loaded);
   ASSERT_TRUE(a.has_value() && b.has_value());
   EXPECT_EQ(*a, *b);
+}
+
+TEST(Inspect, ASlipOfAPresetIsTold) {
+  const Outcome slip = run_binary({"inspect", "falsh"});
+  EXPECT_NE(slip.exit_code, 0);
+  EXPECT_NE(slip.err.find("did you mean flash?"), std::string::npos) << slip.err;
+}
+
+// Of another model's configuration, one line says what it is.
+TEST(Inspect, AnotherModelIsOneLine) {
+  const formats::TemporaryDirectory scratch("inspect");
+  const std::string config = scratch.path("config.json");
+  ASSERT_TRUE(write_file_atomically(config, R"({"model_type": "llama", "hidden_size": 64})").ok());
+  const Outcome other = run_binary({"inspect", config});
+  EXPECT_EQ(std::count(other.err.begin(), other.err.end(), '\n'), 1) << other.err;
+  EXPECT_NE(other.err.find("expected deepseek_v4, found llama"), std::string::npos) << other.err;
 }
 
 TEST(Inspect, APresetNeedsNoFiles) {
