@@ -7,7 +7,8 @@
 //   trimmed:    rows [n], the positions of which logits and hidden.N hold the rows (instead of t);
 //               digest.logits [b*t, s], digest.hidden.N [t, s]: s sums of every row (digest.h), f64
 //   quantised:  input_ids [b, t], prefill_len [1], exact.logits, official.streams.N [1, m, hc, d]
-//               (what enters layer N of sequence 0; the last N is what leaves the last layer),
+//               (what enters layer N of sequence 0, hc 1 where its streams are equal; the last N is
+//               what leaves the last layer),
 //               official.prefill_logits, official.decode_logits, official.mtp_logits
 #pragma once
 

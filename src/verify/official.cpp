@@ -145,14 +145,26 @@ class OfficialVerifier {
   Result<std::vector<float>> read_streams(int64_t layer) {
     const std::string name = fmt::format("official.streams.{}", layer);
     const tensor::TensorView* view = expected_.find(name);
-    if (view == nullptr || view->shape.size() != 4 || view->shape[0] != 1 ||
-        view->shape[2] != config_.hc_mult || view->shape[3] != config_.hidden_size) {
-      return invalid_argument(
-          fmt::format("{}: {}: expected a tensor [1, rows, {}, {}], found {}", expected_.path(),
-                      name, config_.hc_mult, config_.hidden_size,
-                      view == nullptr ? "none" : tensor::shape_string(view->shape)));
+    const auto fits = [&](int64_t streams) {
+      return view->shape.size() == 4 && view->shape[0] == 1 && view->shape[2] == streams &&
+             view->shape[3] == config_.hidden_size;
+    };
+    if (view != nullptr && fits(config_.hc_mult)) return tensor::to_floats(*view);
+    if (view != nullptr && fits(1)) return in_every_stream(tensor::to_floats(*view));
+    return invalid_argument(
+        fmt::format("{}: {}: expected a tensor [1, rows, {} or 1, {}], found {}", expected_.path(),
+                    name, config_.hc_mult, config_.hidden_size,
+                    view == nullptr ? "none" : tensor::shape_string(view->shape)));
+  }
+
+  std::vector<float> in_every_stream(const std::vector<float>& rows) const {
+    const auto hidden = static_cast<size_t>(config_.hidden_size);
+    std::vector<float> streams;
+    for (size_t at = 0; at < rows.size(); at += hidden) {
+      for (int64_t j = 0; j < config_.hc_mult; ++j)
+        streams.insert(streams.end(), &rows[at], &rows[at] + hidden);
     }
-    return tensor::to_floats(*view);
+    return streams;
   }
 
   std::span<const float> row(std::span<const float> streams, int64_t t) const {
