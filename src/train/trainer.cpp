@@ -61,7 +61,8 @@ float share(double weight, int64_t count) {
 
 Result<std::unique_ptr<Trainer>> Trainer::create(device::ExecContext& ctx,
                                                  const formats::ModelConfig& model,
-                                                 ParameterStore parameters, StepStream stream,
+                                                 ParameterStore parameters,
+                                                 std::optional<StepStream> stream,
                                                  const TrainerConfig& config) {
   std::unique_ptr<Trainer> trainer(
       new Trainer(ctx, std::move(parameters), std::move(stream), config));
@@ -79,7 +80,7 @@ Result<std::unique_ptr<Trainer>> Trainer::create(device::ExecContext& ctx,
 }
 
 bool Trainer::dense_attention() const {
-  return stream_.attention(position_) != optim::AttentionStage::sparse;
+  return stream_ && stream_->attention(position_) != optim::AttentionStage::sparse;
 }
 
 void Trainer::set_stage(optim::AttentionStage stage) {
@@ -92,16 +93,16 @@ void Trainer::set_stage(optim::AttentionStage stage) {
   }
 }
 
-model::TrainingTerms Trainer::terms_of(const StepInput& input) const {
-  const optim::AttentionStage stage = input.point.attention;
+model::TrainingTerms Trainer::terms_of(optim::AttentionStage stage, int64_t num_tokens,
+                                       int64_t num_samples) const {
   model::TrainingTerms terms;
   terms.recompute = config_.recompute;
   terms.dense_attention = stage != optim::AttentionStage::sparse;
   if (stage != optim::AttentionStage::dense)
-    terms.indexer_loss = share(config_.indexer_loss, input.batch.num_tokens());
+    terms.indexer_loss = share(config_.indexer_loss, num_tokens);
   if (stage != optim::AttentionStage::indexer_warmup) {
     terms.balance_alpha = config_.balance_alpha;
-    terms.balance_weight = share(1, input.batch.num_samples());
+    terms.balance_weight = share(1, num_samples);
   }
   terms.loads.resize(static_cast<size_t>(model_->transformer().config().num_all_layers()));
   return terms;
@@ -115,12 +116,13 @@ StepChoices Trainer::choose_experts(const GlobalBatch& batch) {
 }
 
 Result<std::optional<StepResult>> Trainer::step(bool report_update_rms) {
+  if (!stream_) return std::optional<StepResult>();
   CACHALOT_ASSIGN_OR_RETURN(const std::optional<StepInput> input,
-                            stream_.read(position_, ctx_.pool));
+                            stream_->read(position_, ctx_.pool));
   if (!input) return std::optional<StepResult>();
   const StepChoices* choices = nullptr;
   if (anticipation_.active()) {
-    CACHALOT_ASSIGN_OR_RETURN(choices, anticipation_.choices_of(position_, stream_, ctx_.pool,
+    CACHALOT_ASSIGN_OR_RETURN(choices, anticipation_.choices_of(position_, *stream_, ctx_.pool,
                                                                 [this](const GlobalBatch& batch) {
                                                                   return choose_experts(batch);
                                                                 }));
@@ -128,7 +130,8 @@ Result<std::optional<StepResult>> Trainer::step(bool report_update_rms) {
   const GlobalBatch& batch = input->batch;
   const bool warmup = input->point.attention == optim::AttentionStage::indexer_warmup;
   set_stage(input->point.attention);
-  model::TrainingTerms terms = terms_of(*input);
+  model::TrainingTerms terms =
+      terms_of(input->point.attention, batch.num_tokens(), batch.num_samples());
   LossWeights weights{0, 0};
   if (!warmup) {
     weights = {share(1, batch.lm_targets()),
@@ -142,31 +145,70 @@ Result<std::optional<StepResult>> Trainer::step(bool report_update_rms) {
     if (choices != nullptr) terms.replay = &(*choices)[i];
     sums = model_->add_gradients(ctx_, batch.micro_batch(i), weights, &terms, &probe, sums);
   }
-  parameters_.finish_grads(ctx_);
-
-  StepResult result;
-  result.optimizer = optimizer_->step(ctx_, input->point.learning_rate,
-                                      report_update_rms ? &result.update_rms : nullptr);
-  if (!warmup) update_biases(terms);
-  CACHALOT_RETURN_IF_ERROR(model_->refresh(ctx_));
-
-  result.recast = model_->recast();
+  CACHALOT_ASSIGN_OR_RETURN(StepResult result,
+                            apply_gradients(input->point, batch.num_tokens(), batch.num_samples(),
+                                            terms, report_update_rms));
   result.step = input->next.step;
   result.tokens_seen = input->next.tokens_seen;
-  result.point = input->point;
-  result.num_tokens = batch.num_tokens();
   result.num_targets = batch.lm_targets();
   result.anticipated = choices != nullptr;
   result.lm_loss = mean(sums.lm, sums.lm_targets);
   result.mtp_loss = mean(sums.mtp, sums.mtp_targets);
-  result.balance_loss = mean(terms.balance_loss, batch.num_samples());
-  result.indexer_kl = mean(terms.indexer_kl, batch.num_tokens());
-  result.max_load = max_over_mean(terms.loads);
   result.max_activation = probe.max_activation;
-  result.clamped = terms.clamped;
   if (anticipation_.active()) anticipation_.end_step(position_.step);
   position_ = input->next;
   return std::optional<StepResult>(std::move(result));
+}
+
+Result<StepResult> Trainer::update(const Update& update) {
+  optim::TrainingPoint point{};
+  point.learning_rate = update.learning_rate;
+  point.attention = optim::AttentionStage::sparse;
+  int64_t num_tokens = 0, num_samples = 0, num_targets = 0;
+  for (const MicroBatch& micro_batch : update.micro_batches) {
+    num_samples += static_cast<int64_t>(micro_batch.samples.size());
+    for (const Sample& sample : micro_batch.samples) {
+      num_tokens += static_cast<int64_t>(sample.tokens.size());
+      num_targets += std::ranges::count_if(sample.labels, [](int32_t label) { return label >= 0; });
+    }
+  }
+  set_stage(point.attention);
+  model::TrainingTerms terms = terms_of(point.attention, num_tokens, num_samples);
+  StepProbe probe(ctx_,
+                  model_->transformer().num_streams() * model_->transformer().config().hidden_size);
+  parameters_.clear_grads(ctx_);
+  for (const MicroBatch& micro_batch : update.micro_batches) {
+    terms.replay = micro_batch.replay;
+    model_->add_gradients(ctx_, micro_batch.samples, *micro_batch.loss, &terms, &probe);
+  }
+  CACHALOT_ASSIGN_OR_RETURN(StepResult result,
+                            apply_gradients(point, num_tokens, num_samples, terms, false));
+  position_.step += 1;
+  position_.tokens_seen += num_tokens;
+  result.step = position_.step;
+  result.tokens_seen = position_.tokens_seen;
+  result.num_targets = num_targets;
+  result.max_activation = probe.max_activation;
+  return result;
+}
+
+Result<StepResult> Trainer::apply_gradients(const optim::TrainingPoint& point, int64_t num_tokens,
+                                            int64_t num_samples, const model::TrainingTerms& terms,
+                                            bool report_update_rms) {
+  parameters_.finish_grads(ctx_);
+  StepResult result;
+  result.optimizer =
+      optimizer_->step(ctx_, point.learning_rate, report_update_rms ? &result.update_rms : nullptr);
+  if (point.attention != optim::AttentionStage::indexer_warmup) update_biases(terms);
+  CACHALOT_RETURN_IF_ERROR(model_->refresh(ctx_));
+  result.recast = model_->recast();
+  result.point = point;
+  result.num_tokens = num_tokens;
+  result.balance_loss = mean(terms.balance_loss, num_samples);
+  result.indexer_kl = mean(terms.indexer_kl, num_tokens);
+  result.max_load = max_over_mean(terms.loads);
+  result.clamped = terms.clamped;
+  return result;
 }
 
 void Trainer::update_biases(const model::TrainingTerms& terms) {
@@ -179,7 +221,7 @@ void Trainer::update_biases(const model::TrainingTerms& terms) {
 
 Status Trainer::restore(const StreamPosition& position, int64_t anticipated_steps_left,
                         std::map<int64_t, StepChoices> ahead) {
-  CACHALOT_RETURN_IF_ERROR(stream_.check(position));
+  if (stream_) CACHALOT_RETURN_IF_ERROR(stream_->check(position));
   CACHALOT_RETURN_IF_ERROR(optimizer_->check_state());
   position_ = position;
   anticipation_.restore(anticipated_steps_left, std::move(ahead));

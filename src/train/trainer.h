@@ -5,6 +5,7 @@
 //         optimizer step, moves the routing biases, packs the weights anew. The loss is L_LM +
 //         lambda L_MTP + the mean over samples of every layer's balance loss + the mean over
 //         positions of every CSA layer's indexer KL, each over the whole global batch.
+// update()  The same step on samples and a loss of the caller's; the MTP block does not run.
 // Stages  dense: the indexer is not trained. indexer_warmup: nothing else is, routing biases
 //         included. sparse: all.
 // Numerics  the state after a step has the same bits for any number of threads, any cut into
@@ -58,12 +59,25 @@ struct StepResult {
   std::vector<optim::UpdateRms> update_rms;  // where asked for
 };
 
+// What update() trains on. Borrowed for the call.
+struct MicroBatch {
+  std::span<const Sample> samples;
+  LogitsLoss* loss;                        // weighed by what the whole update holds
+  const model::Choices* replay = nullptr;  // these experts instead of those the model would choose
+};
+struct Update {
+  double learning_rate;
+  std::vector<MicroBatch> micro_batches;
+};
+
 class Trainer {
  public:
+  // Without a stream step() has nothing to read, and attention is sparse.
   // Errors  the configuration's, with the key's name.
   static Result<std::unique_ptr<Trainer>> create(device::ExecContext& ctx,
                                                  const formats::ModelConfig& model,
-                                                 ParameterStore parameters, StepStream stream,
+                                                 ParameterStore parameters,
+                                                 std::optional<StepStream> stream,
                                                  const TrainerConfig& config);
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
@@ -72,6 +86,9 @@ class Trainer {
   // Errors  the data sources'; the state is then that of before the step. Or a master that is no
   //         longer finite, at precision fp8: the run is over.
   Result<std::optional<StepResult>> step(bool report_update_rms = false);
+  // Of the result's losses the layers' own alone are there.
+  // Errors  a master that is no longer finite, at precision fp8: the run is over.
+  Result<StepResult> update(const Update& update);
   // Routes by stale choices for the next num_steps steps.
   void anticipate(int64_t num_steps) { anticipation_.begin(num_steps); }
 
@@ -90,15 +107,21 @@ class Trainer {
                  std::map<int64_t, StepChoices> ahead);
 
  private:
-  Trainer(device::ExecContext& ctx, ParameterStore parameters, StepStream stream,
+  Trainer(device::ExecContext& ctx, ParameterStore parameters, std::optional<StepStream> stream,
           const TrainerConfig& config)
       : ctx_(ctx),
         config_(config),
         parameters_(std::move(parameters)),
         stream_(std::move(stream)),
-        position_(stream_.start()),
-        anticipation_(config.anticipation_delta_steps) {}
-  model::TrainingTerms terms_of(const StepInput& input) const;
+        anticipation_(config.anticipation_delta_steps) {
+    if (stream_) position_ = stream_->start();
+  }
+  model::TrainingTerms terms_of(optim::AttentionStage stage, int64_t num_tokens,
+                                int64_t num_samples) const;
+  // The optimizer's step on the gradients that are there, and what the layers' terms say.
+  Result<StepResult> apply_gradients(const optim::TrainingPoint& point, int64_t num_tokens,
+                                     int64_t num_samples, const model::TrainingTerms& terms,
+                                     bool report_update_rms);
   StepChoices choose_experts(const GlobalBatch& batch);
   void set_stage(optim::AttentionStage stage);
   void update_biases(const model::TrainingTerms& terms);
@@ -106,7 +129,7 @@ class Trainer {
   device::ExecContext& ctx_;
   TrainerConfig config_;
   ParameterStore parameters_;
-  StepStream stream_;
+  std::optional<StepStream> stream_;
   StreamPosition position_;
   Anticipation anticipation_;
   std::unique_ptr<TrainingModel> model_;

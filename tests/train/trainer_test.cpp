@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "autograd/loss_grad.h"
 #include "trainer_testing.h"
 
 namespace cachalot::train {
@@ -40,6 +41,45 @@ TEST(Trainer, GoesOnFromASavedStateAsIfUndisturbed) {
     const double next = undisturbed.step().lm_loss;
     EXPECT_EQ(next, resumed.step().lm_loss);
     EXPECT_TRUE(undisturbed.state() == resumed.state()) << "after step " << saved;
+  }
+}
+
+// The cross entropy as a loss of the caller's.
+class MeanCrossEntropy : public LogitsLoss {
+ public:
+  explicit MeanCrossEntropy(int64_t num_targets) : weight_(1 / static_cast<float>(num_targets)) {}
+  void add(autograd::Context ctx, const Lot& lot) override {
+    sum_ = autograd::cross_entropy(ctx, lot.logits, lot.labels, lot.vocab_size, weight_, sum_);
+  }
+
+ private:
+  float weight_;
+  double sum_ = 0;
+};
+
+TEST(Trainer, AnUpdateIsTheStepOnTheSameSamplesAndLoss) {
+  RunConfig config;
+  config.change = [](formats::ModelConfig& model) {
+    model.num_nextn_predict_layers = 0;
+    model.compress_ratios = {0, 4, 8, 4};
+  };
+  TestRun by_stream(config), by_update(config);
+  for (int step = 0; step < 3; ++step) {
+    const StreamPosition position = by_stream.trainer().position();
+    std::optional<StepInput> input = by_stream.stream().read(position, nullptr).value();
+    std::vector<MeanCrossEntropy> losses;
+    for (int64_t i = 0; i < input->batch.num_micro_batches(); ++i)
+      losses.emplace_back(input->batch.lm_targets());
+    Update update{input->point.learning_rate, {}};
+    for (int64_t i = 0; i < input->batch.num_micro_batches(); ++i)
+      update.micro_batches.push_back({input->batch.micro_batch(i), &losses[i]});
+    const StepResult expected = by_stream.step();
+    const StepResult found = by_update.trainer().update(update).value();
+    EXPECT_TRUE(by_stream.state() == by_update.state()) << "step " << step;
+    EXPECT_EQ(found.step, expected.step);
+    EXPECT_EQ(found.num_targets, expected.num_targets);
+    EXPECT_EQ(found.optimizer.grad_norm, expected.optimizer.grad_norm);
+    EXPECT_EQ(found.indexer_kl, expected.indexer_kl);
   }
 }
 

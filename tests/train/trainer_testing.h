@@ -90,14 +90,15 @@ class TestRun {
     grouping.num_attention_heads = config_.num_attention_heads;
     grouping.index_n_heads = config_.index_n_heads;
     grouping.o_groups = config_.o_groups;
-    trainer_ =
-        Trainer::create(
-            ctx_, config_, initial_parameters(config_, {run.init_std, 0.01, run.weight_seed}),
-            StepStream::create(loader, std::move(mix), schedule, run.packs_per_call * kSequence)
-                .value(),
-            trainer)
-            .value();
+    stream_ = StepStream::create(loader, std::move(mix), schedule, run.packs_per_call * kSequence)
+                  .value();
+    trainer_ = Trainer::create(ctx_, config_,
+                               initial_parameters(config_, {run.init_std, 0.01, run.weight_seed}),
+                               stream_, trainer)
+                   .value();
   }
+  // What the trainer reads, read apart.
+  StepStream& stream() { return *stream_; }
   Trainer& trainer() { return *trainer_; }
   const formats::ModelConfig& config() const { return config_; }
   StepResult step() { return trainer_->step().value().value(); }
@@ -132,6 +133,7 @@ class TestRun {
   ThreadPool pool_;
   device::Arena arena_;
   device::ExecContext ctx_;
+  std::optional<StepStream> stream_;
   std::unique_ptr<Trainer> trainer_;
 };
 
