@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "base/check.h"
 #include "numeric/formats.h"
@@ -190,6 +191,17 @@ struct RecastTable {
 };
 
 }  // namespace
+
+int64_t encode_bf16(std::span<const float> values, std::span<std::byte> out) {
+  CACHALOT_CHECK(out.size() == 2 * values.size());
+  int64_t rounded = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const uint16_t bits = numeric::bf16_from_float(values[i]);
+    std::memcpy(out.data() + i * sizeof(bits), &bits, sizeof(bits));
+    if (numeric::float_from_bf16(bits) != values[i]) ++rounded;
+  }
+  return rounded;
+}
 
 void recast_fp4_to_fp8(std::span<const uint8_t> codes, std::span<const uint8_t> scales,
                        int64_t rows, int64_t columns, std::span<uint8_t> fp8_codes,

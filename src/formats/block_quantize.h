@@ -12,6 +12,7 @@
 // values therefore always come back as the same values, and with `preferred` as the same bytes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -38,6 +39,9 @@ Status quantize_fp8_blocks(std::span<const float> values, int64_t rows, int64_t 
 Status quantize_fp4_groups(std::span<const float> values, int64_t rows, int64_t columns,
                            std::span<const uint8_t> preferred, std::span<uint8_t> codes,
                            std::span<uint8_t> scales, QuantizeCounts* counts);
+
+// bf16, two bytes each (CHECK). Returns how many values it does not hold exactly.
+int64_t encode_bf16(std::span<const float> values, std::span<std::byte> out);
 
 // FP4 groups as FP8 in blocks of 128 x 128, the values of a block kept exactly where its scales lie
 // close enough (reference/training 9.3).

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "numeric/formats.h"
 
 namespace cachalot::formats {
 namespace {
@@ -42,13 +41,7 @@ int64_t append(const std::vector<float>& values, DType dtype, std::vector<std::b
     return 0;
   }
   CACHALOT_CHECK(dtype == DType::bf16);
-  int64_t rounded = 0;
-  for (size_t i = 0; i < values.size(); ++i) {
-    const uint16_t bits = numeric::bf16_from_float(values[i]);
-    std::memcpy(out->data() + i * 2, &bits, 2);
-    if (numeric::float_from_bf16(bits) != values[i]) ++rounded;
-  }
-  return rounded;
+  return encode_bf16(values, *out);
 }
 
 // Per tile the largest of the FP4 scales that lie in it, divided by 64 (reference/forward 7.3). 255

@@ -16,7 +16,7 @@ struct AllowedTokens {
   int64_t stride = 0;
 };
 
-// Borrows rows and bits. For one call of add_gradients() or add_losses().
+// Borrows rows and bits. For one call of add_gradients() or forward_loss().
 class GrpoLoss : public train::LogitsLoss {
  public:
   GrpoLoss(const GrpoRows& rows, const MiniBatch& batch, const GrpoOptions& options,

@@ -20,7 +20,7 @@ enum class SftMean {
 std::vector<double> target_weights(std::span<const int64_t> targets_per_conversation, SftMean mean);
 
 // Borrows the weights: of the rows with a label of a call's samples, in their order. For one call
-// of add_gradients() or add_losses().
+// of add_gradients() or forward_loss().
 class TokenLoss : public train::LogitsLoss {
  public:
   explicit TokenLoss(std::span<const double> weights)

@@ -163,15 +163,6 @@ void TrainingModel::add_gradients(device::ExecContext& ctx, std::span<const Samp
   });
 }
 
-void TrainingModel::add_losses(device::ExecContext& ctx, std::span<const Sample> samples,
-                               LogitsLoss& loss, model::TrainingTerms* terms,
-                               model::ForwardProbe* probe) {
-  const device::ArenaScope scope(*ctx.arena);
-  Batches batches;
-  const Forward made = forward(ctx, samples, terms, probe, batches);
-  logits_loss(ctx, kMainHead, made.streams, made.labels, terms, loss);
-}
-
 LossSums TrainingModel::losses(device::ExecContext& ctx, std::span<const Sample> samples,
                                const LossWeights& weights, model::TrainingTerms* terms,
                                model::ForwardProbe* probe, LossSums sums) {

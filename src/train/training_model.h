@@ -73,8 +73,6 @@ class TrainingModel {
   // run.
   void add_gradients(device::ExecContext& ctx, std::span<const Sample> samples, LogitsLoss& loss,
                      model::TrainingTerms* terms = nullptr, model::ForwardProbe* probe = nullptr);
-  void add_losses(device::ExecContext& ctx, std::span<const Sample> samples, LogitsLoss& loss,
-                  model::TrainingTerms* terms = nullptr, model::ForwardProbe* probe = nullptr);
   // The experts that every layer's router, the MTP block's too, gives the samples' tokens; no
   // logits are computed.
   model::Choices choose_experts(device::ExecContext& ctx, std::span<const Sample> samples,
