@@ -56,7 +56,7 @@ Result<std::unique_ptr<Engine>> Engine::create(std::unique_ptr<LoadedModel> mode
   engine->config_ = model->transformer().config();
   if (engine->max_context_tokens_ <= 0)
     engine->max_context_tokens_ = engine->config().max_position_embeddings;
-  CACHALOT_RETURN_IF_ERROR(engine->place(std::move(model), 0));
+  CACHALOT_RETURN_IF_ERROR(engine->place(std::move(model), options.weights_version));
   return engine;
 }
 
@@ -277,6 +277,15 @@ Status Engine::validate(const Request& request) const {
     return invalid_argument(fmt::format(
         "on_prompt_logits: expected max_new_tokens 0 and num_answers 1, found {} and {}",
         request.max_new_tokens, request.num_answers));
+  }
+  if (request.wants_label_logprobs) {
+    const SamplingParams& s = request.sampling;
+    if (s.temperature == 0 || s.repetition_penalty != 1 || s.frequency_penalty != 0 ||
+        s.presence_penalty != 0 || !s.logit_bias.empty()) {
+      return invalid_argument(
+          "wants_label_logprobs: expected a temperature above 0 without penalties and biases, "
+          "found others");
+    }
   }
   if (!(request.deadline_seconds >= 0)) {
     return invalid_argument(

@@ -35,6 +35,7 @@ namespace cachalot::engine {
 
 struct EngineOptions {
   ModelOptions model;
+  int64_t weights_version = 0;     // of these weights (set_weights)
   int64_t max_context_tokens = 0;  // of one sequence; 0: the model's max_position_embeddings
   int64_t cache_bytes = int64_t{4} << 30;  // 0: what max_sequences of the longest context take
   int64_t cache_block_tokens = 256;        // positions that are given out, shared and kept as one

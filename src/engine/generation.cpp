@@ -264,7 +264,8 @@ bool Generation::emit(const ops::SampledToken& token, const uint64_t* allowed,
         .token = token.id,
         .logprob = logprob,
         .model_logprob = token.model_logprob,
-        .top = std::span(top, static_cast<size_t>(num_top()))});
+        .top = std::span(top, static_cast<size_t>(num_top())),
+        .so_far = &*result_});
   if (static_cast<int64_t>(result_->ids.size()) >= request().max_new_tokens) {
     finish(Finish::length, now_s);
   } else if (submitted_->is_cancelled) {

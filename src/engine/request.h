@@ -60,7 +60,10 @@ struct Event {
   // token, where num_top_logprobs asks for them: the model's own, before all sampling.
   double model_logprob = 0.0;
   std::span<const ops::TokenLogprob> top = {};  // while the event is handled
-  const Result<Completion>* result = nullptr;   // finished: the answer's last event
+  // token, while the event is handled: the answer up to this token. Of its choices, rows up to the
+  // one whose logits gave the token count.
+  const Completion* so_far = nullptr;
+  const Result<Completion>* result = nullptr;  // finished: the answer's last event
 };
 
 inline constexpr SequenceId kNewSequence = -1;
@@ -80,6 +83,9 @@ struct Request {
   // At temperature 0 a drawn token's probability is 1; asked for, its logprob is the model's own
   // (before all sampling), at the cost of a pass over the vocabulary.
   bool wants_model_logprobs = false;
+  // Log-probabilities are those that a trainer computes of the same logits over the same set, to
+  // the bit (ops/loss/label_logprob.h). Temperature above 0, neither penalties nor biases.
+  bool wants_label_logprobs = false;
   bool wants_prompt_logprobs = false;
   // Not negative: every token's event has what the model itself gives it, and its likeliest tokens,
   // so many; prompt_logprobs has them too.

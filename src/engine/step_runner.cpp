@@ -1,8 +1,10 @@
 #include "engine/step_runner.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "cache/ring_rows.h"
+#include "ops/loss/label_logprob.h"
 #include "ops/rows/rows.h"
 
 namespace cachalot::engine {
@@ -75,17 +77,38 @@ void StepRunner::take_decoded() {
   for (const Rows& rows : rows_) {
     if (!rows.is_decoded) continue;
     rows.generation->add_sampling_rows(sampling_rows_);
-    wants_sets = wants_sets || rows.generation->request().wants_allowed_sets;
+    const Request& request = rows.generation->request();
+    wants_sets = wants_sets || request.wants_allowed_sets || request.wants_label_logprobs;
   }
   if (wants_sets) id_sets_.resize(static_cast<size_t>(num_rows * words));
   sample(wants_sets ? id_sets_.data() : nullptr);
   int64_t row = 0;
   for (const Rows& rows : rows_) {
     if (!rows.is_decoded) continue;
+    if (rows.generation->request().wants_label_logprobs) give_label_logprobs(rows, row);
     rows.generation->take(sampled_.data() + row, host_logits_ + row * vocab_size,
                           wants_sets ? id_sets_.data() + row * words : nullptr,
                           {top_.data() + row * top_stride_, top_stride_}, clock_());
     row += rows.count;
+  }
+}
+
+void StepRunner::give_label_logprobs(const Rows& rows, int64_t first_row) {
+  static_assert(std::endian::native == std::endian::little);  // words of a set as its bytes
+  const int64_t vocab_size = runner_.model().config().vocab_size;
+  const auto words = ops::id_set_words(vocab_size);
+  for (int64_t row = first_row; row < first_row + rows.count; ++row) {
+    ops::SampledToken& token = sampled_[row];
+    if (token.fault != ops::SamplingFault::none) return;  // nothing after it counts
+    ops::LabelLogprobParams p{};
+    p.logits = host_logits_ + row * vocab_size;
+    p.labels = &token.id;
+    p.rows = 1;
+    p.vocab_size = vocab_size;
+    p.allowed = reinterpret_cast<const uint8_t*>(id_sets_.data() + row * words);
+    p.temperature = static_cast<float>(rows.generation->request().sampling.temperature);
+    p.logprobs = &token.logprob;
+    ops::label_logprob(host_context(), p);
   }
 }
 

@@ -61,6 +61,8 @@ class StepRunner {
   void make_logits(bool of_mtp);
   const float* row(int64_t i) { return streams_.data() + i * width(); }
   void take_decoded();
+  // Of the rows from first_row on, of logits, sets and tokens.
+  void give_label_logprobs(const Rows& rows, int64_t first_row);
   void take_prompt_logprobs(const Rows& rows, int64_t first_row);
   void give_prompt_logits(const Rows& rows, int64_t first_row);
   double draft(CostModel& cost);
