@@ -1,0 +1,101 @@
+// The write-ahead log of one step's rollouts: every token as it is sampled, with all that training
+// and resuming need. Answers are what the log says: appending is how they grow.
+// Source  reference/post-training 9.3; infrastructure 5.4 (sampler randomness keyed by position).
+// Layout  docs/formats/rollout_log.md.
+// Answers are numbered group * group_size + place in the group.
+// Choices Per row, experts of the layers that route by score, layer by layer, num_experts_per_tok
+//         each. Rows of a group's prompt but the last are its own; an answer's rows begin with the
+//         prompt's last one, whose logits gave its first token. The last token of an answer has no
+//         row: training does not run it.
+// Errors  the file's (frame_log.h); invalid_argument: a log of another plan (expected, found);
+//         data_loss: a whole frame that says what cannot be.
+// Threads one owner.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "post/frame_log.h"
+
+namespace cachalot::post {
+
+// What a log is of. Logs of equal heads hold the same rollouts.
+struct RolloutLogHead {
+  int64_t step = 0;
+  int64_t weights_version = 0;
+  uint64_t plan_hash = 0;  // of prompts and sampling
+  int64_t num_groups = 0;
+  int64_t group_size = 0;
+  int64_t vocab_size = 0;
+  int64_t choices_per_row = 0;  // experts
+  int64_t num_experts = 0;
+  bool operator==(const RolloutLogHead&) const = default;
+};
+
+enum class AnswerEnd : int32_t { open, stop, length };
+std::string_view answer_end_name(AnswerEnd end);
+
+struct Reward {
+  double value = 0;
+  bool correct = false;
+  std::string why;  // of a reward that is none: what went wrong; else empty or a note
+};
+
+struct RolloutToken {
+  int32_t id = 0;
+  double logprob = 0;                 // after truncation, as ops/loss/label_logprob.h computes it
+  std::vector<int32_t> allowed = {};  // ascending; empty: any token could come
+  std::vector<uint16_t> experts =
+      {};  // of the answer's rows since the token before, this one's last
+};
+
+struct RolloutAnswer {
+  std::vector<int32_t> ids;
+  // One per id. Of an id that was given and not sampled (a tool's result): no logprob, no set.
+  std::vector<bool> is_sampled;
+  std::vector<double> logprobs;
+  std::vector<std::vector<int32_t>> allowed;
+  std::vector<uint16_t> experts;
+  AnswerEnd end = AnswerEnd::open;
+  std::optional<Reward> reward;
+  int64_t num_sampled() const;
+};
+
+class RolloutLog {
+ public:
+  // Made where it is missing; else it goes on where the last whole frame ends.
+  static Result<RolloutLog> open(const std::string& path, const RolloutLogHead& head);
+
+  const RolloutLogHead& head() const { return head_; }
+  const std::vector<RolloutAnswer>& answers() const { return answers_; }
+  // By group; empty where it is not known.
+  const std::vector<std::vector<uint16_t>>& prompt_experts() const { return prompt_experts_; }
+  int64_t recovered_tokens() const { return recovered_tokens_; }
+  int64_t dropped_bytes() const { return log_->dropped_bytes(); }
+
+  Status add_prompt(int64_t group, std::vector<uint16_t> experts);
+  Status add_token(int64_t answer, RolloutToken token);
+  Status add_given(int64_t answer, std::span<const int32_t> ids);
+  Status finish(int64_t answer, AnswerEnd end);
+  Status add_reward(int64_t answer, const Reward& reward);
+  Status sync() { return log_->sync(); }
+
+ private:
+  explicit RolloutLog(const RolloutLogHead& head);
+  Status read(std::span<const std::byte> payload, const std::string& origin);
+  Status append();
+
+  RolloutLogHead head_;
+  std::vector<RolloutAnswer> answers_;
+  std::vector<std::vector<uint16_t>> prompt_experts_;
+  bool has_head_ = false;
+  int64_t recovered_tokens_ = 0;
+  std::vector<std::byte> frame_;  // being written
+  std::optional<FrameLog> log_;
+};
+
+}  // namespace cachalot::post
