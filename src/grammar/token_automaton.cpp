@@ -5,10 +5,12 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "grammar/character_steps.h"
 
 namespace cachalot::grammar {
 namespace {
+
+// Fewer nodes of the trie than this are walked rather than looked at as a run of characters.
+constexpr uint32_t kManyNodes = 2048;
 
 void set_bit(std::span<uint32_t> row, int32_t token) {
   row[static_cast<size_t>(token) / 32] |= 1u << (token % 32);
@@ -20,6 +22,7 @@ TokenAutomaton::TokenAutomaton(std::shared_ptr<const Automaton> automaton,
                                std::shared_ptr<const Vocabulary> vocabulary)
     : vocabulary_(std::move(vocabulary)),
       pushdown_(std::move(automaton)),
+      runs_(pushdown_, vocabulary_->contents()),
       path_(static_cast<size_t>(vocabulary_->longest_token()) + 1) {}
 
 Result<std::shared_ptr<TokenAutomaton>> TokenAutomaton::create(
@@ -82,7 +85,7 @@ Status TokenAutomaton::make_row(SetId set, std::span<uint32_t> row) {
   if (!is_whole) {
     std::fill(row.begin(), row.end(), 0);
     Walk whole = {.row = row};
-    CACHALOT_RETURN_IF_ERROR(walk_all(set, whole));
+    CACHALOT_RETURN_IF_ERROR(walk(0, num_nodes(), set, whole));
   }
   for (const int32_t token : pushdown_.controls(set)) set_bit(row, token);
   if (pushdown_.may_end(set)) {
@@ -104,22 +107,31 @@ void TokenAutomaton::note(SetId set, Walk& walk) const {
   walk.num_configurations = std::max(walk.num_configurations, pushdown_.num_configurations(set));
 }
 
+Status TokenAutomaton::too_much_work() const {
+  return resource_exhausted(fmt::format(
+      "grammar: expected a mask to cost at most {} configurations, found more", kMaxRowWork));
+}
+
 Status TokenAutomaton::walk(uint32_t begin, uint32_t end, SetId set, Walk& walk) {
+  if (end - begin >= kManyNodes) {
+    const TokenContents::Before& before = vocabulary_->contents().before(begin);
+    const CharacterRun run = runs_.find(set, work_limit_);
+    if (run.count > 0 && !before.is_odd && !before.is_cut &&
+        before.characters.is_within(run.inside))
+      return walk_run(begin, end, set, run, walk);
+  }
+  return walk_nodes(begin, end, set, walk);
+}
+
+Status TokenAutomaton::walk_nodes(uint32_t begin, uint32_t end, SetId set, Walk& walk) {
   const auto nodes = vocabulary_->trie();
   const auto tokens = vocabulary_->trie_tokens();
   if (begin == end) return {};
   path_[nodes[begin].depth] = set;
   for (uint32_t i = begin; i < end;) {
-    const Vocabulary::Node& node = nodes[i];
-    if (walk.done_characters >= 0 && walk.class_characters[i] <= walk.done_characters) {
-      i = node.skip;
-      continue;
-    }
+    const TrieNode& node = nodes[i];
     const SetId next = pushdown_.step(path_[node.depth], node.byte);
-    if (pushdown_.work() > work_limit_) {
-      return resource_exhausted(fmt::format(
-          "grammar: expected a mask to cost at most {} configurations, found more", kMaxRowWork));
-    }
+    if (pushdown_.work() > work_limit_) return too_much_work();
     if (next == Pushdown::kDead) {
       i = node.skip;
       continue;
@@ -127,52 +139,68 @@ Status TokenAutomaton::walk(uint32_t begin, uint32_t end, SetId set, Walk& walk)
     path_[node.depth + 1] = next;
     if (next != walk.noted) note(next, walk);
     for (uint32_t t = node.tokens; t < nodes[i + 1].tokens; ++t) set_bit(walk.row, tokens[t]);
-    if (walk.leaves && pushdown_.left_cut(next)) walk.leaves->push_back(i);
     ++i;
+    if (walk.leaves && i < node.skip && pushdown_.left_cut(next)) walk.leaves->push_back(i - 1);
+    if (node.skip - i >= kManyNodes) {
+      CACHALOT_RETURN_IF_ERROR(this->walk(i, node.skip, next, walk));
+      i = node.skip;
+    }
   }
   return {};
 }
 
-Status TokenAutomaton::walk_all(SetId set, Walk& walk) {
-  for (const CharacterClass c : kCharacterClasses) {
-    const int count = count_taken(set, c, walk);
-    if (count <= walk.done_characters || count == 0) continue;
-    walk.done_characters = count;
-    walk.class_characters = vocabulary_->class_characters(c);
-    const auto known = vocabulary_->class_row(c, count);
-    for (size_t word = 0; word < known.size(); ++word) walk.row[word] |= known[word];
-    if (count == kMaxClassCharacters) break;
-  }
-  return this->walk(0, static_cast<uint32_t>(vocabulary_->trie().size() - 1), set, walk);
-}
-
-const std::vector<SetId>& TokenAutomaton::after_any(SetId set, CharacterClass c) {
-  constexpr size_t kMaxKnown = size_t{1} << 16;
-  if (after_any_.size() > kMaxKnown) after_any_.clear();
-  const auto [it, is_new] =
-      after_any_.try_emplace(static_cast<uint64_t>(set) << 2 | static_cast<uint64_t>(c));
-  if (is_new && !CharacterSteps(pushdown_, c).take_any(set, it->second)) it->second.clear();
-  return it->second;
-}
-
-int TokenAutomaton::count_taken(SetId set, CharacterClass c, Walk& walk) {
-  constexpr size_t kMaxSets = 12;  // after one count of characters
-  std::vector<SetId> layer = {set}, next;
-  for (int count = 0; count < kMaxClassCharacters; ++count) {
-    next.clear();
-    for (const SetId from : layer) {
-      const std::vector<SetId>& after = after_any(from, c);
-      next.insert(next.end(), after.begin(), after.end());
-      if (after.empty() || pushdown_.work() > work_limit_) return count;
+Status TokenAutomaton::walk_run(uint32_t begin, uint32_t end, SetId set, const CharacterRun& run,
+                                Walk& walk) {
+  const auto nodes = vocabulary_->trie();
+  const TokenContents& contents = vocabulary_->contents();
+  walk.leaves_in_run |= run.leaves_cut;
+  walk.nesting = std::max(walk.nesting, run.nesting);
+  walk.num_configurations = std::max(walk.num_configurations, run.num_configurations);
+  const int count = std::min(run.count + contents.before(begin).count, kMaxShortBytes);
+  if (nodes[begin].depth == 0) {
+    contents.add_tokens_of(run.inside, count, walk.row);
+  } else {
+    run_row_.assign(walk.row.size(), 0);
+    contents.add_tokens_of(run.inside, count, run_row_);
+    const auto tokens = vocabulary_->trie_tokens();
+    for (uint32_t t = nodes[begin].tokens; t < nodes[end].tokens; ++t) {
+      const auto token = static_cast<size_t>(tokens[t]);
+      walk.row[token / 32] |= run_row_[token / 32] & (1u << (token % 32));
     }
-    std::sort(next.begin(), next.end());
-    next.erase(std::unique(next.begin(), next.end()), next.end());
-    if (next.size() > kMaxSets) return count;
-    for (const SetId reached : next) note(reached, walk);
-    if (next == layer) return kMaxClassCharacters;
-    std::swap(layer, next);
   }
-  return kMaxClassCharacters;
+  const auto walk_after = [&](std::span<const uint32_t> list) {
+    return walk_after_run(list, begin, end, set, run, walk);
+  };
+  for (uint8_t c = 0; c < 0x80; ++c) {
+    if (run.taken[c] && !run.inside.has(c))
+      CACHALOT_RETURN_IF_ERROR(walk_after(contents.first_with(c)));
+  }
+  if (!run.inside.others && (run.taken >> 0x80).any())
+    CACHALOT_RETURN_IF_ERROR(walk_after(contents.first_with_others()));
+  CACHALOT_RETURN_IF_ERROR(walk_after(contents.first_odd()));
+  return walk_after(contents.first_long());
+}
+
+Status TokenAutomaton::walk_after_run(std::span<const uint32_t> list, uint32_t begin, uint32_t end,
+                                      SetId set, const CharacterRun& run, Walk& walk) {
+  const auto nodes = vocabulary_->trie();
+  const TokenContents& contents = vocabulary_->contents();
+  const size_t depth = nodes[begin].depth;
+  for (auto it = std::ranges::lower_bound(list, begin); it != list.end() && *it < end; ++it) {
+    const TrieNode& node = nodes[*it];
+    const TokenContents::Before& before = contents.before(*it);
+    if (before.is_odd || !before.characters.is_within(run.inside)) continue;
+    // The first of the tokens at or below the node spells the way to it.
+    const std::string_view bytes = vocabulary_->text_bytes(vocabulary_->trie_tokens()[node.tokens]);
+    SetId from = set;
+    for (size_t i = depth; i < node.depth && from != Pushdown::kDead; ++i) {
+      path_[i] = from;
+      from = pushdown_.step(from, static_cast<uint8_t>(bytes[i]));
+      if (from != walk.noted) note(from, walk);
+    }
+    if (from != Pushdown::kDead) CACHALOT_RETURN_IF_ERROR(walk_nodes(*it, node.skip, from, walk));
+  }
+  return {};
 }
 
 Result<const TokenAutomaton::PartWalk*> TokenAutomaton::part_walk(SetId cut) {
@@ -186,11 +214,12 @@ Result<const TokenAutomaton::PartWalk*> TokenAutomaton::part_walk(SetId cut) {
   made.row = part_rows_.size();
   part_rows_.resize(made.row + words);
   Walk inside = {.row = std::span(part_rows_).subspan(made.row), .leaves = &made.leaves};
-  const Status walked = walk_all(cut, inside);
+  const Status walked = walk(0, num_nodes(), cut, inside);
   if (!walked.ok()) {
     part_rows_.resize(made.row);
     return walked;
   }
+  made.is_open = inside.leaves_in_run;
   made.nesting = inside.nesting;
   made.num_configurations = inside.num_configurations;
   return &(part_walks_[cut] = std::move(made));
@@ -202,7 +231,8 @@ Result<bool> TokenAutomaton::make_row_of_parts(SetId set, std::span<uint32_t> ro
   size_t num_configurations = 0;
   for (const Pushdown::Part& part : pushdown_.parts(set)) {
     CACHALOT_ASSIGN_OR_RETURN(const PartWalk* inside, part_walk(part.cut));
-    if (pushdown_.depth(part.base) + inside->nesting >= pushdown_.max_nesting()) return false;
+    if (inside->is_open || pushdown_.depth(part.base) + inside->nesting >= pushdown_.max_nesting())
+      return false;
     num_configurations += inside->num_configurations;
     const uint32_t* bits = part_rows_.data() + inside->row;
     for (size_t word = 0; word < row.size(); ++word) row[word] |= bits[word];

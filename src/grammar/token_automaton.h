@@ -4,7 +4,8 @@
 //          text may end.
 // Cost     A row that was made before is copied. Otherwise the parts of a set that do not depend on
 //          what surrounds them are walked once for the grammar, and a row walks the tokens that
-//          leave such a part. kMaxRowWork bounds a row, whatever the grammar.
+//          leave such a part. Tokens of a set's usual characters are not walked (character_runs.h).
+//          kMaxRowWork bounds a row, whatever the grammar.
 // Memory   kMaxRowBytes of rows and kMaxStoreBytes of sets (pushdown.h).
 // Errors   invalid_argument for a token that the grammar does not allow; resource_exhausted where a
 //          bound above is reached. A row without any bit is an error, too.
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "grammar/character_runs.h"
 #include "grammar/pushdown.h"
 #include "grammar/vocabulary.h"
 
@@ -56,28 +58,31 @@ class TokenAutomaton {
   struct PartWalk {
     size_t row = 0;  // in part_rows_
     std::vector<uint32_t> leaves;
+    // A run of characters may leave it anywhere: it is no use alone.
+    bool is_open = false;
     int32_t nesting = 0;
     size_t num_configurations = 0;
   };
   struct Walk {
     std::span<uint32_t> row;
     std::vector<uint32_t>* leaves = nullptr;
+    bool leaves_in_run = false;
     int32_t nesting = 0;
     size_t num_configurations = 0;
     SetId noted = Pushdown::kDead;
-    // Nodes with at most this many characters below them are done.
-    std::span<const uint8_t> class_characters = {};
-    int done_characters = -1;
   };
 
+  uint32_t num_nodes() const { return static_cast<uint32_t>(vocabulary_->trie().size() - 1); }
   void note(SetId set, Walk& walk) const;
+  Status too_much_work() const;
+  // Trie nodes from begin to end, the children of one place and what is below them. `set` is the
+  // set there.
   Status walk(uint32_t begin, uint32_t end, SetId set, Walk& walk);
-  // The same from the trie's root, without the tokens that a character class already answers for.
-  Status walk_all(SetId set, Walk& walk);
-  // How many characters of the class, at most kMaxClassCharacters, the set takes whatever they are.
-  int count_taken(SetId set, CharacterClass c, Walk& walk);
-  // Where one character of the class leads; empty if the set does not take every one of them.
-  const std::vector<SetId>& after_any(SetId set, CharacterClass c);
+  Status walk_nodes(uint32_t begin, uint32_t end, SetId set, Walk& walk);
+  Status walk_run(uint32_t begin, uint32_t end, SetId set, const CharacterRun& run, Walk& walk);
+  // The nodes of the list that are in range and come after characters of the run alone.
+  Status walk_after_run(std::span<const uint32_t> nodes, uint32_t begin, uint32_t end, SetId set,
+                        const CharacterRun& run, Walk& walk);
   Result<const PartWalk*> part_walk(SetId cut);
   Status make_row(SetId set, std::span<uint32_t> row);
   // False where the limits on nesting and size may tell the parts from the whole.
@@ -85,12 +90,13 @@ class TokenAutomaton {
 
   std::shared_ptr<const Vocabulary> vocabulary_;
   Pushdown pushdown_;
+  CharacterRuns runs_;
   std::vector<SetId> path_;
   std::unordered_map<SetId, size_t> row_of_;
   std::vector<uint32_t> rows_;
   std::unordered_map<SetId, PartWalk> part_walks_;
   std::vector<uint32_t> part_rows_;
-  std::unordered_map<uint64_t, std::vector<SetId>> after_any_;  // by set and class
+  std::vector<uint32_t> run_row_;
   uint64_t work_limit_ = 0;
   size_t num_rows_made_ = 0;
 };

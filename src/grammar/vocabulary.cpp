@@ -4,38 +4,9 @@
 
 #include <algorithm>
 
-#include "grammar/utf8_reader.h"
 #include "text/chat_literals.h"
 
 namespace cachalot::grammar {
-namespace {
-
-// The characters of a text of whole characters of the class; more than kMaxClassCharacters for any
-// other, and for longer ones.
-int count_characters(CharacterClass c, std::string_view text) {
-  int count = 0;
-  for (Utf8Reader in(text); !in.at_end(); ++count) {
-    const auto code_point = in.next();
-    if (count == kMaxClassCharacters || !code_point || !is_in(c, *code_point))
-      return kMaxClassCharacters + 1;
-  }
-  return count;
-}
-
-}  // namespace
-
-bool is_in(CharacterClass c, uint32_t code_point) {
-  if (code_point == '<' || code_point == 0xFF5C) return false;
-  switch (c) {
-    case CharacterClass::text: return true;
-    case CharacterClass::line: return code_point >= 0x20 && code_point != '"' && code_point != '\\';
-    case CharacterClass::word:
-      return (code_point >= 'a' && code_point <= 'z') || (code_point >= 'A' && code_point <= 'Z') ||
-             (code_point >= '0' && code_point <= '9') || code_point == '_' || code_point == ' ';
-  }
-  return false;
-}
-
 Result<Vocabulary> Vocabulary::create(const text::Tokenizer& tokenizer,
                                       std::span<const int32_t> end_tokens) {
   Vocabulary out;
@@ -70,7 +41,7 @@ Result<Vocabulary> Vocabulary::create(const text::Tokenizer& tokenizer,
     out.longest_ = std::max(out.longest_, static_cast<int32_t>(text.size()));
   }
   out.build_trie();
-  out.build_classes();
+  out.contents_ = TokenContents(out.nodes_, out.trie_tokens_, out.row_words());
   return out;
 }
 
@@ -109,7 +80,7 @@ void Vocabulary::build_trie() {
         std::mismatch(bytes.begin(), bytes.end(), before.begin(), before.end());
     leave(static_cast<size_t>(mine - bytes.begin()));
     while (path.size() < bytes.size()) {
-      Node node;
+      TrieNode node;
       node.byte = static_cast<uint8_t>(bytes[path.size()]);
       node.depth = static_cast<uint16_t>(path.size());
       node.tokens = static_cast<uint32_t>(trie_tokens_.size());
@@ -120,41 +91,10 @@ void Vocabulary::build_trie() {
     before = bytes;
   }
   leave(0);
-  Node end;
+  TrieNode end;
   end.skip = static_cast<uint32_t>(nodes_.size());
   end.tokens = static_cast<uint32_t>(trie_tokens_.size());
   nodes_.push_back(end);
-}
-
-void Vocabulary::build_classes() {
-  const size_t num_rows = kMaxClassCharacters + 1;
-  class_rows_.resize(std::size(kCharacterClasses) * num_rows * row_words());
-  for (const CharacterClass c : kCharacterClasses) {
-    std::vector<uint8_t>& counts = class_characters_[static_cast<size_t>(c)];
-    counts.resize(nodes_.size());
-    const auto row = [&](int count) {
-      const size_t i = static_cast<size_t>(c) * num_rows + static_cast<size_t>(count);
-      return std::span(class_rows_).subspan(i * row_words(), row_words());
-    };
-    // Children stand after their parents: from the last node to the first.
-    for (size_t i = nodes_.size() - 1; i-- > 0;) {
-      int most = 0;
-      for (uint32_t t = nodes_[i].tokens; t < nodes_[i + 1].tokens; ++t) {
-        const auto id = static_cast<size_t>(trie_tokens_[t]);
-        const int count = count_characters(c, text_bytes(trie_tokens_[t]));
-        most = std::max(most, count);
-        if (count <= kMaxClassCharacters) row(count)[id / 32] |= 1u << (id % 32);
-      }
-      for (uint32_t child = static_cast<uint32_t>(i) + 1; child < nodes_[i].skip;
-           child = nodes_[child].skip) {
-        most = std::max(most, static_cast<int>(counts[child]));
-      }
-      counts[i] = static_cast<uint8_t>(most);
-    }
-    for (int count = 1; count <= kMaxClassCharacters; ++count) {
-      for (size_t word = 0; word < row_words(); ++word) row(count)[word] |= row(count - 1)[word];
-    }
-  }
 }
 
 }  // namespace cachalot::grammar

@@ -1,0 +1,141 @@
+#include "grammar/token_contents.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace cachalot::grammar {
+namespace {
+
+// Reads UTF-8 byte by byte.
+struct Utf8Place {
+  int missing = 0;  // bytes of the character that is under way
+  uint32_t bits = 0;
+  uint8_t first = 0x80, last = 0xBF;
+
+  // False where the byte can not come here.
+  bool take(uint8_t byte) {
+    if (missing > 0) {
+      if (byte < first || byte > last) return false;
+      --missing;
+      bits = bits << 6 | (byte & 0x3Fu);
+      first = 0x80;
+      last = 0xBF;
+      return true;
+    }
+    if (byte < 0x80) return true;
+    if (byte < 0xC2 || byte > 0xF4) return false;
+    missing = byte < 0xE0 ? 1 : byte < 0xF0 ? 2 : 3;
+    bits = byte & (0x3Fu >> missing);
+    if (byte == 0xE0) first = 0xA0;
+    if (byte == 0xED) last = 0x9F;  // no surrogates
+    if (byte == 0xF0) first = 0x90;
+    if (byte == 0xF4) last = 0x8F;
+    return true;
+  }
+};
+
+void set_bit(std::span<uint32_t> row, int32_t token) {
+  row[static_cast<size_t>(token) / 32] |= 1u << (token % 32);
+}
+
+}  // namespace
+
+TokenContents::TokenContents(std::span<const TrieNode> nodes, std::span<const int32_t> tokens,
+                             size_t row_words)
+    : words_(row_words),
+      before_(nodes.size()),
+      with_(2 * kLeaves * row_words),
+      at_most_(kMaxShortBytes * row_words) {
+  size_t longest = 0;
+  for (const TrieNode& node : nodes) longest = std::max<size_t>(longest, node.depth);
+  std::vector<Before> path(longest + 2);
+  std::vector<Utf8Place> places(longest + 2);
+  for (uint32_t i = 0; i + 1 < nodes.size(); ++i) {
+    const TrieNode& node = nodes[i];
+    const Before& before = before_[i] = path[node.depth];
+    Before& here = path[node.depth + 1u] = before;
+    Utf8Place& place = places[node.depth + 1u] = places[node.depth];
+    if (!before.is_odd) {
+      const bool is_first = place.missing == 0;
+      here.is_odd =
+          !place.take(node.byte) || (node.byte >= 0x80 && is_odd(place.bits, place.missing));
+      here.is_cut = place.missing > 0;
+      if (here.is_odd) {
+        first_odd_.push_back(i);
+      } else if (is_first) {
+        if (here.count < UINT8_MAX) ++here.count;
+        if (node.byte >= 0x80) {
+          if (!before.characters.others) first_with_others_.push_back(i);
+          here.characters.others = true;
+        } else {
+          if (!before.characters.has(node.byte)) first_with_[node.byte].push_back(i);
+          here.characters.add(node.byte);
+        }
+      }
+    }
+    if (node.depth == kMaxShortBytes) first_long_.push_back(i);
+    for (uint32_t t = node.tokens; t < nodes[i + 1].tokens; ++t) {
+      if (here.is_odd) continue;
+      for (uint8_t c = 0; c < kLeaves; ++c) {
+        if (!here.characters.has(c)) continue;
+        set_bit(with(kLeaves + c), tokens[t]);
+        ++num_with_[c];
+      }
+      if (here.characters.others) {
+        set_bit(with_others(), tokens[t]);
+        ++num_with_[kLeaves];
+      }
+      if (node.depth < kMaxShortBytes) set_bit(at_most(here.count), tokens[t]);
+    }
+  }
+  for (size_t i = kLeaves; i-- > 1;) {
+    for (size_t word = 0; word < words_; ++word)
+      with(i)[word] = with(2 * i)[word] | with(2 * i + 1)[word];
+  }
+  for (size_t count = 2; count <= kMaxShortBytes; ++count) {
+    for (size_t word = 0; word < words_; ++word) at_most(count)[word] |= at_most(count - 1)[word];
+  }
+}
+
+size_t TokenContents::num_tokens_with(const CharacterSet& characters) const {
+  size_t sum = characters.others ? num_with_[kLeaves] : 0;
+  for (uint8_t c = 0; c < kLeaves; ++c) sum += characters.has(c) ? num_with_[c] : 0;
+  return sum;
+}
+
+void TokenContents::add_tokens_of(const CharacterSet& characters, int max_count,
+                                  std::span<uint32_t> row) const {
+  CACHALOT_DCHECK(0 < max_count && max_count <= kMaxShortBytes && row.size() == words_);
+  // The largest ranges that have none of the characters.
+  std::vector<const uint32_t*> others;
+  if (!characters.others) others.push_back(with_.data());
+  std::vector<size_t> ranges = {1};
+  while (!ranges.empty()) {
+    const size_t range = ranges.back();
+    ranges.pop_back();
+    const int level = std::bit_width(kLeaves) - std::bit_width(range);
+    const size_t size = size_t{1} << level, begin = (range << level) - kLeaves;
+    size_t num_inside = 0;
+    for (size_t c = begin; c < begin + size; ++c)
+      num_inside += characters.has(static_cast<uint8_t>(c));
+    if (num_inside == size) continue;
+    if (num_inside == 0) {
+      others.push_back(with_.data() + range * words_);
+    } else {
+      ranges.insert(ranges.end(), {2 * range, 2 * range + 1});
+    }
+  }
+  const uint32_t* all = at_most_.data() + static_cast<size_t>(max_count - 1) * words_;
+  constexpr size_t kBlock = 64;
+  for (size_t begin = 0; begin < words_; begin += kBlock) {
+    const size_t size = std::min(kBlock, words_ - begin);
+    std::array<uint32_t, kBlock> excluded{};
+    for (const uint32_t* with : others) {
+      for (size_t i = 0; i < size; ++i) excluded[i] |= with[begin + i];
+    }
+    for (size_t i = 0; i < size; ++i) row[begin + i] |= all[begin + i] & ~excluded[i];
+  }
+}
+
+}  // namespace cachalot::grammar
