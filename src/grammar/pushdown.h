@@ -13,6 +13,7 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <unordered_map>
@@ -141,7 +142,7 @@ class Pushdown {
   std::vector<Configuration> configurations_;
   std::vector<Node> nodes_;
   std::vector<Set> sets_;
-  std::vector<std::array<SetId, 256>> rows_;
+  std::deque<std::array<SetId, 256>> rows_;  // never moved: they are many
   std::unordered_multimap<uint64_t, NodeId> node_ids_;
   std::unordered_multimap<uint64_t, SetId> set_ids_;
   std::unordered_map<uint64_t, NodeId> within_;  // by node and horizon

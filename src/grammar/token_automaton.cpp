@@ -56,25 +56,22 @@ Status TokenAutomaton::fill_row(SetId set, std::span<uint32_t> row) {
   auto known = row_of_.find(set);
   if (known == row_of_.end()) {
     const SetId seen = pushdown_.within_horizon(set, vocabulary_->longest_token());
-    if (rows_.size() * sizeof(uint32_t) > kMaxRowBytes || row_of_.size() > kMaxRowBytes / 64) {
+    if (rows_.size() * row_bytes() > kMaxRowBytes || row_of_.size() > kMaxRowBytes / 64) {
       rows_.clear();
       row_of_.clear();
     }
     const auto same = row_of_.find(seen);
     if (same == row_of_.end()) {
-      const size_t at = rows_.size();
-      rows_.resize(at + row.size());
-      if (const Status made = make_row(seen, std::span(rows_).subspan(at)); !made.ok()) {
-        rows_.resize(at);
-        return made;
-      }
-      row_of_[seen] = at;
-      known = row_of_.emplace(set, at).first;
+      std::vector<uint32_t> made(row.size());
+      CACHALOT_RETURN_IF_ERROR(make_row(seen, made));
+      row_of_[seen] = rows_.size();
+      known = row_of_.emplace(set, rows_.size()).first;
+      rows_.push_back(std::move(made));
     } else {
       known = row_of_.emplace(set, same->second).first;
     }
   }
-  std::copy_n(rows_.begin() + static_cast<int64_t>(known->second), row.size(), row.begin());
+  std::ranges::copy(rows_[known->second], row.begin());
   return {};
 }
 
@@ -114,7 +111,7 @@ Status TokenAutomaton::too_much_work() const {
 
 Status TokenAutomaton::walk(uint32_t begin, uint32_t end, SetId set, Walk& walk) {
   if (end - begin >= kManyNodes) {
-    const TokenContents::Before& before = vocabulary_->contents().before(begin);
+    const TokenContents::Before& before = vocabulary_->contents(begin, end).before(begin);
     const CharacterRun run = runs_.find(set, work_limit_);
     if (run.count > 0 && !before.is_odd && !before.is_cut &&
         before.characters.is_within(run.inside))
@@ -152,12 +149,12 @@ Status TokenAutomaton::walk_nodes(uint32_t begin, uint32_t end, SetId set, Walk&
 Status TokenAutomaton::walk_run(uint32_t begin, uint32_t end, SetId set, const CharacterRun& run,
                                 Walk& walk) {
   const auto nodes = vocabulary_->trie();
-  const TokenContents& contents = vocabulary_->contents();
+  const TokenContents& contents = vocabulary_->contents(begin, end);
   walk.leaves_in_run |= run.leaves_cut;
   walk.nesting = std::max(walk.nesting, run.nesting);
   walk.num_configurations = std::max(walk.num_configurations, run.num_configurations);
   const int count = std::min(run.count + contents.before(begin).count, kMaxShortBytes);
-  if (nodes[begin].depth == 0) {
+  if (begin == contents.begin() && end == contents.end()) {
     contents.add_tokens_of(run.inside, count, walk.row);
   } else {
     run_row_.assign(walk.row.size(), 0);
@@ -184,7 +181,7 @@ Status TokenAutomaton::walk_run(uint32_t begin, uint32_t end, SetId set, const C
 Status TokenAutomaton::walk_after_run(std::span<const uint32_t> list, uint32_t begin, uint32_t end,
                                       SetId set, const CharacterRun& run, Walk& walk) {
   const auto nodes = vocabulary_->trie();
-  const TokenContents& contents = vocabulary_->contents();
+  const TokenContents& contents = vocabulary_->contents(begin, end);
   const size_t depth = nodes[begin].depth;
   for (auto it = std::ranges::lower_bound(list, begin); it != list.end() && *it < end; ++it) {
     const TrieNode& node = nodes[*it];
@@ -205,20 +202,11 @@ Status TokenAutomaton::walk_after_run(std::span<const uint32_t> list, uint32_t b
 
 Result<const TokenAutomaton::PartWalk*> TokenAutomaton::part_walk(SetId cut) {
   if (const auto it = part_walks_.find(cut); it != part_walks_.end()) return &it->second;
-  const size_t words = vocabulary_->row_words();
-  if (part_rows_.size() * sizeof(uint32_t) > kMaxRowBytes) {
-    part_rows_.clear();
-    part_walks_.clear();
-  }
+  if (part_walks_.size() * row_bytes() > kMaxRowBytes) part_walks_.clear();
   PartWalk made;
-  made.row = part_rows_.size();
-  part_rows_.resize(made.row + words);
-  Walk inside = {.row = std::span(part_rows_).subspan(made.row), .leaves = &made.leaves};
-  const Status walked = walk(0, num_nodes(), cut, inside);
-  if (!walked.ok()) {
-    part_rows_.resize(made.row);
-    return walked;
-  }
+  made.row.resize(vocabulary_->row_words());
+  Walk inside = {.row = made.row, .leaves = &made.leaves};
+  CACHALOT_RETURN_IF_ERROR(walk(0, num_nodes(), cut, inside));
   made.is_open = inside.leaves_in_run;
   made.nesting = inside.nesting;
   made.num_configurations = inside.num_configurations;
@@ -234,8 +222,7 @@ Result<bool> TokenAutomaton::make_row_of_parts(SetId set, std::span<uint32_t> ro
     if (inside->is_open || pushdown_.depth(part.base) + inside->nesting >= pushdown_.max_nesting())
       return false;
     num_configurations += inside->num_configurations;
-    const uint32_t* bits = part_rows_.data() + inside->row;
-    for (size_t word = 0; word < row.size(); ++word) row[word] |= bits[word];
+    for (size_t word = 0; word < row.size(); ++word) row[word] |= inside->row[word];
     if (inside->leaves.empty()) continue;
     const SetId after = pushdown_.after(part.base);
     if (after == Pushdown::kDead) return false;

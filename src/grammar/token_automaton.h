@@ -50,13 +50,13 @@ class TokenAutomaton {
   Pushdown& pushdown() { return pushdown_; }
   // Rows that were not there to copy.
   size_t num_rows_made() const { return num_rows_made_; }
-  size_t memory_bytes() const { return pushdown_.memory_bytes() + rows_.size() * sizeof(uint32_t); }
+  size_t memory_bytes() const { return pushdown_.memory_bytes() + rows_.size() * row_bytes(); }
 
  private:
   // What the tokens do in a part that is cut off: which end inside, and the trie nodes at which
   // they leave it.
   struct PartWalk {
-    size_t row = 0;  // in part_rows_
+    std::vector<uint32_t> row;
     std::vector<uint32_t> leaves;
     // A run of characters may leave it anywhere: it is no use alone.
     bool is_open = false;
@@ -72,6 +72,7 @@ class TokenAutomaton {
     SetId noted = Pushdown::kDead;
   };
 
+  size_t row_bytes() const { return vocabulary_->row_words() * sizeof(uint32_t); }
   uint32_t num_nodes() const { return static_cast<uint32_t>(vocabulary_->trie().size() - 1); }
   void note(SetId set, Walk& walk) const;
   Status too_much_work() const;
@@ -93,9 +94,8 @@ class TokenAutomaton {
   CharacterRuns runs_;
   std::vector<SetId> path_;
   std::unordered_map<SetId, size_t> row_of_;
-  std::vector<uint32_t> rows_;
+  std::vector<std::vector<uint32_t>> rows_;
   std::unordered_map<SetId, PartWalk> part_walks_;
-  std::vector<uint32_t> part_rows_;
   std::vector<uint32_t> run_row_;
   uint64_t work_limit_ = 0;
   size_t num_rows_made_ = 0;

@@ -41,26 +41,29 @@ void set_bit(std::span<uint32_t> row, int32_t token) {
 
 }  // namespace
 
-TokenContents::TokenContents(std::span<const TrieNode> nodes, std::span<const int32_t> tokens,
-                             size_t row_words)
-    : words_(row_words),
-      before_(nodes.size()),
+TokenContents::TokenContents(std::span<const TrieNode> nodes, uint32_t begin, uint32_t end,
+                             std::span<const int32_t> tokens, size_t row_words)
+    : begin_(begin),
+      words_(row_words),
+      before_(end - begin),
       with_(2 * kLeaves * row_words),
       at_most_(kMaxShortBytes * row_words) {
-  size_t longest = 0;
-  for (const TrieNode& node : nodes) longest = std::max<size_t>(longest, node.depth);
-  std::vector<Before> path(longest + 2);
-  std::vector<Utf8Place> places(longest + 2);
-  for (uint32_t i = 0; i + 1 < nodes.size(); ++i) {
+  if (begin == end) return;
+  const int place = nodes[begin].depth;
+  int longest = 0;
+  for (uint32_t i = begin; i < end; ++i) longest = std::max<int>(longest, nodes[i].depth);
+  std::vector<Before> path(static_cast<size_t>(longest - place) + 2);
+  std::vector<Utf8Place> texts(path.size());
+  for (uint32_t i = begin; i < end; ++i) {
     const TrieNode& node = nodes[i];
-    const Before& before = before_[i] = path[node.depth];
-    Before& here = path[node.depth + 1u] = before;
-    Utf8Place& place = places[node.depth + 1u] = places[node.depth];
+    const auto depth = static_cast<size_t>(node.depth - place);
+    const Before& before = before_[i - begin] = path[depth];
+    Before& here = path[depth + 1] = before;
+    Utf8Place& text = texts[depth + 1] = texts[depth];
     if (!before.is_odd) {
-      const bool is_first = place.missing == 0;
-      here.is_odd =
-          !place.take(node.byte) || (node.byte >= 0x80 && is_odd(place.bits, place.missing));
-      here.is_cut = place.missing > 0;
+      const bool is_first = text.missing == 0;
+      here.is_odd = !text.take(node.byte) || (node.byte >= 0x80 && is_odd(text.bits, text.missing));
+      here.is_cut = text.missing > 0;
       if (here.is_odd) {
         first_odd_.push_back(i);
       } else if (is_first) {
@@ -74,7 +77,7 @@ TokenContents::TokenContents(std::span<const TrieNode> nodes, std::span<const in
         }
       }
     }
-    if (node.depth == kMaxShortBytes) first_long_.push_back(i);
+    if (depth == kMaxShortBytes) first_long_.push_back(i);
     for (uint32_t t = node.tokens; t < nodes[i + 1].tokens; ++t) {
       if (here.is_odd) continue;
       for (uint8_t c = 0; c < kLeaves; ++c) {
@@ -86,7 +89,7 @@ TokenContents::TokenContents(std::span<const TrieNode> nodes, std::span<const in
         set_bit(with_others(), tokens[t]);
         ++num_with_[kLeaves];
       }
-      if (node.depth < kMaxShortBytes) set_bit(at_most(here.count), tokens[t]);
+      if (depth < kMaxShortBytes) set_bit(at_most(here.count), tokens[t]);
     }
   }
   for (size_t i = kLeaves; i-- > 1;) {

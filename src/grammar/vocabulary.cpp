@@ -41,7 +41,7 @@ Result<Vocabulary> Vocabulary::create(const text::Tokenizer& tokenizer,
     out.longest_ = std::max(out.longest_, static_cast<int32_t>(text.size()));
   }
   out.build_trie();
-  out.contents_ = TokenContents(out.nodes_, out.trie_tokens_, out.row_words());
+  out.build_contents();
   return out;
 }
 
@@ -95,6 +95,15 @@ void Vocabulary::build_trie() {
   end.skip = static_cast<uint32_t>(nodes_.size());
   end.tokens = static_cast<uint32_t>(trie_tokens_.size());
   nodes_.push_back(end);
+}
+
+void Vocabulary::build_contents() {
+  const auto end = static_cast<uint32_t>(nodes_.size() - 1);
+  contents_ = TokenContents(nodes_, 0, end, trie_tokens_, row_words());
+  for (uint32_t i = 0; i < end; i = nodes_[i].skip) {
+    if (nodes_[i].byte == ' ')
+      after_space_ = TokenContents(nodes_, i + 1, nodes_[i].skip, trie_tokens_, row_words());
+  }
 }
 
 }  // namespace cachalot::grammar

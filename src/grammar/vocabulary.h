@@ -1,6 +1,6 @@
 // A tokenizer's tokens as a trie over their bytes, for walking all of them through a grammar.
 // Control  Added tokens stand apart: their spelling never counts as text.
-// Memory   About 20 MB for the 129,280 tokens of V4.
+// Memory   About 30 MB for the 129,280 tokens of V4.
 // Threads  Immutable; concurrent calls are safe.
 #pragma once
 
@@ -38,11 +38,19 @@ class Vocabulary {
 
   std::span<const TrieNode> trie() const { return nodes_; }  // with one more at the end
   std::span<const int32_t> trie_tokens() const { return trie_tokens_; }
+  // Of the whole trie.
   const TokenContents& contents() const { return contents_; }
+  // The same, or, where the nodes are some of them, that of what comes after a space: with it
+  // begins nearly half of the words.
+  const TokenContents& contents(uint32_t begin, uint32_t end) const {
+    const bool is_after_space = begin >= after_space_.begin() && end <= after_space_.end();
+    return is_after_space ? after_space_ : contents_;
+  }
 
  private:
   Vocabulary() = default;
   void build_trie();
+  void build_contents();
 
   std::string bytes_;
   std::vector<std::pair<uint32_t, uint32_t>> tokens_;  // begin and size in bytes_
@@ -51,7 +59,7 @@ class Vocabulary {
   std::vector<int32_t> end_tokens_;
   std::vector<TrieNode> nodes_;
   std::vector<int32_t> trie_tokens_;
-  TokenContents contents_;
+  TokenContents contents_, after_space_;
   int32_t longest_ = 0;
 };
 
