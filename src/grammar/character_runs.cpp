@@ -10,8 +10,10 @@ constexpr size_t kMaxKnown = size_t{1} << 14;
 constexpr int kMinCharacters = 24;
 // Bounds of one search: sets looked into for the first time, sets, and characters left out.
 constexpr int kMaxSteps = 256;
-constexpr size_t kMaxReached = 256;
+constexpr size_t kMaxReached = 96;
 constexpr int kMaxTries = 48;
+// Runs that are tried first, and what they may leave out.
+constexpr size_t kMaxInsides = 4, kFewTokens = 1024;
 
 }  // namespace
 
@@ -28,11 +30,23 @@ CharacterRun CharacterRuns::make(SetId start, uint64_t work_limit) {
   const Steps* first = steps_of(start);
   if (first == nullptr) return {};
   CharacterSet inside = first->taken;
+  // Most often the characters are those of a run that was found before.
+  for (const CharacterSet& known : insides_) {
+    const CharacterSet common = known.common(inside);
+    if (contents_.num_tokens_with(inside.without(common)) > kFewTokens) continue;
+    inside = common;
+    break;
+  }
   for (int i = 0; i < kMaxTries && (inside.others || inside.num_ascii() >= kMinCharacters); ++i) {
     CharacterRun run;
     run.inside = inside;
     const CharacterSet left_out = follow(start, run);
-    if (run.count > 0) return run;
+    if (run.count > 0) {
+      std::erase(insides_, inside);
+      insides_.insert(insides_.begin(), inside);
+      if (insides_.size() > kMaxInsides) insides_.pop_back();
+      return run;
+    }
     if (left_out.is_empty()) return {};
     inside = inside.without(left_out);
   }
@@ -83,7 +97,13 @@ CharacterSet CharacterRuns::follow(SetId start, CharacterRun& run) {
         if (std::ranges::find(next, at) == next.end()) next.push_back(at);
       }
     }
-    if (reached_.size() > kMaxReached) return {};
+    if (reached_.size() > kMaxReached) {
+      // Without the rarest way to one of them there will be fewer.
+      return std::ranges::min_element(
+                 reached_.begin() + 1, reached_.end(), {},
+                 [&](const Reached& r) { return contents_.num_tokens_with(r.by); })
+          ->by;
+    }
     std::swap(layer, next);
   }
 }

@@ -72,6 +72,7 @@ class CharacterRuns {
   const TokenContents& contents_;
   std::unordered_map<SetId, CharacterRun> runs_;
   std::unordered_map<SetId, Steps> steps_;
+  std::vector<CharacterSet> insides_;  // of the last runs
   std::vector<Reached> reached_;
   uint64_t work_limit_ = 0;
   int steps_left_ = 0;

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
+#include <unordered_set>
 
 #include "base/check.h"
 
@@ -11,6 +13,9 @@ namespace {
 
 // Fewer nodes of the trie than this are walked rather than looked at as a run of characters.
 constexpr uint32_t kManyNodes = 2048;
+// Parts with so many tokens, which most are, do without a row.
+constexpr size_t kFewTokens = 512;
+constexpr size_t kMaxPreparedSets = 2048, kMaxPreparedParts = 1024, kMaxPreparedRows = 128;
 
 void set_bit(std::span<uint32_t> row, int32_t token) {
   row[static_cast<size_t>(token) / 32] |= 1u << (token % 32);
@@ -73,6 +78,38 @@ Status TokenAutomaton::fill_row(SetId set, std::span<uint32_t> row) {
   }
   std::ranges::copy(rows_[known->second], row.begin());
   return {};
+}
+
+void TokenAutomaton::prepare() {
+  std::vector<SetId> sets;
+  std::unordered_set<SetId> known;
+  const auto add = [&](SetId set) {
+    if (set == Pushdown::kDead || set == Pushdown::kEnded) return;
+    set = pushdown_.within_horizon(set, vocabulary_->longest_token());
+    if (known.insert(set).second) sets.push_back(set);
+  };
+  std::vector<uint32_t> row(vocabulary_->row_words());
+  add(start());
+  for (size_t i = 0; i < sets.size() && i < kMaxPreparedSets; ++i) {
+    const SetId set = sets[i];
+    work_limit_ = pushdown_.work() + kMaxRowWork;
+    // What lies within parts that were walked before was seen there; no part that is open is.
+    bool has_new = false, has_open = false;
+    for (const Pushdown::Part& part : pushdown_.parts(set)) {
+      const size_t num_before = part_walks_.size();
+      const auto walked = part_walk(part.cut);
+      if (!walked) return;
+      has_new |= part_walks_.size() != num_before;
+      has_open |= (*walked)->is_open;
+      add(pushdown_.after(part.base));
+    }
+    if (part_walks_.size() > kMaxPreparedParts || num_rows_made_ > kMaxPreparedRows) return;
+    if (has_open && !fill_row(set, row).ok()) return;
+    if (!has_new && !has_open) continue;
+    for (uint32_t byte = 0; byte < 256; ++byte)
+      add(pushdown_.step(set, static_cast<uint8_t>(byte)));
+    for (const int32_t token : pushdown_.controls(set)) add(pushdown_.step_control(set, token));
+  }
 }
 
 Status TokenAutomaton::make_row(SetId set, std::span<uint32_t> row) {
@@ -202,7 +239,10 @@ Status TokenAutomaton::walk_after_run(std::span<const uint32_t> list, uint32_t b
 
 Result<const TokenAutomaton::PartWalk*> TokenAutomaton::part_walk(SetId cut) {
   if (const auto it = part_walks_.find(cut); it != part_walks_.end()) return &it->second;
-  if (part_walks_.size() * row_bytes() > kMaxRowBytes) part_walks_.clear();
+  if (part_bytes_ > kMaxRowBytes) {
+    part_walks_.clear();
+    part_bytes_ = 0;
+  }
   PartWalk made;
   made.row.resize(vocabulary_->row_words());
   Walk inside = {.row = made.row, .leaves = &made.leaves};
@@ -210,6 +250,16 @@ Result<const TokenAutomaton::PartWalk*> TokenAutomaton::part_walk(SetId cut) {
   made.is_open = inside.leaves_in_run;
   made.nesting = inside.nesting;
   made.num_configurations = inside.num_configurations;
+  size_t num_tokens = 0;
+  for (const uint32_t word : made.row) num_tokens += static_cast<size_t>(std::popcount(word));
+  if (num_tokens <= kFewTokens) {
+    for (size_t i = 0; i < made.row.size(); ++i) {
+      for (uint32_t left = made.row[i]; left != 0; left &= left - 1)
+        made.tokens.push_back(static_cast<int32_t>(i) * 32 + std::countr_zero(left));
+    }
+    made.row = {};
+  }
+  part_bytes_ += sizeof made + (made.row.size() + made.tokens.size() + made.leaves.size()) * 4;
   return &(part_walks_[cut] = std::move(made));
 }
 
@@ -222,7 +272,8 @@ Result<bool> TokenAutomaton::make_row_of_parts(SetId set, std::span<uint32_t> ro
     if (inside->is_open || pushdown_.depth(part.base) + inside->nesting >= pushdown_.max_nesting())
       return false;
     num_configurations += inside->num_configurations;
-    for (size_t word = 0; word < row.size(); ++word) row[word] |= inside->row[word];
+    for (size_t word = 0; word < inside->row.size(); ++word) row[word] |= inside->row[word];
+    for (const int32_t token : inside->tokens) set_bit(row, token);
     if (inside->leaves.empty()) continue;
     const SetId after = pushdown_.after(part.base);
     if (after == Pushdown::kDead) return false;

@@ -6,6 +6,7 @@
 //          what surrounds them are walked once for the grammar, and a row walks the tokens that
 //          leave such a part. Tokens of a set's usual characters are not walked (character_runs.h).
 //          kMaxRowWork bounds a row, whatever the grammar.
+//          prepare() does the first of it.
 // Memory   kMaxRowBytes of rows and kMaxStoreBytes of sets (pushdown.h).
 // Errors   invalid_argument for a token that the grammar does not allow; resource_exhausted where a
 //          bound above is reached. A row without any bit is an error, too.
@@ -43,6 +44,10 @@ class TokenAutomaton {
   SetId step(SetId set, int32_t token);
   Status status() const;
 
+  // Makes rows, and what rows are made of, for sets that are near the start, before they are asked
+  // for: milliseconds that somebody should spend who is not waited for.
+  void prepare();
+
   // `row` has vocabulary().row_words() words.
   Status fill_row(SetId set, std::span<uint32_t> row);
 
@@ -50,13 +55,17 @@ class TokenAutomaton {
   Pushdown& pushdown() { return pushdown_; }
   // Rows that were not there to copy.
   size_t num_rows_made() const { return num_rows_made_; }
-  size_t memory_bytes() const { return pushdown_.memory_bytes() + rows_.size() * row_bytes(); }
+  size_t memory_bytes() const {
+    return pushdown_.memory_bytes() + rows_.size() * row_bytes() + part_bytes_;
+  }
 
  private:
   // What the tokens do in a part that is cut off: which end inside, and the trie nodes at which
   // they leave it.
   struct PartWalk {
+    // A row, or, where they are few, the tokens themselves.
     std::vector<uint32_t> row;
+    std::vector<int32_t> tokens;
     std::vector<uint32_t> leaves;
     // A run of characters may leave it anywhere: it is no use alone.
     bool is_open = false;
@@ -96,6 +105,7 @@ class TokenAutomaton {
   std::unordered_map<SetId, size_t> row_of_;
   std::vector<std::vector<uint32_t>> rows_;
   std::unordered_map<SetId, PartWalk> part_walks_;
+  size_t part_bytes_ = 0;
   std::vector<uint32_t> run_row_;
   uint64_t work_limit_ = 0;
   size_t num_rows_made_ = 0;

@@ -103,7 +103,10 @@ TokenContents::TokenContents(std::span<const TrieNode> nodes, uint32_t begin, ui
 
 size_t TokenContents::num_tokens_with(const CharacterSet& characters) const {
   size_t sum = characters.others ? num_with_[kLeaves] : 0;
-  for (uint8_t c = 0; c < kLeaves; ++c) sum += characters.has(c) ? num_with_[c] : 0;
+  for (size_t half = 0; half < 2; ++half) {
+    for (uint64_t left = characters.ascii[half]; left != 0; left &= left - 1)
+      sum += num_with_[64 * half + static_cast<size_t>(std::countr_zero(left))];
+  }
   return sum;
 }
 
