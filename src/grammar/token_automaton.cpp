@@ -224,12 +224,12 @@ Status TokenAutomaton::walk_after_run(std::span<const uint32_t> list, uint32_t b
     const TrieNode& node = nodes[*it];
     const TokenContents::Before& before = contents.before(*it);
     if (before.is_odd || !before.characters.is_within(run.inside)) continue;
-    // The first of the tokens at or below the node spells the way to it.
-    const std::string_view bytes = vocabulary_->text_bytes(vocabulary_->trie_tokens()[node.tokens]);
     SetId from = set;
     for (size_t i = depth; i < node.depth && from != Pushdown::kDead; ++i) {
       path_[i] = from;
-      from = pushdown_.step(from, static_cast<uint8_t>(bytes[i]));
+      // The first of the tokens at or below the node spells the way to it.
+      const int32_t token = vocabulary_->trie_tokens()[node.tokens];
+      from = pushdown_.step(from, static_cast<uint8_t>(vocabulary_->text_bytes(token)[i]));
       if (from != walk.noted) note(from, walk);
     }
     if (from != Pushdown::kDead) CACHALOT_RETURN_IF_ERROR(walk_nodes(*it, node.skip, from, walk));
