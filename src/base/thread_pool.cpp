@@ -2,6 +2,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <limits>
 #include <thread>
 #include <vector>
@@ -36,6 +37,7 @@ ThreadPool::ThreadPool(int num_threads) {
   if (num_threads <= 0) num_threads = num_cores;
   num_spins_ = num_threads <= num_cores ? kSpins : 0;
   num_threads_ = num_threads;
+  shares_ = std::make_unique<Share[]>(static_cast<size_t>(num_threads));
   workers_ = std::make_unique<Workers>();
   workers_->threads.reserve(num_threads - 1);
   for (int worker = 1; worker < num_threads; ++worker) {
@@ -59,7 +61,10 @@ void ThreadPool::run_erased(int64_t num_tasks, void* fn, Invoke invoke) {
   invoke_ = invoke;
   num_tasks_ = static_cast<int32_t>(num_tasks);
   pending_.store(num_tasks_, std::memory_order_relaxed);
-  tasks_left_.store(num_tasks_, std::memory_order_release);
+  for (int worker = 0; worker < num_threads_; ++worker) {
+    const int64_t count = share_begin(worker + 1) - share_begin(worker);
+    shares_[worker].left.store(static_cast<int32_t>(count), std::memory_order_release);
+  }
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_one();
   drain(0);
@@ -74,17 +79,27 @@ void ThreadPool::run_erased(int64_t num_tasks, void* fn, Invoke invoke) {
   }
 }
 
-// Whoever lowers tasks_left_ holds a task of the run that stored it, and so may read that run's
-// fields: it is not over before this task is.
+// Whoever lowers what is left of a share holds a task of the run that stored it, and so may read
+// that run's fields: it is not over before this task is.
 void ThreadPool::drain(int worker_idx) {
-  for (int32_t left = tasks_left_.load(std::memory_order_relaxed); left > 0;) {
-    if (!tasks_left_.compare_exchange_weak(left, left - 1, std::memory_order_acquire,
-                                           std::memory_order_relaxed))
-      continue;
-    invoke_(fn_, num_tasks_ - left, worker_idx);
-    if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
-    left = tasks_left_.load(std::memory_order_relaxed);
+  for (int i = 0; i < num_threads_; ++i) {
+    const int owner = (worker_idx + i) % num_threads_;
+    std::atomic<int32_t>& share = shares_[owner].left;
+    for (int32_t left = share.load(std::memory_order_relaxed); left > 0;) {
+      if (!share.compare_exchange_weak(left, left - 1, std::memory_order_acquire,
+                                       std::memory_order_relaxed))
+        continue;
+      invoke_(fn_, share_begin(owner + 1) - left, worker_idx);
+      if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
+      left = share.load(std::memory_order_relaxed);
+    }
   }
+}
+
+bool ThreadPool::has_tasks_left() const {
+  return std::any_of(shares_.get(), shares_.get() + num_threads_, [](const Share& share) {
+    return share.left.load(std::memory_order_relaxed) > 0;
+  });
 }
 
 void ThreadPool::work(int worker_idx) {
@@ -100,7 +115,7 @@ void ThreadPool::work(int worker_idx) {
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
     // Who finds work wakes the next sleeper: a run that is over by then wakes no more of them.
-    if (tasks_left_.load(std::memory_order_relaxed) > 0) generation_.notify_one();
+    if (has_tasks_left()) generation_.notify_one();
     drain(worker_idx);
   }
 }

@@ -2,10 +2,11 @@
 // more threads than usable cores they sleep at once, since who spins keeps who works from running.
 //
 // What a task computes may not depend on which worker runs it, nor on how many there are: kernels
-// cut their work by shape alone, so a result has the same bits for any thread count. Tasks are
-// handed out in index order. A run is over when its tasks are: a worker that has not woken up by
-// then, its core being taken, is not waited for. Threads: one owner calls run(); run() may not be
-// nested. The caller works too, as worker 0.
+// cut their work by shape alone, so a result has the same bits for any thread count. A worker
+// begins with its own share of the tasks, neighbours in order, and then helps with the others':
+// ops that cut the same rows one after another find them in their core's cache. A run is over when
+// its tasks are: a worker that has not woken up by then, its core being taken, is not waited for.
+// Threads: one owner calls run(); run() may not be nested. The caller works too, as worker 0.
 #pragma once
 
 #include <atomic>
@@ -42,6 +43,10 @@ class ThreadPool {
   void run_erased(int64_t num_tasks, void* fn, Invoke invoke);
   void work(int worker_idx);
   void drain(int worker_idx);
+  int64_t share_begin(int worker_idx) const {
+    return int64_t{num_tasks_} * worker_idx / num_threads_;
+  }
+  bool has_tasks_left() const;
 
   int num_threads_ = 1;
   int num_spins_ = 0;
@@ -49,8 +54,11 @@ class ThreadPool {
   void* fn_ = nullptr;
   Invoke invoke_ = nullptr;
   int32_t num_tasks_ = 0;
-  alignas(64) std::atomic<int32_t> tasks_left_{0};  // not handed out
-  alignas(64) std::atomic<int32_t> pending_{0};     // not done
+  struct alignas(64) Share {
+    std::atomic<int32_t> left{0};  // not handed out
+  };
+  std::unique_ptr<Share[]> shares_;              // by worker
+  alignas(64) std::atomic<int32_t> pending_{0};  // not done
   alignas(64) std::atomic<uint32_t> generation_{0};
   std::atomic<bool> stop_{false};
   std::unique_ptr<Workers> workers_;  // last: they end before what they use

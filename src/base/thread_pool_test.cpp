@@ -52,6 +52,38 @@ TEST(ThreadPool, TheCallerIsWorkerZeroAndTheOthersHaveTheirOwnIndexes) {
   EXPECT_NE(ids[2], std::thread::id());
 }
 
+TEST(ThreadPool, AWorkerBeginsWithItsShareOfTheTasks) {
+  constexpr int kThreads = 3;
+  ThreadPool pool(kThreads);
+  for (const int64_t num_tasks : {3, 12, 13}) {
+    std::atomic<int> num_started{0};
+    std::vector<int64_t> first(kThreads, -1);  // by worker
+    pool.run(num_tasks, [&](int64_t task, int worker) {
+      if (first.at(worker) >= 0) return;
+      first.at(worker) = task;
+      for (++num_started; num_started.load() < kThreads;) std::this_thread::yield();
+    });
+    EXPECT_EQ(first, std::vector<int64_t>({0, num_tasks / 3, num_tasks * 2 / 3}));
+  }
+}
+
+TEST(ThreadPool, WhoHasDoneItsShareHelpsTheOthers) {
+  ThreadPool pool(2);
+  constexpr int kTasks = 8;
+  std::atomic<int> num_done{0};
+  bool was_helped = true;
+  pool.run(kTasks, [&](int64_t, int worker) {
+    // The other worker waits in its first task.
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (worker != 0 && num_done.load() < kTasks - 1 && was_helped) {
+      was_helped = std::chrono::steady_clock::now() < end;
+      std::this_thread::yield();
+    }
+    ++num_done;
+  });
+  EXPECT_TRUE(was_helped);
+}
+
 TEST(ThreadPool, ManyGenerationsInARow) {
   for (int num_threads : {2, 3, 8}) {
     const int64_t num_generations = num_threads > 3 ? 50 : 400;  // more threads than cores are slow
