@@ -2,7 +2,7 @@
 // roundings matmul.h's chain is; f32 math is AVX-512's. x is prepared as pairs of bf16.
 #include "ops/matmul/matmul_kernels.h"
 #include "ops/matmul/pack_simd.h"
-#include "ops/matmul/prepare_simd.h"
+#include "ops/matmul/prepare_pairs_avx512bf16.h"
 #include "ops/matmul/quantised_avx512bf16.h"
 #include "ops/matmul/round_simd.h"
 #include "ops/matmul/tiles_simd.h"

@@ -25,14 +25,26 @@ inline __m128 load_up_to_4(const float* row, int64_t count) {
   return _mm_setr_ps(row[0], count > 1 ? row[1] : 0.0f, count > 2 ? row[2] : 0.0f, 0.0f);
 }
 
-// Element kinds: load() gives four elements from kInputs * 4 inputs of a row, of which `count`
-// exist.
-struct FloatElements {
+template <int kRows, typename Elements>
+__attribute__((noinline)) void prepare_tile(const float* const* rows, int64_t num_inputs,
+                                            int64_t num_elements, float* out);
+
+// Element kinds: tile() prepares a tile of rows. Of those that go by four of a row, load() gives
+// these from kInputs * 4 inputs, of which `count` exist.
+template <typename Elements>
+struct ByFour {
+  template <int kRows>
+  static void tile(const float* const* rows, int64_t num_inputs, int64_t num_elements, float* out) {
+    prepare_tile<kRows, Elements>(rows, num_inputs, num_elements, out);
+  }
+};
+
+struct FloatElements : ByFour<FloatElements> {
   static constexpr int kInputs = 1;
   static __m128 load(const float* row, int64_t count) { return load_up_to_4(row, count); }
 };
 
-struct OddFirstElements {
+struct OddFirstElements : ByFour<OddFirstElements> {
   static constexpr int kInputs = 1;
   static __m128 load(const float* row, int64_t count) {
     const __m128i bits = _mm_castps_si128(load_up_to_4(row, count));
@@ -41,23 +53,6 @@ struct OddFirstElements {
     const __m128i flushed =
         _mm_andnot_si128(_mm_and_si128(denormal, _mm_set1_epi32(0x7FFFFFFF)), bits);
     return _mm_castsi128_ps(_mm_shuffle_epi32(flushed, _MM_SHUFFLE(2, 3, 0, 1)));
-  }
-};
-
-struct PairElements {
-  static constexpr int kInputs = 2;
-  // The high half of each float, NaN kept NaN.
-  static __m128i high_halves(__m128 v) {
-    const __m128i nan = _mm_castps_si128(_mm_cmpunord_ps(v, v));
-    return _mm_or_si128(_mm_castps_si128(v), _mm_and_si128(nan, _mm_set1_epi32(0x00400000)));
-  }
-  static __m128 load(const float* row, int64_t count) {
-    const __m128 a = load_up_to_4(row, count), b = load_up_to_4(row + 4, count - 4);
-    const __m128i even = high_halves(_mm_shuffle_ps(a, b, _MM_SHUFFLE(2, 0, 2, 0)));
-    const __m128i odd = high_halves(_mm_shuffle_ps(a, b, _MM_SHUFFLE(3, 1, 3, 1)));
-    return _mm_castsi128_ps(
-        _mm_or_si128(_mm_srli_epi32(even, 16),
-                     _mm_and_si128(odd, _mm_set1_epi32(static_cast<int>(0xFFFF0000)))));
   }
 };
 
@@ -115,14 +110,14 @@ void prepare_rows(const float* x, int64_t x_stride, const int32_t* x_rows, int64
     }
     float* to = out + begin * count;
     switch (num_rows) {
-      case 1: prepare_tile<1, Elements>(rows, num_inputs, count, to); break;
-      case 2: prepare_tile<2, Elements>(rows, num_inputs, count, to); break;
-      case 3: prepare_tile<3, Elements>(rows, num_inputs, count, to); break;
-      case 4: prepare_tile<4, Elements>(rows, num_inputs, count, to); break;
-      case 5: prepare_tile<5, Elements>(rows, num_inputs, count, to); break;
-      case 6: prepare_tile<6, Elements>(rows, num_inputs, count, to); break;
-      case 7: prepare_tile<7, Elements>(rows, num_inputs, count, to); break;
-      default: prepare_tile<8, Elements>(rows, num_inputs, count, to); break;
+      case 1: Elements::template tile<1>(rows, num_inputs, count, to); break;
+      case 2: Elements::template tile<2>(rows, num_inputs, count, to); break;
+      case 3: Elements::template tile<3>(rows, num_inputs, count, to); break;
+      case 4: Elements::template tile<4>(rows, num_inputs, count, to); break;
+      case 5: Elements::template tile<5>(rows, num_inputs, count, to); break;
+      case 6: Elements::template tile<6>(rows, num_inputs, count, to); break;
+      case 7: Elements::template tile<7>(rows, num_inputs, count, to); break;
+      default: Elements::template tile<8>(rows, num_inputs, count, to); break;
     }
   }
 }
