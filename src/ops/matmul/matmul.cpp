@@ -12,14 +12,14 @@
 namespace cachalot::ops {
 namespace {
 
-constexpr int64_t kPreparedInlineFloats = int64_t{1} << 15;
+constexpr int64_t kPreparedInlineFloats = int64_t{1} << 13;
 
 struct Product {
   const MatmulParams* p;
   MatmulPlan plan;
   int64_t num_blocks;   // of rows
   int64_t first_block;  // among all products' blocks
-  int64_t first_task;   // a task is a panel times a block; a panel's blocks follow one another
+  int64_t first_task;   // a task is a panel times a block, by blocks or by panels as planned
   std::byte* x;         // prepared, block after block
   int64_t x_block_bytes;
   bool prepares_x;  // false: the product before has the same
@@ -240,7 +240,9 @@ void grouped_matmul(device::ExecContext& ctx, std::span<const MatmulParams> para
   ctx.pool->run(totals.tasks, [&](int64_t task, int worker) {
     const Product& product = find(products, totals.products, &Product::first_task, task);
     const int64_t i = task - product.first_task;
-    run_task(kernels, product, i / product.num_blocks, i % product.num_blocks,
+    const int64_t panels = product.p->w->num_panels(), blocks = product.num_blocks;
+    const bool by_rows = product.plan.by_rows;
+    run_task(kernels, product, by_rows ? i % panels : i / blocks, by_rows ? i / panels : i % blocks,
              scratch + worker * totals.scratch_bytes);
   });
 }

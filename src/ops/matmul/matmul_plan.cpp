@@ -20,6 +20,24 @@ constexpr int64_t kCachedBytes = int64_t{768} << 10;
 constexpr int64_t kRowTile = 6;  // rows of the register tile
 // Tasks per thread that even out their finishing times.
 constexpr int64_t kTasksPerThread = 6;
+// Fewer rows of a thread would decode too much for themselves.
+constexpr int64_t kLeastRowsOfAThread = 16;
+
+int64_t weight_bytes(const MatmulProblem& p) {
+  switch (p.format) {
+    case WeightFormat::f32: return p.n * p.k * 4;
+    case WeightFormat::bf16: return p.n * p.k * 2;
+    case WeightFormat::fp8: return p.n * p.k;
+    case WeightFormat::fp4: return p.n * p.k / 2;
+  }
+  return 0;
+}
+
+// Threads that keep their rows from op to op pass nothing to each other, and read every weight.
+bool is_by_rows(const MatmulProblem& p) {
+  return p.num_threads > 1 && p.m >= kLeastRowsOfAThread * p.num_threads &&
+         weight_bytes(p) <= p.m * (p.n + p.k) * 4;
+}
 
 }  // namespace
 
@@ -33,6 +51,10 @@ MatmulPlan plan_matmul(const MatmulProblem& p) {
           ? std::clamp(kCachedBytes / row_bytes / kRowTile * kRowTile, kLeastRows, kMaxRows)
           : kMaxRows;
   int64_t blocks = std::max<int64_t>(1, ceil_div(p.m, most));
+  if (is_by_rows(p)) {
+    blocks = ceil_div(blocks, p.num_threads) * p.num_threads;
+    return {ceil_div(p.m, blocks), 256, true};
+  }
   const int64_t wanted = p.num_threads == 1 ? 1 : kTasksPerThread * p.num_threads;
   if (panels * blocks + p.panels_beside < wanted) {
     blocks = std::max(
@@ -49,7 +71,8 @@ std::string to_string(const MatmulProblem& p) {
 }
 
 std::string to_string(const MatmulPlan& plan) {
-  return fmt::format("m_block={} k_block={}", plan.m_block, plan.k_block);
+  return fmt::format("m_block={} k_block={}{}", plan.m_block, plan.k_block,
+                     plan.by_rows ? " by rows" : "");
 }
 
 }  // namespace cachalot::ops

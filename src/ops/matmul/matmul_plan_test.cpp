@@ -32,6 +32,20 @@ TEST(MatmulPlan, KeepsRowsWholeWhereOtherProductsOccupyTheThreads) {
   EXPECT_EQ(plan(12, 64, 2, 15).m_block, 12);
 }
 
+// Where the rows outweigh the weight, each thread has its own.
+TEST(MatmulPlan, GivesThreadsTheirOwnRowsWhereWeightsAreFew) {
+  const auto small = [](int64_t m, int num_threads) {
+    return plan_matmul(
+        {m, 256, 256, WeightFormat::fp8, MatmulMath::bf16, device::Isa::avx512bf16, num_threads});
+  };
+  EXPECT_TRUE(small(64, 2).by_rows);
+  EXPECT_EQ(small(64, 2).m_block, 32);
+  EXPECT_EQ(small(512, 2).m_block, 128);  // an even number of blocks, each of at most 192
+  EXPECT_FALSE(small(64, 1).by_rows);
+  EXPECT_FALSE(small(31, 2).by_rows);
+  EXPECT_FALSE(plan(64, 4096, 2).by_rows);
+}
+
 TEST(MatmulPlan, DecodesWholeScaleGroups) {
   for (int64_t m : {1, 7, 300}) EXPECT_EQ(plan(m, 777, 3).k_block % 128, 0);
 }
@@ -41,6 +55,7 @@ TEST(MatmulPlan, PrintsItsProblem) {
                                     device::Isa::avx512, 2, 5}),
             "matmul m=3 n=64 k=128 weights=fp8 math=bf16 isa=avx512 threads=2 beside=5");
   EXPECT_EQ(to_string(MatmulPlan{6, 256}), "m_block=6 k_block=256");
+  EXPECT_EQ(to_string(MatmulPlan{6, 256, true}), "m_block=6 k_block=256 by rows");
 }
 
 }  // namespace
