@@ -24,7 +24,7 @@ Kernel* pick_kernel(device::Isa isa, Kernel* reference, Kernel* avx2, Kernel* av
 
 // A task touches about this many values: some microseconds of work, an order above the cost of
 // handing it to a thread.
-inline constexpr int64_t kValuesPerTask = int64_t{1} << 14;
+inline constexpr int64_t kValuesPerTask = int64_t{1} << 13;
 
 // fn(first_row, last_row) over [0, rows).
 template <typename Fn>
