@@ -1,6 +1,7 @@
 #include "ops/indexer/top_k.h"
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 #include <vector>
 
@@ -28,10 +29,21 @@ uint32_t select_digit(const float* scores, int64_t n, uint32_t prefix, int shift
   return digit;
 }
 
+constexpr int64_t kFewScores = 512;
+
+KthKey kth_largest_of_few(const float* scores, int64_t n, int64_t k) {
+  uint32_t keys[kFewScores];
+  std::transform(scores, scores + n, keys, ordered_key);
+  std::nth_element(keys, keys + k - 1, keys + n, std::greater<>());
+  const uint32_t key = keys[k - 1];
+  return {key, std::count_if(keys, keys + k - 1, [key](uint32_t other) { return other > key; })};
+}
+
 }  // namespace
 
 KthKey kth_largest_key(const float* scores, int64_t n, int64_t k) {
   CACHALOT_DCHECK(1 <= k && k <= n);
+  if (n <= kFewScores) return kth_largest_of_few(scores, n, k);
   int64_t rank = k;
   uint32_t key = select_digit(scores, n, 0, 21, 11, rank);
   key = key << 11 | select_digit(scores, n, key, 10, 11, rank);

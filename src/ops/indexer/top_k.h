@@ -17,9 +17,9 @@ inline uint32_t ordered_key(float score) {
   return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
 }
 
-// The k-th largest key of n scores, 1 <= k <= n, and how many of the k have a larger one. Three
-// counting passes over 11, 11 and 10 bits: O(n) whatever the scores are, no scratch but a fixed
-// table.
+// The k-th largest key of n scores, 1 <= k <= n, and how many of the k have a larger one. Of more
+// than some hundreds by three counting passes over 11, 11 and 10 bits: O(n) whatever the scores
+// are, no scratch but a fixed table, which of fewer would take longer than they do.
 struct KthKey {
   uint32_t key;
   int64_t num_larger;
@@ -31,7 +31,7 @@ KthKey kth_largest_key(const float* scores, int64_t n, int64_t k);
 // capacity(k) scores and positions. Threads: one owner.
 class TopKStream {
  public:
-  static int64_t capacity(int64_t k) { return k + (k > 960 ? k : 960) + 64; }
+  static int64_t capacity(int64_t k) { return k + (k > 128 ? k : 128) + 64; }
 
   TopKStream(int64_t k, float* scores, int32_t* positions)
       : k_(k), scores_(scores), positions_(positions) {}

@@ -67,7 +67,7 @@ void check(const std::vector<float>& scores, int64_t k) {
 
 TEST(TopK, SizesAndTies) {
   RngStream rng(1, RngPurpose::data, 0);
-  for (int64_t n : {0, 1, 2, 63, 64, 65, 500, 3000, 20000}) {
+  for (int64_t n : {0, 1, 2, 63, 64, 65, 500, 512, 513, 3000, 20000}) {
     for (int64_t k : {0, 1, 2, 31, 64, 512, 1024, 4000}) {
       for (int kind = 0; kind < 4; ++kind) {
         std::vector<float> scores(n);
