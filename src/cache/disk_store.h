@@ -15,6 +15,7 @@
 // Threads one owner.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -89,6 +90,7 @@ class DiskStore {
   // of bytes that went.
   Result<int64_t> prune(int64_t max_bytes);
 
+  // From any thread.
   int64_t num_damaged() const { return num_damaged_; }
   int64_t num_written_bytes() const { return num_written_bytes_; }  // of records
 
@@ -120,8 +122,8 @@ class DiskStore {
   std::unordered_map<int64_t, SegmentReader> readers_;
   std::optional<SegmentWriter> writer_;
   int64_t writer_segment_ = 0;
-  int64_t num_damaged_ = 0;
-  int64_t num_written_bytes_ = 0;
+  std::atomic<int64_t> num_damaged_ = 0;
+  std::atomic<int64_t> num_written_bytes_ = 0;
 };
 
 }  // namespace cachalot::cache

@@ -248,6 +248,16 @@ TEST(DiskWriter, WritesAllThatIsPushedInOrder) {
   for (uint64_t n = 1; n <= 80; ++n) EXPECT_TRUE(is_served(*store, n)) << n;
 }
 
+TEST(DiskWriter, CountsWhileTheStoreIsTaken) {
+  TestFolder folder;
+  DiskWriter writer(open_store(folder), 1 << 20);
+  writer.push(numbered_header(1), numbered_payload(1));
+  writer.wait_for_all();
+  const DiskWriter::Access taken = writer.store();
+  EXPECT_EQ(writer.num_written_bytes(), record_bytes(numbered_header(1)));
+  EXPECT_EQ(writer.num_damaged(), 0);
+}
+
 // A bound that holds no segment: what waits behind a record that fails is given up with it.
 TEST(DiskWriter, TellsWhatCouldNotBeWritten) {
   TestFolder folder;

@@ -46,6 +46,9 @@ class DiskWriter {
   DiskWriter& operator=(const DiskWriter&) = delete;
 
   Access store() { return {store_mutex_, *store_}; }
+  // These do not wait for a write.
+  int64_t num_damaged() const { return store_->num_damaged(); }
+  int64_t num_written_bytes() const { return store_->num_written_bytes(); }
   // Takes a copy of the payload.
   void push(RecordHeader header, std::span<const std::byte> payload);
   // What has come of the records since the last call.

@@ -405,9 +405,8 @@ PrefixCounters PrefixCache::counters() const {
   counters.evicted_blocks = parts_->index.num_evicted_blocks();
   counters.evicted_states = parts_->index.num_evicted_states();
   if (parts_->disk != nullptr) {
-    const DiskWriter::Access store = parts_->disk->store();
-    counters.disk_written_bytes = store->num_written_bytes();
-    counters.damaged_records = store->num_damaged();
+    counters.disk_written_bytes = parts_->disk->num_written_bytes();
+    counters.damaged_records = parts_->disk->num_damaged();
   }
   return counters;
 }

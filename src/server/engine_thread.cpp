@@ -56,7 +56,6 @@ void EngineThread::work(const std::stop_token& stop) {
 }
 
 void EngineThread::take_numbers() {
-  // These may wait for the disk, and the I/O thread for the lock.
   const EngineNumbers numbers{opened_.engine->counts(), opened_.engine->prefix_counters()};
   const std::scoped_lock lock(mutex_);
   numbers_ = numbers;
