@@ -58,6 +58,9 @@ void add_bench_verb(CLI::App& app, int* exit_code) {
       ->check(CLI::Range(64, 1 << 20));
   context_command->add_option("--chunk", context->chunk_tokens, "tokens that run at once")
       ->check(CLI::Range(1, 1 << 20));
+  context_command->add_flag(
+      "--cpu-clock", context->cpu_clock,
+      "decoding by the process's time over its threads: for a machine that others use too");
   context_command->callback(
       [context, json, exit_code] { *exit_code = print(bench::run_context_bench(*context)); });
 

@@ -99,18 +99,28 @@ std::vector<int32_t> random_prompt(int64_t count, int64_t vocab_size) {
   return ids;
 }
 
+// The wall clock, or the process's time over its threads.
+double step_clock(const engine::Engine& engine, bool cpu_clock) {
+  timespec time{};
+  clock_gettime(cpu_clock ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &time);
+  const double seconds =
+      static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+  return cpu_clock ? seconds / engine.num_threads() : seconds;
+}
+
 // Seconds of each decode step, the sampling of a token included.
 Result<std::vector<double>> decode_seconds(engine::Engine& engine, engine::SequenceId sequence,
-                                           int64_t tokens) {
+                                           int64_t tokens, bool cpu_clock = false) {
   engine::Request request;
   request.sampling.temperature = 0;
   request.max_new_tokens = tokens + 1;
   std::vector<double> seconds;
-  Clock::time_point last = Clock::now();
+  double last = step_clock(engine, cpu_clock);
   request.on_event = [&](const engine::Event& event) {
     if (event.kind != engine::Event::Kind::token) return true;
-    seconds.push_back(seconds_since(last));
-    last = Clock::now();
+    const double now = step_clock(engine, cpu_clock);
+    seconds.push_back(now - last);
+    last = now;
     return true;
   };
   auto completion = engine.generate(sequence, std::move(request));
@@ -192,14 +202,6 @@ double limit_seconds(const StepCost& cost, const Machine& machine) {
          limit_seconds(cost.attention_flops, cost.attention_bytes, machine);
 }
 
-double step_clock(const engine::Engine& engine, const BatchBenchOptions& options) {
-  timespec time{};
-  clock_gettime(options.cpu_clock ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &time);
-  const double seconds =
-      static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
-  return options.cpu_clock ? seconds / engine.num_threads() : seconds;
-}
-
 // Seconds of the steps in which all of `sequences` decode, greedily.
 Result<std::vector<double>> batch_seconds(engine::Engine& engine, int64_t sequences,
                                           const BatchBenchOptions& options) {
@@ -225,9 +227,9 @@ Result<std::vector<double>> batch_seconds(engine::Engine& engine, int64_t sequen
   std::vector<double> seconds;
   while (finished < sequences) {
     const int64_t before = tokens, prompts = engine.counts().rows;
-    const double start = step_clock(engine, options);
+    const double start = step_clock(engine, options.cpu_clock);
     engine.step();
-    const double taken = step_clock(engine, options) - start;
+    const double taken = step_clock(engine, options.cpu_clock) - start;
     if (tokens - before == sequences && engine.counts().rows - prompts == sequences)
       seconds.push_back(taken);
   }
@@ -470,8 +472,9 @@ Result<std::string> run_context_bench(const ContextBenchOptions& options) {
     };
     auto done = engine->generate(sequence, std::move(request));
     if (!done) return done.error();
-    CACHALOT_ASSIGN_OR_RETURN(const std::vector<double> decode,
-                              decode_seconds(*engine, sequence, options.decode_tokens));
+    CACHALOT_ASSIGN_OR_RETURN(
+        const std::vector<double> decode,
+        decode_seconds(*engine, sequence, options.decode_tokens, options.cpu_clock));
     const StepCost cost = step_cost(*engine, static_cast<double>(tokens));
     const Machine machine = measure(options.threads, options.precision, bytes_of(cost));
     isa = machine.isa;

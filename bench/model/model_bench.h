@@ -31,6 +31,7 @@ struct ContextBenchOptions {
   int64_t short_tokens = 4096;
   int64_t decode_tokens = 32;
   int64_t chunk_tokens = 1024;
+  bool cpu_clock = false;  // of decoding, as in BatchBenchOptions
 };
 // JSON: prefill and decode times at both lengths, cache bytes per token measured and by formula,
 // peak memory, and the ratio of decode times that bytes and FLOPs predict.
