@@ -357,6 +357,30 @@ TEST(Chat, AModeChangesThePromptAndNothingElse) {
   EXPECT_EQ(text_at(unended, "choices/0/message/reasoning_content"), "and on and on");
 }
 
+TEST(Chat, ACacheSaltKeepsPromptsApart) {
+  TinyServer server;
+  const auto answer = [&](std::string_view salt) {
+    std::string fields = R"("max_tokens": 12, "seed": 4, "logprobs": true, "top_logprobs": 3)";
+    if (!salt.empty()) fields += ", \"cache_salt\": \"" + std::string(salt) + "\"";
+    return parsed(server.run(chat(with_tool(fields))));
+  };
+  const auto cached = [](const json::value& body) {
+    return at(body, "usage/prompt_tokens_details/cached_tokens").as_int64();
+  };
+  const json::value first = answer("a");
+  EXPECT_EQ(cached(first), 0);
+  EXPECT_EQ(cached(answer("b")), 0);
+  EXPECT_EQ(cached(answer("")), 0);
+  const json::value again = answer("a");
+  EXPECT_GT(cached(again), 100);
+  EXPECT_GT(cached(answer("")), 100);
+  // From the cache come the bits that come without it.
+  EXPECT_EQ(at(again, "choices"), at(first, "choices"));
+  const auto model = testing::served();
+  EXPECT_EQ(error_of(*model, chat("\"cache_salt\": \"" + std::string(1025, 's') + "\"")),
+            "400 cache_salt invalid_value");
+}
+
 TEST(Chat, QuickTasksLeaveTheMainAnswerAsItIs) {
   const std::string fields = R"("max_tokens": 20, "seed": 4)";
   TinyServer alone, with_tasks;

@@ -15,6 +15,7 @@ namespace {
 
 constexpr size_t kMaxStops = 16;
 constexpr size_t kMaxStopBytes = 1024;
+constexpr size_t kMaxSaltBytes = 1024;
 constexpr double kMaxAdjustment = 1e6;
 
 // A field that nothing here does, and the number at which it asks for nothing.
@@ -144,6 +145,11 @@ GenerationFields read_generation_fields(Fields& fields, const ServedModel& model
   bool skips_controls = true;
   fields.boolean("skip_special_tokens", &skips_controls);
   out.shows_controls = !skips_controls;
+  fields.text("cache_salt", &out.cache_salt);
+  if (out.cache_salt.size() > kMaxSaltBytes) {
+    fields.fail(invalid_argument(fmt::format("cache_salt: expected at most {} bytes, found {}",
+                                             kMaxSaltBytes, out.cache_salt.size())));
+  }
   fields.boolean("stream", &out.streams);
   if (const json::object* options = fields.object("stream_options")) {
     Fields inner(*options, "stream_options");
@@ -186,6 +192,7 @@ engine::Request make_request(const GenerationFields& asked, std::vector<int32_t>
     }
   }
   request.num_answers = asked.num_answers;
+  request.cache_salt = asked.cache_salt;
   request.num_drafts = options.num_drafts;
   request.num_top_logprobs = asked.num_top_logprobs;
   if (grammar != nullptr || (asked.min_tokens > 0 && !request.stop_tokens.empty())) {

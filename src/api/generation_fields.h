@@ -26,6 +26,7 @@ struct GenerationFields {
   bool keeps_stop = false;
   std::vector<int32_t> stop_tokens;
   bool ignores_end = false;
+  std::string cache_salt;
   int64_t min_tokens = 0;
   bool shows_controls = false;
   bool streams = false;
@@ -37,7 +38,7 @@ inline constexpr int64_t kMaxTopLogprobs = 20;
 
 // temperature, top_p, top_k, min_p, the penalties, logit_bias, seed, n, stop, stop_token_ids,
 // max_tokens and its spellings, min_tokens, ignore_eos, stream, stream_options,
-// skip_special_tokens, include_stop_str_in_output. Defaults are the model's.
+// skip_special_tokens, include_stop_str_in_output, cache_salt. Defaults are the model's.
 GenerationFields read_generation_fields(Fields& fields, const ServedModel& model);
 
 // The prompt and one token fit; otherwise the error, in which `param` is the prompt's field.

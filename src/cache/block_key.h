@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace cachalot::cache {
 
@@ -32,7 +33,8 @@ struct CacheIdentity {
   bool operator==(const CacheIdentity&) const = default;
 };
 
-BlockKey root_key(const CacheIdentity& identity);
+// A salt makes another chain, which only those find who give the same one; none is empty.
+BlockKey root_key(const CacheIdentity& identity, std::string_view salt = {});
 BlockKey next_key(const BlockKey& parent, std::span<const int32_t> block_tokens);
 
 }  // namespace cachalot::cache

@@ -55,7 +55,7 @@ struct PrefixCache::Parts {
     return std::max<int64_t>(0, prompt_tokens - 1) / layout.block_tokens() * layout.block_tokens();
   }
   bool wants_state(int64_t position, int64_t prompt_tokens) const;
-  std::vector<Link> kept_links(std::span<const int32_t> prompt);
+  std::vector<Link> kept_links(std::span<const int32_t> prompt, std::string_view salt);
   // Links up to which a sequence can be restored.
   size_t restorable(std::vector<Link>& links);
   // Adds a reference to the block of each link to `held`, reading what is on disk alone, up to the
@@ -81,7 +81,6 @@ struct PrefixCache::Parts {
   bool disk_refuses = false;         // the last write
   int64_t num_write_faults = 0;      // times that it began to refuse, or ceased to
   CacheIdentity identity;
-  BlockKey root;
   std::vector<std::byte> read_state;  // from disk
   PrefixCounters counters;
 };
@@ -94,10 +93,11 @@ bool PrefixCache::Parts::wants_state(int64_t position, int64_t prompt_tokens) co
          (policy.keeps_ends && position == last_boundary(prompt_tokens));
 }
 
-std::vector<Link> PrefixCache::Parts::kept_links(std::span<const int32_t> prompt) {
+std::vector<Link> PrefixCache::Parts::kept_links(std::span<const int32_t> prompt,
+                                                 std::string_view salt) {
   std::vector<Link> links;
   const int64_t unit = layout.block_tokens();
-  BlockKey parent_key = root;
+  BlockKey parent_key = root_key(identity, salt);
   for (int64_t end = unit; end <= static_cast<int64_t>(prompt.size()); end += unit) {
     Link link;
     link.parent_key = parent_key;
@@ -258,11 +258,11 @@ Result<std::unique_ptr<PrefixCache>> PrefixCache::create(BlockPool& pool,
   return cache;
 }
 
-Result<PrefixHit> PrefixCache::find(std::span<const int32_t> prompt) {
+Result<PrefixHit> PrefixCache::find(std::span<const int32_t> prompt, std::string_view salt) {
   Parts& p = *parts_;
   p.settle_writes();
   const int64_t unit = p.layout.block_tokens();
-  std::vector<Link> links = p.kept_links(prompt);
+  std::vector<Link> links = p.kept_links(prompt, salt);
   const auto matched_tokens = static_cast<int64_t>(links.size()) * unit;
   const int64_t disk_bytes = p.counters.disk_read_bytes, disk_blocks = p.counters.disk_blocks;
 
@@ -326,14 +326,14 @@ int64_t PrefixCache::next_stop(int64_t position, int64_t prompt_tokens) const {
 }
 
 void PrefixCache::store(std::span<const int32_t> tokens, SequenceCache& cache,
-                        int64_t prompt_tokens, bool is_end) {
+                        int64_t prompt_tokens, bool is_end, std::string_view salt) {
   Parts& p = *parts_;
   CACHALOT_CHECK(static_cast<int64_t>(tokens.size()) >= cache.num_tokens());
   const int64_t unit = p.layout.block_tokens();
   p.settle_writes();
   KeptBlock* parent = nullptr;
   Link link;
-  link.key = p.root;
+  link.key = root_key(p.identity, salt);
   // Its blocks are those that the sequence holds: they have not gone from the cache.
   const KeptChain& known = cache.kept_chain();
   int64_t first = 0;
@@ -389,7 +389,6 @@ void PrefixCache::set_weights_version(uint64_t version) {
   p.index.clear();
   p.options.weights_version = version;
   p.identity = {p.layout.fingerprint(), p.layout.hash(), version, p.options.position_base};
-  p.root = root_key(p.identity);
 }
 
 void PrefixCache::clear() { parts_->index.clear(); }

@@ -13,6 +13,7 @@
 // Exact   a sequence goes on from a hit with the bits it has without one. Every token of a hit is
 //         compared with the prompt's; a key alone is never believed. A block that a sequence has
 //         computed anew and that is kept already gives way to the kept one, which has its bits.
+// Salt    what is stored under one is found under it alone; empty: none.
 // Disk    a thread of its own writes; what was stored is found, and is there after the end. store()
 //         waits where too much is to be written.
 // Errors  find() fails only where the pool has no state; what goes wrong on disk is a miss, a
@@ -24,6 +25,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
@@ -82,7 +84,7 @@ class PrefixCache {
   // The longest beginning of `tokens` that can be gone on from, perhaps all of them (the last token
   // of a prompt runs for its logits, and is left out here); an empty sequence where nothing is
   // kept. resource_exhausted where the pool has no free state.
-  Result<PrefixHit> find(std::span<const int32_t> tokens);
+  Result<PrefixHit> find(std::span<const int32_t> tokens, std::string_view salt = {});
 
   // The last position to which a piece that begins at `position` may go, of a prompt that ends at
   // prompt_tokens: above position, at most prompt_tokens.
@@ -92,7 +94,7 @@ class PrefixCache {
   // where the policy wants it and the sequence has gone no further than the layout's rewind_slack.
   // is_end: the request is over.
   void store(std::span<const int32_t> tokens, SequenceCache& cache, int64_t prompt_tokens,
-             bool is_end);
+             bool is_end, std::string_view salt = {});
 
   // Gives blocks back, the least recently used first, until num_blocks are free in the pool; false
   // where sequences hold the rest.

@@ -47,6 +47,10 @@ TEST(BlockKey, StandsForTheTokensAndForWhoseRowsTheyAre) {
   for (size_t i = 0; i < keys.size(); ++i) {
     for (size_t j = 0; j < i; ++j) EXPECT_NE(keys[i], keys[j]) << i << " " << j;
   }
+  keys.push_back(root_key(identity, "salt"));
+  keys.push_back(root_key(identity, "other"));
+  for (size_t i = 0; i + 1 < keys.size(); ++i) EXPECT_NE(keys.back(), keys[i]) << i;
+  EXPECT_EQ(root_key(identity, "salt"), keys[keys.size() - 2]);
   EXPECT_EQ(root_key(identity), keys[0]);
   EXPECT_EQ(next_key(keys[0], tokens), keys[5]);
 }
@@ -343,6 +347,31 @@ TEST(PrefixCacheDisk, AHitNeedsTheSameModelVersionAndPositionBase) {
   EXPECT_EQ(same.found(text), 0);
   same.cache().set_weights_version(0);
   EXPECT_EQ(same.found(text), 96);
+}
+
+TEST(PrefixCache, ASaltKeepsPromptsApart) {
+  TestFolder folder;
+  const std::vector<int32_t> text = some_tokens(100);
+  const auto found = [&text](Fixture& fixture, std::string_view salt) {
+    return fixture.cache().find(text, salt).value().cache.num_tokens();
+  };
+  {
+    Fixture fixture(kFull, 64, on_disk(folder));
+    CheckedSequence sequence = fixture.begin(text);
+    for (const auto end : {48, 96, 100}) {
+      ASSERT_TRUE(sequence.append({text.begin() + sequence.num_tokens(), text.begin() + end}).ok());
+      fixture.cache().store(sequence.tokens(), sequence.cache(), 100, end == 100, "mine");
+    }
+    EXPECT_EQ(found(fixture, "mine"), 96);
+    EXPECT_EQ(found(fixture, "yours"), 0);
+    EXPECT_EQ(found(fixture, {}), 0);
+    fixture.visit(text);
+    EXPECT_EQ(found(fixture, {}), 96);
+    EXPECT_EQ(found(fixture, "yours"), 0);
+  }
+  Fixture again(kFull, 64, on_disk(folder));
+  EXPECT_EQ(found(again, "yours"), 0);
+  EXPECT_EQ(found(again, "mine"), 96);
 }
 
 TEST(PrefixCacheDisk, DamageShortensTheHit) {

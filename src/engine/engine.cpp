@@ -254,6 +254,11 @@ Status Engine::validate(const Request& request) const {
           "sequence {}: expected one that no request is under way in", request.sequence));
     }
     total += sequence.num_tokens();
+    if (!request.cache_salt.empty()) {
+      return invalid_argument(
+          fmt::format("cache_salt: expected a sequence of the request's own, found sequence {}",
+                      request.sequence));
+    }
   }
   if (total == 0) return invalid_argument("prompt: expected at least one token, found none");
   if (total > max_context_tokens_) {

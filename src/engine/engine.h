@@ -144,7 +144,7 @@ class Engine {
   // Where the next piece of its prompt, which begins at `position`, ends at the latest.
   int64_t next_stop(const Generation& generation, int64_t position) const;
   // The cache of a prompt whose first rows the prefix cache has.
-  Result<cache::SequenceCache> find_prefix(std::span<const int32_t> tokens);
+  Result<cache::SequenceCache> find_prefix(std::span<const int32_t> tokens, std::string_view salt);
   void keep_prefix(Generation& generation, bool is_end);
   void remove_finished();
   Generation& generation(int64_t id);

@@ -128,8 +128,10 @@ int64_t Engine::next_stop(const Generation& generation, int64_t position) const 
 }
 
 // The last token runs in any case, for its logits.
-Result<cache::SequenceCache> Engine::find_prefix(std::span<const int32_t> tokens) {
-  CACHALOT_ASSIGN_OR_RETURN(cache::PrefixHit hit, prefix_->find(tokens.first(tokens.size() - 1)));
+Result<cache::SequenceCache> Engine::find_prefix(std::span<const int32_t> tokens,
+                                                 std::string_view salt) {
+  CACHALOT_ASSIGN_OR_RETURN(cache::PrefixHit hit,
+                            prefix_->find(tokens.first(tokens.size() - 1), salt));
   const int64_t found = hit.cache.num_tokens();
   if (hit.rebuild_from < found) {
     steps_->runner().rebuild_state(hit.cache,
@@ -150,7 +152,8 @@ Status Engine::admit(Generation& generation) {
   } else {
     if (prefix_ != nullptr && sequence.num_cached() == 0 && generation.may_skip_rows()) {
       sequence.cache.reset();  // its state may be the one that is wanted
-      CACHALOT_ASSIGN_OR_RETURN(sequence.cache, find_prefix(sequence.tokens));
+      CACHALOT_ASSIGN_OR_RETURN(sequence.cache,
+                                find_prefix(sequence.tokens, generation.request().cache_salt));
     }
     CACHALOT_RETURN_IF_ERROR(ensure_cache(sequence));
     // A sequence that has been run to its end has no logits to go on from.
@@ -216,7 +219,8 @@ void Engine::make_room_for(std::span<const StepRunner::Rows> rows) {
 void Engine::keep_prefix(Generation& generation, bool is_end) {
   Sequence& sequence = generation.sequence();
   if (prefix_ != nullptr && sequence.num_cached() > 0)
-    prefix_->store(sequence.tokens, *sequence.cache, generation.num_prompt_tokens(), is_end);
+    prefix_->store(sequence.tokens, *sequence.cache, generation.num_prompt_tokens(), is_end,
+                   generation.request().cache_salt);
 }
 
 double Engine::collect() {

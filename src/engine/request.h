@@ -6,6 +6,7 @@
 #include <limits>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -72,6 +73,8 @@ struct Request {
   std::vector<int32_t> prompt;  // appended to the sequence
   // kNewSequence: one of the request's own, closed at its end.
   SequenceId sequence = kNewSequence;
+  // The prefix cache keeps prompts of different salts apart. Not empty: only with kNewSequence.
+  std::string cache_salt;
   SamplingParams sampling;  // answer i draws with seed + i
   int64_t max_new_tokens = 256;
   // end the completion; kept in the sequence, not in the completion's ids
