@@ -184,6 +184,24 @@ TEST(Chat, ToolCallsAreWellFormedByConstruction) {
   EXPECT_EQ(num_calls, 6);
 }
 
+TEST(Chat, ANamedToolIsCalledOnce) {
+  TinyServer server;
+  size_t most = 0;
+  const auto num_calls = [&](int seed, const char* fields) {
+    const json::value body = parsed(server.run(chat(
+        with_tool(std::string(kNoThinking) +
+                  R"(, "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
+           "max_tokens": 600, "temperature": 1000, "seed": )" +
+                  std::to_string(seed) + fields))));
+    return at(body, "choices/0/message/tool_calls").get_array().size();
+  };
+  for (int seed = 0; seed < 8; ++seed) {
+    EXPECT_EQ(num_calls(seed, ""), 1u);
+    most = std::max(most, num_calls(seed, R"(, "parallel_tool_calls": true)"));
+  }
+  EXPECT_GT(most, 1u);
+}
+
 TEST(Chat, ToolChoiceNamesWhatMayBeCalled) {
   const auto model = testing::served();
   for (const char* choice : {R"({"type": "function", "function": {"name": "get_weather"}})",

@@ -156,11 +156,13 @@ class ChoiceReader {
     Fields fields(choice.get_object(), "tool_choice");
     std::string type;
     fields.text("type", &type);
-    bool is_serial = false;
+    const bool is_named = type == "function" || type == "custom" || type == "tool";
+    // A tool that is named is called once, unless the client says otherwise.
+    bool is_serial = is_named;
     fields.boolean("disable_parallel_tool_use", &is_serial);
     CACHALOT_RETURN_IF_ERROR(fields.status());
-    if (is_serial) out_.parallel = false;
-    if (type == "function" || type == "custom" || type == "tool") {
+    out_.parallel = !is_serial;
+    if (is_named) {
       out_.choice = grammar::ToolChoice::required;
       return name(fields, "tool_choice");
     }
