@@ -96,6 +96,14 @@ HttpAnswer error_answer(const Status& status, ErrorShape shape) {
   return error_answer(ApiError::of(status), shape);
 }
 
+void add_request_id(HttpAnswer& answer, std::string_view id, ErrorShape shape) {
+  if (shape != ErrorShape::anthropic || answer.status < 400) return;
+  auto body = parse_json(answer.body, "error");
+  if (!body || !body->is_object()) return;
+  body->get_object()["request_id"] = id;
+  answer.body = python_json(*body);
+}
+
 ApiError context_overflow(int64_t prompt_tokens, int64_t context_tokens, std::string_view param,
                           ErrorShape shape) {
   ApiError error;

@@ -30,6 +30,8 @@ struct ApiError {
 json::value error_body(const ApiError& error, ErrorShape shape);
 HttpAnswer error_answer(const ApiError& error, ErrorShape shape);
 HttpAnswer error_answer(const Status& status, ErrorShape shape);
+// Where the shape has a place for it: Anthropic's.
+void add_request_id(HttpAnswer& answer, std::string_view id, ErrorShape shape);
 
 // The prompt leaves no room for an answer: in the words that agents react to, with both numbers.
 ApiError context_overflow(int64_t prompt_tokens, int64_t context_tokens, std::string_view param,

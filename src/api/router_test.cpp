@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "api/api_testing.h"
+#include "api/error.h"
 #include "base/python_json.h"
 
 namespace cachalot::api {
@@ -52,6 +53,20 @@ TEST(Models, InBothShapes) {
   const HttpAnswer unknown = answer_of(*model, get("/v1/models/other%ff"));
   EXPECT_EQ(unknown.status, 404);
   EXPECT_EQ(text_at(parsed(unknown), "error/code"), "model_not_found");
+}
+
+TEST(Errors, AnthropicsHaveTheRequestsId) {
+  const Status wrong = invalid_argument("max_tokens: expected 1, found 0");
+  for (const ErrorShape shape : {ErrorShape::openai, ErrorShape::anthropic}) {
+    HttpAnswer answer = error_answer(wrong, shape);
+    add_request_id(answer, "req_1", shape);
+    EXPECT_EQ(text_at(parsed(answer), "request_id"), shape == ErrorShape::anthropic ? "req_1" : "");
+    EXPECT_EQ(text_at(parsed(answer), "error/message"), wrong.message());
+  }
+  HttpAnswer good;
+  good.body = "{}";
+  add_request_id(good, "req_1", ErrorShape::anthropic);
+  EXPECT_EQ(good.body, "{}");
 }
 
 TEST(Breakage, Row07ProbesOfOtherServersGetWords) {

@@ -369,6 +369,7 @@ asio::awaitable<void> Connection::write(std::string bytes) {
 
 asio::awaitable<void> Connection::write_answer(api::HttpAnswer answer) {
   ++state_.metrics.answers[answer.status];
+  api::add_request_id(answer, exchange_.id, api::error_shape(exchange_.path));
   Headers headers = common_headers();
   std::move(answer.headers.begin(), answer.headers.end(), std::back_inserter(headers));
   AnswerHead head{.status = answer.status,
