@@ -13,9 +13,13 @@ AnswerText::AnswerText(const text::Tokenizer& tokenizer, const AnswerTextOptions
     : detokenizer_(tokenizer, options.shows_controls ? text::Detokenizer::Controls::shown
                                                      : text::Detokenizer::Controls::hidden),
       filter_(options.stops, options.keeps_stop),
+      think_start_(tokenizer.token_id(text::kThinkStart)),
       think_end_(tokenizer.token_id(text::kThinkEnd)),
       is_in_reasoning_(options.parser && options.parser->starts_in_reasoning) {
-  if (options.parser) parser_.emplace(*options.parser);
+  if (!options.parser) return;
+  text::CompletionParserOptions parser = *options.parser;
+  parser.spelled_marks_are_text = think_start_ && think_end_;
+  parser_.emplace(std::move(parser));
 }
 
 void AnswerText::push(int32_t token, std::vector<CompletionEvent>& events) {
@@ -23,6 +27,10 @@ void AnswerText::push(int32_t token, std::vector<CompletionEvent>& events) {
   ++num_tokens_;
   if (token == think_end_) is_in_reasoning_ = false;
   if (is_in_reasoning_) ++num_reasoning_tokens_;
+  // A mark that has nothing to end or to begin.
+  if (parser_ && parser_->is_in_content() &&
+      (token == think_end_ || (token == think_start_ && !parser_->content().empty())))
+    return;
   piece_.clear();
   // The model's vocabulary may be larger than the tokenizer's.
   if (!detokenizer_.push(token, piece_).ok()) piece_ = "\uFFFD";

@@ -53,7 +53,7 @@ class AnswerText {
   text::Detokenizer detokenizer_;
   std::optional<text::CompletionParser> parser_;
   StopFilter filter_;
-  std::optional<int32_t> think_end_;
+  std::optional<int32_t> think_start_, think_end_;
   bool is_in_reasoning_;
   int64_t num_tokens_ = 0;
   int64_t num_reasoning_tokens_ = 0;

@@ -70,6 +70,7 @@ class CompletionParser::Impl {
                                                           : FinishReason::stop;
   }
 
+  bool is_in_content() const { return phase_ != Phase::reasoning && phase_ != Phase::block; }
   const CompletionRecorder& recorder() const { return recorder_; }
   FinishReason finish_reason() const { return finish_reason_; }
 
@@ -179,8 +180,10 @@ class CompletionParser::Impl {
     // In a fence, markup is quoted; but nothing keeps reasoning from ending.
     const bool is_quoted = is_text && in_fence();
     if (is_text && !(phase_ == Phase::content && is_quoted)) {
-      consider(Marker::think_start, match_literal(rest, kThinkStart));
-      consider(Marker::think_end, match_literal(rest, kThinkEnd));
+      const bool is_spelled = phase_ == Phase::content && options_.spelled_marks_are_text;
+      if (!is_spelled || recorder_.content().empty())
+        consider(Marker::think_start, match_literal(rest, kThinkStart));
+      if (!is_spelled) consider(Marker::think_end, match_literal(rest, kThinkEnd));
     }
     if (!offers_tools() || is_quoted || !(is_text || phase_ == Phase::after_calls)) return found;
     consider(Marker::block, tags_.calls_open.match(rest));
@@ -309,6 +312,7 @@ void CompletionParser::finish(FinishCause cause, std::vector<CompletionEvent>& e
   impl_->finish(cause, events);
 }
 const std::string& CompletionParser::reasoning() const { return impl_->recorder().reasoning(); }
+bool CompletionParser::is_in_content() const { return impl_->is_in_content(); }
 const std::string& CompletionParser::content() const { return impl_->recorder().content(); }
 const std::vector<ParsedCall>& CompletionParser::calls() const { return impl_->recorder().calls(); }
 const std::vector<ParserSpan>& CompletionParser::spans() const { return impl_->recorder().spans(); }

@@ -38,6 +38,9 @@ struct CompletionParserOptions {
   // Once reasoning has ended, all that comes is content: a grammar made it, so that think marks in
   // it are text. Only without tools.
   bool content_is_plain = false;
+  // The feeder knows think marks by their tokens, and leaves out those that stand in content: what
+  // spells one there is text. (<think> before all content still begins reasoning.)
+  bool spelled_marks_are_text = false;
   // The text may carry the end-of-sentence string, which then ends the completion.
   bool text_has_eos = false;
   // Text after the calls: dropped (and reported), or more content.
@@ -126,6 +129,8 @@ class CompletionParser {
   // Once, at the end.
   void finish(FinishCause cause, std::vector<CompletionEvent>& events);
 
+  // Neither in reasoning nor in a call.
+  bool is_in_content() const;
   const std::string& reasoning() const;
   const std::string& content() const;
   const std::vector<ParsedCall>& calls() const;  // incomplete ones included
