@@ -32,6 +32,21 @@ Result<text::ChatPrompt> render_chat(const ChatAsk& ask, const ServedModel& mode
   return text::chat_prompt(model.tokenizer(), std::move(request), style);
 }
 
+namespace {
+
+Result<std::shared_ptr<CachedGrammar>> grammar_of(const ChatAsk& ask, const AnswerTools& tools,
+                                                  const ServedModel& model) {
+  const ForcedCalls::Answer* forced =
+      model.options().forced_calls.find(ask.messages, ask.tools.definitions);
+  if (forced == nullptr) return answer_grammar(ask.constraint, tools, ask.generation, model);
+  const std::string name = fmt::format("forced {} {}", fmt::ptr(forced), tools.starts_in_reasoning);
+  return model.grammars().find(name, [&] {
+    return forced_grammar(*forced, tools.family, tools.starts_in_reasoning, *model.vocabulary());
+  });
+}
+
+}  // namespace
+
 Result<Ask> prepare_chat(const ChatAsk& ask, text::ChatPrompt prompt, const ServedModel& model) {
   AnswerTools tools;
   tools.family = model.options().family;
@@ -40,8 +55,7 @@ Result<Ask> prepare_chat(const ChatAsk& ask, text::ChatPrompt prompt, const Serv
   tools.choice = ask.selection.choice;
   tools.parallel = ask.selection.parallel;
   CACHALOT_ASSIGN_OR_RETURN(tools.tools, callable_tools(ask.tools, ask.selection, tools.family));
-  CACHALOT_ASSIGN_OR_RETURN(std::shared_ptr<CachedGrammar> grammar,
-                            answer_grammar(ask.constraint, tools, ask.generation, model));
+  CACHALOT_ASSIGN_OR_RETURN(std::shared_ptr<CachedGrammar> grammar, grammar_of(ask, tools, model));
   Ask out;
   out.request = make_request(ask.generation, std::move(prompt.ids), std::move(grammar), model);
   text::CompletionParserOptions& parser = out.text.parser.emplace();

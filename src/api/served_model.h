@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "api/forced_calls.h"
 #include "api/grammar_cache.h"
 #include "engine/sampling_params.h"
 #include "grammar/vocabulary.h"
@@ -29,8 +30,9 @@ struct ServedModelOptions {
   std::string effort = "high";           // likewise
   int64_t max_tokens = 0;                // of an answer, likewise; 0: what the context leaves
   int64_t num_drafts = 0;
-  int64_t max_answers = 64;  // of a request (n), as the engine allows
-  int64_t created = 0;       // Unix seconds
+  int64_t max_answers = 64;       // of a request (n), as the engine allows
+  int64_t created = 0;            // Unix seconds
+  ForcedCalls forced_calls = {};  // in tests alone
   // Unguessable; replaced in tests. `prefix`: "chatcmpl-", "call_", ...
   std::function<std::string(std::string_view prefix)> new_id = {};
   std::function<int64_t()> now = {};  // Unix seconds

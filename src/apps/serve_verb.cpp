@@ -10,6 +10,7 @@
 #include "apps/command_line.h"
 #include "apps/run_options.h"
 #include "apps/verbs.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "cache/block_pool.h"
 #include "server/page_files.h"
@@ -29,6 +30,7 @@ struct ServeOptions {
   std::string name;  // empty: that of the model's directory
   std::vector<std::string> aliases;
   std::string family;
+  std::string forced_calls_file;
 };
 
 std::string model_name(const ServeOptions& options) {
@@ -76,6 +78,10 @@ Result<server::ServedEngine> open_model(const ServeOptions& options) {
   served.effort = defaults.effort;
   served.max_tokens = defaults.max_tokens;
   served.num_drafts = options.run.drafts;
+  if (const std::string& path = options.forced_calls_file; !path.empty()) {
+    CACHALOT_ASSIGN_OR_RETURN(const std::string lines, read_text_file(path));
+    CACHALOT_ASSIGN_OR_RETURN(served.forced_calls, api::ForcedCalls::parse(lines, path));
+  }
   served.created = std::time(nullptr);
   auto owned = std::make_shared<OwnedModel>();
   owned->tokenizer = std::move(session.tokenizer);
@@ -149,6 +155,9 @@ void add_serve_verb(CLI::App& app, int* exit_code) {
                    "seconds that answers under way have to end in when the server stops")
       ->check(CLI::Range(0.0, 1e6))
       ->group(kServer);
+  // Of the project's tests: not shown.
+  command->add_option("--force-calls", options->forced_calls_file, "answers, one a line as JSON")
+      ->group("");
   command->callback([options, exit_code] { *exit_code = exit_code_of(serve(*options)); });
 }
 
