@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "base/sha256.h"
 #include "text/chat_literals.h"
 #include "text/chat_test_data.h"
 
@@ -333,6 +334,16 @@ TEST(Efforts, AreCheckedPerFamily) {
   for (const std::string_view bad : {"0", "101", "1.5", "medium", "-1", "7x"}) {
     EXPECT_FALSE(parse_reasoning_effort(bad).has_value()) << bad;
   }
+}
+
+TEST(Efforts, TheMaximalOneIsTheReleasedText) {
+  EncodeOptions options = thinking_mode(PromptFamily::v4);
+  options.effort = *parse_reasoning_effort("max");
+  std::string prompt = encode_text(R"([{"role": "user", "content": "q"}])", options);
+  ASSERT_TRUE(prompt.starts_with(kBos));
+  prompt = prompt.substr(kBos.size(), prompt.find(kUserToken) - kBos.size());
+  EXPECT_EQ(prompt.size(), 476u);
+  EXPECT_EQ(sha256_hex(prompt), "f7a24f3b3050d4a83781e9b755b316aae2ec1d9dc87562541d90bcb04d7350f7");
 }
 
 TEST(Efforts, OfClientsAreMapped) {
