@@ -131,7 +131,7 @@ class Messages(AnthropicTest):
 
     def test_thinking(self):
         fields = {"thinking": THINKS, "max_tokens": 1025, "extra_body": {
-            "temperature": 1, "seed": 1, "logit_bias": {str(self.token("</think>")): 5}}}
+            "temperature": 1, "seed": 1, "logit_bias": {str(self.token("</think>")): harness.end_bias()}}}
         message = self.ask(**fields)
         self.assertEqual(message.content[0].type, "thinking")
         self.assertTrue(message.content[0].thinking)
@@ -163,7 +163,7 @@ class Messages(AnthropicTest):
     def test_a_changing_billing_header_keeps_the_cache(self):
         def usage(number):
             system = [{"type": "text", "text": f"x-anthropic-billing-header: cc_version=2; cch={number};"},
-                      {"type": "text", "text": "You are an agent. " * 400}]
+                      {"type": "text", "text": "You are an agent. " * 500}]
             return self.ask(system=system, max_tokens=1).usage
 
         usage("a1b2c")
@@ -179,6 +179,7 @@ class Errors(AnthropicTest):
         self.assertEqual(caught.exception.body["error"]["type"], "invalid_request_error")
         self.assertIn("temperature", caught.exception.body["error"]["message"])
         self.assertTrue(caught.exception.request_id)
+        self.assertEqual(caught.exception.body["request_id"], caught.exception.request_id)
         with self.assertRaises(anthropic.BadRequestError):
             self.ask(tools=[WEATHER], tool_choice={"type": "tool", "name": "x"})
 
@@ -214,9 +215,11 @@ class Cancellation(AnthropicTest):
         async def run():
             async with anthropic.AsyncAnthropic(base_url=self.server.url, api_key="none", timeout=600) as client:
                 task = asyncio.create_task(client.messages.create(model=MODEL, messages=HELLO, **ENDLESS))
-                others = [client.messages.create(model=MODEL, messages=HELLO, **self.body({"max_tokens": 40}))
+                await asyncio.to_thread(self.assert_comes_to, "cachalot_requests_running", 1)
+                others = [asyncio.create_task(client.messages.create(model=MODEL, messages=HELLO,
+                                                                     **self.body({"max_tokens": 40})))
                           for _ in range(4)]
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.05)
                 task.cancel()
                 return [self.text(message) for message in await asyncio.gather(*others)]
 

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import os
 import re
 import subprocess
@@ -12,8 +13,17 @@ import unittest
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 NANO = os.path.join(ROOT, "models", "nano")
+# Whose words are not looked at may be another.
+MODEL_FOLDER = os.environ.get("CACHALOT_MODEL", NANO)
 MODEL = "nano"
 WAIT_SECONDS = 60
+
+
+def end_bias():
+    """For </think>: thinking ends after some tens of tokens."""
+    with open(os.path.join(MODEL_FOLDER, "config.json"), encoding="utf-8") as file:
+        return math.log(json.load(file)["vocab_size"]) - 3.3
+
 
 WEATHER_SCHEMA = {
     "type": "object",
@@ -32,10 +42,11 @@ CLOCK_SCHEMA = {
 class Server:
     """`cachalot serve` on a port that is free; ends with the block that holds it."""
 
-    def __init__(self, *flags, model=NANO):
+    def __init__(self, *flags, model=MODEL_FOLDER):
         program = os.environ.get("CACHALOT", os.path.join(ROOT, "build", "release", "cachalot"))
         self.log = tempfile.TemporaryFile()
-        self.process = subprocess.Popen([program, "serve", model, "--port", "0", *flags], stdout=subprocess.PIPE,
+        self.process = subprocess.Popen([program, "serve", model, "--name", MODEL, "--port", "0",
+                                         *flags], stdout=subprocess.PIPE,
                                         stderr=self.log, text=True)
         # A server that never says its port ends here.
         watch = threading.Timer(WAIT_SECONDS, self.process.kill)

@@ -36,9 +36,9 @@ class OpenaiTest(harness.ServerTest):
         return self.client.chat.completions.create(model=MODEL, messages=messages or HELLO,
                                                    **{"temperature": 0, "max_tokens": 40, **fields})
 
-    def ends_thinking(self, bias):
+    def ends_thinking(self):
         """Fields under which a small model thinks, and comes to an end of it."""
-        return {"reasoning_effort": "high", "logit_bias": {str(self.token("</think>")): bias}}
+        return {"reasoning_effort": "high", "logit_bias": {str(self.token("</think>")): harness.end_bias()}}
 
 
 class Chat(OpenaiTest):
@@ -123,6 +123,13 @@ class Chat(OpenaiTest):
             call = answer.choices[0].message.tool_calls[0]
             self.assertEqual(call.function.name, "get_time")
             self.assertIsInstance(json.loads(call.function.arguments)["utc"], bool)
+
+    def test_a_named_tool_is_called_once(self):
+        named = {"type": "function", "function": {"name": "get_weather"}}
+        for seed in range(8):
+            answer = self.chat(tools=[WEATHER, CLOCK], tool_choice=named, max_tokens=600, seed=seed, temperature=1000)
+            calls = answer.choices[0].message.tool_calls
+            self.assertEqual([call.function.name for call in calls], ["get_weather"])
 
     def test_no_tool(self):
         answer = self.chat(tools=[WEATHER], tool_choice="none")
@@ -213,14 +220,14 @@ class Chat(OpenaiTest):
 
     def test_structured_output_after_thinking(self):
         answer = self.client.chat.completions.parse(model=MODEL, messages=HELLO, response_format=Order, max_tokens=250,
-                                                    temperature=1, seed=1, **self.ends_thinking(5))
+                                                    temperature=1, seed=1, **self.ends_thinking())
         message = answer.choices[0].message
         self.assertIsInstance(message.parsed, Order)
         self.assertGreater(len(message.reasoning_content), 0)
 
     def test_tools_after_thinking(self):
         answer = self.chat(tools=[WEATHER], tool_choice="required", max_tokens=300, temperature=1, seed=1,
-                           **self.ends_thinking(5))
+                           **self.ends_thinking())
         message = answer.choices[0].message
         self.assert_is_weather(message.tool_calls[0].function.arguments)
         self.assertGreater(len(message.reasoning_content), 0)
@@ -262,7 +269,7 @@ class Errors(OpenaiTest):
     def test_refused_by_name(self):
         for fields, name in [({"n": 1000}, "n"), ({"temperature": -1}, "temperature"),
                              ({"reasoning_effort": "huge"}, "reasoning_effort"),
-                             ({"logit_bias": {"99999": 1}}, "logit_bias"),
+                             ({"logit_bias": {"9999999": 1}}, "logit_bias"),
                              ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "x"}}},
                               "tool_choice")]:
             with self.assertRaises(openai.BadRequestError) as caught:
@@ -315,9 +322,10 @@ class Cancellation(OpenaiTest):
         async def run():
             async with openai.AsyncOpenAI(base_url=f"{self.server.url}/v1", api_key="none") as client:
                 task = asyncio.create_task(self.endless(client))
-                others = [client.chat.completions.create(model=MODEL, messages=HELLO, temperature=0, max_tokens=40)
-                          for _ in range(4)]
-                await asyncio.sleep(0.2)
+                await asyncio.to_thread(self.assert_comes_to, "cachalot_requests_running", 1)
+                others = [asyncio.create_task(client.chat.completions.create(model=MODEL, messages=HELLO, temperature=0,
+                                                                             max_tokens=40)) for _ in range(4)]
+                await asyncio.sleep(0.05)
                 task.cancel()
                 return [answer.choices[0].message.content for answer in await asyncio.gather(*others)]
 

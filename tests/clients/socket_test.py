@@ -5,6 +5,8 @@ import http.client
 import json
 import re
 import socket
+import tempfile
+import time
 import unittest
 
 import harness
@@ -109,6 +111,10 @@ class Tools(SocketTest):
                 self.assertEqual(text, message["content"] or "")
 
 
+class Drafts(Tools):
+    flags = ("--drafts", "3")
+
+
 class Streams(SocketTest):
     def test_responses_end_in_one_terminal_event_and_the_stream_ends(self):
         for fields in [{}, {"text": {"verbosity": "low"}}, {"reasoning": {"effort": "high", "summary": "auto"}},
@@ -131,7 +137,7 @@ class Streams(SocketTest):
 
     def test_a_message_starts_once_and_blocks_do_not_interleave(self):
         fields = {"thinking": {"type": "enabled", "budget_tokens": 1024}, "ignore_eos": True,
-                  "logit_bias": {str(self.token("</think>")): 4}, "temperature": 1, "seed": 1, "max_tokens": 120}
+                  "logit_bias": {str(self.token("</think>")): harness.end_bias()}, "temperature": 1, "seed": 1, "max_tokens": 120}
         open_block, kinds = None, []
         for event in self.server.events(MESSAGES, self.body(MESSAGES, **fields)):
             kinds.append(event["type"])
@@ -153,9 +159,25 @@ class Streams(SocketTest):
 class Structured(SocketTest):
     def test_json_is_the_answer_and_thinking_stays(self):
         message = self.answer(CHAT, response_format=JSON_FORMAT, reasoning_effort="high", temperature=1, seed=1,
-                              max_tokens=250, logit_bias={str(self.token("</think>")): 5})["choices"][0]["message"]
+                              max_tokens=250, logit_bias={str(self.token("</think>")): harness.end_bias()})["choices"][0]["message"]
         self.assertEqual(list(json.loads(message["content"])), ["utc"])
         self.assertTrue(message["reasoning_content"])
+
+    def test_bounds_need_not_be_whole(self):
+        def content(schema):
+            answer = self.answer(CHAT, guided_json=schema, temperature=1000, seed=3, max_tokens=60)
+            return json.loads(answer["choices"][0]["message"]["content"])
+
+        self.assertIn(content({"type": "integer", "minimum": 1.5, "maximum": 3.5}), [2, 3])
+        self.assertEqual(content({"type": "integer", "exclusiveMinimum": 1.5, "exclusiveMaximum": 2.5}), 2)
+        self.assertEqual(len(content({"type": "array", "items": {"type": "boolean"}, "minItems": 2.0, "maxItems": 2})), 2)
+        for schema, part in [({"type": "number", "minimum": 0.5}, "minimum"),
+                                ({"type": "array", "minItems": 1.5}, "minItems"),
+                                ({"type": "integer", "minimum": 1.2, "maximum": 1.8}, "found none")]:
+            status, value = self.server.post(CHAT, self.body(CHAT, guided_json=schema))
+            self.assertEqual(status, 400)
+            self.assertIn("guided_json", value["error"]["message"])
+            self.assertIn(part, value["error"]["message"])
 
     def test_bad_schemas_patterns_and_grammars_are_refused(self):
         schemas = [{"type": "spaceship"}, {"$ref": "#/nowhere"}, {"type": "string", "pattern": "(["},
@@ -236,6 +258,51 @@ class Requests(SocketTest):
         self.assertGreater(usage["prompt_tokens_details"]["cached_tokens"], 0.7 * usage["prompt_tokens"])
 
 
+class Prefixes(SocketTest):
+    LONG = [{"role": "user", "content": "The springs of the world. " * 300}]
+
+    def usage(self, task=None, **fields):
+        message = {**self.LONG[0], **({"task": task} if task else {})}
+        usage = self.answer(CHAT, messages=[message], max_tokens=4, **fields)["usage"]
+        return usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"]
+
+    def test_a_salt_keeps_clients_apart(self):
+        def answer(**fields):
+            return self.answer(CHAT, messages=self.LONG, logprobs=True, top_logprobs=5, max_tokens=8, **fields)
+
+        first = answer(cache_salt="one")
+        for salt in ["two", None]:
+            self.assertEqual(answer(cache_salt=salt)["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
+        again = answer(cache_salt="one")
+        self.assertGreater(again["usage"]["prompt_tokens_details"]["cached_tokens"],
+                           0.8 * again["usage"]["prompt_tokens"])
+        # What comes from the cache has the bits of what comes without.
+        self.assertEqual(again["choices"], first["choices"])
+
+    def test_quick_tasks_run_their_prompt_once(self):
+        salt = {"cache_salt": "tasks"}
+        _, cached = self.usage(**salt)
+        self.assertEqual(cached, 0)
+        for task in ["action", "query", "authority", "domain"]:
+            tokens, cached = self.usage(task, **salt)
+            self.assertGreater(cached, 0.8 * tokens, task)
+
+
+    def test_a_restart_finds_what_was_kept(self):
+        body = self.body(CHAT, messages=self.LONG, logprobs=True, top_logprobs=5)
+        answers = []
+        with tempfile.TemporaryDirectory() as folder:
+            for _ in range(2):
+                with harness.Server("--prefix-dir", folder) as server:
+                    status, answer = server.post(CHAT, body)
+                    self.assertEqual(status, 200, answer)
+                    answers.append(answer)
+        first, again = (answer["usage"]["prompt_tokens_details"]["cached_tokens"] for answer in answers)
+        self.assertEqual(first, 0)
+        self.assertGreater(again, 0.8 * answers[1]["usage"]["prompt_tokens"])
+        self.assertEqual(answers[1]["choices"], answers[0]["choices"])
+
+
 class OneAtATime(SocketTest):
     """One answer at a time: the others wait in line."""
 
@@ -265,6 +332,17 @@ class OneAtATime(SocketTest):
             while not events.readline().startswith(b"data: "):
                 pass
         self.assert_comes_to("cachalot_requests_running", 0)
+
+    def test_what_has_run_is_not_run_again(self):
+        body = self.body(CHAT, messages=[{"role": "user", "content": "once " * 20000}], stream=True, max_tokens=1)
+        before = self.server.metric("cachalot_engine_rows_total")
+        with self.sent(CHAT, body):
+            while self.server.metric("cachalot_engine_rows_total") < before + 9000:
+                time.sleep(0.01)
+        self.assert_comes_to("cachalot_requests_running", 0)
+        usage = [event for event in self.server.events(CHAT, body)[:-1] if event.get("usage")][-1]["usage"]
+        # States in the middle of a prompt are kept at every 8,192 tokens.
+        self.assertGreaterEqual(usage["prompt_tokens_details"]["cached_tokens"], 8192)
 
     def test_waiting_is_not_silent(self):
         kinds = {CHAT: b": ", COMPLETIONS: b": ", MESSAGES: b"event: ping", RESPONSES: b"event: response.in_progress"}
