@@ -7,6 +7,7 @@
 #include "device/cuda/error.h"
 #include "device/cuda/launch_list.h"
 #include "device/gpu.h"
+#include "device/piece_pool.h"
 
 namespace cachalot::device {
 namespace cuda {
@@ -30,7 +31,9 @@ class CudaGpu final : public Gpu {
       : device_(device),
         stream_(Stream::create()),
         staged_(Event::create()),
-        launches_([this] { submit(); }) {
+        launches_([this] { submit(); }),
+        pieces_([this](int64_t num_bytes) { return take(num_bytes); },
+                [this](std::byte* memory) { give_back(memory); }) {
     stream_.put_off(&launches_);
   }
   ~CudaGpu() override {
@@ -40,18 +43,11 @@ class CudaGpu final : public Gpu {
   }
 
   Result<std::byte*> allocate(int64_t num_bytes) override {
-    make_current();
-    void* memory = nullptr;
-    const cudaError_t error = cudaMalloc(&memory, static_cast<size_t>(num_bytes));
-    CACHALOT_ASSIGN_OR_RETURN(std::byte * given_memory, given(error, memory, "device", num_bytes));
-    fill(given_memory, 0, num_bytes);
-    return given_memory;
+    CACHALOT_ASSIGN_OR_RETURN(std::byte * memory, pieces_.allocate(num_bytes));
+    fill(memory, 0, num_bytes);
+    return memory;
   }
-  // Waits until nothing on the device reads it.
-  void release(std::byte* memory) override {
-    submit();
-    CACHALOT_CUDA_CHECK(cudaFree(memory));
-  }
+  void release(std::byte* memory) override { pieces_.release(memory); }
   void copy(void* to, const void* from, int64_t num_bytes) override {
     submit();
     CACHALOT_CUDA_CHECK(cudaMemcpyAsync(to, from, static_cast<size_t>(num_bytes), cudaMemcpyDefault,
@@ -99,6 +95,18 @@ class CudaGpu final : public Gpu {
   // A thread launches on its current device: every step and every owner begins with this.
   void make_current() const { CACHALOT_CUDA_CHECK(cudaSetDevice(device_.ordinal)); }
 
+  Result<std::byte*> take(int64_t num_bytes) {
+    make_current();
+    void* memory = nullptr;
+    const cudaError_t error = cudaMalloc(&memory, static_cast<size_t>(num_bytes));
+    return given(error, memory, "device", num_bytes);
+  }
+  // Waits until nothing on the device reads it.
+  void give_back(std::byte* memory) {
+    submit();
+    CACHALOT_CUDA_CHECK(cudaFree(memory));
+  }
+
   struct StagedCopy {
     std::byte* to;
     const std::byte* from;
@@ -120,6 +128,7 @@ class CudaGpu final : public Gpu {
   Event staged_;  // of the last copy in staging_
   std::vector<StagedCopy> staging_;
   LaunchList launches_;
+  PiecePool pieces_;
 };
 
 const CudaGpu& gpu_of(const ExecContext& ctx) {
