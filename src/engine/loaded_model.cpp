@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "formats/weight_source.h"
+#include "model/random_weights.h"
 
 namespace cachalot::engine {
 namespace {
@@ -41,56 +42,79 @@ LoadedModel::LoadedModel(int threads, device::Isa isa, std::unique_ptr<device::G
       arena_(kArenaBlockBytes, gpu_.get()),
       context_{&pool_, &arena_, isa, gpu_.get()} {}
 
+Result<std::unique_ptr<LoadedModel>> LoadedModel::open(const ModelOptions& options) {
+  CACHALOT_ASSIGN_OR_RETURN(std::unique_ptr<device::Gpu> gpu, open_gpu(options.device));
+  CACHALOT_ASSIGN_OR_RETURN(const device::Isa isa, device::chosen_isa());
+  return std::unique_ptr<LoadedModel>(new LoadedModel(options.threads, isa, std::move(gpu)));
+}
+
 Result<std::unique_ptr<LoadedModel>> LoadedModel::load(const ModelOptions& options) {
   CACHALOT_ASSIGN_OR_RETURN(formats::WeightSource source,
                             formats::WeightSource::open(options.path));
   CACHALOT_RETURN_IF_ERROR(source.validate());
   formats::ModelConfig config = source.config();
   config.num_nextn_predict_layers = source.num_mtp_blocks();
-  WeightCache cache(options.weight_cache, source, config);
-  return create(std::move(config), std::make_unique<model::CheckpointWeights>(std::move(source)),
-                options, std::move(cache));
+  CACHALOT_ASSIGN_OR_RETURN(std::unique_ptr<LoadedModel> loaded, open(options));
+  std::optional<WeightCache> cache;
+  if (loaded->gpu_ == nullptr) cache.emplace(options.weight_cache, source, config);
+  CACHALOT_RETURN_IF_ERROR(
+      loaded->load(std::move(config), std::make_unique<model::CheckpointWeights>(std::move(source)),
+                   options, std::move(cache)));
+  return loaded;
 }
 
 Result<std::unique_ptr<LoadedModel>> LoadedModel::create(
     formats::ModelConfig config, std::unique_ptr<model::WeightProvider> source,
     const ModelOptions& options) {
-  return create(std::move(config), std::move(source), options, std::nullopt);
+  CACHALOT_ASSIGN_OR_RETURN(std::unique_ptr<LoadedModel> loaded, open(options));
+  CACHALOT_RETURN_IF_ERROR(
+      loaded->load(std::move(config), std::move(source), options, std::nullopt));
+  return loaded;
 }
 
-Result<std::unique_ptr<LoadedModel>> LoadedModel::create(
-    formats::ModelConfig config, std::unique_ptr<model::WeightProvider> source,
-    const ModelOptions& options, std::optional<WeightCache> cache) {
-  CACHALOT_ASSIGN_OR_RETURN(std::unique_ptr<device::Gpu> gpu, open_gpu(options.device));
+Result<std::unique_ptr<LoadedModel>> LoadedModel::random(formats::ModelConfig config, uint64_t seed,
+                                                         const ModelOptions& options) {
+  CACHALOT_ASSIGN_OR_RETURN(std::unique_ptr<LoadedModel> loaded, open(options));
+  auto source = std::make_unique<model::RandomWeights>(config, seed);
+  const bool is_on_gpu = loaded->gpu_ != nullptr;
+  if (is_on_gpu) source->use_gpu(*loaded->gpu_);
+  CACHALOT_RETURN_IF_ERROR(
+      loaded->load(std::move(config), std::move(source), options, std::nullopt, !is_on_gpu));
+  // Of weights that no host has seen, the seed is told from others.
+  if (is_on_gpu)
+    loaded->store_->count(loaded->context_, "seed", std::as_bytes(std::span(&seed, 1)));
+  return loaded;
+}
+
+Status LoadedModel::load(formats::ModelConfig config, std::unique_ptr<model::WeightProvider> source,
+                         const ModelOptions& options, std::optional<WeightCache> cache,
+                         bool counts_weights) {
   CACHALOT_ASSIGN_OR_RETURN(const model::Precision precision,
                             model::parse_precision(options.precision));
-  if (precision.fp8_cores && gpu == nullptr) {
+  if (precision.fp8_cores && gpu_ == nullptr) {
     return unsupported(
         fmt::format("precision official-fp8: expected device cuda, found {}", options.device));
   }
-  CACHALOT_ASSIGN_OR_RETURN(const device::Isa isa, device::chosen_isa());
-  std::unique_ptr<LoadedModel> loaded(new LoadedModel(options.threads, isa, std::move(gpu)));
-  loaded->source_ = std::move(source);
-  loaded->cache_ = std::move(cache);
+  source_ = std::move(source);
+  cache_ = std::move(cache);
   std::optional<model::PackedFile> kept;
-  if (loaded->cache_) kept = loaded->cache_->find();
-  loaded->store_ = kept ? std::make_unique<model::PackedStore>(*std::move(kept))
-                        : std::make_unique<model::PackedStore>();
+  if (cache_) kept = cache_->find();
+  store_ = kept ? std::make_unique<model::PackedStore>(*std::move(kept))
+                : std::make_unique<model::PackedStore>();
   auto build = [&] {
-    return model::Transformer::create(loaded->context_, config, *loaded->source_, precision,
-                                      loaded->store_.get());
+    return model::Transformer::create(context_, config, *source_, precision,
+                                      counts_weights ? store_.get() : nullptr);
   };
   Result<model::Transformer> transformer = build();
-  if (!transformer && loaded->store_->is_mapped() &&
-      transformer.error().code() == StatusCode::data_loss) {
+  if (!transformer && store_->is_mapped() && transformer.error().code() == StatusCode::data_loss) {
     log_warning(transformer.error().message() + "; the weights are packed anew");
-    loaded->store_ = std::make_unique<model::PackedStore>();
+    store_ = std::make_unique<model::PackedStore>();
     transformer = build();
   }
   if (!transformer) return transformer.error();
-  loaded->transformer_ = std::make_unique<model::Transformer>(*std::move(transformer));
-  if (loaded->cache_ && !loaded->store_->is_mapped()) loaded->keep_later();
-  return loaded;
+  transformer_ = std::make_unique<model::Transformer>(*std::move(transformer));
+  if (cache_ && !store_->is_mapped()) keep_later();
+  return {};
 }
 
 void LoadedModel::keep_later() {

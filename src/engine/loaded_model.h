@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
 
@@ -24,14 +25,18 @@ struct ModelOptions {
   WeightCacheOptions weight_cache = WeightCacheOptions::from_environment();
 };
 
-// A thread of its own keeps freshly packed weights for the next start (weight_cache.h), a few
-// seconds after the load or at the end, which waits for it.
+// On a CPU a thread of its own keeps freshly packed weights for the next start (weight_cache.h), a
+// few seconds after the load or at the end, which waits for it. A GPU packs them itself, at each
+// start.
 class LoadedModel {
  public:
   static Result<std::unique_ptr<LoadedModel>> load(const ModelOptions& options);
-  // With weights from elsewhere; options.path is not read.
+  // With weights from elsewhere, or made up from the seed (model/random_weights.h); options.path is
+  // not read.
   static Result<std::unique_ptr<LoadedModel>> create(formats::ModelConfig config,
                                                      std::unique_ptr<model::WeightProvider> source,
+                                                     const ModelOptions& options);
+  static Result<std::unique_ptr<LoadedModel>> random(formats::ModelConfig config, uint64_t seed,
                                                      const ModelOptions& options);
 
   device::ExecContext& context() { return context_; }
@@ -44,10 +49,11 @@ class LoadedModel {
 
  private:
   LoadedModel(int threads, device::Isa isa, std::unique_ptr<device::Gpu> gpu);
-  static Result<std::unique_ptr<LoadedModel>> create(formats::ModelConfig config,
-                                                     std::unique_ptr<model::WeightProvider> source,
-                                                     const ModelOptions& options,
-                                                     std::optional<WeightCache> cache);
+  // With the context alone.
+  static Result<std::unique_ptr<LoadedModel>> open(const ModelOptions& options);
+  Status load(formats::ModelConfig config, std::unique_ptr<model::WeightProvider> source,
+              const ModelOptions& options, std::optional<WeightCache> cache,
+              bool counts_weights = true);
   void keep_later();
 
   ThreadPool pool_;

@@ -1,82 +1,92 @@
 #include "model/gpu_weights.h"
 
-#include <map>
-#include <set>
+#include "ops/matmul/pack_on_gpu.h"
 
 namespace cachalot::model {
 namespace {
 
-using OnGpu = ops::PackedWeight::OnGpu;
-using Forms = std::map<const ops::PackedWeight*, OnGpu>;
+using ops::PackedWeight;
+constexpr int64_t kAlignment = 256;
 
-void stream(Forms& forms, const ops::PackedWeight& weight, OnGpu form = OnGpu::streamed) {
-  constexpr int64_t kMaxColumns = 32768;  // a row lies in shared memory
-  if (weight.can_stream() && weight.columns() <= kMaxColumns) forms[&weight] = form;
-}
-
-// The products of LIN8, and wo_a's.
-void stream_dense(Forms& forms, const LayerWeights& layer) {
-  const AttentionWeights& attn = layer.attn;
-  for (const auto* weight : {&attn.wq_a, &attn.wq_b, &attn.wo_b}) stream(forms, *weight);
-  if (attn.wkv) stream(forms, *attn.wkv);
-  if (attn.indexer) stream(forms, attn.indexer->wq_b);
-  for (const ops::PackedWeight& weight : attn.wo_a) stream(forms, weight, OnGpu::streamed_bf16);
-  const ExpertWeights& shared = layer.ffn.shared_experts;
-  for (const auto* weight : {&shared.w1, &shared.w3, &shared.w2}) stream(forms, *weight);
-}
-
-Status stream_experts(device::Gpu& gpu, FfnWeights& ffn) {
-  constexpr size_t kMaxExperts = 512;
-  if (ffn.experts.empty() || ffn.experts.size() > kMaxExperts ||
-      !ops::StreamedExperts::can_stream(ffn.experts[0].w1, ffn.experts[0].w2))
-    return {};
-  const auto all = [&](ops::PackedWeight ExpertWeights::*weight) {
-    return ops::ExpertWeightsRef{&(ffn.experts[0].*weight), sizeof(ExpertWeights)};
-  };
-  CACHALOT_ASSIGN_OR_RETURN(ops::StreamedExperts streamed,
-                            ops::StreamedExperts::create(
-                                gpu, all(&ExpertWeights::w1), all(&ExpertWeights::w3),
-                                all(&ExpertWeights::w2), static_cast<int64_t>(ffn.experts.size())));
-  ffn.streamed = std::make_unique<ops::StreamedExperts>(std::move(streamed));
-  return {};
+// The shape and format alone.
+PackedWeight without_bytes(const PackedWeight& w) {
+  constexpr int64_t kGroup = ops::scale_group(ops::WeightFormat::fp4);
+  const std::byte none{};
+  const tensor::QuantTensor tensor{
+      {tensor::DType::i8, {w.rows(), w.columns() / 2}, &none},
+      {tensor::DType::f8_e8m0, {w.rows(), (w.columns() + kGroup - 1) / kGroup}, &none},
+      w.rows(),
+      w.columns(),
+      1,
+      kGroup};
+  return PackedWeight::packed_at(tensor, false, nullptr).value();
 }
 
 }  // namespace
 
-Status place_weights(device::Gpu& gpu, ModelWeights& weights, bool fp8_cores) {
-  Forms forms;
-  std::set<const ops::PackedWeight*> in_streamed;
-  const auto each_layer = [&](const auto& call) -> Status {
-    for (LayerWeights& layer : weights.layers) CACHALOT_RETURN_IF_ERROR(call(layer));
-    for (MtpWeights& block : weights.mtp) CACHALOT_RETURN_IF_ERROR(call(block.layer));
-    return {};
-  };
-  if (fp8_cores) {
-    CACHALOT_RETURN_IF_ERROR(each_layer([&](LayerWeights& layer) -> Status {
-      stream_dense(forms, layer);
-      CACHALOT_RETURN_IF_ERROR(stream_experts(gpu, layer.ffn));
-      if (layer.ffn.streamed == nullptr) return {};
-      for (const ExpertWeights& expert : layer.ffn.experts) {
-        for (const auto* weight : {&expert.w1, &expert.w3, &expert.w2}) in_streamed.insert(weight);
-      }
-      return {};
-    }));
-    for (const MtpWeights& block : weights.mtp) {
-      stream(forms, block.e_proj);
-      stream(forms, block.h_proj);
-    }
+Result<PackedWeight> GpuPlace::pack(const tensor::QuantTensor& tensor, PackedWeight::OnGpu form) {
+  constexpr int64_t kMaxColumns = 32768;  // a row lies in shared memory
+  const device::ArenaScope scope(*ctx_.arena);
+  CACHALOT_ASSIGN_OR_RETURN(const int64_t num_bytes, PackedWeight::packed_bytes(tensor));
+  constexpr int64_t kScratchBytes = int64_t{64} << 20;  // that the arena may keep
+  device::Buffer large;
+  if (num_bytes > kScratchBytes) {
+    CACHALOT_ASSIGN_OR_RETURN(large, device::Buffer::create(num_bytes, ctx_.gpu));
   }
+  std::byte* panels = large.size() > 0 ? large.data() : ctx_.arena->allocate<std::byte>(num_bytes);
+  CACHALOT_ASSIGN_OR_RETURN(PackedWeight w, ops::pack_on_gpu(ctx_, tensor, panels));
+  const bool streams = fp8_cores_ && w.can_stream() && w.columns() <= kMaxColumns;
+  CACHALOT_RETURN_IF_ERROR(w.move_to(*ctx_.gpu, streams ? form : PackedWeight::OnGpu::panels));
+  return w;
+}
+
+Result<PackedWeight> GpuPlace::pack_expert(const tensor::QuantTensor& tensor,
+                                           int64_t num_matrices) {
+  if (!fp8_cores_ || !tensor.is_fp4()) return pack(tensor, PackedWeight::OnGpu::panels);
+  CACHALOT_ASSIGN_OR_RETURN(int64_t num_bytes, PackedWeight::packed_bytes(tensor));
+  num_bytes = (num_bytes + kAlignment - 1) / kAlignment * kAlignment;
+  if (panels_used_ == 0) {
+    CACHALOT_ASSIGN_OR_RETURN(panels_, device::Buffer::create(num_matrices * num_bytes, ctx_.gpu));
+  }
+  if (panels_used_ + num_bytes > panels_.size()) return pack(tensor, PackedWeight::OnGpu::panels);
+  panels_used_ += num_bytes;
+  return ops::pack_on_gpu(ctx_, tensor, panels_.data() + panels_used_ - num_bytes);
+}
+
+Status GpuPlace::finish_experts(FfnWeights& ffn) {
+  constexpr size_t kMaxExperts = 512;
+  if (panels_used_ == 0) return {};
+  panels_used_ = 0;
+  const device::Buffer panels = std::move(panels_);  // until the end
+  if (ffn.experts.size() > kMaxExperts ||
+      !ops::StreamedExperts::can_stream(ffn.experts[0].w1, ffn.experts[0].w2)) {
+    for (ExpertWeights& expert : ffn.experts) {
+      for (PackedWeight* weight : {&expert.w1, &expert.w3, &expert.w2})
+        CACHALOT_RETURN_IF_ERROR(weight->move_to(*ctx_.gpu));
+    }
+    return {};
+  }
+  const auto all = [&](PackedWeight ExpertWeights::*weight) {
+    return ops::ExpertWeightsRef{&(ffn.experts[0].*weight), sizeof(ExpertWeights)};
+  };
+  CACHALOT_ASSIGN_OR_RETURN(ops::StreamedExperts streamed,
+                            ops::StreamedExperts::create(
+                                *ctx_.gpu, all(&ExpertWeights::w1), all(&ExpertWeights::w3),
+                                all(&ExpertWeights::w2), static_cast<int64_t>(ffn.experts.size())));
+  ffn.streamed = std::make_unique<ops::StreamedExperts>(std::move(streamed));
+  for (ExpertWeights& expert : ffn.experts) {
+    for (PackedWeight* weight : {&expert.w1, &expert.w3, &expert.w2})
+      *weight = without_bytes(*weight);
+  }
+  return {};
+}
+
+Status place_constants(device::Gpu& gpu, ModelWeights& weights) {
   weights.twins = std::make_unique<device::ConstantTwins>(gpu);
   device::ConstantTwins& twins = *weights.twins;
   for (const WeightSlot& slot : weights.slots) {
-    if (slot.matrix != nullptr) {
-      if (in_streamed.contains(slot.matrix)) continue;
-      const auto form = forms.find(slot.matrix);
-      CACHALOT_RETURN_IF_ERROR(
-          slot.matrix->move_to(gpu, form == forms.end() ? OnGpu::panels : form->second));
-    } else {
+    if (slot.values != nullptr)
       CACHALOT_RETURN_IF_ERROR(twins.add(std::span<const float>(*slot.values)));
-    }
   }
   for (const LayerWeights& layer : weights.layers)
     CACHALOT_RETURN_IF_ERROR(twins.add(std::span<const int32_t>(layer.ffn.tid2eid)));

@@ -1,30 +1,18 @@
 #include "model/random_weights.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "base/rng.h"
+#include "device/exec_context.h"
+#include "ops/rows/random_bits.h"
 
 namespace cachalot::model {
 namespace {
 
 using formats::TensorClass;
 using tensor::DType;
-
-// splitmix64: fast bits for gigabytes of weights.
-class FastBits {
- public:
-  explicit FastBits(uint64_t seed) : state_(seed) {}
-  uint64_t next() {
-    uint64_t z = state_ += 0x9E3779B97F4A7C15;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
-    return z ^ (z >> 31);
-  }
-
- private:
-  uint64_t state_;
-};
 
 uint64_t seed_of(uint64_t seed, const std::string& name) {
   uint64_t hash = seed ^ 0xCBF29CE484222325;
@@ -38,30 +26,21 @@ int weight_exponent(int64_t columns, double code_spread) {
       std::lround(-0.5 * std::log2(static_cast<double>(columns)) - std::log2(code_spread)));
 }
 
-void fill(std::vector<std::byte>& out, int64_t num_bytes, FastBits bits, uint64_t keep,
-          uint64_t set) {
-  out.resize(static_cast<size_t>((num_bytes + 7) / 8 * 8));
-  for (size_t i = 0; i < out.size(); i += 8) {
-    const uint64_t word = (bits.next() & keep) | set;
-    std::memcpy(out.data() + i, &word, 8);
-  }
-}
-
-// Signs and mantissas random, exponent e or e + 1: magnitudes in [2^e, 4 * 2^e).
-void fill_bf16(std::vector<std::byte>& out, int64_t count, int exponent, FastBits bits) {
-  const auto field = static_cast<uint64_t>((exponent + 127) & 0xFE) << 7;
-  fill(out, 2 * count, bits, 0x80FF'80FF'80FF'80FF, field * 0x0001'0001'0001'0001);
-}
-void fill_f32(std::vector<std::byte>& out, int64_t count, int exponent, FastBits bits) {
-  const auto field = static_cast<uint64_t>((exponent + 127) & 0xFE) << 23;
-  fill(out, 4 * count, bits, 0x80FF'FFFF'80FF'FFFF, field * 0x0000'0001'0000'0001);
-}
-
 // What a vector or small parameter holds everywhere.
 float constant_of(const std::string& name) {
   if (name.ends_with("norm.weight")) return 1.0f;
   if (name.ends_with("_scale")) return 0.1f;
   return 0.0f;
+}
+
+// Signs and mantissas random, exponent e or e + 1: magnitudes in [2^e, 4 * 2^e).
+constexpr uint64_t kBf16Keep = 0x80FF'80FF'80FF'80FF;
+uint64_t bf16_set(int exponent) {
+  return (static_cast<uint64_t>((exponent + 127) & 0xFE) << 7) * 0x0001'0001'0001'0001;
+}
+constexpr uint64_t kF32Keep = 0x80FF'FFFF'80FF'FFFF;
+uint64_t f32_set(int exponent) {
+  return (static_cast<uint64_t>((exponent + 127) & 0xFE) << 23) * 0x0000'0001'0000'0001;
 }
 
 }  // namespace
@@ -74,6 +53,19 @@ RandomWeights::RandomWeights(const formats::ModelConfig& config, uint64_t seed)
   }
 }
 
+const std::byte* RandomWeights::fill(const std::string& name, int64_t num_bytes, uint64_t keep,
+                                     uint64_t set) const {
+  constexpr int64_t kKeptBytes = int64_t{64} << 20;  // a larger buffer is not held on to
+  const int64_t num_words = (num_bytes + 7) / 8;
+  if (weight_.size() < 8 * num_words || weight_.size() > std::max(8 * num_words, kKeptBytes)) {
+    weight_ = device::Buffer();
+    weight_ = device::Buffer::create(8 * num_words, gpu_).value();
+  }
+  device::ExecContext ctx{&pool_, nullptr, device::Isa::reference, gpu_};
+  ops::random_bits(ctx, {seed_of(seed_, name), keep, set, weight_.data(), num_words});
+  return weight_.data();
+}
+
 Result<tensor::TensorView> RandomWeights::tensor(const std::string& name) const {
   const auto found = inventory_.find(name);
   if (found == inventory_.end())
@@ -81,13 +73,18 @@ Result<tensor::TensorView> RandomWeights::tensor(const std::string& name) const 
   const tensor::Shape& shape = found->second.shape;
   const int64_t count = tensor::num_elements(shape);
   if (name == "embed.weight") {
-    if (embed_.empty()) fill_bf16(embed_, count, -1, FastBits(seed_of(seed_, name)));
+    if (embed_.empty()) {
+      embed_.resize(static_cast<size_t>((count + 3) / 4 * 8));
+      device::ExecContext ctx{&pool_, nullptr, device::Isa::reference};
+      ops::random_bits(ctx, {seed_of(seed_, name), kBf16Keep, bf16_set(-1), embed_.data(),
+                             static_cast<int64_t>(embed_.size() / 8)});
+    }
     return tensor::TensorView{DType::bf16, shape, embed_.data()};
   }
   const std::vector<float> values(static_cast<size_t>(count), constant_of(name));
-  weight_.resize(values.size() * sizeof(float));
-  std::memcpy(weight_.data(), values.data(), weight_.size());
-  return tensor::TensorView{DType::f32, shape, weight_.data()};
+  values_.resize(values.size() * sizeof(float));
+  std::memcpy(values_.data(), values.data(), values_.size());
+  return tensor::TensorView{DType::f32, shape, values_.data()};
 }
 
 Result<tensor::QuantTensor> RandomWeights::matrix(const std::string& name) const {
@@ -103,19 +100,15 @@ Result<tensor::QuantTensor> RandomWeights::matrix(const std::string& name) const
     return out;
   }
   const int64_t count = out.rows * out.columns;
-  const FastBits bits(seed_of(seed_, name));
   const bool quantised =
       config_.quantization_config.present &&
       (info.tensor_class == TensorClass::linear || info.tensor_class == TensorClass::expert);
   if (!quantised) {
     const int exponent = weight_exponent(out.columns, 1.7);
     const bool f32 = info.tensor_class == TensorClass::f32 || config_.torch_dtype == "float32";
-    if (f32) {
-      fill_f32(weight_, count, exponent, bits);
-    } else {
-      fill_bf16(weight_, count, exponent, bits);
-    }
-    out.weight = {f32 ? DType::f32 : DType::bf16, info.shape, weight_.data()};
+    out.weight = {f32 ? DType::f32 : DType::bf16, info.shape,
+                  f32 ? fill(name, 4 * count, kF32Keep, f32_set(exponent))
+                      : fill(name, 2 * count, kBf16Keep, bf16_set(exponent))};
     return out;
   }
   const bool fp4 =
@@ -123,12 +116,11 @@ Result<tensor::QuantTensor> RandomWeights::matrix(const std::string& name) const
   out.block_rows = fp4 ? 1 : config_.quantization_config.block_rows;
   out.block_columns = fp4 ? 32 : config_.quantization_config.block_columns;
   if (fp4) {
-    fill(weight_, count / 2, bits, ~uint64_t{0}, 0);
-    out.weight = {DType::i8, {out.rows, out.columns / 2}, weight_.data()};
+    out.weight = {DType::i8, {out.rows, out.columns / 2}, fill(name, count / 2, ~uint64_t{0}, 0)};
   } else {
     // e4m3: exponent field 6 or 7, magnitudes in [0.5, 2).
-    fill(weight_, count, bits, 0x8F8F'8F8F'8F8F'8F8F, 0x3030'3030'3030'3030);
-    out.weight = {DType::f8_e4m3, info.shape, weight_.data()};
+    out.weight = {DType::f8_e4m3, info.shape,
+                  fill(name, count, 0x8F8F'8F8F'8F8F'8F8F, 0x3030'3030'3030'3030)};
   }
   const tensor::Shape scales = {(out.rows + out.block_rows - 1) / out.block_rows,
                                 (out.columns + out.block_columns - 1) / out.block_columns};

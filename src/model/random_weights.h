@@ -2,8 +2,13 @@
 // not depend on the values.
 #pragma once
 
+#include <span>
 #include <unordered_map>
+#include <vector>
 
+#include "base/thread_pool.h"
+#include "device/buffer.h"
+#include "device/gpu.h"
 #include "formats/inventory.h"
 #include "model/weight_provider.h"
 
@@ -16,15 +21,24 @@ namespace cachalot::model {
 class RandomWeights : public WeightProvider {
  public:
   RandomWeights(const formats::ModelConfig& config, uint64_t seed);
+  // Matrices are made in the memory of the GPU, which outlives this.
+  void use_gpu(device::Gpu& gpu) { gpu_ = &gpu; }
   Result<tensor::TensorView> tensor(const std::string& name) const override;
   Result<tensor::QuantTensor> matrix(const std::string& name) const override;
   Result<std::vector<int32_t>> expert_ids(const std::string& name) const override;
 
  private:
+  // The random bits of a matrix, until the next call.
+  const std::byte* fill(const std::string& name, int64_t num_bytes, uint64_t keep,
+                        uint64_t set) const;
+
   formats::ModelConfig config_;
   uint64_t seed_;
+  device::Gpu* gpu_ = nullptr;
   std::unordered_map<std::string, formats::TensorInfo> inventory_;
-  mutable std::vector<std::byte> embed_, weight_, scale_;
+  mutable ThreadPool pool_{1};
+  mutable device::Buffer weight_;
+  mutable std::vector<std::byte> embed_, values_, scale_;
 };
 
 }  // namespace cachalot::model

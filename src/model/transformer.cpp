@@ -116,7 +116,10 @@ Result<Transformer> Transformer::create(device::ExecContext& ctx, formats::Model
                                         PackedStore* store) {
   Transformer model;
   model.layers_ = formats::layer_configs(config);
-  CACHALOT_ASSIGN_OR_RETURN(model.weights_, load_weights(ctx, config, source, store));
+  CACHALOT_ASSIGN_OR_RETURN(
+      model.weights_, ctx.gpu == nullptr
+                          ? load_weights(ctx, config, source, store)
+                          : load_weights_on_gpu(ctx, config, source, store, precision.fp8_cores));
   const ops::YarnParams yarn{
       config.rope_scaling.factor,
       static_cast<double>(config.rope_scaling.original_max_position_embeddings),
@@ -125,7 +128,6 @@ Result<Transformer> Transformer::create(device::ExecContext& ctx, formats::Model
   model.compressed_frequencies_ =
       ops::rope_frequencies(config.qk_rope_head_dim, config.compress_rope_theta, yarn);
   if (ctx.gpu != nullptr) {
-    CACHALOT_RETURN_IF_ERROR(place_weights(*ctx.gpu, *model.weights_, precision.fp8_cores));
     for (const auto* table : {&model.plain_frequencies_, &model.compressed_frequencies_})
       CACHALOT_RETURN_IF_ERROR(model.weights_->twins->add(std::span<const float>(*table)));
   }

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "model/gpu_weights.h"
+
 namespace cachalot::model {
 namespace {
 
@@ -10,9 +12,10 @@ using formats::ModelConfig;
 
 class Loader {
  public:
+  // gpu: where matrices go; null: into the store, or memory of their own.
   Loader(device::ExecContext& ctx, const ModelConfig& config, const WeightProvider& source,
-         PackedStore* store, std::vector<WeightSlot>& slots)
-      : ctx_(ctx), config_(config), source_(source), store_(store), slots_(slots) {}
+         PackedStore* store, GpuPlace* gpu, std::vector<WeightSlot>& slots)
+      : ctx_(ctx), config_(config), source_(source), store_(store), gpu_(gpu), slots_(slots) {}
 
   Status load(ModelWeights& out) {
     out.layers.reserve(static_cast<size_t>(config_.num_hidden_layers));  // the slots point into it
@@ -29,7 +32,7 @@ class Loader {
     CACHALOT_RETURN_IF_ERROR(vector("norm.weight", config_.hidden_size, out.norm));
     CACHALOT_RETURN_IF_ERROR(load_head("hc_head", layers[0], out.hc_head));
     CACHALOT_RETURN_IF_ERROR(
-        matrix("head.weight", config_.vocab_size, config_.hidden_size, out.head));
+        matrix("head.weight", config_.vocab_size, config_.hidden_size, out.head, OnGpu::streamed));
     for (int64_t depth = 0; depth < config_.num_nextn_predict_layers; ++depth) {
       out.mtp.emplace_back();
       CACHALOT_RETURN_IF_ERROR(
@@ -39,21 +42,35 @@ class Loader {
   }
 
  private:
-  Status matrix(const std::string& name, int64_t rows, int64_t columns, ops::PackedWeight& out) {
+  using OnGpu = ops::PackedWeight::OnGpu;
+
+  Status matrix(const std::string& name, int64_t rows, int64_t columns, ops::PackedWeight& out,
+                OnGpu form = OnGpu::panels) {
+    return matrix(name, rows, columns, out,
+                  [&](const tensor::QuantTensor& quant) { return pack_dense(quant, form); });
+  }
+  template <typename Pack>
+  Status matrix(const std::string& name, int64_t rows, int64_t columns, ops::PackedWeight& out,
+                const Pack& pack_it) {
     CACHALOT_ASSIGN_OR_RETURN(const tensor::QuantTensor quant, source_.matrix(name));
     slots_.push_back({name, 0, &out, nullptr});
-    return pack(name, quant, rows, columns, out);
+    return pack(name, quant, rows, columns, out, pack_it);
+  }
+
+  Result<ops::PackedWeight> pack_dense(const tensor::QuantTensor& quant, OnGpu form) {
+    if (gpu_ != nullptr) return gpu_->pack(quant, form);
+    return store_ == nullptr ? ops::PackedWeight::pack(ctx_, quant) : store_->next(ctx_, quant);
   }
 
   // The provider has checked the shape against the config; this one states what the model takes it
   // for.
+  template <typename Pack>
   Status pack(const std::string& name, const tensor::QuantTensor& quant, int64_t rows,
-              int64_t columns, ops::PackedWeight& out) {
+              int64_t columns, ops::PackedWeight& out, const Pack& pack_it) {
     CACHALOT_CHECK_MSG(quant.rows == rows && quant.columns == columns, name);
     fingerprint(name, quant.weight);
     if (quant.has_scale()) fingerprint(name, quant.scale);
-    Result<ops::PackedWeight> packed =
-        store_ == nullptr ? ops::PackedWeight::pack(ctx_, quant) : store_->next(ctx_, quant);
+    Result<ops::PackedWeight> packed = pack_it(quant);
     if (!packed) return {packed.error().code(), name + ": " + packed.error().message()};
     out = *std::move(packed);
     source_.release(quant.weight);
@@ -66,8 +83,8 @@ class Loader {
   }
 
   Status matrix(const std::string& name, int64_t rows, int64_t columns,
-                std::optional<ops::PackedWeight>& out) {
-    return matrix(name, rows, columns, out.emplace());
+                std::optional<ops::PackedWeight>& out, OnGpu form = OnGpu::panels) {
+    return matrix(name, rows, columns, out.emplace(), form);
   }
 
   Status vector(const std::string& name, int64_t count, std::vector<float>& out) {
@@ -96,9 +113,10 @@ class Loader {
                          CompressorWeights& out) {
     const int64_t columns =
         (ratio == 4 ? 2 : 1) * width;  // overlapped at ratio 4 (reference/forward 3.3)
-    CACHALOT_RETURN_IF_ERROR(matrix(prefix + "wkv.weight", columns, config_.hidden_size, out.wkv));
     CACHALOT_RETURN_IF_ERROR(
-        matrix(prefix + "wgate.weight", columns, config_.hidden_size, out.wgate));
+        matrix(prefix + "wkv.weight", columns, config_.hidden_size, out.wkv, OnGpu::streamed));
+    CACHALOT_RETURN_IF_ERROR(
+        matrix(prefix + "wgate.weight", columns, config_.hidden_size, out.wgate, OnGpu::streamed));
     CACHALOT_RETURN_IF_ERROR(vector(prefix + "ape", ratio * columns, out.ape));
     return vector(prefix + "norm.weight", width, out.norm);
   }
@@ -107,16 +125,17 @@ class Loader {
                         AttentionWeights& out) {
     const auto& c = config_;
     CACHALOT_RETURN_IF_ERROR(
-        matrix(prefix + "wq_a.weight", c.q_lora_rank, c.hidden_size, out.wq_a));
+        matrix(prefix + "wq_a.weight", c.q_lora_rank, c.hidden_size, out.wq_a, OnGpu::streamed));
     CACHALOT_RETURN_IF_ERROR(vector(prefix + "q_norm.weight", c.q_lora_rank, out.q_norm));
     CACHALOT_RETURN_IF_ERROR(
-        matrix(prefix + "wq_b.weight", c.heads_dim(), c.q_lora_rank, out.wq_b));
+        matrix(prefix + "wq_b.weight", c.heads_dim(), c.q_lora_rank, out.wq_b, OnGpu::streamed));
     CACHALOT_RETURN_IF_ERROR(vector(prefix + "attn_sink", c.num_attention_heads, out.attn_sink));
     CACHALOT_RETURN_IF_ERROR(load_wo_a(prefix + "wo_a.weight", out.wo_a));
-    CACHALOT_RETURN_IF_ERROR(
-        matrix(prefix + "wo_b.weight", c.hidden_size, c.o_groups * c.o_lora_rank, out.wo_b));
+    CACHALOT_RETURN_IF_ERROR(matrix(prefix + "wo_b.weight", c.hidden_size,
+                                    c.o_groups * c.o_lora_rank, out.wo_b, OnGpu::streamed));
     if (layer.kv_source == layer_idx) {
-      CACHALOT_RETURN_IF_ERROR(matrix(prefix + "wkv.weight", c.head_dim, c.hidden_size, out.wkv));
+      CACHALOT_RETURN_IF_ERROR(
+          matrix(prefix + "wkv.weight", c.head_dim, c.hidden_size, out.wkv, OnGpu::streamed));
       CACHALOT_RETURN_IF_ERROR(vector(prefix + "kv_norm.weight", c.head_dim, out.kv_norm));
       if (layer.ratio > 1) {
         CACHALOT_RETURN_IF_ERROR(load_compressor(prefix + "compressor.", layer.ratio, c.head_dim,
@@ -127,9 +146,9 @@ class Loader {
       IndexerWeights& indexer = out.indexer.emplace();
       const std::string index = prefix + "indexer.";
       CACHALOT_RETURN_IF_ERROR(matrix(index + "wq_b.weight", c.index_n_heads * c.index_head_dim,
-                                      c.q_lora_rank, indexer.wq_b));
+                                      c.q_lora_rank, indexer.wq_b, OnGpu::streamed));
       CACHALOT_RETURN_IF_ERROR(matrix(index + "weights_proj.weight", c.index_n_heads, c.hidden_size,
-                                      indexer.weights_proj));
+                                      indexer.weights_proj, OnGpu::streamed));
       CACHALOT_RETURN_IF_ERROR(load_compressor(index + "compressor.", layer.ratio, c.index_head_dim,
                                                indexer.compressor));
     }
@@ -160,15 +179,22 @@ class Loader {
       }
       out.emplace_back();
       slots_.push_back({name, g * rank, &out.back(), nullptr});
-      CACHALOT_RETURN_IF_ERROR(pack(name, group, rank, columns, out.back()));
+      CACHALOT_RETURN_IF_ERROR(
+          pack(name, group, rank, columns, out.back(), [&](const tensor::QuantTensor& quant) {
+            return pack_dense(quant, OnGpu::streamed_bf16);
+          }));
     }
     return {};
   }
 
-  Status load_expert(const std::string& prefix, int64_t width, ExpertWeights& out) {
-    CACHALOT_RETURN_IF_ERROR(matrix(prefix + "w1.weight", width, config_.hidden_size, out.w1));
-    CACHALOT_RETURN_IF_ERROR(matrix(prefix + "w3.weight", width, config_.hidden_size, out.w3));
-    return matrix(prefix + "w2.weight", config_.hidden_size, width, out.w2);
+  // pack_it(tensor)
+  template <typename Pack>
+  Status load_expert(const std::string& prefix, int64_t width, ExpertWeights& out,
+                     const Pack& pack_it) {
+    const int64_t d = config_.hidden_size;
+    CACHALOT_RETURN_IF_ERROR(matrix(prefix + "w1.weight", width, d, out.w1, pack_it));
+    CACHALOT_RETURN_IF_ERROR(matrix(prefix + "w3.weight", width, d, out.w3, pack_it));
+    return matrix(prefix + "w2.weight", d, width, out.w2, pack_it);
   }
 
   Status load_ffn(const std::string& prefix, const LayerConfig& layer, FfnWeights& out) {
@@ -176,11 +202,12 @@ class Loader {
     const bool dense = layer.ffn == formats::FfnKind::dense;
     const int64_t shared_width =
         dense ? c.dense_width() : c.n_shared_experts * c.moe_intermediate_size;
-    CACHALOT_RETURN_IF_ERROR(
-        load_expert(prefix + (dense ? "" : "shared_experts."), shared_width, out.shared_experts));
+    CACHALOT_RETURN_IF_ERROR(load_expert(
+        prefix + (dense ? "" : "shared_experts."), shared_width, out.shared_experts,
+        [&](const tensor::QuantTensor& quant) { return pack_dense(quant, OnGpu::streamed); }));
     if (dense) return {};
-    CACHALOT_RETURN_IF_ERROR(
-        matrix(prefix + "gate.weight", c.n_routed_experts, c.hidden_size, out.gate));
+    CACHALOT_RETURN_IF_ERROR(matrix(prefix + "gate.weight", c.n_routed_experts, c.hidden_size,
+                                    out.gate, OnGpu::streamed));
     if (layer.ffn == formats::FfnKind::hash) {
       CACHALOT_ASSIGN_OR_RETURN(out.tid2eid, source_.expert_ids(prefix + "gate.tid2eid"));
       if (store_ != nullptr)
@@ -189,12 +216,17 @@ class Loader {
       CACHALOT_RETURN_IF_ERROR(vector(prefix + "gate.bias", c.n_routed_experts, out.bias));
     }
     out.experts.reserve(static_cast<size_t>(c.n_routed_experts));
+    const auto pack_expert = [&](const tensor::QuantTensor& quant) {
+      return gpu_ == nullptr ? pack_dense(quant, OnGpu::panels)
+                             : gpu_->pack_expert(quant, 3 * c.n_routed_experts);
+    };
     for (int64_t e = 0; e < c.n_routed_experts; ++e) {
       out.experts.emplace_back();
       CACHALOT_RETURN_IF_ERROR(load_expert(fmt::format("{}experts.{}.", prefix, e),
-                                           c.moe_intermediate_size, out.experts.back()));
+                                           c.moe_intermediate_size, out.experts.back(),
+                                           pack_expert));
     }
-    return {};
+    return gpu_ == nullptr ? Status() : gpu_->finish_experts(out);
   }
 
   Status load_layer(const std::string& name, int64_t layer_idx, const LayerConfig& layer,
@@ -216,8 +248,8 @@ class Loader {
   Status load_mtp(int64_t depth, const LayerConfig& layer, MtpWeights& out) {
     const std::string prefix = fmt::format("mtp.{}.", depth);
     const int64_t d = config_.hidden_size;
-    CACHALOT_RETURN_IF_ERROR(matrix(prefix + "e_proj.weight", d, d, out.e_proj));
-    CACHALOT_RETURN_IF_ERROR(matrix(prefix + "h_proj.weight", d, d, out.h_proj));
+    CACHALOT_RETURN_IF_ERROR(matrix(prefix + "e_proj.weight", d, d, out.e_proj, OnGpu::streamed));
+    CACHALOT_RETURN_IF_ERROR(matrix(prefix + "h_proj.weight", d, d, out.h_proj, OnGpu::streamed));
     CACHALOT_RETURN_IF_ERROR(vector(prefix + "enorm.weight", d, out.enorm));
     CACHALOT_RETURN_IF_ERROR(vector(prefix + "hnorm.weight", d, out.hnorm));
     CACHALOT_RETURN_IF_ERROR(vector(prefix + "norm.weight", d, out.norm));
@@ -230,6 +262,7 @@ class Loader {
   const ModelConfig& config_;
   const WeightProvider& source_;
   PackedStore* store_;
+  GpuPlace* gpu_;
   std::vector<WeightSlot>& slots_;
 };
 
@@ -280,7 +313,19 @@ Result<std::unique_ptr<ModelWeights>> load_weights(device::ExecContext& ctx,
                                                    const WeightProvider& source,
                                                    PackedStore* store) {
   auto weights = std::make_unique<ModelWeights>();
-  CACHALOT_RETURN_IF_ERROR(Loader(ctx, config, source, store, weights->slots).load(*weights));
+  CACHALOT_RETURN_IF_ERROR(
+      Loader(ctx, config, source, store, nullptr, weights->slots).load(*weights));
+  return weights;
+}
+
+Result<std::unique_ptr<ModelWeights>> load_weights_on_gpu(device::ExecContext& ctx,
+                                                          const ModelConfig& config,
+                                                          const WeightProvider& source,
+                                                          PackedStore* store, bool fp8_cores) {
+  auto weights = std::make_unique<ModelWeights>();
+  GpuPlace gpu(ctx, fp8_cores);
+  CACHALOT_RETURN_IF_ERROR(Loader(ctx, config, source, store, &gpu, weights->slots).load(*weights));
+  CACHALOT_RETURN_IF_ERROR(place_constants(*ctx.gpu, *weights));
   return weights;
 }
 

@@ -1,7 +1,9 @@
 // The GPU versions of the ops in a build without CUDA, which opens no GPU: never called.
 #include "base/check.h"
+#include "ops/matmul/pack_on_gpu.h"
 #include "ops/on_gpu.h"
 #include "ops/rope/rope.h"
+#include "ops/rows/random_bits.h"
 
 namespace cachalot::ops {
 namespace {
@@ -68,6 +70,8 @@ void hash_expert_ids_cuda(device::ExecContext&, const int32_t*, const int32_t*, 
 void dispatch_cuda(device::ExecContext&, const DispatchParams&) { refuse(); }
 void swiglu_cuda(device::ExecContext&, const SwigluParams&) { refuse(); }
 void moe_combine_cuda(device::ExecContext&, const MoeCombineParams&) { refuse(); }
+void random_bits_cuda(device::ExecContext&, const RandomBits&) { refuse(); }
+void pack_panels_cuda(device::ExecContext&, const PackPanels&) { refuse(); }
 void stream_panels_cuda(device::ExecContext&, const StreamPanels&) { refuse(); }
 void matmul_cuda(device::ExecContext&, const MatmulParams&) { refuse(); }
 void expert_layer_cuda(device::ExecContext&, const ExpertLayerRows&) { refuse(); }

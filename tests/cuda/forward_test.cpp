@@ -192,8 +192,7 @@ std::unique_ptr<engine::LoadedModel> flash_layers(const char* device, const char
   config.num_hash_layers = 2;
   config.compress_ratios = {0, 4, 128, 4};
   config.vocab_size = 4096;
-  auto weights = std::make_unique<model::RandomWeights>(config, 3);
-  return engine::LoadedModel::create(config, std::move(weights),
+  return engine::LoadedModel::random(config, 3,
                                      {.path = "", .precision = precision, .device = device})
       .value();
 }

@@ -7,6 +7,7 @@
 #include "ops/attention/sparse_attention.h"
 #include "ops/matmul/matmul.h"
 #include "ops/matmul/matmul_test_data.h"
+#include "ops/matmul/pack_on_gpu.h"
 #include "ops/moe/expert_products.h"
 #include "ops/on_gpu.h"
 #include "ops/quant/row_codec.h"
@@ -24,12 +25,10 @@ using PlainProducts = testing::GpuTest;
 
 // A weight where the side's products read it.
 PackedWeight packed(Side& side, const TestWeight& weight) {
-  Side host(nullptr);
-  PackedWeight w = PackedWeight::pack(host.ctx, weight.tensor).value();
-  if (side.ctx.gpu != nullptr) {
-    EXPECT_TRUE(w.move_to(*side.ctx.gpu).ok());
-  }
-  return w;
+  if (side.ctx.gpu == nullptr) return PackedWeight::pack(side.ctx, weight.tensor).value();
+  const int64_t num_bytes = PackedWeight::packed_bytes(weight.tensor).value();
+  auto* memory = side.room<std::byte>(num_bytes);
+  return pack_on_gpu(side.ctx, weight.tensor, memory).value();
 }
 
 // With denormals and NaN among them.

@@ -8,6 +8,7 @@
 
 #include "base/sha256.h"
 #include "ops/matmul/matmul_test_data.h"
+#include "ops/matmul/pack_panels.h"
 
 namespace cachalot::ops {
 namespace {
@@ -42,6 +43,49 @@ TEST(PackedWeight, KeepsEveryWeightAndScale) {
                   << k;
             }
           }
+        }
+      }
+    }
+  }
+}
+
+// What a GPU writes, word by word, is what the host packs, but for the scales of fp8.
+TEST(PackPanels, AreThoseOfTheHost) {
+  RngStream rng(5, RngPurpose::data, 0);
+  for (int format = 0; format < 5; ++format) {
+    for (int64_t n : {1, 16, 17, 64, 65, 111, 192}) {
+      for (int64_t k : {2, 30, 32, 34, 37, 130, 258}) {
+        const bool is_f16 = format == 4;
+        const auto of = is_f16 ? WeightFormat::bf16 : static_cast<WeightFormat>(format);
+        if (of == WeightFormat::fp4 && k % 2 != 0) continue;
+        TestWeight weight = make_weight(of, n, k, rng);
+        if (is_f16) {  // any 16 bits are one
+          weight.tensor.weight.dtype = tensor::DType::f16;
+          for (int64_t i = 0; i < n * k; ++i) {
+            const auto bits = static_cast<uint16_t>(rng.next_u32());
+            std::memcpy(weight.codes() + 2 * i, &bits, 2);
+          }
+        }
+        if (of == WeightFormat::fp8 && n == 65) weight.codes()[n * k - 1] = 0xFF;
+        const PackedWeight packed = pack(weight.tensor).value();
+        int32_t has_nan_codes = 0;
+        std::vector<std::byte> panels(packed.bytes().size());
+        const PackPanels p{packed.format(),
+                           is_f16,
+                           n,
+                           k,
+                           weight.tensor.weight.data,
+                           weight.tensor.scale.data,
+                           panels.data(),
+                           &has_nan_codes};
+        for (int64_t word = p.num_words(); word-- > 0;) p.write(word);
+        const auto num_bytes = static_cast<size_t>(4 * p.num_words());
+        const auto found = std::span(panels).first(num_bytes);
+        ASSERT_TRUE(std::ranges::equal(found, packed.bytes().first(num_bytes)))
+            << format << " " << n << " x " << k;
+        EXPECT_EQ(has_nan_codes != 0, packed.has_nan_codes());
+        if (of != WeightFormat::fp8) {
+          EXPECT_EQ((num_bytes + 63) / 64 * 64, packed.bytes().size());
         }
       }
     }
