@@ -283,6 +283,9 @@ Status Engine::validate(const Request& request) const {
         "on_prompt_logits: expected max_new_tokens 0 and num_answers 1, found {} and {}",
         request.max_new_tokens, request.num_answers));
   }
+  if (request.wants_label_logprobs && pool_->gpu() != nullptr) {
+    return unsupported("wants_label_logprobs: expected a model on the CPU, found one on a GPU");
+  }
   if (request.wants_label_logprobs) {
     const SamplingParams& s = request.sampling;
     if (s.temperature == 0 || s.repetition_penalty != 1 || s.frequency_penalty != 0 ||

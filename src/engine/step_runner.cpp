@@ -86,7 +86,7 @@ void StepRunner::take_decoded() {
   for (const Rows& rows : rows_) {
     if (!rows.is_decoded) continue;
     if (rows.generation->request().wants_label_logprobs) give_label_logprobs(rows, row);
-    rows.generation->take(sampled_.data() + row, host_logits_ + row * vocab_size,
+    rows.generation->take(sampled_.data() + row, faulty_logits(row),
                           wants_sets ? id_sets_.data() + row * words : nullptr,
                           {top_.data() + row * top_stride_, top_stride_}, clock_());
     row += rows.count;
@@ -101,14 +101,14 @@ void StepRunner::give_label_logprobs(const Rows& rows, int64_t first_row) {
     ops::SampledToken& token = sampled_[row];
     if (token.fault != ops::SamplingFault::none) return;  // nothing after it counts
     ops::LabelLogprobParams p{};
-    p.logits = host_logits_ + row * vocab_size;
+    p.logits = logits_.data() + row * vocab_size;
     p.labels = &token.id;
     p.rows = 1;
     p.vocab_size = vocab_size;
     p.allowed = reinterpret_cast<const uint8_t*>(id_sets_.data() + row * words);
     p.temperature = static_cast<float>(rows.generation->request().sampling.temperature);
     p.logprobs = &token.logprob;
-    ops::label_logprob(host_context(), p);
+    ops::label_logprob(runner_.context(), p);
   }
 }
 
@@ -121,7 +121,6 @@ void StepRunner::make_logits(bool of_mtp) {
   } else {
     model.logits(runner_.context(), streams_.data(), logit_rows_, logits_.data());
   }
-  host_logits_ = logits_.on_host(count);
 }
 
 void StepRunner::sample(uint64_t* allowed) {
@@ -131,7 +130,7 @@ void StepRunner::sample(uint64_t* allowed) {
   for (const ops::SamplingRow& row : sampling_rows_)
     top_stride_ = std::max(top_stride_, row.num_top);
   top_.resize(sampling_rows_.size() * static_cast<size_t>(top_stride_));
-  ops::SampleParams p{host_logits_,
+  ops::SampleParams p{logits_.data(),
                       vocab_size,
                       static_cast<int64_t>(sampling_rows_.size()),
                       vocab_size,
@@ -140,12 +139,15 @@ void StepRunner::sample(uint64_t* allowed) {
   p.top = top_.data();
   p.top_stride = top_stride_;
   p.allowed = allowed;
-  ops::sample(host_context(), p);
+  ops::sample(runner_.context(), p);
+  const bool is_faulty = std::ranges::any_of(sampled_, [](const ops::SampledToken& token) {
+    return token.fault != ops::SamplingFault::none;
+  });
+  host_logits_ = is_faulty ? logits_.on_host(p.rows * vocab_size) : nullptr;
 }
 
 void StepRunner::take_prompt_logprobs(const Rows& rows, int64_t first_row) {
   Generation& generation = *rows.generation;
-  const auto vocab_size = static_cast<size_t>(runner_.model().config().vocab_size);
   for (int64_t r = 0; r < rows.count && !generation.is_finished();) {
     logit_rows_.clear();
     const int64_t position = generation.first_planned();
@@ -172,7 +174,7 @@ void StepRunner::take_prompt_logprobs(const Rows& rows, int64_t first_row) {
     sample(nullptr);
     for (size_t i = 0; i < logit_rows_.size() && !generation.is_finished(); ++i) {
       generation.take_prompt_logprob(position + logit_rows_[i] - first_row, sampled_[i],
-                                     host_logits_ + i * vocab_size,
+                                     faulty_logits(static_cast<int64_t>(i)),
                                      top_.data() + i * static_cast<size_t>(top_stride_));
     }
   }
@@ -186,9 +188,10 @@ void StepRunner::give_prompt_logits(const Rows& rows, int64_t first_row) {
     for (int64_t r = first; r < std::min(rows.count, first + kLogitRows); ++r)
       logit_rows_.push_back(first_row + r);
     make_logits(false);
+    const float* logits = logits_.on_host(static_cast<int64_t>(logit_rows_.size() * vocab_size));
     for (size_t i = 0; i < logit_rows_.size(); ++i) {
       const int64_t position = generation.first_planned() + first + static_cast<int64_t>(i);
-      if (!generation.take_prompt_logits(position, {host_logits_ + i * vocab_size, vocab_size}))
+      if (!generation.take_prompt_logits(position, {logits + i * vocab_size, vocab_size}))
         return generation.finish(Finish::cancelled, clock_());
     }
   }

@@ -29,7 +29,6 @@ class StepRunner {
              const std::function<double()>& clock)
       : runner_(model, ctx),
         clock_(clock),
-        host_context_{ctx.pool, &host_arena_, ctx.isa},
         recorder_(model.config()),
         streams_(ctx),
         logits_(ctx),
@@ -51,14 +50,15 @@ class StepRunner {
     int64_t last_row;  // of its rows in the MTP block's last pass
   };
   int64_t width() const;
-  // logits_ and sampling_rows_ to sampled_ and top_; the allowed sets where `allowed` is not null.
+  // logits_ and sampling_rows_ to sampled_, top_ and host_logits_; the allowed sets where `allowed`
+  // is not null.
   void sample(uint64_t* allowed);
-  // What ops on the host's arrays run on.
-  device::ExecContext& host_context() {
-    return runner_.context().gpu == nullptr ? runner_.context() : host_context_;
-  }
-  // host_logits_ of logit_rows_ of the streams: the model's, or the MTP block's.
+  // Logits of logit_rows_ of the streams: the model's, or the MTP block's.
   void make_logits(bool of_mtp);
+  const float* faulty_logits(int64_t row) const {
+    return host_logits_ == nullptr ? nullptr
+                                   : host_logits_ + row * runner_.model().config().vocab_size;
+  }
   const float* row(int64_t i) { return streams_.data() + i * width(); }
   void take_decoded();
   // Of the rows from first_row on, of logits, sets and tokens.
@@ -75,8 +75,6 @@ class StepRunner {
 
   Runner runner_;
   const std::function<double()>& clock_;
-  device::Arena host_arena_;
-  device::ExecContext host_context_;
   ChoiceRecorder recorder_;
   std::vector<Rows> rows_;
   std::vector<int64_t> first_rows_;
@@ -84,7 +82,8 @@ class StepRunner {
   device::Floats streams_;  // [rows, width]
   std::vector<int64_t> logit_rows_;
   device::Floats logits_;
-  const float* host_logits_ = nullptr;  // what logits_ holds, on the host
+  // What logits_ holds, on the host, where a row of it is faulty: else nobody reads them. Or null.
+  const float* host_logits_ = nullptr;
   std::vector<ops::SamplingRow> sampling_rows_;
   std::vector<ops::SampledToken> sampled_;
   std::vector<ops::TokenLogprob> top_;  // [rows, top_stride_]

@@ -13,15 +13,15 @@
 //   6 top_p        of what is left, largest w first (ties to the lowest id), the shortest run whose
 //                  share reaches top_p
 //   7 min_p        of what is left, w >= min_p * max w
-//   8 draw         the first id, ascending, at which the sum of probabilities exceeds a uniform
+//   8 draw         the first id at which the sum of weights exceeds that of all times a uniform
 //                  number, the first one of the stream (seed, position)
-// Numerics  float64; sums run over ascending ids (in 6 over descending weight); exp is our own
-//           (exp_nonpositive.h). A row's result is a pure function of its logits and parameters:
-//           the same on every machine, in any batch, for any thread count. Weights below e^-693 of
-//           the largest count as 0.
+// Numerics  float64. A sum over ids adds the sums of runs of 512, all ascending; in 6 it is one run
+//           of descending weights. exp is our own (exp_nonpositive.h). A row's result depends on
+//           its logits and parameters alone: the same on any machine, in any batch, for any thread
+//           count, on a GPU. Weights below e^-693 of the largest count as 0.
 // Special   a logit of -inf is never chosen. NaN and +inf are faults of the model, and a row that
 //           has no id to choose is one as well: its token says so, the other rows are as they are.
-// Errors    CHECK: shapes. Parameters are expected within the ranges given.
+// Errors    CHECK: shapes. Parameters are expected in the ranges given. A GPU has the logits alone.
 // Threads   concurrent calls need distinct ctx.
 #pragma once
 

@@ -11,20 +11,20 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// Ids that may still be drawn; what `probability` holds goes from logit to weight to probability.
-using Candidates = std::span<TokenProbability>;
+// Ids that may still be drawn; what `weight` holds goes from logit to weight.
+using Candidates = std::span<TokenWeight>;
 
 // Largest first, ties to the lowest id: a total order.
-bool ranks_before(const TokenProbability& a, const TokenProbability& b) {
-  return a.probability != b.probability ? a.probability > b.probability : a.id < b.id;
+bool ranks_before(const TokenWeight& a, const TokenWeight& b) {
+  return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
 }
-bool has_lower_id(const TokenProbability& a, const TokenProbability& b) { return a.id < b.id; }
+bool has_lower_id(const TokenWeight& a, const TokenWeight& b) { return a.id < b.id; }
 
 // Keeps what `stays` says, in order.
 template <typename Stays>
 Candidates filter(Candidates candidates, Stays stays) {
   const auto end = std::remove_if(candidates.begin(), candidates.end(),
-                                  [&](const TokenProbability& token) { return !stays(token); });
+                                  [&](const TokenWeight& token) { return !stays(token); });
   return candidates.first(static_cast<size_t>(end - candidates.begin()));
 }
 
@@ -71,7 +71,7 @@ int64_t first_largest(const float* logits, int64_t n) {
 
 void penalise(const SamplingRow& params, const TokenCount& count, Candidates tokens) {
   if (count.id < 0 || static_cast<size_t>(count.id) >= tokens.size()) return;
-  double& logit = tokens[count.id].probability;
+  double& logit = tokens[count.id].weight;
   if (count.prompt + count.output > 0)
     logit = logit > 0 ? logit / params.repetition_penalty : logit * params.repetition_penalty;
   if (count.output > 0) logit -= params.frequency_penalty * count.output + params.presence_penalty;
@@ -79,7 +79,7 @@ void penalise(const SamplingRow& params, const TokenCount& count, Candidates tok
 
 // Steps 1 to 3; tokens[id] is still the entry of id.
 void adjust(const SamplingRow& params, Candidates tokens) {
-  for (const TokenBias& bias : params.biases) tokens[bias.id].probability += bias.bias;
+  for (const TokenBias& bias : params.biases) tokens[bias.id].weight += bias.bias;
   if (params.repetition_penalty != 1.0 || params.frequency_penalty != 0.0 ||
       params.presence_penalty != 0.0) {
     const auto drafted = params.drafted;
@@ -102,7 +102,7 @@ void adjust(const SamplingRow& params, Candidates tokens) {
   }
   if (params.mask == nullptr) return;
   for (size_t id = 0; id < tokens.size(); ++id) {
-    if (!id_set_has(params.mask, static_cast<int64_t>(id))) tokens[id].probability = -kInfinity;
+    if (!id_set_has(params.mask, static_cast<int64_t>(id))) tokens[id].weight = -kInfinity;
   }
 }
 
@@ -115,9 +115,9 @@ Candidates keep_top_k(int32_t k, Candidates candidates) {
 }
 
 double total_weight(Candidates weights) {
-  double total = 0;
-  for (const TokenProbability& token : weights) total += token.probability;
-  return total;
+  RunSum sum;
+  for (const TokenWeight& token : weights) sum.add(token.id, token.weight);
+  return sum.total();
 }
 
 // Sorts a first part that grows until it holds enough weight: a peaked distribution is never sorted
@@ -135,7 +135,7 @@ Candidates keep_top_p(double top_p, Candidates weights) {
     std::sort(first + num_sorted, first + end, ranks_before);
     num_sorted = end;
     while (num_kept < num_sorted && sum < enough)
-      sum += weights[static_cast<size_t>(num_kept++)].probability;
+      sum += weights[static_cast<size_t>(num_kept++)].weight;
   }
   std::sort(first, first + num_kept, has_lower_id);
   return weights.first(static_cast<size_t>(num_kept));
@@ -146,36 +146,35 @@ Candidates distribution(const SamplingRow& params, Candidates tokens) {
   // max_element takes the first of equals: the lowest id.
   const auto best =
       std::max_element(tokens.begin(), tokens.end(),
-                       [](const auto& a, const auto& b) { return a.probability < b.probability; });
-  if (best == tokens.end() || best->probability == -kInfinity) return {};
+                       [](const auto& a, const auto& b) { return a.weight < b.weight; });
+  if (best == tokens.end() || best->weight == -kInfinity) return {};
   if (params.temperature == 0) {
     tokens[0] = {best->id, 1.0};
     return tokens.first(1);
   }
-  const double largest = best->probability;
-  const auto exponent = [&](const TokenProbability& token) {
-    return (token.probability - largest) / params.temperature;
+  const double largest = best->weight;
+  const auto exponent = [&](const TokenWeight& token) {
+    return (token.weight - largest) / params.temperature;
   };
   // The largest have the largest weights: those without any may go first.
   tokens = filter(tokens, [&](const auto& token) { return exponent(token) >= kLeastExponent; });
   tokens = keep_top_k(params.top_k, tokens);
-  for (TokenProbability& token : tokens) token.probability = exp_nonpositive(exponent(token));
+  for (TokenWeight& token : tokens) token.weight = exp_nonpositive(exponent(token));
   tokens = keep_top_p(params.top_p, tokens);
   // The largest weight is 1 and passes every filter.
   if (params.min_p > 0)
-    tokens = filter(tokens, [&](const auto& token) { return token.probability >= params.min_p; });
-  const double total = total_weight(tokens);
-  for (TokenProbability& token : tokens) token.probability /= total;
+    tokens = filter(tokens, [&](const auto& token) { return token.weight >= params.min_p; });
   return tokens;
 }
 
-const TokenProbability& draw(Candidates tokens, double uniform) {
-  double sum = 0;
-  for (const TokenProbability& token : tokens) {
-    sum += token.probability;
-    if (sum > uniform) return token;
+// The first at which the sum of weights exceeds `bound`.
+const TokenWeight& draw(Candidates tokens, double bound) {
+  RunSum sum;
+  for (const TokenWeight& token : tokens) {
+    sum.add(token.id, token.weight);
+    if (sum.total() > bound) return token;
   }
-  return tokens.back();  // rounding left the sum below uniform
+  return tokens.back();  // the bound was rounded up to the sum of all
 }
 
 // log softmax(logits)[i] = logits[i] - largest - log_total.
@@ -187,9 +186,10 @@ struct Softmax {
 
 Softmax model_softmax(std::span<const float> logits) {
   const double largest = *std::max_element(logits.begin(), logits.end());
-  double total = 0;
-  for (const float logit : logits) total += exp_nonpositive(logit - largest);
-  return {largest, std::log(total)};
+  RunSum sum;
+  for (size_t id = 0; id < logits.size(); ++id)
+    sum.add(static_cast<int64_t>(id), exp_nonpositive(logits[id] - largest));
+  return {largest, std::log(sum.total())};
 }
 
 void write_top(std::span<const float> logits, const Softmax& softmax, std::span<TokenLogprob> top) {
@@ -231,14 +231,15 @@ SampledToken sample_row_cpu(const SampleRow& row) {
     result.fault = SamplingFault::nothing_to_choose;
     return result;
   }
-  const TokenProbability& chosen =
-      draw(tokens, sampling_stream(row.params.seed, row.params.position).next_unit());
+  const double total = total_weight(tokens);
+  const double uniform = sampling_stream(row.params.seed, row.params.position).next_unit();
+  const TokenWeight& chosen = draw(tokens, uniform * total);
   result.id = chosen.id;
   result.num_allowed = static_cast<int32_t>(tokens.size());
-  result.logprob = std::log(chosen.probability);
+  result.logprob = std::log(chosen.weight / total);
   if (row.allowed != nullptr) {
     std::fill_n(row.allowed, id_set_words(row.vocab_size), 0);
-    for (const TokenProbability& token : tokens)
+    for (const TokenWeight& token : tokens)
       row.allowed[token.id / 64] |= uint64_t{1} << (token.id % 64);
   }
   if (!row.params.wants_model_logprob && row.params.num_top == 0) return result;

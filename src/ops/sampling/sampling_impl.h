@@ -7,9 +7,29 @@
 
 namespace cachalot::ops {
 
-struct TokenProbability {
+struct TokenWeight {
   int32_t id;
-  double probability;
+  double weight;
+};
+
+// A sum of values of ascending ids.
+class RunSum {
+ public:
+  static constexpr int64_t kRunIds = 512;
+
+  void add(int64_t id, double value) {
+    if (id / kRunIds != run_) {
+      before_ += sum_;
+      sum_ = 0;
+      run_ = id / kRunIds;
+    }
+    sum_ += value;
+  }
+  double total() const { return before_ + sum_; }
+
+ private:
+  int64_t run_ = 0;
+  double before_ = 0, sum_ = 0;
 };
 
 // Where one row reads and writes.
@@ -20,12 +40,14 @@ struct SampleRow {
   TokenLogprob* top;  // [params.num_top]
   uint64_t* allowed;  // or null
   // [vocab_size]; afterwards the first num_allowed places are what could have been drawn, ids
-  // ascending, probabilities with sum 1
-  TokenProbability* distribution;
+  // ascending
+  TokenWeight* distribution;
 };
 
 using SampleRowKernel = SampledToken(const SampleRow&);
 SampleRowKernel sample_row_ref;
 SampleRowKernel sample_row_cpu;
+
+void sample_cuda(device::ExecContext& ctx, const SampleParams& p);
 
 }  // namespace cachalot::ops

@@ -39,6 +39,12 @@ std::vector<double> adjusted(const SampleRow& row) {
   return l;
 }
 
+double sum_of(const std::vector<double>& values) {
+  RunSum sum;
+  for (size_t id = 0; id < values.size(); ++id) sum.add(static_cast<int64_t>(id), values[id]);
+  return sum.total();
+}
+
 // Steps 4 to 7 as weights, 0 of an id that cannot be drawn. l has a finite one.
 std::vector<double> kept_weights(const SamplingRow& params, const std::vector<double>& l) {
   std::vector<double> weights(l.size(), 0.0);
@@ -53,8 +59,7 @@ std::vector<double> kept_weights(const SamplingRow& params, const std::vector<do
   for (const int32_t id : order)
     weights[id] = exp_nonpositive((l[id] - l[order[0]]) / params.temperature);
   if (params.top_p < 1) {
-    double total = 0;
-    for (const double weight : weights) total += weight;
+    const double total = sum_of(weights);
     std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
       return weights[a] != weights[b] ? weights[a] > weights[b] : a < b;
     });
@@ -73,10 +78,11 @@ std::vector<double> kept_weights(const SamplingRow& params, const std::vector<do
 }
 
 double model_logprob(const SampleRow& row, int64_t id) {
-  double largest = -kInfinity, total = 0;
-  for (int64_t i = 0; i < row.vocab_size; ++i) largest = std::max<double>(largest, row.logits[i]);
-  for (int64_t i = 0; i < row.vocab_size; ++i) total += exp_nonpositive(row.logits[i] - largest);
-  return row.logits[id] - largest - std::log(total);
+  const double largest = *std::max_element(row.logits, row.logits + row.vocab_size);
+  std::vector<double> weights;
+  for (int64_t i = 0; i < row.vocab_size; ++i)
+    weights.push_back(exp_nonpositive(row.logits[i] - largest));
+  return row.logits[id] - largest - std::log(sum_of(weights));
 }
 
 void write_top(const SampleRow& row) {
@@ -107,21 +113,21 @@ SampledToken sample_row_ref(const SampleRow& row) {
     return result;
   }
   const std::vector<double> weights = kept_weights(row.params, l);
-  double total = 0;
-  for (const double weight : weights) total += weight;
+  const double total = sum_of(weights);
   if (row.allowed != nullptr) std::fill_n(row.allowed, id_set_words(row.vocab_size), 0);
   for (int32_t id = 0; id < row.vocab_size; ++id) {
     if (weights[id] == 0) continue;
-    row.distribution[result.num_allowed++] = {id, weights[id] / total};
+    row.distribution[result.num_allowed++] = {id, weights[id]};
     if (row.allowed != nullptr) row.allowed[id / 64] |= uint64_t{1} << (id % 64);
   }
   const double uniform = sampling_stream(row.params.seed, row.params.position).next_unit();
-  double sum = 0;
+  RunSum sum;
   for (int32_t i = 0; i < result.num_allowed; ++i) {
-    result.id = row.distribution[i].id;
-    result.logprob = std::log(row.distribution[i].probability);
-    sum += row.distribution[i].probability;
-    if (sum > uniform) break;
+    const TokenWeight& token = row.distribution[i];
+    result.id = token.id;
+    result.logprob = std::log(token.weight / total);
+    sum.add(token.id, token.weight);
+    if (sum.total() > uniform * total) break;
   }
   if (row.params.wants_model_logprob) result.model_logprob = model_logprob(row, result.id);
   write_top(row);

@@ -16,44 +16,13 @@
 namespace cachalot::ops {
 namespace {
 
-std::vector<float> random_logits(std::mt19937& random, size_t n, double spread) {
-  std::normal_distribution<double> normal(0, spread);
-  std::vector<float> logits(n);
-  // Coarse values, so that ties occur.
-  for (float& logit : logits) logit = static_cast<float>(std::round(normal(random) * 8) / 8);
-  return logits;
-}
-
-// A row's parameters with the arrays they point to.
-struct Request : SamplingRow {
-  std::map<int32_t, double> logit_bias;
-  std::vector<int32_t> prompt, output;
-  size_t num_drafted = 0;  // of the output, at its end
-  std::vector<uint64_t> id_set;
-
-  SamplingRow row() {
-    SamplingRow row = *this;
-    bias_array_.clear();
-    for (const auto& [id, value] : logit_bias) bias_array_.push_back({id, value});
-    std::map<int32_t, TokenCount> counted;
-    for (const int32_t id : prompt)
-      ++counted.try_emplace(id, TokenCount{id, 0, 0}).first->second.prompt;
-    const std::span known = std::span(output).first(output.size() - num_drafted);
-    for (const int32_t id : known)
-      ++counted.try_emplace(id, TokenCount{id, 0, 0}).first->second.output;
-    count_array_.clear();
-    for (const auto& [id, count] : counted) count_array_.push_back(count);
-    row.biases = bias_array_;
-    row.counts = count_array_;
-    row.drafted = std::span(output).last(num_drafted);
-    row.mask = id_set.empty() ? nullptr : id_set.data();
-    return row;
-  }
-
- private:
-  std::vector<TokenBias> bias_array_;
-  std::vector<TokenCount> count_array_;
-};
+using testing::expect_same_row;
+using testing::kTopStride;
+using testing::Outcome;
+using testing::outcome_of;
+using testing::random_logits;
+using testing::random_request;
+using testing::Request;
 
 // The definition, step by step, on full arrays; weights and sums in long double. Logits are float64
 // by definition: ties count.
@@ -98,26 +67,35 @@ std::map<int32_t, double> brute_force(const std::vector<float>& logits, const Re
   return result;
 }
 
+struct TokenProbability {
+  int32_t id;
+  double probability;
+};
 using Distribution = std::vector<TokenProbability>;
 
 // What can be drawn; both versions have the same bits.
 Distribution distribution_of(const std::vector<float>& logits, Request request) {
-  Distribution found[2];
+  std::vector<TokenWeight> found[2];
   const SamplingRow row = request.row();
   int which = 0;
   for (SampleRowKernel* kernel : {sample_row_ref, sample_row_cpu}) {
-    Distribution& distribution = found[which++];
-    distribution.resize(logits.size());
+    std::vector<TokenWeight>& weights = found[which++];
+    weights.resize(logits.size());
     const SampledToken token = kernel({logits.data(), static_cast<int64_t>(logits.size()), row,
-                                       nullptr, nullptr, distribution.data()});
+                                       nullptr, nullptr, weights.data()});
     EXPECT_EQ(token.fault, SamplingFault::none);
-    distribution.resize(token.num_allowed);
+    weights.resize(token.num_allowed);
   }
   EXPECT_TRUE(std::equal(found[0].begin(), found[0].end(), found[1].begin(), found[1].end(),
-                         [](const TokenProbability& a, const TokenProbability& b) {
-                           return a.id == b.id && a.probability == b.probability;
+                         [](const TokenWeight& a, const TokenWeight& b) {
+                           return a.id == b.id && a.weight == b.weight;
                          }));
-  return found[1];
+  long double total = 0;
+  for (const TokenWeight& token : found[1]) total += token.weight;
+  Distribution distribution;
+  for (const TokenWeight& token : found[1])
+    distribution.push_back({token.id, static_cast<double>(token.weight / total)});
+  return distribution;
 }
 
 SampledToken sample_one(const std::vector<float>& logits, Request request) {
@@ -139,44 +117,6 @@ void expect_equal(const Distribution& found, const std::map<int32_t, double>& ex
     ASSERT_NEAR(found[i].probability, probability, 1e-12 * probability + 1e-300);
     ++i;
   }
-}
-
-// Any filters, penalties, biases and masks, for a vocabulary of n.
-Request random_request(std::mt19937& random, size_t n) {
-  const auto below = [&](int m) { return static_cast<int>(random() % static_cast<unsigned>(m)); };
-  const auto any_id = [&] { return below(static_cast<int>(n)); };
-  Request request;
-  request.temperature = below(10) == 0 ? 0.0 : 0.1 * (1 + below(25));
-  // One filter alone, or several.
-  const int which = below(8);
-  if (which & 1) request.top_k = below(static_cast<int>(n) + 5);
-  if (which & 2) request.top_p = (1 + below(1000)) / 1000.0;
-  if (which & 4) request.min_p = below(4) == 0 ? 1.0 : below(1000) / 1000.0;
-  if (below(2) == 0) {
-    request.repetition_penalty = 0.5 + below(20) / 10.0;
-    request.frequency_penalty = (below(21) - 10) / 8.0;
-    request.presence_penalty = (below(21) - 10) / 8.0;
-    for (int i = 0; i < 30; ++i) {
-      request.prompt.push_back(any_id());
-      request.output.push_back(any_id());
-    }
-    request.num_drafted = static_cast<size_t>(below(5));
-  }
-  if (below(2) == 0) {
-    for (int i = 0; i < 5; ++i) request.logit_bias[any_id()] = below(41) / 4.0 - 5;
-    if (n > 10) request.logit_bias[any_id()] = -kInf;
-  }
-  if (below(2) == 0) {
-    request.id_set.resize(static_cast<size_t>(id_set_words(static_cast<int64_t>(n))));
-    for (uint64_t& word : request.id_set) word = random() | (uint64_t{random()} << 32);
-    // One of each word at least, which no bias bans.
-    const int32_t id = any_id();
-    request.id_set[id / 64] |= uint64_t{1} << (id % 64);
-    request.logit_bias[id] = 0.5;
-  }
-  request.seed = random();
-  request.position = below(1000);
-  return request;
 }
 
 TEST(Sample, EveryFilterKeepsWhatTheDefinitionKeeps) {
@@ -283,51 +223,6 @@ TEST(Sample, ExtremeLogits) {
   EXPECT_NEAR(distribution_of({-huge, huge, 0}, params)[0].probability, 1 / 3.0, 1e-15);
   params.temperature = std::numeric_limits<double>::denorm_min();
   EXPECT_EQ(distribution_of({1, 2, 2}, params).size(), 2u);
-}
-
-// What all rows of a call come to.
-struct Outcome {
-  std::vector<SampledToken> tokens;
-  std::vector<TokenLogprob> top;
-  std::vector<uint64_t> allowed;
-};
-
-constexpr int64_t kTopStride = 7;
-
-Outcome outcome_of(device::ExecContext& ctx, const std::vector<float>& logits,
-                   const std::vector<SamplingRow>& rows) {
-  const auto num_rows = static_cast<int64_t>(rows.size());
-  const int64_t n = static_cast<int64_t>(logits.size()) / num_rows;
-  Outcome outcome{std::vector<SampledToken>(rows.size()),
-                  std::vector<TokenLogprob>(rows.size() * kTopStride, {-7, 7.0}),
-                  std::vector<uint64_t>(rows.size() * static_cast<size_t>(id_set_words(n)), 7)};
-  sample(ctx, {logits.data(), n, num_rows, n, rows.data(), outcome.tokens.data(),
-               outcome.top.data(), kTopStride, outcome.allowed.data()});
-  return outcome;
-}
-
-void expect_same_row(const Outcome& expected, int64_t expected_row, const Outcome& found,
-                     int64_t row, const std::string& what) {
-  const SampledToken& a = expected.tokens[expected_row];
-  const SampledToken& b = found.tokens[row];
-  EXPECT_EQ(a.id, b.id) << what;
-  EXPECT_EQ(a.fault, b.fault) << what;
-  EXPECT_EQ(a.faulty_id, b.faulty_id) << what;
-  EXPECT_EQ(a.num_allowed, b.num_allowed) << what;
-  EXPECT_EQ(std::bit_cast<uint64_t>(a.logprob), std::bit_cast<uint64_t>(b.logprob)) << what;
-  EXPECT_EQ(std::bit_cast<uint64_t>(a.model_logprob), std::bit_cast<uint64_t>(b.model_logprob))
-      << what;
-  if (a.fault != SamplingFault::none) return;
-  for (int64_t i = 0; i < kTopStride; ++i) {
-    const TokenLogprob& one = expected.top[expected_row * kTopStride + i];
-    const TokenLogprob& other = found.top[row * kTopStride + i];
-    EXPECT_EQ(one.id, other.id) << what << ": place " << i;
-    EXPECT_EQ(std::bit_cast<uint64_t>(one.logprob), std::bit_cast<uint64_t>(other.logprob)) << what;
-  }
-  const auto words = expected.allowed.size() / expected.tokens.size();
-  for (size_t i = 0; i < words; ++i) {
-    EXPECT_EQ(expected.allowed[expected_row * words + i], found.allowed[row * words + i]) << what;
-  }
 }
 
 // Every output of a row has the bits that it has alone, by the definition: in any batch, any order,
