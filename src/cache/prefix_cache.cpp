@@ -14,6 +14,7 @@
 #include "cache/boundary_state.h"
 #include "cache/disk_writer.h"
 #include "cache/prefix_index.h"
+#include "device/gpu.h"
 
 namespace cachalot::cache {
 namespace {
@@ -64,9 +65,11 @@ struct PrefixCache::Parts {
   // Null where it cannot be read. Valid until the next call.
   const std::byte* load_state(Link& link);
   RecordHeader header_of(RecordKind kind, const Link& link) const;
+  // payload: of the host.
   void write(RecordHeader header, const std::byte* payload) {
     disk->push(std::move(header), {payload, static_cast<size_t>(header.payload_bytes)});
   }
+  void write_block(const Link& link);
   // Takes note of what has been written, or could not be.
   void settle_writes();
   // While a chain has this, its blocks are kept, and written as far as they can be.
@@ -82,6 +85,7 @@ struct PrefixCache::Parts {
   int64_t num_write_faults = 0;      // times that it began to refuse, or ceased to
   CacheIdentity identity;
   std::vector<std::byte> read_state;  // from disk
+  std::vector<std::byte> staging;     // blocks of a GPU on their way to disk or from there
   PrefixCounters counters;
 };
 
@@ -152,15 +156,27 @@ void PrefixCache::Parts::hold(std::vector<Link>& links, std::vector<int32_t>& he
   }
   std::vector<int32_t> ids;
   std::vector<ReadRequest> requests;
+  const auto block_bytes = static_cast<size_t>(layout.block_bytes());
+  const bool is_staged = has_bytes && pool.gpu() != nullptr;
   for (size_t i = known; i < links.size(); ++i) {
     ReadRequest request{header_of(RecordKind::block, links[i]), *links[i].place, {}};
     if (has_bytes) {
       if (!index.make_room(1) || !pool.blocks().allocate(1, ids).ok()) break;
-      request.payload = {pool.blocks().data(ids.back()), static_cast<size_t>(layout.block_bytes())};
+      request.payload = {pool.blocks().data(ids.back()), block_bytes};
     }
     requests.push_back(std::move(request));
   }
+  if (is_staged) {
+    staging.resize(requests.size() * block_bytes);
+    for (size_t i = 0; i < requests.size(); ++i)
+      requests[i].payload = {staging.data() + i * block_bytes, block_bytes};
+  }
   if (!requests.empty()) disk->store()->read_all(requests);
+  for (size_t i = 0; is_staged && i < requests.size() && requests[i].is_read; ++i) {
+    device::copy_bytes(pool.gpu(), pool.blocks().data(ids[i]), requests[i].payload.data(),
+                       layout.block_bytes());
+  }
+  staging = {};
   size_t read = 0;
   for (; read < requests.size() && requests[read].is_read; ++read) {
     Link& link = links[known + read];
@@ -175,6 +191,17 @@ void PrefixCache::Parts::hold(std::vector<Link>& links, std::vector<int32_t>& he
   }
   for (size_t i = read; i < ids.size(); ++i) pool.blocks().release(ids[i]);
   links.resize(known + read);
+}
+
+void PrefixCache::Parts::write_block(const Link& link) {
+  const int32_t id = link.block->block_id;
+  const std::byte* payload = id < 0 ? nullptr : pool.blocks().data(id);
+  if (payload != nullptr && pool.gpu() != nullptr) {
+    staging.resize(static_cast<size_t>(layout.block_bytes()));
+    device::copy_bytes(pool.gpu(), staging.data(), payload, layout.block_bytes());
+    payload = staging.data();
+  }
+  write(header_of(RecordKind::block, link), payload);
 }
 
 const std::byte* PrefixCache::Parts::load_state(Link& link) {
@@ -359,8 +386,7 @@ void PrefixCache::store(std::span<const int32_t> tokens, SequenceCache& cache,
       cache.share_block(i, link.block->block_id);
     }
     if (writes && link.block->segment == kNotOnDisk) {
-      p.write(p.header_of(RecordKind::block, link),
-              id < 0 ? nullptr : p.pool.blocks().data(link.block->block_id));
+      p.write_block(link);
       link.block->segment = kQueued;
       writes = !p.disk_refuses;  // then one shows whether it still does
     }

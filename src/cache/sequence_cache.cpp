@@ -129,6 +129,19 @@ Status SequenceCache::reserve(int64_t num_tokens) {
   return {};
 }
 
+Status SequenceCache::repeat_blocks(int64_t num_tokens) {
+  const int64_t num_whole = num_whole_blocks();
+  CACHALOT_CHECK(num_whole > 0);
+  CACHALOT_RETURN_IF_ERROR(reserve(num_tokens));
+  SlabPool& blocks = pool_->blocks();
+  for (int64_t i = num_whole; i < num_blocks(); ++i) {
+    device::copy_bytes(pool_->gpu(), blocks.data(block_ids_[i]),
+                       blocks.data(block_ids_[i % num_whole]), blocks.item_bytes());
+  }
+  if (num_tokens > num_tokens_) advance(num_tokens - num_tokens_);
+  return {};
+}
+
 void SequenceCache::place_blocks(size_t block_idx) {
   for (int64_t layer = 0; layer < layout().num_layers(); ++layer) {
     const LayerStreams& streams = layout().layer(layer);

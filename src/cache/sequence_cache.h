@@ -88,6 +88,11 @@ class SequenceCache {
   // not.
   Result<SequenceCache> fork() const;
 
+  // The positions up to num_tokens get the rows of the whole blocks, over and over, in blocks of
+  // their own: a long sequence of valid rows for measurements. There is a whole block.
+  // resource_exhausted.
+  Status repeat_blocks(int64_t num_tokens);
+
   // Forgets the positions from num_tokens on. invalid_argument outside what min_rewind_tokens()
   // allows.
   Status rewind(int64_t num_tokens);

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "cache/cache_file_section.h"
 #include "cache/sequence_cache.h"
+#include "device/gpu.h"
 
 namespace cachalot::cache {
 namespace {
@@ -248,8 +249,14 @@ Status SequenceCache::save_to(Sink& sink, std::span<const int32_t> token_ids) co
   CACHALOT_RETURN_IF_ERROR(ids.finish());
 
   const auto views_of = [&](int64_t layer) { return make_views(layer); };
-  const auto write_to = [](SectionWriter& section) {
-    return [&section](const std::byte* data, int64_t n) {
+  std::vector<std::byte> of_gpu;
+  const auto write_to = [&](SectionWriter& section) {
+    return [&](const std::byte* data, int64_t n) {
+      if (pool_->gpu() != nullptr) {
+        of_gpu.resize(static_cast<size_t>(n));
+        pool_->gpu()->copy(of_gpu.data(), data, n);
+        data = of_gpu.data();
+      }
       return section.write({data, static_cast<size_t>(n)});
     };
   };
@@ -286,9 +293,14 @@ Result<RestoredSequence> SequenceCache::restore_from(
   if (Status room = cache.reserve(header.num_tokens); !room.ok())
     return Status(room.code(), name + ": " + room.message());
   const auto views_of = [&](int64_t layer) { return cache.make_views(layer); };
-  const auto read_from = [](SectionReader& section) {
-    return [&section](std::byte* data, int64_t n) {
-      return section.read({data, static_cast<size_t>(n)});
+  std::vector<std::byte> for_gpu;
+  const auto read_from = [&](SectionReader& section) {
+    return [&](std::byte* data, int64_t n) -> Status {
+      if (pool.gpu() == nullptr) return section.read({data, static_cast<size_t>(n)});
+      for_gpu.resize(static_cast<size_t>(n));
+      CACHALOT_RETURN_IF_ERROR(section.read(for_gpu));
+      pool.gpu()->copy(data, for_gpu.data(), n);
+      return {};
     };
   };
   SectionReader state(source, kState, header.state_bytes, name + ": state");

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <map>
 #include <memory>
 #include <random>
@@ -362,6 +363,29 @@ TEST(SlabPool, GrowsInSlabsAndReusesWhatIsFreed) {
   ASSERT_TRUE(pool.allocate(1, again).ok());
   EXPECT_EQ(again[0], ids[4]);
   EXPECT_EQ(pool.reserved_bytes(), 10 * 64);
+}
+
+TEST(SequenceCache, RepeatedBlocksAreCopiesOfTheWholeOnes) {
+  const std::unique_ptr<BlockPool> pool = small_pool(12, 2);
+  CheckedSequence first(SequenceCache::create(*pool).value());
+  ASSERT_TRUE(first.append(some_tokens(37)).ok());  // two blocks of 16, and a part
+  SequenceCache second = first.cache().fork().value();
+  ASSERT_TRUE(second.repeat_blocks(100).ok());
+  EXPECT_EQ(second.num_tokens(), 100);
+  ASSERT_EQ(second.num_blocks(), 7);
+  std::set<int32_t> ids(second.block_ids().begin(), second.block_ids().end());
+  EXPECT_EQ(ids.size(), 7u);
+  SlabPool& blocks = pool->blocks();
+  for (int64_t i = 0; i < 7; ++i) {
+    EXPECT_EQ(std::memcmp(blocks.data(second.block_ids()[i]),
+                          blocks.data(first.cache().block_ids()[i % 2]),
+                          static_cast<size_t>(blocks.item_bytes())),
+              0);
+  }
+  EXPECT_EQ(first.fault(), "");
+  const Status more = second.repeat_blocks(16 * 12);
+  EXPECT_EQ(more.code(), StatusCode::resource_exhausted);
+  EXPECT_EQ(second.num_tokens(), 100);
 }
 
 }  // namespace

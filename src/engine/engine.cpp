@@ -78,8 +78,6 @@ Status Engine::place(std::unique_ptr<LoadedModel> model, int64_t version) {
   prefix_.reset();
   pool_ = std::move(pool);
   if (prefix_options_) {
-    if (!prefix_options_->directory.empty())
-      CACHALOT_RETURN_IF_ERROR(check_reads_cache("prefix cache on disk"));
     cache::PrefixCacheOptions options = *prefix_options_;
     options.num_layers = transformer.config().num_hidden_layers;
     options.weights_version = static_cast<uint64_t>(version);
@@ -162,6 +160,19 @@ Result<SequenceId> Engine::fork(SequenceId id) {
   return add(std::move(copy));
 }
 
+Result<SequenceId> Engine::open_repeated(SequenceId id, int64_t num_tokens) {
+  CACHALOT_ASSIGN_OR_RETURN(const SequenceId copy_id, fork(id));
+  Sequence& copy = at(copy_id);
+  if (num_tokens <= copy.num_tokens()) return copy_id;
+  std::vector<int32_t>& tokens = copy.tokens;
+  const size_t length = tokens.size();
+  while (copy.num_tokens() < num_tokens) tokens.push_back(tokens[tokens.size() - length]);
+  Status repeated = copy.cache->repeat_blocks(num_tokens - 1);
+  if (repeated.ok()) return copy_id;
+  close(copy_id);
+  return repeated;
+}
+
 Status Engine::keep_rows(Sequence& sequence, int64_t count) {
   if (sequence.num_cached() <= count) return {};
   if (count >= sequence.cache->min_rewind_tokens()) {
@@ -196,14 +207,7 @@ void Engine::forget_prefixes() {
 std::span<const int32_t> Engine::tokens(SequenceId id) const { return at(id).tokens; }
 int64_t Engine::num_cached(SequenceId id) const { return at(id).num_cached(); }
 
-// Files of rows are written from the host's memory, and read into it.
-Status Engine::check_reads_cache(const char* what) const {
-  if (pool_->gpu() == nullptr) return {};
-  return unsupported(fmt::format("{}: expected a cache in host memory, found one of a GPU", what));
-}
-
 Status Engine::save(SequenceId id, const std::string& path) {
-  CACHALOT_RETURN_IF_ERROR(check_reads_cache("save"));
   Sequence& sequence = idle(id);
   CACHALOT_RETURN_IF_ERROR(ensure_cache(sequence));
   if (prefix_ != nullptr) prefix_->make_room(pool_->layout().num_blocks(sequence.num_tokens()));
@@ -222,7 +226,6 @@ Status Engine::save(SequenceId id, const std::string& path) {
 }
 
 Result<SequenceId> Engine::restore(const std::string& path) {
-  CACHALOT_RETURN_IF_ERROR(check_reads_cache("restore"));
   Result<cache::RestoredSequence> read = cache::SequenceCache::restore(*pool_, path);
   // How much room it takes is known once it is read.
   if (!read && read.error().code() == StatusCode::resource_exhausted && prefix_ != nullptr) {

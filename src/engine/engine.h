@@ -110,6 +110,10 @@ class Engine {
   // Of a sequence that no request is under way in; so are those below but tokens, num_cached.
   void close(SequenceId id);
   Result<SequenceId> fork(SequenceId id);
+  // A fork of num_tokens tokens: where that is more, its tokens and rows come over and over. For
+  // measurements of long contexts, whose cost does not depend on the values. The sequence has been
+  // run but for its last token, and fills a block of the cache.
+  Result<SequenceId> open_repeated(SequenceId id, int64_t num_tokens);
   // Keeps the first num_tokens tokens. Further back than the cache can step, the sequence starts
   // anew and the tokens that stay run again with the next request.
   Status rewind(SequenceId id, int64_t num_tokens);
@@ -128,7 +132,6 @@ class Engine {
   const Sequence& at(SequenceId id) const;
   Sequence& idle(SequenceId id);
   Status ensure_cache(Sequence& sequence);
-  Status check_reads_cache(const char* what) const;
   // The first `count` at most; none where the cache cannot step back so far.
   static Status keep_rows(Sequence& sequence, int64_t count);
   SequenceId add(Sequence sequence);

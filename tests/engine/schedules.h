@@ -58,6 +58,9 @@ struct ScheduleCounts {
 
 class Schedules {
  public:
+  // device: what the schedules run on; each answer alone runs on the CPU.
+  explicit Schedules(std::string device = "cpu") : device_(std::move(device)) {}
+
   // Schedules first, first + 1, ...
   ScheduleCounts run(uint64_t first, uint64_t count) {
     for (uint64_t i = first; i < first + count && !::testing::Test::HasFailure(); ++i) run_one(i);
@@ -179,7 +182,8 @@ class Schedules {
                             .max_sequences = 1 + below(rng, 6),
                             .num_blocks = 9 + below(rng, 14),
                             .chunk_tokens = 1 + below(rng, 24),
-                            .prefix_cache = prefix_cache(rng)};
+                            .prefix_cache = prefix_cache(rng),
+                            .device = device_};
     auto engine = small.make();
     std::vector<Coming> all(static_cast<size_t>(2 + below(rng, 9)));
     for (Coming& one : all) {
@@ -233,6 +237,7 @@ class Schedules {
       counts_.rebuilt_hits += prefix.hits;
   }
 
+  std::string device_;
   cache::testing::TestFolder folder_;
   std::unique_ptr<Engine> engine_;  // where they are alone
   std::map<std::pair<uint64_t, int64_t>, std::optional<Completion>> alone_;

@@ -38,6 +38,7 @@ struct SmallEngine {
   int64_t chunk_tokens = 16;
   uint64_t weights = 1;
   std::optional<cache::PrefixCacheOptions> prefix_cache = {};
+  std::string device = "cpu";
 
   std::unique_ptr<LoadedModel> model() const {
     auto config = formats::parse_config(kSmallModel, "small model").value();
@@ -45,6 +46,7 @@ struct SmallEngine {
     ModelOptions options;
     options.precision = "exact";
     options.threads = threads;
+    options.device = device;
     return LoadedModel::create(std::move(config), std::move(source), options).value();
   }
   EngineOptions options(const LoadedModel& model) const {
