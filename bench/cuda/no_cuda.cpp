@@ -1,3 +1,4 @@
+#include "cuda/matrix_rate.h"
 #include "cuda/read_rate.h"
 #include "device/gpu.h"
 
@@ -6,6 +7,11 @@ namespace cachalot::bench {
 Result<double> gpu_read_rate(int ordinal) {
   CACHALOT_ASSIGN_OR_RETURN(const std::unique_ptr<device::Gpu> gpu, device::Gpu::open(ordinal));
   return 0.0;
+}
+
+Result<MatrixRates> gpu_matrix_rates(int ordinal) {
+  CACHALOT_ASSIGN_OR_RETURN(const std::unique_ptr<device::Gpu> gpu, device::Gpu::open(ordinal));
+  return MatrixRates{};
 }
 
 }  // namespace cachalot::bench

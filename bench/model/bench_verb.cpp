@@ -5,9 +5,11 @@
 
 #include "apps/command_line.h"
 #include "apps/verbs.h"
+#include "apps/version.h"
 #include "matmul/matmul_bench.h"
 #include "model/arrivals_bench.h"
 #include "model/drafts_bench.h"
+#include "model/gpu_bench.h"
 #include "model/model_bench.h"
 
 namespace cachalot::apps {
@@ -92,20 +94,41 @@ void add_bench_verb(CLI::App& app, int* exit_code) {
   CLI::App* gpu_command = bench->add_subcommand(
       "gpu", "prefill and decode of Flash's layers on a GPU, made-up weights");
   set_example(gpu_command, "bench gpu --layers 8");
+  auto table = std::make_shared<bool>(false);
   gpu_command->add_flag("--json", *json, "the output is JSON with or without it");
+  gpu_command->add_flag("--table", *table, "the rows of docs/benchmarks.md instead of JSON");
   gpu_command->add_option("--layers", gpu->layers, "Flash's first ones, at full width")
       ->check(CLI::Range(1, 43));
   gpu_command->add_option("--device", gpu->device, "cuda or cuda:N");
-  gpu_command->add_option("--precision", gpu->precision, "exact, bf16, official or official-fp8");
+  gpu_command->add_option("--precision", gpu->precision,
+                          "exact, bf16, official or official-fp8 (default: official-fp8)");
   gpu_command->add_option("--threads", gpu->threads, "0: one per usable core");
-  gpu_command->add_option("--prompt-tokens", gpu->prompt_tokens, "of the prompt")
+  gpu_command->add_option("--prompts", gpu->prompts, "tokens of prompts (default: 4096)")
+      ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20));
-  gpu_command->add_option("--decode-tokens", gpu->decode_tokens, "that each sequence decodes")
-      ->check(CLI::Range(4, 1 << 20));
+  gpu_command
+      ->add_option("--contexts", gpu->contexts,
+                   "of decode, the first prompt's length or longer (default: 4096)")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 20));
   gpu_command->add_option("--sequences", gpu->sequences, "that decode at once (default: 1,8,64)")
       ->delimiter(',')
       ->check(CLI::Range(1, 64));
-  gpu_command->callback([gpu, json, exit_code] { *exit_code = print(bench::run_gpu_bench(*gpu)); });
+  gpu_command->add_option("--decode-tokens", gpu->decode_tokens, "that each sequence decodes")
+      ->check(CLI::Range(4, 1 << 20));
+  gpu_command->add_option("--chunk-tokens", gpu->chunk_tokens, "of a prompt that run at once")
+      ->check(CLI::Range(1, 1 << 20));
+  gpu_command->callback([gpu, table, exit_code] {
+    const std::string version = version_text();
+    const size_t begin = version.find("(commit ") + 8;
+    gpu->commit = version.substr(begin, version.find(')', begin) - begin);
+    const Result<bench::GpuBenchReport> report = bench::run_gpu_bench(*gpu);
+    if (!report) {
+      *exit_code = report_error(report.error());
+    } else {
+      fmt::print("{}\n", *table ? report->table : report->json);
+    }
+  });
 
   auto arrivals = std::make_shared<bench::ArrivalsBenchOptions>();
   CLI::App* arrivals_command = bench->add_subcommand(

@@ -10,27 +10,15 @@
 
 #include "base/log.h"
 #include "base/rng.h"
-#include "cuda/read_rate.h"
 #include "device/machine_limits.h"
 #include "engine/engine.h"
 #include "engine/model_cache_layout.h"
 #include "formats/accounting.h"
-#include "formats/presets.h"
 #include "model/random_weights.h"
+#include "model/step_cost.h"
 
 namespace cachalot::bench {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 // Flash's widths; four layers (window, CSA, HCA, CSA), 40 experts, 16,384 words.
 constexpr std::string_view kFlashSlice =
@@ -91,14 +79,6 @@ Result<std::unique_ptr<engine::Engine>> random_engine(const formats::ModelConfig
   return engine::Engine::create(std::move(model), options);
 }
 
-std::vector<int32_t> random_prompt(int64_t count, int64_t vocab_size) {
-  RngStream rng(3, RngPurpose::data, 0);
-  std::vector<int32_t> ids(static_cast<size_t>(count));
-  for (int32_t& id : ids)
-    id = static_cast<int32_t>(rng.next_u32() % static_cast<uint32_t>(vocab_size));
-  return ids;
-}
-
 // The wall clock, or the process's time over its threads.
 double step_clock(const engine::Engine& engine, bool cpu_clock) {
   timespec time{};
@@ -135,62 +115,10 @@ double peak_memory_bytes() {
   return static_cast<double>(usage.ru_maxrss) * 1024.0;
 }
 
-// What one decode step of some sequences at a context needs, in plain FLOPs (2 a multiply-add,
-// whatever the format) and bytes read.
-struct StepCost {
-  double matrix_flops,
-      matrix_bytes;  // the layers' matrices and the head; of the experts, those that are expected
-                     // to be chosen by one sequence or more
-  double attention_flops, attention_bytes;  // scanned and selected cache rows
-};
-
-StepCost step_cost(const engine::Engine& engine, double context, int64_t sequences = 1) {
-  const formats::ModelConfig& c = engine.config();
-  const formats::ParameterCount parameters =
-      formats::count_parameters(c, formats::tensor_inventory(c));
-  const model::ModelWeights& weights = engine.weights();
-  const cache::CacheLayout& layout = engine.cache_layout();
-  const auto n = static_cast<double>(sequences);
-  const double chosen =
-      static_cast<double>(c.num_experts_per_tok) / static_cast<double>(c.n_routed_experts);
-  StepCost cost{};
-  cost.matrix_flops =
-      2.0 * n * static_cast<double>(parameters.active_quantised + parameters.active_wide);
-  cost.matrix_bytes = static_cast<double>(weights.num_bytes()) -
-                      static_cast<double>(weights.expert_bytes()) * std::pow(1.0 - chosen, n);
-  const std::vector<formats::LayerConfig> layers = formats::layer_configs(c);
-  for (int64_t layer = 0; layer < c.num_hidden_layers; ++layer) {
-    const cache::LayerStreams& streams = layout.layer(layer);
-    const double entries =
-        layers[layer].ratio > 0 ? context / static_cast<double>(layers[layer].ratio) : 0.0;
-    const bool csa = layers[layer].attention == formats::AttentionKind::csa;
-    const double keys = std::min(context, static_cast<double>(c.sliding_window)) +
-                        (csa ? std::min(entries, static_cast<double>(c.index_topk)) : entries);
-    cost.attention_flops += 4.0 * static_cast<double>(c.heads_dim()) * keys;
-    cost.attention_bytes += keys * static_cast<double>(streams.window.row_bytes());
-    if (!csa) continue;
-    cost.attention_flops += 2.0 * static_cast<double>(c.index_n_heads * c.index_head_dim) * entries;
-    cost.attention_bytes += entries * static_cast<double>(streams.index_key.row_bytes());
-  }
-  cost.attention_flops *= n;
-  cost.attention_bytes *= n;
-  return cost;
-}
-
-double bytes_of(const StepCost& cost) { return cost.matrix_bytes + cost.attention_bytes; }
-
 // The better of two measurements, of which one was made before the work and one after it: what a
 // neighbour takes from one of them would make a share too large.
 Machine better_of(const Machine& a, const Machine& b) {
   return {a.isa, std::max(a.flops, b.flops), std::max(a.bytes_per_s, b.bytes_per_s)};
-}
-
-Status check_share(const char* name, double share) {
-  if (share <= 1) return {};
-  return invalid_argument(
-      fmt::format("{}: expected a share of the machine's limit of at most 1, "
-                  "found {:.3f}: the limit or the work is counted wrong",
-                  name, share));
 }
 
 double limit_seconds(double flops, double bytes, const Machine& machine) {
@@ -237,95 +165,7 @@ Result<std::vector<double>> batch_seconds(engine::Engine& engine, int64_t sequen
   return seconds;
 }
 
-// Seconds until the first token, and of the steps in which all answers decode.
-struct PromptAndSteps {
-  double prompt_s = 0;
-  std::vector<double> steps;
-};
-
-Result<PromptAndSteps> answer_seconds(engine::Engine& engine, int64_t answers,
-                                      const GpuBenchOptions& options) {
-  PromptAndSteps out;
-  int64_t tokens = 0, finished = 0;
-  Status failed;
-  engine::Request request;
-  request.prompt = random_prompt(options.prompt_tokens, engine.config().vocab_size);
-  request.sampling.temperature = 1;  // so that answers differ
-  request.sampling.seed = 1;
-  request.max_new_tokens = options.decode_tokens;
-  request.num_answers = answers;
-  request.on_event = [&](const engine::Event& event) {
-    tokens += event.kind == engine::Event::Kind::token ? 1 : 0;
-    if (event.kind != engine::Event::Kind::finished) return true;
-    ++finished;
-    if (!*event.result) failed = event.result->error();
-    return true;
-  };
-  const Result<engine::RequestId> submitted = engine.submit(std::move(request));
-  if (!submitted) return submitted.error();
-  while (finished < answers) {
-    const int64_t before = tokens, rows = engine.counts().rows;
-    const Clock::time_point start = Clock::now();
-    engine.step();
-    const double taken = seconds_since(start);
-    if (before == 0) {  // a step does not wait for the rows of a prompt: the first token does
-      out.prompt_s += taken;
-    } else if (tokens - before == answers && engine.counts().rows - rows == answers) {
-      out.steps.push_back(taken);
-    }
-  }
-  if (!failed.ok()) return failed;
-  return out;
-}
-
 }  // namespace
-
-Result<std::string> run_gpu_bench(const GpuBenchOptions& options) {
-  formats::ModelConfig config = formats::flash_config();
-  const int64_t layers = std::clamp<int64_t>(options.layers, 1, config.num_hidden_layers);
-  config.num_hidden_layers = layers;
-  config.num_nextn_predict_layers = 0;
-  config.num_hash_layers = std::min(config.num_hash_layers, layers);
-  config.compress_ratios.resize(static_cast<size_t>(layers));
-  CACHALOT_ASSIGN_OR_RETURN(const double read_rate, gpu_read_rate(0));
-  engine::EngineOptions engine_options;
-  engine_options.model.precision = options.precision;
-  engine_options.model.device = options.device;
-  engine_options.model.threads = options.threads;
-  engine_options.max_context_tokens = options.prompt_tokens + 2 * options.decode_tokens + 64;
-  engine_options.prefill_chunk_tokens = options.prompt_tokens;
-  engine_options.max_sequences = std::ranges::max(options.sequences);
-  engine_options.max_token_gap_seconds = 100;
-  const Clock::time_point start = Clock::now();
-  CACHALOT_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Engine> engine,
-                            random_engine(config, engine_options));
-  log_info(fmt::format("{} layers made in {:.1f} s", layers, seconds_since(start)));
-  double prompt_s = 0;
-  std::string rows;
-  for (const int64_t sequences : options.sequences) {
-    CACHALOT_ASSIGN_OR_RETURN(const PromptAndSteps run,
-                              answer_seconds(*engine, sequences, options));
-    prompt_s = prompt_s == 0 ? run.prompt_s : std::min(prompt_s, run.prompt_s);
-    if (run.steps.empty()) return invalid_argument("decode tokens: expected more, found no step");
-    const double step = median(run.steps);
-    const double bytes =
-        bytes_of(step_cost(*engine, static_cast<double>(options.prompt_tokens), sequences));
-    const double share = bytes / read_rate / step;
-    CACHALOT_RETURN_IF_ERROR(check_share("bench gpu", share));
-    rows += fmt::format(
-        "{}{{\"sequences\": {}, \"tokens_per_s\": {:.2f}, \"median_s\": {:.6f}, \"min_s\": "
-        "{:.6f}, \"steps\": {}, \"bytes\": {:.4g}, \"share_of_limit\": {:.4f}}}",
-        rows.empty() ? "" : ", ", sequences, static_cast<double>(sequences) / step, step,
-        std::ranges::min(run.steps), run.steps.size(), bytes, share);
-    log_info(rows);
-  }
-  return fmt::format(
-      "{{\"bench\": \"gpu\", \"precision\": \"{}\", \"layers\": {}, \"weight_bytes\": {}, "
-      "\"read_gb_per_s\": {:.1f}, \"context\": {}, \"prefill_s\": {:.4f}, "
-      "\"prefill_tokens_per_s\": {:.1f}, \"decode\": [{}]}}",
-      options.precision, layers, engine->weights().num_bytes(), read_rate / 1e9,
-      options.prompt_tokens, prompt_s, static_cast<double>(options.prompt_tokens) / prompt_s, rows);
-}
 
 Result<std::string> run_batch_bench(const BatchBenchOptions& options) {
   engine::EngineOptions engine_options;

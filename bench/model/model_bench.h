@@ -51,18 +51,4 @@ struct BatchBenchOptions {
 // step beside the limits measured in the same run.
 Result<std::string> run_batch_bench(const BatchBenchOptions& options);
 
-struct GpuBenchOptions {
-  int64_t layers = 8;  // Flash's first ones, at full width, with all experts and words
-  std::string device = "cuda";
-  std::string precision = "official";
-  int threads = 0;
-  int64_t prompt_tokens = 4096;
-  int64_t decode_tokens = 32;
-  std::vector<int64_t> sequences = {1, 8, 64};  // that decode at once; one number or more
-};
-// JSON: a prompt, and decode of sequences that go on from it, each with tokens of its own; tokens a
-// second, sampling on the host included, and the share of the reading limit measured in the same
-// run.
-Result<std::string> run_gpu_bench(const GpuBenchOptions& options);
-
 }  // namespace cachalot::bench

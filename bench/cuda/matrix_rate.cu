@@ -1,0 +1,98 @@
+#include <algorithm>
+
+#include "cuda/matrix_rate.h"
+#include "device/cuda/device.h"
+#include "device/cuda/launch.cuh"
+#include "device/cuda/memory.h"
+#include "tile/order.cuh"
+#include "tile/wgmma_bf16.cuh"
+
+namespace cachalot::bench {
+namespace {
+
+namespace cuda = device::cuda;
+
+constexpr int kGroups = 2;  // of four warps
+constexpr int kTurns = 20000;
+constexpr int kSteps = 4;  // of a turn
+constexpr int kSmemBytes = 64 << 10;
+
+// Numbers of about one size and random sign, in either format: zeros would draw less power.
+__device__ void fill(uint32_t* words, uint32_t keep, uint32_t set) {
+  for (int i = threadIdx.x; i < kSmemBytes / 4; i += kGroups * 128) {
+    uint32_t x = (i + 1) * 0x9E3779B9u;
+    x = (x ^ x >> 15) * 0x85EBCA6Bu;
+    words[i] = ((x ^ x >> 13) & keep) | set;
+  }
+  tile::publish_to_async();
+  __syncthreads();
+}
+
+template <bool kBf16>
+__global__ void __launch_bounds__(kGroups * 128) rate_kernel(float* sink) {
+  extern __shared__ __align__(1024) uint32_t words[];
+  if constexpr (kBf16) {
+    fill(words, 0x807F807F, 0x3F803F80);
+  } else {
+    fill(words, 0x87878787, 0x38383838);
+  }
+  const uint32_t smem = tile::smem_address(words);
+  float d[kBf16 ? 64 : 32] = {};
+  [[maybe_unused]] const uint32_t a[4] = {words[threadIdx.x], words[threadIdx.x + 256],
+                                          words[threadIdx.x + 512], words[threadIdx.x + 768]};
+  for (int turn = 0; turn < kTurns; ++turn) {
+    tile::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      if constexpr (kBf16) {
+        const uint64_t left = tile::SwizzledTile::major_k(smem, step);
+        const uint64_t right = tile::SwizzledTile::major_columns(smem + 16384, step, 8192);
+        tile::wgmma_bf16_n128_columns(d, left, right, 1);
+      } else {
+        const uint64_t right = tile::CoreMatrices<64>::advance(
+            tile::CoreMatrices<64>::descriptor(smem), step * tile::CoreMatrices<64>::kStepBytes);
+        tile::WgmmaE4m3<64>::multiply(d, a, right, 1);
+      }
+    }
+    tile::wgmma_commit();
+    tile::wgmma_wait<0>();
+  }
+  tile::wgmma_arrived(d);
+  float sum = 0;
+  for (const float value : d) sum += value;
+  if (sum == 0.12345f) *sink = sum;
+}
+
+template <bool kBf16>
+double best_rate(const cuda::Stream& stream, const cuda::Device& device, float* sink) {
+  cuda::LaunchShape shape;
+  shape.grid = dim3(static_cast<unsigned>(device.num_sms));
+  shape.block = kGroups * 128;
+  shape.smem_bytes = kSmemBytes;
+  shape.edge = cuda::Edge::full;
+  cuda::allow_smem(rate_kernel<kBf16>, kSmemBytes);
+  double best_us = 0;
+  for (int run = 0; run < 4; ++run) {
+    const cuda::Event begin = cuda::Event::create(), end = cuda::Event::create();
+    begin.record(stream);
+    cuda::launch(stream, shape, rate_kernel<kBf16>, sink);
+    end.record(stream);
+    stream.synchronize();
+    const double us = cuda::Event::elapsed_us(begin, end);
+    best_us = run == 0 ? us : std::min(best_us, us);
+  }
+  const double flops_per_step = 2.0 * 64 * (kBf16 ? 128 * 16 : 64 * 32);
+  return flops_per_step * kSteps * kTurns * kGroups * device.num_sms / best_us * 1e6;
+}
+
+}  // namespace
+
+Result<MatrixRates> gpu_matrix_rates(int ordinal) {
+  CACHALOT_ASSIGN_OR_RETURN(const cuda::Device device, cuda::open_device(ordinal));
+  const cuda::Stream stream = cuda::Stream::create();
+  CACHALOT_ASSIGN_OR_RETURN(const cuda::DeviceBuffer sink, cuda::DeviceBuffer::create(stream, 4));
+  return MatrixRates{best_rate<true>(stream, device, sink.as<float>()),
+                     best_rate<false>(stream, device, sink.as<float>())};
+}
+
+}  // namespace cachalot::bench
