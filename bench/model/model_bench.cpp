@@ -9,7 +9,6 @@
 #include <cmath>
 
 #include "base/log.h"
-#include "base/rng.h"
 #include "device/machine_limits.h"
 #include "engine/engine.h"
 #include "engine/model_cache_layout.h"

@@ -22,6 +22,8 @@ void embed_cuda(device::ExecContext&, const tensor::TensorView&, const int32_t*,
 void rms_norm_cuda(device::ExecContext&, const RmsNormParams&) { refuse(); }
 void rms_norm_bf16_steps_cuda(device::ExecContext&, const RmsNormParams&) { refuse(); }
 void rope_cuda(device::ExecContext&, const RopeParams&) { refuse(); }
+bool head_rows_cuda_fits(const HeadRowsParams&) { refuse(); }
+void head_rows_cuda(device::ExecContext&, const HeadRowsParams&) { refuse(); }
 RopeTable rope_table_cuda(device::ExecContext&, const std::vector<float>&, const int64_t*,
                           int64_t) {
   refuse();

@@ -19,6 +19,7 @@ struct EncodeEntriesParams;
 struct EncodeRowsParams;
 struct ExpertLayerRows;
 struct ExpertProductsParams;
+struct HeadRowsParams;
 struct HyperSplitParams;
 struct IndexSelectParams;
 struct MatmulParams;
@@ -50,6 +51,9 @@ void embed_cuda(device::ExecContext& ctx, const tensor::TensorView& table, const
 void rms_norm_cuda(device::ExecContext& ctx, const RmsNormParams& p);
 void rms_norm_bf16_steps_cuda(device::ExecContext& ctx, const RmsNormParams& p);
 void rope_cuda(device::ExecContext& ctx, const RopeParams& p);
+// Other shapes take the ops one after another.
+bool head_rows_cuda_fits(const HeadRowsParams& p);
+void head_rows_cuda(device::ExecContext& ctx, const HeadRowsParams& p);
 RopeTable rope_table_cuda(device::ExecContext& ctx, const std::vector<float>& frequencies,
                           const int64_t* positions, int64_t n);
 

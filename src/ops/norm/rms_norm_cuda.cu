@@ -2,9 +2,9 @@
 
 #include "device/cuda/cuda_gpu.h"
 #include "device/cuda/launch.cuh"
+#include "ops/norm/rms_norm.cuh"
 #include "ops/norm/rms_norm.h"
 #include "ops/on_gpu.h"
-#include "tile/convert.cuh"
 #include "tile/order.cuh"
 
 namespace cachalot::ops {
@@ -16,41 +16,12 @@ constexpr int kChains = 16;
 constexpr int kMaxRows = kThreads / kChains;  // of a block: a row's chains are half a warp
 constexpr int kTileFloats = 8192;
 constexpr int kBatch = 16;  // values of a thread that are loaded before the first is used
-constexpr uint32_t kAllLanes = 0xFFFFFFFFu;
-
-enum class Norm { weighted, bf16_steps, factor_only };
 
 // How the rows of a block are cut: `chunk` columns at a time, a power of two.
 struct Cut {
   int rows;
   int chunk_log2;
 };
-
-// One value's step in its chain.
-template <Norm kNorm>
-__device__ __forceinline__ float add_square(float sum, float x) {
-  return kNorm == Norm::bf16_steps ? sum + tile::round_to_bf16(x * x) : fmaf(x, x, sum);
-}
-
-// Of a row, from its sum of squares.
-template <Norm kNorm>
-__device__ __forceinline__ float factor_of(float sum, int64_t columns, float eps) {
-  const float mean = sum / static_cast<float>(columns);
-  if constexpr (kNorm == Norm::bf16_steps) {
-    const float shifted = tile::round_to_bf16(tile::round_to_bf16(mean) + eps);
-    return tile::round_to_bf16(1.0f / sqrtf(shifted));
-  }
-  return 1.0f / sqrtf(mean + eps);
-}
-
-template <Norm kNorm>
-__device__ __forceinline__ float normed(const RmsNormParams& p, float x, float factor,
-                                        int64_t column) {
-  const float value = x * factor;
-  if constexpr (kNorm == Norm::bf16_steps) return tile::round_to_bf16(value);
-  const float weighted = p.g != nullptr ? p.g[column] * value : value;
-  return p.round_y ? tile::round_to_bf16(weighted) : weighted;
-}
 
 // A block: cut.rows rows. factor_only: y is [rows], the factors.
 template <Norm kNorm>
@@ -101,11 +72,9 @@ __global__ void __launch_bounds__(kThreads)
       for (; column < count; column += kChains) sum = add_square<kNorm>(sum, own[column]);
     }
   }
-#pragma unroll
-  for (int half = kChains / 2; half > 0; half /= 2)
-    sum += __shfl_down_sync(kAllLanes, sum, half, kChains);
+  sum = fold_chains(sum);
   if (threadIdx.x % kChains == 0 && own_row < num_rows) {
-    const float factor = factor_of<kNorm>(sum, p.columns, p.eps);
+    const float factor = norm_factor<kNorm>(sum, p.columns, p.eps);
     factors[own_row] = factor;
     if constexpr (kNorm == Norm::factor_only) p.y[first_row + own_row] = factor;
   }
@@ -120,7 +89,8 @@ __global__ void __launch_bounds__(kThreads)
       if (column >= p.columns) continue;
       const float x =
           whole ? cells[row * tile_stride + column] : p.x[(first_row + row) * p.x_stride + column];
-      p.y[(first_row + row) * p.y_stride + column] = normed<kNorm>(p, x, factors[row], column);
+      p.y[(first_row + row) * p.y_stride + column] = weigh<kNorm>(
+          x * factors[row], p.g != nullptr ? p.g + column : nullptr, p.round_y);
     }
   }
 }

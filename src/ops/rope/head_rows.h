@@ -1,0 +1,38 @@
+// What becomes of projected heads before others read them, in one op: a norm, the rotation, the
+// Hadamard transform, and a snap to few bits, each of which may be left out.
+// Source, numerics  ops/norm/rms_norm.h, ops/rope/rope.h, ops/quant/act_quant.h: the bits of those
+//         ops one after another. round: each rounds to bf16 where it may.
+// Shapes  x [rows, heads, head_dim], in place, row_stride between rows; g [head_dim].
+#pragma once
+
+#include <cstdint>
+
+#include "ops/rope/rope.h"
+
+namespace cachalot::ops {
+
+enum class HeadNorm { none, weighted, bf16_steps };
+enum class HeadSnap {
+  none,
+  fp8,  // all but the last rope_dim values, in runs of 64
+  fp4,  // all
+};
+
+struct HeadRowsParams {
+  float* x;
+  int64_t rows;
+  int64_t row_stride;
+  int64_t heads;
+  int64_t head_dim;
+  HeadNorm norm;
+  const float* g;  // weighted
+  float eps;
+  int64_t rope_dim;
+  RopeTable table;
+  bool hadamard;
+  HeadSnap snap;
+  bool round;
+};
+void head_rows(device::ExecContext& ctx, const HeadRowsParams& p);
+
+}  // namespace cachalot::ops
