@@ -2,6 +2,7 @@
 
 #include "autograd/elementwise_grad.h"
 #include "autograd/hyper_grad.h"
+#include "ops/hyper/hyper_boundary.h"
 
 namespace cachalot::model {
 namespace {
@@ -67,9 +68,47 @@ Matrix residual_after(Step& step, const ResidualMix& mix, Matrix y, Matrix strea
   return merged;
 }
 
-Matrix collapse_streams(Step& step, const std::optional<HyperWeights>& weights, Matrix streams,
-                        int64_t rows) {
-  if (!weights) return streams;
+bool has_boundary_op(const Step& step, const std::optional<HyperWeights>& weights,
+                     formats::ResidualKind kind) {
+  return step.precision.fp8_cores && weights && kind == formats::ResidualKind::mhc &&
+         weights->fn.format() == ops::WeightFormat::f32 &&
+         ops::hyper_boundary_fits(step.config.hc_mult, step.config.hidden_size);
+}
+
+namespace {
+void run_boundary(Step& step, const HyperWeights& weights, const std::vector<float>& norm,
+                  const float* y, Matrix streams, int64_t rows, const ResidualMix& mix,
+                  Matrix out) {
+  ops::hyper_boundary(
+      step.exec,
+      {rows, out.columns, streams.data, y, &weights.fn, weights.base.data(), weights.scale.data(),
+       norm.data(), mix.post, mix.comb, out.data, step.config.hc_sinkhorn_iters, hyper_eps(step),
+       static_cast<float>(step.config.rms_norm_eps)});
+}
+}  // namespace
+
+Boundary new_boundary(Step& step) {
+  const int64_t n = step.config.hc_mult;
+  return {new_matrix(step, step.rows, step.config.hidden_size),
+          {step.floats(step.rows * n), step.floats(step.rows * n * n)}};
+}
+
+void pass_boundary(Step& step, const HyperWeights& weights, const std::vector<float>& norm,
+                   const float* y, Matrix streams, const Boundary& boundary) {
+  run_boundary(step, weights, norm, y, streams, step.rows, boundary.mix, boundary.x);
+  if (y != nullptr) show(step, "hc.streams", streams, step.rows);
+  show(step, "norm", boundary.x, step.rows);
+}
+
+Matrix collapse_streams(Step& step, const std::optional<HyperWeights>& weights,
+                        const std::vector<float>& norm, Matrix streams, int64_t rows) {
+  const float eps = static_cast<float>(step.config.rms_norm_eps);
+  if (!weights) return rms_norm(step, streams, rows, norm, eps);
+  if (has_boundary_op(step, weights, formats::ResidualKind::mhc)) {
+    const Matrix x = new_matrix(step, rows, step.config.hidden_size);
+    run_boundary(step, *weights, norm, nullptr, streams, rows, {}, x);
+    return x;
+  }
   const int64_t n = step.config.hc_mult;
   const Matrix mixes = linear_maps(step, streams, rows, weights->fn);
   float* pre = step.floats(rows * n);
@@ -81,7 +120,7 @@ Matrix collapse_streams(Step& step, const std::optional<HyperWeights>& weights, 
   autograd::hyper_pre(step.context(), streams.data, pre, rows, n, u.columns, step.precision.bf16,
                       u.data);
   show(step, "hc.u", u, rows);
-  return u;
+  return rms_norm(step, u, rows, norm, eps);
 }
 
 }  // namespace cachalot::model

@@ -23,8 +23,23 @@ Matrix residual_before(Step& step, const std::optional<HyperWeights>& weights,
 // the old ones, beside them.
 Matrix residual_after(Step& step, const ResidualMix& mix, Matrix y, Matrix streams);
 
-// The head's collapse of the streams [rows, n * hidden_size] to u [rows, hidden_size].
-Matrix collapse_streams(Step& step, const std::optional<HyperWeights>& weights, Matrix streams,
-                        int64_t rows);
+// The head's collapse of the streams [rows, n * hidden_size] and its norm: [rows, hidden_size].
+Matrix collapse_streams(Step& step, const std::optional<HyperWeights>& weights,
+                        const std::vector<float>& norm, Matrix streams, int64_t rows);
+
+// Where the precision allows it, the merge after a sublayer, what comes before the next one and that
+// one's norm are one op (ops/hyper/hyper_boundary.h).
+bool has_boundary_op(const Step& step, const std::optional<HyperWeights>& weights,
+                     formats::ResidualKind kind);
+
+// The same arrays before every sublayer of a call.
+struct Boundary {
+  Matrix x;  // [rows, hidden_size], the next sublayer's input
+  ResidualMix mix;
+};
+Boundary new_boundary(Step& step);
+// y null: nothing to merge, before the first sublayer.
+void pass_boundary(Step& step, const HyperWeights& weights, const std::vector<float>& norm,
+                   const float* y, Matrix streams, const Boundary& boundary);
 
 }  // namespace cachalot::model

@@ -50,29 +50,50 @@ int64_t end_of_shared(std::span<const formats::LayerConfig> layers, int64_t firs
   return end;
 }
 
+// What a sublayer's input is mixed and normed with.
+struct Before {
+  const std::optional<HyperWeights>* hyper;
+  const std::vector<float>* norm;
+};
+Before before_attention(const LayerWeights& weights) {
+  return {&weights.hc_attn, &weights.attn_norm};
+}
+Before before_ffn(const LayerWeights& weights) { return {&weights.hc_ffn, &weights.ffn_norm}; }
+
+// boundary: with one op between sublayers, where the first one's input already lies. next: the layer
+// after this one, null after the last.
 Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
-                 const LayerWeights& weights, Matrix streams) {
+                 const LayerWeights& weights, const LayerWeights* next,
+                 const std::optional<Boundary>& boundary, Matrix streams) {
   const float eps = static_cast<float>(step.config.rms_norm_eps);
-  auto sublayer = [&](const std::optional<HyperWeights>& hyper, const std::vector<float>& norm,
-                      auto body) {
+  const auto merge = [&](const ResidualMix& mix, Matrix y) {
+    streams = residual_after(step, mix, y, streams);
+    show(step, "hc.streams", streams, step.rows);
+  };
+  auto sublayer = [&](Before own, std::optional<Before> after, auto body) {
     const StepScope scope(step.context());
+    if (boundary) {
+      const Matrix y = body(boundary->x);
+      if (!after) return merge(boundary->mix, y);
+      return pass_boundary(step, **after->hyper, *after->norm, y.data, streams, *boundary);
+    }
     ResidualMix mix;
-    const Matrix u = residual_before(step, hyper, layer.residual, streams, mix);
-    const Matrix x = rms_norm(step, u, step.rows, norm, eps);
+    const Matrix before = streams;
+    const Matrix u = residual_before(step, *own.hyper, layer.residual, streams, mix);
+    const Matrix x = rms_norm(step, u, step.rows, *own.norm, eps);
     show(step, "norm", x, step.rows);
-    if (hyper) step.recompute(Recomputed::mixed, u.data);
+    if (*own.hyper) step.recompute(Recomputed::mixed, u.data);
     const Matrix y = body(x);
     step.recompute(Recomputed::input, x.data);
-    const Matrix merged = residual_after(step, mix, y, streams);
-    show(step, "hc.streams", merged, step.rows);
+    merge(mix, y);
     if (step.sublayer_idx % step.block_sublayers != 0)
-      step.recompute(Recomputed::streams, streams.data);
+      step.recompute(Recomputed::streams, before.data);
     ++step.sublayer_idx;
-    streams = merged;
   };
-  sublayer(weights.hc_attn, weights.attn_norm,
+  sublayer(before_attention(weights), before_ffn(weights),
            [&](Matrix x) { return attention(step, layer_idx, layer, weights.attn, x); });
-  sublayer(weights.hc_ffn, weights.ffn_norm,
+  sublayer(before_ffn(weights),
+           next == nullptr ? std::nullopt : std::optional(before_attention(*next)),
            [&](Matrix x) { return ffn(step, layer_idx, weights.ffn, x); });
   if (step.probe != nullptr) {
     const OnHost<float> values(step.exec, streams.data, step.rows * streams.stride);
@@ -85,6 +106,15 @@ Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
 // into the window rings, which later layers of the call still read.
 Matrix run_layers(Step& step, std::span<const formats::LayerConfig> layers, int64_t first,
                   int64_t last, const LayerWeights* first_weights, Matrix streams) {
+  std::optional<Boundary> boundary;
+  bool fits = true;  // every layer
+  for (int64_t layer = first; layer < last; ++layer)
+    fits &= has_boundary_op(step, first_weights[layer - first].hc_attn, layers[layer].residual);
+  if (fits) {
+    boundary = new_boundary(step);
+    pass_boundary(step, *first_weights->hc_attn, first_weights->attn_norm, nullptr, streams,
+                  *boundary);
+  }
   for (int64_t layer = first; layer < last; ++layer) {
     const formats::LayerConfig& config = layers[layer];
     if (has_window(config, layer)) {
@@ -97,7 +127,9 @@ Matrix run_layers(Step& step, std::span<const formats::LayerConfig> layers, int6
           step.exec.arena->allocate<int32_t>(step.rows * step.config.index_topk),
           step.exec.arena->allocate<int32_t>(step.rows)};
     }
-    streams = run_layer(step, layer, config, first_weights[layer - first], streams);
+    const LayerWeights* const weights = first_weights + (layer - first);
+    streams = run_layer(step, layer, config, *weights, layer + 1 < last ? weights + 1 : nullptr,
+                        boundary, streams);
   }
   for (int64_t layer = first; layer < last; ++layer) {
     if (has_window(layers[layer], layer)) store_window_rows(step, layer);
@@ -287,8 +319,7 @@ void Transformer::head_logits(autograd::Context ctx, const std::optional<HyperWe
   const int64_t width = num_streams() * config_.hidden_size;
   const Matrix chosen = new_matrix(step, num_rows, width);
   autograd::gather_rows(ctx, streams, place_list(ctx.exec, rows), width, chosen.data);
-  const Matrix u = collapse_streams(step, hc_head, chosen, num_rows);
-  const Matrix x = rms_norm(step, u, num_rows, norm, static_cast<float>(config_.rms_norm_eps));
+  const Matrix x = collapse_streams(step, hc_head, norm, chosen, num_rows);
   const Matrix out{logits, config_.vocab_size, config_.vocab_size};
   linear_f32(step, x, num_rows, weights_->head, out);
   show(step, "norm", x, num_rows);

@@ -65,6 +65,7 @@ void hyper_post_cuda(device::ExecContext&, const float*, const float*, const flo
                      int64_t, int64_t, int64_t, bool, float*) {
   refuse();
 }
+void hyper_boundary_cuda(device::ExecContext&, const HyperBoundaryRows&) { refuse(); }
 void route_cuda(device::ExecContext&, const RouterParams&) { refuse(); }
 void hash_expert_ids_cuda(device::ExecContext&, const int32_t*, const int32_t*, int64_t, int64_t,
                           int32_t*) {

@@ -20,6 +20,7 @@ struct EncodeRowsParams;
 struct ExpertLayerRows;
 struct ExpertProductsParams;
 struct HeadRowsParams;
+struct HyperBoundaryRows;
 struct HyperSplitParams;
 struct IndexSelectParams;
 struct MatmulParams;
@@ -87,6 +88,7 @@ void hyper_pre_cuda(device::ExecContext& ctx, const float* streams, const float*
 void hyper_post_cuda(device::ExecContext& ctx, const float* streams, const float* y,
                      const float* post, const float* comb, int64_t rows, int64_t n, int64_t d,
                      bool round_x, float* out);
+void hyper_boundary_cuda(device::ExecContext& ctx, const HyperBoundaryRows& p);
 
 void route_cuda(device::ExecContext& ctx, const RouterParams& p);
 void hash_expert_ids_cuda(device::ExecContext& ctx, const int32_t* table, const int32_t* tokens,

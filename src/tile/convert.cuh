@@ -154,4 +154,10 @@ __device__ __forceinline__ float approximate_exp2(float x) {
   return y;
 }
 
+__device__ __forceinline__ float approximate_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 }  // namespace cachalot::tile

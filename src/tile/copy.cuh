@@ -24,6 +24,15 @@ __device__ __forceinline__ Vector16 load_once(const Vector16* from) {
   return v;
 }
 
+// What no kernel writes while it is read, used by several blocks of an SM.
+__device__ __forceinline__ Vector16 load_constant(const Vector16* from) {
+  Vector16 v;
+  asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.word[0]), "=r"(v.word[1]), "=r"(v.word[2]), "=r"(v.word[3])
+               : "l"(from));
+  return v;
+}
+
 // What another kernel or block may just have written: from L2.
 __device__ __forceinline__ Vector16 load_shared_state(const Vector16* from) {
   Vector16 v;

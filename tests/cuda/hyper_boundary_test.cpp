@@ -1,35 +1,34 @@
 // The mHC boundary on the GPU: what it rounds like the CPU has its bits, its sums their bounds.
 #include <algorithm>
 
-#include "device/exec_context.h"
-#include "ops/hyper/hyper_boundary_cuda.h"
+#include "ops/hyper/hyper_boundary.h"
 #include "ops/hyper/hyper_connection.h"
 #include "tests/cuda/cuda_fixture.h"
+#include "tests/cuda/gpu_context.h"
 
 namespace cachalot::ops {
 namespace {
 
 using testing::Rng;
-using testing::cuda::DeviceBuffer;
+using testing::Side;
 
 struct Inputs {
   int64_t tokens, d;
-  std::vector<uint16_t> streams, y, norm;
-  std::vector<float> fn, base, scale, post, comb;
+  int64_t mixes;  // 24, or the head's 4
+  std::vector<float> streams, y, norm, fn, base, scale, post, comb;
 };
 
 struct Outputs {
-  std::vector<uint16_t> streams, out;
-  std::vector<float> post, comb;
+  std::vector<float> streams, out, post, comb;
 };
 
-Inputs random_inputs(Rng& rng, int64_t tokens, int64_t d) {
-  Inputs in{tokens, d, {}, {}, {}, {}, {}, {}, {}, {}};
-  in.streams = testing::random_bf16(rng, tokens * 4 * d);
-  in.y = testing::random_bf16(rng, tokens * d);
-  in.norm = testing::random_bf16(rng, d);
-  in.fn = testing::random_floats(rng, 24 * 4 * d, 0.02f);
-  in.base = testing::random_floats(rng, 24);
+Inputs random_inputs(Rng& rng, int64_t tokens, int64_t d, int64_t mixes = 24) {
+  Inputs in{tokens, d, mixes, {}, {}, {}, {}, {}, {}, {}, {}};
+  in.streams = testing::floats_of(testing::random_bf16(rng, tokens * 4 * d));
+  in.y = testing::floats_of(testing::random_bf16(rng, tokens * d));
+  in.norm = testing::random_floats(rng, d);
+  in.fn = testing::random_floats(rng, mixes * 4 * d, 0.02f);
+  in.base = testing::random_floats(rng, mixes);
   in.scale = {0.7f, 1.1f, 0.9f};
   std::uniform_real_distribution<float> uniform(0, 1);
   for (int64_t i = 0; i < tokens * 4; ++i) in.post.push_back(2 * uniform(rng));
@@ -50,32 +49,43 @@ Inputs rows_of(const Inputs& in, int64_t first, int64_t tokens) {
   return few;
 }
 
-class HyperBoundary : public testing::CudaTest {
+class HyperBoundary : public testing::GpuTest {
  protected:
   Outputs run(const Inputs& in, bool has_y = true) {
-    DeviceBuffer streams = put(in.streams), y = put(in.y), norm = put(in.norm), fn = put(in.fn),
-                 base = put(in.base), scale = put(in.scale), post = put(in.post),
-                 comb = put(in.comb), out = room(in.tokens * in.d * 2),
-                 partial = room(in.tokens * 25 * (in.d / 32) * 4),
-                 counters = room(in.tokens * 4, 0);
-    HyperBoundaryParams p = {};
-    p.tokens = in.tokens;
+    const bool head = in.mixes == 4;
+    Side host(nullptr), side(gpu_.get());
+    PackedWeight fn =
+        PackedWeight::pack(host.ctx, {{tensor::DType::f32,
+                                       {in.mixes, 4 * in.d},
+                                       reinterpret_cast<const std::byte*>(in.fn.data())},
+                                      {},
+                                      in.mixes,
+                                      4 * in.d,
+                                      0,
+                                      0})
+            .value();
+    EXPECT_TRUE(fn.move_to(*gpu_).ok());
+    HyperBoundaryRows p{};
+    p.rows = in.tokens;
     p.d = in.d;
-    p.streams = streams.as<uint16_t>();
-    p.y = has_y ? y.as<uint16_t>() : nullptr;
-    p.fn = fn.as<float>();
-    p.base = base.as<float>();
-    p.scale = scale.as<float>();
-    p.norm = norm.as<uint16_t>();
-    p.post = post.as<float>();
-    p.comb = comb.as<float>();
-    p.out = out.as<uint16_t>();
-    p.partial = partial.as<float>();
-    p.counters = counters.as<uint32_t>();
-    EXPECT_TRUE(check_hyper_boundary(p).ok());
-    launch_hyper_boundary(stream_, p);
-    for (const uint32_t counter : get<uint32_t>(counters)) EXPECT_EQ(counter, 0u);
-    return {get<uint16_t>(streams), get<uint16_t>(out), get<float>(post), get<float>(comb)};
+    p.streams = side.array(in.streams);
+    p.y = has_y ? side.array(in.y) : nullptr;
+    p.fn = &fn;
+    p.base = side.constant(in.base).data();
+    p.scale = side.constant(in.scale).data();
+    p.norm = side.constant(in.norm).data();
+    p.post = head ? nullptr : side.array(in.post);
+    p.comb = head ? nullptr : side.array(in.comb);
+    p.out = side.room<float>(in.tokens * in.d);
+    p.sinkhorn_iters = 20;
+    p.hc_eps = p.rms_norm_eps = 1e-6f;
+    hyper_boundary(side.ctx, p);
+    Outputs out{side.read(p.streams, in.tokens * 4 * in.d), side.read(p.out, in.tokens * in.d), {},
+                {}};
+    if (head) return out;
+    out.post = side.read(p.post, in.tokens * 4);
+    out.comb = side.read(p.comb, in.tokens * 16);
+    return out;
   }
 };
 
@@ -87,48 +97,55 @@ TEST_F(HyperBoundary, EqualsTheFormula) {
   struct Case {
     int64_t tokens, d;
     bool has_y;
+    int64_t mixes;
   };
-  for (const Case& c : {Case{1, 256, true}, Case{3, 4096, true}, Case{2, 7168, true},
-                        Case{19, 512, true}, Case{2, 2304, false}}) {
-    const Inputs in = random_inputs(rng, c.tokens, c.d);
+  for (const Case& c : {Case{1, 256, true, 24}, Case{3, 4096, true, 24}, Case{2, 7168, true, 24},
+                        Case{19, 512, true, 24}, Case{2, 2304, false, 24}, Case{1, 32, true, 24},
+                        Case{9, 1024, false, 4}, Case{530, 256, true, 24}}) {
+    const Inputs in = random_inputs(rng, c.tokens, c.d, c.mixes);
     const Outputs found = run(in, c.has_y);
-    std::vector<float> x = testing::floats_of(in.streams), y = testing::floats_of(in.y);
+    std::vector<float> x = in.streams;
     if (c.has_y) {
-      hyper_post(ctx, x.data(), y.data(), in.post.data(), in.comb.data(), c.tokens, 4, c.d, true,
+      hyper_post(ctx, x.data(), in.y.data(), in.post.data(), in.comb.data(), c.tokens, 4, c.d, true,
                  x.data());
     }
-    ASSERT_EQ(testing::floats_of(found.streams), x) << "d " << c.d;
+    ASSERT_EQ(found.streams, x) << "d " << c.d;
 
     const int64_t width = 4 * c.d;
-    std::vector<float> mixes(c.tokens * 24), inv_rms(c.tokens), pre(c.tokens * 4),
+    std::vector<float> mixes(c.tokens * c.mixes), inv_rms(c.tokens), pre(c.tokens * 4),
         post(c.tokens * 4), comb(c.tokens * 16);
     double worst_mix = 0;  // an error of a mix, after the factor
     for (int64_t t = 0; t < c.tokens; ++t) {
       double squares = 0;
       for (int64_t i = 0; i < width; ++i) squares += double{x[t * width + i]} * x[t * width + i];
       inv_rms[t] = static_cast<float>(1 / std::sqrt(squares / width + 1e-6));
-      for (int64_t r = 0; r < 24; ++r) {
+      for (int64_t r = 0; r < c.mixes; ++r) {
         double sum = 0, magnitude = 0;
         for (int64_t i = 0; i < width; ++i) {
           const double term = double{in.fn[r * width + i]} * x[t * width + i];
           sum += term;
           magnitude += std::fabs(term);
         }
-        mixes[t * 24 + r] = static_cast<float>(sum);
-        // 4 + 5 + d / 1024 + 5 additions deep; the factor and its square root.
-        worst_mix = std::max(worst_mix, inv_rms[t] * (magnitude * (24 + c.d / 1024.0) * 0x1p-24 +
-                                                      std::fabs(sum) * 20 * 0x1p-24));
+        mixes[t * c.mixes + r] = static_cast<float>(sum);
+        // Three instructions of 17 addends, each cut to fp32, their weights' parts some 1 % more
+        // than a weight; 8 + d / 512 + 16 additions; the factor and its square root.
+        worst_mix = std::max(
+            worst_mix, inv_rms[t] * (magnitude * (52 * 2 + 24 + c.d / 512.0) * 0x1p-24 +
+                                     std::fabs(sum) * 20 * 0x1p-24));
       }
     }
-    HyperSplitParams split{
-        mixes.data(), inv_rms.data(), in.base.data(), in.scale.data(), c.tokens,    4,
-        20,           1e-6f,          HyperKind::mhc, pre.data(),      post.data(), comb.data()};
-    hyper_split(ctx, split);
+    if (c.mixes == 4) {
+      hyper_head_split(ctx, mixes.data(), inv_rms.data(), in.base.data(), in.scale.data(), c.tokens,
+                       4, 1e-6f, pre.data());
+    } else {
+      hyper_split(ctx, {mixes.data(), inv_rms.data(), in.base.data(), in.scale.data(), c.tokens, 4,
+                        20, 1e-6f, HyperKind::mhc, pre.data(), post.data(), comb.data()});
+    }
     // sigmoid: slope 1/4, doubled. Sinkhorn: entries at most 1; a change of all logits by e changes
     // a softmax by at most e / 2 and a doubly normalised entry by no more than 4 e.
     const double bound = 1.1 * 4 * worst_mix + 40 * 0x1p-24;
-    for (size_t i = 0; i < post.size(); ++i) EXPECT_NEAR(found.post[i], post[i], bound) << i;
-    for (size_t i = 0; i < comb.size(); ++i) EXPECT_NEAR(found.comb[i], comb[i], bound) << i;
+    for (size_t i = 0; i < found.post.size(); ++i) EXPECT_NEAR(found.post[i], post[i], bound) << i;
+    for (size_t i = 0; i < found.comb.size(); ++i) EXPECT_NEAR(found.comb[i], comb[i], bound) << i;
 
     for (int64_t t = 0; t < c.tokens; ++t) {
       std::vector<double> u(c.d), u_bound(c.d);
@@ -144,12 +161,12 @@ TEST_F(HyperBoundary, EqualsTheFormula) {
       }
       const double factor = 1 / std::sqrt(squares / c.d + 1e-6);
       for (int64_t i = 0; i < c.d; ++i) {
-        const double g = numeric::float_from_bf16(in.norm[i]);
+        const double g = in.norm[i];
         const double expected = g * u[i] * factor;
         // The norm moves by no more than the roundings of u, 2^-9 each.
         const double limit =
             std::fabs(g) * factor * u_bound[i] + std::fabs(expected) * 0x1p-7 + 1e-6;
-        ASSERT_NEAR(numeric::float_from_bf16(found.out[t * c.d + i]), expected, limit)
+        ASSERT_NEAR(found.out[t * c.d + i], expected, limit)
             << "d " << c.d << " token " << t << " channel " << i;
       }
     }

@@ -1,11 +1,15 @@
-#include <algorithm>
-#include <string>
+#include "ops/hyper/hyper_boundary_cuda.h"
 
+#include <algorithm>
+
+#include "device/cuda/cuda_gpu.h"
 #include "device/cuda/launch.cuh"
 #include "ops/elementwise/exp.cuh"
-#include "ops/hyper/hyper_boundary_cuda.h"
+#include "ops/hyper/hyper_boundary.h"
+#include "ops/on_gpu.h"
 #include "tile/convert.cuh"
 #include "tile/copy.cuh"
+#include "tile/mma.cuh"
 #include "tile/order.cuh"
 
 namespace cachalot::ops {
@@ -14,11 +18,150 @@ namespace {
 namespace cuda = device::cuda;
 constexpr int kStreams = 4;
 constexpr int kMixes = 2 * kStreams + kStreams * kStreams;
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
-constexpr int kRowsPerWarp = kMixes / kWarps;
-constexpr int kSlice = 32;  // channels of a block, one a lane
+constexpr int kSumStride = 32;  // of a slice in memory: the mixes, the sum of squares, nothing more
+constexpr int kSlice = 32;      // channels of a block of the first kernel
+constexpr int kTokens = 8;      // that it takes at a time
+constexpr int kWarps = kStreams * kSlice / 16;
+constexpr int kThreads = kWarps * 32;
+constexpr int kRowWarps = 16;  // of the second kernel's blocks, a row each
+constexpr int kRowThreads = kRowWarps * 32;
+constexpr int kRowChannels = kRowThreads * 4;  // that its threads take at a time
 constexpr uint32_t kAllLanes = 0xFFFFFFFFu;
+
+struct Four {
+  float x[4];
+};
+
+__device__ __forceinline__ Four load_four(const float* from) {
+  const tile::Vector16 v = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from));
+  Four four;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) four.x[i] = tile::bits_to_float(v.word[i]);
+  return four;
+}
+__device__ __forceinline__ void store_four(float* to, const Four& v) {
+  *reinterpret_cast<float4*>(to) = make_float4(v.x[0], v.x[1], v.x[2], v.x[3]);
+}
+
+// A pair of weights as three pairs of bf16 that add up to them.
+__device__ __forceinline__ void split_pair(float first, float second, uint32_t (&planes)[3]) {
+#pragma unroll
+  for (uint32_t& plane : planes) {
+    plane = tile::pack_bf16(first, second);
+    first -= tile::low_bf16(plane);
+    second -= tile::high_bf16(plane);
+  }
+}
+
+// The weights of a warp's 16 channels, a lane's as A of the product: of 16 mixes a tile.
+template <int kTiles>
+struct Weights {
+  uint32_t a[kTiles][3][4];
+
+  // from: of mix 0 of the lane's first channel.
+  __device__ __forceinline__ void load(const float* from) {
+    const int row = static_cast<int>(threadIdx.x) % 32 / 4;
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      float w[2][4];  // [mixes 0 to 7, 8 to 15][channel]
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          w[half][i] = __ldg(from + i * (16 * kTiles) + tile * 16 + half * 8 + row);
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        uint32_t planes[3];
+        split_pair(w[j % 2][j / 2 * 2], w[j % 2][j / 2 * 2 + 1], planes);
+#pragma unroll
+        for (int plane = 0; plane < 3; ++plane) a[tile][plane][j] = planes[plane];
+      }
+    }
+  }
+};
+
+// Channels [channel, channel + 4) of stream `stream` after the sublayer's output was mixed in.
+__device__ __forceinline__ Four mixed(const HyperBoundaryParams& p, int64_t token, int stream,
+                                      int channel) {
+  const float* const streams = p.streams + token * kStreams * p.d + channel;
+  Four x[kStreams];
+#pragma unroll
+  for (int j = 0; j < kStreams; ++j) x[j] = load_four(streams + j * p.d);
+  const Four y = load_four(p.y + token * p.d + channel);
+  const float post = tile::load_shared_state(p.post + token * kStreams + stream);
+  float comb[kStreams];
+#pragma unroll
+  for (int j = 0; j < kStreams; ++j) {
+    comb[j] = tile::load_shared_state(p.comb + token * kStreams * kStreams + j * kStreams + stream);
+  }
+  Four out;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    float value = post * y.x[i];
+#pragma unroll
+    for (int j = 0; j < kStreams; ++j) value = fmaf(comb[j], x[j].x[i], value);
+    out.x[i] = tile::round_to_bf16(value);
+  }
+  return out;
+}
+
+// A block: 32 channels of all four streams, a warp 16 of one; of every gridDim.y-th eight tokens.
+// Writes X' and the slice's sums.
+template <int kTiles>
+__global__ void __launch_bounds__(kThreads, 2)
+    sums_kernel(const __grid_constant__ HyperBoundaryParams p) {
+  static_assert(kWarps == kTokens);
+  __shared__ float sums[kWarps][16 * kTiles + 1][kTokens + 1];
+  const int warp = tile::uniform(static_cast<int>(threadIdx.x) / 32);
+  const int lane = threadIdx.x % 32;
+  const int stream = warp / 2;
+  const int channel = static_cast<int>(blockIdx.x) * kSlice + warp % 2 * 16 + lane % 4 * 4;
+  tile::launch_dependents();
+  // The mapping's weights do not depend on the kernel before.
+  Weights<kTiles> w;
+  w.load(p.fn + (stream * p.d + channel) * (16 * kTiles));
+  tile::wait_for_producers();
+  for (int64_t first = blockIdx.y * kTokens; first < p.rows; first += gridDim.y * kTokens) {
+    const int64_t token = first + lane / 4;
+    Four x = {};
+    float* const own = p.streams + (token * kStreams + stream) * p.d + channel;
+    if (token < p.rows) x = p.y == nullptr ? load_four(own) : mixed(p, token, stream, channel);
+    const uint32_t b0 = tile::pack_bf16(x.x[0], x.x[1]), b1 = tile::pack_bf16(x.x[2], x.x[3]);
+    float squares = x.x[0] * x.x[0];
+#pragma unroll
+    for (int i = 1; i < 4; ++i) squares = fmaf(x.x[i], x.x[i], squares);
+    squares += __shfl_xor_sync(kAllLanes, squares, 1);
+    squares += __shfl_xor_sync(kAllLanes, squares, 2);
+    float d[kTiles][4] = {};
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int plane = 0; plane < 3; ++plane) {
+        const uint32_t(&a)[4] = w.a[tile][plane];
+        tile::mma_bf16(d[tile], a[0], a[1], a[2], a[3], b0, b1);
+      }
+    }
+    __syncthreads();  // every warp has read the old streams, and the sums of the tokens before
+    if (p.y != nullptr && token < p.rows) store_four(own, x);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        sums[warp][tile * 16 + i / 2 * 8 + lane / 4][lane % 4 * 2 + i % 2] = d[tile][i];
+    }
+    if (lane % 4 == 0) sums[warp][16 * kTiles][lane / 4] = squares;
+    __syncthreads();
+    // A warp has a token, a lane a sum; the sum of squares comes after the mixes.
+    if (first + warp < p.rows) {
+      const int sum = lane == kMixes ? 16 * kTiles : min(lane, 16 * kTiles - 1);
+      float total = sums[0][sum][warp];
+#pragma unroll
+      for (int w = 1; w < kWarps; ++w) total += sums[w][sum][warp];
+      p.partial[((first + warp) * gridDim.x + blockIdx.x) * kSumStride + lane] = total;
+    }
+  }
+}
 
 __device__ __forceinline__ float sum_lanes(float x) {
 #pragma unroll
@@ -28,295 +171,217 @@ __device__ __forceinline__ float sum_lanes(float x) {
   return x;
 }
 
-__device__ __forceinline__ float load_bf16(const uint16_t* from) {
-  return tile::low_bf16(tile::load_shared_state(from));
-}
-
-// The sublayer's output at a channel.
-__device__ __forceinline__ float output_of(const HyperBoundaryParams& p, int token, int channel) {
-  if (p.slots == nullptr) return load_bf16(p.y + token * p.d + channel);
-  float sum = 0;
-  for (int i = 0; i < p.k; ++i) {
-    const int row = tile::load_shared_state(p.slots + token * p.k + i);
-    if (row >= 0) sum += load_bf16(p.y + row * p.d + channel);
-  }
-  if (p.shared != nullptr) sum += load_bf16(p.shared + token * p.d + channel);
-  return tile::round_to_bf16(sum);
-}
-
 __device__ __forceinline__ float sigmoid(float z) {
   return 1.0f / (1.0f + exp_f32_device(0.0f - z));
 }
 
-// The sum of the four lanes of a row or column, in order; lanes 0 .. 15 are rows of four.
-__device__ __forceinline__ float line_sum(float x, int first, int step) {
-  float sum = __shfl_sync(kAllLanes, x, first);
+// 1 / x to within two units in the last place, x being normal.
+__device__ __forceinline__ float reciprocal(float x) {
+  const float r = tile::approximate_reciprocal(x);
+  return fmaf(r, fmaf(-x, r, 1.0f), r);
+}
+
+// The doubly stochastic matrix, by one warp, each lane all of it: its passes wait for nobody.
+// logit: lane l's of mix l.
+__device__ __forceinline__ void make_comb(const HyperBoundaryParams& p, int64_t token,
+                                          float logit) {
+  float c[kStreams][kStreams];
 #pragma unroll
-  for (int i = 1; i < kStreams; ++i) sum += __shfl_sync(kAllLanes, x, first + i * step);
-  return sum;
-}
-
-// Of the calling lane, from the mixes and the sum of squares.
-__device__ __forceinline__ float logit_of(const HyperBoundaryParams& p, const float* mixes) {
-  const int lane = threadIdx.x % 32;
-  if (lane >= kMixes) return 0.0f;
-  const int part = lane < kStreams ? 0 : lane < 2 * kStreams ? 1 : 2;
-  const float mean = mixes[kMixes] / static_cast<float>(kStreams * p.d);
-  const float inv_rms = 1.0f / sqrtf(mean + p.rms_norm_eps);
-  return mixes[lane] * inv_rms * __ldg(p.scale + part) + __ldg(p.base + lane);
-}
-
-// By one warp.
-__device__ __forceinline__ void make_pre_and_post(const HyperBoundaryParams& p, int token,
-                                                  float logit, float* pre) {
-  const int lane = threadIdx.x % 32;
-  const float s = sigmoid(logit);
-  if (lane < kStreams) {
-    pre[lane] = s + p.hc_eps;
-  } else if (lane < 2 * kStreams) {
-    p.post[token * kStreams + lane - kStreams] = 2.0f * s;
-  }
-}
-
-// By one warp.
-__device__ __forceinline__ void make_comb(const HyperBoundaryParams& p, int token, float logit) {
-  const int lane = threadIdx.x % 32;
-  float c = __shfl_sync(kAllLanes, logit, (2 * kStreams + lane) % 32);  // lanes 16 on: not used
-  const int row = lane % 16 / kStreams * kStreams;
-  const int column = lane % kStreams;
-  float largest = __shfl_sync(kAllLanes, c, row);
+  for (int j = 0; j < kStreams; ++j) {
 #pragma unroll
-  for (int k = 1; k < kStreams; ++k) {
-    const float other = __shfl_sync(kAllLanes, c, row + k);
-    largest = other > largest ? other : largest;
+    for (int k = 0; k < kStreams; ++k)
+      c[j][k] = __shfl_sync(kAllLanes, logit, 2 * kStreams + j * kStreams + k);
   }
-  c = exp_f32_device(c - largest);
-  c = c / line_sum(c, row, 1) + p.hc_eps;
-  c = c / (line_sum(c, column, kStreams) + p.hc_eps);
+  const auto rows = [&](float before, float after) {
+#pragma unroll
+    for (int j = 0; j < kStreams; ++j) {
+      const float r = reciprocal(c[j][0] + c[j][1] + c[j][2] + c[j][3] + before);
+#pragma unroll
+      for (int k = 0; k < kStreams; ++k) c[j][k] = c[j][k] * r + after;
+    }
+  };
+  const auto columns = [&] {
+#pragma unroll
+    for (int k = 0; k < kStreams; ++k) {
+      const float r = reciprocal(c[0][k] + c[1][k] + c[2][k] + c[3][k] + p.hc_eps);
+#pragma unroll
+      for (int j = 0; j < kStreams; ++j) c[j][k] *= r;
+    }
+  };
+#pragma unroll
+  for (int j = 0; j < kStreams; ++j) {
+    float largest = c[j][0];
+#pragma unroll
+    for (int k = 1; k < kStreams; ++k) largest = c[j][k] > largest ? c[j][k] : largest;
+#pragma unroll
+    for (int k = 0; k < kStreams; ++k) c[j][k] = exp_f32_device(c[j][k] - largest);
+  }
+  rows(0.0f, p.hc_eps);
+  columns();
   for (int pass = 1; pass < p.sinkhorn_iters; ++pass) {
-    c = c / (line_sum(c, row, 1) + p.hc_eps);
-    c = c / (line_sum(c, column, kStreams) + p.hc_eps);
+    rows(p.hc_eps, 0.0f);
+    columns();
   }
-  if (lane < 16) p.comb[token * 16 + lane] = c;
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < kStreams * kStreams; ++i) {
+    if (lane == i) p.comb[token * 16 + i] = c[i / kStreams][i % kStreams];
+  }
 }
 
-// The rest of a token, by the block whose slice was the last to be ready. kVectors: of eight
-// channels, a thread. kAlone: a warp more makes comb, which out does not need.
-template <int kVectors, bool kAlone>
-__device__ __forceinline__ void finish_token(const HyperBoundaryParams& p, int token) {
-  __shared__ float mixes[kMixes + 1];
-  __shared__ float pre[kStreams];
-  __shared__ float warp_squares[kWarps];
-  const int warp = threadIdx.x / 32;
+// A block: one row. kVectors: of four channels, a thread. A warp more makes comb, which out does not
+// need.
+template <int kVectors, bool kHead>
+__global__ void __launch_bounds__(kRowThreads + 32, 1)
+    row_kernel(const __grid_constant__ HyperBoundaryParams p) {
+  __shared__ float chains[kRowWarps][kSumStride];
+  __shared__ float warp_squares[kRowWarps];
+  const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = threadIdx.x % 32;
   const int d = static_cast<int>(p.d);
   const int slices = d / kSlice;
-  if (kAlone && warp == kWarps) {
-    __syncthreads();
-    make_comb(p, token, logit_of(p, mixes));
-    __syncthreads();
-    return;
+  const int64_t token = blockIdx.x;
+  const bool makes_comb = warp == kRowWarps;
+  const int first = static_cast<int>(threadIdx.x) * 4;
+  tile::launch_dependents();
+  Four g[kVectors];
+  float base = 0, scale = 0;
+  if (lane < (kHead ? kStreams : kMixes)) {
+    base = __ldg(p.base + lane);
+    scale = __ldg(p.scale + (lane < kStreams ? 0 : lane < 2 * kStreams ? 1 : 2));
   }
-
-  // Streams and norm, while the mixes are folded.
-  tile::Vector16 x[kVectors][kStreams];
-  tile::Vector16 g[kVectors];
+  if (!makes_comb) {
 #pragma unroll
-  for (int v = 0; v < kVectors; ++v) {
-    const int at = (v * kThreads + static_cast<int>(threadIdx.x)) * 8;
-    if (at >= d) continue;
+    for (int v = 0; v < kVectors; ++v) {
+      const int at = first + v * kRowChannels;
+      if (at >= d) continue;
+      const tile::Vector16 own =
+          tile::load_constant(reinterpret_cast<const tile::Vector16*>(p.norm + at));
 #pragma unroll
-    for (int j = 0; j < kStreams; ++j) {
-      x[v][j] = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(
-          p.streams + (static_cast<int64_t>(token) * kStreams + j) * d + at));
-    }
-    g[v] = tile::load_once(reinterpret_cast<const tile::Vector16*>(p.norm + at));
-  }
-  constexpr int kRows = kMixes / kWarps + 1;
-  constexpr int kLoads = kVectors * 2;  // of the slices of a row, a lane
-  float partial[kRows][kLoads];
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const int row = min(warp + r * kWarps, kMixes);
-    const float* from = p.partial + (static_cast<int64_t>(token) * (kMixes + 1) + row) * slices;
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      const int slice = lane + 32 * i;
-      partial[r][i] = slice < slices ? tile::load_shared_state(from + slice) : 0.0f;
+      for (int i = 0; i < 4; ++i) g[v].x[i] = tile::bits_to_float(own.word[i]);
     }
   }
+  tile::wait_for_producers();
+  Four x[kVectors][kStreams];
+  if (!makes_comb) {
+    const float* const from = p.partial + token * slices * kSumStride + lane;
+    float chain = 0;
+#pragma unroll 8
+    for (int slice = warp; slice < slices; slice += kRowWarps)
+      chain += tile::load_shared_state(from + slice * kSumStride);
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    float sum = partial[r][0];
+    for (int v = 0; v < kVectors; ++v) {
+      const int at = first + v * kRowChannels;
+      if (at >= d) continue;
 #pragma unroll
-    for (int i = 1; i < kLoads; ++i) sum += partial[r][i];
-    sum = sum_lanes(sum);
-    if (lane == 0 && warp + r * kWarps <= kMixes) mixes[warp + r * kWarps] = sum;
+      for (int j = 0; j < kStreams; ++j)
+        x[v][j] = load_four(p.streams + (token * kStreams + j) * p.d + at);
+    }
+    chains[warp][lane] = chain;
   }
   __syncthreads();
-  if (warp == 0) {
-    const float logit = logit_of(p, mixes);
-    make_pre_and_post(p, token, logit, pre);
-    if (!kAlone) make_comb(p, token, logit);
+  float mix = chains[0][lane];
+#pragma unroll
+  for (int w = 1; w < kRowWarps; ++w) mix += chains[w][lane];
+  const float mean = __shfl_sync(kAllLanes, mix, kMixes) / static_cast<float>(kStreams * d);
+  const float logit = mix * (1.0f / sqrtf(mean + p.rms_norm_eps)) * scale + base;
+  if (makes_comb) {
+    if (!kHead) make_comb(p, token, logit);
+    return;
   }
-  tile::sync_threads<1, kThreads>();
+  const float s = sigmoid(logit);
+  if (!kHead && warp == 0 && lane / kStreams == 1)
+    p.post[token * kStreams + lane - kStreams] = 2.0f * s;
+  float pre[kStreams];
+#pragma unroll
+  for (int j = 0; j < kStreams; ++j) pre[j] = __shfl_sync(kAllLanes, s, j) + p.hc_eps;
 
   // u and its norm.
-  float u[kVectors][8];
+  Four u[kVectors];
   float squares = 0;
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
-    const int at = (v * kThreads + static_cast<int>(threadIdx.x)) * 8;
-    if (at >= d) continue;
+    if (first + v * kRowChannels >= d) continue;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const auto value = [&](int j) {
-        const uint32_t pair = x[v][j].word[i / 2];
-        return i % 2 == 0 ? tile::low_bf16(pair) : tile::high_bf16(pair);
-      };
-      float sum = pre[0] * value(0);
+    for (int i = 0; i < 4; ++i) {
+      float sum = pre[0] * x[v][0].x[i];
 #pragma unroll
-      for (int j = 1; j < kStreams; ++j) sum = fmaf(pre[j], value(j), sum);
-      u[v][i] = tile::round_to_bf16(sum);
-      squares = fmaf(u[v][i], u[v][i], squares);
+      for (int j = 1; j < kStreams; ++j) sum = fmaf(pre[j], x[v][j].x[i], sum);
+      u[v].x[i] = tile::round_to_bf16(sum);
+      squares = fmaf(u[v].x[i], u[v].x[i], squares);
     }
   }
   squares = sum_lanes(squares);
   if (lane == 0) warp_squares[warp] = squares;
-  tile::sync_threads<1, kThreads>();
+  tile::sync_threads<1, kRowThreads>();
   float total = warp_squares[0];
 #pragma unroll
-  for (int w = 1; w < kWarps; ++w) total += warp_squares[w];
+  for (int w = 1; w < kRowWarps; ++w) total += warp_squares[w];
   const float factor = 1.0f / sqrtf(total / static_cast<float>(d) + p.rms_norm_eps);
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
-    const int at = (v * kThreads + static_cast<int>(threadIdx.x)) * 8;
+    const int at = first + v * kRowChannels;
     if (at >= d) continue;
-    tile::Vector16 out;
+    Four out;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      out.word[i] = tile::pack_bf16(tile::low_bf16(g[v].word[i]) * (u[v][2 * i] * factor),
-                                    tile::high_bf16(g[v].word[i]) * (u[v][2 * i + 1] * factor));
-    }
-    *reinterpret_cast<tile::Vector16*>(p.out + static_cast<int64_t>(token) * d + at) = out;
-  }
-  __syncthreads();  // the shared values are free for the next token
-}
-
-// A block: 32 channels of all four streams, of every gridDim.y-th token.
-// kAlone: of one token, for which the time of a block counts, not the room that it takes.
-template <int kVectors, bool kAlone>
-__global__ void __launch_bounds__(kThreads + (kAlone ? 32 : 0), kVectors <= 2 && !kAlone ? 2 : 1)
-    hyper_boundary_kernel(const __grid_constant__ HyperBoundaryParams p) {
-  __shared__ bool last;
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  const int d = static_cast<int>(p.d);
-  const int channel = static_cast<int>(blockIdx.x) * kSlice + lane;
-  tile::launch_dependents();
-  // The mapping's weights do not depend on the kernel before.
-  float fn[kRowsPerWarp][kStreams];
-#pragma unroll
-  for (int r = 0; r < kRowsPerWarp; ++r) {
-#pragma unroll
-    for (int j = 0; j < kStreams; ++j) {
-      const int row = min(warp * kRowsPerWarp + r, kMixes - 1);  // the last warp's: not used
-      fn[r][j] = __ldg(p.fn + row * kStreams * d + j * d + channel);
-    }
-  }
-  tile::wait_for_producers();
-  for (int token = blockIdx.y; token < p.tokens; token += static_cast<int>(gridDim.y)) {
-    // X'.
-    uint16_t* const streams = p.streams + static_cast<int64_t>(token) * kStreams * d + channel;
-    float x[kStreams];
-#pragma unroll
-    for (int j = 0; j < kStreams; ++j) x[j] = load_bf16(streams + j * d);
-    if (p.y != nullptr) {
-      tile::Vector16 post = tile::load_shared_state(
-          reinterpret_cast<const tile::Vector16*>(p.post + token * kStreams));
-      tile::Vector16 comb[kStreams];
-#pragma unroll
-      for (int j = 0; j < kStreams; ++j) {
-        comb[j] = tile::load_shared_state(
-            reinterpret_cast<const tile::Vector16*>(p.comb + token * 16 + j * 4));
-      }
-      const float y = output_of(p, token, channel);
-      float next[kStreams];
-#pragma unroll
-      for (int k = 0; k < kStreams; ++k) {
-        float value = tile::bits_to_float(post.word[k]) * y;
-#pragma unroll
-        for (int j = 0; j < kStreams; ++j) {
-          value = fmaf(tile::bits_to_float(comb[j].word[k]), x[j], value);
-        }
-        next[k] = tile::round_to_bf16(value);
-      }
-      __syncthreads();  // every warp has read the old streams
-#pragma unroll
-      for (int k = 0; k < kStreams; ++k) {
-        x[k] = next[k];
-        if (warp == k) streams[k * d] = tile::bf16_bits(next[k]);
-      }
-    }
-    // This slice's part of the mixes and of the sum of squares.
-    float* const partial =
-        p.partial + static_cast<int64_t>(token) * (kMixes + 1) * gridDim.x + blockIdx.x;
-#pragma unroll
-    for (int r = 0; r < kRowsPerWarp; ++r) {
-      if (kAlone && warp == kWarps) break;
-      float sum = fn[r][0] * x[0];
-#pragma unroll
-      for (int j = 1; j < kStreams; ++j) sum = fmaf(fn[r][j], x[j], sum);
-      sum = sum_lanes(sum);
-      if (lane == 0) partial[(warp * kRowsPerWarp + r) * static_cast<int>(gridDim.x)] = sum;
-    }
-    if (warp == 0) {
-      float sum = x[0] * x[0];
-#pragma unroll
-      for (int j = 1; j < kStreams; ++j) sum = fmaf(x[j], x[j], sum);
-      sum = sum_lanes(sum);
-      if (lane == 0) partial[kMixes * static_cast<int>(gridDim.x)] = sum;
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) last = tile::arrive_last(p.counters + token, gridDim.x);
-    __syncthreads();
-    if (last) finish_token<kVectors, kAlone>(p, token);
+    for (int i = 0; i < 4; ++i) out.x[i] = tile::round_to_bf16(g[v].x[i] * (u[v].x[i] * factor));
+    store_four(p.out + token * p.d + at, out);
   }
 }
 
-template <int kVectors>
-void launch_kernel(const cuda::Stream& stream, const HyperBoundaryParams& p) {
+template <int kVectors, bool kHead>
+void launch_row(const cuda::Stream& stream, const HyperBoundaryParams& p) {
   cuda::LaunchShape shape;
-  shape.grid = dim3(static_cast<unsigned>(p.d / kSlice),
-                    static_cast<unsigned>(std::min<int64_t>(p.tokens, 16)));
-  const bool alone = p.tokens == 1;
-  shape.block = kThreads + (alone ? 32 : 0);
-  cuda::launch(
-      stream, shape,
-      alone ? hyper_boundary_kernel<kVectors, true> : hyper_boundary_kernel<kVectors, false>, p);
+  shape.grid = dim3(static_cast<unsigned>(p.rows));
+  shape.block = kRowThreads + 32;
+  cuda::launch(stream, shape, row_kernel<kVectors, kHead>, p);
+}
+
+template <bool kHead>
+void launch(const cuda::Stream& stream, const HyperBoundaryParams& p) {
+  cuda::LaunchShape shape;
+  // A block keeps its weights for all the tokens that it takes.
+  shape.grid =
+      dim3(static_cast<unsigned>(p.d / kSlice),
+           static_cast<unsigned>(std::min<int64_t>((p.rows + kTokens - 1) / kTokens, 8)));
+  shape.block = kThreads;
+  cuda::launch(stream, shape, sums_kernel<kHead ? 1 : 2>, p);
+  if (p.d <= kRowChannels) return launch_row<1, kHead>(stream, p);
+  if (p.d <= 2 * kRowChannels) return launch_row<2, kHead>(stream, p);
+  launch_row<4, kHead>(stream, p);
 }
 
 }  // namespace
 
-Status check_hyper_boundary(const HyperBoundaryParams& p) {
-  if (p.d < 256 || p.d > 8192 || p.d % 256 != 0) {
-    return invalid_argument("mHC boundary: expected d as 256 n up to 8192, found " +
-                            std::to_string(p.d));
-  }
-  if (p.tokens < 1 || p.tokens > 65535 || p.sinkhorn_iters < 1) {
-    return invalid_argument("mHC boundary: expected tokens from 1 to 65535, found " +
-                            std::to_string(p.tokens));
-  }
-  return {};
-}
+int64_t hyper_boundary_scratch(int64_t rows, int64_t d) { return rows * (d / kSlice) * kSumStride; }
 
 void launch_hyper_boundary(const cuda::Stream& stream, const HyperBoundaryParams& p) {
-  if (p.d <= kThreads * 8) {
-    launch_kernel<1>(stream, p);
-  } else if (p.d <= kThreads * 16) {
-    launch_kernel<2>(stream, p);
-  } else {
-    launch_kernel<4>(stream, p);
+  p.head ? launch<true>(stream, p) : launch<false>(stream, p);
+}
+
+void hyper_boundary_cuda(device::ExecContext& ctx, const HyperBoundaryRows& p) {
+  constexpr int64_t kMaxRows = 512;  // whose streams stay in the L2 cache between the kernels
+  device::ArenaScope scope(*ctx.arena);
+  HyperBoundaryParams piece{};
+  piece.d = p.d;
+  piece.fn = reinterpret_cast<const float*>(p.fn->bytes().data());
+  piece.base = ctx.gpu->on_device(p.base);
+  piece.scale = ctx.gpu->on_device(p.scale);
+  piece.norm = ctx.gpu->on_device(p.norm);
+  piece.partial =
+      ctx.arena->allocate<float>(hyper_boundary_scratch(std::min(p.rows, kMaxRows), p.d));
+  piece.head = p.post == nullptr;
+  piece.sinkhorn_iters = p.sinkhorn_iters;
+  piece.hc_eps = p.hc_eps;
+  piece.rms_norm_eps = p.rms_norm_eps;
+  for (int64_t first = 0; first < p.rows; first += kMaxRows) {
+    piece.rows = std::min(kMaxRows, p.rows - first);
+    piece.streams = p.streams + first * kStreams * p.d;
+    piece.y = p.y == nullptr ? nullptr : p.y + first * p.d;
+    piece.post = piece.head ? nullptr : p.post + first * kStreams;
+    piece.comb = piece.head ? nullptr : p.comb + first * kStreams * kStreams;
+    piece.out = p.out + first * p.d;
+    launch_hyper_boundary(cuda::stream_of(ctx), piece);
   }
 }
 

@@ -1,55 +1,53 @@
-// What lies between two sublayers, in one kernel: the end of the last one's mHC, the mapping and
-// the
-// beginning of the next one's, and its norm.
-// Source  reference/forward 2.3 - 2.5, 0.6, 4.3:
-//         y = a sublayer's output, or the sum of the experts' rows; X' = after(X, y, post, C);
+// What lies between two sublayers, in two kernels: the end of the last one's mHC, the mapping and
+// the beginning of the next one's, and its norm; or the head's collapse and its norm.
+// Source  reference/forward 2.3 - 2.6, 0.6: X' = after(X, y, post, C);
 //         (u, post', C') = before(X', hc); out = RMS(u, norm).
-// Shapes  streams [tokens, 4, d] bf16, read and written in place; y [tokens, d] bf16, or
-//         rows of experts [tokens * k, d] bf16 chosen by slots [tokens, k] (-1: none), and shared
-//         [tokens, d] bf16; fn [24, 4 d], base [24], scale [3] fp32; norm [d] bf16; post [tokens,
-//         4],
-//         comb [tokens, 4, 4] fp32, read and written; out [tokens, d] bf16. 16-byte aligned.
+// Shapes  streams [rows, 4, d], read and, with y, written in place; y [rows, d] or null: X stays as
+//         it is; fn [4 d, 32]: 24 mixes of each channel and eight zeros (a panel of
+//         ops/matmul/packed_weight.h), base [24], scale [3]; norm [d]; post [rows, 4], comb [rows,
+//         4, 4], read where y is, then written; out [rows, d]. The head's: fn [4 d, 16], four mixes
+//         and zeros, base [4], scale [1]; y, post and comb null. Streams and y hold values of bf16.
+//         16-byte aligned.
 // Numerics  X', post, comb, u and out as ops/hyper/hyper_connection.h and ops/norm/rms_norm.h do
-//         them with bf16 roundings, but for the order of three sums (24 mixes, two sums of
-//         squares):
-//         over the four streams by fma, over 32 channels in a butterfly, over slices of 32 channels
-//         in 32 chains and a butterfly. The order depends on d alone.
-// Special y null and slots null: X stays as it is (before the first sublayer).
-// Threads scratch belongs to one stream; counters are zero before the first call and after each.
+//         them with bf16 roundings, but for Sinkhorn's quotients, which are products with a
+//         reciprocal good to two units in the last place, and for three sums. A mix: a weight is the sum of three bf16
+//         values, whose products are exact; 16 channels of a stream and the three values, high,
+//         middle, low, are one chain in the tensor core; the eight chains of 32 channels of four
+//         streams are added ascending; then the slices of 32 channels, every 16th to a chain
+//         ascending, and the 16 chains ascending. The streams' sum of squares: four channels by
+//         fma, four such in a butterfly, then as the mixes. That of u: four channels by fma for
+//         every 2048 to a chain, 32 chains in a butterfly, 16 such ascending. The orders depend on
+//         d alone.
+// Threads scratch belongs to one stream.
 #pragma once
 
 #include <cstdint>
 
-#include "base/status.h"
-#include "device/cuda/device.h"
 #include "device/cuda/handles.h"
 
 namespace cachalot::ops {
 
 struct HyperBoundaryParams {
-  int64_t tokens;
+  int64_t rows;
   int64_t d;
-  uint16_t* streams;
-  const uint16_t* y;
-  const int32_t* slots;
-  int64_t k;
-  const uint16_t* shared;  // with slots; or null
+  float* streams;
+  const float* y;
   const float* fn;
   const float* base;
   const float* scale;
-  const uint16_t* norm;
+  const float* norm;
   float* post;
   float* comb;
-  uint16_t* out;
-  float* partial;      // [tokens, 25, d / 32]
-  uint32_t* counters;  // [tokens]
+  float* out;
+  float* partial;  // hyper_boundary_scratch(rows, d) floats
+  bool head;
   int64_t sinkhorn_iters = 20;
   float hc_eps = 1e-6f;
   float rms_norm_eps = 1e-6f;
 };
 
-// d: a multiple of 256, at most 8192. Else invalid_argument.
-Status check_hyper_boundary(const HyperBoundaryParams& params);
+// rows 1 to 65535; d: hyper_boundary_fits(4, d) (hyper_boundary.h).
+int64_t hyper_boundary_scratch(int64_t rows, int64_t d);
 void launch_hyper_boundary(const device::cuda::Stream& stream, const HyperBoundaryParams& params);
 
 }  // namespace cachalot::ops

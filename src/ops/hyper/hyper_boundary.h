@@ -1,0 +1,39 @@
+// What lies between two sublayers' bodies in one op, on a GPU alone: hyper_post of the one, then the
+// mapping, hyper_split and hyper_pre of the next, and its norm; or the head's collapse and its norm.
+// Source, numerics  ops/hyper/hyper_boundary_cuda.h: the values of those ops but for the order of
+//         three sums.
+#pragma once
+
+#include <cstdint>
+
+#include "device/exec_context.h"
+#include "ops/matmul/packed_weight.h"
+
+namespace cachalot::ops {
+
+inline constexpr int64_t kMaxBoundaryWidth = 8192;
+// Of n streams of d channels.
+inline bool hyper_boundary_fits(int64_t n, int64_t d) {
+  return n == 4 && d % 32 == 0 && d <= kMaxBoundaryWidth;
+}
+
+// Rows are contiguous. Streams and y hold values of bf16.
+struct HyperBoundaryRows {
+  int64_t rows;
+  int64_t d;
+  float* streams;          // [rows, 4, d]
+  const float* y;          // [rows, d], a sublayer's output; null: the streams stay as they are
+  const PackedWeight* fn;  // f32, [24, 4 d]; of the head [4, 4 d]
+  const float* base;
+  const float* scale;
+  const float* norm;  // [d]
+  float* post;        // [rows, 4]: what y was mixed with, then the next one's; of the head null
+  float* comb;        // [rows, 4, 4], likewise
+  float* out;         // [rows, d]
+  int64_t sinkhorn_iters;
+  float hc_eps;
+  float rms_norm_eps;
+};
+void hyper_boundary(device::ExecContext& ctx, const HyperBoundaryRows& p);
+
+}  // namespace cachalot::ops
