@@ -63,6 +63,7 @@ class Harness {
 };
 
 void bench_dense(Harness& harness);
+void bench_bf16(Harness& harness);
 void bench_experts(Harness& harness);
 void bench_boundary(Harness& harness);
 void bench_index(Harness& harness);

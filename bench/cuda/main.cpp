@@ -1,6 +1,6 @@
-// cuda_kernels_bench [dense] [experts] [boundary] [index] [index-prefill] [attention]: one table of
-// the GPU's kernels, each checked before it is timed. All of them where none is named. Exit 1 where
-// a check fails.
+// cuda_kernels_bench [dense] [bf16] [experts] [boundary] [index] [index-prefill] [attention]: one
+// table of the GPU's kernels, each checked before it is timed. All of them where none is named.
+// Exit 1 where a check fails.
 #include <cstdio>
 #include <cstring>
 
@@ -13,6 +13,7 @@ int main(int argc, char** argv) {
     void (*run)(bench::Harness&);
   };
   const Part parts[] = {{"dense", bench::bench_dense},
+                        {"bf16", bench::bench_bf16},
                         {"experts", bench::bench_experts},
                         {"boundary", bench::bench_boundary},
                         {"index", bench::bench_index},

@@ -52,9 +52,8 @@ autograd::GradientFormat gradient_format(const Step& step, const ops::PackedWeig
 }
 
 namespace {
-// A result that is not rounded (LINF) is fp32 in both directions.
-void product(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight, Matrix y,
-             bool round_y, int64_t chain_inputs = 0) {
+ops::MatmulParams product_of(const Step& step, Matrix x, int64_t rows,
+                             const ops::PackedWeight& weight, Matrix y, bool round_y) {
   ops::MatmulParams p{};
   p.x = x.data;
   p.m = rows;
@@ -64,6 +63,12 @@ void product(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight
   p.y_stride = y.stride;
   p.math = matmul_math(step, weight);
   p.round_y = round_y;
+  return p;
+}
+// A result that is not rounded (LINF) is fp32 in both directions.
+void product(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight, Matrix y,
+             bool round_y, int64_t chain_inputs = 0) {
+  ops::MatmulParams p = product_of(step, x, rows, weight, y, round_y);
   p.chain_inputs = chain_inputs;
   autograd::matmul(step.context(), {&p, 1},
                    round_y ? gradient_format(step, weight) : autograd::GradientFormat::f32);
@@ -77,6 +82,21 @@ Matrix linear(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weigh
   const Matrix y = new_matrix(step, rows, weight.rows());
   linear(step, x, rows, weight, y);
   return y;
+}
+
+void linears(Step& step, int64_t rows, const LinearParts& parts) {
+  std::array<ops::MatmulParams, LinearParts::kMax> products;
+  for (int i = 0; i < parts.count; ++i) {
+    const LinearPart& p = parts.part[i];
+    const bool rounds = step.precision.bf16 && !p.f32;
+    if (step.tape != nullptr) {  // which adds to one gradient of x by turns
+      product(step, p.x, rows, *p.weight, p.y, rounds);
+    } else {
+      products[i] = product_of(step, p.x, rows, *p.weight, p.y, rounds);
+    }
+  }
+  if (step.tape == nullptr)
+    ops::grouped_matmul(step.exec, {products.data(), static_cast<size_t>(parts.count)});
 }
 
 void linear_f32(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight, Matrix y) {

@@ -2,6 +2,7 @@
 // Source  reference/forward 0.5, 3.9.
 #pragma once
 
+#include <array>
 #include <string_view>
 
 #include "autograd/matmul_grad.h"
@@ -45,6 +46,21 @@ Matrix quantised_input(Step& step, Matrix x, int64_t rows, const ops::PackedWeig
 // LINB).
 void linear(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight, Matrix y);
 Matrix linear(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight);
+
+// Several, which do not wait for each other.
+struct LinearPart {
+  Matrix x;
+  const ops::PackedWeight* weight;
+  Matrix y;
+  bool f32 = false;  // LINF
+};
+struct LinearParts {
+  static constexpr int kMax = 8;
+  std::array<LinearPart, kMax> part;
+  int count = 0;
+  void add(const LinearPart& next) { part.at(count++) = next; }
+};
+void linears(Step& step, int64_t rows, const LinearParts& parts);
 
 // The same with the fp32 result kept (LINF).
 void linear_f32(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight, Matrix y);

@@ -165,8 +165,9 @@ Matrix routed_experts(Step& step, const FfnWeights& weights, const Dispatch& d, 
 
 Matrix shared_expert(Step& step, const ExpertWeights& weights, Matrix x) {
   const Matrix input = quantised_input(step, x, step.rows, weights.w1);
-  const Matrix gate = linear(step, input, step.rows, weights.w1);
-  const Matrix up = linear(step, input, step.rows, weights.w3);
+  const Matrix gate = new_matrix(step, step.rows, weights.w1.rows());
+  const Matrix up = new_matrix(step, step.rows, weights.w3.rows());
+  linears(step, step.rows, {{{{input, &weights.w1, gate}, {input, &weights.w3, up}}}, 2});
   show(step, "shared.gate", gate, step.rows);
   show(step, "shared.up", up, step.rows);
   const float limit = static_cast<float>(step.config.swiglu_limit);

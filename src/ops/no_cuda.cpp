@@ -77,7 +77,7 @@ void moe_combine_cuda(device::ExecContext&, const MoeCombineParams&) { refuse();
 void random_bits_cuda(device::ExecContext&, const RandomBits&) { refuse(); }
 void pack_panels_cuda(device::ExecContext&, const PackPanels&) { refuse(); }
 void stream_panels_cuda(device::ExecContext&, const StreamPanels&) { refuse(); }
-void matmul_cuda(device::ExecContext&, const MatmulParams&) { refuse(); }
+void grouped_matmul_cuda(device::ExecContext&, std::span<const MatmulParams>) { refuse(); }
 void expert_layer_cuda(device::ExecContext&, const ExpertLayerRows&) { refuse(); }
 void expert_products_cuda(device::ExecContext&, const ExpertProductsParams&) { refuse(); }
 void index_select_cuda(device::ExecContext&, const IndexSelectParams&) { refuse(); }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "device/exec_context.h"
@@ -98,7 +99,7 @@ void swiglu_cuda(device::ExecContext& ctx, const SwigluParams& p);
 void moe_combine_cuda(device::ExecContext& ctx, const MoeCombineParams& p);
 
 void stream_panels_cuda(device::ExecContext& ctx, const StreamPanels& p);
-void matmul_cuda(device::ExecContext& ctx, const MatmulParams& p);
+void grouped_matmul_cuda(device::ExecContext& ctx, std::span<const MatmulParams> products);
 // Of weights that are streamed: the sums of the fast kernels' headers, not the CPU's.
 void expert_layer_cuda(device::ExecContext& ctx, const ExpertLayerRows& p);
 void expert_products_cuda(device::ExecContext& ctx, const ExpertProductsParams& p);

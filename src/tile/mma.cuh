@@ -38,6 +38,14 @@ __device__ __forceinline__ void wgmma_arrived(float (&d)[kValues]) {
   for (int i = 0; i < kValues; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
+// After the wait: until here the registers of A are not used for anything else. Without it what is
+// loaded while the product is under way may be given them.
+template <int kRegisters>
+__device__ __forceinline__ void wgmma_read(const uint32_t (&a)[kRegisters]) {
+#pragma unroll
+  for (int i = 0; i < kRegisters; ++i) asm volatile("" ::"r"(a[i]) : "memory");
+}
+
 // B of wgmma in shared memory: core matrices of 8 columns x 16 bytes of k (column after column),
 // those of one k next to each other: k16 * stride + column / 8 * 128 + column % 8 * 16. A stride of
 // less than 16 kColumns lays a matrix over the last columns of the one before: for products of

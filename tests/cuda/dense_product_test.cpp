@@ -132,6 +132,27 @@ TEST_F(DenseProduct, ARowDoesNotDependOnTheOthers) {
   }
 }
 
+// The kernel for many rows has the bits of that for few.
+TEST_F(DenseProduct, ManyRowsHaveTheBitsOfFew) {
+  Rng rng(3);
+  for (const int64_t columns : {384, 1152, 4096}) {
+    const DenseShape s{DenseForm::official_fp8, 700, 2456, columns};
+    const Operands o = random_operands(rng, s);
+    const auto weight = streamed(o.weight);
+    const auto all = run(s, weight, o.x);
+    for (const int64_t first : {0, 63, 130, 690}) {
+      DenseShape few = s;
+      few.m = 10;
+      const auto found = run(few, weight,
+                             std::vector<uint16_t>(o.x.begin() + first * columns,
+                                                   o.x.begin() + (first + few.m) * columns));
+      int64_t num_different = 0;
+      for (size_t i = 0; i < found.size(); ++i) num_different += found[i] != all[first * s.rows + i];
+      EXPECT_EQ(num_different, 0) << "columns " << columns << " from row " << first;
+    }
+  }
+}
+
 TEST_F(DenseProduct, APlanNamesWhatItCannotTake) {
   EXPECT_EQ(make_dense_plan(device_, {DenseForm::official, 1, 16, 100}).error().message(),
             "dense product: expected columns in blocks of 128, found 100");

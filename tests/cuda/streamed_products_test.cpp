@@ -1,5 +1,7 @@
 // The products of streamed weights behind the fronts: rows of floats give the bits of the kernels
 // over rows of bf16, which their own tests hold to the formula, and x quantised before those of x.
+#include <deque>
+
 #include "device/cuda/cuda_gpu.h"
 #include "numeric/formats.h"
 #include "ops/matmul/dense_product_cuda.h"
@@ -90,6 +92,62 @@ TEST_F(StreamedProducts, Matmul) {
       if (!quantised) continue;
       simulate_fp8(ctx, {rows, s.m, s.k, s.k, rows, s.k}, 128);
       testing::expect_same(run(0, s.m), found, what + ", quantised before");
+    }
+  }
+}
+
+// Products that go into one launch have the bits that each has alone.
+TEST_F(StreamedProducts, GroupedMatmul) {
+  RngStream rng(3, RngPurpose::data, 0);
+  using OnGpu = PackedWeight::OnGpu;
+  constexpr int64_t kColumns = 1024;
+  struct Case {
+    OnGpu form;
+    std::vector<int64_t> rows;
+    bool beside;  // their x lie one after the other
+  };
+  for (const Case& c : {Case{OnGpu::streamed, {1024, 512}, false},
+                        Case{OnGpu::streamed, {16, 2048, 40}, false},
+                        Case{OnGpu::streamed, {40, 64, 64}, false},
+                        Case{OnGpu::streamed_bf16, {256, 256, 256, 256, 256}, true},
+                        Case{OnGpu::streamed_bf16, {256, 256, 128}, true},
+                        // For which there is a kernel of more rows of x.
+                        Case{OnGpu::streamed_bf16, {1056, 1056, 1056, 1056}, true}}) {
+    std::deque<PackedWeight> weights;
+    Side host(nullptr), side(gpu_.get());
+    for (const int64_t rows : c.rows) {
+      const TestWeight weight = make_weight(WeightFormat::fp8, rows, kColumns, rng);
+      weights.push_back(PackedWeight::pack(host.ctx, weight.tensor).value());
+      ASSERT_TRUE(weights.back().move_to(*gpu_, c.form).ok());
+    }
+    const auto count = static_cast<int64_t>(c.rows.size());
+    const int64_t width = c.beside ? count * kColumns : kColumns;
+    for (const int64_t m : {1, 2, 7, 40}) {
+      const float* x = side.array(make_bf16_rows(m, width, rng));
+      std::vector<MatmulParams> products;
+      for (int64_t i = 0; i < count; ++i) {
+        MatmulParams p{};
+        p.x = x + (c.beside ? i * kColumns : 0);
+        p.m = m;
+        p.x_stride = width;
+        p.w = &weights[i];
+        p.y = side.room<float>(m * (c.rows[i] + i));
+        p.y_stride = c.rows[i] + i;
+        p.math = MatmulMath::bf16;
+        p.round_y = true;
+        products.push_back(p);
+      }
+      grouped_matmul(side.ctx, products);
+      for (int64_t i = 0; i < count; ++i) {
+        const MatmulParams& p = products[i];
+        const std::vector<float> found = side.read(p.y, m * p.y_stride);
+        MatmulParams alone = p;
+        alone.y = side.room<float>(m * p.y_stride);
+        matmul(side.ctx, alone);
+        testing::expect_same(found, side.read(alone.y, m * p.y_stride),
+                             "product " + std::to_string(i) + " of " + std::to_string(count) +
+                                 ", m " + std::to_string(m));
+      }
     }
   }
 }

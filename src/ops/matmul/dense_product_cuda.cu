@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "device/cuda/launch.cuh"
+#include "ops/matmul/dense_many.h"
 #include "ops/matmul/dense_product_cuda.h"
 #include "ops/matmul/streamed_product.cuh"
 #include "ops/matmul/streamed_weight.h"
@@ -14,19 +15,23 @@ namespace cuda = device::cuda;
 constexpr StreamedFormat kFp8 = StreamedFormat::fp8;
 constexpr int kStageBytes = streamed::stage_bytes(streamed::kStageBlocks);
 
+struct Group {
+  const uint8_t* weight;
+  void* y;
+  int64_t y_stride;
+  int rows;
+  int first_unit;  // of all groups' units
+};
+
 struct Params {
   const void* x;  // bf16, or float
   int64_t x_stride;
-  const uint8_t* weight;
   int64_t unit_bytes;
-  void* y;
-  int64_t y_stride;
   int m;
-  int rows;
   int units;
-  int units_per_group;
   int group_blocks;
-  int groups;
+  int num_groups;
+  bool shared_x;
   int tokens;
   bool float_rows;
   int stages;
@@ -34,7 +39,14 @@ struct Params {
   int partial_bytes;
   uint8_t* prepared;       // or null
   int64_t prepared_bytes;  // of p.tokens rows
+  Group groups[kMaxDenseGroups];
 };
+
+__device__ __forceinline__ int find_group(const Params& p, int unit) {
+  int group = 0;
+  while (group + 1 < p.num_groups && unit >= p.groups[group + 1].first_unit) ++group;
+  return group;
+}
 
 // From column first_column on.
 template <typename Activations>
@@ -75,22 +87,22 @@ __global__ void __launch_bounds__(streamed::kThreads, 1)
   __shared__ streamed::Ring ring;
   __shared__ tile::Mbarrier x_ready;
   const int warp = threadIdx.x / 32;
-  // Neighbouring units lie in different blocks; of a grouped weight each block has a run, so that
-  // it needs few groups' activations.
+  // Neighbouring units lie in different blocks; where each group has its own activations a block
+  // has a run of units, so that it needs few groups'.
   const int num_blocks = static_cast<int>(gridDim.x);
   int begin = static_cast<int>(blockIdx.x);
   int end = p.units;
   int step = num_blocks;
   int first_group = 0;
-  int num_groups = 1;
-  if (p.groups > 1) {
+  int num_groups = 1;  // of activations
+  if (!p.shared_x) {
     const int share = p.units / num_blocks;
     const int rest = p.units - share * num_blocks;
     begin = begin * share + min(begin, rest);
     end = begin + share + (static_cast<int>(blockIdx.x) < rest ? 1 : 0);
     step = 1;
-    first_group = begin / p.units_per_group;
-    num_groups = (end - 1) / p.units_per_group - first_group + 1;
+    first_group = find_group(p, begin);
+    num_groups = find_group(p, end - 1) - first_group + 1;
   }
   if (threadIdx.x == 0) {
     x_ready.init(1);
@@ -104,7 +116,9 @@ __global__ void __launch_bounds__(streamed::kThreads, 1)
     if (threadIdx.x % 32 != 0) return;
     streamed::Producer producer(ring, smem, kStageBytes, p.stages, p.in_flight);
     for (int unit = begin; unit < end; unit += step) {
-      streamed::put_unit(producer, p.weight + unit * p.unit_bytes, p.group_blocks);
+      const Group& group = p.groups[find_group(p, unit)];
+      streamed::put_unit(producer, group.weight + (unit - group.first_unit) * p.unit_bytes,
+                         p.group_blocks);
     }
     return;
   }
@@ -137,7 +151,7 @@ __global__ void __launch_bounds__(streamed::kThreads, 1)
       p.partial_bytes, numbers, tokens);
   for (int unit = begin; unit < end; unit += step) {
     const int first_block =
-        p.groups == 1 ? 0 : (unit / p.units_per_group - first_group) * p.group_blocks;
+        p.shared_x ? 0 : (find_group(p, unit) - first_group) * p.group_blocks;
     const auto sums = streamed::multiply_unit(consumer, x, p.group_blocks, first_block);
     sums.store(partial.next(unit), tokens);
     if (!partial.full() && unit + step < end) continue;
@@ -148,14 +162,15 @@ __global__ void __launch_bounds__(streamed::kThreads, 1)
     while (true) {
       while (token >= tokens) token -= tokens, ++at;
       if (at >= partial.units()) break;
-      const int n = partial.number(at) * 16 + row;
-      if (n < p.rows) {
-        const int64_t to = (first_token + token) * p.y_stride + n;
+      const Group& group = p.groups[find_group(p, partial.number(at))];
+      const int n = (partial.number(at) - group.first_unit) * 16 + row;
+      if (n < group.rows) {
+        const int64_t to = (first_token + token) * group.y_stride + n;
         const float sum = partial.fold(at, token, row);
         if (p.float_rows) {
-          static_cast<float*>(p.y)[to] = tile::round_to_bf16(sum);
+          static_cast<float*>(group.y)[to] = tile::round_to_bf16(sum);
         } else {
-          static_cast<uint16_t*>(p.y)[to] = tile::bf16_bits(sum);
+          static_cast<uint16_t*>(group.y)[to] = tile::bf16_bits(sum);
         }
       }
       token += streamed::kConsumers / 16;
@@ -166,23 +181,26 @@ __global__ void __launch_bounds__(streamed::kThreads, 1)
 
 template <ProductForm kForm, int kTokens>
 void launch_kernel(const DensePlan& plan, const cuda::Stream& stream, const void* x,
-                   int64_t x_stride, const std::byte* weight, void* y, int64_t y_stride,
-                   std::byte* scratch, bool programmatic) {
+                   int64_t x_stride, std::span<const DenseGroup> groups, std::byte* scratch,
+                   bool programmatic) {
   const DenseShape& s = plan.shape;
+  CACHALOT_CHECK(static_cast<int64_t>(groups.size()) == s.groups);
   const StreamedLayout layout{kFp8, s.rows, s.columns};
-  Params p;
+  Params p{};
   p.x = x;
   p.x_stride = x_stride;
-  p.weight = reinterpret_cast<const uint8_t*>(weight);
   p.unit_bytes = layout.unit_bytes();
-  p.y = y;
-  p.y_stride = y_stride;
   p.m = static_cast<int>(s.m);
-  p.rows = static_cast<int>(s.rows);
-  p.units = static_cast<int>(layout.num_units());
-  p.units_per_group = static_cast<int>(layout.num_units() / s.groups);
+  p.units = 0;
   p.group_blocks = static_cast<int>(layout.num_blocks());
-  p.groups = static_cast<int>(s.groups);
+  p.num_groups = 0;
+  p.shared_x = s.shared_x || s.groups == 1;
+  for (const DenseGroup& group : groups) {
+    p.groups[p.num_groups++] = {reinterpret_cast<const uint8_t*>(group.weight), group.y,
+                                group.y_stride, static_cast<int>(group.rows), p.units};
+    p.units += static_cast<int>((group.rows + 15) / 16);
+  }
+  CACHALOT_CHECK(p.units == layout.num_units());
   p.tokens = plan.tokens;
   p.float_rows = s.float_rows;
   p.stages = plan.stages;
@@ -227,7 +245,8 @@ bool fit(DensePlan& plan, ProductForm form, int64_t budget, int min_stages) {
   // A run of units crosses a border of groups at most so often.
   const int64_t units_per_group = StreamedLayout{kFp8, s.rows, s.columns}.num_units() / s.groups;
   const int64_t groups =
-      std::min(s.groups, 1 + (units_per_block + units_per_group - 2) / units_per_group);
+      s.shared_x ? 1
+                 : std::min(s.groups, 1 + (units_per_block + units_per_group - 2) / units_per_group);
   const int64_t x_bytes =
       (streamed::activation_bytes(form, plan.tokens, static_cast<int>(s.columns / 128 * groups)) +
        15) /
@@ -253,12 +272,20 @@ Result<DensePlan> make_dense_plan(const cuda::Device& device, const DenseShape& 
   if (s.m < 1 || s.m > (int64_t{1} << 20)) return bad("m from 1 to 2^20", s.m);
   if (s.columns < 128 || s.columns % 128 != 0) return bad("columns in blocks of 128", s.columns);
   if (s.rows < 1 || s.rows >= (int64_t{1} << 30)) return bad("rows from 1 to 2^30", s.rows);
-  if (s.groups < 1) return bad("a group", s.groups);
-  if (s.groups > 1 && s.rows % (16 * s.groups) != 0) return bad("16 n rows a group", s.rows);
-  if (s.groups > 1 && s.columns % 1024 != 0) return bad("1024 n columns a group", s.columns);
+  if (s.groups < 1 || s.groups > kMaxDenseGroups) return bad("1 to 16 groups", s.groups);
+  const bool own_x = s.groups > 1 && !s.shared_x;
+  if (own_x && s.rows % (16 * s.groups) != 0) return bad("16 n rows a group", s.rows);
+  if (own_x && s.columns % 1024 != 0) return bad("1024 n columns a group", s.columns);
 
   DensePlan plan;
   plan.shape = s;
+  if (dense_many_fits(s, device.num_sms)) {
+    plan.scratch_bytes = dense_many_scratch_bytes(s);
+    plan.smem_bytes = dense_many_smem_bytes();
+    plan.launch = launch_dense_many;
+    allow_dense_many();
+    return plan;
+  }
   const ProductForm form = s.form == DenseForm::official_fp8 ? ProductForm::wgmma_e4m3
                            : s.form == DenseForm::official   ? ProductForm::mma_f16
                                                              : ProductForm::mma_bf16;
@@ -277,7 +304,7 @@ Result<DensePlan> make_dense_plan(const cuda::Device& device, const DenseShape& 
   if (!fits) return bad("columns that fit the shared memory", s.columns * s.groups);
   // Where that takes a block longer than a kernel of its own takes to start.
   constexpr int64_t kManyValues = 16384;
-  if (plan.tokens * s.columns > kManyValues && form != ProductForm::mma_bf16 && s.groups == 1) {
+  if (plan.tokens * s.columns > kManyValues && form != ProductForm::mma_bf16 && !own_x) {
     plan.scratch_bytes =
         (s.m + plan.tokens - 1) / plan.tokens *
         ((streamed::activation_bytes(form, plan.tokens, static_cast<int>(s.columns / 128)) + 15) /
@@ -296,6 +323,20 @@ Result<DensePlan> make_dense_plan(const cuda::Device& device, const DenseShape& 
                       : choose<kForm, 2>(plan);
   }
   return plan;
+}
+
+void launch_dense(const DensePlan& plan, const cuda::Stream& stream, const void* x,
+                  int64_t x_stride, const std::byte* weight, void* y, int64_t y_stride,
+                  std::byte* scratch, bool programmatic) {
+  const DenseShape& s = plan.shape;
+  const int64_t rows = s.rows / s.groups;
+  DenseGroup groups[kMaxDenseGroups];
+  for (int64_t g = 0; g < s.groups; ++g) {
+    groups[g] = {weight + g * StreamedLayout{kFp8, rows, s.columns}.num_bytes(), rows,
+                 static_cast<std::byte*>(y) + g * rows * (s.float_rows ? 4 : 2), y_stride};
+  }
+  launch_dense(plan, stream, x, x_stride, {groups, static_cast<size_t>(s.groups)}, scratch,
+               programmatic);
 }
 
 }  // namespace cachalot::ops

@@ -1,16 +1,19 @@
-// y[m, n] = bf16(sum over k of x[m, k] W[n, k]) with an fp8 weight, for few rows m, on the GPU.
+// y[m, n] = bf16(sum over k of x[m, k] W[n, k]) with one or several fp8 weights, for few rows m, on
+// the GPU, in one launch.
 // Source  reference/forward 0.5 (LIN8); 3.8 (wo_a: grouped, activations not quantised).
-// Shapes  x [m, groups * columns] bf16; weight [groups * rows_per_group, columns] as
-//         ops/matmul/streamed_weight.h; row n reads the columns of group n / rows_per_group of x;
-//         y [m, rows] bf16. Strides count elements. x and the weight are 16-byte aligned, a row
-//         of x too. float_rows: x and y are float; what x holds, bf16 can hold.
+// Shapes  group g has a weight [rows_g, columns] as ops/matmul/streamed_weight.h and y_g [m, rows_g]
+//         bf16. x [m, groups * columns] bf16, of which group g reads its own columns; with shared_x
+//         [m, columns], which all read. Strides count elements. x and the weights are 16-byte
+//         aligned, a row of x too. float_rows: x and y are float; what x holds, bf16 can hold.
 // Numerics  ops/matmul/streamed_product.cuh: the order of sums depends on columns alone. x is
 //         quantised inside (ACT8, runs of 128) but in the form mma_bf16.
 // Errors  make_dense_product: invalid_argument where the shape cannot run.
 // Threads a plan is read-only. launch_dense_product only launches.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "base/status.h"
 #include "device/cuda/device.h"
@@ -27,10 +30,19 @@ enum class DenseForm {
 struct DenseShape {
   DenseForm form;
   int64_t m;
-  int64_t rows;     // of all groups
+  int64_t rows;     // of all groups, alike but with shared_x; of each but the last 16 n
   int64_t columns;  // of one group
   int64_t groups = 1;
   bool float_rows = false;
+  bool shared_x = false;
+};
+inline constexpr int kMaxDenseGroups = 16;
+
+struct DenseGroup {
+  const std::byte* weight;
+  int64_t rows;
+  void* y;
+  int64_t y_stride;
 };
 
 struct DensePlan {
@@ -43,7 +55,7 @@ struct DensePlan {
   int64_t scratch_bytes = 0;
   int grid = 0;
   void (*launch)(const DensePlan&, const device::cuda::Stream&, const void* x, int64_t x_stride,
-                 const std::byte* weight, void* y, int64_t y_stride, std::byte* scratch,
+                 std::span<const DenseGroup> groups, std::byte* scratch,
                  bool programmatic) = nullptr;
 };
 
@@ -53,9 +65,13 @@ Result<DensePlan> make_dense_plan(const device::cuda::Device& device, const Dens
 // by a kernel of its own. programmatic: the edge from the kernel before. The weight is read before
 // that kernel has ended, x, y and scratch are not touched.
 inline void launch_dense(const DensePlan& plan, const device::cuda::Stream& stream, const void* x,
-                         int64_t x_stride, const std::byte* weight, void* y, int64_t y_stride,
-                         std::byte* scratch, bool programmatic = true) {
-  plan.launch(plan, stream, x, x_stride, weight, y, y_stride, scratch, programmatic);
+                         int64_t x_stride, std::span<const DenseGroup> groups, std::byte* scratch,
+                         bool programmatic = true) {
+  plan.launch(plan, stream, x, x_stride, groups, scratch, programmatic);
 }
+// Of one weight that holds the rows of all groups, and one y.
+void launch_dense(const DensePlan& plan, const device::cuda::Stream& stream, const void* x,
+                  int64_t x_stride, const std::byte* weight, void* y, int64_t y_stride,
+                  std::byte* scratch, bool programmatic = true);
 
 }  // namespace cachalot::ops

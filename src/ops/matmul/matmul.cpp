@@ -206,11 +206,8 @@ const Product& find(const Product* products, int64_t count, int64_t Product::*fi
 
 void grouped_matmul(device::ExecContext& ctx, std::span<const MatmulParams> params) {
   if (ctx.gpu != nullptr) {
-    for (const MatmulParams& p : params) {
-      check(p);
-      if (p.m > 0) matmul_cuda(ctx, p);
-    }
-    return;
+    for (const MatmulParams& p : params) check(p);
+    return grouped_matmul_cuda(ctx, params);
   }
   const MatmulKernels& kernels = matmul_kernels(ctx.isa);
   device::ArenaScope scope(*ctx.arena);

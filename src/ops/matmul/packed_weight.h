@@ -79,14 +79,17 @@ class PackedWeight {
 
   // Into the GPU's memory, which the products of a context with it read: the same bytes, or
   // streamed for its tensor cores (ops/matmul/streamed_weight.h), whose sums run as
-  // streamed_product.cuh says. CHECK: streamed, but can_stream() is false.
+  // streamed_product.cuh and bf16_product_cuda.h say. CHECK: streamed, but can_stream() is false.
   enum class OnGpu {
     panels,
-    streamed,       // the products quantise x as ACT8
-    streamed_bf16,  // and take x as it is
+    streamed,       // the products with fp8 quantise x as ACT8
+    streamed_bf16,  // fp8, and they take x as it is
   };
   Status move_to(device::Gpu& gpu, OnGpu form = OnGpu::panels);
-  bool can_stream() const { return format_ == WeightFormat::fp8 && columns_ % 128 == 0; }
+  bool can_stream() const {
+    return (format_ == WeightFormat::fp8 && columns_ % 128 == 0) ||
+           (format_ == WeightFormat::bf16 && columns_ % 16 == 0);
+  }
   OnGpu on_gpu() const { return on_gpu_; }
   const std::byte* streamed_bytes() const { return data_; }
 

@@ -19,12 +19,13 @@ struct StreamPanels {
   // Eight rows of these panels, then eight of another's: the gate (0) or the up (1) of an expert.
   int half = -1;
 
-  // fp8: four codes of a row; fp4: two.
+  // fp8: four codes of a row; fp4, bf16: two values.
   CACHALOT_HD int64_t num_items() const {
     return rows * layout.columns / (layout.format == StreamedFormat::fp8 ? 4 : 2);
   }
   CACHALOT_HD void move(int64_t item) const {
     if (layout.format == StreamedFormat::fp8) return move_fp8(item % rows, item / rows * 4);
+    if (layout.format == StreamedFormat::bf16) return move_bf16(item % rows, item / rows * 2);
     move_fp4(item % rows, item / rows / 16 * 32, item / rows % 16);
   }
 
@@ -40,6 +41,12 @@ struct StreamPanels {
     if (k % 128 != 0 || row % 16 != 0) return;
     std::memcpy(to + layout.fp8_scale(row, block),
                 panels + scales_offset + (panel * layout.num_blocks() + block) * 4, 4);
+  }
+  CACHALOT_HD void move_bf16(int64_t row, int64_t k) const {
+    const int64_t panel = row / 64;
+    std::memcpy(to + layout.bf16_value(row, k),
+                panels + panel * 128 * layout.columns + (k / 2 * width_of(panel) + row % 64) * 4,
+                4);
   }
   // Inputs k + i and k + i + 16, which share a byte there.
   CACHALOT_HD void move_fp4(int64_t row, int64_t k, int64_t i) const {

@@ -150,6 +150,28 @@ TEST(StreamPanels, Fp4AndGateWithUp) {
   }
 }
 
+TEST(StreamPanels, Bf16EveryLaneFindsItsFragment) {
+  RngStream rng(5, RngPurpose::data, 0);
+  for (const int64_t rows : {16, 40, 64, 200}) {
+    for (const int64_t columns : {16, 208}) {
+      const TestWeight w = make_weight(WeightFormat::bf16, rows, columns, rng);
+      const StreamedLayout layout{StreamedFormat::bf16, rows, columns};
+      const std::vector<std::byte> bytes = moved(w, layout, {}, -1);
+      ASSERT_EQ(static_cast<int64_t>(bytes.size()), (rows + 15) / 16 * columns * 32);
+      for (int64_t i = 0; i < static_cast<int64_t>(bytes.size()) / 2; ++i) {
+        const int64_t lane = i / 8 % 32, j = i / 2 % 4;
+        const int64_t row = i / (columns * 16) * 16 + lane / 4 + 8 * (j % 2);
+        // A lane has four inputs that follow each other, of which B has the same two a register.
+        const int64_t k = i / 256 % (columns / 16) * 16 + lane % 4 * 4 + j / 2 * 2 + i % 2;
+        uint16_t found, expected = 0;
+        std::memcpy(&found, bytes.data() + 2 * i, 2);
+        if (row < rows) std::memcpy(&expected, w.tensor.weight.data + (row * columns + k) * 2, 2);
+        ASSERT_EQ(found, expected) << "row " << row << " k " << k;
+      }
+    }
+  }
+}
+
 TEST(StreamedWeight, ANanScaleIsRefused) {
   const std::vector<uint8_t> codes(16 * 128), scales(16 * 4, 255);
   EXPECT_EQ(stream_fp8(codes.data(), scales.data(), 16, 128).error().code(),
