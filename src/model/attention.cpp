@@ -13,6 +13,7 @@
 #include "ops/indexer/index_select.h"
 #include "ops/norm/rms_norm.h"
 #include "ops/quant/act_quant.h"
+#include "ops/rope/head_rows.h"
 
 namespace cachalot::model {
 namespace {
@@ -34,11 +35,55 @@ void rotate(Step& step, Matrix x, int64_t rows, int64_t heads, int64_t head_dim,
                   inverse, step.precision.bf16});
 }
 
-// qn is the normed low-rank query; q [rows, heads * head_dim], normed per head and rotated.
-Matrix queries(Step& step, const formats::LayerConfig& layer, const AttentionWeights& weights,
-               Matrix qn_input) {
+// Nothing but the result of several ops over x is asked for: they may run as one.
+bool needs_results_alone(const Step& step) { return step.tape == nullptr && step.probe == nullptr; }
+
+ops::HeadRowsParams head_rows_of(const Step& step, Matrix x, int64_t heads, int64_t head_dim,
+                                 ops::RopeTable table) {
+  ops::HeadRowsParams p{};
+  p.x = x.data;
+  p.rows = step.rows;
+  p.row_stride = x.stride;
+  p.heads = heads;
+  p.head_dim = head_dim;
+  p.eps = static_cast<float>(step.config.rms_norm_eps);
+  p.rope_dim = step.config.qk_rope_head_dim;
+  p.table = table;
+  p.round = step.precision.bf16;
+  return p;
+}
+
+// The products over the normed low-rank query qn, which its other readers do not wait for.
+struct QueryProducts {
+  Matrix q;
+  std::optional<Matrix> index_q;  // absent where a tape records: made when it is asked for
+};
+
+QueryProducts query_products(Step& step, const AttentionWeights& weights, Matrix qn) {
+  QueryProducts products{new_matrix(step, step.rows, weights.wq_b.rows()), {}};
+  LinearParts parts;
+  const auto add = [&](const ops::PackedWeight& weight, Matrix y) {
+    parts.add({quantised_input(step, qn, step.rows, weight), &weight, y});
+  };
+  add(weights.wq_b, products.q);
+  if (weights.indexer && step.tape == nullptr) {
+    products.index_q = new_matrix(step, step.rows, weights.indexer->wq_b.rows());
+    add(weights.indexer->wq_b, *products.index_q);
+  }
+  linears(step, step.rows, parts);
+  return products;
+}
+
+// raw: the product; the result [rows, heads * head_dim], normed per head and rotated.
+Matrix queries(Step& step, const formats::LayerConfig& layer, Matrix raw) {
   const auto& config = step.config;
-  const Matrix raw = linear(step, qn_input, step.rows, weights.wq_b);
+  if (needs_results_alone(step)) {
+    ops::HeadRowsParams p = head_rows_of(step, raw, config.num_attention_heads, config.head_dim,
+                                         row_rope(step, layer));
+    p.norm = step.precision.bf16 ? ops::HeadNorm::bf16_steps : ops::HeadNorm::weighted;
+    ops::head_rows(step.exec, p);
+    return raw;
+  }
   show(step, "q", raw, step.rows);
   const Matrix q = result_over(step, raw, step.rows);
   const ops::RmsNormParams norm{raw.data,
@@ -62,12 +107,71 @@ Matrix queries(Step& step, const formats::LayerConfig& layer, const AttentionWei
   return q;
 }
 
+// The products over a sublayer's input. Where a tape records, each runs as late as it did, with
+// the others of what needs it: the sum of the input's gradients has that order.
+class InputProducts {
+ public:
+  InputProducts(Step& step, const AttentionWeights& weights, Matrix x, Matrix x_input)
+      : step_(step), weights_(weights), x_(x), x_input_(x_input) {
+    if (step.tape != nullptr) return;
+    LinearParts parts;
+    add(weights.wq_a, x_input, low_, parts);
+    if (weights.wkv) add(*weights.wkv, x_input, kv_, parts);
+    if (weights.compressor) add_compressor(*weights.compressor, x, ks_, parts);
+    if (weights.indexer) {
+      add_compressor(weights.indexer->compressor, x, index_ks_, parts);
+      add(weights.indexer->weights_proj, x, index_weight_, parts);
+    }
+    linears(step, step.rows, parts);
+  }
+  Matrix low() { return of(low_, weights_.wq_a, x_input_); }
+  Matrix kv() { return of(kv_, *weights_.wkv, x_input_); }
+  Matrix ks() { return rows_of(ks_, *weights_.compressor, x_); }
+  // x: the input, or what passes no gradient to it.
+  Matrix index_ks(Matrix x) { return rows_of(index_ks_, weights_.indexer->compressor, x); }
+  Matrix index_weight(Matrix x) { return of(index_weight_, weights_.indexer->weights_proj, x); }
+
+ private:
+  void add(const ops::PackedWeight& weight, Matrix x, std::optional<Matrix>& y,
+           LinearParts& parts) {
+    y = new_matrix(step_, step_.rows, weight.rows());
+    parts.add({x, &weight, *y});
+  }
+  void add_compressor(const CompressorWeights& weights, Matrix x, std::optional<Matrix>& ks,
+                      LinearParts& parts) {
+    ks = new_compressor_rows(step_, weights);
+    add_compressor_products(weights, x, *ks, parts);
+  }
+  Matrix of(std::optional<Matrix>& y, const ops::PackedWeight& weight, Matrix x) {
+    return y ? *y : linear(step_, x, step_.rows, weight);
+  }
+  Matrix rows_of(std::optional<Matrix>& ks, const CompressorWeights& weights, Matrix x) {
+    if (ks) return *ks;
+    LinearParts parts;
+    add_compressor(weights, x, ks, parts);
+    linears(step_, step_.rows, parts);
+    return *ks;
+  }
+
+  Step& step_;
+  const AttentionWeights& weights_;
+  const Matrix x_, x_input_;
+  std::optional<Matrix> low_, kv_, ks_, index_ks_, index_weight_;
+};
+
 // The shared key-value vector of every row, [rows, head_dim], normed, rotated and snapped to what
-// its row format holds.
+// its row format holds. raw: its product.
 Matrix key_values(Step& step, const formats::LayerConfig& layer, const AttentionWeights& weights,
-                  Matrix x_input) {
+                  Matrix raw) {
   const auto& config = step.config;
-  const Matrix raw = linear(step, x_input, step.rows, *weights.wkv);
+  if (needs_results_alone(step)) {
+    ops::HeadRowsParams p = head_rows_of(step, raw, 1, config.head_dim, row_rope(step, layer));
+    p.norm = ops::HeadNorm::weighted;
+    p.g = weights.kv_norm.data();
+    if (step.precision.kv == tensor::KvFormat::fp8) p.snap = ops::HeadSnap::fp8;
+    ops::head_rows(step.exec, p);
+    return raw;
+  }
   show(step, "kv", raw, step.rows);
   const Matrix kv =
       rms_norm(step, raw, step.rows, weights.kv_norm, static_cast<float>(config.rms_norm_eps));
@@ -86,23 +190,33 @@ struct IndexerQueries {
 
 // Source: reference/forward 3.6.
 IndexerQueries indexer_queries(Step& step, const formats::LayerConfig& layer,
-                               const IndexerWeights& weights, Matrix qn, Matrix x) {
+                               const IndexerWeights& weights, Matrix qn, Matrix x,
+                               std::optional<Matrix> raw, InputProducts& products) {
   const auto& config = step.config;
-  const Matrix q =
-      linear(step, quantised_input(step, qn, step.rows, weights.wq_b), step.rows, weights.wq_b);
-  show(step, "index.q", q, step.rows);
-  rotate(step, q, step.rows, config.index_n_heads, config.index_head_dim, row_rope(step, layer),
-         false);
-  show(step, "index.rope", q, step.rows);
-  const ops::RowsParams head_rows{q.data, step.rows * config.index_n_heads, config.index_head_dim,
-                                  config.index_head_dim};
-  if (step.precision.rotate_index)
-    autograd::hadamard(step.context(), head_rows, step.precision.bf16);
-  show(step, "index.hadamard", q, step.rows);
-  if (step.precision.index_fp4) autograd::simulate_fp4(step.context(), head_rows);
-  show(step, "index.row", q, step.rows);
+  const Matrix q = raw ? *raw
+                       : linear(step, quantised_input(step, qn, step.rows, weights.wq_b), step.rows,
+                                weights.wq_b);
+  if (needs_results_alone(step)) {
+    ops::HeadRowsParams p = head_rows_of(step, q, config.index_n_heads, config.index_head_dim,
+                                         row_rope(step, layer));
+    p.hadamard = step.precision.rotate_index;
+    if (step.precision.index_fp4) p.snap = ops::HeadSnap::fp4;
+    ops::head_rows(step.exec, p);
+  } else {
+    show(step, "index.q", q, step.rows);
+    rotate(step, q, step.rows, config.index_n_heads, config.index_head_dim, row_rope(step, layer),
+           false);
+    show(step, "index.rope", q, step.rows);
+    const ops::RowsParams head_rows{q.data, step.rows * config.index_n_heads, config.index_head_dim,
+                                    config.index_head_dim};
+    if (step.precision.rotate_index)
+      autograd::hadamard(step.context(), head_rows, step.precision.bf16);
+    show(step, "index.hadamard", q, step.rows);
+    if (step.precision.index_fp4) autograd::simulate_fp4(step.context(), head_rows);
+    show(step, "index.row", q, step.rows);
+  }
 
-  const Matrix weight = linear(step, x, step.rows, weights.weights_proj);
+  const Matrix weight = products.index_weight(x);
   show(step, "index.weight", weight, step.rows);
   const float factor =
       static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.index_head_dim) *
@@ -118,19 +232,19 @@ IndexerQueries indexer_queries(Step& step, const formats::LayerConfig& layer,
 // Fills the layer's compressed rows of every sequence, and its indexer rows where it has an indexer
 // of its own.
 void compress_rows(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
-                   const AttentionWeights& weights, Matrix x) {
+                   const AttentionWeights& weights, Matrix x, InputProducts& products) {
   if (weights.compressor) {
     CompressorOutput main;
     main.kind = CompressorOutput::Kind::kv;
     main.width = step.config.head_dim;
-    run_compressor(step, layer_idx, layer, *weights.compressor, main, x);
+    run_compressor(step, layer_idx, layer, *weights.compressor, main, products.ks());
   }
   if (weights.indexer) {
     CompressorOutput index;
     index.kind = CompressorOutput::Kind::index;
     index.width = step.config.index_head_dim;
     run_compressor(step, layer_idx, layer, weights.indexer->compressor, index,
-                   detached(step, x, step.rows));
+                   products.index_ks(detached(step, x, step.rows)));
   }
 }
 
@@ -280,16 +394,17 @@ Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
                  const AttentionWeights& weights, Matrix x) {
   const auto& config = step.config;
   const Matrix x_input = quantised_input(step, x, step.rows, weights.wq_a);
-  const Matrix low = linear(step, x_input, step.rows, weights.wq_a);
+  InputProducts products(step, weights, x, x_input);
+  const Matrix low = products.low();
   show(step, "q_a", low, step.rows);
   const Matrix qn =
       rms_norm(step, low, step.rows, weights.q_norm, static_cast<float>(config.rms_norm_eps));
   show(step, "q_a.norm", qn, step.rows);
-  const Matrix q =
-      queries(step, layer, weights, quantised_input(step, qn, step.rows, weights.wq_b));
+  const QueryProducts over_qn = query_products(step, weights, qn);
+  const Matrix q = queries(step, layer, over_qn.q);
 
   if (weights.wkv) {
-    const Matrix kv = key_values(step, layer, weights, x_input);
+    const Matrix kv = key_values(step, layer, weights, products.kv());
     if (layer.attention == AttentionKind::full) {
       if (!step.batch.has_entries) encode_kv_entries(step, layer_idx, 1, kv);
     } else {
@@ -299,14 +414,14 @@ Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
     }
     step.recompute(Recomputed::norms, kv.data);
   }
-  compress_rows(step, layer_idx, layer, weights, x);
+  compress_rows(step, layer_idx, layer, weights, x, products);
   std::optional<IndexerQueries> queries;
   const bool has_loss = step.terms != nullptr && step.terms->indexer_loss != 0;
   if (weights.indexer && (!is_dense(step) || has_loss)) {
     // The indexer learns from its own loss alone (reference/training 6.3): nothing goes back to the
     // backbone.
     queries = indexer_queries(step, layer, *weights.indexer, detached(step, qn, step.rows),
-                              detached(step, x, step.rows));
+                              detached(step, x, step.rows), over_qn.index_q, products);
     if (!is_dense(step)) select_entries(step, layer_idx, layer, *queries);
   }
   step.recompute(Recomputed::norms, qn.data);

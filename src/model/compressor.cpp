@@ -10,19 +10,6 @@
 namespace cachalot::model {
 namespace {
 
-// K and S of every row of the batch side by side, [rows, 2 * z * width]; S with the positional bias
-// of its position.
-Matrix project(Step& step, const formats::LayerConfig& layer, const CompressorWeights& weights,
-               Matrix x) {
-  const int64_t columns = weights.wkv.rows();
-  const Matrix ks = new_matrix(step, step.rows, 2 * columns);
-  linear_f32(step, x, step.rows, weights.wkv, {ks.data, columns, ks.stride});
-  linear_f32(step, x, step.rows, weights.wgate, {ks.data + columns, columns, ks.stride});
-  autograd::add_positional_bias(
-      step.context(), {ks.data, step.batch.sequences, layer.ratio, columns, weights.ape.data()});
-  return ks;
-}
-
 // Rotary positions of the entries: the first token of each entry's own window.
 ops::RopeTable entry_rope(Step& step, const formats::LayerConfig& layer, int64_t num_entries) {
   auto* positions = step.exec.arena->allocate<int64_t>(num_entries);
@@ -45,16 +32,28 @@ void encode_kv_entries(Step& step, int64_t layer_idx, int64_t ratio, Matrix kv) 
                               step.precision.kv);
 }
 
+Matrix new_compressor_rows(Step& step, const CompressorWeights& weights) {
+  return new_matrix(step, step.rows, 2 * weights.wkv.rows());
+}
+
+void add_compressor_products(const CompressorWeights& weights, Matrix x, Matrix ks,
+                             LinearParts& parts) {
+  const int64_t columns = weights.wkv.rows();
+  parts.add({x, &weights.wkv, {ks.data, columns, ks.stride}, true});
+  parts.add({x, &weights.wgate, {ks.data + columns, columns, ks.stride}, true});
+}
+
 void run_compressor(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
-                    const CompressorWeights& weights, const CompressorOutput& output, Matrix x) {
+                    const CompressorWeights& weights, const CompressorOutput& output, Matrix ks) {
   const auto& config = step.config;
   const bool is_index = output.kind == CompressorOutput::Kind::index;
   const tensor::Sequences& sequences = step.batch.sequences;
   const tensor::LayerRows* layer_rows = step.batch.layer_rows[layer_idx];
   const tensor::Recent tail = is_index ? tensor::Recent::index_tail : tensor::Recent::tail;
-  const Matrix ks = project(step, layer, weights, x);
-  show(step, "compress.kv", ks, step.rows);
   const int64_t columns = ks.columns / 2;
+  autograd::add_positional_bias(
+      step.context(), {ks.data, step.batch.sequences, layer.ratio, columns, weights.ape.data()});
+  show(step, "compress.kv", ks, step.rows);
   const bool overlap = columns == 2 * output.width;
   const tensor::RowBlocks ks_rows =
       step.one_block(reinterpret_cast<std::byte*>(ks.data), {2 * columns * 4, 0});

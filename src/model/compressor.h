@@ -14,10 +14,16 @@ struct CompressorOutput {
   int64_t width;
 };
 
-// Projects x, pools the entries that the sequences complete, and writes them to the layer's
+// K and S of every row of the batch side by side, [rows, 2 * z * width], still without the
+// positional bias: room for them, and the two products over x that make them.
+Matrix new_compressor_rows(Step& step, const CompressorWeights& weights);
+void add_compressor_products(const CompressorWeights& weights, Matrix x, Matrix ks,
+                             LinearParts& parts);
+
+// Takes those rows, pools the entries that the sequences complete, and writes them to the layer's
 // compressed rows (kv) or indexer rows (index); the tail rings take the last K, S rows.
 void run_compressor(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
-                    const CompressorWeights& weights, const CompressorOutput& output, Matrix x);
+                    const CompressorWeights& weights, const CompressorOutput& output, Matrix ks);
 
 // Rounds KV values to what the precision's row format holds (SIM8 on the non-rotary part).
 void snap_kv(Step& step, Matrix kv, int64_t rows);
