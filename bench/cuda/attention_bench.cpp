@@ -1,5 +1,6 @@
 // Sparse attention over fp8 rows: 128 window rows and top-k entries, spread over the context.
-// Decode: each row of its own sequence, by both forms. Prefill: the rows of one sequence.
+// Decode: each row of its own sequence, by both forms. Prefill: the rows of one sequence. Queries
+// and results are floats, as in the forward.
 #include <algorithm>
 #include <cmath>
 #include <random>
@@ -48,21 +49,34 @@ void bench_attention(Harness& h) {
         Case{"Pro", 128, 1024, 64, 8192, false}, Case{"Flash", 64, 512, 4096, 1024, true},
         Case{"Flash", 64, 512, 4096, 32768, true}, Case{"Pro", 128, 1024, 4096, 32768, true}}) {
     const int64_t entries = c.entries, sequences = c.prefill ? 1 : c.rows;
-    const int64_t capacity = c.prefill ? c.rows + kWindow : kWindow;
-    const int64_t stride = entries / kRowsPerBlock;
+    const int64_t stride = entries / kRowsPerBlock, positions = 4 * entries;
     const std::vector<std::byte> block = random_rows(rng, kRowsPerBlock);
-    const std::vector<std::byte> ring_bytes = random_rows(rng, capacity);
+    const std::vector<std::byte> ring = random_rows(rng, kWindow);
+    const std::vector<std::byte> step = random_rows(rng, c.rows);
     const int sets = c.rows <= 8 ? 8 : 2;
     const cuda::DeviceBuffer pool = h.repeat(block, sequences * stride * sets);
-    const cuda::DeviceBuffer rings = h.repeat(ring_bytes, sequences * sets);
-    std::vector<int32_t> blocks(static_cast<size_t>(sequences * stride)), ring(c.rows),
-        positions(c.rows, static_cast<int32_t>(4 * entries - 1));
-    for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = static_cast<int32_t>(i);
-    for (size_t i = 0; i < ring.size(); ++i) {
-      ring[i] = c.prefill ? 0 : static_cast<int32_t>(i);
-      if (c.prefill) positions[i] -= static_cast<int32_t>(c.rows - 1 - static_cast<int64_t>(i));
+    const cuda::DeviceBuffer rings = h.repeat(ring, sequences * sets);
+    std::vector<int64_t> places(static_cast<size_t>(sequences * stride));
+    for (size_t i = 0; i < places.size(); ++i) places[i] = static_cast<int64_t>(i);
+    std::shuffle(places.begin(), places.end(), rng);
+    std::vector<std::byte*> blocks;
+    for (int64_t set = 0; set < sets; ++set) {
+      for (const int64_t place : places)
+        blocks.push_back(pool.data() +
+                         (set * sequences * stride + place) * kRowsPerBlock * kRowBytes);
     }
-    std::shuffle(blocks.begin(), blocks.end(), rng);
+    const cuda::DeviceBuffer blocks_buffer = h.put(blocks);
+    std::vector<tensor::LayerRows> layer_rows;
+    const tensor::RowLayout layout = {kData, kRowBytes - kData};
+    for (int64_t s = 0; s < sets * sequences; ++s) {
+      layer_rows.push_back(
+          {.window = {rings.data() + s * kWindow * kRowBytes, kWindow, layout},
+           .entries = {blocks_buffer.as<std::byte*>() + s * stride, kRowsPerBlock, layout}});
+    }
+    std::vector<int64_t> first_row, first_position;
+    for (int64_t s = 0; s <= sequences; ++s) first_row.push_back(c.prefill ? s * c.rows : s);
+    first_position.assign(static_cast<size_t>(sequences),
+                          c.prefill ? positions - c.rows : positions - 1);
     std::vector<int32_t> selected;
     for (int64_t row = 0; row < c.rows; ++row) {
       for (int64_t i = 0; i < c.topk; ++i)
@@ -71,47 +85,39 @@ void bench_attention(Harness& h) {
     // One row's queries and those of 63 others, again and again.
     std::normal_distribution<float> normal(0, 0.3f);
     const int64_t q_rows = std::min<int64_t>(c.rows, 64);
-    std::vector<uint16_t> q(static_cast<size_t>(q_rows * c.heads * kDim));
-    for (uint16_t& value : q) value = numeric::bf16_from_float(normal(rng));
-    std::vector<std::byte> q_bytes(q.size() * 2);
+    std::vector<float> q(static_cast<size_t>(q_rows * c.heads * kDim));
+    for (float& value : q) value = numeric::round_to_bf16(normal(rng));
+    std::vector<std::byte> q_bytes(q.size() * 4);
     std::memcpy(q_bytes.data(), q.data(), q_bytes.size());
-    std::vector<float> rotation(static_cast<size_t>(c.rows * 64));
-    for (size_t i = 0; i < rotation.size(); i += 2) rotation[i] = 1;
     const cuda::DeviceBuffer q_buffer = h.repeat(q_bytes, c.rows / q_rows),
-                             blocks_buffer = h.put(blocks), ring_buffer = h.put(ring),
-                             selected_buffer = h.put(selected), rotation_buffer = h.put(rotation),
-                             position = h.put(positions),
+                             layer_rows_buffer = h.put(layer_rows), step_buffer = h.put(step),
+                             first_row_buffer = h.put(first_row),
+                             first_position_buffer = h.put(first_position),
+                             selected_buffer = h.put(selected),
                              num =
                                  h.put(std::vector<int32_t>(c.rows, static_cast<int32_t>(c.topk))),
                              sink = h.put(std::vector<float>(c.heads, 0.5f)),
-                             out = h.room(c.rows * c.heads * kDim * 2);
+                             out = h.room(c.rows * c.heads * kDim * 4);
     ops::SparseDecodeParams p = {};
     p.rows = c.rows;
     p.heads = c.heads;
-    p.q = q_buffer.as<uint16_t>();
-    p.position = position.as<int32_t>();
+    p.q = q_buffer.as<float>();
     p.sink = sink.as<float>();
-    p.rotation = rotation_buffer.as<float>();
     p.scale = 0.04419417382415922f;
+    p.sequences = {sequences, first_row_buffer.as<int64_t>(), first_position_buffer.as<int64_t>()};
+    p.step_rows = step_buffer.data();
     p.window = kWindow;
-    p.ring = ring_buffer.as<int32_t>();
-    p.ring_bytes = capacity * kRowBytes;
-    p.window_capacity = capacity;
-    p.blocks = blocks_buffer.as<int32_t>();
-    p.table_stride = c.prefill ? 0 : stride;
-    p.block_bytes = kRowsPerBlock * kRowBytes;
-    p.rows_per_block = kRowsPerBlock;
+    p.ratio = 4;
     p.selected = selected_buffer.as<int32_t>();
     p.num_selected = num.as<int32_t>();
-    p.topk = c.topk;
-    p.out = out.as<uint16_t>();
+    p.topk = p.max_entries = c.topk;
+    p.out = out.as<float>();
     const cuda::DeviceBuffer scratch = h.room(c.prefill ? 16 : ops::sparse_decode_scratch_bytes(p));
     p.scratch = scratch.data();
     auto form = ops::SparseForm::whole;
     const auto call = [&](int i) {
       ops::SparseDecodeParams own = p;
-      own.entries = pool.data() + i % sets * sequences * stride * p.block_bytes;
-      own.window_base = rings.data() + i % sets * sequences * p.ring_bytes;
+      own.layer_rows = layer_rows_buffer.as<tensor::LayerRows>() + i % sets * sequences;
       ops::launch_sparse_decode(h.device(), h.stream(), form, own);
     };
     // The last row's first head.
@@ -131,16 +137,18 @@ void bench_attention(Harness& h) {
         }
       }
     };
-    for (int64_t i = 0; i < kWindow; ++i)
-      add(ring_bytes, capacity, (positions[row] - i) % capacity);
+    for (int64_t i = 0; i < kWindow; ++i) {
+      const bool is_before = !c.prefill && i > 0;
+      add(is_before ? ring : step, is_before ? kWindow : c.rows,
+          is_before ? (positions - 1 - i) % kWindow : row - i);
+    }
     for (int64_t i = 0; i < c.topk; ++i)
       add(block, kRowsPerBlock, selected[row * c.topk + i] % kRowsPerBlock);
     double z = std::exp(0.5);
     std::vector<double> value(kDim);
     for (const auto& key : keys) {
       double sum = 0;
-      for (int64_t k = 0; k < kDim; ++k)
-        sum += numeric::float_from_bf16(q[row % q_rows * c.heads * kDim + k]) * key[k];
+      for (int64_t k = 0; k < kDim; ++k) sum += q[row % q_rows * c.heads * kDim + k] * key[k];
       const double weight = std::exp(sum * 0.04419417382415922);
       z += weight;
       for (int64_t k = 0; k < kDim; ++k) value[k] += weight * key[k];
@@ -150,11 +158,11 @@ void bench_attention(Harness& h) {
       if (split && c.prefill) continue;
       form = tried;
       call(0);
-      const std::vector<uint16_t> found = h.get<uint16_t>(out);
+      const std::vector<float> found = h.get<float>(out);
       double error = 0, norm = 0;
       for (int64_t k = 0; k < kDim; ++k) {
         const double expected = value[k] / z;
-        error += std::pow(numeric::float_from_bf16(found[row * c.heads * kDim + k]) - expected, 2);
+        error += std::pow(found[row * c.heads * kDim + k] - expected, 2);
         norm += expected * expected;
       }
       const double us = h.time(c.rows <= 8 ? 24 : c.prefill ? 3 : 8, call);

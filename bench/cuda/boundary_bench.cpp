@@ -26,6 +26,38 @@ std::vector<float> floats(const std::vector<uint16_t>& bf16) {
   return values;
 }
 
+// Queries of `rows` rows, and where the keys of the sequences of `sets` calls lie: `blocks` of the
+// pool for all sequences of a set.
+struct IndexOperands {
+  std::vector<float> q, weight;
+  cuda::DeviceBuffer q_there, weight_there, tables, layer_rows;
+
+  IndexOperands(Harness& h, std::mt19937& rng, const cuda::DeviceBuffer& pool,
+                const std::vector<int32_t>& blocks, int64_t rows, int64_t sets,
+                int64_t rows_per_block, int64_t sequences)
+      : q(static_cast<size_t>(rows * 64 * 128)) {
+    for (float& value : q) value = numeric::float_from_e2m1(static_cast<uint8_t>(rng() % 16));
+    for (const uint16_t value : random_bf16(rng, rows * 64, 0.05f))
+      weight.push_back(numeric::float_from_bf16(value));
+    const auto num_blocks = static_cast<int64_t>(blocks.size());
+    std::vector<std::byte*> places;
+    for (int64_t set = 0; set < sets; ++set) {
+      for (const int32_t block : blocks)
+        places.push_back(pool.data() + (set * num_blocks + block) * rows_per_block * 68);
+    }
+    tables = h.put(places);
+    std::vector<tensor::LayerRows> all;
+    for (int64_t s = 0; s < sets * sequences; ++s) {
+      all.push_back(
+          {.index_keys = {
+               tables.as<std::byte*>() + s * num_blocks / sequences, rows_per_block, {64, 4}}});
+    }
+    layer_rows = h.put(all);
+    q_there = h.put(q);
+    weight_there = h.put(weight);
+  }
+};
+
 }  // namespace
 
 void bench_boundary(Harness& h) {
@@ -111,30 +143,24 @@ void bench_index(Harness& h) {
     std::vector<int32_t> blocks(static_cast<size_t>(c.rows * blocks_per_row));
     for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = static_cast<int32_t>(i);
     std::shuffle(blocks.begin(), blocks.end(), rng);
-    std::vector<uint16_t> q(static_cast<size_t>(c.rows * 64 * 128));
-    for (uint16_t& value : q)
-      value = numeric::bf16_from_float(numeric::float_from_e2m1(static_cast<uint8_t>(rng() % 16)));
-    const std::vector<uint16_t> weight = random_bf16(rng, c.rows * 64, 0.05f);
-    const cuda::DeviceBuffer blocks_buffer = h.put(blocks), q_buffer = h.put(q),
-                             weight_buffer = h.put(weight),
-                             visible =
-                                 h.put(std::vector<int32_t>(c.rows, static_cast<int32_t>(c.keys))),
+    const IndexOperands operands(h, rng, pool_buffer, blocks, c.rows, c.sets, kRowsPerBlock,
+                                 c.rows);
+    std::vector<int64_t> first_row;
+    for (int64_t row = 0; row <= c.rows; ++row) first_row.push_back(row);
+    const cuda::DeviceBuffer first_rows = h.put(first_row),
+                             positions = h.put(std::vector<int64_t>(c.rows, c.keys - 1)),
                              selected = h.room(c.rows * c.topk * 4), num = h.room(c.rows * 4);
     const auto plan = ops::make_index_plan(h.device(), {c.rows, c.keys, c.topk});
     CACHALOT_CHECK_MSG(plan.has_value(), plan.error().message());
-    const cuda::DeviceBuffer scratch =
-        h.put(std::vector<std::byte>(static_cast<size_t>(plan->scratch_bytes)));
+    const cuda::DeviceBuffer scratch = h.room(plan->scratch_bytes);
     const auto call = [&](int i) {
       ops::IndexParams p = {};
       p.rows = c.rows;
-      p.q = q_buffer.as<uint16_t>();
-      p.weight = weight_buffer.as<uint16_t>();
-      p.visible = visible.as<int32_t>();
-      p.base = pool_buffer.data() + i % c.sets * set_bytes;
-      p.blocks = blocks_buffer.as<int32_t>();
-      p.table_stride = blocks_per_row;
-      p.block_bytes = kBlockBytes;
-      p.rows_per_block = kRowsPerBlock;
+      p.q = operands.q_there.as<float>();
+      p.weight = operands.weight_there.as<float>();
+      p.sequences = {c.rows, first_rows.as<int64_t>(), positions.as<int64_t>()};
+      p.layer_rows = operands.layer_rows.as<tensor::LayerRows>() + i % c.sets * c.rows;
+      p.ratio = 1;
       p.selected = selected.as<int32_t>();
       p.num_selected = num.as<int32_t>();
       p.scratch = scratch.data();
@@ -157,10 +183,9 @@ void bench_index(Harness& h) {
       double sum = 0;
       for (int64_t head = 0; head < 64 && (c.keys <= 32768 || e % 16 == 0); ++head) {
         float dot = 0;  // exact: few bits
-        for (int64_t k = 0; k < 128; ++k)
-          dot += numeric::float_from_bf16(q[head * 128 + k]) * key[k];
+        for (int64_t k = 0; k < 128; ++k) dot += operands.q[head * 128 + k] * key[k];
         dot = std::max(numeric::round_to_bf16(dot), 0.0f);
-        sum += numeric::round_to_bf16(dot * numeric::float_from_bf16(weight[head]));
+        sum += numeric::round_to_bf16(dot * operands.weight[head]);
       }
       if (c.keys <= 32768 || e % 16 == 0)
         scores.push_back(
@@ -196,33 +221,25 @@ void bench_index_prefill(Harness& h) {
     if (i % kBlockBytes >= kRowsPerBlock * 64) bits = 0x7A7A7A7Au + (bits & 0x03030303u);
     std::memcpy(pool.data() + i, &bits, 4);
   }
-  std::vector<int32_t> blocks(kBlocks), visible(kRows);
+  std::vector<int32_t> blocks(kBlocks);
   for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = static_cast<int32_t>(i);
-  for (int64_t i = 0; i < kRows; ++i)
-    visible[i] = static_cast<int32_t>((4 * kKeys - kRows + i + 1) / 4);
-  std::vector<uint16_t> q(static_cast<size_t>(kRows * 64 * 128));
-  for (uint16_t& value : q)
-    value = numeric::bf16_from_float(numeric::float_from_e2m1(static_cast<uint8_t>(rng() % 16)));
-  const std::vector<uint16_t> weight = random_bf16(rng, kRows * 64, 0.05f);
-  const cuda::DeviceBuffer pool_buffer = h.put(pool), blocks_buffer = h.put(blocks),
-                           q_buffer = h.put(q), weight_buffer = h.put(weight),
-                           visible_buffer = h.put(visible), selected = h.room(kRows * kTopk * 4),
-                           num = h.room(kRows * 4);
+  const cuda::DeviceBuffer pool_buffer = h.put(pool);
+  const IndexOperands operands(h, rng, pool_buffer, blocks, kRows, 1, kRowsPerBlock, 1);
+  const cuda::DeviceBuffer first_rows = h.put(std::vector<int64_t>{0, kRows}),
+                           positions = h.put(std::vector<int64_t>{4 * kKeys - kRows}),
+                           selected = h.room(kRows * kTopk * 4), num = h.room(kRows * 4);
   const auto plan = ops::make_index_prefill_plan(h.device(), kTopk);
   CACHALOT_CHECK_MSG(plan.has_value(), plan.error().message());
   const auto decode = ops::make_index_plan(h.device(), {1, kKeys, kTopk});
   CACHALOT_CHECK_MSG(decode.has_value(), decode.error().message());
-  const cuda::DeviceBuffer scratch =
-      h.put(std::vector<std::byte>(static_cast<size_t>(decode->scratch_bytes)));
+  const cuda::DeviceBuffer scratch = h.room(decode->scratch_bytes);
   ops::IndexParams p = {};
   p.rows = kRows;
-  p.q = q_buffer.as<uint16_t>();
-  p.weight = weight_buffer.as<uint16_t>();
-  p.visible = visible_buffer.as<int32_t>();
-  p.base = pool_buffer.data();
-  p.blocks = blocks_buffer.as<int32_t>();
-  p.block_bytes = kBlockBytes;
-  p.rows_per_block = kRowsPerBlock;
+  p.q = operands.q_there.as<float>();
+  p.weight = operands.weight_there.as<float>();
+  p.sequences = {1, first_rows.as<int64_t>(), positions.as<int64_t>()};
+  p.layer_rows = operands.layer_rows.as<tensor::LayerRows>();
+  p.ratio = 4;
   p.selected = selected.as<int32_t>();
   p.num_selected = num.as<int32_t>();
   p.scratch = scratch.data();
@@ -232,16 +249,13 @@ void bench_index_prefill(Harness& h) {
   int64_t wrong = 0;
   for (const int64_t row : {0, 1, 2002, 4095}) {
     ops::IndexParams one = p;
-    const cuda::DeviceBuffer own = h.room(kTopk * 4), own_num = h.room(4);
+    const cuda::DeviceBuffer own = h.room(kRows * kTopk * 4);
+    one.first_row = row;
     one.rows = 1;
-    one.q += row * 64 * 128;
-    one.weight += row * 64;
-    one.visible += row;
     one.selected = own.as<int32_t>();
-    one.num_selected = own_num.as<int32_t>();
     ops::launch_index_select(*decode, h.stream(), one);
     const auto expected = h.get<int32_t>(own);
-    for (int64_t i = 0; i < kTopk; ++i) wrong += expected[i] != picks[row * kTopk + i];
+    for (int64_t i = row * kTopk; i < (row + 1) * kTopk; ++i) wrong += expected[i] != picks[i];
   }
   const double us = h.time(2, call);
   h.report("index prefill fp4 + top-k", "4096 x 32768 k 512", us,

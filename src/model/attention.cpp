@@ -274,6 +274,7 @@ void select_entries(Step& step, int64_t layer_idx, const formats::LayerConfig& l
   p.format = step.precision.index;
   p.bf16_math = step.precision.bf16;
   p.round_scores = step.precision.bf16;
+  p.tensor_cores = step.precision.fp8_cores;
   p.selected = selection.selected;
   p.num_selected = selection.num_selected;
   ops::index_select(step.exec, p);
@@ -344,6 +345,7 @@ Matrix core_attention(Step& step, int64_t layer_idx, const formats::LayerConfig&
   }
   p.format = step.precision.kv;
   p.bf16_math = step.precision.bf16;
+  p.tensor_cores = step.precision.fp8_cores;
   p.out = out.data;
   autograd::sparse_attention(step.context(), p);
   if (queries && step.terms != nullptr && step.terms->indexer_loss != 0)

@@ -6,8 +6,8 @@
 //   official  bf16 plus the FP8 and FP4 rounding points of the published code (reference/forward
 //             0.4, 0.5, 3.9).
 //   official-fp8  the same roundings, on a GPU alone: where shapes fit, products with FP8 and FP4
-//             weights run on FP8 tensor cores, which truncate their sums
-//             (ops/matmul/streamed_product.cuh).
+//             weights run on FP8 tensor cores, attention and the indexer's scores on bf16 ones,
+//             which truncate their sums (ops/matmul/streamed_product.cuh; *_cuda.h of the ops).
 // Accumulation is fp32 in every other level. Activations have fp32 storage; rounding to bf16 rounds
 // the value.
 #pragma once
@@ -24,7 +24,7 @@ struct Precision {
   bool act8 = false;          // FP8 rounding of the inputs of quantised linears (ACT8)
   bool rotate_index = false;  // Hadamard rotation of indexer queries and keys
   bool index_fp4 = false;     // FP4 rounding of indexer queries (SIM4)
-  bool fp8_cores = false;     // of a GPU
+  bool fp8_cores = false;     // of a GPU; and its bf16 ones, as above
   tensor::KvFormat kv = tensor::KvFormat::f32;
   tensor::IndexFormat index = tensor::IndexFormat::f32;
 

@@ -1,7 +1,8 @@
 // The ops' versions for a GPU (x_cuda.cu), which the fronts call where the context has one;
 // arguments are already checked. A build without CUDA has none and opens no GPU: no_cuda.cpp.
 // Pointers of the params name device memory, but constants and tables, which they name by their
-// host addresses (device/gpu.h). Bits are those of the CPU's versions.
+// host addresses (device/gpu.h). Bits are those of the CPU's versions where no tensor cores are
+// asked for.
 #pragma once
 
 #include <cstdint>

@@ -72,6 +72,12 @@ __device__ __forceinline__ uint8_t load_shared_state(const uint8_t* from) {
   return static_cast<uint8_t>(byte);
 }
 
+// To L2, of global memory, the line that holds `from`.
+inline constexpr int kLineBytes = 128;
+__device__ __forceinline__ void prefetch_line(const void* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+}
+
 // 16 bytes to shared memory without passing through registers; under way until wait_copies.
 __device__ __forceinline__ void start_copy(void* to, const Vector16* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(smem_address(to)), "l"(from)

@@ -2,6 +2,7 @@
 // the same bits, in a prompt, in its pieces and in decode.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -221,25 +222,34 @@ TEST(ForwardAtFullWidth, HasTheBitsOfTheCpu) {
   expect_same(found, expected);
 }
 
-// The last streams of each of 130 rows, row after row: a prompt cut at `cuts`, the end of it beside
-// another sequence or not. And the last row's logits.
+// A prompt of kRows rows, cut at `cuts`, each piece beside a token of another sequence or not. The
+// last 650 rows see more entries than they pick.
+constexpr int64_t kRows = 2700;
 struct Pieces {
   std::vector<int64_t> cuts;
   bool beside_another;
 };
-Values streams_of_rows(engine::LoadedModel& loaded, const Pieces& pieces) {
-  Run run(loaded, 300);
+// The last streams of each row, row after row, and the last row's logits; the picks of each row in
+// the last layer.
+struct Results {
+  Values streams, picks;
+};
+Results results_of_rows(engine::LoadedModel& loaded, const Pieces& pieces) {
+  Run run(loaded, kRows);
   run.recorder.keeps_ops = false;
-  Values rows;
+  Values rows, picks;
   for (size_t i = 0; i + 1 < pieces.cuts.size(); ++i) {
     const int64_t first = pieces.cuts[i], count = pieces.cuts[i + 1] - first;
     std::vector<engine::StepInput> inputs{{&run.first, run.ids(first, count)}};
-    if (pieces.beside_another) inputs.push_back({&run.second, run.ids(170 - first, 1)});
+    if (pieces.beside_another) inputs.push_back({&run.second, run.ids(first, 1)});
     run.step(std::move(inputs));
     Values last, logits;
     for (size_t k = 0; k < run.recorder.names.size(); ++k) {
       if (run.recorder.names[k] == "streams of layer 3") last = run.recorder.results[k];
       if (run.recorder.names[k] == "step's logits") logits = run.recorder.results[k];
+      if (run.recorder.names[k] != "picks of layer 3") continue;
+      const auto begin = run.recorder.results[k].begin();
+      picks.insert(picks.end(), begin, begin + count * run.config().index_topk);
     }
     rows.insert(rows.end(), last.begin(), last.begin() + count * run.config().hc_dim());
     if (i + 2 == pieces.cuts.size()) {
@@ -249,7 +259,20 @@ Values streams_of_rows(engine::LoadedModel& loaded, const Pieces& pieces) {
     run.recorder.names.clear();
     run.recorder.results.clear();
   }
-  return rows;
+  return {std::move(rows), std::move(picks)};
+}
+
+// Of the picks of rows with more entries than picks, the share that is not among the other's.
+double share_of_others(const Values& picks, const Values& others, int64_t topk) {
+  int64_t num_other = 0, count = 0;
+  for (auto row = picks.begin(); row < picks.end(); row += topk) {
+    if (row[topk - 1] < static_cast<float>(topk)) continue;
+    const auto other = others.begin() + (row - picks.begin());
+    for (auto pick = row; pick < row + topk; ++pick)
+      num_other += std::binary_search(other, other + topk, *pick) ? 0 : 1;
+    count += topk;
+  }
+  return static_cast<double>(num_other) / static_cast<double>(count);
 }
 
 double distance(const Values& a, const Values& b) {
@@ -266,34 +289,46 @@ double distance(const Values& a, const Values& b) {
 // its terms' magnitudes (streamed_product.cuh), which of 4096 random terms is 0.64 sqrt(4096) times
 // their sum's, so by 0.8 %; that of rounding x to e4m3 is 2^-4 / sqrt(12) = 1.8 % at
 // the least: together sqrt(1 + (0.8 / 1.8)^2) = 1.09 of it. Of two such results, each rounded in
-// its own way, the distance is at most sqrt(1 + 1.09^2) = 1.48 of official's from exact.
+// its own way, the distance is at most sqrt(1 + 1.09^2) = 1.48 of official's from exact. Picks change
+// as the streams before them do, in proportion.
 TEST(OfficialFp8, ARowDoesNotDependOnTheOthersAndIsAsNearToExact) {
   if (const auto gpu = device::Gpu::open(0); !gpu) GTEST_SKIP() << gpu.error().message();
-  const std::vector<int64_t> whole = {0, 130};
-  Values expected;
+  const std::vector<int64_t> whole = {0, kRows};
+  Results expected;
   {
     const auto loaded = flash_layers("cuda", "official-fp8");
-    expected = streams_of_rows(*loaded, {whole, false});
-    for (const Pieces& pieces :
-         {Pieces{whole, true}, Pieces{{0, 100, 129, 130}, false}, Pieces{{0, 1, 3, 20, 130}, true},
-          Pieces{{0, 127, 128, 129, 130}, true}}) {
-      const Values found = streams_of_rows(*loaded, pieces);
-      ASSERT_EQ(found.size(), expected.size());
+    expected = results_of_rows(*loaded, {whole, false});
+    for (const Pieces& pieces : {Pieces{whole, true}, Pieces{{0, 100, 2690, 2695, kRows}, false},
+                                 Pieces{{0, 1, 3, 20, 130, 2400, 2401, 2600, 2699, kRows}, true},
+                                 Pieces{{0, 127, 128, 129, 2100, 2500, kRows}, true}}) {
+      const Results found = results_of_rows(*loaded, pieces);
+      ASSERT_EQ(found.streams.size(), expected.streams.size());
       int64_t num_different = 0;
-      for (size_t i = 0; i < found.size(); ++i) num_different += found[i] != expected[i];
+      for (size_t i = 0; i < found.streams.size(); ++i)
+        num_different += found.streams[i] != expected.streams[i];
+      EXPECT_EQ(found.picks, expected.picks);
       EXPECT_EQ(num_different, 0) << "pieces " << pieces.cuts.size() - 1 << ", beside another "
                                   << pieces.beside_another;
     }
   }
-  const Values official = streams_of_rows(*flash_layers("cuda", "official"), {whole, false});
-  const Values exact = streams_of_rows(*flash_layers("cuda", "exact"), {whole, false});
-  const double of_official = distance(official, exact), found = distance(expected, exact),
-               between = distance(expected, official);
+  const Results official = results_of_rows(*flash_layers("cuda", "official"), {whole, false});
+  const Results exact = results_of_rows(*flash_layers("cuda", "exact"), {whole, false});
+  const double of_official = distance(official.streams, exact.streams),
+               found = distance(expected.streams, exact.streams),
+               between = distance(expected.streams, official.streams);
   std::printf("from exact: official %g, official-fp8 %g; between them %g\n", of_official, found,
               between);
   EXPECT_LT(found, 1.09 * of_official);
   EXPECT_LT(between, 1.48 * of_official);
   EXPECT_GT(between, 0);
+  const int64_t topk = formats::flash_config().index_topk;
+  const double picks_of_official = share_of_others(official.picks, exact.picks, topk),
+               picks_found = share_of_others(expected.picks, exact.picks, topk),
+               picks_between = share_of_others(expected.picks, official.picks, topk);
+  std::printf("other picks than exact: official %g, official-fp8 %g; between them %g\n",
+              picks_of_official, picks_found, picks_between);
+  EXPECT_LT(picks_found, 1.09 * picks_of_official);
+  EXPECT_LT(picks_between, 1.48 * picks_of_official);
 }
 
 TEST(OfficialFp8, IsRefusedOnACpu) {

@@ -1,95 +1,93 @@
-// The index scan with top-k on the GPU: the picks are those of its own scores, which are within
-// their bound, ties and order included.
+// The index scan with top-k on the GPU's tensor cores, behind its front: the picks are those of its
+// own scores, which are within their bound, ties and order included; they do not depend on the
+// other rows, nor on which kernel took them.
 #include <algorithm>
 #include <numeric>
 
+#include "device/cuda/cuda_gpu.h"
 #include "ops/indexer/index_prefill_cuda.h"
 #include "ops/indexer/index_select_cuda.h"
 #include "tests/cuda/cuda_fixture.h"
+#include "tests/cuda/gpu_context.h"
 
 namespace cachalot::ops {
 namespace {
 
 using testing::Rng;
-using testing::cuda::DeviceBuffer;
-constexpr int64_t kHeads = 64, kDim = 128, kRowsPerBlock = 64;
+using testing::Side;
+constexpr int64_t kHeads = 64, kDim = 128, kPage = 64, kRowBytes = 68;
 
-struct Case {
-  std::vector<int32_t> visible;
-  int64_t topk;
-  bool tied;  // few different scores
-};
-
-struct Operands {
-  std::vector<uint16_t> q, weight;
+// Keys of a sequence, in blocks of `page` rows that lie in some order.
+struct Keys {
+  int64_t page;
   std::vector<uint8_t> pool;
   std::vector<int32_t> blocks;
-  int64_t table_stride;
-  std::vector<std::vector<float>> keys;  // of each row, decoded
-  int64_t page = kRowsPerBlock;          // rows of a block
+
+  Keys(int64_t count, int64_t rows_of_page)
+      : page(rows_of_page),
+        pool(static_cast<size_t>((count + page - 1) / page * page * kRowBytes)),
+        blocks(static_cast<size_t>((count + page - 1) / page)) {
+    std::iota(blocks.rbegin(), blocks.rend(), 0);
+  }
+  uint8_t* codes(int64_t e) { return block(e) + e % page * 64; }
+  uint8_t* scales(int64_t e) { return block(e) + page * 64 + e % page * 4; }
+
+ private:
+  uint8_t* block(int64_t e) { return pool.data() + blocks[e / page] * page * kRowBytes; }
 };
 
-Operands random_operands(Rng& rng, const Case& c) {
-  Operands o;
-  const auto rows = static_cast<int64_t>(c.visible.size());
-  for (int64_t i = 0; i < rows * kHeads; ++i) {  // values of e2m1 with one scale per 32
-    for (int64_t g = 0; g < 4; ++g) {
-      const float scale = numeric::pow2(-3 + static_cast<int>(rng() % 3));
-      for (int64_t k = 0; k < 32; ++k) {
-        o.q.push_back(numeric::bf16_from_float(
-            numeric::float_from_e2m1(static_cast<uint8_t>(rng() % 16)) * scale));
-      }
-    }
+Keys random_keys(Rng& rng, int64_t count, bool tied) {
+  Keys keys(count, kPage);
+  std::shuffle(keys.blocks.begin(), keys.blocks.end(), rng);
+  for (int64_t e = 0; e < static_cast<int64_t>(keys.blocks.size()) * kPage; ++e) {
+    for (int64_t k = 0; k < 64; ++k) keys.codes(e)[k] = static_cast<uint8_t>(rng());
+    for (int64_t k = 0; k < 4; ++k) keys.scales(e)[k] = static_cast<uint8_t>(121 + rng() % 6);
+    if (!tied || e % kPage == 0) continue;
+    const int64_t first = e / kPage * kPage;  // all keys of a block are its first or zero
+    std::copy_n(keys.codes(first), 64, keys.codes(e));
+    std::copy_n(keys.scales(first), 4, keys.scales(e));
+    if (rng() % 2 == 0) std::fill_n(keys.codes(e), 64, 0);
   }
-  o.weight = testing::random_bf16(rng, rows * kHeads, 0.05f);
-  const int64_t most = *std::max_element(c.visible.begin(), c.visible.end());
-  o.table_stride = (most + kRowsPerBlock - 1) / kRowsPerBlock;
-  const int64_t block_bytes = kRowsPerBlock * 68;
-  o.blocks.resize(rows * o.table_stride);
-  std::iota(o.blocks.begin(), o.blocks.end(), 0);
-  std::shuffle(o.blocks.begin(), o.blocks.end(), rng);
-  o.pool.resize(o.blocks.size() * block_bytes);
-  for (uint8_t& byte : o.pool) byte = static_cast<uint8_t>(rng());
-  for (size_t b = 0; b < o.blocks.size(); ++b) {
-    uint8_t* block = o.pool.data() + b * block_bytes;
-    for (int64_t i = 0; i < kRowsPerBlock * 4; ++i)
-      block[kRowsPerBlock * 64 + i] = static_cast<uint8_t>(121 + rng() % 6);
-    if (!c.tied) continue;
-    for (int64_t i = 1; i < kRowsPerBlock; ++i) {  // all keys of a block are its first or zero
-      std::copy_n(block, 64, block + i * 64);
-      std::copy_n(block + kRowsPerBlock * 64, 4, block + kRowsPerBlock * 64 + i * 4);
-      if (rng() % 2 == 0) std::fill_n(block + i * 64, 64, 0);
-    }
-  }
-  for (int64_t row = 0; row < rows; ++row) {
-    std::vector<float>& keys = o.keys.emplace_back();
-    for (int64_t e = 0; e < c.visible[row]; ++e) {
-      const uint8_t* block =
-          o.pool.data() + o.blocks[row * o.table_stride + e / kRowsPerBlock] * block_bytes;
-      const uint8_t* codes = block + e % kRowsPerBlock * 64;
-      const uint8_t* scales = block + kRowsPerBlock * 64 + e % kRowsPerBlock * 4;
-      for (int64_t k = 0; k < kDim; ++k) {
-        keys.push_back(numeric::float_from_e2m1(codes[k / 2] >> (k % 2 * 4) & 15) *
-                       numeric::float_from_e8m0(scales[k / 32]));
-      }
-    }
-  }
-  return o;
+  return keys;
 }
+
+std::vector<float> decoded(Keys& keys, int64_t count) {
+  std::vector<float> values;
+  for (int64_t e = 0; e < count; ++e) {
+    for (int64_t k = 0; k < kDim; ++k) {
+      values.push_back(numeric::float_from_e2m1(keys.codes(e)[k / 2] >> (k % 2 * 4) & 15) *
+                       numeric::float_from_e8m0(keys.scales(e)[k / 32]));
+    }
+  }
+  return values;
+}
+
+// Of rows, one after the other.
+struct Queries {
+  std::vector<float> q, weight;
+
+  Queries(Rng& rng, int64_t rows) {
+    for (int64_t i = 0; i < rows * kHeads * 4; ++i) {  // values of e2m1 with one scale per 32
+      const float scale = numeric::pow2(-3 + static_cast<int>(rng() % 3));
+      for (int64_t k = 0; k < 32; ++k)
+        q.push_back(numeric::float_from_e2m1(static_cast<uint8_t>(rng() % 16)) * scale);
+    }
+    weight = testing::floats_of(testing::random_bf16(rng, rows * kHeads, 0.05f));
+  }
+};
 
 // The score, and what the order of the fp32 sums can move it by: it is rounded to bf16.
 struct Score {
   float value;
   float slack;
 };
-Score score(const uint16_t* q, const uint16_t* weight, const float* key) {
+Score score(const float* q, const float* weight, const float* key) {
   double sum = 0, magnitude = 0;
   for (int64_t h = 0; h < kHeads; ++h) {
     double d = 0;  // exact
-    for (int64_t k = 0; k < kDim; ++k)
-      d += double{numeric::float_from_bf16(q[h * kDim + k])} * key[k];
+    for (int64_t k = 0; k < kDim; ++k) d += double{q[h * kDim + k]} * key[k];
     const float dot = std::max(numeric::round_to_bf16(static_cast<float>(d)), 0.0f);
-    const float term = numeric::round_to_bf16(dot * numeric::float_from_bf16(weight[h]));
+    const float term = numeric::round_to_bf16(dot * weight[h]);
     sum += term;
     magnitude += std::fabs(term);
   }
@@ -98,162 +96,180 @@ Score score(const uint16_t* q, const uint16_t* weight, const float* key) {
           static_cast<float>(std::fabs(sum) * 0x1p-7 + magnitude * (0x1p-19 + 0x1p-9))};
 }
 
-class IndexSelect : public testing::CudaTest {
+// A step's rows of some sequences: `rows` from position `first` on.
+struct Cut {
+  int64_t sequence;
+  int64_t first;
+  int64_t rows;
+};
+
+class IndexSelect : public testing::GpuTest {
  protected:
   struct Picks {
     std::vector<int32_t> selected, num_selected;
     bool operator==(const Picks&) const = default;
   };
-  Picks run(const Case& c, const Operands& o) {
-    const auto rows = static_cast<int64_t>(c.visible.size());
-    const int64_t most = *std::max_element(c.visible.begin(), c.visible.end());
-    Result<IndexPlan> plan = make_index_plan(device_, {rows, most, c.topk});
-    EXPECT_TRUE(plan.has_value()) << plan.error().message();
-    if (!plan) return {};
-    const DeviceBuffer q = put(o.q), weight = put(o.weight), visible = put(c.visible),
-                       pool = put(o.pool), blocks = put(o.blocks),
-                       selected = room(rows * c.topk * 4), num_selected = room(rows * 4),
-                       scratch = room(plan->scratch_bytes, 0);
-    IndexParams p = {};
-    p.rows = rows;
-    p.q = q.as<uint16_t>();
-    p.weight = weight.as<uint16_t>();
-    p.visible = visible.as<int32_t>();
-    p.base = pool.data();
-    p.blocks = blocks.as<int32_t>();
-    p.table_stride = o.table_stride;
-    p.block_bytes = o.page * 68;
-    p.rows_per_block = o.page;
-    p.selected = selected.as<int32_t>();
-    p.num_selected = num_selected.as<int32_t>();
-    p.scratch = scratch.data();
-    launch_index_select(*plan, stream_, p);
-    const Picks first{get<int32_t>(selected), get<int32_t>(num_selected)};
-    launch_index_select(*plan, stream_, p);  // the scratch is as it was
-    const Picks second{get<int32_t>(selected), get<int32_t>(num_selected)};
+  // One step. The queries are those of its rows in their order.
+  Picks run(std::vector<Keys>& keys, const float* q, const float* weight,
+            const std::vector<Cut>& cuts, int64_t topk, int64_t ratio) {
+    Side side(gpu_.get());
+    std::vector<int64_t> first_row = {0}, first_position;
+    std::vector<tensor::LayerRows> layer_rows;
+    for (const Cut& cut : cuts) {
+      first_row.push_back(first_row.back() + cut.rows);
+      first_position.push_back(cut.first);
+      const Keys& own = keys[cut.sequence];
+      auto* const pool = reinterpret_cast<std::byte*>(side.array(own.pool));
+      std::vector<std::byte*> blocks;
+      for (const int32_t block : own.blocks) blocks.push_back(pool + block * own.page * kRowBytes);
+      layer_rows.push_back({.index_keys = {side.array(blocks), own.page, {64, 4}}});
+    }
+    const int64_t rows = first_row.back();
+    IndexSelectParams p{};
+    p.q = side.array(std::vector<float>(q, q + rows * kHeads * kDim));
+    p.weight = side.array(std::vector<float>(weight, weight + rows * kHeads));
+    p.heads = kHeads;
+    p.dim = kDim;
+    p.sequences = side.sequences(first_row, first_position);
+    p.layer_rows = side.table(layer_rows);
+    p.ratio = ratio;
+    p.topk = topk;
+    p.format = tensor::IndexFormat::fp4;
+    p.bf16_math = p.round_scores = p.tensor_cores = true;
+    p.selected = side.room<int32_t>(rows * topk);
+    p.num_selected = side.room<int32_t>(rows);
+    EXPECT_TRUE(index_select_on_tensor_cores(side.ctx, p));
+    const Picks first{side.read(p.selected, rows * topk), side.read(p.num_selected, rows)};
+    index_select(side.ctx, p);
+    const Picks second{side.read(p.selected, rows * topk), side.read(p.num_selected, rows)};
     EXPECT_EQ(first, second);
-    return first;
+    return second;
   }
-  // All rows over the keys of the first.
-  Picks run_prefill(const Case& c, const Operands& o) {
-    const auto rows = static_cast<int64_t>(c.visible.size());
-    Result<IndexPrefillPlan> plan = make_index_prefill_plan(device_, c.topk);
-    EXPECT_TRUE(plan.has_value()) << plan.error().message();
-    if (!plan) return {};
-    const DeviceBuffer q = put(o.q), weight = put(o.weight), visible = put(c.visible),
-                       pool = put(o.pool), blocks = put(o.blocks),
-                       selected = room(rows * c.topk * 4), num_selected = room(rows * 4);
-    IndexParams p = {};
-    p.rows = rows;
-    p.q = q.as<uint16_t>();
-    p.weight = weight.as<uint16_t>();
-    p.visible = visible.as<int32_t>();
-    p.base = pool.data();
-    p.blocks = blocks.as<int32_t>();
-    p.block_bytes = o.page * 68;
-    p.rows_per_block = o.page;
-    p.selected = selected.as<int32_t>();
-    p.num_selected = num_selected.as<int32_t>();
-    launch_index_prefill(*plan, stream_, p);
-    return {get<int32_t>(selected), get<int32_t>(num_selected)};
+  // Each of one row, that sees so many entries.
+  Picks run(std::vector<Keys>& keys, const Queries& queries, const std::vector<int32_t>& visible,
+            int64_t topk) {
+    std::vector<Cut> cuts;
+    for (size_t i = 0; i < visible.size(); ++i)
+      cuts.push_back({static_cast<int64_t>(i), visible[i] - 1, 1});
+    return run(keys, queries.q.data(), queries.weight.data(), cuts, topk, 1);
+  }
+  // A prompt of one sequence from position `first` on, its pieces one after the other.
+  Picks run_pieces(std::vector<Keys>& keys, const Queries& queries, int64_t first,
+                   const std::vector<int64_t>& pieces, int64_t topk, int64_t ratio) {
+    Picks all;
+    int64_t row = 0;
+    for (const int64_t rows : pieces) {
+      const Picks own =
+          run(keys, queries.q.data() + row * kHeads * kDim, queries.weight.data() + row * kHeads,
+              {{0, first + row, rows}}, topk, ratio);
+      all.selected.insert(all.selected.end(), own.selected.begin(), own.selected.end());
+      all.num_selected.insert(all.num_selected.end(), own.num_selected.begin(),
+                              own.num_selected.end());
+      row += rows;
+    }
+    return all;
+  }
+  void expect_same(const Picks& found, const Picks& expected, int64_t topk,
+                   const std::string& what) {
+    EXPECT_EQ(found.num_selected, expected.num_selected) << what;
+    const auto at = std::mismatch(found.selected.begin(), found.selected.end(),
+                                  expected.selected.begin(), expected.selected.end());
+    EXPECT_TRUE(at.first == found.selected.end())
+        << what << ": row " << (at.first - found.selected.begin()) / topk << " place "
+        << (at.first - found.selected.begin()) % topk << ": " << *at.first << ", expected "
+        << *at.second;
   }
 };
 
-// Row i of several over the keys of the first, alone.
-Operands one_of(const Operands& o, int64_t row) {
-  Operands one = o;
-  one.q.assign(o.q.begin() + row * kHeads * kDim, o.q.begin() + (row + 1) * kHeads * kDim);
-  one.weight.assign(o.weight.begin() + row * kHeads, o.weight.begin() + (row + 1) * kHeads);
-  one.blocks.assign(o.blocks.begin(), o.blocks.begin() + o.table_stride);
-  return one;
-}
-
-TEST_F(IndexSelect, PrefillPicksAsDecodeDoes) {
+// Many rows of a sequence are taken by the one kernel, few by the other.
+TEST_F(IndexSelect, APromptPicksAsItsPiecesDo) {
   Rng rng(12);
-  for (const Case& c :
-       {Case{{100, 7, 64, 65, 1000, 999}, 64, false},
-        Case{{9001, 511, 512, 513, 6000, 9000, 4097}, 512, false},
-        Case{{12000, 11999, 513}, 512, true}, Case{{5000}, 1024, false}, Case{{3}, 8, false}}) {
-    const Operands o = random_operands(rng, c);
-    const Picks found = run_prefill(c, o);
-    for (size_t row = 0; row < c.visible.size(); ++row) {
-      const Case alone{{c.visible[row]}, c.topk, c.tied};
-      const Operands one = one_of(o, static_cast<int64_t>(row));
-      const Picks expected = run(alone, one);
-      const Picks prefill = run_prefill(alone, one);
-      EXPECT_EQ(prefill, expected) << "visible " << c.visible[row] << " topk " << c.topk;
-      EXPECT_EQ(found.num_selected[row], expected.num_selected[0]);
-      EXPECT_TRUE(std::equal(expected.selected.begin(), expected.selected.end(),
-                             found.selected.begin() + static_cast<int64_t>(row) * c.topk))
-          << "row " << row << " visible " << c.visible[row] << " topk " << c.topk;
-    }
+  struct Prompt {
+    int64_t first, rows, topk, ratio;
+    bool tied;
+  };
+  for (const Prompt& c : {Prompt{0, 700, 64, 4, false}, Prompt{35000, 301, 512, 4, false},
+                          Prompt{1900, 600, 512, 4, true}, Prompt{11700, 300, 512, 1, true},
+                          Prompt{19800, 258, 1024, 4, false}, Prompt{3, 257, 8, 128, false}}) {
+    std::vector<Keys> keys = {random_keys(rng, (c.first + c.rows) / c.ratio, c.tied)};
+    const Queries queries(rng, c.rows);
+    const std::string what =
+        "first " + std::to_string(c.first) + ", topk " + std::to_string(c.topk);
+    const Picks expected = run_pieces(keys, queries, c.first, {c.rows}, c.topk, c.ratio);
+    std::vector<int64_t> pieces;
+    for (int64_t left = c.rows; left > 0; left -= pieces.back())
+      pieces.push_back(std::min<int64_t>(left, 1 + rng() % 140));
+    expect_same(run_pieces(keys, queries, c.first, pieces, c.topk, c.ratio), expected, c.topk,
+                what);
+    pieces = {1, c.rows - 1};
+    expect_same(run_pieces(keys, queries, c.first, pieces, c.topk, c.ratio), expected, c.topk,
+                what + ", all but one");
   }
 }
 
 TEST_F(IndexSelect, PrefillRefusesATopkThatDoesNotFit) {
-  EXPECT_TRUE(make_index_prefill_plan(device_, 1024).has_value());
-  EXPECT_FALSE(make_index_prefill_plan(device_, 2048).has_value());
-  EXPECT_FALSE(make_index_prefill_plan(device_, 0).has_value());
+  const Side side(gpu_.get());
+  const device::cuda::Device& device = device::cuda::device_of(side.ctx);
+  EXPECT_TRUE(make_index_prefill_plan(device, 1024).has_value());
+  EXPECT_FALSE(make_index_prefill_plan(device, 2048).has_value());
+  EXPECT_FALSE(make_index_prefill_plan(device, 0).has_value());
 }
 
 TEST_F(IndexSelect, TheSizeOfBlocksDoesNotMatter) {
   Rng rng(14);
-  const Case c{{5000, 4000, 4999}, 512, false};
-  const Operands o = random_operands(rng, c);
-  const Picks expected = run_prefill(c, o);
+  constexpr int64_t kRows = 260, kCount = 5000, kTopk = 512;
+  std::vector<Keys> keys = {random_keys(rng, kCount, false)};
+  const Queries queries(rng, kRows);
+  const int64_t first = kCount - kRows;
+  const Picks expected = run_pieces(keys, queries, first, {kRows}, kTopk, 1);
   for (const int64_t page : {16, 48, 320}) {
-    Operands other = o;
-    other.page = page;
-    other.table_stride = (5000 + page - 1) / page;
-    other.blocks.resize(other.table_stride);
-    std::iota(other.blocks.rbegin(), other.blocks.rend(), 0);
-    other.pool.assign(other.table_stride * page * 68, 0);
-    for (int64_t e = 0; e < 5000; ++e) {
-      const uint8_t* from = o.pool.data() + o.blocks[e / kRowsPerBlock] * kRowsPerBlock * 68;
-      uint8_t* to = other.pool.data() + other.blocks[e / page] * page * 68;
-      std::copy_n(from + e % kRowsPerBlock * 64, 64, to + e % page * 64);
-      std::copy_n(from + kRowsPerBlock * 64 + e % kRowsPerBlock * 4, 4,
-                  to + page * 64 + e % page * 4);
+    std::vector<Keys> other = {Keys(kCount, page)};
+    for (int64_t e = 0; e < kCount; ++e) {
+      std::copy_n(keys[0].codes(e), 64, other[0].codes(e));
+      std::copy_n(keys[0].scales(e), 4, other[0].scales(e));
     }
-    EXPECT_EQ(run_prefill(c, other), expected) << "page " << page;
-    const Picks decode = run({{5000}, 512, false}, one_of(other, 0));
-    EXPECT_TRUE(
-        std::equal(decode.selected.begin(), decode.selected.end(), expected.selected.begin()))
-        << "page " << page;
+    for (const std::vector<int64_t>& pieces : {std::vector<int64_t>{kRows}, {130, 130}}) {
+      expect_same(run_pieces(other, queries, first, pieces, kTopk, 1), expected, kTopk,
+                  "page " + std::to_string(page));
+    }
   }
 }
 
 // Every entry is at least as good as those before it: the candidates fill up again and again.
-TEST_F(IndexSelect, PrefillOfRisingScoresPicksAsDecodeDoes) {
+TEST_F(IndexSelect, APromptOfRisingScoresPicksAsItsPiecesDo) {
   Rng rng(13);
-  const Case c{{20000, 20000, 19999, 700, 20000}, 512, false};
-  Operands o = random_operands(rng, c);
-  for (uint16_t& value : o.q) value &= 0x7FFF;
-  for (uint16_t& value : o.weight) value &= 0x7FFF;
-  for (int64_t e = 0; e < 20000; ++e) {
-    const int64_t level = e * 42 / 20000;
-    uint8_t* block = o.pool.data() + o.blocks[e / kRowsPerBlock] * kRowsPerBlock * 68;
-    std::fill_n(block + e % kRowsPerBlock * 64, 64, static_cast<uint8_t>((level % 7 + 1) * 0x11));
-    std::fill_n(block + kRowsPerBlock * 64 + e % kRowsPerBlock * 4, 4,
-                static_cast<uint8_t>(115 + 4 * (level / 7)));
+  constexpr int64_t kRows = 256, kCount = 20000, kTopk = 512;
+  Keys rising(kCount, kPage);
+  for (int64_t e = 0; e < kCount; ++e) {
+    const int64_t level = e * 42 / kCount;
+    std::fill_n(rising.codes(e), 64, static_cast<uint8_t>((level % 7 + 1) * 0x11));
+    std::fill_n(rising.scales(e), 4, static_cast<uint8_t>(115 + 4 * (level / 7)));
   }
-  const Picks found = run_prefill(c, o);
-  for (int64_t row = 0; row < 5; ++row) {
-    const Picks expected = run({{c.visible[row]}, 512, false}, one_of(o, row));
-    EXPECT_TRUE(std::equal(expected.selected.begin(), expected.selected.end(),
-                           found.selected.begin() + row * 512))
-        << "row " << row;
+  std::vector<Keys> keys = {rising};
+  Queries queries(rng, kRows);
+  for (std::vector<float>* values : {&queries.q, &queries.weight}) {
+    for (float& value : *values) value = std::fabs(value);
   }
+  const int64_t first = kCount - kRows;
+  expect_same(run_pieces(keys, queries, first, {kRows}, kTopk, 1),
+              run_pieces(keys, queries, first, {100, 100, 56}, kTopk, 1), kTopk, "rising");
 }
 
 TEST_F(IndexSelect, PicksTheBest) {
   Rng rng(10);
+  struct Case {
+    std::vector<int32_t> visible;
+    int64_t topk;
+    bool tied;
+  };
   for (const Case& c :
        {Case{{100, 7, 64, 65}, 64, false}, Case{{1000}, 512, false},
         Case{{4097, 513, 512, 2000, 3333}, 512, false}, Case{{5000, 3000}, 512, true},
         Case{{30000}, 1024, false}, Case{{20000}, 512, true}}) {
-    const Operands o = random_operands(rng, c);
-    const Picks found = run(c, o);
+    std::vector<Keys> all_keys;
+    for (const int32_t visible : c.visible) all_keys.push_back(random_keys(rng, visible, c.tied));
+    const Queries queries(rng, static_cast<int64_t>(c.visible.size()));
+    const Picks found = run(all_keys, queries, c.visible, c.topk);
     for (size_t row = 0; row < c.visible.size(); ++row) {
       const int64_t visible = c.visible[row];
       const int64_t taken = std::min<int64_t>(visible, c.topk);
@@ -268,10 +284,11 @@ TEST_F(IndexSelect, PicksTheBest) {
       }
       for (int64_t i = taken; i < c.topk; ++i) ASSERT_EQ(picks[i], -1);
       if (visible <= c.topk) continue;
+      const std::vector<float> keys = decoded(all_keys[row], visible);
       std::vector<Score> scores;
       for (int64_t e = 0; e < visible; ++e) {
-        scores.push_back(score(o.q.data() + row * kHeads * kDim, o.weight.data() + row * kHeads,
-                               o.keys[row].data() + e * kDim));
+        scores.push_back(score(queries.q.data() + row * kHeads * kDim,
+                               queries.weight.data() + row * kHeads, keys.data() + e * kDim));
       }
       std::vector<float> sorted;
       for (const Score& s : scores) sorted.push_back(s.value);
@@ -289,13 +306,13 @@ TEST_F(IndexSelect, PicksTheBest) {
       EXPECT_GT(num_clear, c.tied ? 0 : visible / 2);
       if (!c.tied) continue;
       // Equal keys have equal scores: of those in one block the earlier are taken first.
-      for (int64_t first = 0; first < visible; first += kRowsPerBlock) {
-        const int64_t last = std::min(visible, first + kRowsPerBlock);
+      for (int64_t first = 0; first < visible; first += kPage) {
+        const int64_t last = std::min(visible, first + kPage);
         for (int64_t e = first; e < last; ++e) {
           for (int64_t f = e + 1; f < last; ++f) {
-            const float* keys = o.keys[row].data();
+            const float* at = keys.data();
             if (picked[f] && !picked[e]) {
-              ASSERT_FALSE(std::equal(keys + e * kDim, keys + (e + 1) * kDim, keys + f * kDim))
+              ASSERT_FALSE(std::equal(at + e * kDim, at + (e + 1) * kDim, at + f * kDim))
                   << "entry " << f << " was taken, its equal " << e << " was not";
             }
           }
@@ -305,21 +322,54 @@ TEST_F(IndexSelect, PicksTheBest) {
   }
 }
 
+// Decoding sequences, drafts and a prompt in one step; then each row alone.
 TEST_F(IndexSelect, ARowDoesNotDependOnTheOthers) {
   Rng rng(11);
-  const Case all{{3000, 700, 9000, 4444, 512, 6001}, 512, false};
-  const Operands o = random_operands(rng, all);
-  const Picks expected = run(all, o);
-  for (size_t row = 0; row < all.visible.size(); ++row) {
-    Operands one = o;
-    const auto at = static_cast<int64_t>(row);
-    one.q.assign(o.q.begin() + at * kHeads * kDim, o.q.begin() + (at + 1) * kHeads * kDim);
-    one.weight.assign(o.weight.begin() + at * kHeads, o.weight.begin() + (at + 1) * kHeads);
-    one.blocks.assign(o.blocks.begin() + at * o.table_stride,
-                      o.blocks.begin() + (at + 1) * o.table_stride);
-    const Picks found = run({{all.visible[row]}, 512, false}, one);
+  constexpr int64_t kTopk = 512, kRatio = 4;
+  for (int trial = 0; trial < 3; ++trial) {
+    std::vector<Keys> keys;
+    std::vector<Cut> cuts;
+    int64_t rows = 0;
+    for (int64_t s = 0; s < 9; ++s) {
+      const int64_t first = rng() % (s % 2 == 0 ? 40000 : 3000);
+      const int64_t count = s == 4 ? 256 + rng() % 50 : s % 3 == 0 ? 1 + rng() % 90 : rng() % 3;
+      cuts.push_back({s, first, count});
+      keys.push_back(random_keys(rng, std::max<int64_t>(1, (first + count) / kRatio), false));
+      rows += count;
+    }
+    const Queries queries(rng, rows);
+    const Picks expected = run(keys, queries.q.data(), queries.weight.data(), cuts, kTopk, kRatio);
+    int64_t row = 0;
+    for (const Cut& cut : cuts) {
+      for (int64_t i = 0; i < cut.rows; ++i, ++row) {
+        if (i > 0 && i + 1 < cut.rows && rng() % 16 != 0) continue;
+        const Picks found =
+            run(keys, queries.q.data() + row * kHeads * kDim, queries.weight.data() + row * kHeads,
+                {{cut.sequence, cut.first + i, 1}}, kTopk, kRatio);
+        EXPECT_EQ(found.num_selected[0], expected.num_selected[row]);
+        EXPECT_TRUE(std::equal(found.selected.begin(), found.selected.end(),
+                               expected.selected.begin() + row * kTopk))
+            << "row " << row;
+      }
+    }
+  }
+}
+
+// More rows than the chip has places for, with more entries than shared memory has at once.
+TEST_F(IndexSelect, ManyLongSequencesAreTakenSomeAtATime) {
+  Rng rng(15);
+  constexpr int64_t kRows = 140, kTopk = 512;
+  const int64_t count = 200000;
+  std::vector<Keys> keys = {random_keys(rng, count, false)};
+  const Queries queries(rng, kRows);
+  std::vector<Cut> cuts;
+  for (int64_t i = 0; i < kRows; ++i) cuts.push_back({0, i == 70 ? count - 1 : 5000 + i, 1});
+  const Picks expected = run(keys, queries.q.data(), queries.weight.data(), cuts, kTopk, 1);
+  for (const int64_t row : {0, 70, 139}) {
+    const Picks found = run(keys, queries.q.data() + row * kHeads * kDim,
+                            queries.weight.data() + row * kHeads, {cuts[row]}, kTopk, 1);
     EXPECT_TRUE(std::equal(found.selected.begin(), found.selected.end(),
-                           expected.selected.begin() + at * 512))
+                           expected.selected.begin() + row * kTopk))
         << "row " << row;
   }
 }

@@ -1,213 +1,228 @@
-// Sparse decode attention on the GPU against double, and its promises about bits.
+// Attention over fp8 rows on the GPU's tensor cores, behind its front, against double; and its
+// promises about bits.
 #include <algorithm>
 #include <numeric>
 
 #include "ops/attention/sparse_decode_cuda.h"
 #include "tests/cuda/cuda_fixture.h"
+#include "tests/cuda/gpu_context.h"
 
 namespace cachalot::ops {
 namespace {
 
 using testing::Rng;
-using testing::cuda::DeviceBuffer;
-constexpr int64_t kDim = 512, kCodes = 448, kData = 576, kWindow = 128;
-constexpr SparseForm kForms[] = {SparseForm::split, SparseForm::whole};
+using testing::Side;
+constexpr int64_t kDim = 512, kCodes = 448, kData = 576, kScales = 8, kRow = kData + kScales;
+constexpr int64_t kWindow = 128;
+constexpr float kScale = 0.04419417382415922f;
 
-struct Row {
-  int32_t position;
-  int32_t num_selected;
+// The rows of all positions of a sequence, and its entries: data, then scales, of each.
+struct Sequence {
+  std::vector<uint8_t> rows, entries;
 };
 
-struct Operands {
-  std::vector<Row> rows;
-  int64_t heads, topk, entries;  // entries of each row's table
-  bool all;                      // entries 0 .. num_selected - 1 instead of a list
-  std::vector<uint16_t> q;
-  std::vector<float> sink, rotation;
-  std::vector<uint8_t> rings, pool;
-  std::vector<int32_t> ring, blocks, selected;
-  int64_t capacity = kWindow, page = 32;  // rows of a ring, of a block
-};
-
-int64_t bytes_of(int64_t rows) { return rows * (kData + 8); }
-
-double rounding(double value) { return std::fabs(value) * 0x1p-8; }
-
-void random_block(Rng& rng, uint8_t* block, int64_t rows) {
-  for (int64_t i = 0; i < rows; ++i) {
-    uint8_t* data = block + i * kData;
+std::vector<uint8_t> random_rows(Rng& rng, int64_t count) {
+  std::vector<uint8_t> rows(static_cast<size_t>(count * kRow));
+  for (int64_t i = 0; i < count; ++i) {
+    uint8_t* data = rows.data() + i * kRow;
     for (int64_t k = 0; k < kCodes; ++k) {
       data[k] = static_cast<uint8_t>(rng());
       if ((data[k] & 0x7F) == 0x7F) data[k] ^= 8;
     }
     const std::vector<uint16_t> rope = testing::random_bf16(rng, kDim - kCodes);
     std::memcpy(data + kCodes, rope.data(), 128);
-    for (int64_t k = 0; k < 7; ++k)
-      block[rows * kData + i * 8 + k] = static_cast<uint8_t>(117 + rng() % 4);
-    block[rows * kData + i * 8 + 7] = 0;
+    for (int64_t k = 0; k < 7; ++k) data[kData + k] = static_cast<uint8_t>(117 + rng() % 4);
   }
+  return rows;
 }
 
-void decode(const uint8_t* block, int64_t rows, int64_t slot, double* key) {
-  const uint8_t* data = block + slot * kData;
-  const uint8_t* scales = block + rows * kData + slot * 8;
+std::vector<double> decoded(const uint8_t* row) {
+  std::vector<double> key(kDim);
   for (int64_t k = 0; k < kCodes; ++k) {
-    key[k] = double{numeric::float_from_e4m3(data[k])} * numeric::float_from_e8m0(scales[k / 64]);
+    key[k] =
+        double{numeric::float_from_e4m3(row[k])} * numeric::float_from_e8m0(row[kData + k / 64]);
   }
   for (int64_t k = kCodes; k < kDim; ++k) {
     uint16_t bits;
-    std::memcpy(&bits, data + kCodes + (k - kCodes) * 2, 2);
+    std::memcpy(&bits, row + kCodes + (k - kCodes) * 2, 2);
     key[k] = numeric::float_from_bf16(bits);
   }
+  return key;
 }
 
-Operands random_operands(Rng& rng, std::vector<Row> rows, int64_t heads, int64_t topk,
-                         int64_t entries, bool all) {
-  Operands o{std::move(rows), heads, topk, entries, all, {}, {}, {}, {}, {}, {}, {}, {},
-             kWindow,         32};
-  const auto n = static_cast<int64_t>(o.rows.size());
-  o.q = testing::random_bf16(rng, n * heads * kDim, 0.3f);
-  o.sink = testing::random_floats(rng, heads);
-  o.sink[0] = -INFINITY;
-  for (int64_t i = 0; i < n * 32; ++i) {
-    const double angle = static_cast<double>(rng()) / 1e8;
-    o.rotation.push_back(static_cast<float>(std::cos(angle)));
-    o.rotation.push_back(static_cast<float>(std::sin(angle)));
+void put_row(const uint8_t* row, std::vector<uint8_t>& block, int64_t rows, int64_t slot) {
+  std::memcpy(block.data() + slot * kData, row, kData);
+  std::memcpy(block.data() + rows * kData + slot * kScales, row + kData, kScales);
+}
+
+// What a layer attends to beside the window.
+enum class Entries { none, selected, all };
+
+// A layer and the rows of all its sequences that are asked about, in some order.
+struct Layer {
+  Entries kind;
+  int64_t heads;
+  int64_t ratio;
+  int64_t topk;
+  std::vector<Sequence> sequences;
+  std::vector<float> sink;
+  int64_t capacity = kWindow, page = 32;  // rows of a ring, of a block
+};
+struct Row {
+  int64_t sequence;
+  int64_t position;
+  std::vector<float> q;
+  std::vector<int32_t> picks;
+};
+
+Layer random_layer(Rng& rng, Entries kind, int64_t heads, int64_t topk, int64_t ratio,
+                   const std::vector<int64_t>& lengths) {
+  Layer layer{kind, heads, ratio, topk, {}, testing::random_floats(rng, heads)};
+  layer.sink[0] = -INFINITY;
+  for (const int64_t length : lengths) {
+    layer.sequences.push_back(
+        {random_rows(rng, length), random_rows(rng, kind == Entries::none ? 0 : length / ratio)});
   }
-  o.ring.resize(n);
-  std::iota(o.ring.begin(), o.ring.end(), 0);
-  std::shuffle(o.ring.begin(), o.ring.end(), rng);
-  o.rings.resize(n * bytes_of(o.capacity));
-  for (int64_t i = 0; i < n; ++i)
-    random_block(rng, o.rings.data() + i * bytes_of(o.capacity), o.capacity);
-  const int64_t stride = (entries + o.page - 1) / o.page;
-  o.blocks.resize(n * stride);
-  std::iota(o.blocks.begin(), o.blocks.end(), 0);
-  std::shuffle(o.blocks.begin(), o.blocks.end(), rng);
-  o.pool.resize(o.blocks.size() * bytes_of(o.page));
-  for (size_t b = 0; b < o.blocks.size(); ++b)
-    random_block(rng, o.pool.data() + b * bytes_of(o.page), o.page);
-  for (int64_t row = 0; row < n; ++row) {
-    std::vector<int32_t> picks(entries);
-    std::iota(picks.begin(), picks.end(), 0);
-    if (!all) std::shuffle(picks.begin(), picks.end(), rng);
-    picks.resize(topk, -1);
-    std::sort(picks.begin(), picks.begin() + o.rows[row].num_selected);
-    o.selected.insert(o.selected.end(), picks.begin(), picks.end());
+  return layer;
+}
+Row random_row(Rng& rng, const Layer& layer, int64_t sequence, int64_t position, float size) {
+  Row row{sequence,
+          position,
+          testing::floats_of(testing::random_bf16(rng, layer.heads * kDim, size)),
+          {}};
+  if (layer.kind == Entries::selected) {
+    row.picks.resize(static_cast<size_t>((position + 1) / layer.ratio));
+    std::iota(row.picks.begin(), row.picks.end(), 0);
+    std::shuffle(row.picks.begin(), row.picks.end(), rng);
+    row.picks.resize(std::min<size_t>(row.picks.size(), layer.topk));
+    std::sort(row.picks.begin(), row.picks.end());
   }
-  return o;
+  return row;
 }
 
-Operands one_row(const Operands& o, int64_t row) {
-  Operands one = o;
-  const int64_t stride =
-      static_cast<int64_t>(o.blocks.size()) / static_cast<int64_t>(o.rows.size());
-  const auto cut = [&](auto& values, int64_t width) {
-    values = {values.begin() + row * width, values.begin() + (row + 1) * width};
-  };
-  cut(one.rows, 1);
-  cut(one.q, o.heads * kDim);
-  cut(one.rotation, 64);
-  cut(one.ring, 1);
-  cut(one.blocks, stride);
-  cut(one.selected, o.topk);
-  return one;
-}
-
-class SparseDecode : public testing::CudaTest {
+class SparseDecode : public testing::GpuTest {
  protected:
-  std::vector<uint16_t> run(const Operands& o, SparseForm form) {
-    const auto n = static_cast<int64_t>(o.rows.size());
-    std::vector<int32_t> positions, num_selected;
-    for (const Row& row : o.rows) {
-      positions.push_back(row.position);
-      num_selected.push_back(row.num_selected);
+  // Rows first .. last - 1 in one step; consecutive positions of a sequence are one piece of it.
+  std::vector<float> run(const Layer& layer, const std::vector<Row>& all, size_t first,
+                         size_t last) {
+    Side side(gpu_.get());
+    const auto count = static_cast<int64_t>(last - first);
+    std::vector<int64_t> first_row, first_position;
+    std::vector<tensor::LayerRows> layer_rows;
+    std::vector<uint8_t> step(static_cast<size_t>(count * kRow));
+    std::vector<float> q;
+    std::vector<int32_t> selected, num_selected;
+    const tensor::RowLayout layout = {kData, kScales};
+    for (size_t i = first; i < last; ++i) {
+      const Row& row = all[i];
+      const Sequence& own = layer.sequences[row.sequence];
+      const auto place = static_cast<int64_t>(i - first);
+      put_row(own.rows.data() + row.position * kRow, step, count, place);
+      q.insert(q.end(), row.q.begin(), row.q.end());
+      num_selected.push_back(static_cast<int32_t>(row.picks.size()));
+      selected.insert(selected.end(), row.picks.begin(), row.picks.end());
+      selected.resize(static_cast<size_t>((place + 1) * layer.topk), -1);
+      if (i > first && all[i - 1].sequence == row.sequence &&
+          all[i - 1].position + 1 == row.position)
+        continue;
+      first_row.push_back(place);
+      first_position.push_back(row.position);
+      std::vector<uint8_t> ring(static_cast<size_t>(layer.capacity * kRow), 0xFF);
+      for (int64_t p = std::max<int64_t>(0, row.position - layer.capacity); p < row.position; ++p)
+        put_row(own.rows.data() + p * kRow, ring, layer.capacity, p % layer.capacity);
+      const auto num_entries = static_cast<int64_t>(own.entries.size()) / kRow;
+      std::vector<std::byte*> blocks;
+      for (int64_t e = 0; e < num_entries; e += layer.page) {
+        std::vector<uint8_t> block(static_cast<size_t>(layer.page * kRow));
+        for (int64_t j = 0; j < std::min(layer.page, num_entries - e); ++j)
+          put_row(own.entries.data() + (e + j) * kRow, block, layer.page, j);
+        blocks.push_back(reinterpret_cast<std::byte*>(side.array(block)));
+      }
+      tensor::LayerRows rows;
+      if (row.position > 0)
+        rows.window = {reinterpret_cast<std::byte*>(side.array(ring)), layer.capacity, layout};
+      if (layer.kind != Entries::none) rows.entries = {side.array(blocks), layer.page, layout};
+      layer_rows.push_back(rows);
     }
-    const DeviceBuffer q = put(o.q), position = put(positions), sink = put(o.sink),
-                       rotation = put(o.rotation), rings = put(o.rings), ring = put(o.ring),
-                       pool = put(o.pool), blocks = put(o.blocks), selected = put(o.selected),
-                       num = put(num_selected), out = room(n * o.heads * kDim * 2);
-    SparseDecodeParams p = {};
-    p.rows = n;
-    p.heads = o.heads;
-    p.q = q.as<uint16_t>();
-    p.position = position.as<int32_t>();
-    p.sink = sink.as<float>();
-    p.rotation = rotation.as<float>();
-    p.scale = 0.04419417382415922f;
+    first_row.push_back(count);
+    SparseAttentionParams p{};
+    p.q = side.array(q);
+    p.heads = layer.heads;
+    p.head_dim = kDim;
+    p.rope_dim = kDim - kCodes;
+    p.sequences = side.sequences(first_row, first_position);
+    p.layer_rows = side.table(layer_rows);
+    p.step_rows = side.step_rows(reinterpret_cast<std::byte*>(side.array(step)), count, layout);
+    p.scale = kScale;
+    p.sink = side.table(layer.sink);
     p.window = kWindow;
-    p.window_base = rings.data();
-    p.ring = ring.as<int32_t>();
-    p.ring_bytes = bytes_of(o.capacity);
-    p.window_capacity = o.capacity;
-    p.entries = pool.data();
-    p.blocks = blocks.as<int32_t>();
-    p.table_stride = static_cast<int64_t>(o.blocks.size()) / n;
-    p.block_bytes = bytes_of(o.page);
-    p.rows_per_block = o.page;
-    p.selected = o.all ? nullptr : selected.as<int32_t>();
-    p.num_selected = num.as<int32_t>();
-    p.topk = o.topk;
-    p.out = out.as<uint16_t>();
-    const DeviceBuffer scratch = room(sparse_decode_scratch_bytes(p));
-    p.scratch = scratch.data();
-    EXPECT_TRUE(check_sparse_decode(p).ok());
-    prepare_sparse_decode();
-    launch_sparse_decode(device_, stream_, form, p);
-    return get<uint16_t>(out);
+    p.ratio = layer.kind == Entries::none ? 0 : layer.ratio;
+    if (layer.kind == Entries::selected) {
+      p.selected = side.array(selected);
+      p.num_selected = side.array(num_selected);
+      p.topk = layer.topk;
+    }
+    p.format = tensor::KvFormat::fp8;
+    p.bf16_math = p.tensor_cores = true;
+    p.out = side.room<float>(static_cast<int64_t>(q.size()));
+    EXPECT_TRUE(sparse_attention_on_tensor_cores(side.ctx, p));
+    const std::vector<float> found = side.read(p.out, static_cast<int64_t>(q.size()));
+    sparse_attention(side.ctx, p);
+    EXPECT_EQ(side.read(p.out, static_cast<int64_t>(q.size())), found);
+    return found;
+  }
+  std::vector<float> run(const Layer& layer, const std::vector<Row>& rows) {
+    return run(layer, rows, 0, rows.size());
   }
 };
+
+double rounding(double value) { return std::fabs(value) * 0x1p-8; }
 
 TEST_F(SparseDecode, EqualsTheFormula) {
   Rng rng(14);
   struct Case {
-    std::vector<Row> rows;
-    int64_t heads, topk, entries;
-    bool all;
+    Entries kind;
+    int64_t heads, topk, ratio;
+    std::vector<int64_t> positions;
   };
-  for (const Case& c : {Case{{{700, 90}, {0, 0}, {62, 1}, {63, 65}}, 64, 96, 128, false},
-                        Case{{{5000, 512}}, 64, 512, 1000, false},
-                        Case{{{127, 0}, {200, 33}}, 128, 64, 64, true}}) {
-    const Operands o = random_operands(rng, c.rows, c.heads, c.topk, c.entries, c.all);
-    const std::vector<uint16_t> whole = run(o, SparseForm::whole);
-    EXPECT_EQ(whole, run(o, SparseForm::split));
-    const std::vector<float> found = testing::floats_of(whole);
-    const int64_t stride =
-        static_cast<int64_t>(o.blocks.size()) / static_cast<int64_t>(o.rows.size());
+  for (const Case& c :
+       {Case{Entries::selected, 64, 96, 4, {700, 0, 62, 259, 3}},
+        Case{Entries::selected, 64, 512, 4, {4000}}, Case{Entries::none, 64, 0, 0, {700, 127, 0}},
+        Case{Entries::all, 128, 0, 128, {127, 8000, 126}}}) {
+    std::vector<int64_t> lengths;
+    for (const int64_t position : c.positions) lengths.push_back(position + 1);
+    const Layer layer = random_layer(rng, c.kind, c.heads, c.topk, c.ratio, lengths);
+    std::vector<Row> rows;
+    for (size_t i = 0; i < c.positions.size(); ++i)
+      rows.push_back(random_row(rng, layer, static_cast<int64_t>(i), c.positions[i], 0.3f));
+    const std::vector<float> found = run(layer, rows);
     std::vector<double> expected, bound;
-    for (size_t row = 0; row < o.rows.size(); ++row) {
+    for (const Row& row : rows) {
+      const Sequence& own = layer.sequences[row.sequence];
       std::vector<std::vector<double>> keys;
-      const Row& r = o.rows[row];
-      for (int64_t p = std::max<int64_t>(0, r.position - kWindow + 1); p <= r.position; ++p) {
-        keys.emplace_back(kDim);
-        decode(o.rings.data() + o.ring[row] * bytes_of(o.capacity), o.capacity, p % o.capacity,
-               keys.back().data());
-      }
-      for (int64_t i = 0; i < r.num_selected; ++i) {
-        const int64_t e = o.selected[row * o.topk + i];
-        keys.emplace_back(kDim);
-        decode(o.pool.data() + o.blocks[row * stride + e / o.page] * bytes_of(o.page), o.page,
-               e % o.page, keys.back().data());
-      }
-      for (int64_t h = 0; h < o.heads; ++h) {
+      for (int64_t p = std::max<int64_t>(0, row.position - kWindow + 1); p <= row.position; ++p)
+        keys.push_back(decoded(own.rows.data() + p * kRow));
+      for (const int32_t e : row.picks) keys.push_back(decoded(own.entries.data() + e * kRow));
+      for (int64_t e = 0; c.kind == Entries::all && e < (row.position + 1) / c.ratio; ++e)
+        keys.push_back(decoded(own.entries.data() + e * kRow));
+      for (int64_t h = 0; h < c.heads; ++h) {
         std::vector<double> scores;
         double score_error = 0;
         for (const auto& key : keys) {
           double sum = 0, magnitude = 0;
           for (int64_t k = 0; k < kDim; ++k) {
-            const double term =
-                numeric::float_from_bf16(o.q[(row * o.heads + h) * kDim + k]) * key[k];
+            const double term = row.q[h * kDim + k] * key[k];
             sum += term;
             magnitude += std::fabs(term);
           }
-          scores.push_back(sum * 0.04419417382415922);
+          scores.push_back(sum * double{kScale});
           // 32 instructions of 17 addends, each cut at 2^-23; two more roundings, the product with
           // log2 e and the exponential.
           score_error = std::max(score_error, magnitude * 0.0442 * (17 * 32 + 4) * 0x1p-23 +
                                                   std::fabs(scores.back()) * 0x1p-21 + 0x1p-20);
         }
         const double max = *std::max_element(scores.begin(), scores.end());
-        double z = std::exp(o.sink[h] - max);
+        double z = std::exp(layer.sink[h] - max);
         std::vector<double> value(kDim), magnitude(kDim);
         for (size_t i = 0; i < keys.size(); ++i) {
           const double p = std::exp(scores[i] - max);
@@ -218,141 +233,112 @@ TEST_F(SparseDecode, EqualsTheFormula) {
           }
         }
         for (int64_t k = 0; k < kDim; ++k) {
-          value[k] /= z;
           // p is rounded to bf16 (2^-8), and off by its score's error, as Z is; instructions of 16
           // keys, each of whose 17 addends may lose 2^-23.
-          magnitude[k] = magnitude[k] / z *
-                         (0x1p-8 + 4 * score_error +
-                          (17 * static_cast<double>(keys.size()) / 16 + 40) * 0x1p-23);
-        }
-        for (int64_t k = 0; k < kDim; ++k) {
-          if (k < kCodes) {
-            expected.push_back(value[k]);
-            bound.push_back(magnitude[k] + rounding(value[k]));
-            continue;
-          }
-          const int64_t pair = (k - kCodes) / 2, other = k ^ 1;
-          const double c0 = o.rotation[(row * 32 + pair) * 2],
-                       s0 = o.rotation[(row * 32 + pair) * 2 + 1];
-          expected.push_back(k % 2 == 0 ? value[k] * c0 + value[other] * s0
-                                        : value[k] * c0 - value[other] * s0);
-          bound.push_back(magnitude[k] + rounding(value[k]) + magnitude[other] +
-                          rounding(value[other]) + rounding(expected.back()));
+          expected.push_back(value[k] / z);
+          bound.push_back(magnitude[k] / z *
+                              (0x1p-8 + 4 * score_error +
+                               (17 * static_cast<double>(keys.size()) / 16 + 40) * 0x1p-23) +
+                          rounding(value[k] / z));
         }
       }
     }
     const testing::Difference d = testing::difference(found, expected, bound);
     EXPECT_EQ(d.num_nan, 0);
     EXPECT_LT(d.worst_over_bound, 1)
-        << "heads " << c.heads << " topk " << c.topk << ": at row " << d.worst_at / (o.heads * kDim)
-        << " head " << d.worst_at / kDim % o.heads << " dimension " << d.worst_at % kDim
+        << "heads " << c.heads << " topk " << c.topk << ": at row " << d.worst_at / (c.heads * kDim)
+        << " head " << d.worst_at / kDim % c.heads << " dimension " << d.worst_at % kDim
         << " found " << found[d.worst_at] << ", expected " << expected[d.worst_at]
         << "; relative error " << d.relative;
   }
 }
 
-TEST_F(SparseDecode, BothFormsGiveTheSameBits) {
-  Rng rng(16);
-  std::vector<Row> rows;  // more than a chip has places for
-  for (int32_t i = 0; i < 331; ++i) {
-    rows.push_back({static_cast<int32_t>(rng() % 200), static_cast<int32_t>(rng() % 41)});
-  }
-  rows[3] = {-1, 0};
-  rows[200] = {-1, 40};
-  rows[330] = {-1, 0};
-  for (const int64_t heads : {64, 128}) {
-    const Operands o = random_operands(rng, rows, heads, 40, 48, false);
-    const std::vector<uint16_t> split = run(o, SparseForm::split);
-    EXPECT_EQ(split, run(o, SparseForm::whole)) << "heads " << heads;
-    for (int64_t i = 0; i < heads * kDim; ++i) {
-      ASSERT_EQ(split[3 * heads * kDim + i], 0) << "a row without a key";
-      ASSERT_EQ(split[330 * heads * kDim + i], 0) << "a row without a key";
-    }
-  }
-  // More chunks than the split form keeps at a time; weights that fade by whole chunks.
-  Operands o = random_operands(rng, {{4000, 900}, {300, 1000}, {62, 1}}, 64, 1024, 1100, false);
-  for (size_t i = 0; i < 64 * kDim; ++i)
-    o.q[i] = numeric::bf16_from_float(40 * numeric::float_from_bf16(o.q[i]));
-  EXPECT_EQ(run(o, SparseForm::split), run(o, SparseForm::whole));
-}
-
-TEST_F(SparseDecode, ARowDoesNotDependOnTheOthers) {
+// Steps with decoding sequences, drafts and prompts, of more rows than the chip has places for; the
+// same prompts in pieces; rows alone, which another form takes; rings and blocks of other sizes.
+TEST_F(SparseDecode, ARowDoesNotDependOnTheOthersNorOnTheForm) {
   Rng rng(15);
-  const Operands all = random_operands(
-      rng, {{900, 200}, {3, 0}, {64, 64}, {5000, 512}, {130, 17}, {127, 511}}, 64, 512, 600, false);
-  for (const SparseForm form : kForms) {
-    const std::vector<uint16_t> expected = run(all, form);
-    EXPECT_EQ(expected, run(all, form));
-    for (int64_t row = 0; row < static_cast<int64_t>(all.rows.size()); ++row) {
-      const std::vector<uint16_t> found = run(one_row(all, row), form);
-      EXPECT_TRUE(std::equal(found.begin(), found.end(), expected.begin() + row * 64 * kDim))
-          << "row " << row;
-    }
-  }
-}
-
-// The same rows one after the other in rings of 128 and blocks of another size.
-TEST_F(SparseDecode, RowsOfOneSequenceAtOnceAreThoseOfItsDecode) {
-  Rng rng(17);
-  const int32_t first = 60, count = 150;
-  std::vector<Row> rows;
-  for (int32_t i = 0; i < count; ++i) rows.push_back({first + i, (first + i + 1) / 4});
-  Operands all = random_operands(rng, rows, 64, 64, 64, false);
-  all.capacity = 256;
-  all.rings.resize(bytes_of(all.capacity));
-  random_block(rng, all.rings.data(), all.capacity);
-  std::fill(all.ring.begin(), all.ring.end(), 0);
-  for (int32_t i = 0; i < count; ++i) {  // one table
-    all.blocks[2 * i] = all.blocks[0];
-    all.blocks[2 * i + 1] = all.blocks[1];
-  }
-  const std::vector<uint16_t> expected = run(all, SparseForm::whole);
-  EXPECT_EQ(expected, run(all, SparseForm::split));
-  const auto copy = [](const uint8_t* from, int64_t from_rows, int64_t from_slot, uint8_t* to,
-                       int64_t to_rows, int64_t to_slot) {
-    std::memcpy(to + to_slot * kData, from + from_slot * kData, kData);
-    std::memcpy(to + to_rows * kData + to_slot * 8, from + from_rows * kData + from_slot * 8, 8);
+  struct Case {
+    Entries kind;
+    int64_t heads, topk, ratio;
+    float size;  // of queries: weights fade by whole chunks where it is large
   };
-  for (const int32_t row : {0, 67, 68, 149}) {
-    Operands one = one_row(all, row);
-    one.capacity = kWindow;
-    one.page = 4;
-    one.ring = {0};
-    one.rings.assign(bytes_of(kWindow), 0);
-    for (int64_t p = std::max(0, first + row - 127); p <= first + row; ++p) {
-      copy(all.rings.data(), all.capacity, p % all.capacity, one.rings.data(), kWindow,
-           p % kWindow);
+  for (const Case& c :
+       {Case{Entries::none, 64, 0, 0, 0.3f}, Case{Entries::selected, 64, 512, 4, 0.3f},
+        Case{Entries::all, 64, 0, 32, 0.3f}, Case{Entries::selected, 128, 1024, 4, 12.0f},
+        Case{Entries::all, 128, 0, 128, 0.3f}}) {
+    const std::string what = "entries " + std::to_string(static_cast<int>(c.kind)) + ", heads " +
+                             std::to_string(c.heads);
+    std::vector<int64_t> lengths, counts;
+    for (int64_t s = 0; s < 9; ++s) {
+      counts.push_back(s == 4 ? 100 + rng() % 60 : s % 3 == 0 ? 1 + rng() % 4 : 1);
+      lengths.push_back(counts.back() + (s == 8 ? 0 : rng() % (s % 2 == 0 ? 6000 : 200)));
     }
-    one.blocks.resize(16);
-    std::iota(one.blocks.rbegin(), one.blocks.rend(), 0);
-    one.pool.assign(16 * bytes_of(4), 0);
-    for (int64_t e = 0; e < 64; ++e) {
-      copy(all.pool.data() + all.blocks[e / 32] * bytes_of(32), 32, e % 32,
-           one.pool.data() + one.blocks[e / 4] * bytes_of(4), 4, e % 4);
+    Layer layer = random_layer(rng, c.kind, c.heads, c.topk, c.ratio, lengths);
+    std::vector<Row> rows;
+    for (size_t s = 0; s < counts.size(); ++s) {
+      for (int64_t p = lengths[s] - counts[s]; p < lengths[s]; ++p)
+        rows.push_back(random_row(rng, layer, static_cast<int64_t>(s), p, c.size));
     }
-    for (const SparseForm form : kForms) {
-      const std::vector<uint16_t> found = run(one, form);
-      EXPECT_TRUE(std::equal(found.begin(), found.end(), expected.begin() + row * 64 * kDim))
-          << "row " << row;
+    const std::vector<float> expected = run(layer, rows);
+    const auto expect_same = [&](size_t first, size_t last) {
+      const std::vector<float> found = run(layer, rows, first, last);
+      EXPECT_TRUE(std::equal(found.begin(), found.end(),
+                             expected.begin() + static_cast<int64_t>(first) * c.heads * kDim))
+          << what << ": rows " << first << " to " << last;
+    };
+    for (size_t row = 0; row < rows.size(); row += 1 + rng() % 12) expect_same(row, row + 1);
+    for (size_t first = 0; first < rows.size();) {
+      const size_t last = std::min(rows.size(), first + 1 + rng() % 70);
+      expect_same(first, last);
+      first = last;
     }
+    std::vector<Row> turned(rows.rbegin(), rows.rend());
+    std::stable_sort(turned.begin(), turned.end(),
+                     [](const Row& a, const Row& b) { return a.sequence > b.sequence; });
+    const std::vector<float> other_order = run(layer, turned);
+    const auto width = c.heads * kDim;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      EXPECT_TRUE(std::equal(other_order.begin() + static_cast<int64_t>(i) * width,
+                             other_order.begin() + static_cast<int64_t>(i + 1) * width,
+                             expected.begin() + static_cast<int64_t>(rows.size() - 1 - i) * width))
+          << what << ": row " << rows.size() - 1 - i << " in a step the other way round";
+    }
+    layer.capacity = kWindow + 37;
+    layer.page = 3;
+    expect_same(0, rows.size());
+    expect_same(rows.size() / 2, rows.size() / 2 + 5);
   }
 }
 
-TEST_F(SparseDecode, RefusesWhatItCannotDo) {
-  SparseDecodeParams p = {};
-  p.rows = 1;
+TEST_F(SparseDecode, LeavesOtherShapesToThePlainVersion) {
+  Side side(gpu_.get());
+  SparseAttentionParams p{};
   p.heads = 64;
-  p.scale = 1;
-  p.window = p.window_capacity = 128;
-  EXPECT_TRUE(check_sparse_decode(p).ok());
-  p.heads = 96;
-  EXPECT_FALSE(check_sparse_decode(p).ok());
-  p.heads = 64;
-  p.scale = 0;
-  EXPECT_FALSE(check_sparse_decode(p).ok());
-  p.scale = 1;
-  p.window_capacity = 127;
-  EXPECT_FALSE(check_sparse_decode(p).ok());
+  p.head_dim = kDim;
+  p.rope_dim = 64;
+  p.scale = kScale;
+  p.window = kWindow;
+  p.format = tensor::KvFormat::fp8;
+  p.bf16_math = p.tensor_cores = true;
+  p.sequences = side.sequences({0, 1}, {0});
+  p.layer_rows = side.table(std::vector<tensor::LayerRows>(1));
+  p.step_rows = side.step_rows(side.array(std::vector<std::byte>(kRow)), 1, {kData, kScales});
+  p.sink = side.table(std::vector<float>(64));
+  p.q = side.array(std::vector<float>(64 * kDim));
+  p.out = side.room<float>(64 * kDim);
+  EXPECT_TRUE(sparse_attention_on_tensor_cores(side.ctx, p));
+  const auto refuses = [&](auto change) {
+    SparseAttentionParams other = p;
+    change(other);
+    return !sparse_attention_on_tensor_cores(side.ctx, other);
+  };
+  EXPECT_TRUE(refuses([](SparseAttentionParams& o) { o.tensor_cores = false; }));
+  EXPECT_TRUE(refuses([](SparseAttentionParams& o) { o.bf16_math = false; }));
+  EXPECT_TRUE(refuses([](SparseAttentionParams& o) { o.heads = 8; }));
+  EXPECT_TRUE(refuses([](SparseAttentionParams& o) { o.head_dim = 64; }));
+  EXPECT_TRUE(refuses([](SparseAttentionParams& o) { o.rope_dim = 32; }));
+  EXPECT_TRUE(refuses([](SparseAttentionParams& o) { o.window = 0; }));
+  EXPECT_TRUE(refuses([](SparseAttentionParams& o) { o.format = tensor::KvFormat::bf16; }));
 }
 
 }  // namespace

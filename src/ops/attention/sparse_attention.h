@@ -14,6 +14,7 @@
 //         key, the sink's term last; out = (chain) / Z, one rounding to bf16 where bf16_math. exp
 //         is ops/elementwise/exp.h. Bits do not depend on other rows and sequences, chunking,
 //         block sizes or threads.
+//         tensor_cores: on a GPU, where shapes fit, those of sparse_decode_cuda.h instead.
 // Special sink -inf is no sink; a token with no key and sink -inf gives 0.
 #pragma once
 
@@ -41,6 +42,7 @@ struct SparseAttentionParams {
   int64_t topk;
   tensor::KvFormat format;  // of window rows and entries
   bool bf16_math;
+  bool tensor_cores = false;
   float* out;
 };
 void sparse_attention(device::ExecContext& ctx, const SparseAttentionParams& p);

@@ -6,7 +6,7 @@
 #include "base/check.h"
 #include "device/cuda/cuda_gpu.h"
 #include "device/cuda/launch.cuh"
-#include "ops/attention/sparse_attention.h"
+#include "ops/attention/sparse_decode_cuda.h"
 #include "ops/elementwise/exp.cuh"
 #include "ops/on_gpu.h"
 #include "ops/quant/row_value.cuh"
@@ -164,6 +164,7 @@ int64_t most_keys(const SparseAttentionParams& p) {
 }  // namespace
 
 void sparse_attention_cuda(device::ExecContext& ctx, const SparseAttentionParams& p) {
+  if (sparse_attention_on_tensor_cores(ctx, p)) return;
   const int64_t max_keys = most_keys(p);
   switch (p.format) {
     case tensor::KvFormat::f32: return launch<tensor::KvFormat::f32>(ctx, p, max_keys);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "ops/attention/sparse_decode_cuda.h"
+#include "ops/rows/row_of.cuh"
 #include "tile/convert.cuh"
 #include "tile/copy.cuh"
 #include "tile/wgmma_bf16.cuh"
@@ -29,31 +30,39 @@ static_assert(kHeads == kChunk);
 
 __device__ __forceinline__ int num_chunks(int keys) { return (keys + kChunk - 1) / kChunk; }
 
-// A row's keys: those of its window, then its entries.
+// A row's keys: those of its window, the first of them in a ring and the others among the step's
+// rows, then its entries.
 struct RowKeys {
   int total;
   int window;
-  int first_slot;         // of the window, in the ring
-  uint64_t inverse_rows;  // 2^40 / rows of a block, rounded up
+  int first_of_step;  // the key
+  int step_row;       // of key 0, were it one of the step's
+  int slot;           // of key 0 in the ring
+  int ring_rows;
+  int block_rows;
+  float blocks_per_row;  // 1 / block_rows
   const uint8_t* ring;
-  const int32_t* table;
+  const std::byte* const* table;
   const int32_t* selected;  // null: entry i is i
 
-  static __device__ int count(const SparseDecodeParams& p, int row) {
-    const int position = tile::load_shared_state(p.position + row);
-    const int entries =
-        p.num_selected == nullptr ? 0 : tile::load_shared_state(p.num_selected + row);
-    return min(static_cast<int>(p.window), position + 1) + entries;
+  // By a warp.
+  static __device__ __forceinline__ int count(const SparseDecodeParams& p, int row) {
+    return count(p, row, RowOf(p.sequences, row).position);
   }
-  __device__ RowKeys(const SparseDecodeParams& p, int row) : total(count(p, row)) {
-    const int position = tile::load_shared_state(p.position + row);
-    window = min(static_cast<int>(p.window), position + 1);
-    first_slot = (position - (window - 1)) % max(1, static_cast<int>(p.window_capacity));
-    inverse_rows = (uint64_t{1} << 40) / max(1u, static_cast<uint32_t>(p.rows_per_block)) + 1;
-    ring = window == 0 ? nullptr
-                       : reinterpret_cast<const uint8_t*>(p.window_base) +
-                             tile::load_shared_state(p.ring + row) * p.ring_bytes;
-    table = p.blocks + row * p.table_stride;
+  __device__ __forceinline__ RowKeys(const SparseDecodeParams& p, int row) {
+    const RowOf of(p.sequences, row);
+    const tensor::LayerRows& rows = p.layer_rows[of.sequence];
+    total = count(p, row, of.position);
+    window = window_keys(p, of.position);
+    const int begin = of.position - window + 1;
+    first_of_step = of.first_position - begin;
+    step_row = of.first_row - first_of_step;
+    ring_rows = static_cast<int>(rows.window.capacity);
+    slot = begin % max(1, ring_rows);
+    ring = reinterpret_cast<const uint8_t*>(rows.window.base);
+    block_rows = max(1, static_cast<int>(rows.entries.rows_per_block));
+    blocks_per_row = 1.0f / static_cast<float>(block_rows);
+    table = rows.entries.blocks;
     selected = p.selected == nullptr ? nullptr : p.selected + row * p.topk;
   }
 
@@ -63,34 +72,48 @@ struct RowKeys {
     return selected == nullptr ? key - window : tile::load_shared_state(selected + key - window);
   }
   struct Place {
-    int slot;   // below 0: no such key
-    int block;  // below 0: the ring
+    const uint8_t* block;  // null: no such key
+    int slot;
+    int rows;  // of the block
   };
   __device__ __forceinline__ Place place(const SparseDecodeParams& p, int key, int picked) const {
-    if (key >= total) return {-1, -1};
-    if (key < window) {
-      const int capacity = static_cast<int>(p.window_capacity), slot = first_slot + key;
-      return {slot < capacity ? slot : slot - capacity, -1};
+    if (key >= total) return {nullptr, 0, 0};
+    if (key >= window) {
+      // Off by one at most: entries are below 2^22.
+      int index = static_cast<int>(static_cast<float>(picked) * blocks_per_row);
+      if (index * block_rows > picked) --index;
+      if ((index + 1) * block_rows <= picked) ++index;
+      return {reinterpret_cast<const uint8_t*>(table[index]), picked - index * block_rows,
+              block_rows};
     }
-    // Exact: entries are below 2^26, rows at most 2^14.
-    const int index = static_cast<int>(static_cast<uint32_t>(picked) * inverse_rows >> 40);
-    return {picked - index * static_cast<int>(p.rows_per_block),
-            tile::load_shared_state(table + index)};
+    if (key >= first_of_step) {
+      return {reinterpret_cast<const uint8_t*>(p.step_rows), step_row + key,
+              static_cast<int>(p.rows)};
+    }
+    const int in_ring = slot + key;
+    return {ring, in_ring < ring_rows ? in_ring : in_ring - ring_rows, ring_rows};
   }
   struct Source {
     const uint8_t* data;  // null: no such key
     int scales;           // bytes from data
   };
-  __device__ __forceinline__ Source source(const SparseDecodeParams& p, Place place) const {
-    if (place.slot < 0) return {nullptr, 0};
-    const uint8_t* block = ring;
-    int rows = static_cast<int>(p.window_capacity);
-    if (place.block >= 0) {
-      block = reinterpret_cast<const uint8_t*>(p.entries) + place.block * p.block_bytes + p.offset;
-      rows = static_cast<int>(p.rows_per_block);
+  static __device__ __forceinline__ Source source(Place place) {
+    if (place.block == nullptr) return {nullptr, 0};
+    return {place.block + static_cast<int64_t>(place.slot) * kDataBytes,
+            (place.rows - place.slot) * kDataBytes + place.slot * kScaleBytes};
+  }
+
+ private:
+  static __device__ __forceinline__ int window_keys(const SparseDecodeParams& p, int position) {
+    return min(static_cast<int>(p.window), position + 1);
+  }
+  static __device__ __forceinline__ int count(const SparseDecodeParams& p, int row, int position) {
+    int entries = 0;
+    if (p.ratio > 0) {
+      entries = p.selected != nullptr ? tile::load_shared_state(p.num_selected + row)
+                                      : (position + 1) / static_cast<int>(p.ratio);
     }
-    return {block + static_cast<int64_t>(place.slot) * kDataBytes,
-            (rows - place.slot) * kDataBytes + place.slot * kScaleBytes};
+    return window_keys(p, position) + entries;
   }
 };
 
@@ -140,31 +163,54 @@ __device__ __forceinline__ void store_piece(uint8_t* tiles, int row, int i,
   }
 }
 
-// A group's queries to tiles, under way until wait_copies; thread `thread` of `threads` does its
-// share.
-__device__ __forceinline__ void start_queries(const uint16_t* q, uint8_t* tiles, int thread,
-                                              int threads) {
-  for (int i = thread; i < kHeads * (kDim / 8); i += threads) {
-    const int head = i / (kDim / 8), piece = i % (kDim / 8);
-    tile::start_copy(tiles + piece / 8 * kTileBytes + SwizzledTile::offset(head, piece % 8),
-                     reinterpret_cast<const tile::Vector16*>(q + head * kDim) + piece);
+// A group's queries to tiles; thread `thread` of kThreads does its share.
+template <int kThreads>
+__device__ __forceinline__ void store_queries(const float* q, uint8_t* tiles, int thread) {
+  constexpr int kPieces = kHeads * (kDim / 8) / kThreads, kAtOnce = 8;
+#pragma unroll 1
+  for (int first = 0; first < kPieces; first += kAtOnce) {
+    tile::Vector16 v[kAtOnce][2];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const auto* from =
+          reinterpret_cast<const tile::Vector16*>(q) + 2 * ((first + i) * kThreads + thread);
+      v[i][0] = tile::load_shared_state(from);
+      v[i][1] = tile::load_shared_state(from + 1);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int at = (first + i) * kThreads + thread;
+      const int head = at / (kDim / 8), piece = at % (kDim / 8);
+      tile::Vector16 packed;
+#pragma unroll
+      for (int word = 0; word < 4; ++word) {
+        const tile::Vector16& pair = v[i][word / 2];
+        packed.word[word] = tile::pack_bf16(tile::bits_to_float(pair.word[word % 2 * 2]),
+                                            tile::bits_to_float(pair.word[word % 2 * 2 + 1]));
+      }
+      *reinterpret_cast<tile::Vector16*>(tiles + piece / 8 * kTileBytes +
+                                         SwizzledTile::offset(head, piece % 8)) = packed;
+    }
   }
 }
 
 // --- Weights.
 
-// q . k of 64 heads and 64 keys, in the places of D (tile/mma.cuh). By a warpgroup.
-__device__ __forceinline__ void scores(const uint8_t* q, const uint8_t* keys, float (&d)[32]) {
+// q . k of 64 heads and 64 keys, in the places of D (tile/mma.cuh): the sums over half of the
+// dimensions, the second's on top of the first's. Under way until wgmma_wait. By a warpgroup.
+template <int kHalf>
+__device__ __forceinline__ void start_scores(const uint8_t* q, const uint8_t* keys,
+                                             float (&d)[32]) {
+  constexpr int kSteps = kDim / 16 / 2;
   const uint32_t a = tile::smem_address(q), b = tile::smem_address(keys);
   tile::wgmma_fence();
 #pragma unroll
-  for (int i = 0; i < kDim / 16; ++i) {
+  for (int i = kHalf * kSteps; i < (kHalf + 1) * kSteps; ++i) {
     tile::wgmma_bf16_n64(d, SwizzledTile::major_k(a, i / 4 * (kTileBytes / 32) + i % 4),
                          SwizzledTile::major_k(b, i / 4 * (kTileBytes / 32) + i % 4),
                          i > 0 ? 1 : 0);
   }
   tile::wgmma_commit();
-  tile::wgmma_wait<0>();
 }
 
 // Of a thread's two rows (heads g and g + 8 of its warp's 16): weights as pairs in the places of A,
@@ -251,54 +297,17 @@ __device__ __forceinline__ void scale_values(float (&d)[kValues],
 
 // --- The finished row.
 
-// Four words a lane of a quad, word i of lane t being the t-th of run i: lane t gets run t.
-__device__ __forceinline__ tile::Vector16 gather_run(const uint32_t (&w)[4]) {
-  const bool odd = threadIdx.x % 2 != 0, upper = threadIdx.x / 2 % 2 != 0;
-  const uint32_t x = __shfl_xor_sync(kAllLanes, odd ? w[0] : w[1], 1);
-  const uint32_t y = __shfl_xor_sync(kAllLanes, odd ? w[2] : w[3], 1);
-  const uint32_t p0 = odd ? x : w[0], p1 = odd ? w[1] : x;
-  const uint32_t q0 = odd ? y : w[2], q1 = odd ? w[3] : y;
-  const uint32_t u = __shfl_xor_sync(kAllLanes, upper ? p0 : q0, 2);
-  const uint32_t v = __shfl_xor_sync(kAllLanes, upper ? p1 : q1, 2);
-  return upper ? tile::Vector16{{u, v, q0, q1}} : tile::Vector16{{p0, p1, u, v}};
-}
-
-// What rotates the last 64 values back: the cosine and sine of a lane's pairs, 4 n + t.
-struct Rotation {
-  tile::Vector8 pair[8];
-  __device__ __forceinline__ Rotation(const SparseDecodeParams& p, int row) {
-    const auto* from = reinterpret_cast<const tile::Vector8*>(p.rotation) + row * 32;
-#pragma unroll
-    for (int n = 0; n < 8; ++n)
-      pair[n] = tile::load_shared_state(from + 4 * n + static_cast<int>(threadIdx.x) % 4);
-  }
-  __device__ __forceinline__ uint32_t back(int n, uint32_t values) const {
-    const float c = tile::bits_to_float(pair[n].word[0]);
-    const float sine = -tile::bits_to_float(pair[n].word[1]);
-    const float x = tile::low_bf16(values), y = tile::high_bf16(values);
-    return tile::pack_bf16(x * c - y * sine, x * sine + y * c);
-  }
-};
-
-// 64 values of a thread's two heads: scaled, rounded, rotated back where `rotation` is given; out:
-// of the thread's first head.
-__device__ __forceinline__ void finish_tile(const float* d, const float (&inverse)[2],
-                                            const Rotation* rotation, uint16_t* out) {
+// 64 values of a thread's two heads, scaled and rounded; out: of the thread's first head.
+__device__ __forceinline__ void finish_tile(const float* d, const float (&inverse)[2], float* out) {
   const int t = threadIdx.x % 4;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
+  for (int head = 0; head < 2; ++head) {
 #pragma unroll
-    for (int head = 0; head < 2; ++head) {
-      uint32_t words[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int n = half * 4 + i;
-        words[i] = tile::pack_bf16(d[4 * n + 2 * head] * inverse[head],
-                                   d[4 * n + 2 * head + 1] * inverse[head]);
-        if (rotation != nullptr) words[i] = rotation->back(n, words[i]);
-      }
-      *reinterpret_cast<tile::Vector16*>(out + head * 8 * kDim + (half * 4 + t) * 8) =
-          gather_run(words);
+    for (int n = 0; n < 8; ++n) {
+      const uint32_t pair = tile::pack_bf16(d[4 * n + 2 * head] * inverse[head],
+                                            d[4 * n + 2 * head + 1] * inverse[head]);
+      *reinterpret_cast<float2*>(out + head * 8 * kDim + 8 * n + 2 * t) =
+          float2{tile::low_bf16(pair), tile::high_bf16(pair)};
     }
   }
 }

@@ -1,12 +1,22 @@
+#include <algorithm>
 #include <cmath>
 #include <string>
 
+#include "base/check.h"
+#include "device/cuda/cuda_gpu.h"
 #include "ops/attention/sparse_decode_cuda.h"
 #include "ops/attention/sparse_forms.h"
+#include "tensor/rows_on_device.h"
 
 namespace cachalot::ops {
+namespace {
 
 namespace cuda = device::cuda;
+constexpr int64_t kMaxRows = int64_t{1} << 21;     // their bytes are counted by an int
+constexpr int64_t kMaxEntries = int64_t{1} << 22;  // floats hold their numbers
+constexpr int64_t kMaxRowsOfBlock = int64_t{1} << 14;
+
+}  // namespace
 
 void prepare_sparse_decode() {
   sparse::prepare_split();
@@ -18,18 +28,14 @@ Status check_sparse_decode(const SparseDecodeParams& p) {
     return invalid_argument(std::string("sparse decode: expected ") + what + ", found " +
                             std::to_string(found));
   };
-  if (p.rows < 1 || p.rows > 65535) return bad("1 to 65535 rows", p.rows);
+  if (p.rows < 1 || p.rows > kMaxRows) return bad("1 to 2^21 rows", p.rows);
   if (p.heads < 64 || p.heads % 64 != 0) return bad("64 n heads", p.heads);
   if (!(p.scale > 0 && std::isfinite(p.scale)))
     return invalid_argument("sparse decode: expected a scale above 0, found " +
                             std::to_string(p.scale));
-  if (p.window > 0 && p.window_capacity < p.window)
-    return bad("a ring that holds the window", p.window_capacity);
-  if (p.num_selected != nullptr && (p.rows_per_block < 1 || p.rows_per_block > 16384))
-    return bad("1 to 16384 rows in a block", p.rows_per_block);
-  if (sparse_decode_chunks(p) < 1) return bad("a key", p.window + p.topk);
-  if (p.ring_bytes % 16 != 0 || p.block_bytes % 16 != 0 || p.offset % 16 != 0)
-    return bad("blocks aligned to 16 bytes", p.block_bytes);
+  if (p.window < 1) return bad("a window", p.window);
+  if (p.max_entries < 0 || p.max_entries > kMaxEntries)
+    return bad("up to 2^22 entries", p.max_entries);
   return {};
 }
 
@@ -48,6 +54,42 @@ void launch_sparse_decode(const cuda::Device& device, const cuda::Stream& stream
   } else {
     sparse::launch_whole(stream, p, device.num_sms);
   }
+}
+
+bool sparse_attention_on_tensor_cores(device::ExecContext& ctx, const SparseAttentionParams& p) {
+  if (!p.tensor_cores || !p.bf16_math || p.format != tensor::KvFormat::fp8 || p.head_dim != 512 ||
+      p.rope_dim != 64 || p.step_rows.rows_per_block < p.sequences.rows())
+    return false;
+  SparseDecodeParams on_device = {};
+  on_device.rows = p.sequences.rows();
+  on_device.heads = p.heads;
+  on_device.q = p.q;
+  on_device.scale = p.scale;
+  on_device.window = p.window;
+  on_device.ratio = p.ratio;
+  on_device.selected = p.selected;
+  on_device.num_selected = p.num_selected;
+  on_device.topk = p.topk;
+  on_device.out = p.out;
+  for (int64_t s = 0; s < p.sequences.count && p.ratio > 0; ++s) {
+    on_device.max_entries =
+        std::max(on_device.max_entries,
+                 p.selected != nullptr ? p.topk : p.sequences.end_position(s) / p.ratio);
+    if (p.layer_rows[s].entries.rows_per_block > kMaxRowsOfBlock) return false;
+  }
+  if (!check_sparse_decode(on_device).ok()) return false;
+  on_device.step_rows = p.step_rows.blocks[0];
+  on_device.sequences = tensor::on_device(ctx, p.sequences);
+  on_device.layer_rows = ctx.gpu->on_device(p.layer_rows);
+  on_device.sink = ctx.gpu->on_device(p.sink);
+  const cuda::Device& device = cuda::device_of(ctx);
+  const SparseForm form = sparse_decode_form(device, on_device);
+  const device::ArenaScope scope(*ctx.arena);
+  if (form == SparseForm::split)
+    on_device.scratch = ctx.arena->allocate<std::byte>(sparse_decode_scratch_bytes(on_device));
+  prepare_sparse_decode();
+  launch_sparse_decode(device, cuda::stream_of(ctx), form, on_device);
+  return true;
 }
 
 }  // namespace cachalot::ops

@@ -1,24 +1,18 @@
-// Attention over fp8 rows on the GPU, for decode and for prefill: each row (a token) over its own
-// window and its own compressed entries, then the inverse rotation.
-// Source  ops/attention/sparse_attention.h; reference/forward 3.7, 3.8, 3.10; reference/
-//         infrastructure 5.1.
-// Shapes  q, out [rows, heads, 512] bf16, heads a multiple of 64, 16-byte aligned; position [rows]
-//         int32; sink [heads]; rotation [rows, 32, 2] fp32: cos and sin at the position.
-//         window rows: the ring of a row starts at window + ring[row] * ring_bytes and holds
-//         window_capacity rows of 576 data bytes, then their 8 scale bytes each; position p lies in
-//         slot p mod capacity. Rows of one sequence have one ring: it then holds the window of the
-//         first and all up to the last.
-//         entries: block i of a row's table starts at entries + blocks[row * table_stride + i] *
-//         block_bytes + offset and holds rows_per_block rows likewise. selected [rows, topk]
-//         ascending; num_selected [rows]; selected null: entries 0 .. num_selected - 1.
+// Attention over fp8 rows on the GPU's tensor cores, for decode and for prefill: each row (a token)
+// over its own window and its own compressed entries.
+// Source  ops/attention/sparse_attention.h; reference/forward 3.7, 3.10; reference/infrastructure
+//         5.1.
+// Shapes  sparse_attention's, all pointers of device memory: q, out [rows, heads, 512] with values
+//         of bf16, heads a multiple of 64, 16-byte aligned; sink [heads]; window >= 1. Rows of
+//         KvFormat::fp8, 448 + 64: step_rows is one block of `rows` rows; blocks of entries hold at
+//         most 16384. max_entries: at least those of each row.
 // Numerics  keys in the order of sparse_attention, in chunks of 64. Of a chunk: s, fp32 sums of
 //         bf16 products; E = ceil(max(s) c), c = scale * log2 e; p = bf16(exp2(s c - E)), exp2 by
 //         the chip; z the sum of p. Chunks are taken ascending: with E' = max(E so far, E) the
 //         values so far and Z times 2^(E so far - E'), then the values plus p 2^(E - E') times the
 //         keys and Z plus z 2^(E - E'). Then out = bf16(values * (1 / (Z + exp2(sink log2 e -
-//         E)))), the last 64 rotated back, bf16. Bits depend on the row alone, whichever form ran.
-//         A scale of a key's codes above 2^7 counts as 2^7.
-// Special a row with no key gives 0.
+//         E)))). Bits depend on the row alone, whichever form ran. A scale of a key's codes above
+//         2^7 counts as 2^7.
 // Errors  check_sparse_decode: invalid_argument.
 #pragma once
 
@@ -28,6 +22,7 @@
 #include "base/status.h"
 #include "device/cuda/device.h"
 #include "device/cuda/handles.h"
+#include "ops/attention/sparse_attention.h"
 
 namespace cachalot::ops {
 
@@ -36,31 +31,24 @@ inline constexpr int64_t kDecodeChunk = 64;
 struct SparseDecodeParams {
   int64_t rows;
   int64_t heads;
-  const uint16_t* q;
-  const int32_t* position;
+  const float* q;
   const float* sink;
-  const float* rotation;
   float scale;
-  int64_t window;  // 0: no window part
-  const std::byte* window_base;
-  const int32_t* ring;
-  int64_t ring_bytes;
-  int64_t window_capacity;
-  const std::byte* entries;
-  const int32_t* blocks;
-  int64_t table_stride;
-  int64_t block_bytes;
-  int64_t offset;
-  int64_t rows_per_block;
-  const int32_t* selected;
-  const int32_t* num_selected;  // null: no entries
-  int64_t topk;                 // most entries of a row
-  std::byte* scratch;           // SparseForm::split only
-  uint16_t* out;
+  tensor::Sequences sequences;
+  const tensor::LayerRows* layer_rows;
+  const std::byte* step_rows;
+  int64_t window;
+  int64_t ratio;            // 0: no entries
+  const int32_t* selected;  // null: all entries
+  const int32_t* num_selected;
+  int64_t topk;
+  int64_t max_entries;
+  std::byte* scratch;  // SparseForm::split only
+  float* out;
 };
 
 inline int64_t sparse_decode_chunks(const SparseDecodeParams& p) {
-  return (p.window + p.topk + kDecodeChunk - 1) / kDecodeChunk;
+  return (p.window + p.max_entries + kDecodeChunk - 1) / kDecodeChunk;
 }
 // Once for the process and device, before the first launch.
 void prepare_sparse_decode();
@@ -74,5 +62,9 @@ enum class SparseForm { split, whole };
 SparseForm sparse_decode_form(const device::cuda::Device& device, const SparseDecodeParams& params);
 void launch_sparse_decode(const device::cuda::Device& device, const device::cuda::Stream& stream,
                           SparseForm form, const SparseDecodeParams& params);
+
+// sparse_attention where `tensor_cores` asks for it and shapes fit, which the number of rows does
+// not change. False: nothing was launched.
+bool sparse_attention_on_tensor_cores(device::ExecContext& ctx, const SparseAttentionParams& p);
 
 }  // namespace cachalot::ops

@@ -44,28 +44,28 @@ __global__ void __launch_bounds__(kWeighThreads, 1)
   const int chunk = blockIdx.x, group = blockIdx.y, row = blockIdx.z;
   tile::wait_for_producers();
   tile::launch_dependents();  // the next kernel may read what this one may
-  start_queries(p.q + (static_cast<int64_t>(row) * p.heads + group * kHeads) * kDim, s.q,
-                static_cast<int>(threadIdx.x), kWeighThreads);
   const RowKeys keys(p, row);
   const int count = keys.total - chunk * kChunk;
-  if (count > 0) {
-    const int own = static_cast<int>(threadIdx.x) / 4;
-    const int key = chunk * kChunk + own;
-    const RowKeys::Source source = keys.source(p, keys.place(p, key, keys.pick(key)));
-    const tile::Vector8 scales = load_scales(source);
-    tile::Vector16 pieces[kPieces];
-#pragma unroll
-    for (int i = 0; i < kPieces; ++i) pieces[i] = load_piece(source, i);
-#pragma unroll
-    for (int i = 0; i < kPieces; ++i) store_piece(s.keys, own, i, pieces[i], scales);
-  }
-  tile::wait_copies();
   if (count <= 0) return;
+  const int own = static_cast<int>(threadIdx.x) / 4;
+  const int key = chunk * kChunk + own;
+  const RowKeys::Place place = keys.place(p, key, keys.pick(key));
+  store_queries<kWeighThreads>(p.q + (static_cast<int64_t>(row) * p.heads + group * kHeads) * kDim,
+                               s.q, static_cast<int>(threadIdx.x));
+  const RowKeys::Source source = RowKeys::source(place);
+  const tile::Vector8 scales = load_scales(source);
+  tile::Vector16 pieces[kPieces];
+#pragma unroll
+  for (int i = 0; i < kPieces; ++i) pieces[i] = load_piece(source, i);
+#pragma unroll
+  for (int i = 0; i < kPieces; ++i) store_piece(s.keys, own, i, pieces[i], scales);
   tile::publish_to_async();
   __syncthreads();
   if (threadIdx.x >= kGroupThreads) return;
   float d[32];
-  scores(s.q, s.keys, d);
+  start_scores<0>(s.q, s.keys, d);
+  start_scores<1>(s.q, s.keys, d);
+  tile::wgmma_wait<0>();
   const ChunkWeights w = weigh(d, count, p.scale * kLog2E);
   Weighed& to = handed_over(p, row, group, static_cast<int>(gridDim.x))[chunk];
 #pragma unroll
@@ -139,7 +139,6 @@ __global__ void __launch_bounds__(kSumThreads, 1)
   const int chunks = num_chunks(keys.total);
   const Weighed* weighed = handed_over(p, row, group, max_chunks);
   const int head = own_head();
-  uint16_t* const out = p.out + (static_cast<int64_t>(row) * p.heads + group * kHeads) * kDim;
   RunningHead running[2];
   float values[32];
 #pragma unroll 1
@@ -148,7 +147,7 @@ __global__ void __launch_bounds__(kSumThreads, 1)
     if (first > 0) __syncthreads();
     for (int i = threadIdx.x; i < batch * kChunk; i += kSumThreads) {
       const int key = first * kChunk + i;
-      s.source[i] = keys.source(p, keys.place(p, key, keys.pick(key)));
+      s.source[i] = RowKeys::source(keys.place(p, key, keys.pick(key)));
     }
     __syncthreads();
     if (index < kTiles - 1) {
@@ -194,24 +193,11 @@ __global__ void __launch_bounds__(kSumThreads, 1)
       tile::wgmma_wait<0>();
     }
   }
-  if (chunks == 0) {
-    tile::wait_for_producers();
-    for (int i = threadIdx.x; i < kHeads * kTileDims / 8; i += kSumThreads) {
-      *reinterpret_cast<tile::Vector16*>(out + i / 8 * kDim + index * kTileDims + i % 8 * 8) =
-          tile::Vector16{};
-    }
-    return;
-  }
   if (threadIdx.x >= kGroupThreads) return;
   const float* sink = p.sink + group * kHeads + head;
   const float inverse[2] = {running[0].finish(__ldg(sink)), running[1].finish(__ldg(sink + 8))};
-  uint16_t* const to = out + head * kDim + index * kTileDims;
-  if (index < kTiles - 1) {
-    finish_tile(values, inverse, nullptr, to);
-  } else {
-    const Rotation rotation(p, row);
-    finish_tile(values, inverse, &rotation, to);
-  }
+  float* const out = p.out + (static_cast<int64_t>(row) * p.heads + group * kHeads + head) * kDim;
+  finish_tile(values, inverse, out + index * kTileDims);
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // Sparse decode attention, a group of a row's heads by one block. Two of its warpgroups expand
-// keys, chunk after chunk into two places. The two others weigh every other chunk each, and each
-// sums up half of the values of all. A place is filled while the chunk in the other is weighed.
+// keys, chunk after chunk into two places, half of the dimensions after the other. The two others
+// weigh every other chunk each, and each sums up half of the values of all. A half is free again as
+// soon as its values are summed, and used as soon as it is filled; a chunk is scored before the
+// values of the one before it are summed.
 #include <algorithm>
 
 #include "device/cuda/launch.cuh"
@@ -17,7 +19,8 @@ constexpr int kProducers = 2 * kGroupThreads;
 constexpr int kThreads = kConsumers + kProducers;
 constexpr int kConsumerRegisters = 200;
 constexpr int kProducerRegisters = 56;
-constexpr int kStaged = 4;  // pieces of a key on their way in shared memory; others in registers
+// The pieces of a key's first half are on their way in shared memory; the others in registers.
+constexpr int kStaged = kTiles / 2;
 constexpr int kHalf = kDim / 2;
 
 struct Smem {
@@ -27,9 +30,9 @@ struct Smem {
   tile::Vector16 staged[kStaged][kProducers];  // on their way to being expanded
   int exponent[2][kHeads];
   float sum[2][kHeads];
-  tile::Mbarrier full[2];     // keys are there
-  tile::Mbarrier empty[2];    // nobody reads them any more
-  tile::Mbarrier weighed[2];  // weights, exponents and sums are there
+  tile::Mbarrier full[2][2];   // a half of the keys is there
+  tile::Mbarrier empty[2][2];  // nobody reads it any more
+  tile::Mbarrier weighed[2];   // weights, exponents and sums are there
 };
 constexpr int kAlignment = SwizzledTile::kGroupBytes;
 
@@ -46,9 +49,8 @@ class Producer {
   __device__ __forceinline__ void expand(int row) {
     const RowKeys keys(p_, row);
     const int chunks = num_chunks(keys.total);
-    if (chunks == 0) return;
     tile::wait_copies();  // those of no key that the last row ended with
-    const RowKeys::Source first = keys.source(p_, keys.place(p_, own_, keys.pick(own_)));
+    const RowKeys::Source first = RowKeys::source(keys.place(p_, own_, keys.pick(own_)));
     stage(first);
     load(first);
     RowKeys::Place place = keys.place(p_, key(1), keys.pick(key(1)));
@@ -57,8 +59,9 @@ class Producer {
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
       const int buffer = chunk % 2;
-      s_.empty[buffer].wait(~phases_ >> buffer & 1);
+      const uint32_t parity = ~phases_ >> buffer & 1;
       phases_ ^= 1u << buffer;
+      s_.empty[buffer][0].wait(parity);
       uint8_t* const to = s_.keys[buffer];
       const tile::Vector8 scales = scales_;
       tile::wait_copies();
@@ -66,18 +69,21 @@ class Producer {
       for (int i = 0; i < kStaged; ++i) {
         store_piece(to, own_, i, staged_[i * kProducers], scales);
       }
+      tile::publish_to_async();
+      s_.full[buffer][0].arrive();
       // Here its loads are done, as those of the bytes before must be too.
-      const RowKeys::Source next = keys.source(p_, place);
+      const RowKeys::Source next = RowKeys::source(place);
       place = keys.place(p_, key(chunk + 2), picked);
       picked = keys.pick(key(chunk + 3));
       stage(next);
+      s_.empty[buffer][1].wait(parity);
 #pragma unroll
       for (int i = kStaged; i < kPieces; ++i) {
         store_piece(to, own_, i, loaded_[i - kStaged], scales);
       }
       load(next);
       tile::publish_to_async();
-      s_.full[buffer].arrive();
+      s_.full[buffer][1].arrive();
     }
   }
 
@@ -120,8 +126,7 @@ class Consumer {
   // What an item (a row and a group of heads) starts with.
   __device__ __forceinline__ void start(int item, int num_items) {
     if (item >= num_items) return;
-    start_queries(p_.q + static_cast<int64_t>(item) * kHeads * kDim, s_.q,
-                  static_cast<int>(threadIdx.x), kConsumers);
+    store_queries<kConsumers>(queries(item), s_.q, static_cast<int>(threadIdx.x));
     next_total_ = RowKeys::count(p_, item / num_groups());
   }
 
@@ -129,9 +134,9 @@ class Consumer {
   __device__ __forceinline__ void attend(int item, int next, int num_items) {
     const int total = next_total_;
     const int chunks = num_chunks(total);
-    tile::wait_copies();
     tile::publish_to_async();
     tile::sync_threads<1, kConsumers>();
+    if (next < num_items) prefetch(next);
     RunningHead running[2];
     Values values;
     if (side_ == 0) {
@@ -145,28 +150,37 @@ class Consumer {
       }
     } else {
 #pragma unroll 1
-      for (int chunk = 1; chunk <= chunks; chunk += 2) {
-        sum_values(0, chunk == 1, running, values);
-        if (chunk == chunks) break;
+      for (int chunk = 1; chunk < chunks; chunk += 2) {
         float d[32];
         score(1, d);
+        sum_values(0, chunk == 1, running, values);
         publish(1, running, weigh(d, total - chunk * kChunk, p_.scale * kLog2E));
         sum_values(1, false, running, values);
       }
+      if (chunks % 2 != 0) sum_values(0, chunks == 1, running, values);
     }
-    // All scores of this item are there, so that its queries may go.
-    if (chunks == 0) tile::sync_threads<1, kConsumers>();
-    start(next, num_items);
-    finish(item, chunks, running, values);
+    finish(item, running, values);
+    start(next, num_items);  // all scores of this item are there, so that its queries may go
   }
 
  private:
   __device__ __forceinline__ int num_groups() const { return static_cast<int>(p_.heads) / kHeads; }
+  __device__ __forceinline__ const float* queries(int item) const {
+    return p_.q + static_cast<int64_t>(item) * kHeads * kDim;
+  }
+  __device__ __forceinline__ void prefetch(int item) const {
+    constexpr int kLineFloats = tile::kLineBytes / 4;
+    for (int i = threadIdx.x; i < kHeads * kDim / kLineFloats; i += kConsumers)
+      tile::prefetch_line(queries(item) + i * kLineFloats);
+  }
   __device__ __forceinline__ uint32_t parity(int side) const { return phases_ >> side & 1; }
 
   __device__ __forceinline__ void score(int side, float (&d)[32]) {
-    s_.full[side].wait(parity(side));
-    scores(s_.q, s_.keys[side], d);
+    s_.full[side][0].wait(parity(side));
+    start_scores<0>(s_.q, s_.keys[side], d);
+    s_.full[side][1].wait(parity(side));
+    start_scores<1>(s_.q, s_.keys[side], d);
+    tile::wgmma_wait<0>();
   }
 
   // A chunk's weights, scaled as the chunks before it demand.
@@ -200,7 +214,7 @@ class Consumer {
   // Adds a chunk to the values.
   __device__ __forceinline__ void sum_values(int side, bool first, RunningHead (&running)[2],
                                              Values& values) {
-    s_.full[side].wait(parity(side));
+    s_.full[side][side_].wait(parity(side));
     s_.weighed[side].wait(parity(side));
     RunningHead::Factors factors[2];
 #pragma unroll
@@ -227,38 +241,22 @@ class Consumer {
     tile::wgmma_commit();
     tile::wgmma_wait<0>();
     phases_ ^= 1u << side;
-    s_.empty[side].arrive();
+    s_.empty[side][side_].arrive();
   }
 
-  __device__ __forceinline__ void finish(int item, int chunks, const RunningHead (&running)[2],
+  __device__ __forceinline__ void finish(int item, const RunningHead (&running)[2],
                                          const Values& values) {
-    uint16_t* const out = p_.out + (static_cast<int64_t>(item) * kHeads + head_) * kDim;
-    if (chunks == 0) {
-      for (int head = 0; head < 2; ++head) {
-        for (int piece = threadIdx.x % 4; piece < kHalf / 8; piece += 4) {
-          *reinterpret_cast<tile::Vector16*>(out + head * 8 * kDim + side_ * kHalf + piece * 8) =
-              tile::Vector16{};
-        }
-      }
-      return;
-    }
-    const int row = item / num_groups(), group = item % num_groups();
+    const int group = item % num_groups();
     float inverse[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       inverse[i] = running[i].finish(__ldg(p_.sink + group * kHeads + head_ + 8 * i));
     }
-    uint16_t* const to = out + side_ * kHalf;
+    float* const out =
+        p_.out + (static_cast<int64_t>(item) * kHeads + head_) * kDim + side_ * kHalf;
 #pragma unroll
-    for (int i = 0; i < kTiles / 2 - 1; ++i)
-      finish_tile(values[i / 2] + i % 2 * 32, inverse, nullptr, to + i * kTileDims);
-    constexpr int kLast = kTiles / 2 - 1;
-    if (side_ == 0) {
-      finish_tile(values[1] + 32, inverse, nullptr, to + kLast * kTileDims);
-    } else {
-      const Rotation rotation(p_, row);
-      finish_tile(values[1] + 32, inverse, &rotation, to + kLast * kTileDims);
-    }
+    for (int i = 0; i < kTiles / 2; ++i)
+      finish_tile(values[i / 2] + i % 2 * 32, inverse, out + i * kTileDims);
   }
 
   const SparseDecodeParams& p_;
@@ -276,8 +274,10 @@ __global__ void __launch_bounds__(kThreads, 1)
                                                  kAlignment);
   if (threadIdx.x == 0) {
     for (int i = 0; i < 2; ++i) {
-      s.full[i].init(kProducers);
-      s.empty[i].init(kConsumers);
+      for (int half = 0; half < 2; ++half) {
+        s.full[i][half].init(kProducers);
+        s.empty[i][half].init(kGroupThreads);
+      }
       s.weighed[i].init(kGroupThreads);
     }
     tile::Mbarrier::publish_inits();

@@ -172,8 +172,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int t = lane % 4;  // the query whose scores the lane offers
-  const int first_row = static_cast<int>(blockIdx.x) * kQueries;
-  const int num_rows = min(kQueries, static_cast<int>(p.rows) - first_row);
+  const int first_row = static_cast<int>(p.first_row) + static_cast<int>(blockIdx.x) * kQueries;
+  const int num_rows = min(kQueries, static_cast<int>(p.first_row + p.rows) - first_row);
   tile::launch_dependents();
   if (threadIdx.x < kQueries) {
     s.count[threadIdx.x] = 0;
@@ -182,10 +182,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   tile::wait_for_producers();
 
   // Rows that see no more than topk take them all, unscored.
+  const RowOf of(p.sequences, first_row);
+  const auto visible_of = [&](int i) { return (of.position + i + 1) / static_cast<int>(p.ratio); };
   int scanned = 0, longest = 0;
 #pragma unroll
   for (int i = 0; i < kQueries; ++i) {
-    int visible = i < num_rows ? tile::load_shared_state(p.visible + first_row + i) : 0;
+    int visible = i < num_rows ? visible_of(i) : 0;
     if (visible <= topk) visible = 0;
     if (i == t) scanned = visible;
     longest = max(longest, visible);
@@ -198,16 +200,16 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     fill_ones(s.ones, static_cast<int>(threadIdx.x), kThreads);
     for (int i = threadIdx.x; i < num_rows * 32; i += kThreads) {
-      const int of = i % 32 / 8, n = i % 8;
-      s.weights[i / 32][of].pair[n] = tile::load_shared_state(reinterpret_cast<const uint32_t*>(
-          p.weight + (first_row + i / 32) * kHeads + 8 * n + of * 2));
+      const int quad_lane = i % 32 / 8, n = i % 8;
+      s.weights[i / 32][quad_lane].pair[n] =
+          load_weights(p.weight + static_cast<int64_t>(first_row + i / 32) * kHeads, n, quad_lane);
     }
     tile::publish_to_async();
     __syncthreads();
     const int warpgroup = static_cast<int>(threadIdx.x) / kGroupThreads;
     const Candidates own = s.candidates(t, capacity);
     int threshold = -1;
-    KeyPlaces places(p, 0, longest, warpgroup, kWarpgroups);
+    KeyPlaces places(p.layer_rows[of.sequence].index_keys, longest, warpgroup, kWarpgroups);
     KeyCodes codes = load_keys(places.source(places.next()));
     KeyPlaces::Place place = places.next();
 #pragma unroll 1
@@ -261,7 +263,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   if (warp >= num_rows) return;
   const int row = first_row + warp;
-  const int visible = tile::load_shared_state(p.visible + row);
+  const int visible = visible_of(warp);
   int32_t* const selected = p.selected + static_cast<int64_t>(row) * topk;
   if (lane == 0) p.num_selected[row] = min(visible, topk);
   if (visible <= topk) {
@@ -293,9 +295,7 @@ Result<IndexPrefillPlan> make_index_prefill_plan(const cuda::Device& device, int
 
 void launch_index_prefill(const IndexPrefillPlan& plan, const cuda::Stream& stream,
                           const IndexParams& params) {
-  CACHALOT_CHECK(params.rows >= 1 && params.table_stride == 0);
-  CACHALOT_CHECK(params.rows_per_block % kWarpKeys == 0);
-  CACHALOT_CHECK(params.block_bytes % 16 == 0 && params.offset % 16 == 0);
+  CACHALOT_CHECK(params.rows >= 1);
   cuda::LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>((params.rows + kQueries - 1) / kQueries));
   shape.block = kThreads;

@@ -1,7 +1,6 @@
-// The lightning indexer for many tokens of one sequence on the GPU: scores over fp4 keys and the
-// exact choice of the best, in one kernel, without a score matrix in memory.
-// Shapes  IndexParams, its rows those of one sequence (table_stride 0), each with its own
-//         `visible`, in any order; no scratch.
+// The lightning indexer for many tokens of one sequence on the GPU's tensor cores: scores over fp4
+// keys and the exact choice of the best, in one kernel, without a score matrix in memory.
+// Shapes  IndexParams, its rows those of one sequence; no scratch.
 // Numerics  the picks are those of index_select_cuda.h.
 // Errors  make_index_prefill_plan: invalid_argument.
 #pragma once

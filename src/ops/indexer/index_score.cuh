@@ -4,6 +4,7 @@
 #pragma once
 
 #include "ops/indexer/index_select_cuda.h"
+#include "ops/rows/row_of.cuh"
 #include "tile/convert.cuh"
 #include "tile/copy.cuh"
 #include "tile/wgmma_bf16.cuh"
@@ -29,22 +30,21 @@ __device__ __forceinline__ uint32_t ordered_key(float score) {
 
 // --- Queries.
 
-// A query in shared memory: two tiles of 64 of its values. Of a k step of 16 values lane t of a
-// quad has those of its quarter of a key, the 32 of one scale: step s, word s / 2 of the quarter,
-// pairs 2 (s % 2) and the next of the word's four, pair i being its values i and i + 4. All times
-// 2^32 (see KeyWords). By the block's threads.
-__device__ __forceinline__ void arrange_query(const uint16_t* q, uint8_t* tiles, int thread,
+// A query in shared memory, as bf16: two tiles of 64 of its values. Of a k step of 16 values lane t
+// of a quad has those of its quarter of a key, the 32 of one scale: step s, word s / 2 of the
+// quarter, pairs 2 (s % 2) and the next of the word's four, pair i being its values i and i + 4. All
+// times 2^32 (see KeyWords). By the block's threads.
+__device__ __forceinline__ void arrange_query(const float* q, uint8_t* tiles, int thread,
                                               int threads) {
-  constexpr uint32_t kTwoTo32 = 0x4F804F80;
+  constexpr float kTwoTo32 = 0x1p32f;
   for (int i = thread; i < kHeads * kDim / 8; i += threads) {
     const int head = i / 16, step = i % 16 / 2, half = i % 2;
-    const uint16_t* from = q + head * kDim + step / 2 * 8 + step % 2 * 2 + half;
+    const float* from = q + head * kDim + step / 2 * 8 + step % 2 * 2 + half;
     tile::Vector16 v;
 #pragma unroll
     for (int t = 0; t < 4; ++t) {
-      const uint32_t low = tile::load_shared_state(from + t * 32);
-      const uint32_t high = tile::load_shared_state(from + t * 32 + 4);
-      v.word[t] = tile::multiply_bf16(low | high << 16, kTwoTo32);
+      v.word[t] = tile::pack_bf16(tile::load_shared_state(from + t * 32) * kTwoTo32,
+                                  tile::load_shared_state(from + t * 32 + 4) * kTwoTo32);
     }
     *reinterpret_cast<tile::Vector16*>(tiles + step / 4 * kTileBytes +
                                        SwizzledTile::offset(head, step % 4 * 2 + half)) = v;
@@ -59,14 +59,13 @@ struct KeyCodes {
   uint32_t scales[2];
 };
 
-// Where a row's keys lie, every `stride`-th group of them. A warp's share of a group is 16 rows of
-// one block; of a group past the last visible key it is some other.
+// Where a sequence's keys lie, every `stride`-th group of them. A warp's share of a group is 16 rows
+// of one block; of a group past the last visible key it is some other.
 class KeyPlaces {
  public:
-  __device__ KeyPlaces(const IndexParams& p, int64_t row, int visible, int group, int stride)
-      : p_(p),
-        table_(p.blocks + row * p.table_stride),
-        rows_per_block_(static_cast<int>(p.rows_per_block)),
+  __device__ KeyPlaces(const tensor::RowBlocks& keys, int visible, int group, int stride)
+      : table_(keys.blocks),
+        rows_per_block_(static_cast<int>(keys.rows_per_block)),
         last_((visible - 1) / rows_per_block_),
         step_blocks_(stride * kGroup / rows_per_block_),
         step_rows_(stride * kGroup % rows_per_block_) {
@@ -77,12 +76,12 @@ class KeyPlaces {
   }
 
   struct Place {
-    int block;
+    const std::byte* block;
     int slot;
   };
   // Of the next group; what it loads is needed by source().
   __device__ __forceinline__ Place next() {
-    const Place place{tile::load_shared_state(table_ + min(index_, last_)), slot_};
+    const Place place{table_[min(index_, last_)], slot_};
     index_ += step_blocks_;
     slot_ += step_rows_;
     if (slot_ >= rows_per_block_) {
@@ -96,14 +95,12 @@ class KeyPlaces {
     const uint8_t* scales;
   };
   __device__ __forceinline__ Source source(Place place) const {
-    const auto* data =
-        reinterpret_cast<const uint8_t*>(p_.base) + place.block * p_.block_bytes + p_.offset;
+    const auto* data = reinterpret_cast<const uint8_t*>(place.block);
     return {data + place.slot * 64, data + rows_per_block_ * 64 + place.slot * 4};
   }
 
  private:
-  const IndexParams& p_;
-  const int32_t* table_;
+  const std::byte* const* table_;
   int rows_per_block_;
   int last_;
   int step_blocks_;
@@ -151,10 +148,15 @@ struct KeyWords {
 
 // --- Scores.
 
-// Of the heads 8 n + 2 t and the next, for n = 0 .. 7.
+// As bf16, of the heads 8 n + 2 t and the next, for n = 0 .. 7.
 struct HeadWeights {
   uint32_t pair[8];
 };
+__device__ __forceinline__ uint32_t load_weights(const float* weights, int n, int t) {
+  const auto pair =
+      tile::load_shared_state(reinterpret_cast<const tile::Vector8*>(weights + 8 * n + 2 * t));
+  return tile::pack_bf16(tile::bits_to_float(pair.word[0]), tile::bits_to_float(pair.word[1]));
+}
 
 // key . q_h of the group's keys and all heads, in the places of D; under way until wgmma_wait. By a
 // warpgroup.

@@ -10,6 +10,7 @@
 //         and of the sum, which is then a plain fp32 addition. Ties go to the lowest entry. Where
 //         floor((position + 1) / ratio) <= topk all visible entries are taken unscored. Bits do not
 //         depend on the other rows and sequences, the chunk or the threads.
+//         tensor_cores: on a GPU, where shapes fit, the sums of index_select_cuda.h instead.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +32,7 @@ struct IndexSelectParams {
   tensor::IndexFormat format;
   bool bf16_math;
   bool round_scores;
+  bool tensor_cores = false;
   int32_t* selected;
   int32_t* num_selected;
 };

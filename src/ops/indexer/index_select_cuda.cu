@@ -1,10 +1,14 @@
 #include <algorithm>
+#include <bit>
 #include <string>
 
 #include "base/check.h"
+#include "device/cuda/cuda_gpu.h"
 #include "device/cuda/launch.cuh"
+#include "ops/indexer/index_prefill_cuda.h"
 #include "ops/indexer/index_score.cuh"
 #include "ops/indexer/index_select_cuda.h"
+#include "tensor/rows_on_device.h"
 
 namespace cachalot::ops {
 namespace {
@@ -15,6 +19,7 @@ constexpr int kWarpgroups = 4;
 constexpr int kThreads = kWarpgroups * kGroupThreads;
 constexpr int kBinThreads = 256;  // of those, who look for the threshold's bin
 constexpr int kWarps = kThreads / 32;
+constexpr int kClearThreads = 256;
 constexpr int kAlignment = SwizzledTile::kGroupBytes;
 constexpr int kBins = 4096;
 constexpr int kSubBins = 16;
@@ -114,6 +119,13 @@ __device__ __forceinline__ uint32_t sum_after(uint32_t own, uint32_t (&warps)[kW
   return after;
 }
 
+__global__ void __launch_bounds__(kClearThreads) clear_kernel(tile::Vector16* to, int64_t words) {
+  tile::launch_dependents();
+  tile::wait_for_producers();
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kClearThreads + threadIdx.x;
+  if (i < words) to[i] = tile::Vector16{};
+}
+
 __global__ void __launch_bounds__(kThreads, 1)
     index_select_kernel(const __grid_constant__ IndexParams p, int topk, int64_t scratch_stride) {
   extern __shared__ uint8_t bytes[];
@@ -128,7 +140,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   auto* const keys = reinterpret_cast<uint16_t*>(ones + kOnesBytes + kRingBytes);
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  const int row = blockIdx.y;
+  const int row = static_cast<int>(p.first_row) + blockIdx.y;
   const int block = blockIdx.x;
   const int num_blocks = static_cast<int>(gridDim.x);
   tile::launch_dependents();
@@ -136,7 +148,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x < kCounts) counts[threadIdx.x] = 0;
   tile::wait_for_producers();
 
-  const int visible = tile::load_shared_state(p.visible + row);
+  const RowOf of(p.sequences, row);
+  const int visible = (of.position + 1) / static_cast<int>(p.ratio);
   int32_t* const selected = p.selected + static_cast<int64_t>(row) * topk;
   if (block == 0 && threadIdx.x == 0) p.num_selected[row] = min(visible, topk);
   if (visible <= topk) {
@@ -145,7 +158,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     return;
   }
-  auto* const scratch = reinterpret_cast<RowScratch*>(p.scratch + row * scratch_stride);
+  auto* const scratch = reinterpret_cast<RowScratch*>(p.scratch + blockIdx.y * scratch_stride);
   auto* const all_counts = reinterpret_cast<uint32_t*>(scratch + 1);
 
   // This block's scores as ordered keys, and how many lie in each bin.
@@ -157,17 +170,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int num_keys = min(visible, last_group * kGroup) - first_key;
   const int warpgroup = static_cast<int>(threadIdx.x) / kGroupThreads;
   const int group = first_group + warpgroup;
-  KeyPlaces places(p, row, visible, group, kWarpgroups);
+  KeyPlaces places(p.layer_rows[of.sequence].index_keys, visible, group, kWarpgroups);
   KeyRing ring(places, reinterpret_cast<WarpKeys*>(ones + kOnesBytes) + warp, group, last_group);
   arrange_query(p.q + static_cast<int64_t>(row) * kHeads * kDim, query,
                 static_cast<int>(threadIdx.x), kThreads);
   fill_ones(ones, static_cast<int>(threadIdx.x), kThreads);
   HeadWeights weights;
 #pragma unroll
-  for (int n = 0; n < 8; ++n) {
-    weights.pair[n] = tile::load_shared_state(
-        reinterpret_cast<const uint32_t*>(p.weight + row * kHeads + 8 * n + lane % 4 * 2));
-  }
+  for (int n = 0; n < 8; ++n)
+    weights.pair[n] = load_weights(p.weight + static_cast<int64_t>(row) * kHeads, n, lane % 4);
   tile::publish_to_async();
   __syncthreads();
   const int own =
@@ -235,10 +246,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   if (threadIdx.x == 0) tile::wait_for_blocks(&scratch->arrivals, num_blocks);
   __syncthreads();
-  for (int i = block * kThreads + static_cast<int>(threadIdx.x); i < kBins;
-       i += num_blocks * kThreads) {
-    scratch->bins[i] = 0;  // for the next call
-  }
   for (int i = warp; i < kCounts; i += kWarps) {
     uint32_t total = 0, earlier = 0;
     for (int b = lane; b < num_blocks; b += 32) {
@@ -313,9 +320,12 @@ Result<IndexPlan> make_index_plan(const cuda::Device& device, const IndexShape& 
   plan.blocks_per_row = static_cast<int>(
       std::clamp<int64_t>((groups + kWarpgroups - 1) / kWarpgroups, 1, device.num_sms / s.rows));
   const int64_t keys = (groups + plan.blocks_per_row - 1) / plan.blocks_per_row * kGroup;
-  plan.smem_bytes = kAlignment + kQueryBytes + kOnesBytes + kRingBytes + keys * 2;
-  if (plan.smem_bytes > device.smem_per_block_bytes - 20 * 1024)
-    return bad("rows whose entries fit the shared memory", s.rows);
+  constexpr int64_t kFixedBytes = kAlignment + kQueryBytes + kOnesBytes + kRingBytes;
+  const int64_t most = device.smem_per_block_bytes - 20 * 1024;
+  if (kFixedBytes + keys * 2 > most) return bad("rows whose entries fit the shared memory", s.rows);
+  // By powers of two: as a sequence grows the launch stays the same for long.
+  const auto key_bytes = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(keys * 2)));
+  plan.smem_bytes = std::min(most, kFixedBytes + key_bytes);
   plan.scratch_bytes = s.rows * row_scratch_bytes(plan.blocks_per_row);
   cuda::allow_smem(index_select_kernel, plan.smem_bytes);
   return plan;
@@ -324,14 +334,90 @@ Result<IndexPlan> make_index_plan(const cuda::Device& device, const IndexShape& 
 void launch_index_select(const IndexPlan& plan, const cuda::Stream& stream,
                          const IndexParams& params) {
   CACHALOT_CHECK(params.rows >= 1 && params.rows <= plan.shape.rows);
-  CACHALOT_CHECK(params.rows_per_block % kWarpKeys == 0);
-  CACHALOT_CHECK(params.block_bytes % 16 == 0 && params.offset % 16 == 0);
   cuda::LaunchShape shape;
+  if (plan.shape.max_visible > plan.shape.topk) {
+    const int64_t words = plan.scratch_bytes / static_cast<int64_t>(sizeof(tile::Vector16));
+    shape.grid = dim3(static_cast<unsigned>((words + kClearThreads - 1) / kClearThreads));
+    shape.block = kClearThreads;
+    cuda::launch(stream, shape, clear_kernel, reinterpret_cast<tile::Vector16*>(params.scratch),
+                 words);
+  }
   shape.grid = dim3(static_cast<unsigned>(plan.blocks_per_row), static_cast<unsigned>(params.rows));
   shape.block = kThreads;
   shape.smem_bytes = plan.smem_bytes;
   cuda::launch(stream, shape, index_select_kernel, params, static_cast<int>(plan.shape.topk),
                row_scratch_bytes(plan.blocks_per_row));
+}
+
+namespace {
+
+// For as many of the rows at a time as their entries leave room for.
+IndexPlan plan_for(const cuda::Device& device, IndexShape shape) {
+  shape.rows = std::min<int64_t>(shape.rows, device.num_sms);
+  while (true) {
+    const Result<IndexPlan> plan = make_index_plan(device, shape);
+    if (plan) return *plan;
+    CACHALOT_CHECK_MSG(shape.rows > 1, plan.error().message());
+    shape.rows /= 2;
+  }
+}
+
+void select_few(device::ExecContext& ctx, IndexParams p, const IndexShape& shape) {
+  const IndexPlan plan = plan_for(cuda::device_of(ctx), shape);
+  const device::ArenaScope scope(*ctx.arena);
+  p.scratch = ctx.arena->allocate<std::byte>(plan.scratch_bytes);
+  const int64_t last_row = p.first_row + shape.rows;
+  for (; p.first_row < last_row; p.first_row += plan.shape.rows) {
+    p.rows = std::min(plan.shape.rows, last_row - p.first_row);
+    launch_index_select(plan, cuda::stream_of(ctx), p);
+  }
+}
+
+// From here on one block for four rows of a sequence is faster than many blocks for each row.
+constexpr int64_t kManyRows = 256;
+
+}  // namespace
+
+bool index_select_on_tensor_cores(device::ExecContext& ctx, const IndexSelectParams& p) {
+  if (!p.tensor_cores || !p.bf16_math || !p.round_scores || p.format != tensor::IndexFormat::fp4 ||
+      p.heads != kHeads || p.dim != kDim)
+    return false;
+  const Result<IndexPrefillPlan> many = make_index_prefill_plan(cuda::device_of(ctx), p.topk);
+  if (!many) return false;
+  const tensor::Sequences& all = p.sequences;
+  const auto visible = [&](int64_t s) { return all.end_position(s) / p.ratio; };
+  for (int64_t s = 0; s < all.count; ++s) {
+    if (visible(s) > p.topk && p.layer_rows[s].index_keys.rows_per_block % kWarpKeys != 0)
+      return false;
+  }
+  IndexParams params = {.first_row = 0,
+                        .rows = 0,
+                        .q = p.q,
+                        .weight = p.weight,
+                        .sequences = tensor::on_device(ctx, all),
+                        .layer_rows = ctx.gpu->on_device(p.layer_rows),
+                        .ratio = p.ratio,
+                        .selected = p.selected,
+                        .num_selected = p.num_selected,
+                        .scratch = nullptr};
+  // Sequences with few rows each, up to one with many, which is alone.
+  for (int64_t first = 0; first < all.count;) {
+    IndexShape shape{0, 1, p.topk};
+    int64_t last = first;
+    for (; last < all.count && all.num_rows(last) < kManyRows; ++last)
+      shape.max_visible = std::max(shape.max_visible, visible(last));
+    params.first_row = all.first_row[first];
+    shape.rows = all.first_row[last] - params.first_row;
+    if (shape.rows > 0) select_few(ctx, params, shape);
+    if (last < all.count) {
+      params.first_row = all.first_row[last];
+      params.rows = all.num_rows(last);
+      launch_index_prefill(*many, cuda::stream_of(ctx), params);
+      ++last;
+    }
+    first = last;
+  }
+  return true;
 }
 
 }  // namespace cachalot::ops

@@ -5,7 +5,7 @@
 #include "device/cuda/cuda_gpu.h"
 #include "device/cuda/launch.cuh"
 #include "ops/elementwise/block_sum.cuh"
-#include "ops/indexer/index_select.h"
+#include "ops/indexer/index_select_cuda.h"
 #include "ops/on_gpu.h"
 #include "ops/quant/row_codec.cuh"
 #include "tensor/rows_on_device.h"
@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(kSelectThreads)
 
 void index_select_cuda(device::ExecContext& ctx, const IndexSelectParams& params) {
   const int64_t rows = params.sequences.rows();
-  if (rows == 0) return;
+  if (rows == 0 || index_select_on_tensor_cores(ctx, params)) return;
   int64_t max_visible = 1;
   for (int64_t s = 0; s < params.sequences.count; ++s)
     max_visible = std::max(max_visible, params.sequences.end_position(s) / params.ratio);
