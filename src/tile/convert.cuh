@@ -106,6 +106,34 @@ __device__ __forceinline__ void e2m1_to_e4m3(uint32_t word, uint32_t& first, uin
 }
 inline constexpr float kE2m1InE4m3 = 64.0f;  // what such a product is to be multiplied by
 
+// Codes of e4m3 of 2^6 times the values times 2^-below, exact for `below` up to 11; beyond it 0. The
+// values lie in the order of index keys: value i in bits 4 i.
+class E2m1Codes {
+ public:
+  __device__ __forceinline__ explicit E2m1Codes(uint32_t below)
+      : low_(below > 11 ? 0u : 0x6C686000u - below * 0x08080800u),
+        high_(below > 11 ? 0u : 0x7C787470u - below * 0x08080808u) {}
+  // Of the values 0 .. 3.
+  __device__ __forceinline__ uint32_t of_low(uint32_t word) const {
+    return permute_bytes(low_, high_, word & 0x7777u) | signs(word);
+  }
+
+ private:
+  static __device__ __forceinline__ uint32_t permute_bytes(uint32_t a, uint32_t b,
+                                                           uint32_t selectors) {
+    uint32_t bytes;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(a), "r"(b), "r"(selectors));
+    return bytes;
+  }
+  // A selector with its high bit set spreads the sign of the byte that it names: 0xFF, else 0x80.
+  static __device__ __forceinline__ uint32_t signs(uint32_t word) {
+    return (permute_bytes(0x80808080u, 0x80808080u, word) << 1) & 0x80808080u;
+  }
+
+  uint32_t low_;   // of 0, 0.5, 1, 1.5
+  uint32_t high_;  // of 2, 3, 4, 6
+};
+
 // The code of one value, to nearest even, saturating; of NaN that of 6 with its sign.
 __device__ __forceinline__ uint32_t e2m1_from_float(float x) {
   const float a = fabsf(x);

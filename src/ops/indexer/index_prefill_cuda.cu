@@ -13,6 +13,7 @@ using namespace index;
 constexpr int kQueries = 4;  // of a block, which scans all keys that they see
 constexpr int kWarpgroups = 4;
 constexpr int kThreads = kWarpgroups * kGroupThreads;
+static_assert(kThreads == kQueryThreads);
 constexpr int kAlignment = SwizzledTile::kGroupBytes;
 constexpr int kRounds = 6;  // groups of each warpgroup between looks at how full the lists are
 constexpr int kBetweenLooks = kRounds * kWarpgroups * kGroup;
@@ -195,15 +196,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int groups = (longest + kGroup - 1) / kGroup;
   if (groups > 0) {
     for (int i = 0; i < num_rows; ++i) {
-      arrange_query(p.q + static_cast<int64_t>(first_row + i) * kHeads * kDim, s.query[i],
-                    static_cast<int>(threadIdx.x), kThreads);
+      const int64_t row = first_row + i;
+      arrange_query(p.q + row * kHeads * kDim, p.weight + row * kHeads, s.query[i], s.weights[i],
+                    static_cast<int>(threadIdx.x));
     }
     fill_ones(s.ones, static_cast<int>(threadIdx.x), kThreads);
-    for (int i = threadIdx.x; i < num_rows * 32; i += kThreads) {
-      const int quad_lane = i % 32 / 8, n = i % 8;
-      s.weights[i / 32][quad_lane].pair[n] =
-          load_weights(p.weight + static_cast<int64_t>(first_row + i / 32) * kHeads, n, quad_lane);
-    }
     tile::publish_to_async();
     __syncthreads();
     const int warpgroup = static_cast<int>(threadIdx.x) / kGroupThreads;
@@ -239,7 +236,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                               : t == 1 ? scores[1].of_row(i)
                               : t == 2 ? scores[2].of_row(i)
                                        : scores[3].of_row(i);
-          const auto key = static_cast<int>(ordered_key(score));
+          const auto key = static_cast<int>(ordered_key(score * words.factor[i]));
           if (entry < scanned && key > threshold) {
             const int at = atomicAdd(own.count, 1);
             own.keys[at] = static_cast<uint16_t>(key);

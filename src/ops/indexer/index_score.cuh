@@ -17,8 +17,9 @@ constexpr int kDim = 128;
 constexpr int kGroupThreads = 128;  // of a warpgroup
 constexpr int kGroup = 64;          // keys that it scores at a time
 constexpr int kWarpKeys = kGroup / 4;
-constexpr int kTileBytes = kHeads * SwizzledTile::kRowBytes;
-constexpr int kQueryBytes = 2 * kTileBytes;
+using Query = tile::CoreMatrices<kHeads>;
+constexpr int kQueryBytes = kDim / 32 * Query::kStepBytes;
+constexpr int kFar = 120;  // of powers of two
 constexpr uint32_t kAllLanes = 0xFFFFFFFFu;
 
 // A bf16 score as a number of 16 bits in its order; NaN is 0, and -0 is 0.
@@ -30,25 +31,46 @@ __device__ __forceinline__ uint32_t ordered_key(float score) {
 
 // --- Queries.
 
-// A query in shared memory, as bf16: two tiles of 64 of its values. Of a k step of 16 values lane t
-// of a quad has those of its quarter of a key, the 32 of one scale: step s, word s / 2 of the
-// quarter, pairs 2 (s % 2) and the next of the word's four, pair i being its values i and i + 4. All
-// times 2^32 (see KeyWords). By the block's threads.
-__device__ __forceinline__ void arrange_query(const float* q, uint8_t* tiles, int thread,
-                                              int threads) {
-  constexpr float kTwoTo32 = 0x1p32f;
-  for (int i = thread; i < kHeads * kDim / 8; i += threads) {
-    const int head = i / 16, step = i % 16 / 2, half = i % 2;
-    const float* from = q + head * kDim + step / 2 * 8 + step % 2 * 2 + half;
-    tile::Vector16 v;
+// Of the heads 8 n + 2 t and the next, for n = 0 .. 7, as bf16.
+struct HeadWeights {
+  uint32_t pair[8];
+};
+
+// A query in shared memory as codes of e4m3, each head's times the power of two that brings its
+// largest value's exponent to 8; and the heads' weights, lanes t of a quad after each other, times
+// that power's inverse. Of a k step of 32 values lane t of a quad has those of its quarter of a
+// key, the 32 of one scale: step s its word s, the first and the second four of its values. By
+// kQueryThreads threads.
+constexpr int kQueryThreads = kHeads * 8;
+__device__ __forceinline__ void arrange_query(const float* q, const float* weight, uint8_t* codes,
+                                              HeadWeights* weights, int thread) {
+  const int head = thread / 8, step = thread % 8 / 2, half = thread % 2;
+  const float* from = q + head * kDim + step * 8 + half * 4;
+  tile::Vector16 v[4];
+  uint32_t largest = 0;  // of the head, as a float's bits
 #pragma unroll
-    for (int t = 0; t < 4; ++t) {
-      v.word[t] = tile::pack_bf16(tile::load_shared_state(from + t * 32) * kTwoTo32,
-                                  tile::load_shared_state(from + t * 32 + 4) * kTwoTo32);
-    }
-    *reinterpret_cast<tile::Vector16*>(tiles + step / 4 * kTileBytes +
-                                       SwizzledTile::offset(head, step % 4 * 2 + half)) = v;
+  for (int t = 0; t < 4; ++t) {
+    v[t] = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from + t * 32));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) largest = max(largest, v[t].word[i] & 0x7FFFFFFFu);
   }
+#pragma unroll
+  for (int lanes = 1; lanes < 8; lanes *= 2)
+    largest = max(largest, __shfl_xor_sync(kAllLanes, largest, lanes));
+  const int exponent = min(max(8 + 127 - static_cast<int>(largest >> 23), -kFar), kFar);
+  const float factor = tile::pow2(exponent);
+  tile::Vector16 packed;
+#pragma unroll
+  for (int t = 0; t < 4; ++t) {
+    float x[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) x[i] = tile::bits_to_float(v[t].word[i]) * factor;
+    packed.word[t] = tile::pack_e4m3(x[0], x[1], x[2], x[3]);
+  }
+  *reinterpret_cast<tile::Vector16*>(codes + Query::offset(head, step * 32 + half * 16)) = packed;
+  if (thread % 8 != 0) return;
+  auto* const pairs = reinterpret_cast<uint16_t*>(weights[head % 8 / 2].pair + head / 8);
+  pairs[head % 2] = tile::bf16_bits(tile::load_shared_state(weight + head) * tile::pow2(-exponent));
 }
 
 // --- Keys.
@@ -109,65 +131,42 @@ class KeyPlaces {
   int slot_;
 };
 
-// The same as bf16, in the places of A, of 8 k steps.
+// The same as codes of e4m3 of the values relative to the key's largest scale, times 2^6, in the
+// places of A, of 4 k steps; a scale below 2^-11 of the largest counts as zero. And what a key's
+// products with the codes are to be multiplied by.
 struct KeyWords {
-  uint32_t a[8][4];
+  uint32_t a[4][4];
+  float factor[2];
 
   __device__ __forceinline__ explicit KeyWords(const KeyCodes& keys) {
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-      const uint32_t scale = scale_pair(keys.scales[row] >> (threadIdx.x % 4 * 8) & 255);
+      const uint32_t scales = keys.scales[row];
+      const uint32_t pairs = __vmaxu2(scales & 0x00FF00FFu, scales >> 8 & 0x00FF00FFu);
+      const uint32_t largest = max(pairs & 0xFFFFu, pairs >> 16);
+      factor[row] = tile::e8m0_to_float(largest) * 0x1p-6f;
+      const tile::E2m1Codes table(largest - (scales >> (threadIdx.x % 4 * 8) & 255));
 #pragma unroll
       for (int word = 0; word < 4; ++word) {
-        uint32_t pairs[4];
-        decode(keys.codes[row].word[word], scale, pairs);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) a[2 * word + i / 2][i % 2 * 2 + row] = pairs[i];
+        a[word][row] = table.of_low(keys.codes[row].word[word]);
+        a[word][2 + row] = table.of_low(keys.codes[row].word[word] >> 16);
       }
     }
-  }
-
- private:
-  // Eight fp4 values (value i in bits 4 i), times `scale`: pairs (i, i + 4).
-  static __device__ __forceinline__ void decode(uint32_t word, uint32_t scale,
-                                                uint32_t (&pairs)[4]) {
-    constexpr uint32_t kSign = 0x80008000u, kRest = 0x01C001C0u;
-    pairs[0] = ((word << 12) & kSign) | ((word << 6) & kRest);
-    pairs[1] = ((word << 8) & kSign) | ((word << 2) & kRest);
-    pairs[2] = ((word << 4) & kSign) | ((word >> 2) & kRest);
-    pairs[3] = (word & kSign) | ((word >> 6) & kRest);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) pairs[i] = tile::multiply_bf16(pairs[i], scale);
-  }
-  // Such a pair is 2^-126 of the codes' values; q is taken times 2^32, so that the factor that is
-  // left fits bf16 for every scale up to 2^33.
-  static __device__ __forceinline__ uint32_t scale_pair(uint32_t e8m0) {
-    return (min(e8m0, 160u) + 94) * 0x00800080u;
   }
 };
 
 // --- Scores.
 
-// As bf16, of the heads 8 n + 2 t and the next, for n = 0 .. 7.
-struct HeadWeights {
-  uint32_t pair[8];
-};
-__device__ __forceinline__ uint32_t load_weights(const float* weights, int n, int t) {
-  const auto pair =
-      tile::load_shared_state(reinterpret_cast<const tile::Vector8*>(weights + 8 * n + 2 * t));
-  return tile::pack_bf16(tile::bits_to_float(pair.word[0]), tile::bits_to_float(pair.word[1]));
-}
-
 // key . q_h of the group's keys and all heads, in the places of D; under way until wgmma_wait. By a
 // warpgroup.
 __device__ __forceinline__ void start_products(const KeyWords& keys, uint32_t query,
                                                float (&d)[32]) {
+  const uint64_t codes = Query::descriptor(query);
   tile::wgmma_fence();
 #pragma unroll
-  for (int step = 0; step < 8; ++step) {
-    tile::wgmma_bf16_n64(d, keys.a[step],
-                         SwizzledTile::major_k(query + step / 4 * kTileBytes, step % 4),
-                         step > 0 ? 1 : 0);
+  for (int step = 0; step < kDim / 32; ++step) {
+    tile::WgmmaE4m3<kHeads>::multiply(
+        d, keys.a[step], Query::advance(codes, step * Query::kStepBytes), step > 0 ? 1 : 0);
   }
   tile::wgmma_commit();
 }

@@ -19,6 +19,7 @@ constexpr int kWarpgroups = 4;
 constexpr int kThreads = kWarpgroups * kGroupThreads;
 constexpr int kBinThreads = 256;  // of those, who look for the threshold's bin
 constexpr int kWarps = kThreads / 32;
+static_assert(kThreads == kQueryThreads);
 constexpr int kClearThreads = 256;
 constexpr int kAlignment = SwizzledTile::kGroupBytes;
 constexpr int kBins = 4096;
@@ -132,6 +133,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ uint32_t bins[kBins];
   __shared__ uint32_t warps[kWarps];
   __shared__ uint32_t counts[kCounts], totals[kCounts], before[kCounts];
+  __shared__ HeadWeights weights_of_lanes[4];
   __shared__ int threshold_bin;
   __shared__ uint32_t above_bin;
   __shared__ uint32_t warp_above[kWarps], warp_equal[kWarps];
@@ -172,15 +174,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int group = first_group + warpgroup;
   KeyPlaces places(p.layer_rows[of.sequence].index_keys, visible, group, kWarpgroups);
   KeyRing ring(places, reinterpret_cast<WarpKeys*>(ones + kOnesBytes) + warp, group, last_group);
-  arrange_query(p.q + static_cast<int64_t>(row) * kHeads * kDim, query,
-                static_cast<int>(threadIdx.x), kThreads);
+  arrange_query(p.q + static_cast<int64_t>(row) * kHeads * kDim,
+                p.weight + static_cast<int64_t>(row) * kHeads, query, weights_of_lanes,
+                static_cast<int>(threadIdx.x));
   fill_ones(ones, static_cast<int>(threadIdx.x), kThreads);
-  HeadWeights weights;
-#pragma unroll
-  for (int n = 0; n < 8; ++n)
-    weights.pair[n] = load_weights(p.weight + static_cast<int64_t>(row) * kHeads, n, lane % 4);
   tile::publish_to_async();
   __syncthreads();
+  const HeadWeights weights = weights_of_lanes[lane % 4];
   const int own =
       warp % 4 * kWarpKeys + lane / 4 + lane % 2 * 8;  // a key of a group, in lanes t < 2
   for (int i = warpgroup; i < last_group - first_group; i += kWarpgroups) {
@@ -193,7 +193,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     tile::wgmma_wait<0>();
     const int at = i * kGroup + own;
     if (lane % 4 < 2 && at < num_keys) {
-      const uint32_t key = ordered_key(lane % 2 == 0 ? scores.of_row(0) : scores.of_row(1));
+      const int of = lane % 2;
+      const uint32_t key = ordered_key((of == 0 ? scores.of_row(0) : scores.of_row(1)) *
+                                       (of == 0 ? words.factor[0] : words.factor[1]));
       keys[at] = static_cast<uint16_t>(key);
       atomicAdd(&bins[key / kSubBins], 1);
     }

@@ -1,13 +1,16 @@
-// The lightning indexer for a few tokens on the GPU's tensor cores: scores over fp4 keys and the
+// The lightning indexer for a few tokens on the GPU's FP8 tensor cores: scores over fp4 keys and the
 // exact choice of the best, in one kernel, without a score matrix in memory.
 // Source  ops/indexer/index_select.h; reference/forward 3.6, 3.10.
 // Shapes  index_select's, all pointers of device memory, for the step's rows from first_row on: 64
 //         heads of 128, q with values of simulate_fp4, weight with values of bf16. Blocks of index
 //         keys (IndexFormat::fp4) hold a multiple of 16 rows and lie at multiples of 16 bytes.
-// Numerics  as index_select with bf16_math and round_scores, but for the fp32 sums, which the
-//         tensor cores take: 16 dimensions (four of each scale) and 16 heads at a time, the heads
-//         ascending. A scale above 2^33 counts as 2^33. Ties go to the lowest entry; NaN is lowest.
-//         Bits do not depend on the other rows.
+// Numerics  as index_select with bf16_math and round_scores, but for the sums, which the tensor
+//         cores take. q . key: in e4m3, of whose codes the values of a head of q and of a key are
+//         multiples by powers of two; exact but for q below 2^-17 of its head's largest, which is
+//         rounded, and for a scale below 2^-11 of its key's largest, which counts as zero. 32
+//         dimensions at a time (eight of each scale), their products and the sum before them cut 13
+//         bits after the first of the largest. The heads: 16 at a time, ascending, in fp32. Ties go
+//         to the lowest entry; NaN is lowest. Bits do not depend on the other rows.
 // Errors  make_index_plan: invalid_argument.
 #pragma once
 
