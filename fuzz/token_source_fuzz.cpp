@@ -37,7 +37,8 @@ uint64_t get(const std::vector<std::byte>& file, size_t offset) {
 // As far as the counts that the file claims lie inside it.
 void mend(std::vector<std::byte>& file) {
   if (file.size() < kHeaderBytes + kTrailerBytes) return;
-  std::memcpy(file.data(), "CACHALTK\1\0\0\0", 12);
+  const bool has_weights = (file[8] & std::byte{1}) == std::byte{0};
+  std::memcpy(file.data(), has_weights ? "CACHALTK\2\0\0\0" : "CACHALTK\1\0\0\0", 12);
   put(file, 56, XXH3_64bits_withSeed(file.data(), 56, 0));
   const size_t trailer = file.size() - kTrailerBytes;
   std::memcpy(file.data() + trailer + 32, "CACHALTE", 8);
@@ -50,7 +51,14 @@ void mend(std::vector<std::byte>& file) {
     put(file, trailer + 16,
         XXH3_64bits_withSeed(file.data() + kHeaderBytes, num_tokens * token_bytes, 1));
   }
-  put(file, trailer + 24, XXH3_64bits_withSeed(file.data() + trailer - ends, ends, 2));
+  const uint64_t weights = has_weights && num_tokens <= room / 4 ? num_tokens * 4 : 0;
+  const uint64_t behind = ends + (weights + 7) / 8 * 8;
+  if (behind <= room) {
+    const std::byte* const first = file.data() + trailer - behind;
+    const uint64_t of_ends = XXH3_64bits_withSeed(first, ends, 2);
+    put(file, trailer + 24,
+        weights == 0 ? of_ends : XXH3_64bits_withSeed(first + ends, weights, of_ends));
+  }
   put(file, trailer + 40, XXH3_64bits_withSeed(file.data() + trailer, 40, 3));
 }
 
@@ -63,6 +71,7 @@ void read_all(const Result<std::shared_ptr<const T>>& opened) {
   const TokenSource& source = **opened;
   int64_t num_tokens = 0;
   std::vector<int32_t> ids;
+  std::vector<float> weights;
   for (int64_t d = 0; d < source.num_documents(); ++d) {
     const int64_t length = source.document_length(d);
     CACHALOT_CHECK(length >= 0);
@@ -70,6 +79,9 @@ void read_all(const Result<std::shared_ptr<const T>>& opened) {
     // Megatron's sequences may overlap: a small file can hold long documents.
     for (int64_t begin = 0; begin < std::min<int64_t>(length, 10000); begin += 100) {
       ids.resize(static_cast<size_t>(std::min<int64_t>(100, length - begin)));
+      weights.resize(ids.size());
+      CACHALOT_CHECK(source.read_weights(d, begin, weights).ok());
+      for (const float weight : weights) CACHALOT_CHECK(weight >= 0);
       const Status status = source.read(d, begin, ids);
       if (!status.ok()) continue;
       for (const int32_t id : ids) CACHALOT_CHECK(id >= 0 && id < source.vocab_size());

@@ -5,7 +5,8 @@
 namespace cachalot::autograd {
 
 double cross_entropy(Context ctx, const float* logits, std::span<const int32_t> labels,
-                     int64_t vocab_size, float scale, double loss_sum) {
+                     std::span<const float> weights, int64_t vocab_size, float scale,
+                     double loss_sum) {
   ops::CrossEntropyParams p{};
   p.logits = logits;
   p.logits_stride = vocab_size;
@@ -13,6 +14,7 @@ double cross_entropy(Context ctx, const float* logits, std::span<const int32_t> 
   p.rows = static_cast<int64_t>(labels.size());
   p.vocab_size = vocab_size;
   p.scale = scale;
+  if (!weights.empty()) p.weights = weights.data();
   if (ctx.tape != nullptr) {
     p.d_logits = ctx.tape->grad(logits);
     p.d_logits_stride = vocab_size;

@@ -74,6 +74,15 @@ class DocumentOrder {
   std::optional<KeyedPermutation> permutation_;
 };
 
+// Before the sample's tokens are there.
+Status read_weights(const TokenSource& source, const Sample& sample, Pack& pack) {
+  if (!source.has_weights() && pack.weights.empty()) return {};
+  pack.weights.resize(pack.tokens.size() + static_cast<size_t>(sample.length), 1.0f);
+  if (!source.has_weights()) return {};
+  return source.read_weights(sample.document, sample.begin,
+                             std::span(pack.weights).last(static_cast<size_t>(sample.length)));
+}
+
 Status check_config(const LoaderConfig& config, const std::vector<MixEntry>& mix) {
   const auto fail = [](std::string_view field, std::string_view expected, auto found) {
     return invalid_argument(
@@ -176,7 +185,8 @@ Sample DataLoader::whole_document(int64_t dataset, int64_t epoch, int64_t docume
                    .shard = place.shard,
                    .document = place.document,
                    .length = documents.shard(place.shard).document_length(place.document)};
-  if (config_.fim_rate > 0) {
+  // Text that is rearranged would part from its weights.
+  if (config_.fim_rate > 0 && !documents.shard(place.shard).has_weights()) {
     const int64_t kept = config_.fim_keep_first + config_.fim_keep_last;
     sample.fim =
         draw_fim_cut(data_stream(config_.seed, DataUse::fim, static_cast<uint32_t>(dataset),
@@ -305,6 +315,7 @@ Result<Pack> DataLoader::read(const std::vector<Sample>& samples) const {
     const TokenSource& shard =
         mix_[static_cast<size_t>(sample.dataset)].dataset.shard(sample.shard);
     CACHALOT_CHECK(sample.pack_begin == static_cast<int64_t>(pack.tokens.size()));
+    CACHALOT_RETURN_IF_ERROR(read_weights(shard, sample, pack));
     pack.tokens.resize(pack.tokens.size() + static_cast<size_t>(sample.length));
     const std::span<int32_t> out = std::span(pack.tokens).last(static_cast<size_t>(sample.length));
     if (!sample.fim) {

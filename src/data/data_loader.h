@@ -65,6 +65,7 @@ struct Sample {
 // At most sequence_length tokens; there is no padding in memory. Samples fill it without gaps.
 struct Pack {
   std::vector<int32_t> tokens;
+  std::vector<float> weights;  // of the tokens as targets; empty: no source has any, all weigh 1
   std::vector<Sample> samples;
   // First position of each sample, for shifted_labels().
   std::vector<int64_t> sample_begins() const;

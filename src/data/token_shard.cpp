@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -13,6 +14,7 @@ namespace {
 constexpr std::array<char, 8> kMagic = {'C', 'A', 'C', 'H', 'A', 'L', 'T', 'K'};
 constexpr std::array<char, 8> kEndMagic = {'C', 'A', 'C', 'H', 'A', 'L', 'T', 'E'};
 constexpr uint32_t kVersion = 1;
+constexpr uint32_t kWeightedVersion = 2;  // tokens have loss weights
 constexpr int64_t kMaxNarrowVocab = 65536;
 constexpr int64_t kMaxVocab = (int64_t{1} << 31) - 1;
 constexpr size_t kEndBytes = sizeof(uint64_t);
@@ -54,6 +56,14 @@ std::span<const std::byte> bytes_of(const T& value) {
   return std::as_bytes(std::span(&value, 1));
 }
 
+bool is_weight(float weight) { return std::isfinite(weight) && weight >= 0; }
+
+// Of the document ends and, behind them, the weights, if there are any.
+uint64_t ends_checksum_of(std::span<const std::byte> ends, std::span<const std::byte> weights) {
+  const uint64_t of_ends = XXH3_64bits_withSeed(ends.data(), ends.size(), ends_seed);
+  return weights.empty() ? of_ends : XXH3_64bits_withSeed(weights.data(), weights.size(), of_ends);
+}
+
 size_t padding_to_8(size_t size) { return (8 - size % 8) % 8; }
 
 // Two shards are the same to a cursor if they hold the same tokens in the same documents.
@@ -62,23 +72,28 @@ uint64_t fingerprint_of(const Trailer& trailer) {
 }
 }  // namespace
 
-TokenShardWriter::TokenShardWriter(AtomicFile file, int64_t vocab_size)
-    : file_(std::move(file)), vocab_size_(vocab_size), tokens_hash_(XXH3_createState()) {
+TokenShardWriter::TokenShardWriter(AtomicFile file, int64_t vocab_size, bool with_weights)
+    : file_(std::move(file)),
+      vocab_size_(vocab_size),
+      with_weights_(with_weights),
+      tokens_hash_(XXH3_createState()) {
   CACHALOT_CHECK(tokens_hash_ != nullptr);
   XXH3_64bits_reset_withSeed(tokens_hash_.get(), tokens_seed);
 }
 
 Result<TokenShardWriter> TokenShardWriter::create(const std::string& path, int64_t vocab_size,
-                                                  uint64_t tokenizer_fingerprint) {
+                                                  uint64_t tokenizer_fingerprint,
+                                                  bool with_weights) {
   CACHALOT_CHECK(vocab_size >= 1 && vocab_size <= kMaxVocab);
   Header header;
+  header.version = with_weights ? kWeightedVersion : kVersion;
   header.token_bytes = static_cast<uint32_t>(token_type_bytes(token_type(vocab_size)));
   header.vocab_size = static_cast<uint64_t>(vocab_size);
   header.tokenizer_fingerprint = tokenizer_fingerprint;
   header.checksum = checksum_of(header, header_seed);
   CACHALOT_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::create(path));
   CACHALOT_RETURN_IF_ERROR(file.write(bytes_of(header)));
-  return TokenShardWriter(std::move(file), vocab_size);
+  return TokenShardWriter(std::move(file), vocab_size, with_weights);
 }
 
 Status TokenShardWriter::write_tokens(std::span<const std::byte> bytes) {
@@ -86,8 +101,12 @@ Status TokenShardWriter::write_tokens(std::span<const std::byte> bytes) {
   return file_.write(bytes);
 }
 
-Status TokenShardWriter::add_document(std::span<const int32_t> ids) {
+Status TokenShardWriter::add_document(std::span<const int32_t> ids,
+                                      std::span<const float> weights) {
   for (const int32_t id : ids) CACHALOT_CHECK(id >= 0 && id < vocab_size_);
+  CACHALOT_CHECK(weights.size() == (with_weights_ ? ids.size() : 0));
+  for (const float weight : weights) CACHALOT_CHECK(is_weight(weight));
+  weights_.insert(weights_.end(), weights.begin(), weights.end());
   if (token_type(vocab_size_) == TokenType::u32) {
     CACHALOT_RETURN_IF_ERROR(write_tokens(std::as_bytes(ids)));
   } else {
@@ -107,12 +126,16 @@ Result<uint64_t> TokenShardWriter::finish() {
   const size_t token_bytes = static_cast<size_t>(token_type_bytes(token_type(vocab_size_)));
   const size_t tokens_size = static_cast<size_t>(num_tokens()) * token_bytes;
   CACHALOT_RETURN_IF_ERROR(file_.write(std::span(zeros).first(padding_to_8(tokens_size))));
-  CACHALOT_RETURN_IF_ERROR(file_.write(std::as_bytes(std::span(ends_))));
+  const auto ends = std::as_bytes(std::span(ends_));
+  const auto weights = std::as_bytes(std::span(weights_));
+  CACHALOT_RETURN_IF_ERROR(file_.write(ends));
+  CACHALOT_RETURN_IF_ERROR(file_.write(weights));
+  CACHALOT_RETURN_IF_ERROR(file_.write(std::span(zeros).first(padding_to_8(weights.size()))));
   Trailer trailer;
   trailer.num_documents = ends_.size();
   trailer.num_tokens = static_cast<uint64_t>(num_tokens());
   trailer.tokens_checksum = XXH3_64bits_digest(tokens_hash_.get());
-  trailer.ends_checksum = XXH3_64bits_withSeed(ends_.data(), ends_.size() * kEndBytes, ends_seed);
+  trailer.ends_checksum = ends_checksum_of(ends, weights);
   trailer.checksum = checksum_of(trailer, trailer_seed);
   CACHALOT_RETURN_IF_ERROR(file_.write(bytes_of(trailer)));
   CACHALOT_RETURN_IF_ERROR(file_.commit());
@@ -150,10 +173,11 @@ Status TokenShard::parse(std::span<const std::byte> bytes, Options options) {
   if (header.magic != kMagic) {
     return invalid_argument(name_ + ": expected a token shard, found another magic number");
   }
-  if (header.version != kVersion) {
-    return unsupported(
-        fmt::format("{}: version: expected {}, found {}", name_, kVersion, header.version));
+  if (header.version != kVersion && header.version != kWeightedVersion) {
+    return unsupported(fmt::format("{}: version: expected {} or {}, found {}", name_, kVersion,
+                                   kWeightedVersion, header.version));
   }
+  has_weights_ = header.version == kWeightedVersion;
   if (header.checksum != checksum_of(header, header_seed)) {
     return fail("header checksum", checksum_of(header, header_seed), header.checksum);
   }
@@ -188,21 +212,28 @@ Status TokenShard::parse(std::span<const std::byte> bytes, Options options) {
   const uint64_t tokens_size = trailer.num_tokens * token_bytes;
   const uint64_t padding = padding_to_8(tokens_size);
   const uint64_t ends_size = trailer.num_documents * kEndBytes;
-  if (tokens_size + padding + ends_size != room) {
-    return fail("size", kFrameBytes + tokens_size + padding + ends_size, bytes.size());
-  }
+  // 4 bytes a token cannot overflow where its 2 or 4 lie inside the file.
+  const uint64_t weights_size = has_weights_ ? trailer.num_tokens * sizeof(float) : 0;
+  const uint64_t weights_padding = padding_to_8(weights_size);
+  const uint64_t all = tokens_size + padding + ends_size + weights_size + weights_padding;
+  if (all != room) return fail("size", kFrameBytes + all, bytes.size());
   tokens_ = bytes.subspan(sizeof(Header), tokens_size);
   ends_ = bytes.subspan(sizeof(Header) + tokens_size + padding, ends_size);
+  weights_ = bytes.subspan(sizeof(Header) + tokens_size + padding + ends_size, weights_size);
   num_tokens_ = static_cast<int64_t>(trailer.num_tokens);
   num_documents_ = static_cast<int64_t>(trailer.num_documents);
   fingerprint_ = fingerprint_of(trailer);
 
-  for (const std::byte pad : bytes.subspan(sizeof(Header) + tokens_size, padding)) {
-    if (pad != std::byte{0}) return fail("padding", 0, static_cast<int>(pad));
+  for (const auto gap : {bytes.subspan(sizeof(Header) + tokens_size, padding),
+                         bytes.subspan(sizeof(Header) + all - weights_padding, weights_padding)}) {
+    for (const std::byte pad : gap)
+      if (pad != std::byte{0}) return fail("padding", 0, static_cast<int>(pad));
   }
-  const uint64_t ends_checksum = XXH3_64bits_withSeed(ends_.data(), ends_.size(), ends_seed);
+  const uint64_t ends_checksum = ends_checksum_of(ends_, weights_);
   if (ends_checksum != trailer.ends_checksum) {
-    return fail("checksum of document ends", trailer.ends_checksum, ends_checksum);
+    return fail(
+        has_weights_ ? "checksum of document ends and weights" : "checksum of document ends",
+        trailer.ends_checksum, ends_checksum);
   }
   uint64_t previous = 0;
   for (int64_t i = 0; i < num_documents_; ++i) {
@@ -216,6 +247,12 @@ Status TokenShard::parse(std::span<const std::byte> bytes, Options options) {
   }
   if (previous != trailer.num_tokens) {
     return fail("end of the last document", trailer.num_tokens, previous);
+  }
+  for (size_t i = 0; i < weights_.size(); i += sizeof(float)) {
+    float weight;
+    std::memcpy(&weight, weights_.data() + i, sizeof(weight));
+    if (!is_weight(weight))
+      return fail(fmt::format("weight of token {}", i / sizeof(float)), "0 or more", weight);
   }
   if (options.verify_tokens) {
     const uint64_t checksum = XXH3_64bits_withSeed(tokens_.data(), tokens_.size(), tokens_seed);
@@ -246,6 +283,16 @@ Status TokenShard::read(int64_t document, int64_t begin, std::span<int32_t> out)
   return decode_tokens(
       tokens_.subspan(static_cast<size_t>(first * width), static_cast<size_t>(count * width)),
       type_, vocab_size_, name_, first, out);
+}
+
+Status TokenShard::read_weights(int64_t document, int64_t begin, std::span<float> out) const {
+  if (!has_weights_) return TokenSource::read_weights(document, begin, out);
+  CACHALOT_CHECK(begin >= 0 &&
+                 begin + static_cast<int64_t>(out.size()) <= document_length(document));
+  const auto first = static_cast<size_t>(document_begin(document) + begin);
+  const auto bytes = weights_.subspan(first * sizeof(float), out.size_bytes());
+  std::memcpy(out.data(), bytes.data(), bytes.size());
+  return {};
 }
 
 }  // namespace cachalot::data

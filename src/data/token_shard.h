@@ -13,22 +13,25 @@
 
 namespace cachalot::data {
 
-// Writes one shard, document after document; memory grows by 8 bytes a document. The file appears
+// Writes one shard, document after document; memory grows by 8 bytes a document, and by 4 a token
+// where tokens have weights. The file appears
 // under its name, whole and synced, when finish() returns; a writer destroyed before that leaves
 // nothing. Move-only, one thread.
 class TokenShardWriter {
  public:
   // vocab_size in [1, 2^31) decides the width: 16 bits up to 65,536, else 32. tokenizer_fingerprint
   // is the caller's word for the tokenizer (0 if it has none); readers can compare it.
+  // With weights each token has a loss weight of its own (token_source.h).
   static Result<TokenShardWriter> create(const std::string& path, int64_t vocab_size,
-                                         uint64_t tokenizer_fingerprint);
+                                         uint64_t tokenizer_fingerprint, bool with_weights = false);
   TokenShardWriter(TokenShardWriter&&) noexcept = default;
 
   int64_t num_documents() const { return static_cast<int64_t>(ends_.size()); }
   int64_t num_tokens() const { return ends_.empty() ? 0 : static_cast<int64_t>(ends_.back()); }
 
-  // An id outside [0, vocab_size) is a caller bug.
-  Status add_document(std::span<const int32_t> ids);
+  // An id outside [0, vocab_size) is a caller bug; so are weights that are not finite and 0 or
+  // more, or not as many as ids, or any where the shard has none.
+  Status add_document(std::span<const int32_t> ids, std::span<const float> weights = {});
   // After it the writer is spent. Returns the shard's fingerprint, as TokenShard::fingerprint()
   // will.
   Result<uint64_t> finish();
@@ -37,13 +40,15 @@ class TokenShardWriter {
   struct HashDeleter {
     void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
   };
-  TokenShardWriter(AtomicFile file, int64_t vocab_size);
+  TokenShardWriter(AtomicFile file, int64_t vocab_size, bool with_weights);
   Status write_tokens(std::span<const std::byte> bytes);
 
   AtomicFile file_;
   int64_t vocab_size_;
+  bool with_weights_;
   std::unique_ptr<XXH3_state_t, HashDeleter> tokens_hash_;
   std::vector<uint64_t> ends_;
+  std::vector<float> weights_;
   std::vector<std::byte> buffer_;
 };
 
@@ -70,6 +75,8 @@ class TokenShard final : public TokenSource {
   int64_t vocab_size() const override { return vocab_size_; }
   int64_t document_length(int64_t document) const override;
   Status read(int64_t document, int64_t begin, std::span<int32_t> out) const override;
+  bool has_weights() const override { return has_weights_; }
+  Status read_weights(int64_t document, int64_t begin, std::span<float> out) const override;
   uint64_t fingerprint() const override { return fingerprint_; }
   uint64_t tokenizer_fingerprint() const override { return tokenizer_fingerprint_; }
 
@@ -81,8 +88,10 @@ class TokenShard final : public TokenSource {
   std::optional<MappedFile> file_;
   std::string name_;
   std::span<const std::byte> tokens_;
-  std::span<const std::byte> ends_;  // u64 each, ascending
+  std::span<const std::byte> ends_;     // u64 each, ascending
+  std::span<const std::byte> weights_;  // f32 each
   TokenType type_ = TokenType::u16;
+  bool has_weights_ = false;
   int64_t vocab_size_ = 0;
   int64_t num_documents_ = 0;
   int64_t num_tokens_ = 0;

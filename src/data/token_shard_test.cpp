@@ -57,6 +57,46 @@ TEST_F(TokenShardTest, GivesBackWhatWasWritten) {
   }
 }
 
+TEST_F(TokenShardTest, KeepsWeights) {
+  const std::vector<std::vector<float>> weights = {{0, 1, 0.5f}, {}, {3}, {0, 0, 1, 1, 0}};
+  const auto write_weighted = [&](const std::string& name) {
+    auto writer = TokenShardWriter::create(path(name), 65536, 7, true);
+    for (size_t d = 0; d < kDocuments.size(); ++d)
+      EXPECT_TRUE(writer->add_document(kDocuments[d], weights[d]).ok());
+    return *writer->finish();
+  };
+  const uint64_t fingerprint = write_weighted("weighted");
+  const auto shard = TokenShard::open(path("weighted"));
+  ASSERT_TRUE(shard.has_value()) << shard.error().to_string();
+  EXPECT_TRUE((*shard)->has_weights());
+  EXPECT_EQ((*shard)->fingerprint(), fingerprint);
+  for (size_t d = 0; d < kDocuments.size(); ++d) {
+    std::vector<int32_t> ids(kDocuments[d].size());
+    ASSERT_TRUE((*shard)->read(static_cast<int64_t>(d), 0, ids).ok());
+    EXPECT_EQ(ids, kDocuments[d]);
+    for (size_t begin = 0; begin <= ids.size(); ++begin) {
+      std::vector<float> out(ids.size() - begin);
+      ASSERT_TRUE((*shard)->read_weights(static_cast<int64_t>(d), begin, out).ok());
+      EXPECT_EQ(out, std::vector(weights[d].begin() + begin, weights[d].end()));
+    }
+  }
+  // 64 + tokens and weights padded to 8 + ends + 48.
+  EXPECT_EQ(std::filesystem::file_size(path("weighted")), 64u + 24 + 32 + 40 + 48);
+  // Without weights each token weighs 1; weights of a shard are part of what it is.
+  const auto plain = TokenShard::open(write(65536, kDocuments));
+  EXPECT_FALSE((*plain)->has_weights());
+  std::vector<float> ones(3);
+  ASSERT_TRUE((*plain)->read_weights(0, 0, ones).ok());
+  EXPECT_EQ(ones, std::vector<float>(3, 1));
+  EXPECT_NE((*plain)->fingerprint(), fingerprint);
+  // A changed weight is seen.
+  std::vector<std::byte> file = bytes(path("weighted"));
+  file[64 + 24 + 32 + 4] ^= std::byte{1};
+  const auto torn = TokenShard::from_bytes(file, "torn", {});
+  ASSERT_FALSE(torn.has_value());
+  EXPECT_NE(torn.error().message().find("weights"), std::string::npos) << torn.error().message();
+}
+
 TEST_F(TokenShardTest, MayBeEmpty) {
   const auto shard = TokenShard::open(write(10, {}));
   ASSERT_TRUE(shard.has_value());

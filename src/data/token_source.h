@@ -27,6 +27,11 @@ class TokenSource {
   // Tokens [begin, begin + out.size()) of the document; the range must lie inside it. An id that is
   // not in [0, vocab_size()) is data_loss: files of others are not scanned when they are opened.
   virtual Status read(int64_t document, int64_t begin, std::span<int32_t> out) const = 0;
+  // Whether tokens have loss weights of their own; without, each weighs 1.
+  virtual bool has_weights() const { return false; }
+  // What tokens [begin, begin + out.size()) of the document weigh as targets: finite, 0 or more; 0:
+  // the token is read, and not learnt.
+  virtual Status read_weights(int64_t document, int64_t begin, std::span<float> out) const;
   // Changes when the documents' number or lengths do, and for our own shards when any token does. A
   // cursor into a changed source would silently give other data; the loader compares this.
   virtual uint64_t fingerprint() const = 0;

@@ -27,20 +27,23 @@ Result<Evaluation> evaluate(device::ExecContext& ctx, TrainingModel& model,
   model::TrainingTerms terms;
   terms.dense_attention = config.dense_attention;
   LossSums sums;
-  int64_t num_bytes = 0;
+  double num_bytes = 0;
   for (int64_t i = 0; i < batch.num_micro_batches(); ++i) {
     const std::span<const Sample> samples = batch.micro_batch(i);
     sums = model.losses(ctx, samples, {1, 0}, &terms, nullptr, sums);
     if (token_bytes.empty()) continue;
     for (const Sample& sample : samples) {
-      for (const int32_t label : sample.labels) num_bytes += label < 0 ? 0 : token_bytes[label];
+      for (size_t t = 0; t < sample.labels.size(); ++t) {
+        const int32_t label = sample.labels[t];
+        if (label >= 0)
+          num_bytes += (sample.weights.empty() ? 1.0 : sample.weights[t]) * token_bytes[label];
+      }
     }
   }
   Evaluation result;
   result.num_targets = sums.lm_targets;
-  if (sums.lm_targets > 0) result.loss = sums.lm / static_cast<double>(sums.lm_targets);
-  if (num_bytes > 0)
-    result.bits_per_byte = sums.lm / std::numbers::ln2 / static_cast<double>(num_bytes);
+  if (sums.lm_weight > 0) result.loss = sums.lm / sums.lm_weight;
+  if (num_bytes > 0) result.bits_per_byte = sums.lm / std::numbers::ln2 / num_bytes;
   return result;
 }
 

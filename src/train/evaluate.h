@@ -1,6 +1,6 @@
 // The loss on held-out text.
 // Source  reference/training 6; bits per byte: nats of all targets / ln 2 / bytes that the targets
-//         stand for.
+//         stand for; both by the targets' weights.
 // Reads packs of the dataset in its own order from the first on, whatever was evaluated before, so
 // two evaluations compare.
 // Numerics  a pure function of parameters, data and sequence length.
@@ -28,7 +28,7 @@ struct EvaluationConfig {
 
 struct Evaluation {
   int64_t num_targets = 0;
-  double loss = 0;           // mean over targets, in nats; without any, no value
+  double loss = 0;           // mean over targets by weight, in nats; without any, no value
   double bits_per_byte = 0;  // 0: bytes are not known
 };
 

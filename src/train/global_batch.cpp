@@ -19,21 +19,35 @@ GlobalBatch::GlobalBatch(std::vector<data::Pack> packs, int64_t sequence_length,
     while (begins.back() >= length) begins.pop_back();
     if (num_packs++ % packs_per_call == 0) first_sample_.push_back(samples_.size());
     const auto& tokens = tokens_.emplace_back(std::move(pack.tokens));
-    const auto& labels = labels_.emplace_back(data::shifted_labels(tokens, begins, 1));
+    auto& labels = labels_.emplace_back(data::shifted_labels(tokens, begins, 1));
+    auto& weights = weights_.emplace_back();
+    if (!pack.weights.empty()) {
+      // Of the token that a position predicts.
+      weights.assign(pack.weights.begin() + 1, pack.weights.begin() + length);
+      weights.push_back(0);
+      for (size_t i = 0; i < weights.size(); ++i)
+        if (weights[i] == 0) labels[i] = data::kNoLabel;
+    }
     for (size_t i = 0; i < begins.size(); ++i) {
       const auto begin = static_cast<size_t>(begins[i]);
       const size_t end = i + 1 < begins.size() ? static_cast<size_t>(begins[i + 1]) : tokens.size();
       samples_.push_back({std::span(tokens).subspan(begin, end - begin),
-                          std::span(labels).subspan(begin, end - begin)});
+                          std::span(labels).subspan(begin, end - begin),
+                          weights.empty() ? std::span<const float>()
+                                          : std::span(weights).subspan(begin, end - begin)});
     }
     num_tokens_ += length;
   }
   first_sample_.push_back(samples_.size());
   for (const Sample& sample : samples_) {
-    // The MTP block's row i predicts what is the label of row i + 1.
-    const auto is_target = [](int32_t label) { return label >= 0; };
-    lm_targets_ += std::count_if(sample.labels.begin(), sample.labels.end(), is_target);
-    mtp_targets_ += std::count_if(sample.labels.begin() + 1, sample.labels.end(), is_target);
+    for (size_t i = 0; i < sample.labels.size(); ++i) {
+      if (sample.labels[i] < 0) continue;
+      const double weight = sample.weights.empty() ? 1 : sample.weights[i];
+      ++lm_targets_;
+      lm_weight_ += weight;
+      // The MTP block's row i predicts what is the label of row i + 1.
+      if (i > 0) mtp_weight_ += weight;
+    }
   }
 }
 

@@ -1,6 +1,6 @@
 // What one optimizer step trains on: the packs of the data loader as labelled samples, cut into
-// micro-batches, with the counts of targets that weigh the losses. The counts are the whole
-// batch's, so no cut changes a gradient.
+// micro-batches, with the targets' weights that divide the losses. These are the whole batch's, so
+// no cut changes a gradient. A token of weight 0 is no target.
 // Source  reference/training 5.4, 6.3, 6.4.
 #pragma once
 
@@ -30,15 +30,19 @@ class GlobalBatch {
   int64_t num_tokens() const { return num_tokens_; }  // without what packs leave empty
   int64_t num_samples() const { return static_cast<int64_t>(samples_.size()); }
   int64_t lm_targets() const { return lm_targets_; }
-  int64_t mtp_targets() const { return mtp_targets_; }
+  // Sums of the targets' weights, which are 1 where the packs have none.
+  double lm_weight() const { return lm_weight_; }
+  double mtp_weight() const { return mtp_weight_; }
 
  private:
   std::vector<std::vector<int32_t>> tokens_, labels_;  // by pack
+  std::vector<std::vector<float>> weights_;
   std::vector<Sample> samples_;
   std::vector<size_t> first_sample_;  // of each micro-batch, and the end
   int64_t num_tokens_ = 0;
   int64_t lm_targets_ = 0;
-  int64_t mtp_targets_ = 0;
+  double lm_weight_ = 0;
+  double mtp_weight_ = 0;
 };
 
 }  // namespace cachalot::train

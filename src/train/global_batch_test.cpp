@@ -40,7 +40,26 @@ TEST(GlobalBatch, LabelsAreTheNextTokensOfTheirSample) {
   }
   EXPECT_EQ(batch.lm_targets(), targets);
   EXPECT_EQ(targets, 2 + 0 + 3 + 7);
-  EXPECT_EQ(batch.mtp_targets(), 1 + 0 + 2 + 6);
+  EXPECT_EQ(batch.lm_weight(), 12);
+  EXPECT_EQ(batch.mtp_weight(), 1 + 0 + 2 + 6);
+}
+
+TEST(GlobalBatch, WeightsAreTheTargets) {
+  std::vector<data::Pack> packs;
+  packs.push_back(pack_of({3, 2}));
+  packs.back().weights = {9, 0, 0.5f, 7, 2};
+  const GlobalBatch batch(std::move(packs), 8, 8, 8);
+  const std::span<const Sample> samples = batch.micro_batch(0);
+  ASSERT_EQ(samples.size(), 2U);
+  // A token's weight stands where it is predicted; the first of a sample never is.
+  EXPECT_EQ(samples[0].labels[0], -1);
+  EXPECT_EQ(samples[0].labels[1], samples[0].tokens[2]);
+  EXPECT_EQ(samples[0].weights[1], 0.5f);
+  EXPECT_EQ(samples[1].labels[0], samples[1].tokens[1]);
+  EXPECT_EQ(samples[1].weights[0], 2);
+  EXPECT_EQ(batch.lm_targets(), 2);
+  EXPECT_EQ(batch.lm_weight(), 2.5);
+  EXPECT_EQ(batch.mtp_weight(), 0.5);
 }
 
 TEST(GlobalBatch, TheLastPackIsCutToTheBudget) {

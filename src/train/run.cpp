@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -452,8 +453,8 @@ class Run {
     if (!tokenizer_ || config_.evaluate.sample_tokens == 0) return {};
     const data::DocumentPlace place = validation_[0].place(0);
     const data::TokenSource& source = validation_[0].shard(place.shard);
-    std::vector<int32_t> prompt(
-        static_cast<size_t>(std::min(source.document_length(place.document), kSamplePromptTokens)));
+    CACHALOT_ASSIGN_OR_RETURN(const int64_t length, prompt_length(source, place.document));
+    std::vector<int32_t> prompt(static_cast<size_t>(length));
     if (prompt.empty()) return {};
     CACHALOT_RETURN_IF_ERROR(source.read(place.document, 0, prompt));
     SampleOptions options;
@@ -465,6 +466,16 @@ class Run {
     options.index = trainer_->position().step;
     const std::vector<int32_t> made = sample_continuation(ctx_, trainer_->model(), prompt, options);
     return event("sample", fmt::format("{} [...] {}", text_of(prompt), text_of(made)));
+  }
+
+  // A document's beginning; where tokens have weights, what stands before the first target.
+  static Result<int64_t> prompt_length(const data::TokenSource& source, int64_t document) {
+    const int64_t length = source.document_length(document);
+    if (!source.has_weights()) return std::min(length, kSamplePromptTokens);
+    std::vector<float> weights(static_cast<size_t>(length));
+    CACHALOT_RETURN_IF_ERROR(source.read_weights(document, 0, weights));
+    const auto first = std::ranges::find_if(weights, [](float weight) { return weight > 0; });
+    return first - weights.begin();
   }
 
   // Control tokens are no text, and ids that the tokenizer does not have are none either; half

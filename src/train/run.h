@@ -15,7 +15,7 @@
 // Said before the first step of a new run: its RunBudget, then as events "note" what budget_notes()
 //         and a look at the corpora find.
 // Shown at each evaluation, as an event "sample": how the model goes on from the first held-out
-//         document's beginning.
+//         document's beginning; of a conversation, what it answers first.
 // Losses  that are no number end the run, unless a rollback bridges them: an error with step, loss
 //         and value; nothing is saved after it.
 // Errors  of every part, with its own message; what has been written stays valid.

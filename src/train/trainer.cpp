@@ -50,11 +50,9 @@ double max_over_mean(const std::vector<std::vector<int64_t>>& loads) {
                            [](int32_t label) { return label >= 0; });
   return count;
 }
-double mean(double sum, int64_t count) {
-  return count == 0 ? 0.0 : sum / static_cast<double>(count);
-}
-float share(double weight, int64_t count) {
-  return count == 0 ? 0.0f : static_cast<float>(weight / static_cast<double>(count));
+double mean(double sum, double count) { return count == 0 ? 0.0 : sum / count; }
+float share(double weight, double count) {
+  return count == 0 ? 0.0f : static_cast<float>(weight / count);
 }
 
 }  // namespace
@@ -99,10 +97,10 @@ model::TrainingTerms Trainer::terms_of(optim::AttentionStage stage, int64_t num_
   terms.recompute = config_.recompute;
   terms.dense_attention = stage != optim::AttentionStage::sparse;
   if (stage != optim::AttentionStage::dense)
-    terms.indexer_loss = share(config_.indexer_loss, num_tokens);
+    terms.indexer_loss = share(config_.indexer_loss, static_cast<double>(num_tokens));
   if (stage != optim::AttentionStage::indexer_warmup) {
     terms.balance_alpha = config_.balance_alpha;
-    terms.balance_weight = share(1, num_samples);
+    terms.balance_weight = share(1, static_cast<double>(num_samples));
   }
   terms.loads.resize(static_cast<size_t>(model_->transformer().config().num_all_layers()));
   return terms;
@@ -134,8 +132,8 @@ Result<std::optional<StepResult>> Trainer::step(bool report_update_rms) {
       terms_of(input->point.attention, batch.num_tokens(), batch.num_samples());
   LossWeights weights{0, 0};
   if (!warmup) {
-    weights = {share(1, batch.lm_targets()),
-               share(input->point.mtp_loss_weight, batch.mtp_targets())};
+    weights = {share(1, batch.lm_weight()),
+               share(input->point.mtp_loss_weight, batch.mtp_weight())};
   }
   const formats::ModelConfig& config = model_->transformer().config();
   StepProbe probe(ctx_, model_->transformer().num_streams() * config.hidden_size);
@@ -152,8 +150,8 @@ Result<std::optional<StepResult>> Trainer::step(bool report_update_rms) {
   result.tokens_seen = input->next.tokens_seen;
   result.num_targets = batch.lm_targets();
   result.anticipated = choices != nullptr;
-  result.lm_loss = mean(sums.lm, sums.lm_targets);
-  result.mtp_loss = mean(sums.mtp, sums.mtp_targets);
+  result.lm_loss = mean(sums.lm, sums.lm_weight);
+  result.mtp_loss = mean(sums.mtp, sums.mtp_weight);
   result.max_activation = probe.max_activation;
   if (anticipation_.active()) anticipation_.end_step(position_.step);
   position_ = input->next;

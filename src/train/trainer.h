@@ -46,7 +46,7 @@ struct StepResult {
   int64_t num_tokens = 0;  // without what packs left empty
   int64_t num_targets = 0;
   bool anticipated = false;
-  double lm_loss = 0;       // mean over targets, in nats
+  double lm_loss = 0;       // mean over targets by their weights, in nats
   double mtp_loss = 0;      // likewise, without lambda
   double balance_loss = 0;  // mean over samples, summed over layers
   double indexer_kl = 0;    // mean over positions, summed over layers

@@ -7,6 +7,7 @@
 #include "autograd/elementwise_grad.h"
 #include "autograd/loss_grad.h"
 #include "ops/quant/act_quant.h"
+#include "train/label_weights.h"
 #include "train/sample_batch.h"
 
 namespace cachalot::train {
@@ -31,17 +32,36 @@ int64_t count_targets(std::span<const int32_t> labels) {
   return std::count_if(labels.begin(), labels.end(), [](int32_t label) { return label >= 0; });
 }
 
+// `weights`: of the rows with a label, or empty.
 class CrossEntropy : public LogitsLoss {
  public:
-  CrossEntropy(float weight, double sum) : weight_(weight), sum_(sum) {}
+  CrossEntropy(float scale, std::span<const float> weights, double sum)
+      : scale_(scale), weights_(weights), sum_(sum) {}
   void add(autograd::Context ctx, const Lot& lot) override {
-    sum_ = autograd::cross_entropy(ctx, lot.logits, lot.labels, lot.vocab_size, weight_, sum_);
+    const auto weights = weights_.empty()
+                             ? weights_
+                             : weights_.subspan(static_cast<size_t>(lot.first), lot.labels.size());
+    sum_ =
+        autograd::cross_entropy(ctx, lot.logits, lot.labels, weights, lot.vocab_size, scale_, sum_);
   }
   double sum() const { return sum_; }
 
  private:
-  float weight_;
+  float scale_;
+  std::span<const float> weights_;
   double sum_;
+};
+
+// What the head multiplies.
+class NormProbe : public model::ForwardProbe {
+ public:
+  void on_op(std::string_view name, const float* values, int64_t rows, int64_t columns,
+             int64_t stride) override {
+    if (name != "norm") return;
+    for (int64_t row = 0; row < rows; ++row)
+      states.insert(states.end(), values + row * stride, values + row * stride + columns);
+  }
+  std::vector<float> states;
 };
 
 class ExpertProbe : public model::ForwardProbe {
@@ -188,6 +208,28 @@ model::Choices TrainingModel::choose_experts(device::ExecContext& ctx,
   return std::move(probe.choices);
 }
 
+std::vector<float> TrainingModel::final_states(device::ExecContext& ctx,
+                                               std::span<const Sample> samples,
+                                               model::TrainingTerms* terms) {
+  const device::ArenaScope scope(*ctx.arena);
+  Batches batches;
+  const Forward made = forward(ctx, samples, terms, nullptr, batches);
+  std::vector<int64_t> rows;
+  for (size_t i = 0; i < made.labels.size(); ++i)
+    if (made.labels[i] >= 0) rows.push_back(static_cast<int64_t>(i));
+  // A few rows' logits at a time come with them.
+  constexpr size_t kLot = 256;
+  NormProbe probe;
+  std::vector<float> logits(std::min(kLot, rows.size()) *
+                            static_cast<size_t>(transformer_.config().vocab_size));
+  for (size_t first = 0; first < rows.size(); first += kLot) {
+    const std::span<const int64_t> lot =
+        std::span(rows).subspan(first, std::min(kLot, rows.size() - first));
+    transformer_.logits(ctx, made.streams, lot, logits.data(), &probe);
+  }
+  return std::move(probe.states);
+}
+
 std::vector<float> TrainingModel::last_logits(device::ExecContext& ctx,
                                               std::span<const int32_t> tokens,
                                               bool dense_attention) {
@@ -237,9 +279,11 @@ LossSums TrainingModel::run(autograd::Context ctx, std::span<const Sample> sampl
     mtp_loss(ctx, samples, streams, weights.mtp, terms, probe, batches, sums);
   // Without a weight nothing behind the logits has a gradient.
   const autograd::Context loss_ctx(ctx.exec, weights.lm == 0 ? nullptr : ctx.tape);
-  CrossEntropy loss(weights.lm, sums.lm);
+  const LabelWeights own(samples, 0);
+  CrossEntropy loss(weights.lm, own.values(), sums.lm);
   logits_loss(loss_ctx, kMainHead, streams, labels, terms, loss);
   sums.lm = loss.sum();
+  sums.lm_weight += own.total();
   sums.lm_targets += count_targets(labels);
   return sums;
 }
@@ -338,9 +382,11 @@ void TrainingModel::mtp_loss(autograd::Context main, std::span<const Sample> sam
   float* projected = ctx.floats(rows * width);
   const float* out =
       transformer_.mtp_forward(ctx, 0, batch.batch(), inputs, projected, probe, terms);
-  CrossEntropy loss(weight, sums.mtp);
+  const LabelWeights own(samples, 1);
+  CrossEntropy loss(weight, own.values(), sums.mtp);
   logits_loss(ctx, 0, out, labels, terms, loss);
   sums.mtp = loss.sum();
+  sums.mtp_weight += own.total();
   sums.mtp_targets += count_targets(labels);
   if (ctx.tape != nullptr) run_backward(tape);
 }

@@ -20,23 +20,27 @@ namespace cachalot::train {
 
 struct Sample {
   std::span<const int32_t> tokens;
-  // of each position: the next token's id, or -1 where there is none
+  // of each position: the next token's id, or -1 where there is none, or none that is learnt
   std::span<const int32_t> labels;
+  std::span<const float> weights = {};  // of each position's loss, above 0; none given: all 1
 };
 
 // How the samples' losses are weighed. Factors stay those of the whole global batch however it is
 // cut into calls.
 struct LossWeights {
-  // of each labelled position: 1 / number of them in the global batch; 0: no gradient
+  // of each labelled position: 1 / sum of their own weights in the global batch; 0: no gradient
   float lm = 1;
   float mtp = 0;  // of each position with a second next token; 0: the MTP block does not run
 };
 
-// Without the factors above; of several calls: each goes on from the sums of those before.
+// Without the factors above, with the positions' own weights; of several calls: each goes on from
+// the sums of those before.
 struct LossSums {
   double lm = 0;
+  double lm_weight = 0;  // of the labelled positions; without weights, their number
   int64_t lm_targets = 0;
   double mtp = 0;
+  double mtp_weight = 0;
   int64_t mtp_targets = 0;
 };
 
@@ -77,6 +81,10 @@ class TrainingModel {
   // logits are computed.
   model::Choices choose_experts(device::ExecContext& ctx, std::span<const Sample> samples,
                                 bool dense_attention);
+  // What the main head multiplies at the positions with a label, in their order: [positions,
+  // hidden_size].
+  std::vector<float> final_states(device::ExecContext& ctx, std::span<const Sample> samples,
+                                  model::TrainingTerms* terms = nullptr);
   // Of the token after `tokens`, which are not none: [vocab_size].
   std::vector<float> last_logits(device::ExecContext& ctx, std::span<const int32_t> tokens,
                                  bool dense_attention);

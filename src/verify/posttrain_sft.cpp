@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <optional>
 
-#include "post/token_loss.h"
+#include "ops/loss/label_logprob.h"
 #include "verify/closeness.h"
 
 namespace cachalot::verify {
@@ -17,12 +17,33 @@ constexpr double kNll = 3e-5;
 constexpr double kLoss = 1e-6;
 constexpr GradientBounds kGradients = {3e-4, 2e-3, 2e-5};
 
+// -log p of the rows' labels; no gradient.
+class LabelNll : public train::LogitsLoss {
+ public:
+  void add(autograd::Context ctx, const Lot& lot) override {
+    std::vector<double> logprobs(lot.labels.size());
+    const std::vector<double> no_gradient(lot.labels.size(), 0);
+    ops::label_logprob(ctx.exec, {.logits = lot.logits,
+                                  .logits_stride = lot.vocab_size,
+                                  .labels = lot.labels.data(),
+                                  .rows = static_cast<int64_t>(lot.labels.size()),
+                                  .vocab_size = lot.vocab_size,
+                                  .logprobs = logprobs.data(),
+                                  .coefficients = no_gradient.data(),
+                                  .d_logits = ctx.tape->grad(lot.logits),
+                                  .d_logits_stride = lot.vocab_size});
+    for (const double logprob : logprobs) values.push_back(-logprob);
+  }
+  std::vector<double> values;
+};
+
 // The conversations of all rows.
 struct Packs {
   std::vector<int32_t> tokens, labels;
   std::vector<train::Sample> samples;
-  std::vector<int64_t> targets;  // of each conversation
-  std::vector<double> nll;       // of each target
+  std::vector<float> shares;      // of each position
+  int64_t num_conversations = 0;  // that have a target
+  std::vector<double> nll;        // of each target
 
   Packs(GoldenTensors& file, const formats::ModelConfig& config) {
     const std::vector<int64_t> ids = file.integers("tokens");
@@ -40,6 +61,7 @@ struct Packs {
       tokens.push_back(static_cast<int32_t>(id));
     }
     labels.assign(tokens.size(), -1);
+    shares.assign(tokens.size(), 0);
     for (int64_t begin = 0, end = 0; begin < count; begin = end) {
       const int64_t row_end = (begin / length + 1) * length;
       for (end = begin + 1; end < row_end && segments[end] == segments[begin];) ++end;
@@ -52,11 +74,23 @@ struct Packs {
         nll.push_back(golden[t]);
         ++own;
       }
+      if (own > 0) ++num_conversations;
       const auto first = static_cast<size_t>(begin), size = static_cast<size_t>(end - begin);
       samples.push_back(
           {std::span(tokens).subspan(first, size), std::span(labels).subspan(first, size)});
-      targets.push_back(own);
+      const float weight = own > 0 ? 1 / static_cast<float>(own) : 0;
+      std::fill_n(shares.begin() + begin, end - begin, weight);
     }
+  }
+
+  // The samples by their weights in the mean over conversations: 1 over the conversation's targets.
+  std::vector<train::Sample> weighted() const {
+    std::vector<train::Sample> out = samples;
+    for (train::Sample& sample : out) {
+      const auto first = static_cast<size_t>(sample.tokens.data() - tokens.data());
+      sample.weights = std::span(shares).subspan(first, sample.tokens.size());
+    }
+    return out;
   }
 };
 
@@ -72,21 +106,25 @@ Status verify_sft(const std::string& directory, PosttrainModel& model, GoldenRep
                             GoldenJson::open((folder / "settings.json").string()));
   CACHALOT_ASSIGN_OR_RETURN(const GoldenJson digests,
                             GoldenJson::open((folder / "digest.json").string()));
+  LabelNll found;
+  model.gradients(packs.samples, found);
+  Closeness nll("sft: -log p of targets", kNll, Closeness::Measure::absolute);
+  nll.add(packs.nll, found.values);
+  nll.report(report);
   for (const GoldenJson& setting : settings["settings"].elements()) {
     const std::string name = setting["normalisation"].text();
     if (name != "token-mean" && name != "conversation-mean")
       return unsupported(fmt::format("{}: no such normalisation: {}", directory, name));
-    const std::vector<double> weights = post::target_weights(
-        packs.targets, name == "token-mean" ? post::SftMean::tokens : post::SftMean::conversations);
-    post::TokenLoss loss(weights);
-    model.gradients(packs.samples, loss);
-    Closeness nll("sft " + name + ": -log p of targets", kNll, Closeness::Measure::absolute);
-    std::vector<double> found;
-    for (const double logprob : loss.logprobs()) found.push_back(-logprob);
-    nll.add(packs.nll, found);
-    nll.report(report);
+    const bool by_tokens = name == "token-mean";
+    const auto weight =
+        static_cast<double>(by_tokens ? std::ssize(packs.nll) : packs.num_conversations);
+    model.parameters.clear_grads(model.ctx);
+    const train::LossSums sums =
+        model.model->add_gradients(model.ctx, by_tokens ? packs.samples : packs.weighted(),
+                                   {static_cast<float>(1 / weight), 0});
+    model.parameters.finish_grads(model.ctx);
     Closeness total("sft " + name + ": loss", kLoss, Closeness::Measure::absolute);
-    total.add(setting["loss"].number(), loss.loss());
+    total.add(setting["loss"].number(), sums.lm / weight);
     CACHALOT_RETURN_IF_ERROR(settings.status());
     total.report(report);
     std::optional<GoldenTensors> whole;

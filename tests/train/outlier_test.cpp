@@ -152,9 +152,9 @@ class ToyMoe {
     const model::Matrix y = model::ffn(step, 0, ffn_, x);
     autograd::add(step.context(), y.data, x.data, kRows * kWidth, false);
     const model::Matrix logits = model::linear_f32(step, y, kRows, head_);
-    const double loss =
-        autograd::cross_entropy(step.context(), logits.data, labels, kClasses, 1.0f / kRows, 0) /
-        kRows;
+    const double loss = autograd::cross_entropy(step.context(), logits.data, labels, {}, kClasses,
+                                                1.0f / kRows, 0) /
+                        kRows;
     tape.backward();
     const double grad_norm = ops::global_norm(ctx_, grads);
     for (Trained& t : trained_) {

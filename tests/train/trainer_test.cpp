@@ -49,7 +49,7 @@ class MeanCrossEntropy : public LogitsLoss {
  public:
   explicit MeanCrossEntropy(int64_t num_targets) : weight_(1 / static_cast<float>(num_targets)) {}
   void add(autograd::Context ctx, const Lot& lot) override {
-    sum_ = autograd::cross_entropy(ctx, lot.logits, lot.labels, lot.vocab_size, weight_, sum_);
+    sum_ = autograd::cross_entropy(ctx, lot.logits, lot.labels, {}, lot.vocab_size, weight_, sum_);
   }
 
  private:

@@ -151,6 +151,32 @@ TEST(TrainingModel, GradientsDoNotDependOnHowSamplesAreCutIntoCalls) {
   expect_equal_bits(together, t.gradients(one_by_one, weights, &terms));
 }
 
+// Weights of a sample's positions are a factor of its losses: the MTP block's too.
+TEST(TrainingModel, WeightsAreFactorsOfTheLosses) {
+  Training t("quant");
+  const Text first = random_text(40, 1, t.config().vocab_size);
+  const Text second = random_text(70, 2, t.config().vocab_size);
+  const std::vector<float> twos(40, 2.0f), halves(70, 0.5f);
+  // By calls of their own, whose factors they become.
+  t.parameters().clear_grads(t.ctx());
+  LossSums apart = t.model().add_gradients(t.ctx(), std::vector<Sample>{first.sample()}, {2, 0.5f});
+  const LossSums plain =
+      t.model().add_gradients(t.ctx(), std::vector<Sample>{second.sample()}, {0.5f, 0.125f});
+  t.parameters().finish_grads(t.ctx());
+  std::map<std::string, std::vector<float>> expected;
+  for (const Parameter& parameter : t.parameters().parameters())
+    if (!parameter.grad.empty()) expected[parameter.info.name] = parameter.grad;
+  Sample a = first.sample(), b = second.sample();
+  a.weights = twos;
+  b.weights = halves;
+  expect_equal_bits(t.gradients({{a, b}}, {1, 0.25f}), expected);
+  EXPECT_EQ(t.sums.lm_weight, 2 * 39 + 0.5 * 69);
+  EXPECT_EQ(t.sums.mtp_weight, 2 * 38 + 0.5 * 68);
+  EXPECT_EQ(t.sums.lm_targets, 39 + 69);
+  EXPECT_NEAR(t.sums.lm, 2 * apart.lm + 0.5 * plain.lm, 1e-9);
+  EXPECT_NEAR(t.sums.mtp, 2 * apart.mtp + 0.5 * plain.mtp, 1e-9);
+}
+
 TEST(TrainingModel, StreamsOfASampleInAPackAreThoseOfTheSampleAlone) {
   Training t("tiny");
   const Text before = random_text(37, 3, 512), sample = random_text(141, 4, 512),

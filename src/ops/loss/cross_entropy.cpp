@@ -10,6 +10,10 @@
 namespace cachalot::ops {
 namespace {
 
+float row_weight(const CrossEntropyParams& p, int64_t row) {
+  return p.weights == nullptr ? 1.0f : p.weights[row];
+}
+
 double row_loss(const CrossEntropyParams& p, int64_t row, ExpSumKernel* exp_sum,
                 ScaleKernel* scale) {
   const int32_t label = p.labels[row];
@@ -24,8 +28,9 @@ double row_loss(const CrossEntropyParams& p, int64_t row, ExpSumKernel* exp_sum,
   const ExpSum s = exp_sum(x, p.vocab_size, d);
   if (d != nullptr) {
     const double e = d[label];
-    scale(d, p.vocab_size, static_cast<float>(p.scale / s.sum));
-    d[label] = static_cast<float>(p.scale * ((e - s.sum) / s.sum));
+    const float factor = p.scale * row_weight(p, row);
+    scale(d, p.vocab_size, static_cast<float>(factor / s.sum));
+    d[label] = static_cast<float>(factor * ((e - s.sum) / s.sum));
   }
   return static_cast<double>(s.max) - logit + std::log(s.sum);
 }
@@ -45,7 +50,7 @@ double cross_entropy(device::ExecContext& ctx, const CrossEntropyParams& p, doub
   for_row_blocks(ctx, p.rows, 4 * p.vocab_size, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) losses[row] = row_loss(p, row, exp_sum, scale);
   });
-  for (int64_t row = 0; row < p.rows; ++row) loss_sum += losses[row];
+  for (int64_t row = 0; row < p.rows; ++row) loss_sum += row_weight(p, row) * losses[row];
   return loss_sum;
 }
 

@@ -109,6 +109,36 @@ TEST(CrossEntropy, RowsInSeveralCallsGiveTheSameBits) {
   });
 }
 
+// A weighted row has the loss and the gradient of its own, times its weight: by powers of two
+// exactly.
+TEST(CrossEntropy, WeightsMultiply) {
+  const Operands operands({5, 77, 80});
+  const std::vector<float> weights = {1, 0.25f, 8, 0, 2};
+  for_each_context([&](device::ExecContext& ctx, const std::string& name) {
+    const Result plain = run(ctx, operands, Gradient::apart);
+    std::vector<float> d = operands.logits;
+    std::vector<double> losses(5);
+    const double sum = cross_entropy(ctx, {.logits = operands.logits.data(),
+                                           .logits_stride = 80,
+                                           .labels = operands.labels.data(),
+                                           .rows = 5,
+                                           .vocab_size = 77,
+                                           .scale = 0.3f,
+                                           .weights = weights.data(),
+                                           .d_logits = d.data(),
+                                           .d_logits_stride = 80,
+                                           .losses = losses.data()});
+    EXPECT_EQ(losses, plain.losses) << name;
+    double expected = 0;
+    for (size_t t = 0; t < 5; ++t) {
+      expected += weights[t] * plain.losses[t];
+      for (size_t v = 0; v < 77; ++v)
+        EXPECT_EQ(d[t * 80 + v], weights[t] * plain.d_logits[t * 80 + v]) << name << t << " " << v;
+    }
+    EXPECT_EQ(sum, expected) << name;
+  });
+}
+
 // Softmax and logarithm in double. e has an ulp (2^-23) and the rounding of x - m, |x - m| < 64 so
 // 2^-19 absolute in the exponent; a run's sum 64 + 4 roundings, all of positive terms: relative
 // 2^-17 in all, for sum and softmax. Two products round once each.
