@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "data/corpus_list.h"
 #include "data/glued_tokens.h"
+#include "data/shard_series.h"
 #include "data/streams.h"
 #include "data/text_documents.h"
 #include "data/token_shard.h"
@@ -94,52 +95,6 @@ class Encoder {
   std::optional<GluedTokens> glued_;
 };
 
-// Shards one after another.
-class ShardSeries {
- public:
-  ShardSeries(std::string prefix, int64_t vocab_size, uint64_t tokenizer, int64_t max_tokens)
-      : prefix_(std::move(prefix)),
-        vocab_size_(vocab_size),
-        tokenizer_(tokenizer),
-        max_tokens_(max_tokens) {}
-
-  Status add(std::span<const int32_t> ids) {
-    const auto count = static_cast<int64_t>(ids.size());
-    if (writer_ && writer_->num_documents() > 0 && writer_->num_tokens() + count > max_tokens_) {
-      CACHALOT_RETURN_IF_ERROR(close());
-    }
-    if (!writer_) {
-      CACHALOT_ASSIGN_OR_RETURN(TokenShardWriter writer,
-                                TokenShardWriter::create(path(), vocab_size_, tokenizer_));
-      writer_ = std::make_unique<TokenShardWriter>(std::move(writer));
-    }
-    return writer_->add_document(ids);
-  }
-
-  Status close() {
-    if (!writer_) return {};
-    CorpusShard shard = {.file = file_name(path()),
-                         .num_documents = writer_->num_documents(),
-                         .num_tokens = writer_->num_tokens()};
-    CACHALOT_ASSIGN_OR_RETURN(shard.fingerprint, writer_->finish());
-    writer_.reset();
-    shards_.push_back(std::move(shard));
-    return {};
-  }
-
-  std::vector<CorpusShard> take_shards() { return std::move(shards_); }
-
- private:
-  std::string path() const { return fmt::format("{}-{:05}.tokens", prefix_, shards_.size()); }
-
-  std::string prefix_;
-  int64_t vocab_size_;
-  uint64_t tokenizer_;
-  int64_t max_tokens_;
-  std::unique_ptr<TokenShardWriter> writer_;
-  std::vector<CorpusShard> shards_;
-};
-
 // A corpus that grows: documents are encoded a batch at a time.
 class Output {
  public:
@@ -148,7 +103,9 @@ class Output {
       : encoder_(tokenizer, options),
         fingerprint_(tokenizer_fingerprint(tokenizer)),
         prefix_(prefix),
-        series_(prefix, tokenizer.vocab_size(), fingerprint_, options.max_shard_tokens),
+        series_(prefix, {.vocab_size = tokenizer.vocab_size(),
+                         .tokenizer_fingerprint = fingerprint_,
+                         .max_tokens = options.max_shard_tokens}),
         threads_(threads) {}
 
   Status add(std::string_view text) {
@@ -160,8 +117,7 @@ class Output {
   // The list comes last: without it a corpus is not whole.
   Result<CorpusSummary> finish() {
     CACHALOT_RETURN_IF_ERROR(flush());
-    CACHALOT_RETURN_IF_ERROR(series_.close());
-    summary_.shards = series_.take_shards();
+    CACHALOT_ASSIGN_OR_RETURN(summary_.shards, series_.finish());
     CACHALOT_RETURN_IF_ERROR(
         write_file_atomically(prefix_ + ".json", corpus_list_json(summary_, fingerprint_)));
     return std::move(summary_);

@@ -7,6 +7,7 @@
 
 #include "base/python_json.h"
 #include "text/chat_literals.h"
+#include "text/chat_said.h"
 #include "text/chat_turns.h"
 #include "text/dsml_markup.h"
 
@@ -100,16 +101,18 @@ class Renderer {
   Renderer(const Turns& turns, const EncodeOptions& options, std::string effort_text)
       : turns_(turns), options_(options), effort_text_(std::move(effort_text)) {}
 
-  Result<EncodedPrompt> run() {
+  Result<SaidPrompt> run() {
     if (options_.add_bos && options_.num_context_messages == 0) out_.control(kBos);
     for (size_t i = turns_.num_context; i < turns_.turns.size(); ++i) {
       CACHALOT_RETURN_IF_ERROR(render(i));
     }
-    EncodedPrompt prompt;
-    prompt.segments = out_.take();
-    prompt.images = std::move(images_);
-    prompt.ends_in_reasoning = in_reasoning_;
-    return prompt;
+    SaidPrompt made;
+    made.prompt.segments = out_.take();
+    made.prompt.images = std::move(images_);
+    made.prompt.ends_in_reasoning = in_reasoning_;
+    made.said = std::move(said_);
+    made.drops_reasoning = options_.thinking && turns_.drop_thinking;
+    return made;
   }
 
  private:
@@ -145,7 +148,12 @@ class Renderer {
         out_.control(kLatestReminderToken);
         write(turn.content);
         break;
-      case Role::assistant: CACHALOT_RETURN_IF_ERROR(render_assistant(turn, idx, where)); break;
+      case Role::assistant: {
+        const size_t begin = out_.segments().size();
+        CACHALOT_RETURN_IF_ERROR(render_assistant(turn, idx, where));
+        said_.push_back({begin, out_.segments().size(), turn.message_idx});
+        break;
+      }
       case Role::tool: break;  // build_turns leaves none
     }
     return render_transition(turn, idx, where);
@@ -234,6 +242,7 @@ class Renderer {
   const EncodeOptions& options_;
   const std::string effort_text_;
   PromptWriter out_;
+  std::vector<SaidSegments> said_;
   std::vector<std::string> images_;
   bool in_reasoning_ = false;
 };
@@ -257,11 +266,16 @@ std::vector<Segment> EncodedPrompt::views() const {
   return out;
 }
 
-Result<EncodedPrompt> encode_chat(const std::vector<Message>& messages,
-                                  const EncodeOptions& options) {
+Result<SaidPrompt> encode_said(const std::vector<Message>& messages, const EncodeOptions& options) {
   CACHALOT_ASSIGN_OR_RETURN(std::string effort, effort_text(options));
   CACHALOT_ASSIGN_OR_RETURN(const Turns turns, build_turns(messages, options));
   return Renderer(turns, options, std::move(effort)).run();
+}
+
+Result<EncodedPrompt> encode_chat(const std::vector<Message>& messages,
+                                  const EncodeOptions& options) {
+  CACHALOT_ASSIGN_OR_RETURN(SaidPrompt made, encode_said(messages, options));
+  return std::move(made.prompt);
 }
 
 EncodedPrompt encode_fim(std::string_view prefix, std::string_view suffix) {
