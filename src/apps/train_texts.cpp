@@ -1,14 +1,13 @@
 #include "apps/train_texts.h"
 
 #include <fmt/format.h>
-#include <stdlib.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <limits>
 #include <optional>
-#include <utility>
 
+#include "apps/run_folder.h"
 #include "apps/run_options.h"
 #include "apps/terminal.h"
 #include "base/file.h"
@@ -50,19 +49,6 @@ std::string text_at(const train::ConfigTree& tree, std::string_view path) {
   return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string();
 }
 
-// "runs/letters" of "/home/ann/letters/" and of "letters/*.txt".
-std::string run_directory(const std::string& texts) {
-  fs::path path = fs::path(texts).lexically_normal();
-  while (!path.empty() && (path.filename().empty() || path.filename() == "." ||
-                           path.filename().string().find_first_of("*?[") != std::string::npos)) {
-    if (path == path.root_path()) break;
-    path = path.parent_path();
-  }
-  const std::string name =
-      path.empty() || path == path.root_path() ? "texts" : path.stem().string();
-  return "runs/" + name;
-}
-
 Status learn_tokenizer(const std::vector<std::string>& files, int64_t vocab_size,
                        const std::string& path) {
   text::BpeTrainer trainer;
@@ -84,45 +70,6 @@ Result<int64_t> tokens_of(const std::string& list) {
   for (const data::CorpusShard& shard : shards) tokens += shard.num_tokens;
   return tokens;
 }
-
-// A folder that goes with the object unless it is kept, and with it those above it that were made
-// for it. One that was there before stays.
-class NewFolder {
- public:
-  static Result<NewFolder> temporary() {
-    std::error_code error;
-    std::string path = (fs::temp_directory_path(error) / "cachalot-texts-XXXXXX").string();
-    if (error || ::mkdtemp(path.data()) == nullptr)
-      return io_error(fmt::format("{}: expected to make a temporary folder, found none", path));
-    return NewFolder(path, path);
-  }
-  static Result<NewFolder> at(const std::string& path) {
-    std::error_code error;
-    fs::path made;
-    for (fs::path above = path;
-         !above.empty() && !fs::exists(fs::symlink_status(above, error));  // a dead link is there
-         above = above.parent_path())
-      made = above;
-    NewFolder folder(path, made.string());
-    CACHALOT_RETURN_IF_ERROR(create_directories(path));
-    return folder;
-  }
-  NewFolder(NewFolder&& other) noexcept
-      : path_(std::move(other.path_)), made_(std::exchange(other.made_, "")) {}
-  NewFolder(const NewFolder&) = delete;
-  NewFolder& operator=(const NewFolder&) = delete;
-  ~NewFolder() {
-    std::error_code ignored;
-    if (!made_.empty()) fs::remove_all(made_, ignored);
-  }
-  const std::string& path() const { return path_; }
-  void keep() { made_.clear(); }
-
- private:
-  NewFolder(std::string path, std::string made) : path_(std::move(path)), made_(std::move(made)) {}
-  std::string path_;
-  std::string made_;  // the topmost that was not there
-};
 
 class Texts {
  public:
