@@ -202,8 +202,8 @@ Result<StepResult> Trainer::apply_gradients(const optim::TrainingPoint& point, i
   result.recast = model_->recast();
   result.point = point;
   result.num_tokens = num_tokens;
-  result.balance_loss = mean(terms.balance_loss, num_samples);
-  result.indexer_kl = mean(terms.indexer_kl, num_tokens);
+  result.balance_loss = mean(terms.balance_loss, static_cast<double>(num_samples));
+  result.indexer_kl = mean(terms.indexer_kl, static_cast<double>(num_tokens));
   result.max_load = max_over_mean(terms.loads);
   result.clamped = terms.clamped;
   return result;

@@ -6,6 +6,7 @@
 
 #include "verify/posttrain_eval.h"
 #include "verify/posttrain_grpo.h"
+#include "verify/posttrain_opd.h"
 #include "verify/posttrain_sft.h"
 
 namespace cachalot::verify {
@@ -21,6 +22,7 @@ Result<GoldenReport> verify_posttrain(const PosttrainOptions& options) {
                             PosttrainModel::load(ctx, options.model));
   CACHALOT_RETURN_IF_ERROR(verify_grpo((folder / "grpo").string(), *model, report));
   CACHALOT_RETURN_IF_ERROR(verify_sft((folder / "sft").string(), *model, report));
+  CACHALOT_RETURN_IF_ERROR(verify_opd((folder / "opd").string(), options.model, *model, report));
   fmt::print("{} checks, {} failed ({}, {} threads)\n", report.num_checks(), report.failed().size(),
              device::isa_name(ctx.isa), pool.num_threads());
   return report;
