@@ -46,7 +46,7 @@ class KlLoss : public train::LogitsLoss {
 
   void add(autograd::Context ctx, const Lot& lot) override;
 
-  const Status& status() const { return status_; }
+  Status status() const override { return status_; }
   double loss() const { return loss_; }
   // Of each row: sum_k w_k KL, without scale.
   const std::vector<double>& row_losses() const { return row_losses_; }

@@ -17,6 +17,7 @@
 #include "numeric/formats.h"
 #include "ops/loss/mixture_kl.h"
 #include "post/teacher_states.h"
+#include "train/final_states.h"
 #include "train/training_model.h"
 
 namespace cachalot::post {
@@ -90,7 +91,10 @@ class DistillationTest : public data::DataFiles {
       auto writer = TeacherStatesWriter::create(file, samples, 96, type);
       for (int64_t i = 0; i < 7; ++i) {
         const std::vector<train::Sample> one = {sample(i)};
-        EXPECT_TRUE(writer->add(teachers_[k]->model->final_states(teachers_[k]->ctx, one)).ok());
+        EXPECT_TRUE(writer
+                        ->add(train::final_states(teachers_[k]->ctx,
+                                                  teachers_[k]->model->transformer(), one))
+                        .ok());
       }
       EXPECT_TRUE(writer->finish().ok());
       const auto read = TeacherStates::open(file);

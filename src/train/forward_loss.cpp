@@ -33,7 +33,7 @@ void forward_loss(device::ExecContext& ctx, const model::Transformer& model,
       const device::ArenaScope lot_scope(*ctx.arena);
       const auto count = static_cast<size_t>(std::min(lot_rows, num_rows - first));
       float* logits = context.floats(static_cast<int64_t>(count) * config.vocab_size);
-      model.logits(context, streams, std::span(rows).subspan(first, count), logits);
+      model.logits(context, streams, std::span(rows).subspan(first, count), logits, probe);
       const LogitsLoss::Lot lot{first, std::span(labels).subspan(first, count), logits,
                                 config.vocab_size};
       looks ? loss.look(ctx, lot) : loss.add(context, lot);

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "autograd/tape.h"
+#include "base/status.h"
 
 namespace cachalot::train {
 
@@ -25,6 +26,9 @@ class LogitsLoss {
   virtual void look(device::ExecContext& ctx, const Lot& lot) { (void)ctx, (void)lot; }
   // Adds the lot's loss; with a tape, writes the whole gradient of its logits.
   virtual void add(autograd::Context ctx, const Lot& lot) = 0;
+  // What it could not do, of all lots so far. The gradient is then not that of a loss: no step may
+  // follow (Trainer::update takes none).
+  virtual Status status() const { return {}; }
 };
 
 }  // namespace cachalot::train

@@ -178,6 +178,7 @@ Result<StepResult> Trainer::update(const Update& update) {
   for (const MicroBatch& micro_batch : update.micro_batches) {
     terms.replay = micro_batch.replay;
     model_->add_gradients(ctx_, micro_batch.samples, *micro_batch.loss, &terms, &probe);
+    CACHALOT_RETURN_IF_ERROR(micro_batch.loss->status());
   }
   CACHALOT_ASSIGN_OR_RETURN(StepResult result,
                             apply_gradients(point, num_tokens, num_samples, terms, false));

@@ -87,7 +87,8 @@ class Trainer {
   //         longer finite, at precision fp8: the run is over.
   Result<std::optional<StepResult>> step(bool report_update_rms = false);
   // Of the result's losses the layers' own alone are there.
-  // Errors  a master that is no longer finite, at precision fp8: the run is over.
+  // Errors  a loss's, the state is then that of before; or a master that is no longer finite, at
+  //         precision fp8: the run is over.
   Result<StepResult> update(const Update& update);
   // Routes by stale choices for the next num_steps steps.
   void anticipate(int64_t num_steps) { anticipation_.begin(num_steps); }

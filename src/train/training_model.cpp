@@ -52,18 +52,6 @@ class CrossEntropy : public LogitsLoss {
   double sum_;
 };
 
-// What the head multiplies.
-class NormProbe : public model::ForwardProbe {
- public:
-  void on_op(std::string_view name, const float* values, int64_t rows, int64_t columns,
-             int64_t stride) override {
-    if (name != "norm") return;
-    for (int64_t row = 0; row < rows; ++row)
-      states.insert(states.end(), values + row * stride, values + row * stride + columns);
-  }
-  std::vector<float> states;
-};
-
 class ExpertProbe : public model::ForwardProbe {
  public:
   ExpertProbe(int64_t num_layers, int64_t per_token) : per_token_(per_token) {
@@ -206,28 +194,6 @@ model::Choices TrainingModel::choose_experts(device::ExecContext& ctx,
   terms.dense_attention = dense_attention;
   losses(ctx, unlabelled, {0, 1}, &terms, &probe);
   return std::move(probe.choices);
-}
-
-std::vector<float> TrainingModel::final_states(device::ExecContext& ctx,
-                                               std::span<const Sample> samples,
-                                               model::TrainingTerms* terms) {
-  const device::ArenaScope scope(*ctx.arena);
-  Batches batches;
-  const Forward made = forward(ctx, samples, terms, nullptr, batches);
-  std::vector<int64_t> rows;
-  for (size_t i = 0; i < made.labels.size(); ++i)
-    if (made.labels[i] >= 0) rows.push_back(static_cast<int64_t>(i));
-  // A few rows' logits at a time come with them.
-  constexpr size_t kLot = 256;
-  NormProbe probe;
-  std::vector<float> logits(std::min(kLot, rows.size()) *
-                            static_cast<size_t>(transformer_.config().vocab_size));
-  for (size_t first = 0; first < rows.size(); first += kLot) {
-    const std::span<const int64_t> lot =
-        std::span(rows).subspan(first, std::min(kLot, rows.size() - first));
-    transformer_.logits(ctx, made.streams, lot, logits.data(), &probe);
-  }
-  return std::move(probe.states);
 }
 
 std::vector<float> TrainingModel::last_logits(device::ExecContext& ctx,

@@ -81,10 +81,6 @@ class TrainingModel {
   // logits are computed.
   model::Choices choose_experts(device::ExecContext& ctx, std::span<const Sample> samples,
                                 bool dense_attention);
-  // What the main head multiplies at the positions with a label, in their order: [positions,
-  // hidden_size].
-  std::vector<float> final_states(device::ExecContext& ctx, std::span<const Sample> samples,
-                                  model::TrainingTerms* terms = nullptr);
   // Of the token after `tokens`, which are not none: [vocab_size].
   std::vector<float> last_logits(device::ExecContext& ctx, std::span<const int32_t> tokens,
                                  bool dense_attention);

@@ -10,6 +10,7 @@
 #include "ops/matmul/matmul.h"
 #include "ops/quant/act_quant.h"
 #include "post/kl_loss.h"
+#include "train/final_states.h"
 #include "verify/closeness.h"
 
 namespace cachalot::verify {
@@ -105,7 +106,8 @@ class OpdVerifier {
     }
     CACHALOT_RETURN_IF_ERROR(teacher->model->refresh(model_.ctx));
     Teacher& made = direct_.emplace_back();
-    made.states = teacher->model->final_states(model_.ctx, sequences_->samples());
+    made.states =
+        train::final_states(model_.ctx, teacher->model->transformer(), sequences_->samples());
     made.head = teacher->parameters.find("head.weight")->master;
     return {};
   }
