@@ -1,7 +1,6 @@
 // Every verb of the binary: each function adds its subcommand, which sets *exit_code when it runs
-// (0; 1: a check failed; 2: an error, one line of which is on standard error; 130: train or sft
-// stopped by Ctrl-C). Both arguments
-// outlive the parse. main.cpp lists them all.
+// (0; 1: a check failed; 2: an error, one line of which is on standard error; 130: a training verb
+// stopped by Ctrl-C). Both arguments outlive the parse. main.cpp lists them all.
 #pragma once
 
 #include "base/status.h"
@@ -22,6 +21,7 @@ void add_verify_verb(CLI::App& app, int* exit_code);
 void add_data_verb(CLI::App& app, int* exit_code);
 void add_train_verb(CLI::App& app, int* exit_code);
 void add_sft_verb(CLI::App& app, int* exit_code);
+void add_rl_verb(CLI::App& app, int* exit_code);
 void add_evaluate_verb(CLI::App& app, int* exit_code);
 void add_report_verb(CLI::App& app, int* exit_code);
 void add_bench_verb(CLI::App& app, int* exit_code);  // in bench/model

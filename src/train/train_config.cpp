@@ -478,11 +478,12 @@ int64_t integer_at(const ConfigTree& tree, std::string_view path) {
 }
 
 // What no key shows alone.
-std::vector<Status> check(const TrainConfig& config) {
+std::vector<Status> check(const TrainConfig& config, Corpora corpora) {
+  const bool reads = corpora == Corpora::read;
   std::vector<Status> errors;
   if (config.run_dir.empty())
     errors.push_back(invalid_argument("run_dir: expected a directory, found none"));
-  if (config.data.empty())
+  if (reads && config.data.empty())
     errors.push_back(invalid_argument("data: expected at least one entry, found none"));
   check_entries("data", config.data, errors);
   check_entries("validation", config.validation, errors);
@@ -490,7 +491,7 @@ std::vector<Status> check(const TrainConfig& config) {
     errors.push_back(precision.error());
   const Status schedule = optim::validate(config.schedule);
   if (!schedule.ok()) errors.push_back(below("schedule.", schedule));
-  if (config.schedule.batch.total_tokens == 0) {
+  if (reads && config.schedule.batch.total_tokens == 0) {
     errors.push_back(
         invalid_argument("schedule.batch.total_tokens: expected the tokens to train on, as in "
                          "--schedule.batch.total_tokens=8000000, found none"));
@@ -501,7 +502,7 @@ std::vector<Status> check(const TrainConfig& config) {
 
 }  // namespace
 
-Result<TrainConfig> train_config_from(const ConfigTree& tree) {
+Result<TrainConfig> train_config_from(const ConfigTree& tree, Corpora corpora) {
   TrainConfig config;
   fit_to_preset(text_at(tree, "model.preset"), integer_at(tree, "schedule.batch.total_tokens"),
                 integer_at(tree, "schedule.batch.batch_tokens"), &config);
@@ -520,7 +521,7 @@ Result<TrainConfig> train_config_from(const ConfigTree& tree) {
   }
   // A value that was not read leaves a default, of which there is nothing to say.
   const std::vector<Status> unread = errors;
-  for (const Status& error : check(config)) {
+  for (const Status& error : check(config, corpora)) {
     const std::string_view key =
         std::string_view(error.message()).substr(0, error.message().find(':'));
     bool is_told = false;

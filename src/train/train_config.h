@@ -110,7 +110,9 @@ struct TrainConfig {
 // Files from left to right, then assignments "a.b=c". Checks each value's range and the schedule.
 Result<TrainConfig> read_train_config(std::span<const std::string> files,
                                       std::span<const std::string> assignments);
-Result<TrainConfig> train_config_from(const ConfigTree& tree);
+// Corpora::not_read: of a run that trains on something else, which needs neither data nor a budget.
+enum class Corpora { read, not_read };
+Result<TrainConfig> train_config_from(const ConfigTree& tree, Corpora corpora = Corpora::read);
 
 // Every key with its value, in a fixed order; reading it gives the same configuration.
 std::string resolved_toml(const TrainConfig& config);

@@ -24,7 +24,7 @@ Result<StreamPosition> read_position(const Checkpoint& checkpoint) {
   StreamPosition position;
   fields.integer("step", &position.step, 0, kMax, true);
   fields.integer("tokens_seen", &position.tokens_seen, 0, kMax, true);
-  fields.integer("sequence_length", &position.sequence_length, 1, kMax, true);
+  fields.integer("sequence_length", &position.sequence_length, 0, kMax, true);
   const json::object* cursor = fields.object("cursor");
   if (cursor == nullptr) fields.fail("cursor", "an object", "none");
   CACHALOT_RETURN_IF_ERROR(fields.status());

@@ -1,0 +1,247 @@
+// Whole runs of reinforcement learning on a tiny model: the reward rises, and stops, kills and cuts
+// show in no bit.
+#include "post/rl_run.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <map>
+
+#include "base/file.h"
+#include "base/sha256.h"
+#include "base/test_data.h"
+#include "base/thread_pool.h"
+#include "device/isa.h"
+#include "formats/safetensors.h"
+#include "formats/test_checkpoint.h"
+#include "text/bpe_trainer.h"
+#include "train/checkpoint.h"
+#include "train/metrics.h"
+
+namespace cachalot::post {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Recorder : public RlObserver {
+ public:
+  explicit Recorder(int64_t stop_after = -1) : stop_after_(stop_after) {}
+  void on_step(int64_t, const train::MetricValues& values) override { steps.push_back(values); }
+  void on_event(int64_t, std::string_view event, std::string_view detail) override {
+    events[std::string(event)] = detail;
+  }
+  bool wants_stop() override { return stop_after_ >= 0 && num_asked_++ >= stop_after_; }
+  std::vector<double> values(std::string_view name) const {
+    std::vector<double> out;
+    for (const train::MetricValues& step : steps) {
+      for (const auto& [key, value] : step) {
+        if (key == name) out.push_back(value);
+      }
+    }
+    return out;
+  }
+  std::vector<train::MetricValues> steps;
+  std::map<std::string, std::string> events;
+
+ private:
+  int64_t stop_after_;
+  int64_t num_asked_ = 0;
+};
+
+class RlRunTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const text::BpeTrainer bytes;
+    ASSERT_TRUE(write_file_atomically(path("tokenizer.json"),
+                                      text::tokenizer_json(bytes.train(322, 2).value()))
+                    .ok());
+    std::string tasks;
+    for (int i = 0; i < 6; ++i) {
+      tasks += fmt::format(
+          R"({{"prompt": "{} = ", "check": {{"kind": "rules", "rules": [{{"max_lines": 9}}]}}}})"
+          "\n",
+          i);
+    }
+    ASSERT_TRUE(write_file_atomically(path("tasks.jsonl"), tasks).ok());
+  }
+  std::string path(const std::string& name) const { return directory_.path() + "/" + name; }
+
+  std::vector<std::string> assignments(const std::string& name,
+                                       const std::vector<std::string>& more) const {
+    std::vector<std::string> all = {"run_dir=" + path(name),
+                                    "tokenizer=" + path("tokenizer.json"),
+                                    "model.vocab_size=322",
+                                    "data=[]",
+                                    "init.std=0.05",
+                                    "schedule.learning_rate.peak=0.003",
+                                    "schedule.micro_batch_tokens=64",
+                                    "rl.steps=4",
+                                    "rl.prompts_per_step=4",
+                                    "rl.group_size=4",
+                                    "rl.mini_batches=2",
+                                    "rl.max_new_tokens=3",
+                                    "rl.prompt_format=raw",
+                                    "rl.max_sequences=5",
+                                    "rl.top_p=0.95",
+                                    "rl.end_texts=['0','1','2','3','4','5','6','7','8','9']",
+                                    "rl.num_drafts=2",
+                                    "rl.tasks=[{path='" + path("tasks.jsonl") + "'}]"};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+  Result<RlSummary> run(const std::string& name, const std::vector<std::string>& more,
+                        RlObserver& observer, const RlRequest& request = {}) {
+    const std::vector<std::string> files = {test_data("post/tiny.toml")};
+    CACHALOT_ASSIGN_OR_RETURN(const RlConfig config,
+                              read_rl_config(files, assignments(name, more)));
+    ThreadPool pool(2);
+    device::Arena arena;
+    device::ExecContext ctx{&pool, &arena, device::machine_isa()};
+    return run_rl(ctx, config, request, observer);
+  }
+  Recorder run_whole(const std::string& name, const std::vector<std::string>& more = {}) {
+    Recorder recorder;
+    const Result<RlSummary> summary = run(name, more, recorder);
+    EXPECT_TRUE(summary.has_value()) << summary.error().message();
+    EXPECT_TRUE(summary && summary->is_done);
+    return recorder;
+  }
+  // Masters and moments of the last checkpoint, hashed.
+  std::string weights(const std::string& name) const {
+    const std::vector<int64_t> steps = train::list_checkpoints(path(name));
+    const std::string last = train::checkpoint_directory(path(name), steps.back());
+    return sha256_hex(read_text_file(last + "/model.safetensors").value() +
+                      read_text_file(last + "/optimizer.safetensors").value());
+  }
+  // Of metrics.jsonl, without times and the like.
+  std::vector<std::string> metrics(const std::string& name) const {
+    std::vector<std::string> out;
+    const std::vector<train::MetricsLine> lines =
+        train::read_metrics(path(name) + "/metrics.jsonl").value();
+    for (const train::MetricsLine& line : lines) {
+      std::string text = fmt::format("{} {}", line.step, line.tokens);
+      for (const auto& [key, value] : line.values) {
+        if (!key.starts_with("time/") && !key.starts_with("throughput/"))
+          text += fmt::format(" {}={}", key, value);
+      }
+      if (!line.values.empty()) out.push_back(text);
+    }
+    return out;
+  }
+
+  formats::TemporaryDirectory directory_{"rl-run"};
+};
+
+double mean(const std::vector<double>& values, size_t first, size_t count) {
+  double sum = 0;
+  for (size_t i = first; i < first + count; ++i) sum += values[i];
+  return sum / static_cast<double>(count);
+}
+
+// G6: answers are right that end, as they do at a digit; by chance one in ten does.
+TEST_F(RlRunTest, TheRewardRises) {
+  const Recorder recorder =
+      run_whole("rises", {"rl.steps=30", "rl.mini_batches=1", "rl.prompts_per_step=6",
+                          "rl.group_size=12", "rl.max_sequences=24"});
+  const std::vector<double> rewards = recorder.values("reward/mean");
+  ASSERT_EQ(rewards.size(), 30u);
+  std::printf("reward %.3f at first, %.3f at last\n", mean(rewards, 0, 3), mean(rewards, 27, 3));
+  EXPECT_LT(mean(rewards, 0, 3), 0.4);
+  EXPECT_GT(mean(rewards, 27, 3), 0.8);
+}
+
+// G4 through whole steps: every step's first mini-batch has the ratio 1, in FP4 with drafts and
+// top-p; later ones and stale weights have not.
+TEST_F(RlRunTest, TheFirstRatioIsOneAndStalenessShows) {
+  const std::vector<std::string> fp4 = {"precision=fp8", "qat=true"};
+  const Recorder fresh = run_whole("fresh", fp4);
+  EXPECT_EQ(fresh.values("policy/first_off_ratio"), (std::vector<double>{0, 0, 0, 0}));
+  EXPECT_EQ(fresh.values("policy/staleness"), (std::vector<double>{0, 0, 0, 0}));
+  EXPECT_NE(fresh.values("policy/ratio")[1], 1);
+  const Recorder stale =
+      run_whole("stale", {"rl.weights_every_steps=2", "checkpoint.every_steps=2"});
+  EXPECT_EQ(stale.values("policy/staleness"), (std::vector<double>{0, 1, 0, 1}));
+  EXPECT_EQ(stale.values("policy/first_off_ratio")[2], 0);
+  EXPECT_GT(stale.values("policy/first_off_ratio")[1], 0);
+}
+
+// G7.
+TEST_F(RlRunTest, NeitherMicroBatchesNorRoomShowInABit) {
+  run_whole("one");
+  run_whole("other", {"schedule.micro_batch_tokens=1", "rl.max_sequences=2", "rl.num_drafts=0"});
+  EXPECT_EQ(weights("one"), weights("other"));
+  EXPECT_EQ(metrics("one"), metrics("other"));
+}
+
+// W1 through updates: stopped between any two steps of the engine or of the run, then resumed; and
+// logs cut as a kill leaves them.
+TEST_F(RlRunTest, ARunThatIsStoppedOrKilledIsResumedAsIfUndisturbed) {
+  const std::vector<std::string> more = {"rl.reference_every_steps=2", "rl.weights_every_steps=2",
+                                         "checkpoint.every_steps=2", "rl.beta=0.1"};
+  run_whole("whole", more);
+  for (const int64_t stop_after : {9, 23, 37}) {
+    const std::string name = fmt::format("stopped-{}", stop_after);
+    RlRequest request;
+    for (int64_t starts = 0; starts < 60; ++starts) {
+      Recorder recorder(stop_after);
+      const Result<RlSummary> summary = run(name, more, recorder, request);
+      ASSERT_TRUE(summary.has_value()) << summary.error().message();
+      request.resume = true;
+      if (summary->is_done) break;
+      // As after a kill: the last log ends in the middle of a frame.
+      std::string last;
+      for (const auto& entry : fs::directory_iterator(path(name) + "/rollouts"))
+        last = std::max(last, entry.path().string());
+      fs::resize_file(last, fs::file_size(last) - std::min<uintmax_t>(3, fs::file_size(last)));
+    }
+    EXPECT_EQ(weights(name), weights("whole")) << stop_after;
+    EXPECT_EQ(metrics(name), metrics("whole")) << stop_after;
+  }
+}
+
+// Answers that reach their window are wrong, whatever the checker would say, and counted.
+TEST_F(RlRunTest, TruncatedAnswersAreWrong) {
+  const Recorder recorder = run_whole("truncated", {"rl.steps=1"});
+  const double truncated = recorder.values("reward/truncated")[0];
+  EXPECT_GT(truncated, 0.5);
+  EXPECT_EQ(recorder.values("reward/correct")[0], 1 - truncated);
+  EXPECT_EQ(recorder.values("reward/mean")[0], 1 - truncated);
+}
+
+TEST_F(RlRunTest, WhatIsWrongIsNamed) {
+  const auto error = [&](const std::vector<std::string>& more) {
+    Recorder recorder;
+    const Result<RlSummary> summary = run("wrong", more, recorder);
+    EXPECT_FALSE(summary.has_value());
+    return summary ? "" : summary.error().message();
+  };
+  EXPECT_NE(error({"rl.group_sise=3"}).find("\"group_size\"?"), std::string::npos);
+  EXPECT_NE(error({"rl.tasks=[{family='sums'}]"}).find("arithmetic"), std::string::npos);
+  EXPECT_NE(error({"rl.tasks=[{path='" + path("none.jsonl") + "'}]"}).find("none.jsonl"),
+            std::string::npos);
+  EXPECT_NE(error({"rl.end_texts=['two tokens']"}).find("one token each"), std::string::npos);
+  EXPECT_NE(error({"rl.weights_every_steps=3"}).find("checkpoint.every_steps"), std::string::npos);
+  ASSERT_TRUE(
+      write_file_atomically(
+          path("program.jsonl"),
+          R"({"prompt": "a", "check": {"kind": "program", "command": ["no-such-program"]}})")
+          .ok());
+  // Found when it is needed.
+  EXPECT_NE(error({"rl.max_new_tokens=64", "rl.tasks=[{path='" + path("program.jsonl") + "'}]"})
+                .find("no-such-program"),
+            std::string::npos);
+}
+
+TEST_F(RlRunTest, BadRowsAreCountedAndNamed) {
+  const std::string rows = read_text_file(path("tasks.jsonl")).value() + "{\"prompt\": 3}\nnone\n";
+  ASSERT_TRUE(write_file_atomically(path("tasks.jsonl"), rows).ok());
+  const Recorder recorder = run_whole("bad", {"rl.steps=1"});
+  const std::string& told = recorder.events.at("bad rows");
+  EXPECT_NE(told.find("2 left out of 8"), std::string::npos) << told;
+  EXPECT_NE(told.find("tasks.jsonl:7: prompt: expected"), std::string::npos) << told;
+}
+
+}  // namespace
+}  // namespace cachalot::post
