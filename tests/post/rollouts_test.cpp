@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "post/grpo_loss.h"
@@ -225,6 +226,91 @@ TEST_F(RolloutsTest, APauseShowsInNoBitAndRowsComeBack) {
       expect_same(log, expected, name);
     }
   }
+}
+
+// The largest distance of two empirical distributions.
+double distance(std::vector<int64_t> a, std::vector<int64_t> b) {
+  std::sort(a.begin(), a.end());
+  std::sort(b.begin(), b.end());
+  double most = 0;
+  for (const int64_t x : a) {
+    const auto share = [x](const std::vector<int64_t>& v) {
+      return static_cast<double>(std::upper_bound(v.begin(), v.end(), x) - v.begin()) /
+             static_cast<double>(v.size());
+    };
+    most = std::max(most, std::abs(share(a) - share(b)));
+  }
+  return most;
+}
+double mean_of(const std::vector<int64_t>& values) {
+  double sum = 0;
+  for (const int64_t value : values) sum += static_cast<double>(value);
+  return sum / static_cast<double>(values.size());
+}
+
+// W3: interrupted at random and resumed, lengths are what they were. Answers that are begun anew
+// until one survives are shorter, by as much as the law p(l) (1 - h)^l / Z says.
+TEST_F(RolloutsTest, InterruptionsLeaveTheLawOfLengthsAsItIs) {
+  constexpr int64_t kKept = 150, kDrawn = 1500;
+  constexpr double kHazard = 0.1;
+  Policy policy(train::TrainingPrecision::fp32(), 12);
+  auto engine = policy.engine(0, 1, 33);
+  RolloutPlan plan = small_plan(1, kDrawn, 60, 12);
+  plan.sampling.top_p = 1;
+  plan.end_tokens = {1};
+  const auto lengths = [&](const RolloutLog& log) {
+    std::vector<int64_t> out;
+    for (const RolloutAnswer& answer : log.answers()) out.push_back(answer.num_sampled());
+    return out;
+  };
+  RolloutLog undisturbed = open_log(path("undisturbed"), plan, policy.config());
+  run_whole(*engine, plan, undisturbed, {.max_sequences = 33});
+  const std::vector<int64_t> pool = lengths(undisturbed);
+  const std::vector<int64_t> expected(pool.begin(), pool.begin() + kKept);
+
+  // The same answers, the process paused again and again.
+  RolloutPlan fewer = plan;
+  fewer.group_size = kKept;
+  RngStream rng(3, RngPurpose::data, 0);
+  int64_t num_pauses = 0;
+  while (true) {
+    RolloutLog log = open_log(path("interrupted"), fewer, policy.config());
+    Rollouts rollouts(*engine, fewer, log, {.max_sequences = 33});
+    int64_t steps = 0;
+    const auto most = static_cast<int64_t>(3 + rng.next_u32() % 8);
+    const Result<bool> done = rollouts.run([&] { return ++steps > most; });
+    ASSERT_TRUE(done.has_value()) << done.error().message();
+    if (*done) {
+      EXPECT_EQ(lengths(log), expected);
+      break;
+    }
+    ++num_pauses;
+  }
+  EXPECT_GT(num_pauses, 5);
+
+  std::vector<int64_t> survivors;
+  for (const int64_t length : pool) {
+    bool survives = true;
+    for (int64_t i = 0; i < length && survives; ++i) survives = rng.next_unit() >= kHazard;
+    if (survives) survivors.push_back(length);
+  }
+  double weighted = 0, weights = 0, squares = 0;
+  for (const int64_t length : pool) {
+    const double weight = std::pow(1 - kHazard, static_cast<double>(length));
+    weighted += static_cast<double>(length) * weight;
+    squares += static_cast<double>(length * length) * weight;
+    weights += weight;
+  }
+  const double predicted = weighted / weights;
+  const auto n = static_cast<double>(survivors.size());
+  const double error = std::sqrt((squares / weights - predicted * predicted) / n);
+  // The bound of Kolmogorov and Smirnov that chance exceeds once in a thousand times.
+  const double bound = 1.95 * std::sqrt((n + kDrawn) / (n * kDrawn));
+  std::printf("mean length %.2f; of survivors %.2f, predicted %.2f; distance %.3f, bound %.3f\n",
+              mean_of(pool), mean_of(survivors), predicted, distance(pool, survivors), bound);
+  EXPECT_NEAR(mean_of(survivors), predicted, 4 * error);
+  EXPECT_LT(mean_of(survivors), mean_of(pool) - 4 * error);
+  EXPECT_GT(distance(pool, survivors), bound);
 }
 
 // A turn ends, a tool answers, the model goes on in the same sequence.
