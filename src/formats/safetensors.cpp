@@ -141,11 +141,22 @@ Result<SafetensorsContents> parse_safetensors(std::span<const std::byte> bytes,
 Result<SafetensorsFile> SafetensorsFile::open(const std::string& path) {
   CACHALOT_ASSIGN_OR_RETURN(MappedFile file, MappedFile::open(path));
   CACHALOT_ASSIGN_OR_RETURN(SafetensorsContents contents, parse_safetensors(file.bytes(), path));
-  return SafetensorsFile(std::move(file), std::move(contents));
+  return SafetensorsFile(path, std::move(file), {}, std::move(contents));
 }
 
-SafetensorsFile::SafetensorsFile(MappedFile file, SafetensorsContents contents)
-    : file_(std::move(file)), contents_(std::move(contents)), by_name_(contents_.tensors.size()) {
+Result<SafetensorsFile> SafetensorsFile::from_bytes(std::vector<std::byte> bytes,
+                                                    const std::string& path) {
+  CACHALOT_ASSIGN_OR_RETURN(SafetensorsContents contents, parse_safetensors(bytes, path));
+  return SafetensorsFile(path, std::nullopt, std::move(bytes), std::move(contents));
+}
+
+SafetensorsFile::SafetensorsFile(std::string path, std::optional<MappedFile> file,
+                                 std::vector<std::byte> bytes, SafetensorsContents contents)
+    : path_(std::move(path)),
+      file_(std::move(file)),
+      bytes_(std::move(bytes)),
+      contents_(std::move(contents)),
+      by_name_(contents_.tensors.size()) {
   std::iota(by_name_.begin(), by_name_.end(), 0u);
   std::sort(by_name_.begin(), by_name_.end(), [this](uint32_t a, uint32_t b) {
     return contents_.tensors[a].name < contents_.tensors[b].name;

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,22 +38,27 @@ struct SafetensorsContents {
 Result<SafetensorsContents> parse_safetensors(std::span<const std::byte> bytes,
                                               std::string_view origin);
 
-// A mapped file and its tensors. Move-only; views live no longer than it. A file that is cut short
-// by someone else while mapped ends the process (SIGBUS), as with any mapping.
+// A file and its tensors. Move-only; views live no longer than it. A mapped file that is cut short
+// by someone else ends the process (SIGBUS), as with any mapping.
 class SafetensorsFile {
  public:
-  static Result<SafetensorsFile> open(const std::string& path);
+  static Result<SafetensorsFile> open(const std::string& path);  // mapped
+  // Of a file's bytes; `path` names it in errors.
+  static Result<SafetensorsFile> from_bytes(std::vector<std::byte> bytes, const std::string& path);
 
-  const std::string& path() const { return file_.path(); }
-  size_t file_bytes() const { return file_.bytes().size(); }
+  const std::string& path() const { return path_; }
+  size_t file_bytes() const { return file_ ? file_->bytes().size() : bytes_.size(); }
   const std::vector<NamedTensor>& tensors() const { return contents_.tensors; }
   const std::map<std::string, std::string>& metadata() const { return contents_.metadata; }
   // Null where there is none.
   const tensor::TensorView* find(std::string_view name) const;
 
  private:
-  SafetensorsFile(MappedFile file, SafetensorsContents contents);
-  MappedFile file_;
+  SafetensorsFile(std::string path, std::optional<MappedFile> file, std::vector<std::byte> bytes,
+                  SafetensorsContents contents);
+  std::string path_;
+  std::optional<MappedFile> file_;  // or
+  std::vector<std::byte> bytes_;    // those
   SafetensorsContents contents_;
   std::vector<uint32_t> by_name_;  // indexes into tensors, sorted by name
 };

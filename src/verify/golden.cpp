@@ -4,13 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <numeric>
 #include <set>
 
 #include "engine/loaded_model.h"
 #include "formats/safetensors.h"
 #include "verify/digest.h"
+#include "verify/expected_file.h"
 #include "verify/golden_gradients.h"
 #include "verify/golden_report.h"
 #include "verify/golden_run.h"
@@ -274,10 +274,8 @@ Result<GoldenReport> verify_golden(const VerifyOptions& options) {
   CACHALOT_ASSIGN_OR_RETURN(
       auto model, engine::LoadedModel::load(
                       {options.directory, options.precision, options.device, options.threads}));
-  CACHALOT_ASSIGN_OR_RETURN(
-      const formats::SafetensorsFile expected,
-      formats::SafetensorsFile::open(
-          (std::filesystem::path(options.directory) / "expected.safetensors").string()));
+  CACHALOT_ASSIGN_OR_RETURN(const formats::SafetensorsFile expected,
+                            open_expected(options.directory));
   GoldenReport report;
   CACHALOT_RETURN_IF_ERROR(Verifier(*model, expected).run(report, options));
   fmt::print("{} checks, {} failed ({}, {}, {}, {} threads)\n", report.num_checks(),
