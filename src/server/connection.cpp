@@ -21,6 +21,7 @@ namespace asio = boost::asio;
 
 // How long a stream's first bytes wait for an error, which could still have a status of its own.
 constexpr auto kHeadPatience = std::chrono::milliseconds(250);
+constexpr int kTicksPerLook = 4;
 // A token as text, with what surrounds it, at the most; for choosing a worker.
 constexpr size_t kAnswerBytesPerToken = 64;
 
@@ -42,7 +43,11 @@ Connection::~Connection() { state_.connections.erase(this); }
 void Connection::tick(Clock::time_point now) {
   stream_.tick(now);
   if (live_ == nullptr || is_gone_) return;
-  if (!stream_.is_peer_gone() && live_->num_untaken() <= state_.options.max_untaken_events) return;
+  // The system is asked every now and then only: it is a call for each connection.
+  const bool asks = ++num_ticks_ % kTicksPerLook == 0;
+  if (!(asks && stream_.is_peer_gone()) &&
+      live_->num_untaken() <= state_.options.max_untaken_events)
+    return;
   is_gone_ = true;
   stream_.cancel();
   live_->wake();

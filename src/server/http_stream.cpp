@@ -56,6 +56,7 @@ HttpStream::HttpStream(asio::ip::tcp::socket socket, const HttpLimits& limits,
       bodies_bytes_(bodies_bytes),
       parser_(std::make_unique<Parser>(limits.head_bytes)) {
   boost::system::error_code ignored;
+  socket_.non_blocking(true, ignored);
   socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
   socket_.set_option(asio::socket_base::keep_alive(true), ignored);
   socket_.set_option(asio::socket_base::send_buffer_size(kSendBufferBytes), ignored);
@@ -207,6 +208,12 @@ asio::awaitable<HttpStream::Read> HttpStream::read_body() {
 
 asio::awaitable<bool> HttpStream::write(std::string_view bytes) {
   while (!bytes.empty()) {
+    // Most pieces fit the system's buffer: no need to wait for the socket, nor for our turn.
+    boost::system::error_code failed;
+    const size_t taken = socket_.write_some(asio::buffer(bytes.data(), bytes.size()), failed);
+    bytes.remove_prefix(taken);
+    if (!failed) continue;
+    if (failed != asio::error::would_block) co_return false;
     allow(limits_.write_stall_seconds);
     const auto [error, size] =
         co_await socket_.async_write_some(asio::buffer(bytes.data(), bytes.size()), kAwait);
