@@ -12,24 +12,13 @@ import json
 import pathlib
 import random
 import signal
-import subprocess
 import sys
 import tempfile
-import time
 
 from load import complete
+from served import start
 
 PROMPTS = 24
-
-
-def start(options, folder):
-    begin = time.monotonic()
-    server = subprocess.Popen([options.binary, "serve", options.model, "--port", "0", "--prefix-dir", folder, "--threads", "1"],
-                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    line = server.stdout.readline()
-    if "serving" not in line:
-        sys.exit(f"the server has not started: {line!r}")
-    return server, line.split()[-1], time.monotonic() - begin
 
 
 def body(number):
@@ -67,12 +56,12 @@ def main():
     counts = {"answers": 0, "wrong": 0}
     ready = []
     with tempfile.TemporaryDirectory() as folder:
-        server, url, _ = start(options, str(pathlib.Path(folder) / "undisturbed"))
+        server, url, _ = start(options, "--prefix-dir", pathlib.Path(folder) / "undisturbed")
         expected = [asyncio.run(complete(url, body(number))).text for number in range(PROMPTS)]
         server.send_signal(signal.SIGTERM)
         server.wait()
         for _ in range(options.kills):
-            server, url, seconds = start(options, str(pathlib.Path(folder) / "disturbed"))
+            server, url, seconds = start(options, "--prefix-dir", pathlib.Path(folder) / "disturbed")
             ready.append(seconds)
 
             async def run():

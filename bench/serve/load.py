@@ -42,8 +42,8 @@ async def read_chunks(reader):
         yield piece[:-2]
 
 
-async def complete(url, body, leave_after=None):
-    """One completion; streamed where the body says so. The client leaves after so many events."""
+async def complete(url, body, leave_after=None, on_event=lambda: None):
+    """One completion; streamed where the body says so. The client leaves after so many events; on_event() is called at each."""
     parts = urllib.parse.urlsplit(url)
     answer = Answer()
     begin = time.monotonic()
@@ -95,6 +95,7 @@ async def complete(url, body, leave_after=None):
                     answer.gaps.append(now - answer.last)
                 answer.last = now
                 events += 1
+                on_event()
                 if leave_after is not None and events >= leave_after:
                     return answer
         if not is_done:
