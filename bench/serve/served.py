@@ -8,11 +8,11 @@ import urllib.error
 import urllib.request
 
 
-def start(options, *flags, prefix=(), env=None):
+def start(options, *flags, prefix=(), **popen):
     """(process, url, seconds until it is ready). `prefix` are words before the command, as `taskset`."""
     begin = time.monotonic()
     server = subprocess.Popen([*prefix, options.binary, "serve", options.model, "--port", "0", "--threads", "1", *map(str, flags)],
-                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **popen)
     line = server.stdout.readline()
     if "serving" not in line:
         sys.exit(f"the server has not started: {line!r}")
