@@ -75,6 +75,7 @@ async def complete(url, body, leave_after=None, on_event=lambda: None):
             pending += piece
             *lines, pending = pending.split(b"\n")
             for line in lines:
+                line = line.rstrip(b"\r")
                 if not line.startswith(b"data: "):
                     continue
                 if line == b"data: [DONE]":
