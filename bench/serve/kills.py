@@ -9,7 +9,7 @@ The harms take turns, one for each start:
     full    the server can write no file beyond a size drawn anew, as on a full disk
     clock   the time of day jumps by up to a year, forth and back, several times a second
 Every answer that came whole must be the one that an undisturbed server gives, no server may end but by the kill, and each starts.
-JSON, one line: answers, wrong ones, servers that ended, seconds to ready.
+JSON, one line: answers, wrong ones, servers that ended, what they found in the folder, seconds to ready.
 """
 
 import argparse
@@ -26,10 +26,11 @@ import subprocess
 import sys
 import tempfile
 
-from load import complete
+from load import complete, metric
 from served import start
 
 PROMPTS = 24
+FOUND = ["disk_hits", "damaged_records", "failed_writes"]  # what the servers say of their folder
 # The time of day plus what the file says, in seconds.
 CLOCK = r"""
 #define _GNU_SOURCE
@@ -128,7 +129,7 @@ def start_harmed(options, harm, folder, clock, rng):
     if harm == "clock":
         return start(options, *flags, env=clock.environment)
     if harm == "full":
-        limit = rng.randrange(1 << 22)
+        limit = rng.randrange(1 << 19)
         # The signal stays ignored, as Python has it, so that writes fail as those on a full disk do.
         return start(options, *flags, restore_signals=False, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     return start(options, *flags)
@@ -145,7 +146,11 @@ async def run(server, url, harm, clock, options, expected, counts, rng):
     await asyncio.sleep(rng.random() * 1.5)
     if jumping:
         jumping.cancel()
-    counts["ended"] += server.poll() is not None
+    if server.poll() is None:
+        for name in FOUND:
+            counts[name] += int(await metric(url, f"cachalot_prefix_{name}_total"))
+    else:
+        counts["ended"] += 1
     server.kill()
     await clients
 
@@ -160,7 +165,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    counts = {"answers": 0, "wrong": 0, "ended": 0}
+    counts = {"answers": 0, "wrong": 0, "ended": 0, **dict.fromkeys(FOUND, 0)}
     ready = []
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
