@@ -33,9 +33,10 @@ class RowKernel {
       if (v == label) label_at = n;
       scratch[n++] = p_.temperature == 1 ? x[v] : x[v] / p_.temperature;
     }
-    if (p_.logprobs != nullptr) p_.logprobs[row] = logprob(scratch, n, label_at);
-    if (p_.d_logits == nullptr) return;
+    const auto z = static_cast<double>(scratch[label_at]);
     const ExpSum s = exp_sum_(scratch, n, scratch);
+    if (p_.logprobs != nullptr) p_.logprobs[row] = z - static_cast<double>(s.max) - std::log(s.sum);
+    if (p_.d_logits == nullptr) return;
     const double coefficient = p_.coefficients[row] / static_cast<double>(p_.temperature);
     const double e = scratch[label_at];
     scale_(scratch, n, static_cast<float>(-coefficient / s.sum));
@@ -50,14 +51,6 @@ class RowKernel {
   }
 
  private:
-  // In double throughout.
-  static double logprob(const float* z, int64_t n, int64_t label_at) {
-    const auto max = static_cast<double>(*std::max_element(z, z + n));
-    double sum = 0;
-    for (int64_t i = 0; i < n; ++i) sum += std::exp(static_cast<double>(z[i]) - max);
-    return static_cast<double>(z[label_at]) - max - std::log(sum);
-  }
-
   const LabelLogprobParams& p_;
   ExpSumKernel* exp_sum_;
   ScaleKernel* scale_;

@@ -10,11 +10,9 @@
 //         coefficients [rows]; logprobs [rows] or null; d_logits as logits, or null. d_logits is
 //         written; it may be logits itself.
 // Special A row that holds NaN, +inf or nothing but -inf among its allowed tokens gives NaN.
-// Numerics  z is fp32(logit / temperature). Log-probabilities are in double throughout, the
-//         exponentials of the allowed z summed in the order of their ids: losses add up thousands
-//         of them, and ratios are their exponentials. Of gradients the terms are summed as
-//         cross_entropy.h says, the label's is in double, another is e times fp32(- coefficient /
-//         (temperature sum)). Bits depend on the row alone.
+// Numerics  The allowed logits, in the order of their ids, are summed as cross_entropy.h says; the
+//         logarithm and the label's gradient are in double, another gradient is e times fp32(-
+//         coefficient / (temperature sum)). Bits depend on the row alone.
 // Errors  CHECK: a label that is no allowed id, shapes, a temperature not above 0.
 // Threads  concurrent calls need distinct ctx.
 #pragma once
