@@ -83,32 +83,55 @@ struct EntryPositions {
   }
 };
 
-// Bytes from one place to another by the calling warp, in words where both are on words.
-__device__ __forceinline__ void copy_bytes(std::byte* to, const std::byte* from, int64_t n) {
-  const int lane = threadIdx.x % 32;
-  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | n) % 4 == 0) {
-#pragma unroll 4
-    for (int64_t i = lane; i < n / 4; i += 32)
-      reinterpret_cast<uint32_t*>(to)[i] = reinterpret_cast<const uint32_t*>(from)[i];
+// Units from one place to another by kOf of the block's threads, eight of a thread under way at once.
+template <int kOf, typename T>
+__device__ __forceinline__ void copy_units(T* to, const T* from, int64_t count, int thread) {
+  constexpr int kBatch = 8;
+  for (int64_t first = thread; first < count; first += kBatch * kOf) {
+    T v[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i)
+      if (first + i * kOf < count) v[i] = from[first + i * kOf];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i)
+      if (first + i * kOf < count) to[first + i * kOf] = v[i];
+  }
+}
+template <int kOf>
+__device__ __forceinline__ void copy_bytes(std::byte* to, const std::byte* from, int64_t n,
+                                           int thread) {
+  const uintptr_t places = reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) |
+                           static_cast<uintptr_t>(n);
+  if (places % 16 == 0) {
+    copy_units<kOf>(reinterpret_cast<uint4*>(to), reinterpret_cast<const uint4*>(from), n / 16, thread);
+  } else if (places % 4 == 0) {
+    copy_units<kOf>(reinterpret_cast<uint32_t*>(to), reinterpret_cast<const uint32_t*>(from), n / 4, thread);
   } else {
-    for (int64_t i = lane; i < n; i += 32) to[i] = from[i];
+    copy_units<kOf>(to, from, n, thread);
   }
 }
 
-// A warp: one row of the step.
+// A block: one row of the step.
 __global__ void __launch_bounds__(kThreads)
     store_recent_kernel(const __grid_constant__ StoreRecentParams p) {
   tile::launch_dependents();
-  tile::wait_for_producers();
-  const int64_t row = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32;
-  if (row >= p.sequences.rows()) return;
+  // Where rows lie is the host's, and known before the kernels before have ended.
+  const int64_t row = blockIdx.x;
   const int64_t s = p.sequences.sequence_of(row);
   const tensor::RowRing ring = tensor::ring_of(p.layer_rows[s], p.kind);
-  if (ring.base == nullptr || row < p.sequences.first_row[s + 1] - ring.capacity) return;
+  const int64_t first_row = p.sequences.first_row[s], end_row = p.sequences.first_row[s + 1];
+  const int64_t position = p.sequences.first_position[s] + row - first_row;
   const tensor::RowRef from = p.step_rows.row(row);
-  const tensor::RowRef to = ring.row(p.sequences.position(s, row));
-  copy_bytes(to.data, from.data, ring.layout.data_bytes);
-  copy_bytes(to.scale, from.scale, ring.layout.scale_bytes);
+  tile::wait_for_producers();
+  if (ring.base == nullptr || row < end_row - ring.capacity) return;
+  const tensor::RowRef to = ring.row(position);
+  constexpr int kOfScales = 32;  // threads
+  const int thread = static_cast<int>(threadIdx.x) - kOfScales;
+  if (thread >= 0) {
+    copy_bytes<kThreads - kOfScales>(to.data, from.data, ring.layout.data_bytes, thread);
+  } else {
+    copy_bytes<kOfScales>(to.scale, from.scale, ring.layout.scale_bytes, thread + kOfScales);
+  }
 }
 
 }  // namespace
@@ -148,7 +171,7 @@ void store_recent_rows_cuda(device::ExecContext& ctx, const StoreRecentParams& p
   p.layer_rows = ctx.gpu->on_device(p.layer_rows);
   p.step_rows = tensor::on_device(ctx, p.step_rows);
   cuda::LaunchShape shape;
-  shape.grid = dim3(static_cast<unsigned>((rows * 32 + kThreads - 1) / kThreads));
+  shape.grid = dim3(static_cast<unsigned>(rows));
   shape.block = kThreads;
   cuda::launch(cuda::stream_of(ctx), shape, store_recent_kernel, p);
 }

@@ -47,9 +47,9 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const tile::Vector16& 
 
 // Up to 8 tokens, in shared memory. A block: units_per_block units of a part, whose bytes each warp
 // has under way kDepth steps ahead, the first of them before the kernel before has ended.
-__global__ void __launch_bounds__(kThreads, 2)
+template <int kDepth>
+__global__ void __launch_bounds__(kThreads, kDepth <= 16 ? 2 : 1)
     few_tokens_kernel(const __grid_constant__ Params p) {
-  constexpr int kDepth = 16;
   extern __shared__ __align__(16) uint8_t smem[];
   __shared__ float sums[2][kWarps * kFewTokens * bf16_tiles::kTokenStride<1>];
   tile::launch_dependents();
@@ -254,8 +254,12 @@ void launch_bf16_products(const cuda::Device& device, const cuda::Stream& stream
     shape.grid = dim3(cut(products, units_per_block, p));
     shape.block = kThreads;
     shape.smem_bytes = few_bytes(products.m, products.columns);
-    cuda::allow_smem(few_tokens_kernel, shape.smem_bytes);
-    return cuda::launch(stream, shape, few_tokens_kernel, p);
+    // Where each block has an SM for itself it may have more under way.
+    auto* const kernel =
+        shape.grid.x <= static_cast<unsigned>(device.num_sms) ? few_tokens_kernel<32>
+                                                              : few_tokens_kernel<16>;
+    if (shape.smem_bytes > 48 * 1024) cuda::allow_smem(kernel, shape.smem_bytes);
+    return cuda::launch(stream, shape, kernel, p);
   }
   p.prepared = reinterpret_cast<const uint2*>(scratch);
   bf16_tiles::prepare(stream, p.x, p.x_stride, p.m, p.steps, reinterpret_cast<uint2*>(scratch));

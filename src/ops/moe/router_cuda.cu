@@ -8,8 +8,9 @@ namespace cachalot::ops {
 namespace {
 
 namespace cuda = device::cuda;
-constexpr int kThreads = 128;
+constexpr int kThreads = 256;
 constexpr int kMaxChoices = 64;
+constexpr int kMaxExperts = 4096;
 constexpr uint32_t kAllLanes = 0xFFFFFFFFu;
 
 __device__ __forceinline__ float score(float logit) {
@@ -34,18 +35,26 @@ __device__ __forceinline__ unsigned long long warp_max(unsigned long long x) {
   return x;
 }
 
-// By warp 0: the k best of the ranks, of which the taken ones become 0.
-__device__ void choose(unsigned long long* ranks, int num_experts, int k, int32_t* ids) {
+// By warp 0: the k best of the ranks, of which a lane has kOwn in registers.
+template <int kOwn>
+__device__ void choose(const unsigned long long* ranks, int num_experts, int k, int32_t* ids) {
   const int lane = threadIdx.x % 32;
+  unsigned long long own[kOwn];
+#pragma unroll
+  for (int i = 0; i < kOwn; ++i) {
+    const int e = i * 32 + lane;
+    own[i] = e < num_experts ? ranks[e] : 0;
+  }
   for (int i = 0; i < k; ++i) {
     unsigned long long best = 0;
-    for (int e = lane; e < num_experts; e += 32) best = ranks[e] > best ? ranks[e] : best;
+#pragma unroll
+    for (const unsigned long long rank : own) best = rank > best ? rank : best;
     best = warp_max(best);
-    const auto id = static_cast<int32_t>(~static_cast<uint32_t>(best));
-    if (lane == id % 32) ranks[id] = 0;
-    if (lane == 0) ids[i] = id;
-    __syncwarp();
+#pragma unroll
+    for (unsigned long long& rank : own) rank = rank == best ? 0 : rank;  // it is taken
+    if (lane == 0) ids[i] = static_cast<int32_t>(~static_cast<uint32_t>(best));
   }
+  __syncwarp();
 }
 
 // A block: one row.
@@ -68,7 +77,13 @@ __global__ void __launch_bounds__(kThreads) route_kernel(const __grid_constant__
   if (threadIdx.x >= 32) return;
   const int lane = threadIdx.x;
   if (p.fixed_ids == nullptr) {
-    choose(ranks, num_experts, k, chosen);
+    if (num_experts <= 256) {
+      choose<8>(ranks, num_experts, k, chosen);
+    } else if (num_experts <= 512) {
+      choose<16>(ranks, num_experts, k, chosen);
+    } else {
+      choose<kMaxExperts / 32>(ranks, num_experts, k, chosen);
+    }
   } else {
     for (int i = lane; i < k; i += 32) chosen[i] = p.fixed_ids[row * k + i];
     __syncwarp();
@@ -92,7 +107,7 @@ __global__ void __launch_bounds__(kThreads) route_kernel(const __grid_constant__
 
 void route_cuda(device::ExecContext& ctx, const RouterParams& params) {
   CACHALOT_CHECK(params.scores == nullptr && params.num_experts_per_tok <= kMaxChoices);
-  CACHALOT_CHECK(params.n_routed_experts <= 4096);
+  CACHALOT_CHECK(params.n_routed_experts <= kMaxExperts);
   if (params.rows == 0) return;
   RouterParams p = params;
   if (p.bias != nullptr) p.bias = ctx.gpu->on_device(p.bias);

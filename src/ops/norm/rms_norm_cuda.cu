@@ -13,6 +13,7 @@ namespace {
 namespace cuda = device::cuda;
 constexpr int kThreads = 256;
 constexpr int kChains = 16;
+constexpr int kLaneThreads = 64;  // of a block whose rows lie in registers
 constexpr int kMaxRows = kThreads / kChains;  // of a block: a row's chains are half a warp
 constexpr int kTileFloats = 8192;
 constexpr int kBatch = 16;  // values of a thread that are loaded before the first is used
@@ -95,9 +96,55 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// A row of 16 kValues columns in half a warp: lane c has the values of chain c.
+template <Norm kNorm, int kValues>
+__global__ void __launch_bounds__(kLaneThreads)
+    row_norm_kernel(const __grid_constant__ RmsNormParams p) {
+  tile::launch_dependents();
+  const int lane = threadIdx.x % kChains;
+  const int64_t own =
+      static_cast<int64_t>(blockIdx.x) * (kLaneThreads / kChains) + threadIdx.x / kChains;
+  const int64_t row = min(own, p.rows - 1);  // all lanes take part in the exchanges
+  float g[kValues];
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) g[i] = p.g != nullptr ? __ldg(p.g + i * kChains + lane) : 1.0f;
+  tile::wait_for_producers();
+  float v[kValues];
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) v[i] = p.x[row * p.x_stride + i * kChains + lane];
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) sum = add_square<kNorm>(sum, v[i]);
+  sum = __shfl_sync(0xFFFFFFFFu, fold_chains(sum), 0, kChains);
+  const float factor = norm_factor<kNorm>(sum, p.columns, p.eps);
+  if (own >= p.rows) return;
+#pragma unroll
+  for (int i = 0; i < kValues; ++i)
+    p.y[row * p.y_stride + i * kChains + lane] = weigh<kNorm>(
+        v[i] * factor, p.g != nullptr ? &g[i] : nullptr, p.round_y);
+}
+
+template <Norm kNorm, int kValues>
+void launch_row_norm(device::ExecContext& ctx, const RmsNormParams& p) {
+  cuda::LaunchShape shape;
+  constexpr int64_t kRows = kLaneThreads / kChains;
+  shape.grid = dim3(static_cast<unsigned>((p.rows + kRows - 1) / kRows));
+  shape.block = kLaneThreads;
+  cuda::launch(cuda::stream_of(ctx), shape, row_norm_kernel<kNorm, kValues>, p);
+}
+
 template <Norm kNorm>
 void launch_norm(device::ExecContext& ctx, RmsNormParams p) {
   if (p.g != nullptr) p.g = ctx.gpu->on_device(p.g);
+  if constexpr (kNorm != Norm::factor_only) {
+    switch (p.columns) {
+      case 128: return launch_row_norm<kNorm, 8>(ctx, p);
+      case 512: return launch_row_norm<kNorm, 32>(ctx, p);
+      case 1024: return launch_row_norm<kNorm, 64>(ctx, p);
+      case 1536: return launch_row_norm<kNorm, 96>(ctx, p);
+      default: break;
+    }
+  }
   Cut cut{1, 4};
   while (int64_t{1} << cut.chunk_log2 < p.columns && 1 << cut.chunk_log2 < kTileFloats)
     ++cut.chunk_log2;
