@@ -331,10 +331,10 @@ Status PackedWeight::move_to(device::Gpu& gpu, OnGpu form) {
   CACHALOT_ASSIGN_OR_RETURN(device::Buffer moved, device::Buffer::create(num_bytes, &gpu));
   gpu.copy(moved.data(), data_, num_bytes);
   if (form != OnGpu::panels) {
-    CACHALOT_CHECK(can_stream() &&
-                   (form == OnGpu::streamed || format_ == WeightFormat::fp8));
-    const StreamedLayout layout{
-        format_ == WeightFormat::fp8 ? StreamedFormat::fp8 : StreamedFormat::bf16, rows_, columns_};
+    CACHALOT_CHECK(can_stream());
+    const bool fp8 = format_ == WeightFormat::fp8;
+    if (!fp8) form = OnGpu::streamed;
+    const StreamedLayout layout{fp8 ? StreamedFormat::fp8 : StreamedFormat::bf16, rows_, columns_};
     CACHALOT_ASSIGN_OR_RETURN(device::Buffer streamed,
                               device::Buffer::create(layout.num_bytes(), &gpu));
     device::ExecContext ctx{nullptr, nullptr, device::Isa::reference, &gpu};

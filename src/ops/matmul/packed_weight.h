@@ -83,7 +83,7 @@ class PackedWeight {
   enum class OnGpu {
     panels,
     streamed,       // the products with fp8 quantise x as ACT8
-    streamed_bf16,  // fp8, and they take x as it is
+    streamed_bf16,  // and take x as it is, as those with bf16 always do
   };
   Status move_to(device::Gpu& gpu, OnGpu form = OnGpu::panels);
   bool can_stream() const {
