@@ -63,7 +63,7 @@ struct IndexOperands {
 void bench_boundary(Harness& h) {
   std::mt19937 rng(12);
   for (const int64_t d : {4096, 7168}) {
-    constexpr int kSets = 64;  // of weights: beyond the L2 cache
+    constexpr int kSets = 64;              // of weights: beyond the L2 cache
     const int64_t fn_floats = 32 * 4 * d;  // of which 24 of 32 are read
     std::vector<float> fn(static_cast<size_t>(fn_floats));
     for (int64_t i = 0; i < fn_floats; ++i)

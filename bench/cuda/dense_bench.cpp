@@ -55,7 +55,7 @@ void bench_dense(Harness& h) {
     const int copies = static_cast<int>(std::max<int64_t>(2, pool_bytes / size));
     const cuda::DeviceBuffer pool = h.repeat(*bytes, copies);
 
-    constexpr int64_t kMaxM = 16;
+    constexpr int64_t kMaxM = 1024;
     const int64_t width = p.groups * p.columns;
     std::normal_distribution<float> normal;
     std::vector<uint16_t> x(static_cast<size_t>(kMaxM * width));
@@ -70,8 +70,9 @@ void bench_dense(Harness& h) {
       if ((form == ops::DenseForm::unquantised) != (p.groups > 1)) continue;
       std::vector<double> values(x_row.begin(), x_row.end());
       if (form != ops::DenseForm::unquantised) values = testing::quantised(x_row);
-      for (const int64_t m : {1, 4, 8, 16}) {
+      for (const int64_t m : {1, 4, 8, 16, 64, 1024}) {
         if (!p.in_layer && m > 1 && m != 8) continue;
+        if (m > 16 && form != ops::DenseForm::official_fp8) continue;
         const auto plan = ops::make_dense_plan(h.device(), {form, m, p.rows, p.columns, p.groups});
         CACHALOT_CHECK_MSG(plan.has_value(), plan.error().message());
         const cuda::DeviceBuffer scratch = h.room(std::max<int64_t>(16, plan->scratch_bytes));

@@ -78,8 +78,8 @@ QueryProducts query_products(Step& step, const AttentionWeights& weights, Matrix
 Matrix queries(Step& step, const formats::LayerConfig& layer, Matrix raw) {
   const auto& config = step.config;
   if (needs_results_alone(step)) {
-    ops::HeadRowsParams p = head_rows_of(step, raw, config.num_attention_heads, config.head_dim,
-                                         row_rope(step, layer));
+    ops::HeadRowsParams p =
+        head_rows_of(step, raw, config.num_attention_heads, config.head_dim, row_rope(step, layer));
     p.norm = step.precision.bf16 ? ops::HeadNorm::bf16_steps : ops::HeadNorm::weighted;
     ops::head_rows(step.exec, p);
     return raw;
@@ -197,8 +197,8 @@ IndexerQueries indexer_queries(Step& step, const formats::LayerConfig& layer,
                        : linear(step, quantised_input(step, qn, step.rows, weights.wq_b), step.rows,
                                 weights.wq_b);
   if (needs_results_alone(step)) {
-    ops::HeadRowsParams p = head_rows_of(step, q, config.index_n_heads, config.index_head_dim,
-                                         row_rope(step, layer));
+    ops::HeadRowsParams p =
+        head_rows_of(step, q, config.index_n_heads, config.index_head_dim, row_rope(step, layer));
     p.hadamard = step.precision.rotate_index;
     if (step.precision.index_fp4) p.snap = ops::HeadSnap::fp4;
     ops::head_rows(step.exec, p);

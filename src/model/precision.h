@@ -6,8 +6,9 @@
 //   official  bf16 plus the FP8 and FP4 rounding points of the published code (reference/forward
 //             0.4, 0.5, 3.9).
 //   official-fp8  the same roundings, on a GPU alone: where shapes fit, products with FP8 and FP4
-//             weights run on FP8 tensor cores, attention and the indexer's scores on bf16 ones,
-//             which truncate their sums (ops/matmul/streamed_product.cuh; *_cuda.h of the ops).
+//             weights run on FP8 tensor cores, those with bf16 weights, mHC's mixes, attention and
+//             the indexer's scores on bf16 ones, which truncate their sums
+//             (ops/matmul/streamed_product.cuh; *_cuda.h of the ops).
 // Accumulation is fp32 in every other level. Activations have fp32 storage; rounding to bf16 rounds
 // the value.
 #pragma once

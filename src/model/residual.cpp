@@ -79,11 +79,10 @@ namespace {
 void run_boundary(Step& step, const HyperWeights& weights, const std::vector<float>& norm,
                   const float* y, Matrix streams, int64_t rows, const ResidualMix& mix,
                   Matrix out) {
-  ops::hyper_boundary(
-      step.exec,
-      {rows, out.columns, streams.data, y, &weights.fn, weights.base.data(), weights.scale.data(),
-       norm.data(), mix.post, mix.comb, out.data, step.config.hc_sinkhorn_iters, hyper_eps(step),
-       static_cast<float>(step.config.rms_norm_eps)});
+  ops::hyper_boundary(step.exec, {rows, out.columns, streams.data, y, &weights.fn,
+                                  weights.base.data(), weights.scale.data(), norm.data(), mix.post,
+                                  mix.comb, out.data, step.config.hc_sinkhorn_iters,
+                                  hyper_eps(step), static_cast<float>(step.config.rms_norm_eps)});
 }
 }  // namespace
 

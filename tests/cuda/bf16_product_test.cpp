@@ -1,9 +1,8 @@
 // The products with bf16 weights on the GPU's tensor cores against double, over shapes that leave
 // rests everywhere, and their promises about bits.
-#include "ops/matmul/bf16_product_cuda.h"
-
 #include <deque>
 
+#include "ops/matmul/bf16_product_cuda.h"
 #include "ops/matmul/matmul.h"
 #include "ops/matmul/matmul_test_data.h"
 #include "tests/cuda/cuda_fixture.h"
@@ -16,10 +15,12 @@ using testing::Side;
 
 class Bf16Product : public testing::GpuTest {
  protected:
-  PackedWeight streamed(const TestWeight& weight) {
+  PackedWeight streamed(const TestWeight& weight,
+                        PackedWeight::OnGpu form = PackedWeight::OnGpu::streamed) {
     Side host(nullptr);
     PackedWeight w = PackedWeight::pack(host.ctx, weight.tensor).value();
-    EXPECT_TRUE(w.move_to(*gpu_, PackedWeight::OnGpu::streamed).ok());
+    EXPECT_TRUE(w.move_to(*gpu_, form).ok());
+    EXPECT_EQ(w.on_gpu(), PackedWeight::OnGpu::streamed);
     return w;
   }
   // Of the rows x [m, K], a result a weight; the first is rounded.
@@ -61,16 +62,17 @@ TEST_F(Bf16Product, EqualsTheFormulaOverOddShapes) {
     int64_t m, columns;
     std::vector<int64_t> rows;
   };
-  for (const Case& c :
-       {Case{1, 16, {16}}, Case{1, 208, {40, 5}}, Case{3, 4096, {64, 1024, 17}},
-        Case{8, 2064, {300}}, Case{9, 208, {40, 16}}, Case{33, 4096, {256}},
-        Case{70, 1024, {2100, 40}}, Case{300, 256, {1040}}, Case{2, 7168, {24}},
-        Case{1, 512, {40000}}}) {
+  for (const Case& c : {Case{1, 16, {16}}, Case{1, 208, {40, 5}}, Case{3, 4096, {64, 1024, 17}},
+                        Case{8, 2064, {300}}, Case{9, 208, {40, 16}}, Case{33, 4096, {256}},
+                        Case{70, 1024, {2100, 40}}, Case{300, 256, {1040}}, Case{2, 7168, {24}},
+                        Case{1, 512, {40000}}}) {
     std::vector<TestWeight> weights;
     std::deque<PackedWeight> packed;
     for (const int64_t rows : c.rows) {
       weights.push_back(make_weight(WeightFormat::bf16, rows, c.columns, rng));
-      packed.push_back(streamed(weights.back()));
+      packed.push_back(streamed(weights.back(), rows % 2 == 0
+                                                    ? PackedWeight::OnGpu::streamed
+                                                    : PackedWeight::OnGpu::streamed_bf16));
     }
     const std::vector<float> x = make_bf16_rows(c.m, c.columns, rng);
     const auto found = run(x, c.m, packed);
@@ -78,8 +80,8 @@ TEST_F(Bf16Product, EqualsTheFormulaOverOddShapes) {
       const std::vector<float> w = tensor::dequantize(weights[i].tensor);
       std::vector<double> expected, bound;
       std::vector<float> some;
-      for (int64_t m = 0; m < c.m; m += c.m > 40 ? 23 : 1) {
-        for (int64_t n = 0; n < c.rows[i]; n += c.rows[i] > 3000 ? 37 : 1) {
+      for (int64_t m = 0; m<c.m; m += c.m> 40 ? 23 : 1) {
+        for (int64_t n = 0; n<c.rows[i]; n += c.rows[i]> 3000 ? 37 : 1) {
           double sum = 0, magnitude = 0;
           for (int64_t k = 0; k < c.columns; ++k) {
             const double term = double{x[m * c.columns + k]} * w[n * c.columns + k];
@@ -116,14 +118,14 @@ TEST_F(Bf16Product, ARowDoesNotDependOnTheOthers) {
     ASSERT_EQ(all, run(x, kRows, weights));
     for (const int64_t m : {1, 5, 8, 9, 40, 150, 699}) {
       const int64_t first = (kRows - m) / 2;
-      const auto found = run(
-          std::vector<float>(x.begin() + first * columns, x.begin() + (first + m) * columns), m,
-          weights);
+      const auto found =
+          run(std::vector<float>(x.begin() + first * columns, x.begin() + (first + m) * columns), m,
+              weights);
       for (size_t i = 0; i < weights.size(); ++i) {
         const auto expected = all[i].begin() + first * weights[i].rows();
-        testing::expect_same(
-            found[i], std::vector<float>(expected, expected + m * weights[i].rows()),
-            "columns " + std::to_string(columns) + " m " + std::to_string(m));
+        testing::expect_same(found[i],
+                             std::vector<float>(expected, expected + m * weights[i].rows()),
+                             "columns " + std::to_string(columns) + " m " + std::to_string(m));
       }
     }
   }

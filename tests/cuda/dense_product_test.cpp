@@ -147,7 +147,8 @@ TEST_F(DenseProduct, ManyRowsHaveTheBitsOfFew) {
                              std::vector<uint16_t>(o.x.begin() + first * columns,
                                                    o.x.begin() + (first + few.m) * columns));
       int64_t num_different = 0;
-      for (size_t i = 0; i < found.size(); ++i) num_different += found[i] != all[first * s.rows + i];
+      for (size_t i = 0; i < found.size(); ++i)
+        num_different += found[i] != all[first * s.rows + i];
       EXPECT_EQ(num_different, 0) << "columns " << columns << " from row " << first;
     }
   }

@@ -1,7 +1,8 @@
 // Heads' ops in one kernel on the GPU: the bits of the CPU's ops one after another.
+#include "ops/rope/head_rows.h"
+
 #include "base/rng.h"
 #include "ops/matmul/matmul_test_data.h"
-#include "ops/rope/head_rows.h"
 #include "tests/cuda/gpu_context.h"
 
 namespace cachalot::ops {

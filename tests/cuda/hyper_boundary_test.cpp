@@ -1,7 +1,8 @@
 // The mHC boundary on the GPU: what it rounds like the CPU has its bits, its sums their bounds.
+#include "ops/hyper/hyper_boundary.h"
+
 #include <algorithm>
 
-#include "ops/hyper/hyper_boundary.h"
 #include "ops/hyper/hyper_connection.h"
 #include "tests/cuda/cuda_fixture.h"
 #include "tests/cuda/gpu_context.h"
@@ -80,8 +81,8 @@ class HyperBoundary : public testing::GpuTest {
     p.sinkhorn_iters = 20;
     p.hc_eps = p.rms_norm_eps = 1e-6f;
     hyper_boundary(side.ctx, p);
-    Outputs out{side.read(p.streams, in.tokens * 4 * in.d), side.read(p.out, in.tokens * in.d), {},
-                {}};
+    Outputs out{
+        side.read(p.streams, in.tokens * 4 * in.d), side.read(p.out, in.tokens * in.d), {}, {}};
     if (head) return out;
     out.post = side.read(p.post, in.tokens * 4);
     out.comb = side.read(p.comb, in.tokens * 16);
@@ -129,9 +130,9 @@ TEST_F(HyperBoundary, EqualsTheFormula) {
         mixes[t * c.mixes + r] = static_cast<float>(sum);
         // Three instructions of 17 addends, each cut to fp32, their weights' parts some 1 % more
         // than a weight; 8 + d / 512 + 16 additions; the factor and its square root.
-        worst_mix = std::max(
-            worst_mix, inv_rms[t] * (magnitude * (52 * 2 + 24 + c.d / 512.0) * 0x1p-24 +
-                                     std::fabs(sum) * 20 * 0x1p-24));
+        worst_mix =
+            std::max(worst_mix, inv_rms[t] * (magnitude * (52 * 2 + 24 + c.d / 512.0) * 0x1p-24 +
+                                              std::fabs(sum) * 20 * 0x1p-24));
       }
     }
     if (c.mixes == 4) {

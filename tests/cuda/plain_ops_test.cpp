@@ -126,7 +126,8 @@ TEST_F(PlainOps, EmbedTokens) {
 
 TEST_F(PlainOps, NormRows) {
   Rng rng(3);
-  for (const int64_t columns : {1, 15, 16, 17, 33, 512, 4096, 4097, 8192, 8193, 16384, 20011}) {
+  for (const int64_t columns :
+       {1, 15, 16, 17, 33, 128, 512, 1024, 1536, 4096, 4097, 8192, 8193, 16384, 20011}) {
     for (const int64_t rows : {1, 2, 17}) {
       const int64_t stride = columns + 5;
       std::vector<float> x = floats(rng, rows * stride);
@@ -304,7 +305,7 @@ TEST_F(PlainOps, MixStreams) {
 
 TEST_F(PlainOps, Route) {
   Rng rng(7);
-  for (const int64_t experts : {1, 6, 33, 256, 384}) {
+  for (const int64_t experts : {1, 6, 33, 256, 384, 700}) {
     for (const int64_t k : {1, 3, 6, 8}) {
       if (k > experts) continue;
       for (const int64_t rows : {1, 9, 200}) {

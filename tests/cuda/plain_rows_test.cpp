@@ -136,8 +136,8 @@ TEST_F(PlainRows, Compress) {
 TEST_F(PlainRows, StoreRecentRows) {
   Rng rng(4);
   for (const Cut& cut : kCuts) {
-    for (const tensor::RowLayout layout :
-         {tensor::RowLayout{576, 8}, tensor::RowLayout{7, 3}, tensor::RowLayout{64, 0}}) {
+    for (const tensor::RowLayout layout : {tensor::RowLayout{576, 8}, tensor::RowLayout{7, 3},
+                                           tensor::RowLayout{64, 0}, tensor::RowLayout{16384, 0}}) {
       const LayerMemory memory(rng, layout, {4, 0}, cut.sequences());
       std::vector<std::byte> rows(static_cast<size_t>(cut.rows() * layout.row_bytes()));
       for (std::byte& byte : rows) byte = static_cast<std::byte>(rng() & 0xFF);

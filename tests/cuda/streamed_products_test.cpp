@@ -106,13 +106,13 @@ TEST_F(StreamedProducts, GroupedMatmul) {
     std::vector<int64_t> rows;
     bool beside;  // their x lie one after the other
   };
-  for (const Case& c : {Case{OnGpu::streamed, {1024, 512}, false},
-                        Case{OnGpu::streamed, {16, 2048, 40}, false},
-                        Case{OnGpu::streamed, {40, 64, 64}, false},
-                        Case{OnGpu::streamed_bf16, {256, 256, 256, 256, 256}, true},
-                        Case{OnGpu::streamed_bf16, {256, 256, 128}, true},
-                        // For which there is a kernel of more rows of x.
-                        Case{OnGpu::streamed_bf16, {1056, 1056, 1056, 1056}, true}}) {
+  for (const Case& c :
+       {Case{OnGpu::streamed, {1024, 512}, false}, Case{OnGpu::streamed, {16, 2048, 40}, false},
+        Case{OnGpu::streamed, {40, 64, 64}, false},
+        Case{OnGpu::streamed_bf16, {256, 256, 256, 256, 256}, true},
+        Case{OnGpu::streamed_bf16, {256, 256, 128}, true},
+        // For which there is a kernel of more rows of x.
+        Case{OnGpu::streamed_bf16, {1056, 1056, 1056, 1056}, true}}) {
     std::deque<PackedWeight> weights;
     Side host(nullptr), side(gpu_.get());
     for (const int64_t rows : c.rows) {

@@ -103,9 +103,11 @@ __device__ __forceinline__ void copy_bytes(std::byte* to, const std::byte* from,
   const uintptr_t places = reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) |
                            static_cast<uintptr_t>(n);
   if (places % 16 == 0) {
-    copy_units<kOf>(reinterpret_cast<uint4*>(to), reinterpret_cast<const uint4*>(from), n / 16, thread);
+    copy_units<kOf>(reinterpret_cast<uint4*>(to), reinterpret_cast<const uint4*>(from), n / 16,
+                    thread);
   } else if (places % 4 == 0) {
-    copy_units<kOf>(reinterpret_cast<uint32_t*>(to), reinterpret_cast<const uint32_t*>(from), n / 4, thread);
+    copy_units<kOf>(reinterpret_cast<uint32_t*>(to), reinterpret_cast<const uint32_t*>(from), n / 4,
+                    thread);
   } else {
     copy_units<kOf>(to, from, n, thread);
   }

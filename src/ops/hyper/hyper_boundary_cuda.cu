@@ -1,11 +1,10 @@
-#include "ops/hyper/hyper_boundary_cuda.h"
-
 #include <algorithm>
 
 #include "device/cuda/cuda_gpu.h"
 #include "device/cuda/launch.cuh"
 #include "ops/elementwise/exp.cuh"
 #include "ops/hyper/hyper_boundary.h"
+#include "ops/hyper/hyper_boundary_cuda.h"
 #include "ops/on_gpu.h"
 #include "tile/convert.cuh"
 #include "tile/copy.cuh"
@@ -341,11 +340,10 @@ template <bool kHead>
 void launch(const cuda::Stream& stream, const HyperBoundaryParams& p) {
   cuda::LaunchShape shape;
   // A block keeps its weights for all the tokens that it takes.
-  shape.grid =
-      dim3(static_cast<unsigned>(p.d / kSlice),
-           static_cast<unsigned>(std::min<int64_t>((p.rows + kTokens - 1) / kTokens, 8)));
+  shape.grid = dim3(static_cast<unsigned>(p.d / kSlice),
+                    static_cast<unsigned>(std::min<int64_t>((p.rows + kTokens - 1) / kTokens, 8)));
   shape.block = kThreads;
-  cuda::launch(stream, shape, sums_kernel<kHead ? 1 : 2>, p);
+  cuda::launch(stream, shape, sums_kernel < kHead ? 1 : 2 >, p);
   if (p.d <= kRowChannels) return launch_row<1, kHead>(stream, p);
   if (p.d <= 2 * kRowChannels) return launch_row<2, kHead>(stream, p);
   launch_row<4, kHead>(stream, p);

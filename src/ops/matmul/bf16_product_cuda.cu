@@ -1,9 +1,8 @@
-#include "ops/matmul/bf16_product_cuda.h"
-
 #include <algorithm>
 
 #include "base/check.h"
 #include "device/cuda/launch.cuh"
+#include "ops/matmul/bf16_product_cuda.h"
 #include "ops/matmul/bf16_tiles.cuh"
 #include "ops/matmul/streamed_weight.h"
 
@@ -60,8 +59,7 @@ __global__ void __launch_bounds__(kThreads, kDepth <= 16 ? 2 : 1)
   const int num_units = min(p.units_per_block, units_of(part) - first_unit);
   const int begin = warp * p.steps / kWarps;
   const int own = (warp + 1) * p.steps / kWarps - begin;
-  const tile::Vector16* from =
-      part.weight + (int64_t{first_unit} * p.steps + begin) * 32 + lane;
+  const tile::Vector16* from = part.weight + (int64_t{first_unit} * p.steps + begin) * 32 + lane;
   tile::Vector16 a[kDepth];
 #pragma unroll
   for (int i = 0; i < kDepth; ++i)
@@ -76,14 +74,15 @@ __global__ void __launch_bounds__(kThreads, kDepth <= 16 ? 2 : 1)
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
       const int at = min(first + i * kThreads, p.m * quads - 1);
-      v[i] = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(
-          p.x + at / quads * p.x_stride + at % quads * 4));
+      v[i] = tile::load_shared_state(
+          reinterpret_cast<const tile::Vector16*>(p.x + at / quads * p.x_stride + at % quads * 4));
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
       const int at = first + i * kThreads;
       if (at < p.m * quads)
-        *reinterpret_cast<uint2*>(smem + at / quads * row_bytes + at % quads * 8) = bf16_tiles::pack_four(v[i]);
+        *reinterpret_cast<uint2*>(smem + at / quads * row_bytes + at % quads * 8) =
+            bf16_tiles::pack_four(v[i]);
     }
   }
   __syncthreads();
@@ -116,7 +115,7 @@ __global__ void __launch_bounds__(kThreads, kDepth <= 16 ? 2 : 1)
 
 // Any number of tokens, prepared. A block: kUnits units of a part, kTiles tiles of 8 tokens.
 template <int kUnits, int kTiles>
-__global__ void __launch_bounds__(kThreads, kUnits * kTiles > 8 ? 1 : 2)
+__global__ void __launch_bounds__(kThreads, kUnits* kTiles > 8 ? 1 : 2)
     many_tokens_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(16) uint8_t smem[];
   constexpr int kTokens = kTiles * 8;
@@ -179,7 +178,8 @@ __global__ void __launch_bounds__(kThreads, kUnits * kTiles > 8 ? 1 : 2)
   }
   __syncthreads();
   const int first_token = static_cast<int>(blockIdx.x) * kTokens;
-  bf16_tiles::fold_runs<kUnits>(part.out, sums, kTokens, first_unit, first_token, min(kTokens, p.m - first_token));
+  bf16_tiles::fold_runs<kUnits>(part.out, sums, kTokens, first_unit, first_token,
+                                min(kTokens, p.m - first_token));
 }
 
 int64_t units_of(const Bf16Products& p) {
@@ -195,10 +195,9 @@ unsigned cut(const Bf16Products& products, int units_per_block, Params& p) {
   int blocks = 0;
   for (const Bf16Part& part : products.parts) {
     const auto units = static_cast<int>((part.rows + 15) / 16);
-    p.parts[p.num_parts++] = {
-        reinterpret_cast<const tile::Vector16*>(part.weight),
-        {part.y, part.y_stride, static_cast<int>(part.rows), part.round_y},
-        blocks};
+    p.parts[p.num_parts++] = {reinterpret_cast<const tile::Vector16*>(part.weight),
+                              {part.y, part.y_stride, static_cast<int>(part.rows), part.round_y},
+                              blocks};
     blocks += (units + units_per_block - 1) / units_per_block;
   }
   p.units_per_block = units_per_block;
@@ -223,8 +222,7 @@ Bf16Tile choose_bf16_tile(int64_t m, int64_t columns, int64_t num_units, int64_t
   if (m <= kFewTokens && few_bytes(m, columns) <= kMaxFewBytes) return {1, 0};
   for (const Bf16Tile tile : {Bf16Tile{4, 8}, Bf16Tile{2, 4}}) {
     const int64_t tokens = tile.token_tiles * 8;
-    const int64_t blocks =
-        (num_units + tile.units - 1) / tile.units * ((m + tokens - 1) / tokens);
+    const int64_t blocks = (num_units + tile.units - 1) / tile.units * ((m + tokens - 1) / tokens);
     if (blocks >= num_sms) return tile;
   }
   return {1, 2};
@@ -248,16 +246,16 @@ void launch_bf16_products(const cuda::Device& device, const cuda::Stream& stream
   const Bf16Tile tile = choose_bf16_tile(products.m, products.columns, units, device.num_sms);
   if (tile.token_tiles == 0) {
     // Enough blocks for an SM to have two, eight times over; the more a block has, the fewer read x.
-    const auto units_per_block = static_cast<int>(
-        std::clamp<int64_t>(units / (16 * int64_t{device.num_sms}), 1, 8));
+    const auto units_per_block =
+        static_cast<int>(std::clamp<int64_t>(units / (16 * int64_t{device.num_sms}), 1, 8));
     cuda::LaunchShape shape;
     shape.grid = dim3(cut(products, units_per_block, p));
     shape.block = kThreads;
     shape.smem_bytes = few_bytes(products.m, products.columns);
     // Where each block has an SM for itself it may have more under way.
-    auto* const kernel =
-        shape.grid.x <= static_cast<unsigned>(device.num_sms) ? few_tokens_kernel<32>
-                                                              : few_tokens_kernel<16>;
+    auto* const kernel = shape.grid.x <= static_cast<unsigned>(device.num_sms)
+                             ? few_tokens_kernel<32>
+                             : few_tokens_kernel<16>;
     if (shape.smem_bytes > 48 * 1024) cuda::allow_smem(kernel, shape.smem_bytes);
     return cuda::launch(stream, shape, kernel, p);
   }

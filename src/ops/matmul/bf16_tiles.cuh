@@ -24,8 +24,9 @@ struct Outputs {
 
 // Four values of x as the tensor core has them.
 __device__ __forceinline__ uint2 pack_four(const tile::Vector16& v) {
-  return make_uint2(tile::pack_bf16(tile::bits_to_float(v.word[0]), tile::bits_to_float(v.word[1])),
-                    tile::pack_bf16(tile::bits_to_float(v.word[2]), tile::bits_to_float(v.word[3])));
+  return make_uint2(
+      tile::pack_bf16(tile::bits_to_float(v.word[0]), tile::bits_to_float(v.word[1])),
+      tile::pack_bf16(tile::bits_to_float(v.word[2]), tile::bits_to_float(v.word[3])));
 }
 
 // The eight runs' sums of some outputs, [run][token][row]. Neighbouring tokens' rows lie in other
@@ -75,8 +76,8 @@ __global__ void __launch_bounds__(kThreads)
   if (step >= steps) return;
   uint2 b = make_uint2(0, 0);
   if (token < m) {
-    b = pack_four(tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(
-        x + token * x_stride + step * 16 + lane % 4 * 4)));
+    b = pack_four(tile::load_shared_state(
+        reinterpret_cast<const tile::Vector16*>(x + token * x_stride + step * 16 + lane % 4 * 4)));
   }
   to[(int64_t{blockIdx.y} * steps + step) * 32 + lane] = b;
 }

@@ -40,7 +40,7 @@ struct Params {
   int64_t x_stride;
   bool float_rows;
   int m;
-  int blocks;  // of 128 inputs
+  int blocks;         // of 128 inputs
   uint8_t* prepared;  // [64 rows][block]: kBlockBytes
   int64_t unit_bytes;
   int units;
@@ -52,8 +52,7 @@ struct Params {
 // zeros.
 template <typename T>
 __device__ __forceinline__ void prepare_block(const Params& p, const T* x) {
-  uint8_t* const to =
-      p.prepared + (int64_t{blockIdx.y} * p.blocks + blockIdx.x) * kBlockBytes;
+  uint8_t* const to = p.prepared + (int64_t{blockIdx.y} * p.blocks + blockIdx.x) * kBlockBytes;
   const int k = static_cast<int>(threadIdx.x) % 16 * 8;
   for (int token = static_cast<int>(threadIdx.x) / 16; token < kTokens;
        token += static_cast<int>(blockDim.x) / 16) {
@@ -85,8 +84,7 @@ struct Codes {
     const int stage = block / kStageBlocks, in_stage = block % kStageBlocks;
     const int blocks = min(kStageBlocks, num_blocks - stage * kStageBlocks);
     const uint8_t* const from = unit + stage * (kStageBlocks * (2048 + 4));
-    const uint8_t* const codes =
-        from + in_stage * 2048 + static_cast<int>(threadIdx.x) % 32 * 16;
+    const uint8_t* const codes = from + in_stage * 2048 + static_cast<int>(threadIdx.x) % 32 * 16;
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
       const tile::Vector16 v =
@@ -163,8 +161,7 @@ __global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant
     tile::wgmma_arrived(d);
 #pragma unroll
     for (int s = 0; s < 4; ++s) tile::wgmma_read(codes.step[s]);
-    const auto* const scales =
-        reinterpret_cast<const float2*>(x + kCodeBytes) + lane % 4;
+    const auto* const scales = reinterpret_cast<const float2*>(x + kCodeBytes) + lane % 4;
 #pragma unroll
     for (int n = 0; n < kTokens / 8; ++n) {
       const float2 of_tokens = scales[n * 4];
@@ -347,8 +344,7 @@ void launch_dense_many(const DensePlan& plan, const cuda::Stream& stream, const 
     return s.m > 32 ? launch_wide<8>(stream, p) : launch_wide<4>(stream, p);
   }
   cuda::LaunchShape prepare;
-  prepare.grid =
-      dim3(static_cast<unsigned>(p.blocks), static_cast<unsigned>(token_groups(s)));
+  prepare.grid = dim3(static_cast<unsigned>(p.blocks), static_cast<unsigned>(token_groups(s)));
   prepare.block = 256;
   prepare.edge = programmatic ? cuda::Edge::programmatic : cuda::Edge::full;
   cuda::launch(stream, prepare, prepare_kernel, p);

@@ -150,8 +150,7 @@ __global__ void __launch_bounds__(streamed::kThreads, 1)
       x_smem + (streamed::activation_bytes(kForm, p.tokens, blocks) + 15) / 16 * 16,
       p.partial_bytes, numbers, tokens);
   for (int unit = begin; unit < end; unit += step) {
-    const int first_block =
-        p.shared_x ? 0 : (find_group(p, unit) - first_group) * p.group_blocks;
+    const int first_block = p.shared_x ? 0 : (find_group(p, unit) - first_group) * p.group_blocks;
     const auto sums = streamed::multiply_unit(consumer, x, p.group_blocks, first_block);
     sums.store(partial.next(unit), tokens);
     if (!partial.full() && unit + step < end) continue;
@@ -245,8 +244,9 @@ bool fit(DensePlan& plan, ProductForm form, int64_t budget, int min_stages) {
   // A run of units crosses a border of groups at most so often.
   const int64_t units_per_group = StreamedLayout{kFp8, s.rows, s.columns}.num_units() / s.groups;
   const int64_t groups =
-      s.shared_x ? 1
-                 : std::min(s.groups, 1 + (units_per_block + units_per_group - 2) / units_per_group);
+      s.shared_x
+          ? 1
+          : std::min(s.groups, 1 + (units_per_block + units_per_group - 2) / units_per_group);
   const int64_t x_bytes =
       (streamed::activation_bytes(form, plan.tokens, static_cast<int>(s.columns / 128 * groups)) +
        15) /

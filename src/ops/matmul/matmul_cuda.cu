@@ -77,11 +77,8 @@ void bf16_products(device::ExecContext& ctx, Products products) {
     const MatmulParams& p = products[i];
     parts[i] = {p.w->streamed_bytes(), p.w->rows(), p.y, p.y_stride, p.round_y};
   }
-  const Bf16Products all{first.x,
-                         first.m,
-                         first.x_stride,
-                         first.w->columns(),
-                         {parts, products.size()}};
+  const Bf16Products all{
+      first.x, first.m, first.x_stride, first.w->columns(), {parts, products.size()}};
   const device::cuda::Device& device = device::cuda::device_of(ctx);
   device::ArenaScope scope(*ctx.arena);
   std::byte* scratch = nullptr;

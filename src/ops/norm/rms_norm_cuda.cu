@@ -13,7 +13,7 @@ namespace {
 namespace cuda = device::cuda;
 constexpr int kThreads = 256;
 constexpr int kChains = 16;
-constexpr int kLaneThreads = 64;  // of a block whose rows lie in registers
+constexpr int kLaneThreads = 64;              // of a block whose rows lie in registers
 constexpr int kMaxRows = kThreads / kChains;  // of a block: a row's chains are half a warp
 constexpr int kTileFloats = 8192;
 constexpr int kBatch = 16;  // values of a thread that are loaded before the first is used
@@ -90,8 +90,8 @@ __global__ void __launch_bounds__(kThreads)
       if (column >= p.columns) continue;
       const float x =
           whole ? cells[row * tile_stride + column] : p.x[(first_row + row) * p.x_stride + column];
-      p.y[(first_row + row) * p.y_stride + column] = weigh<kNorm>(
-          x * factors[row], p.g != nullptr ? p.g + column : nullptr, p.round_y);
+      p.y[(first_row + row) * p.y_stride + column] =
+          weigh<kNorm>(x * factors[row], p.g != nullptr ? p.g + column : nullptr, p.round_y);
     }
   }
 }
@@ -120,8 +120,8 @@ __global__ void __launch_bounds__(kLaneThreads)
   if (own >= p.rows) return;
 #pragma unroll
   for (int i = 0; i < kValues; ++i)
-    p.y[row * p.y_stride + i * kChains + lane] = weigh<kNorm>(
-        v[i] * factor, p.g != nullptr ? &g[i] : nullptr, p.round_y);
+    p.y[row * p.y_stride + i * kChains + lane] =
+        weigh<kNorm>(v[i] * factor, p.g != nullptr ? &g[i] : nullptr, p.round_y);
 }
 
 template <Norm kNorm, int kValues>

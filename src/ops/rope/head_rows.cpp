@@ -12,7 +12,7 @@ void norm(device::ExecContext& ctx, const HeadRowsParams& p) {
   if (p.norm == HeadNorm::none) return;
   CACHALOT_CHECK(p.heads == 1 || p.row_stride == p.heads * p.head_dim);
   const int64_t stride = p.heads == 1 ? p.row_stride : p.head_dim;
-  const RmsNormParams params{p.x,        stride, p.g,     p.x, stride, p.rows * p.heads,
+  const RmsNormParams params{p.x,        stride, p.g,    p.x, stride, p.rows * p.heads,
                              p.head_dim, p.eps,  p.round};
   p.norm == HeadNorm::weighted ? rms_norm(ctx, params) : rms_norm_bf16_steps(ctx, params);
 }

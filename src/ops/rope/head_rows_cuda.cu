@@ -23,8 +23,7 @@ struct Scale {
   float inverse;
 };
 __device__ __forceinline__ Scale power_of_two(int exponent) {
-  return {scale_of(exponent),
-          exponent == 127 ? 0x1p-127f : __int_as_float((127 - exponent) << 23)};
+  return {scale_of(exponent), exponent == 127 ? 0x1p-127f : __int_as_float((127 - exponent) << 23)};
 }
 
 // A head in half a warp: lane c has values c, c + 16, c + 32, ...
@@ -135,8 +134,8 @@ struct Head {
 #pragma unroll
       for (int i = run * kRun; i < (run + 1) * kRun; ++i) {
         const float x = v[i];  // e2m1 has no code for NaN
-        v[i] = x != x ? x
-                      : tile::e2m1_value(tile::e2m1_from_float(x * scale.inverse)) * scale.scale;
+        v[i] =
+            x != x ? x : tile::e2m1_value(tile::e2m1_from_float(x * scale.inverse)) * scale.scale;
       }
     }
   }
@@ -148,8 +147,7 @@ __global__ void __launch_bounds__(kThreads)
   tile::launch_dependents();
   const int lane = threadIdx.x % kLanes;
   const int64_t heads = p.rows * p.heads;
-  const int64_t own =
-      static_cast<int64_t>(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
+  const int64_t own = static_cast<int64_t>(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
   const int64_t at = min(own, heads - 1);  // all lanes take part in the exchanges
   const int64_t row = at / p.heads;
   float* const x = p.x + row * p.row_stride + at % p.heads * p.head_dim + lane;
@@ -165,8 +163,7 @@ __global__ void __launch_bounds__(kThreads)
   if (p.norm == HeadNorm::bf16_steps) head.template norm<Norm::bf16_steps>(p, g);
   head.rotate(p.round, lane);
   if (p.hadamard) head.hadamard(hadamard_factor, p.round, lane);
-  if (p.snap == HeadSnap::fp8)
-    head.snap_fp8(static_cast<int>(p.head_dim - p.rope_dim) / kLanes);
+  if (p.snap == HeadSnap::fp8) head.snap_fp8(static_cast<int>(p.head_dim - p.rope_dim) / kLanes);
   if (p.snap == HeadSnap::fp4) head.snap_fp4();
   if (own >= heads) return;
 #pragma unroll
