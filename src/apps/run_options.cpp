@@ -13,6 +13,7 @@
 #include "apps/model_argument.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "formats/config.h"
 #include "formats/generation_config.h"
 #include "formats/json_fields.h"
 #include "formats/weight_source.h"
@@ -22,6 +23,17 @@ namespace cachalot::apps {
 namespace {
 
 constexpr int64_t kMaxDrafts = 16;
+
+// Of the configuration that lies at options.path, every matrix stored as the official checkpoints
+// store theirs.
+Result<std::unique_ptr<engine::LoadedModel>> random_model(const engine::ModelOptions& options) {
+  constexpr uint64_t kSeed = 1;
+  CACHALOT_ASSIGN_OR_RETURN(formats::ModelConfig config, formats::load_config(options.path));
+  config.quantization_config = {.present = true};
+  config.expert_dtype = formats::ExpertDType::fp4;
+  CACHALOT_RETURN_IF_ERROR(formats::validate_config(config, options.path));
+  return engine::LoadedModel::random(std::move(config), kSeed, options);
+}
 
 std::string generation_config_path(const std::string& model) {
   return model + "/generation_config.json";
@@ -82,6 +94,12 @@ void add_run_options(CLI::App* command, RunOptions* options) {
   command->add_option("--tokenizer", options->tokenizer, "tokenizer.json (default: the model's)");
 
   constexpr const char* kModel = "Model";
+  command
+      ->add_flag(
+          "--random-weights", options->random_weights,
+          "weights are made up, in the official FP8 and FP4 layout; the model directory needs "
+          "a config.json and a tokenizer alone")
+      ->group(kModel);
   command
       ->add_option(
           "--precision", options->precision,
@@ -193,9 +211,11 @@ Result<text::Tokenizer> open_tokenizer(const std::string& path) {
 Result<Session> open_session(const RunOptions& options, bool needs_tokenizer) {
   const auto start = std::chrono::steady_clock::now();
   Session session;
-  CACHALOT_RETURN_IF_ERROR(check_model_path(options.model));
+  if (!options.random_weights) CACHALOT_RETURN_IF_ERROR(check_model_path(options.model));
   session.precision = options.precision;
-  if (session.precision == "auto") {
+  if (session.precision == "auto" && options.random_weights) {
+    session.precision = "official";
+  } else if (session.precision == "auto") {
     CACHALOT_ASSIGN_OR_RETURN(session.precision, natural_precision(options.model));
   }
   const std::string tokenizer_path =
@@ -217,7 +237,14 @@ Result<Session> open_session(const RunOptions& options, bool needs_tokenizer) {
   cache::PrefixCacheOptions& prefix = engine_options.prefix_cache.emplace();
   prefix.directory = options.prefix_dir;
   prefix.max_disk_bytes = static_cast<int64_t>(options.prefix_gb * (int64_t{1} << 30));
-  CACHALOT_ASSIGN_OR_RETURN(session.engine, engine::Engine::create(engine_options));
+  if (options.random_weights) {
+    CACHALOT_ASSIGN_OR_RETURN(std::unique_ptr<engine::LoadedModel> model,
+                              random_model(engine_options.model));
+    CACHALOT_ASSIGN_OR_RETURN(session.engine,
+                              engine::Engine::create(std::move(model), engine_options));
+  } else {
+    CACHALOT_ASSIGN_OR_RETURN(session.engine, engine::Engine::create(engine_options));
+  }
   CACHALOT_ASSIGN_OR_RETURN(session.stop_tokens,
                             formats::end_tokens(options.model, session.engine->config()));
   if (session.tokenizer != nullptr) {

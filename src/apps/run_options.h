@@ -20,8 +20,9 @@ class App;
 namespace cachalot::apps {
 
 struct RunOptions {
-  std::string model;      // a checkpoint directory
-  std::string tokenizer;  // empty: tokenizer.json of the model's directory
+  std::string model;            // a checkpoint directory
+  std::string tokenizer;        // empty: tokenizer.json of the model's directory
+  bool random_weights = false;  // made up: of the model, only the configuration and the tokenizer
   std::string precision = "auto";
   std::string device = "cpu";
   int threads = 0;

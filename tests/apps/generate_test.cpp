@@ -119,6 +119,18 @@ TEST(Generate, PromptAndCompletionShareTheContext) {
   EXPECT_NE(over.err.find("context holds 4096"), std::string::npos) << over.err;
 }
 
+// Of the model, its configuration alone is read, and the weights are in the official layout.
+TEST(Generate, WeightsMayBeMadeUp) {
+  const std::string directory = scratch_path("made-up");
+  std::filesystem::create_directories(directory);
+  for (const char* name : {"/config.json", "/tokenizer.json"})
+    std::filesystem::copy_file(model_directory() + name, directory + name);
+  const json::object answer = run_json({"generate", directory, "--random-weights", "--prompt",
+                                        "The", "--ignore-eos", "--max-tokens", "3", "--json"});
+  EXPECT_EQ(ids_of(answer).size(), 3u);
+  EXPECT_EQ(run_binary({"generate", directory, "--prompt", "The"}).exit_code, 3);
+}
+
 TEST(Generate, ABannedTokenDoesNotCome) {
   const int64_t first = undisturbed().at(0);
   const std::vector<int64_t> ids =
