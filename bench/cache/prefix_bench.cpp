@@ -6,6 +6,9 @@
 //       a hit of N tokens: from memory, and from disk by a new process with a cold page cache,
 //       beside what reading the bytes takes; and the time to open the store, with its index and
 //       without
+//   prefix_bench gpu [--preset NAME] [--tokens N] [--directory DIR]
+//       a hit of N tokens from disk into a GPU's memory, with a warm page cache and a cold one,
+//       beside reading the files and copying as many bytes
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/wait.h>
@@ -222,7 +225,7 @@ struct Setting {
 };
 
 Result<Setting> make_setting(const std::string& preset, int64_t num_tokens,
-                             const std::string& directory) {
+                             const std::string& directory, device::Gpu* gpu = nullptr) {
   CACHALOT_ASSIGN_OR_RETURN(cache::CacheLayout layout, layout_of(preset));
   PrefixCacheOptions options;
   options.num_layers = layout.num_layers() - 1;
@@ -232,7 +235,7 @@ Result<Setting> make_setting(const std::string& preset, int64_t num_tokens,
   const int64_t num_blocks = layout.num_blocks(num_tokens) + 8;
   Setting setting;
   CACHALOT_ASSIGN_OR_RETURN(setting.pool,
-                            cache::BlockPool::create(std::move(layout), {num_blocks, 4}));
+                            cache::BlockPool::create(std::move(layout), {num_blocks, 4}, gpu));
   CACHALOT_ASSIGN_OR_RETURN(setting.cache, PrefixCache::create(*setting.pool, options));
   return setting;
 }
@@ -244,6 +247,12 @@ Status touch(cache::BlockPool& pool, int64_t num_tokens) {
   for (const int32_t id : sequence.block_ids())
     std::memset(pool.blocks().data(id), 0, static_cast<size_t>(pool.layout().block_bytes()));
   return {};
+}
+
+// Takes the pool's memory, which a running engine has taken before.
+Status touch_on_gpu(cache::BlockPool& pool, int64_t num_tokens) {
+  CACHALOT_ASSIGN_OR_RETURN(SequenceCache sequence, SequenceCache::create(pool));
+  return sequence.reserve(num_tokens);
 }
 
 Result<double> seconds_of_hit(Setting& setting, const std::vector<int32_t>& ids) {
@@ -353,6 +362,61 @@ Status hit(const std::string& preset, int64_t num_tokens, const std::string& dir
   return {};
 }
 
+// ---- gpu
+
+Status gpu_hit(const std::string& preset, int64_t num_tokens, const std::string& directory) {
+  fs::remove_all(directory);
+  CACHALOT_ASSIGN_OR_RETURN(const std::unique_ptr<device::Gpu> gpu, device::Gpu::open(0));
+  const std::vector<int32_t> ids = random_ids(num_tokens, 100000);
+  int64_t num_bytes = 0;
+  {
+    CACHALOT_ASSIGN_OR_RETURN(Setting setting,
+                              make_setting(preset, num_tokens, directory, gpu.get()));
+    CACHALOT_ASSIGN_OR_RETURN(SequenceCache sequence, SequenceCache::create(*setting.pool));
+    CACHALOT_RETURN_IF_ERROR(sequence.reserve(num_tokens));
+    for (const int32_t id : sequence.block_ids())
+      gpu->fill(setting.pool->blocks().data(id), static_cast<uint8_t>(id),
+                setting.pool->layout().block_bytes());
+    while (sequence.num_tokens() < num_tokens) {
+      const int64_t at = sequence.num_tokens();
+      sequence.advance(setting.cache->next_stop(at, num_tokens) - at);
+      setting.cache->store(ids, sequence, num_tokens, false);
+    }
+    setting.cache->flush();
+    num_bytes = setting.cache->counters().disk_written_bytes;
+  }
+  std::vector<char> buffer(size_t{8} << 20);
+  const double gigabytes = 1e-9 * static_cast<double>(num_bytes);
+  constexpr int64_t kPieceBytes = int64_t{32} << 20;
+  CACHALOT_ASSIGN_OR_RETURN(device::Buffer there, device::Buffer::create(kPieceBytes, gpu.get()));
+  gpu->begin_tables();
+  const auto* piece = gpu->table<std::byte>(kPieceBytes);
+  gpu->copy(there.data(), piece, kPieceBytes);
+  const auto start = Clock::now();
+  for (int i = 0; i < 16; ++i) gpu->copy(there.data(), piece, kPieceBytes);
+  const double copy_rate = 16e-9 * kPieceBytes / seconds_since(start);
+  for (const bool is_cold : {false, true}) {
+    std::vector<double> hits, reads;
+    for (int i = 0; i < 5; ++i) {
+      if (is_cold) drop_pages(directory);
+      reads.push_back(seconds_to_read(directory, buffer));
+      CACHALOT_ASSIGN_OR_RETURN(Setting setting,
+                                make_setting(preset, num_tokens, directory, gpu.get()));
+      CACHALOT_RETURN_IF_ERROR(touch_on_gpu(*setting.pool, num_tokens));
+      if (is_cold) drop_pages(directory);
+      CACHALOT_ASSIGN_OR_RETURN(const double seconds, seconds_of_hit(setting, ids));
+      hits.push_back(seconds);
+    }
+    fmt::print(
+        "{} tokens, {:.3f} GB, {}: hit {:.1f} ms ({:.2f} GB/s); one thread reads the files at "
+        "{:.2f} GB/s, copies to the GPU run at {:.2f} GB/s\n",
+        num_tokens, gigabytes, is_cold ? "cold" : "from the host's memory", 1e3 * median(hits),
+        gigabytes / median(hits), gigabytes / median(reads), copy_rate);
+  }
+  fs::remove_all(directory);
+  return {};
+}
+
 int run(int argc, char** argv) {
   CLI::App app("The prefix cache measured");
   app.require_subcommand(1);
@@ -364,11 +428,15 @@ int run(int argc, char** argv) {
   curve_command->add_option("--hits", num_hits, "of each strategy");
   curve_command->add_option("--out", out, "the chart");
   CLI::App* hit_command = app.add_subcommand("hit", "one long hit");
-  hit_command->add_option("--preset", preset, "whose rows: mini, flash, pro");
-  hit_command->add_option("--tokens", hit_tokens, "of the text");
-  hit_command->add_option("--directory", directory, "is emptied and removed");
+  CLI::App* gpu_command = app.add_subcommand("gpu", "one long hit, into a GPU's memory");
+  for (CLI::App* command : {hit_command, gpu_command}) {
+    command->add_option("--preset", preset, "whose rows: mini, flash, pro");
+    command->add_option("--tokens", hit_tokens, "of the text");
+    command->add_option("--directory", directory, "is emptied and removed");
+  }
   CLI11_PARSE(app, argc, argv);
   const Status status = curve_command->parsed() ? curve(model, curve_tokens, num_hits, out)
+                        : gpu_command->parsed() ? gpu_hit(preset, hit_tokens, directory)
                                                 : hit(preset, hit_tokens, directory);
   if (!status.ok()) fmt::print(stderr, "error: {}\n", status.message());
   return status.ok() ? 0 : 2;

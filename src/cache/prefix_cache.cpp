@@ -6,6 +6,8 @@
 #include <cstring>
 #include <optional>
 #include <set>
+#include <span>
+#include <thread>
 #include <utility>
 
 #include "base/check.h"
@@ -70,6 +72,7 @@ struct PrefixCache::Parts {
     disk->push(std::move(header), {payload, static_cast<size_t>(header.payload_bytes)});
   }
   void write_block(const Link& link);
+  void read_to_gpu(std::span<ReadRequest> requests);
   // Takes note of what has been written, or could not be.
   void settle_writes();
   // While a chain has this, its blocks are kept, and written as far as they can be.
@@ -85,7 +88,7 @@ struct PrefixCache::Parts {
   int64_t num_write_faults = 0;      // times that it began to refuse, or ceased to
   CacheIdentity identity;
   std::vector<std::byte> read_state;  // from disk
-  std::vector<std::byte> staging;     // blocks of a GPU on their way to disk or from there
+  std::vector<std::byte> staging;     // a block of a GPU on its way to disk
   PrefixCounters counters;
 };
 
@@ -156,27 +159,19 @@ void PrefixCache::Parts::hold(std::vector<Link>& links, std::vector<int32_t>& he
   }
   std::vector<int32_t> ids;
   std::vector<ReadRequest> requests;
-  const auto block_bytes = static_cast<size_t>(layout.block_bytes());
-  const bool is_staged = has_bytes && pool.gpu() != nullptr;
   for (size_t i = known; i < links.size(); ++i) {
     ReadRequest request{header_of(RecordKind::block, links[i]), *links[i].place, {}};
     if (has_bytes) {
       if (!index.make_room(1) || !pool.blocks().allocate(1, ids).ok()) break;
-      request.payload = {pool.blocks().data(ids.back()), block_bytes};
+      request.payload = {pool.blocks().data(ids.back()), static_cast<size_t>(layout.block_bytes())};
     }
     requests.push_back(std::move(request));
   }
-  if (is_staged) {
-    staging.resize(requests.size() * block_bytes);
-    for (size_t i = 0; i < requests.size(); ++i)
-      requests[i].payload = {staging.data() + i * block_bytes, block_bytes};
+  if (has_bytes && pool.gpu() != nullptr) {
+    read_to_gpu(requests);
+  } else if (!requests.empty()) {
+    disk->store()->read_all(requests);
   }
-  if (!requests.empty()) disk->store()->read_all(requests);
-  for (size_t i = 0; is_staged && i < requests.size() && requests[i].is_read; ++i) {
-    device::copy_bytes(pool.gpu(), pool.blocks().data(ids[i]), requests[i].payload.data(),
-                       layout.block_bytes());
-  }
-  staging = {};
   size_t read = 0;
   for (; read < requests.size() && requests[read].is_read; ++read) {
     Link& link = links[known + read];
@@ -191,6 +186,37 @@ void PrefixCache::Parts::hold(std::vector<Link>& links, std::vector<int32_t>& he
   }
   for (size_t i = read; i < ids.size(); ++i) pool.blocks().release(ids[i]);
   links.resize(known + read);
+}
+
+// Payloads are blocks of the GPU: while some are copied there, the next are read.
+void PrefixCache::Parts::read_to_gpu(std::span<ReadRequest> requests) {
+  constexpr int64_t kStagingBytes = int64_t{32} << 20;  // of each half
+  device::Gpu& gpu = *pool.gpu();
+  const int64_t block_bytes = layout.block_bytes();
+  const auto group = static_cast<size_t>(std::max<int64_t>(1, kStagingBytes / block_bytes));
+  gpu.begin_tables();  // between steps; they give host memory from which copies are fast
+  std::byte* halves[2] = {};
+  for (std::byte*& half : halves)
+    half = gpu.table<std::byte>(static_cast<int64_t>(group) * block_bytes);
+  std::vector<std::byte*> blocks;
+  for (const ReadRequest& request : requests) blocks.push_back(request.payload.data());
+  const auto read = [&](size_t first) {
+    if (first >= requests.size()) return;
+    const std::span some = requests.subspan(first, std::min(group, requests.size() - first));
+    for (size_t i = 0; i < some.size(); ++i) {
+      some[i].payload = {halves[first / group % 2] + static_cast<int64_t>(i) * block_bytes,
+                         static_cast<size_t>(block_bytes)};
+    }
+    disk->store()->read_all(some);
+  };
+  read(0);
+  for (size_t first = 0; first < requests.size(); first += group) {
+    const std::jthread next([&] { read(first + group); });
+    for (size_t i = first; i < std::min(requests.size(), first + group); ++i) {
+      if (requests[i].is_read) gpu.copy(blocks[i], requests[i].payload.data(), block_bytes);
+    }
+  }
+  gpu.begin_tables();
 }
 
 void PrefixCache::Parts::write_block(const Link& link) {
