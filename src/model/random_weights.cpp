@@ -55,7 +55,6 @@ RandomWeights::RandomWeights(const formats::ModelConfig& config, uint64_t seed)
 
 const std::byte* RandomWeights::fill(const std::string& name, int64_t num_bytes, uint64_t keep,
                                      uint64_t set) const {
-  constexpr int64_t kKeptBytes = int64_t{64} << 20;  // a larger buffer is not held on to
   const int64_t num_words = (num_bytes + 7) / 8;
   if (weight_.size() < 8 * num_words || weight_.size() > std::max(8 * num_words, kKeptBytes)) {
     weight_ = device::Buffer();
@@ -129,6 +128,13 @@ Result<tensor::QuantTensor> RandomWeights::matrix(const std::string& name) const
                 static_cast<std::byte>(exponent + 127));
   out.scale = {DType::f8_e8m0, scales, scale_.data()};
   return out;
+}
+
+// Of a matrix that is taken in pieces (wo_a), no piece is more than half.
+void RandomWeights::release(const tensor::TensorView& view) const {
+  const int64_t num_bytes = view.num_bytes();
+  if (view.data == weight_.data() && num_bytes > kKeptBytes && 2 * num_bytes > weight_.size())
+    weight_ = device::Buffer();
 }
 
 Result<std::vector<int32_t>> RandomWeights::expert_ids(const std::string& name) const {

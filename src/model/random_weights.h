@@ -26,11 +26,14 @@ class RandomWeights : public WeightProvider {
   Result<tensor::TensorView> tensor(const std::string& name) const override;
   Result<tensor::QuantTensor> matrix(const std::string& name) const override;
   Result<std::vector<int32_t>> expert_ids(const std::string& name) const override;
+  void release(const tensor::TensorView& view) const override;
 
  private:
   // The random bits of a matrix, until the next call.
   const std::byte* fill(const std::string& name, int64_t num_bytes, uint64_t keep,
                         uint64_t set) const;
+
+  static constexpr int64_t kKeptBytes = int64_t{64} << 20;  // of weight_, for the next matrix
 
   formats::ModelConfig config_;
   uint64_t seed_;
