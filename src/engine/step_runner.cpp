@@ -97,18 +97,23 @@ void StepRunner::give_label_logprobs(const Rows& rows, int64_t first_row) {
   static_assert(std::endian::native == std::endian::little);  // words of a set as its bytes
   const int64_t vocab_size = runner_.model().config().vocab_size;
   const auto words = ops::id_set_words(vocab_size);
+  // The trainer's op, which runs on the host.
+  const device::ExecContext& ctx = runner_.context();
+  device::Arena arena;
+  device::ExecContext host{ctx.pool, ctx.gpu == nullptr ? ctx.arena : &arena, ctx.isa};
+  const float* logits = logits_.on_host(static_cast<int64_t>(logit_rows_.size()) * vocab_size);
   for (int64_t row = first_row; row < first_row + rows.count; ++row) {
     ops::SampledToken& token = sampled_[row];
     if (token.fault != ops::SamplingFault::none) return;  // nothing after it counts
     ops::LabelLogprobParams p{};
-    p.logits = logits_.data() + row * vocab_size;
+    p.logits = logits + row * vocab_size;
     p.labels = &token.id;
     p.rows = 1;
     p.vocab_size = vocab_size;
     p.allowed = reinterpret_cast<const uint8_t*>(id_sets_.data() + row * words);
     p.temperature = static_cast<float>(rows.generation->request().sampling.temperature);
     p.logprobs = &token.logprob;
-    ops::label_logprob(runner_.context(), p);
+    ops::label_logprob(host, p);
   }
 }
 
