@@ -18,6 +18,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/usable_cores.h"
 
 namespace cachalot::cache {
 namespace {
@@ -32,7 +33,7 @@ constexpr int64_t kRecordsOfFind = 1024;  // that find() indexes at most
 constexpr int64_t kRecordsAtOnce = 256;   // of a transaction
 constexpr int64_t kMarkSeconds = 60;
 constexpr size_t kMaxReaders = 32;    // files open at a time
-constexpr size_t kReadThreads = 3;    // beside the caller's
+constexpr int kMaxReadThreads = 15;   // beside the caller's
 constexpr size_t kReadsOfThread = 4;  // a thread for fewer is not worth its start
 constexpr std::chrono::milliseconds kLockPause{2};
 // A start can wait; a step that stores a block cannot.
@@ -275,7 +276,9 @@ void DiskStore::read_all(std::span<ReadRequest> requests) {
       }
     };
     std::vector<std::jthread> threads;
-    for (size_t i = 0; i < std::min(kReadThreads, files.size() / kReadsOfThread); ++i)
+    static const int cores = usable_cores();
+    const auto most = static_cast<size_t>(std::clamp(cores - 1, 3, kMaxReadThreads));
+    for (size_t i = 0; i < std::min(most, files.size() / kReadsOfThread); ++i)
       threads.emplace_back(work);
     if (!threads.empty()) {
       for (size_t i = 0; i < files.size(); ++i) {
