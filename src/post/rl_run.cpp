@@ -169,6 +169,12 @@ class RlRun {
       int64_t num_rollbacks = 0;
       CACHALOT_RETURN_IF_ERROR(
           train::restore_trainer(*newest, *trainer_, detector_, &num_rollbacks));
+      if (newest->step() != step() || step() % config_.weights_every_steps != 0) {
+        return invalid_argument(fmt::format(
+            "{}: expected a checkpoint of the rl.mini_batches and rl.weights_every_steps that the "
+            "configuration has, {} and {}, found one of others",
+            newest->directory(), config_.mini_batches, config_.weights_every_steps));
+      }
       last_saved_ = step();
       CACHALOT_RETURN_IF_ERROR(train::set_aside_checkpoints_after(run_dir(), step()));
     }
@@ -196,8 +202,8 @@ class RlRun {
     const int64_t step = this->step();
     const Clock::time_point start = Clock::now();
     CACHALOT_RETURN_IF_ERROR(see_to_reference(step));
+    if (step % config_.weights_every_steps == 0) CACHALOT_RETURN_IF_ERROR(see_to_engine(step));
     CACHALOT_ASSIGN_OR_RETURN(const RolloutPlan plan, plan_of(step));
-    CACHALOT_RETURN_IF_ERROR(see_to_engine(plan));
     CACHALOT_ASSIGN_OR_RETURN(RolloutLog log,
                               RolloutLog::open(log_path(step), log_head(plan, model_)));
     RolloutOptions options;
@@ -307,27 +313,28 @@ class RlRun {
     return plan;
   }
 
-  // An engine that has room for the step's answers and samples by its version.
-  Status see_to_engine(const RolloutPlan& plan) {
+  // The weights as they are now, in an engine that has room for the answers of all steps that they
+  // sample.
+  Status see_to_engine(int64_t step) {
     int64_t longest = 0;
-    for (const RolloutGroup& group : plan.groups)
-      longest = std::max(longest, static_cast<int64_t>(group.prompt.size()) + group.max_new_tokens);
-    if (engine_ != nullptr && engine_->weights_version() == plan.weights_version &&
-        engine_->max_context_tokens() >= longest)
-      return {};
-    CACHALOT_CHECK(plan.weights_version == plan.step || engine_ != nullptr);
+    for (int64_t s = step; s < step + config_.weights_every_steps; ++s) {
+      CACHALOT_ASSIGN_OR_RETURN(const RolloutPlan plan, plan_of(s));
+      for (const RolloutGroup& group : plan.groups) {
+        longest =
+            std::max(longest, static_cast<int64_t>(group.prompt.size()) + group.max_new_tokens);
+      }
+    }
     if (engine_ != nullptr && engine_->max_context_tokens() >= longest) {
       CACHALOT_ASSIGN_OR_RETURN(std::unique_ptr<engine::LoadedModel> model, served_now());
-      return engine_->set_weights(std::move(model), plan.weights_version);
+      return engine_->set_weights(std::move(model), step);
     }
     RolloutEngineOptions options;
     options.max_sequences = config_.max_sequences;
     options.max_context_tokens = longest;
-    options.max_drafts = plan.num_drafts;
+    options.max_drafts = config_.num_drafts;
     options.threads = ctx_.pool->num_threads();
     CACHALOT_ASSIGN_OR_RETURN(
-        engine_, make_rollout_engine(model_, trainer_->parameters(), precision_, options,
-                                     plan.weights_version));
+        engine_, make_rollout_engine(model_, trainer_->parameters(), precision_, options, step));
     return {};
   }
 

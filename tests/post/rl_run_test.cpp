@@ -234,6 +234,16 @@ TEST_F(RlRunTest, WhatIsWrongIsNamed) {
             std::string::npos);
 }
 
+TEST_F(RlRunTest, ACheckpointOfOtherStepsIsRefused) {
+  run_whole("whole", {"rl.steps=1"});
+  Recorder recorder;
+  RlRequest request;
+  request.resume = true;
+  const Result<RlSummary> summary = run("whole", {"rl.mini_batches=1"}, recorder, request);
+  ASSERT_FALSE(summary.has_value());
+  EXPECT_NE(summary.error().message().find("rl.mini_batches"), std::string::npos);
+}
+
 TEST_F(RlRunTest, BadRowsAreCountedAndNamed) {
   const std::string rows = read_text_file(path("tasks.jsonl")).value() + "{\"prompt\": 3}\nnone\n";
   ASSERT_TRUE(write_file_atomically(path("tasks.jsonl"), rows).ok());
