@@ -6,6 +6,7 @@
 
 #include "apps/command_line.h"
 #include "apps/interrupts.h"
+#include "apps/training_command.h"
 #include "apps/verbs.h"
 #include "device/isa.h"
 #include "post/rl_run.h"
@@ -45,18 +46,6 @@ class RlProgress : public post::RlObserver {
   }
   bool wants_stop() override { return interrupts() > 0; }
 };
-
-Result<std::vector<std::string>> assignments_of(const CLI::App& command) {
-  std::vector<std::string> out;
-  for (const std::string& argument : command.remaining()) {
-    if (!argument.starts_with("--") || argument.find('=') == std::string::npos) {
-      return invalid_argument(fmt::format(
-          "rl: expected --key=value for a key of the configuration, found \"{}\"", argument));
-    }
-    out.push_back(argument.substr(2));
-  }
-  return out;
-}
 
 // Returns the exit code.
 Result<int> run(const RlOptions& options, const CLI::App& command) {

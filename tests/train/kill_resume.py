@@ -4,9 +4,11 @@
   kill_resume.py --binary build/release/cachalot --config tests/train/small.toml --text README.md --kills 50 --work DIR [--seed N]
   kill_resume.py --binary build/release/cachalot --config tests/train/small.toml tests/train/spike.toml --spike --kills 10 --work DIR
 
+  kill_resume.py --binary build/release/cachalot --verb rl --config tests/post/nano.toml --kills 50 --work DIR
+
 --text trains on the bytes of a file; --spike on a made-up sequence with a stretch of unheard-of tokens, whose loss makes the run go back to
 an earlier checkpoint. Every second kill then waits for that, and at least one falls where stale choices bridge the spike. What comes
-behind "--" goes to every `cachalot train`.
+behind "--" goes to every `cachalot train`. With --verb rl every second kill waits for answers that are being sampled.
 
 The last checkpoint's files must be equal byte for byte (masters, moments, routing biases, data cursor, spike history), and so must every
 value of metrics.jsonl but times. Exit status 0 if they are."""
@@ -34,7 +36,7 @@ def spiking_tokens():
 
 def train(args, directory, resume, seconds=None, is_due=lambda: True):
     """Kills the run `seconds` after it is due; True if it has ended before."""
-    command = [args.binary, "train", *args.config, f"--run_dir={directory}", *args.extra] + (["--resume"] if resume else [])
+    command = [args.binary, args.verb, *args.config, f"--run_dir={directory}", *args.extra] + (["--resume"] if resume else [])
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     while seconds is not None and process.poll() is None and not is_due():
         time.sleep(0.005)
@@ -79,6 +81,18 @@ def num_rollbacks(directory):
     return sum(entry.get("event") == "rollback" for entry in log_of(directory))
 
 
+def has_open_answers(directory):
+    """Whether a step's log holds answers and not yet its last reward (frames of kind 6)."""
+    last = max((directory / "rollouts").glob("step-*.log"), default=None)
+    data, at, tokens, rewards = last.read_bytes() if last else b"", 0, 0, 0
+    while at + 9 <= len(data):
+        size = int.from_bytes(data[at:at + 4], "little")
+        tokens += data[at + 8] == 3
+        rewards += data[at + 8] == 6
+        at += 8 + size
+    return tokens > 0 and rewards == 0
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--binary", required=True)
@@ -86,6 +100,7 @@ def main():
     parser.add_argument("--work", required=True, type=pathlib.Path)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--verb", default="train", choices=["train", "rl"])
     parser.add_argument("--text", type=pathlib.Path)
     parser.add_argument("--spike", action="store_true")
     parser.add_argument("extra", nargs="*")
@@ -105,21 +120,25 @@ def main():
 
     # Moments spread over start-up, steps and checkpoints; a run that ends before its moment is started from the beginning.
     rng = random.Random(args.seed)
-    kills = finished = bridging = 0
+    kills = finished = bridging = in_answers = 0
     while kills < args.kills or bridging < args.spike:
-        waits = args.spike and kills % 2 == 1
-        done = train(args, killed, resume=True, seconds=rng.uniform(0.02, max(0.5, whole / 4)),
-                     is_due=lambda: not waits or num_rollbacks(killed) > 0)
+        waits = kills % 2 == 1
+        if args.verb == "rl" and waits:
+            done = train(args, killed, resume=True, seconds=rng.uniform(0, 0.3), is_due=lambda: has_open_answers(killed))
+        else:
+            done = train(args, killed, resume=True, seconds=rng.uniform(0.02, max(0.5, whole / 4)),
+                         is_due=lambda: not (args.spike and waits) or num_rollbacks(killed) > 0)
         kills += not done
         bridging += not done and bridges_a_spike(killed)
+        in_answers += not done and has_open_answers(killed)
         if done:
             finished += 1
             compare(undisturbed, killed)
             shutil.rmtree(killed)
     train(args, killed, resume=True)
     compare(undisturbed, killed)
-    print(f"{kills} kills, {bridging} of them while a spike was bridged, {finished + 1} finished runs, each equal to the undisturbed one "
-          f"({whole:.1f} s)")
+    where = f"{in_answers} of them while answers were sampled" if args.verb == "rl" else f"{bridging} of them while a spike was bridged"
+    print(f"{kills} kills, {where}, {finished + 1} finished runs, each equal to the undisturbed one ({whole:.1f} s)")
 
 
 def compare(undisturbed, killed):
