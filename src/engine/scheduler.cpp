@@ -44,6 +44,7 @@ class Planner {
       if (items_[i].is_running && items_[i].candidate->phase == Phase::decoding) plan_decoded(i);
     }
     set_budget();
+    share_budget();
     for (size_t i = 0; i < items_.size(); ++i) {
       const Phase phase = items_[i].candidate->phase;
       if (phase == Phase::prefilling && items_[i].is_running) plan_piece(i);
@@ -66,6 +67,10 @@ class Planner {
   }
   static int64_t prompt_end(const Candidate& c) {
     return c.num_tokens - (c.runs_last_token ? 0 : 1);
+  }
+  // Up to where a piece may go.
+  static int64_t rows_left(const Candidate& c) {
+    return std::min(prompt_end(c), c.next_stop) - c.num_cached;
   }
   void give_back(const Candidate& c) {
     room_.free_blocks += c.num_own;
@@ -149,10 +154,40 @@ class Planner {
     budget_ = cost_.pieces.rows_within(gap / cost_.tail - alone, std::min(budget_, untried));
   }
 
+  void share_budget() {
+    std::vector<Item*>& others = plan_.sharing;
+    others.clear();
+    Item* first = nullptr;
+    int64_t wanted = 0;
+    for (Item& item : items_) {
+      const Candidate& c = *item.candidate;
+      if (c.phase != Phase::prefilling || !item.is_running) continue;
+      if (first == nullptr) {
+        first = &item;
+      } else if (c.priority == first->candidate->priority &&
+                 c.deadline_s == first->candidate->deadline_s) {
+        others.push_back(&item);
+        wanted += rows_left(c);
+      }
+    }
+    if (others.empty()) return;
+    const int64_t half = std::min(rows_left(*first->candidate), budget_ - budget_ / 2);
+    int64_t rest = std::min(wanted, budget_ - half);
+    first->share = budget_ - rest;
+    std::sort(others.begin(), others.end(), [](const Item* a, const Item* b) {
+      const int64_t x = rows_left(*a->candidate), y = rows_left(*b->candidate);
+      return x != y ? x < y : a->candidate->id < b->candidate->id;
+    });
+    for (Item* item : others) {
+      item->share = std::min(rest, rows_left(*item->candidate));
+      rest -= item->share;
+    }
+  }
+
   void plan_piece(size_t i) {
     Item& item = items_[i];
     const Candidate& c = *item.candidate;
-    int64_t rows = std::min({budget_, prompt_end(c) - c.num_cached, c.next_stop - c.num_cached});
+    int64_t rows = std::min({budget_, item.share, rows_left(c)});
     if (rows <= 0) return;
     if (!make_room(i, blocks_for(c, c.num_cached + rows))) {
       const int64_t held = c.num_blocks + room_.free_blocks - (c.copies_one ? 1 : 0);

@@ -78,6 +78,23 @@ TEST(Scheduler, DecodingRowsComeFirstThenPiecesOfPrompts) {
             "admitted 3; decoded 1+2 2; prompt 0:80 3:20");
 }
 
+TEST(Scheduler, AShortPromptDoesNotWaitForAllOfALongOne) {
+  const Candidate first = prompt(0, Phase::prefilling, 100000, 20);
+  const Candidate second = prompt(1, Phase::prefilling, 90000, 20);
+  const Promises hundred{.max_step_rows = 100};
+  EXPECT_EQ(planned({first, prompt(1, Phase::prefilling, 11)}, kAmple, hundred),
+            "prompt 0:90 1:10");
+  EXPECT_EQ(planned({first, second}, kAmple, hundred), "prompt 0:50 1:50");
+  // The rest goes to the shortest, what it leaves to the next.
+  EXPECT_EQ(planned({first, second, prompt(2, Phase::prefilling, 11)}, kAmple, hundred),
+            "prompt 0:50 1:40 2:10");
+  // The first one's end leaves its rows to the others.
+  EXPECT_EQ(planned({prompt(0, Phase::prefilling, 31), second}, kAmple, hundred),
+            "prompt 0:30 1:70");
+  EXPECT_EQ(planned({with_priority(first, 1), second}, kAmple, hundred), "prompt 0:100");
+  EXPECT_EQ(planned({first, second}, kAmple, {.max_step_rows = 1}), "prompt 0:1");
+}
+
 TEST(Scheduler, APromptEndsBeforeItsLastToken) {
   EXPECT_EQ(planned({prompt(0, Phase::waiting, 30)}, kAmple), "admitted 0; prompt 0:29");
   EXPECT_EQ(planned({prompt(0, Phase::waiting, 1)}, kAmple), "admitted 0; decoded 0");
