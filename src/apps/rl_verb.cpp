@@ -61,7 +61,7 @@ Result<int> run(const RlOptions& options, const CLI::App& command) {
   device::Arena arena;
   device::ExecContext ctx{&pool, &arena, isa};
   RlProgress progress;
-  watch_interrupts();
+  watch_interrupts(1);
   CACHALOT_ASSIGN_OR_RETURN(const post::RlSummary summary,
                             post::run_rl(ctx, config, options.request, progress));
   fmt::print("{} after {} of {} steps; the last checkpoint: {}\n",
