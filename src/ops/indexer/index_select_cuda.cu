@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(kClearThreads) clear_kernel(tile::Vector16* to
 __global__ void __launch_bounds__(kThreads, 1)
     index_select_kernel(const __grid_constant__ IndexParams p, int topk, int64_t scratch_stride) {
   extern __shared__ uint8_t bytes[];
-  __shared__ uint32_t bins[kBins];
+  __shared__ __align__(16) uint32_t bins[kBins];
   __shared__ uint32_t warps[kWarps];
   __shared__ uint32_t counts[kCounts], totals[kCounts], before[kCounts];
   __shared__ HeadWeights weights_of_lanes[4];
@@ -201,12 +201,15 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < kBins; i += kThreads) {
-    if (bins[i] != 0) atomicAdd(&scratch->bins[i], bins[i]);
+  const bool alone = num_blocks == 1;
+  if (!alone) {
+    for (int i = threadIdx.x; i < kBins; i += kThreads) {
+      if (bins[i] != 0) atomicAdd(&scratch->bins[i], bins[i]);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) tile::wait_for_blocks(&scratch->arrivals, num_blocks);
+    __syncthreads();
   }
-  __syncthreads();
-  if (threadIdx.x == 0) tile::wait_for_blocks(&scratch->arrivals, num_blocks);
-  __syncthreads();
 
   // The bin in which the topk-th largest lies; a thread has 16 bins.
   constexpr int kOwnBins = kBins / kBinThreads;
@@ -216,8 +219,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (int i = 0; i < kOwnBins / 4; ++i) {
     tile::Vector16 v = {};
     if (threadIdx.x < kBinThreads) {
-      v = tile::load_shared_state(
-          reinterpret_cast<const tile::Vector16*>(scratch->bins + threadIdx.x * kOwnBins + i * 4));
+      const int at = static_cast<int>(threadIdx.x) * kOwnBins + i * 4;
+      v = alone ? *reinterpret_cast<const tile::Vector16*>(bins + at)
+                : tile::load_shared_state(
+                      reinterpret_cast<const tile::Vector16*>(scratch->bins + at));
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) own_sum += own_bins[i * 4 + j] = v.word[j];
@@ -244,20 +249,24 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (key / kSubBins == bin) atomicAdd(&counts[key % kSubBins], 1);
   }
   __syncthreads();
-  if (threadIdx.x < kCounts) all_counts[block * kCounts + threadIdx.x] = counts[threadIdx.x];
-  __syncthreads();
-  if (threadIdx.x == 0) tile::wait_for_blocks(&scratch->arrivals, num_blocks);
-  __syncthreads();
-  for (int i = warp; i < kCounts; i += kWarps) {
-    uint32_t total = 0, earlier = 0;
-    for (int b = lane; b < num_blocks; b += 32) {
-      const uint32_t count = tile::load_shared_state(all_counts + b * kCounts + i);
-      total += count;
-      if (b < block) earlier += count;
+  if (alone) {
+    if (threadIdx.x < kCounts) totals[threadIdx.x] = counts[threadIdx.x], before[threadIdx.x] = 0;
+  } else {
+    if (threadIdx.x < kCounts) all_counts[block * kCounts + threadIdx.x] = counts[threadIdx.x];
+    __syncthreads();
+    if (threadIdx.x == 0) tile::wait_for_blocks(&scratch->arrivals, num_blocks);
+    __syncthreads();
+    for (int i = warp; i < kCounts; i += kWarps) {
+      uint32_t total = 0, earlier = 0;
+      for (int b = lane; b < num_blocks; b += 32) {
+        const uint32_t count = tile::load_shared_state(all_counts + b * kCounts + i);
+        total += count;
+        if (b < block) earlier += count;
+      }
+      total = __reduce_add_sync(kAllLanes, total);
+      earlier = __reduce_add_sync(kAllLanes, earlier);
+      if (lane == 0) totals[i] = total, before[i] = earlier;
     }
-    total = __reduce_add_sync(kAllLanes, total);
-    earlier = __reduce_add_sync(kAllLanes, earlier);
-    if (lane == 0) totals[i] = total, before[i] = earlier;
   }
   __syncthreads();
 
@@ -318,9 +327,12 @@ Result<IndexPlan> make_index_plan(const cuda::Device& device, const IndexShape& 
   IndexPlan plan;
   plan.shape = s;
   const int64_t groups = (s.max_visible + kGroup - 1) / kGroup;
-  // Few entries are shared by fewer blocks: each then has a group for every warpgroup.
-  plan.blocks_per_row = static_cast<int>(
-      std::clamp<int64_t>((groups + kWarpgroups - 1) / kWarpgroups, 1, device.num_sms / s.rows));
+  // Blocks that share a row wait for each other twice: few entries are one block's, more are shared
+  // by blocks with some groups for every warpgroup.
+  constexpr int64_t kGroupsAlone = 8 * kWarpgroups, kGroupsOfBlock = 4 * kWarpgroups;
+  const int64_t blocks =
+      groups <= kGroupsAlone ? 1 : (groups + kGroupsOfBlock - 1) / kGroupsOfBlock;
+  plan.blocks_per_row = static_cast<int>(std::min(blocks, device.num_sms / s.rows));
   const int64_t keys = (groups + plan.blocks_per_row - 1) / plan.blocks_per_row * kGroup;
   constexpr int64_t kFixedBytes = kAlignment + kQueryBytes + kOnesBytes + kRingBytes;
   const int64_t most = device.smem_per_block_bytes - 20 * 1024;
@@ -328,7 +340,7 @@ Result<IndexPlan> make_index_plan(const cuda::Device& device, const IndexShape& 
   // By powers of two: as a sequence grows the launch stays the same for long.
   const auto key_bytes = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(keys * 2)));
   plan.smem_bytes = std::min(most, kFixedBytes + key_bytes);
-  plan.scratch_bytes = s.rows * row_scratch_bytes(plan.blocks_per_row);
+  if (plan.blocks_per_row > 1) plan.scratch_bytes = s.rows * row_scratch_bytes(plan.blocks_per_row);
   cuda::allow_smem(index_select_kernel, plan.smem_bytes);
   return plan;
 }
@@ -337,7 +349,7 @@ void launch_index_select(const IndexPlan& plan, const cuda::Stream& stream,
                          const IndexParams& params) {
   CACHALOT_CHECK(params.rows >= 1 && params.rows <= plan.shape.rows);
   cuda::LaunchShape shape;
-  if (plan.shape.max_visible > plan.shape.topk) {
+  if (plan.scratch_bytes > 0 && plan.shape.max_visible > plan.shape.topk) {
     const int64_t words = plan.scratch_bytes / static_cast<int64_t>(sizeof(tile::Vector16));
     shape.grid = dim3(static_cast<unsigned>((words + kClearThreads - 1) / kClearThreads));
     shape.block = kClearThreads;
