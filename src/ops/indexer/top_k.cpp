@@ -1,7 +1,7 @@
 #include "ops/indexer/top_k.h"
 
 #include <algorithm>
-#include <functional>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -31,12 +31,34 @@ uint32_t select_digit(const float* scores, int64_t n, uint32_t prefix, int shift
 
 constexpr int64_t kFewScores = 512;
 
+// Bit by bit, the largest number that k keys reach; once k keys alone reach one, the least of them
+// is the key. As signed numbers in the same order, which compilers make vectors of.
 KthKey kth_largest_of_few(const float* scores, int64_t n, int64_t k) {
-  uint32_t keys[kFewScores];
-  std::transform(scores, scores + n, keys, ordered_key);
-  std::nth_element(keys, keys + k - 1, keys + n, std::greater<>());
-  const uint32_t key = keys[k - 1];
-  return {key, std::count_if(keys, keys + k - 1, [key](uint32_t other) { return other > key; })};
+  constexpr uint32_t kSign = 0x80000000u;
+  int32_t keys[kFewScores];
+  for (int64_t i = 0; i < n; ++i) keys[i] = static_cast<int32_t>(ordered_key(scores[i]) ^ kSign);
+  const auto num_at_least = [&](uint32_t bound) {
+    const auto least = static_cast<int32_t>(bound ^ kSign);
+    int32_t count = 0;
+    for (int64_t i = 0; i < n; ++i) count += keys[i] >= least ? 1 : 0;
+    return count;
+  };
+  uint32_t key = 0;
+  int64_t reached = n;
+  for (uint32_t bit = kSign; bit != 0 && reached != k; bit >>= 1) {
+    const int64_t count = num_at_least(key | bit);
+    if (count < k) continue;
+    key |= bit;
+    reached = count;
+  }
+  int32_t least = std::numeric_limits<int32_t>::max();
+  for (int64_t i = 0; i < n; ++i) {
+    const bool is_reached = keys[i] >= static_cast<int32_t>(key ^ kSign);
+    least = std::min(least, is_reached ? keys[i] : std::numeric_limits<int32_t>::max());
+  }
+  int32_t num_larger = 0;
+  for (int64_t i = 0; i < n; ++i) num_larger += keys[i] > least ? 1 : 0;
+  return {static_cast<uint32_t>(least) ^ kSign, num_larger};
 }
 
 }  // namespace
