@@ -8,9 +8,9 @@ namespace {
 
 constexpr int64_t kFew = 3;  // a median of fewer may be the one that was held up
 
-// Of 200 steps one exceeds the tail, as they come: it goes up where one does, and down where none.
-constexpr double kTailUp = 0.1;
-constexpr double kTailDown = kTailUp / 199;
+// Of 100 steps one exceeds the tail, as they come: it goes up where one does, and down where none.
+constexpr double kTailUp = 0.05;
+constexpr double kTailDown = kTailUp / 99;
 constexpr double kMostTail = 2;  // beyond, it is the machine that is busy: small pieces help little
 
 size_t bucket_of(int64_t rows) {
