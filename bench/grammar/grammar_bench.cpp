@@ -1,7 +1,7 @@
 // Mask rows over V4's own 129,280 tokens, by processor time of one thread: grammar_bench [SECONDS]
 // prints a line per grammar,
-//   name, rows, us to compile and prepare, us of the first row, us of new rows (median, 99 %, highest), us of
-//   rows seen before (median), us to accept a token (median)
+//   name, rows, us to compile and prepare, us of the first row, us of new rows (median, 99 %,
+//   highest), us of rows seen before (median), us to accept a token (median)
 // A row is new when its set of configurations comes up for the first time in this grammar. Texts
 // are random walks under the mask in which short tokens and ends come up often; each is walked
 // again on automata that know nothing yet, and the lowest of its times counts.

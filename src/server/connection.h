@@ -87,7 +87,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   int64_t prompt_tokens_ = 0;       // of them
   bool is_gone_ = false;            // the client
   int num_ticks_ = 0;
-  bool wants_end_ = false;          // end_call()
+  bool wants_end_ = false;  // end_call()
 };
 
 }  // namespace cachalot::server
