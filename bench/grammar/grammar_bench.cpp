@@ -135,21 +135,19 @@ int main(int argc, char** argv) {
   fmt::print(stderr, "trie of {} nodes in {:.0f} us\n", vocabulary->trie().size(),
              microseconds() - begin);
   const auto schema = *parse_json(kSchema, "schema");
-  if (argc <= 2) {
-    measure("schema", vocabulary, seconds, [&] { return *json_schema_grammar(schema); });
-    measure("json_object", vocabulary, seconds, [] { return json_object_grammar(); });
-    measure("regex", vocabulary, seconds, [] {
-      GrammarSource source;
-      const RuleId root = source.add_rule("root");
-      source.set_body(root, parse_regex("([A-Za-z ,.]{1,200}\\n){3}[^x]*", source)->expression);
-      return source;
-    });
-    measure("grammar", vocabulary, seconds, [] {
-      return *parse_grammar_text(
-          "root ::= sum\nsum ::= product (\" + \" product)*\nproduct ::= atom (\" * \" atom)*\n"
-          "atom ::= [0-9]+ | [a-z] [a-z0-9_]* | \"(\" sum \")\"");
-    });
-  }
+  measure("schema", vocabulary, seconds, [&] { return *json_schema_grammar(schema); });
+  measure("json_object", vocabulary, seconds, [] { return json_object_grammar(); });
+  measure("regex", vocabulary, seconds, [] {
+    GrammarSource source;
+    const RuleId root = source.add_rule("root");
+    source.set_body(root, parse_regex("([A-Za-z ,.]{1,200}\\n){3}[^x]*", source)->expression);
+    return source;
+  });
+  measure("grammar", vocabulary, seconds, [] {
+    return *parse_grammar_text(
+        "root ::= sum\nsum ::= product (\" + \" product)*\nproduct ::= atom (\" * \" atom)*\n"
+        "atom ::= [0-9]+ | [a-z] [a-z0-9_]* | \"(\" sum \")\"");
+  });
   const std::vector<CallableTool> tools = {{{"lookup", schema.as_object()}, true}};
   measure("tools", vocabulary, seconds, [&] {
     return *tool_grammar({.starts_in_reasoning = true, .tools = tools}, *vocabulary);
