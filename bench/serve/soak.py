@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A long soak of `cachalot serve`: 200 clients come, stream, leave half-way; some bring long prompts. The server has one core, the clients the other.
 
-    bench/serve/soak.py build/release/cachalot models/nano [--clients 200] [--seconds 600] [--max-token-gap 0.5]
+    bench/serve/soak.py build/release/cachalot models/nano [--clients 200] [--seconds 600] [--max-token-gap 0.5] [--cache-gb G]
 
 Fails for any error, a request left over, or memory that grows after a third of the time (by a twentieth and 8 MiB). It prints, and does
 not judge, what a machine that others use would spoil: tokens per second, latency, and the share of times between two tokens, as the
@@ -38,9 +38,11 @@ def main():
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--max-token-gap", type=float, default=0.5)
+    parser.add_argument("--cache-gb", type=float, help="a cache that is full early, so that what grows beside it shows")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        server, url, _ = start(options, "--max-token-gap", options.max_token_gap, "--prefix-dir", folder, prefix=("taskset", "-c", "0"))
+        cache = [] if options.cache_gb is None else ["--cache-gb", options.cache_gb]
+        server, url, _ = start(options, "--max-token-gap", options.max_token_gap, "--prefix-dir", folder, *cache, prefix=("taskset", "-c", "0"))
         try:
             out = subprocess.run(["taskset", "-c", "1", sys.executable, pathlib.Path(__file__).with_name("load.py"), "soak", "--url", url, "--clients",
                                   str(options.clients), "--seconds", str(options.seconds)], stdout=subprocess.PIPE, text=True)
