@@ -129,7 +129,7 @@ def start_harmed(options, harm, folder, clock, rng):
     if harm == "clock":
         return start(options, *flags, env=clock.environment)
     if harm == "full":
-        limit = rng.randrange(1 << 19)
+        limit = rng.randrange(1 << 17)
         # The signal stays ignored, as Python has it, so that writes fail as those on a full disk do.
         return start(options, *flags, restore_signals=False, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     return start(options, *flags)
@@ -143,7 +143,7 @@ async def run(server, url, harm, clock, options, expected, counts, rng):
 
     jumping = asyncio.create_task(jump()) if harm == "clock" else None
     clients = asyncio.create_task(stream(url, rng, options.clients, expected, counts))
-    await asyncio.sleep(rng.random() * 1.5)
+    await asyncio.sleep(rng.random() * options.longest)
     if jumping:
         jumping.cancel()
     if server.poll() is None:
@@ -162,6 +162,7 @@ def main():
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--harms", type=lambda text: text.split(","), default=["kill", "torn", "full", "clock"])
+    parser.add_argument("--longest", type=float, default=1.5, help="seconds until a kill; more where the machine is busy")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     rng = random.Random(options.seed)
