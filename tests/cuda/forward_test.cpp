@@ -289,8 +289,8 @@ double distance(const Values& a, const Values& b) {
 // its terms' magnitudes (streamed_product.cuh), which of 4096 random terms is 0.64 sqrt(4096) times
 // their sum's, so by 0.8 %; that of rounding x to e4m3 is 2^-4 / sqrt(12) = 1.8 % at
 // the least: together sqrt(1 + (0.8 / 1.8)^2) = 1.09 of it. Of two such results, each rounded in
-// its own way, the distance is at most sqrt(1 + 1.09^2) = 1.48 of official's from exact. Picks change
-// as the streams before them do, in proportion.
+// its own way, the distance is at most sqrt(1 + 1.09^2) = 1.48 of official's from exact. Picks
+// change as the streams before them do, in proportion.
 TEST(OfficialFp8, ARowDoesNotDependOnTheOthersAndIsAsNearToExact) {
   if (const auto gpu = device::Gpu::open(0); !gpu) GTEST_SKIP() << gpu.error().message();
   const std::vector<int64_t> whole = {0, kRows};

@@ -84,8 +84,8 @@ struct Score {
 Score score(const float* q, const float* weight, const float* key) {
   double sum = 0, magnitude = 0, lost = 0;
   for (int64_t h = 0; h < kHeads; ++h) {
-    // 32 products at a time, eight of each scale, and the sum before them are aligned to the largest
-    // and cut 13 bits after its first.
+    // 32 products at a time, eight of each scale, and the sum before them are aligned to the
+    // largest and cut 13 bits after its first.
     double d = 0, lost_of_head = 0;
     for (int64_t step = 0; step < kDim; step += 32) {
       double largest = std::fabs(d);
