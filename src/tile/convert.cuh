@@ -106,8 +106,8 @@ __device__ __forceinline__ void e2m1_to_e4m3(uint32_t word, uint32_t& first, uin
 }
 inline constexpr float kE2m1InE4m3 = 64.0f;  // what such a product is to be multiplied by
 
-// Codes of e4m3 of 2^6 times the values times 2^-below, exact for `below` up to 11; beyond it 0. The
-// values lie in the order of index keys: value i in bits 4 i.
+// Codes of e4m3 of 2^6 times the values times 2^-below, exact for `below` up to 11; beyond it 0.
+// The values lie in the order of index keys: value i in bits 4 i.
 class E2m1Codes {
  public:
   __device__ __forceinline__ explicit E2m1Codes(uint32_t below)
