@@ -446,7 +446,7 @@ double recall(const Problem& problem, const Gradients& g, int64_t k) {
   Gradients unused = g;
   const IndexLossParams p = problem.params(unused);
   index_select(ctx, {p.q, p.weight, p.heads, p.dim, p.sequences, p.layer_rows, p.ratio, k, p.format,
-                     false, false, picked.data(), num_picked.data()});
+                     false, false, false, picked.data(), num_picked.data()});
   int64_t found = 0;
   int64_t all = 0;
   for (int64_t t = (k + 1) * p.ratio - 1; t < problem.num_positions; ++t) {
