@@ -417,6 +417,16 @@ class Crowds(SocketTest):
                                        "Content-Length: 100000\r\n\r\n{".encode())
             self.answer(CHAT, max_tokens=1)
 
+    def test_a_short_prompt_does_not_wait_for_a_long_one(self):
+        words = 30000
+        begin = self.server.metric("cachalot_engine_rows_total")
+        with self.sent(CHAT, self.body(CHAT, messages=[{"role": "user", "content": "late " * words}])):
+            while self.server.metric("cachalot_engine_rows_total") < begin + 1000:
+                time.sleep(0.01)
+            self.answer(CHAT, max_tokens=1)
+            self.assertLess(self.server.metric("cachalot_engine_rows_total"), begin + words / 2)
+        self.assert_comes_to("cachalot_requests_running", 0)
+
     def test_a_prompt_of_20_mb_is_refused_in_words(self):
         status, value = self.server.post(CHAT, self.body(CHAT, messages=[{"role": "user", "content": "a" * 20_000_000}]))
         self.assertEqual((status, value["error"]["code"]), (400, "context_length_exceeded"))
