@@ -12,13 +12,11 @@ int main(int argc, char** argv) {
     const char* name;
     void (*run)(bench::Harness&);
   };
-  const Part parts[] = {{"dense", bench::bench_dense},
-                        {"bf16", bench::bench_bf16},
-                        {"experts", bench::bench_experts},
-                        {"boundary", bench::bench_boundary},
-                        {"index", bench::bench_index},
-                        {"index-prefill", bench::bench_index_prefill},
-                        {"attention", bench::bench_attention}};
+  const Part parts[] = {
+      {"dense", bench::bench_dense},        {"bf16", bench::bench_bf16},
+      {"experts", bench::bench_experts},    {"boundary", bench::bench_boundary},
+      {"index", bench::bench_index},        {"index-prefill", bench::bench_index_prefill},
+      {"attention", bench::bench_attention}};
   for (int i = 1; i < argc; ++i) {
     bool known = false;
     for (const Part& part : parts) known |= std::strcmp(argv[i], part.name) == 0;

@@ -5,9 +5,9 @@
 // Rows    1 every decoding answer's last token and its drafts; 2 within a budget, by rank, pieces
 //         of prompts, which end before their last token: that one is the first decoded row, unless
 //         it runs with the prompt. No piece goes beyond its next_stop.
-// Share   of admitted prompts of one priority and deadline the first has half of the budget, or what
-//         the others leave; they have the rest, the one that needs least first: a short prompt does
-//         not wait for all of a long one.
+// Share   of admitted prompts of one priority and deadline the first has half of the budget, or
+//         what the others leave; they have the rest, the one that needs least first: a short prompt
+//         does not wait for all of a long one.
 // Budget  max_step_rows where nothing decodes. Else what the cost model gives within max_token_gap,
 //         its tail included; at its default, kDefaultGapSteps times a step of the decoding rows
 //         alone. Now and then such a step runs alone, so that it stays known; and pieces grow no

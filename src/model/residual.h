@@ -27,8 +27,8 @@ Matrix residual_after(Step& step, const ResidualMix& mix, Matrix y, Matrix strea
 Matrix collapse_streams(Step& step, const std::optional<HyperWeights>& weights,
                         const std::vector<float>& norm, Matrix streams, int64_t rows);
 
-// Where the precision allows it, the merge after a sublayer, what comes before the next one and that
-// one's norm are one op (ops/hyper/hyper_boundary.h).
+// Where the precision allows it, the merge after a sublayer, what comes before the next one and
+// that one's norm are one op (ops/hyper/hyper_boundary.h).
 bool has_boundary_op(const Step& step, const std::optional<HyperWeights>& weights,
                      formats::ResidualKind kind);
 

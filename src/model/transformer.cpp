@@ -60,8 +60,8 @@ Before before_attention(const LayerWeights& weights) {
 }
 Before before_ffn(const LayerWeights& weights) { return {&weights.hc_ffn, &weights.ffn_norm}; }
 
-// boundary: with one op between sublayers, where the first one's input already lies. next: the layer
-// after this one, null after the last.
+// boundary: with one op between sublayers, where the first one's input already lies. next: the
+// layer after this one, null after the last.
 Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                  const LayerWeights& weights, const LayerWeights* next,
                  const std::optional<Boundary>& boundary, Matrix streams) {

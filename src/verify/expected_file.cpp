@@ -26,8 +26,8 @@ Result<formats::SafetensorsFile> open_expected(const std::string& folder) {
     }
     const size_t size = bytes.size();
     bytes.resize(size + kPiece);
-    CACHALOT_ASSIGN_OR_RETURN(
-        count, stream->read({reinterpret_cast<char*>(bytes.data() + size), kPiece}));
+    CACHALOT_ASSIGN_OR_RETURN(count,
+                              stream->read({reinterpret_cast<char*>(bytes.data() + size), kPiece}));
     bytes.resize(size + count);
   }
   return formats::SafetensorsFile::from_bytes(std::move(bytes), compressed);

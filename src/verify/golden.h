@@ -1,6 +1,6 @@
 // verify golden DIR: compares this build with what other implementations computed for a small
 // model.
-// Format  config.json, model.safetensors, expected.safetensors (or it as .zst: expected_file.h) with
+// Format  config.json, model.safetensors, expected.safetensors (or .zst: expected_file.h) with
 //   fp32 sets:  input_ids [b, t], logits [b, t, vocab], hidden.N [1, t, hc, d] (streams after layer
 //               N, first sequence), router_experts.N, router_weights.N [b*t, k], topk.N [b, t,
 //               index_topk] (-1 = none)

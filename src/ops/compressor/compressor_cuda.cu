@@ -83,7 +83,8 @@ struct EntryPositions {
   }
 };
 
-// Units from one place to another by kOf of the block's threads, eight of a thread under way at once.
+// Units from one place to another by kOf of the block's threads, eight of a thread under way at
+// once.
 template <int kOf, typename T>
 __device__ __forceinline__ void copy_units(T* to, const T* from, int64_t count, int thread) {
   constexpr int kBatch = 8;

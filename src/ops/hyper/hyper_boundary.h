@@ -1,5 +1,6 @@
-// What lies between two sublayers' bodies in one op, on a GPU alone: hyper_post of the one, then the
-// mapping, hyper_split and hyper_pre of the next, and its norm; or the head's collapse and its norm.
+// What lies between two sublayers' bodies in one op, on a GPU alone: hyper_post of the one, then
+// the mapping, hyper_split and hyper_pre of the next, and its norm; or the head's collapse and its
+// norm.
 // Source, numerics  ops/hyper/hyper_boundary_cuda.h: the values of those ops but for the order of
 //         three sums.
 #pragma once

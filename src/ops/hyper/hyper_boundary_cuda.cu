@@ -228,8 +228,8 @@ __device__ __forceinline__ void make_comb(const HyperBoundaryParams& p, int64_t 
   }
 }
 
-// A block: one row. kVectors: of four channels, a thread. A warp more makes comb, which out does not
-// need.
+// A block: one row. kVectors: of four channels, a thread. A warp more makes comb, which out does
+// not need.
 template <int kVectors, bool kHead>
 __global__ void __launch_bounds__(kRowThreads + 32, 1)
     row_kernel(const __grid_constant__ HyperBoundaryParams p) {

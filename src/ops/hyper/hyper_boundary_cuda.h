@@ -10,14 +10,14 @@
 //         16-byte aligned.
 // Numerics  X', post, comb, u and out as ops/hyper/hyper_connection.h and ops/norm/rms_norm.h do
 //         them with bf16 roundings, but for Sinkhorn's quotients, which are products with a
-//         reciprocal good to two units in the last place, and for three sums. A mix: a weight is the sum of three bf16
-//         values, whose products are exact; 16 channels of a stream and the three values, high,
-//         middle, low, are one chain in the tensor core; the eight chains of 32 channels of four
-//         streams are added ascending; then the slices of 32 channels, every 16th to a chain
-//         ascending, and the 16 chains ascending. The streams' sum of squares: four channels by
-//         fma, four such in a butterfly, then as the mixes. That of u: four channels by fma for
-//         every 2048 to a chain, 32 chains in a butterfly, 16 such ascending. The orders depend on
-//         d alone.
+//         reciprocal good to two units in the last place, and for three sums. A mix: a weight is
+//         the sum of three bf16 values, whose products are exact; 16 channels of a stream and the
+//         three values, high, middle, low, are one chain in the tensor core; the eight chains of 32
+//         channels of four streams are added ascending; then the slices of 32 channels, every 16th
+//         to a chain ascending, and the 16 chains ascending. The streams' sum of squares: four
+//         channels by fma, four such in a butterfly, then as the mixes. That of u: four channels by
+//         fma for every 2048 to a chain, 32 chains in a butterfly, 16 such ascending. The orders
+//         depend on d alone.
 // Threads scratch belongs to one stream.
 #pragma once
 

@@ -1,5 +1,5 @@
-// The lightning indexer for many tokens of one sequence on the GPU's FP8 tensor cores: scores over fp4
-// keys and the exact choice of the best, in one kernel, without a score matrix in memory.
+// The lightning indexer for many tokens of one sequence on the GPU's FP8 tensor cores: scores over
+// fp4 keys and the exact choice of the best, in one kernel, without a score matrix in memory.
 // Shapes  IndexParams, its rows those of one sequence; no scratch.
 // Numerics  the picks are those of index_select_cuda.h.
 // Errors  make_index_prefill_plan: invalid_argument.

@@ -81,8 +81,8 @@ struct KeyCodes {
   uint32_t scales[2];
 };
 
-// Where a sequence's keys lie, every `stride`-th group of them. A warp's share of a group is 16 rows
-// of one block; of a group past the last visible key it is some other.
+// Where a sequence's keys lie, every `stride`-th group of them. A warp's share of a group is 16
+// rows of one block; of a group past the last visible key it is some other.
 class KeyPlaces {
  public:
   __device__ KeyPlaces(const tensor::RowBlocks& keys, int visible, int group, int stride)

@@ -1,5 +1,5 @@
-// The lightning indexer for a few tokens on the GPU's FP8 tensor cores: scores over fp4 keys and the
-// exact choice of the best, in one kernel, without a score matrix in memory.
+// The lightning indexer for a few tokens on the GPU's FP8 tensor cores: scores over fp4 keys and
+// the exact choice of the best, in one kernel, without a score matrix in memory.
 // Source  ops/indexer/index_select.h; reference/forward 3.6, 3.10.
 // Shapes  index_select's, all pointers of device memory, for the step's rows from first_row on: 64
 //         heads of 128, q with values of simulate_fp4, weight with values of bf16. Blocks of index

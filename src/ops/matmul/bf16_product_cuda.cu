@@ -245,7 +245,8 @@ void launch_bf16_products(const cuda::Device& device, const cuda::Stream& stream
   const int64_t units = units_of(products);
   const Bf16Tile tile = choose_bf16_tile(products.m, products.columns, units, device.num_sms);
   if (tile.token_tiles == 0) {
-    // Enough blocks for an SM to have two, eight times over; the more a block has, the fewer read x.
+    // Enough blocks for an SM to have two, eight times over; the more a block has, the fewer read
+    // x.
     const auto units_per_block =
         static_cast<int>(std::clamp<int64_t>(units / (16 * int64_t{device.num_sms}), 1, 8));
     cuda::LaunchShape shape;

@@ -39,15 +39,16 @@ struct Bf16Products {
   std::span<const Bf16Part> parts;
 };
 
-// Units of 16 rows and tiles of 8 tokens that a block takes; token_tiles 0: up to 8 rows of x, which
-// a block reads for itself. All give the same bits.
+// Units of 16 rows and tiles of 8 tokens that a block takes; token_tiles 0: up to 8 rows of x,
+// which a block reads for itself. All give the same bits.
 struct Bf16Tile {
   int units;
   int token_tiles;
 };
 Bf16Tile choose_bf16_tile(int64_t m, int64_t columns, int64_t num_units, int64_t num_sms);
 
-// Of memory that the launch needs, 16-byte aligned, for x in the order of the tensor core; may be 0.
+// Of memory that the launch needs, 16-byte aligned, for x in the order of the tensor core; may be
+// 0.
 int64_t bf16_scratch_bytes(const device::cuda::Device& device, const Bf16Products& p);
 void launch_bf16_products(const device::cuda::Device& device, const device::cuda::Stream& stream,
                           const Bf16Products& p, std::byte* scratch);

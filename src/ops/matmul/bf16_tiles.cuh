@@ -1,5 +1,5 @@
-// What products on the bf16 tensor cores share whose warps have an eighth of an output's inputs each:
-// x in the tensor core's order, and the fold of the eight sums.
+// What products on the bf16 tensor cores share whose warps have an eighth of an output's inputs
+// each: x in the tensor core's order, and the fold of the eight sums.
 #pragma once
 
 #include <cstdint>
@@ -63,8 +63,8 @@ __device__ __forceinline__ void fold_runs(const Outputs& out, const float* sums,
   }
 }
 
-// x as the tensor core has it, [tile of 8 tokens][step of 16 inputs][lane]; tokens past the last are
-// zeros.
+// x as the tensor core has it, [tile of 8 tokens][step of 16 inputs][lane]; tokens past the last
+// are zeros.
 template <int kUnused = 0>
 __global__ void __launch_bounds__(kThreads)
     prepare_kernel(const float* x, int64_t x_stride, int m, int steps, uint2* to) {

@@ -1,10 +1,11 @@
 // y[m, n] = bf16(sum over k of x[m, k] W[n, k]) with one or several fp8 weights, for few rows m, on
 // the GPU, in one launch.
 // Source  reference/forward 0.5 (LIN8); 3.8 (wo_a: grouped, activations not quantised).
-// Shapes  group g has a weight [rows_g, columns] as ops/matmul/streamed_weight.h and y_g [m, rows_g]
-//         bf16. x [m, groups * columns] bf16, of which group g reads its own columns; with shared_x
-//         [m, columns], which all read. Strides count elements. x and the weights are 16-byte
-//         aligned, a row of x too. float_rows: x and y are float; what x holds, bf16 can hold.
+// Shapes  group g has a weight [rows_g, columns] as ops/matmul/streamed_weight.h and y_g [m,
+//         rows_g] bf16. x [m, groups * columns] bf16, of which group g reads its own columns; with
+//         shared_x [m, columns], which all read. Strides count elements. x and the weights are
+//         16-byte aligned, a row of x too. float_rows: x and y are float; what x holds, bf16 can
+//         hold.
 // Numerics  ops/matmul/streamed_product.cuh: the order of sums depends on columns alone. x is
 //         quantised inside (ACT8, runs of 128) but in the form mma_bf16.
 // Errors  make_dense_product: invalid_argument where the shape cannot run.

@@ -24,8 +24,8 @@ struct MatmulProblem {
 struct MatmulPlan {
   int64_t m_block;  // rows of x in one task
   int64_t k_block;  // inputs decoded at a time: a multiple of 128
-  bool by_rows =
-      false;  // a thread's tasks are all panels of its rows; else some panels of all rows
+  // A thread's tasks are all panels of its rows; else some panels of all rows.
+  bool by_rows = false;
 };
 
 MatmulPlan plan_matmul(const MatmulProblem& problem);

@@ -1,7 +1,8 @@
 // Weights in the order in which the GPU's products stream them: units of 16 (fp8, bf16) or 64 (fp4)
 // output rows, each a run of bytes that the copy engine takes in stages, or a warp as it lies, and
 // the tensor cores take as it lies.
-// Source  reference/forward 0.5 (LIN8, LIN4, LINB); the official arrays of codes and e8m0 scales in.
+// Source  reference/forward 0.5 (LIN8, LIN4, LINB); the official arrays of codes and e8m0 scales
+// in.
 // Layout  a unit holds its 128-input blocks in stages of 8 (fp8) or 4 (fp4), the last stage of a
 //         unit with what is left. A stage of n blocks: n times the codes of its rows x 128 inputs,
 //         16 rows after 16 rows, in the order of the wgmma fragments (tile/mma.cuh), then n times
