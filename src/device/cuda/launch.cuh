@@ -48,7 +48,7 @@ void launch(const Stream& stream, const LaunchShape& shape, void (*kernel)(Param
   CACHALOT_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
 }
 
-// Once for each kernel that takes more than 48 KiB of dynamic shared memory, when its plan is made.
+// Once for each kernel that takes more than kSmemWithoutAsking, when its plan is made.
 template <typename... Params>
 void allow_smem(void (*kernel)(Params...), int64_t smem_bytes) {
   CACHALOT_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -1,5 +1,7 @@
 #include "device/cuda/launch_list.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -12,7 +14,6 @@ namespace {
 constexpr size_t kMaxLaunches = 128;  // the device runs so many while the host adds the next
 constexpr size_t kMaxKnown = 256;
 constexpr size_t kParamAlignment = 16;
-constexpr int64_t kSmemWithoutAsking = 48 << 10;
 
 bool is_same(const dim3& a, const dim3& b) { return a.x == b.x && a.y == b.y && a.z == b.z; }
 
@@ -124,7 +125,14 @@ void LaunchList::launch(const Stream& stream, const Record& record) {
   attribute.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &attribute;
   config.numAttrs = record.launch.is_programmatic ? 1 : 0;
-  CACHALOT_CUDA_CHECK(cudaLaunchKernelExC(&config, record.launch.kernel, arguments(record)));
+  const cudaError_t error = cudaLaunchKernelExC(&config, record.launch.kernel, arguments(record));
+  if (error == cudaSuccess) return;
+  const char* name = "a kernel";
+  cudaFuncGetName(&name, record.launch.kernel);
+  const dim3& grid = record.launch.grid;
+  CACHALOT_CHECK_MSG(false, fmt::format("{}: grid {} x {} x {}, {} threads, {} bytes: {}", name,
+                                        grid.x, grid.y, grid.z, record.launch.block,
+                                        record.launch.smem_bytes, cudaGetErrorString(error)));
 }
 
 void LaunchList::capture(const Stream& stream, Known& known) {

@@ -19,6 +19,10 @@
 
 namespace cachalot::device::cuda {
 
+// More dynamic shared memory has to be asked for: with a kernel's static one, of at most 16 KiB, it
+// may be over the 48 KiB that every kernel has.
+inline constexpr int64_t kSmemWithoutAsking = 32 << 10;
+
 class LaunchList {
  public:
   struct Launch {

@@ -212,7 +212,7 @@ void launch_many(const cuda::Stream& stream, const Bf16Products& products, Param
   shape.block = kThreads;
   shape.smem_bytes = int64_t{kWarps} * kTiles * 8 * bf16_tiles::kTokenStride<kUnits> * 4;
   auto* const kernel = many_tokens_kernel<kUnits, kTiles>;
-  if (shape.smem_bytes > 48 * 1024) cuda::allow_smem(kernel, shape.smem_bytes);
+  if (shape.smem_bytes > cuda::kSmemWithoutAsking) cuda::allow_smem(kernel, shape.smem_bytes);
   cuda::launch(stream, shape, kernel, p);
 }
 
@@ -257,7 +257,7 @@ void launch_bf16_products(const cuda::Device& device, const cuda::Stream& stream
     auto* const kernel = shape.grid.x <= static_cast<unsigned>(device.num_sms)
                              ? few_tokens_kernel<32>
                              : few_tokens_kernel<16>;
-    if (shape.smem_bytes > 48 * 1024) cuda::allow_smem(kernel, shape.smem_bytes);
+    if (shape.smem_bytes > cuda::kSmemWithoutAsking) cuda::allow_smem(kernel, shape.smem_bytes);
     return cuda::launch(stream, shape, kernel, p);
   }
   p.prepared = reinterpret_cast<const uint2*>(scratch);

@@ -288,7 +288,8 @@ void launch_wide(const cuda::Stream& stream, const Params& p) {
   shape.block = bf16_tiles::kThreads;
   shape.smem_bytes =
       int64_t{bf16_tiles::kWarps} * kTiles * 8 * bf16_tiles::kTokenStride<kWideUnits> * 4;
-  if (shape.smem_bytes > 48 * 1024) cuda::allow_smem(wide_kernel<kTiles>, shape.smem_bytes);
+  if (shape.smem_bytes > cuda::kSmemWithoutAsking)
+    cuda::allow_smem(wide_kernel<kTiles>, shape.smem_bytes);
   cuda::launch(stream, shape, wide_kernel<kTiles>, p);
 }
 
