@@ -14,8 +14,6 @@
 namespace cachalot::apps {
 namespace {
 
-constexpr int kInterrupted = 130;
-
 struct RlOptions {
   std::vector<std::string> files;
   bool dry_run = false;
@@ -89,13 +87,7 @@ void add_rl_verb(CLI::App& app, int* exit_code) {
                     "print the configuration with defaults, and stop");
   command->add_option("--stop-at-step", options->request.stop_at_step,
                       "end with a checkpoint after this step");
-  command->add_option("--threads", options->threads, "0: one per usable core")
-      ->check(CLI::Range(0, 1024));
-  command->allow_extras();
-  command->callback([command, options, exit_code] {
-    const Result<int> code = run(*options, *command);
-    *exit_code = code ? *code : report_error(code.error());
-  });
+  finish_training_verb(command, options, run, exit_code);
 }
 
 }  // namespace cachalot::apps

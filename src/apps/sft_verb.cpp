@@ -75,13 +75,7 @@ void add_sft_verb(CLI::App& app, int* exit_code) {
       ->check(at_least(0));
   command->add_flag("--dry-run", request.dry_run,
                     "print the rows' count, the resolved configuration, memory and time, and stop");
-  command->add_option("--threads", options->threads, "0: one per usable core")
-      ->check(CLI::Range(0, 1024));
-  command->allow_extras();
-  command->callback([command, options, exit_code] {
-    const Result<int> code = run(*options, *command);
-    *exit_code = code ? *code : report_error(code.error());
-  });
+  finish_training_verb(command, options, run, exit_code);
 }
 
 }  // namespace cachalot::apps

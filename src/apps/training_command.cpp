@@ -16,8 +16,6 @@
 namespace cachalot::apps {
 namespace {
 
-constexpr int kInterrupted = 130;  // a shell's code for Ctrl-C: what follows "&&" does not run
-
 void print_row(std::string_view name, const std::string& text) {
   fmt::print("{:<11}{}\n", name, text);
 }
