@@ -10,6 +10,7 @@
 #include "numeric/formats.h"
 #include "ops/matmul/streamed_weight.h"
 #include "ops/moe/expert_layer_cuda.h"
+#include "ops/moe/expert_many.h"
 #include "tests/cuda/quantised_reference.h"
 
 namespace cachalot::bench {
@@ -37,7 +38,7 @@ double silu(double g) { return g / (1 + std::exp(-g)); }
 void bench_experts(Harness& h) {
   constexpr int64_t kPicks = 6;
   constexpr float kLimit = 10;
-  for (const Model& m : {Model{"Flash", 256, 4096, 2048, {1, 2, 4, 16, 64, 512}},
+  for (const Model& m : {Model{"Flash", 256, 4096, 2048, {1, 2, 4, 16, 64, 512, 1024, 4096}},
                          Model{"Pro", 96, 7168, 3072, {1, 4}}}) {
     std::mt19937 rng(9);
     const testing::Fp4Weight gate = random_fp4(rng, m.inner, m.hidden),
@@ -84,8 +85,11 @@ void bench_experts(Harness& h) {
                                inner = h.room(pairs * m.inner * 2),
                                y = h.room(pairs * m.hidden * 2),
                                out = h.room(tokens * m.hidden * 2);
+      const auto many = h.room(ops::expert_many_bytes(
+          {ops::ExpertForm::official_fp8, tokens, m.experts, kPicks, m.hidden, m.inner, kLimit}));
       for (const ops::ExpertForm form :
            {ops::ExpertForm::official_fp8, ops::ExpertForm::official}) {
+        if (form == ops::ExpertForm::official && tokens > 512) continue;
         const auto plan = ops::make_expert_plan(
             h.device(), {form, tokens, m.experts, kPicks, m.hidden, m.inner, kLimit});
         CACHALOT_CHECK_MSG(plan.has_value(), plan.error().message());
@@ -99,7 +103,8 @@ void bench_experts(Harness& h) {
           p.down = down_buffer.data();
           p.scratch = {num_tiles.as<int32_t>(),  tiles.as<ops::ExpertTile>(),
                        tile_pairs.as<int32_t>(), arrivals.as<unsigned long long>(),
-                       inner.as<uint16_t>(),     y.as<uint16_t>()};
+                       inner.as<uint16_t>(),     y.as<uint16_t>(),
+                       many.as<std::byte>()};
           p.out = out.as<uint16_t>();
           ops::launch_expert_layer(*plan, h.stream(), p);
         };

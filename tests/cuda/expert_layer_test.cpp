@@ -3,6 +3,7 @@
 
 #include "ops/matmul/streamed_weight.h"
 #include "ops/moe/expert_layer_cuda.h"
+#include "ops/moe/expert_many.h"
 #include "tests/cuda/cuda_fixture.h"
 #include "tests/cuda/quantised_reference.h"
 
@@ -66,17 +67,20 @@ class ExpertLayer : public testing::CudaTest {
     return b;
   }
 
-  std::vector<uint16_t> run(const Batch& b) {
+  // many_tokens: the plan's.
+  std::vector<uint16_t> run(const Batch& b, int64_t many_tokens = 0) {
     const int64_t tokens = static_cast<int64_t>(b.ids.size()) / shape_.k;
     Result<ExpertPlan> plan = make_expert_plan(device_, shape_);
     EXPECT_TRUE(plan.has_value()) << plan.error().message();
     if (!plan) return {};
+    plan->many_tokens = many_tokens;
     const int64_t pairs = shape_.max_tokens * shape_.k;
     const DeviceBuffer x = put(b.x), ids = put(b.ids), weights = put(b.weights);
     const DeviceBuffer num_tiles = room(4), tiles = room(pairs * sizeof(ExpertTile)),
                        tile_pairs = room(pairs * kMaxTileTokens * 4), arrivals = room(8, 0),
                        h = room(pairs * shape_.moe_intermediate_size * 2),
                        y = room(pairs * shape_.hidden_size * 2),
+                       many = room(std::max<int64_t>(expert_many_bytes(shape_), 1)),
                        out = room(tokens * shape_.hidden_size * 2);
     ExpertParams p = {};
     p.tokens = tokens;
@@ -87,7 +91,8 @@ class ExpertLayer : public testing::CudaTest {
     p.down = down_.data();
     p.scratch = {num_tiles.as<int32_t>(),  tiles.as<ExpertTile>(),
                  tile_pairs.as<int32_t>(), arrivals.as<unsigned long long>(),
-                 h.as<uint16_t>(),         y.as<uint16_t>()};
+                 h.as<uint16_t>(),         y.as<uint16_t>(),
+                 many.as<std::byte>()};
     p.out = out.as<uint16_t>();
     launch_expert_layer(*plan, stream_, p);
     h_ = testing::floats_of(get<uint16_t>(h));
@@ -195,6 +200,50 @@ TEST_F(ExpertLayer, ATokenDoesNotDependOnTheOthers) {
         EXPECT_EQ(num_different, 0) << tokens << " tokens from " << first;
       }
     }
+  }
+}
+
+// tokens_of[e] pairs of expert e, in any order; -1 fills the rest up.
+std::vector<int32_t> ids_of(Rng& rng, const std::vector<int64_t>& tokens_of, int64_t k) {
+  std::vector<int32_t> ids;
+  for (size_t e = 0; e < tokens_of.size(); ++e) ids.insert(ids.end(), tokens_of[e], e);
+  while (static_cast<int64_t>(ids.size()) % k != 0) ids.push_back(-1);
+  std::shuffle(ids.begin(), ids.end(), rng);
+  return ids;
+}
+
+// The form for many tokens an expert has the bits of that for few, whatever the experts get.
+TEST_F(ExpertLayer, ManyTokensHaveTheBitsOfFew) {
+  struct Case {
+    std::vector<int64_t> tokens_of;
+    int64_t k, hidden, inner;
+  };
+  const std::vector<int64_t> ragged = {0, 1, 15, 16, 17, 127, 128, 129, 0, 33, 300, 48};
+  for (const Case& c : std::initializer_list<Case>{{ragged, 2, 1152, 384},
+                                                   {ragged, 3, 512, 128},
+                                                   {ragged, 1, 640, 2176},
+                                                   {{0, 517, 0}, 1, 256, 640},
+                                                   {{80, 96, 112, 64}, 4, 4096, 2048}}) {
+    Rng rng(7);
+    const std::vector<int32_t> ids = ids_of(rng, c.tokens_of, c.k);
+    const auto tokens = static_cast<int64_t>(ids.size()) / c.k;
+    make({ExpertForm::official_fp8, tokens, static_cast<int64_t>(c.tokens_of.size()), c.k,
+          c.hidden, c.inner, 10});
+    Batch b = random_batch(rng, tokens);
+    b.ids = ids;
+    const auto few = run(b);
+    const auto few_h = h_;
+    const auto many = run(b, 1);
+    int64_t num_different = 0;
+    for (size_t pair = 0; pair < ids.size(); ++pair) {
+      if (ids[pair] < 0) continue;
+      for (int64_t i = 0; i < c.inner; ++i)
+        num_different += few_h[pair * c.inner + i] != h_[pair * c.inner + i];
+    }
+    EXPECT_EQ(num_different, 0) << "inner activations, hidden " << c.hidden;
+    num_different = 0;
+    for (size_t i = 0; i < few.size(); ++i) num_different += few[i] != many[i];
+    EXPECT_EQ(num_different, 0) << "hidden " << c.hidden << " inner " << c.inner;
   }
 }
 

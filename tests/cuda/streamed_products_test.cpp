@@ -182,7 +182,7 @@ TEST_F(StreamedProducts, ExpertLayer) {
           .value();
   const std::byte* const gate_up_there = side.array(gate_up);
   const std::byte* const down_there = side.array(down);
-  for (const int64_t rows : {1, 2, 5, 70, 4100}) {  // more pairs than a call of the kernels takes
+  for (const int64_t rows : {1, 2, 5, 70, 8200}) {  // more pairs than a call of the kernels takes
     const std::vector<float> x = make_bf16_rows(rows, kHidden, rng),
                              shared = make_bf16_rows(rows, kHidden, rng);
     std::vector<int32_t> ids;

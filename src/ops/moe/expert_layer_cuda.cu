@@ -7,7 +7,9 @@
 #include "device/cuda/launch.cuh"
 #include "ops/elementwise/exp.cuh"
 #include "ops/moe/expert_layer_cuda.h"
+#include "ops/moe/expert_many.h"
 #include "ops/moe/expert_product.cuh"
+#include "ops/moe/pair_ranks.cuh"
 
 namespace cachalot::ops {
 namespace {
@@ -17,78 +19,30 @@ constexpr StreamedFormat kFp4 = StreamedFormat::fp4;
 
 // --- Tokens by expert, in tiles of up to tile_tokens tokens.
 
-// One block's: pairs in their order, each warp a run of them.
-constexpr int kDispatchThreads = 1024;
-constexpr int kDispatchWarps = kDispatchThreads / 32;
-constexpr int kMaxExperts = 512;
-
-__device__ __forceinline__ int sum_up_to_lane(int value) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
-    const int other = __shfl_up_sync(0xFFFFFFFFu, value, distance);
-    if (lane >= distance) value += other;
-  }
-  return value;
-}
-
-__global__ void __launch_bounds__(kDispatchThreads, 1)
+__global__ void __launch_bounds__(PairRanks::kThreads, 1)
     dispatch_kernel(const int32_t* ids, int num_pairs, int num_experts, int tile_tokens,
                     ExpertScratch s) {
-  // [warp][expert]: how many pairs the warp has, then where its next one goes.
-  __shared__ uint16_t place[kDispatchWarps][kMaxExperts];
-  __shared__ int first_tile[kMaxExperts];
-  __shared__ int warp_tiles[kMaxExperts / 32];
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  for (int e = lane; e < num_experts; e += 32) place[warp][e] = 0;
+  __shared__ PairRanks ranks;
+  __shared__ int first_tile[PairRanks::kMaxExperts];
+  __shared__ int sums[PairRanks::kMaxExperts / 32];
+  ranks.clear(num_experts);
   tile::wait_for_producers();
   tile::launch_dependents();
-  __syncwarp();
-  const int run = (num_pairs + kDispatchThreads - 1) / kDispatchThreads * 32;
-  // Calls with (pair, its expert, its rank among the warp's), 32 pairs at a time.
-  const auto each_pair = [&](const auto& call) {
-    for (int i = warp * run; i < (warp + 1) * run; i += 32) {
-      const int pair = i + lane;
-      const int id = pair < num_pairs ? tile::load_shared_state(ids + pair) : -1;
-      const bool known = id >= 0 && id < num_experts;
-      const unsigned same = __match_any_sync(0xFFFFFFFFu, id);
-      const int before = __popc(same & ((1u << lane) - 1));
-      const int rank = known ? place[warp][id] + before : 0;
-      __syncwarp();
-      if (known && before == 0) place[warp][id] += static_cast<uint16_t>(__popc(same));
-      __syncwarp();
-      if (known) call(pair, id, rank);
-    }
-  };
-  each_pair([](int, int, int) {});
-  __syncthreads();
 
   // Thread e has expert e.
+  const int tokens = ranks.count(ids, num_pairs, num_experts);
   const int e = static_cast<int>(threadIdx.x);
-  int tokens = 0;
-  if (e < num_experts) {
-    for (int w = 0; w < kDispatchWarps; ++w) {
-      const int own = place[w][e];
-      place[w][e] = static_cast<uint16_t>(tokens);
-      tokens += own;
-    }
-  }
   const int tiles = (tokens + tile_tokens - 1) / tile_tokens;
-  const int up_to = sum_up_to_lane(tiles);
-  if (lane == 31 && warp < kMaxExperts / 32) warp_tiles[warp] = up_to;
-  __syncthreads();
-  if (e < kMaxExperts) {
-    int first = up_to - tiles;
-    for (int w = 0; w < warp; ++w) first += warp_tiles[w];
+  const int first = sum_before(tiles, sums);
+  if (e < PairRanks::kMaxExperts) {
     first_tile[e] = first;
     for (int i = 0; i < tiles; ++i) {
       s.tiles[first + i] = {e, min(tile_tokens, tokens - i * tile_tokens)};
     }
-    if (e == kMaxExperts - 1) *s.num_tiles = first + tiles;
+    if (e == PairRanks::kMaxExperts - 1) *s.num_tiles = first + tiles;
   }
   __syncthreads();
-  each_pair([&](int pair, int id, int rank) {
+  ranks.each_pair(ids, num_pairs, num_experts, [&](int pair, int id, int rank) {
     s.pairs[(first_tile[id] + rank / tile_tokens) * kMaxTileTokens + rank % tile_tokens] = pair;
   });
 }
@@ -503,48 +457,10 @@ int config_of(const ExpertShape& s, int64_t tokens) {
   return tokens * s.k <= 4 * s.num_experts ? 1 : 2;
 }
 
-}  // namespace
-
-Result<ExpertPlan> make_expert_plan(const cuda::Device& device, const ExpertShape& s) {
-  const auto bad = [&](const char* what, int64_t found) {
-    return invalid_argument(std::string("expert layer: expected ") + what + ", found " +
-                            std::to_string(found));
-  };
-  if (s.num_experts < 1 || s.num_experts > kMaxExperts)
-    return bad("1 to 512 experts", s.num_experts);
-  if (s.k < 1) return bad("a pick a token", s.k);
-  if (s.max_tokens < 1 || s.max_tokens * s.k > kMaxExpertPairs)  // counted in 16 bits
-    return bad("1 to 12000 pairs", s.max_tokens * s.k);
-  if (s.hidden_size < 128 || s.hidden_size % 128 != 0)
-    return bad("hidden_size in blocks of 128", s.hidden_size);
-  if (s.moe_intermediate_size < 128 || s.moe_intermediate_size % 128 != 0)
-    return bad("moe_intermediate_size in blocks of 128", s.moe_intermediate_size);
-
-  ExpertPlan plan;
-  plan.shape = s;
-  plan.grid = device.num_sms;
-  const auto cut = [&](int config, int tile_tokens, int64_t tokens) {
-    return cut_smem(device, s, tile_tokens, tokens, plan.configs[config]);
-  };
-  if (!cut(0, 8, 2) || !(cut(1, 8, 8) || cut(1, 8, 4)) ||
-      !(cut(2, 16, 16) || cut(2, 8, 8) || cut(2, 8, 4))) {
-    return bad("sizes that fit the shared memory", s.hidden_size);
-  }
-  // Configurations may share a kernel, which gets what the largest needs.
-  for (const ExpertConfig& config : plan.configs) {
-    int64_t most = 0;
-    for (const ExpertConfig& other : plan.configs) {
-      if (other.tile_tokens == config.tile_tokens) most = std::max(most, other.num_bytes);
-    }
-    cuda::allow_smem(products_kernel(s.form, config.tile_tokens), most);
-  }
-  return plan;
-}
-
-void launch_expert_layer(const ExpertPlan& plan, const cuda::Stream& stream,
-                         const ExpertParams& params) {
+// From the picks to y.
+void launch_products(const ExpertPlan& plan, const cuda::Stream& stream,
+                     const ExpertParams& params) {
   const ExpertShape& s = plan.shape;
-  CACHALOT_CHECK(params.tokens >= 1 && params.tokens <= s.max_tokens);
   const int tokens = static_cast<int>(params.tokens);
   const int k = static_cast<int>(s.k);
   const ExpertConfig& config = plan.configs[config_of(s, params.tokens)];
@@ -554,7 +470,7 @@ void launch_expert_layer(const ExpertPlan& plan, const cuda::Stream& stream,
   if (!few) {
     cuda::LaunchShape dispatch;
     dispatch.grid = dim3(1);
-    dispatch.block = kDispatchThreads;
+    dispatch.block = PairRanks::kThreads;
     cuda::launch(stream, dispatch, dispatch_kernel, params.ids, num_pairs,
                  static_cast<int>(s.num_experts), config.smem_tokens, params.scratch);
   }
@@ -598,6 +514,62 @@ void launch_expert_layer(const ExpertPlan& plan, const cuda::Stream& stream,
   products.block = experts::kThreads;
   products.smem_bytes = config.num_bytes;
   cuda::launch(stream, products, products_kernel(s.form, config.tile_tokens), p);
+}
+
+}  // namespace
+
+Result<ExpertPlan> make_expert_plan(const cuda::Device& device, const ExpertShape& s) {
+  const auto bad = [&](const char* what, int64_t found) {
+    return invalid_argument(std::string("expert layer: expected ") + what + ", found " +
+                            std::to_string(found));
+  };
+  if (s.num_experts < 1 || s.num_experts > PairRanks::kMaxExperts)
+    return bad("1 to 512 experts", s.num_experts);
+  if (s.k < 1) return bad("a pick a token", s.k);
+  if (s.max_tokens < 1 || s.max_tokens * s.k > kMaxExpertPairs)
+    return bad("1 to 24576 pairs", s.max_tokens * s.k);
+  if (s.hidden_size < 128 || s.hidden_size % 128 != 0)
+    return bad("hidden_size in blocks of 128", s.hidden_size);
+  if (s.moe_intermediate_size < 128 || s.moe_intermediate_size % 128 != 0)
+    return bad("moe_intermediate_size in blocks of 128", s.moe_intermediate_size);
+
+  ExpertPlan plan;
+  plan.shape = s;
+  plan.grid = device.num_sms;
+  const auto cut = [&](int config, int tile_tokens, int64_t tokens) {
+    return cut_smem(device, s, tile_tokens, tokens, plan.configs[config]);
+  };
+  if (!cut(0, 8, 2) || !(cut(1, 8, 8) || cut(1, 8, 4)) ||
+      !(cut(2, 16, 16) || cut(2, 8, 8) || cut(2, 8, 4))) {
+    return bad("sizes that fit the shared memory", s.hidden_size);
+  }
+  // Configurations may share a kernel, which gets what the largest needs.
+  for (const ExpertConfig& config : plan.configs) {
+    int64_t most = 0;
+    for (const ExpertConfig& other : plan.configs) {
+      if (other.tile_tokens == config.tile_tokens) most = std::max(most, other.num_bytes);
+    }
+    cuda::allow_smem(products_kernel(s.form, config.tile_tokens), most);
+  }
+  if (s.form == ExpertForm::official_fp8) {
+    plan.many_tokens = (kManyTokensAnExpert * s.num_experts + s.k - 1) / s.k;
+    plan.many_bytes = plan.takes_many(s.max_tokens) ? expert_many_bytes(s) : 0;
+    allow_expert_many();
+  }
+  return plan;
+}
+
+void launch_expert_layer(const ExpertPlan& plan, const cuda::Stream& stream,
+                         const ExpertParams& params) {
+  const ExpertShape& s = plan.shape;
+  CACHALOT_CHECK(params.tokens >= 1 && params.tokens <= s.max_tokens);
+  const int64_t tokens = params.tokens;
+  const int k = static_cast<int>(s.k);
+  if (plan.takes_many(tokens)) {
+    launch_expert_many(plan, stream, params);
+  } else {
+    launch_products(plan, stream, params);
+  }
 
   cuda::LaunchShape combine;
   combine.grid =

@@ -1,4 +1,4 @@
-// The routed experts of a layer for few tokens, on the GPU: from the router's picks to one row a
+// The routed experts of a layer on the GPU: from the router's picks to one row a
 // pair of token and expert, and their sum.
 // Source  reference/forward 4.2, 4.3, 0.5 (LIN4).
 // Shapes  x [tokens, hidden_size] bf16; ids, weights [tokens, k]; gate_up and down: expert after
@@ -54,9 +54,10 @@ struct ExpertScratch {
   unsigned long long* arrivals;  // [1]: zero before the first call, then the kernels' own
   uint16_t* h;
   uint16_t* y;
+  std::byte* many = nullptr;  // [plan.many_bytes], 16-byte aligned
 };
 inline constexpr int kMaxTileTokens = 16;
-inline constexpr int64_t kMaxExpertPairs = 12000;  // of a call
+inline constexpr int64_t kMaxExpertPairs = 24576;  // of a call
 
 // How many tokens a tile has and how a block's shared memory is cut.
 struct ExpertConfig {
@@ -71,7 +72,13 @@ struct ExpertConfig {
 struct ExpertPlan {
   ExpertShape shape;
   int grid = 0;
-  ExpertConfig configs[3];  // for up to 2 tokens, for few and for many tokens an expert
+  ExpertConfig configs[3];  // for up to 2 tokens, for few and for more tokens an expert
+  // From so many tokens on the products are those of expert_many.h, whose bits are the same; 0:
+  // never.
+  int64_t many_tokens = 0;
+  int64_t many_bytes = 0;
+
+  bool takes_many(int64_t tokens) const { return many_tokens > 0 && tokens >= many_tokens; }
 };
 
 Result<ExpertPlan> make_expert_plan(const device::cuda::Device& device, const ExpertShape& shape);
@@ -89,7 +96,7 @@ struct ExpertParams {
 };
 
 // Kernels: tiles of tokens by expert (up to 32 pairs the next one finds them for itself), both
-// products, sum. The first may start before the stream's last kernel has ended (programmatic edge).
+// products (of many tokens those of expert_many.h), sum. The first may start before the stream's last kernel has ended (programmatic edge).
 void launch_expert_layer(const ExpertPlan& plan, const device::cuda::Stream& stream,
                          const ExpertParams& params);
 

@@ -28,7 +28,8 @@ void expert_layer_cuda(device::ExecContext& ctx, const ExpertLayerRows& p) {
       ctx.arena->allocate<int32_t>(pairs * kMaxTileTokens),
       reinterpret_cast<unsigned long long*>(const_cast<std::byte*>(experts.arrivals.data())),
       ctx.arena->allocate<uint16_t>(pairs * experts.moe_intermediate_size),
-      ctx.arena->allocate<uint16_t>(pairs * experts.hidden_size)};
+      ctx.arena->allocate<uint16_t>(pairs * experts.hidden_size),
+      ctx.arena->allocate<std::byte>(plan->many_bytes)};
   for (int64_t first = 0; first < p.rows; first += most) {
     const int64_t at = first * experts.hidden_size;
     launch_expert_layer(*plan, device::cuda::stream_of(ctx),
