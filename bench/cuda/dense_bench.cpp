@@ -55,7 +55,7 @@ void bench_dense(Harness& h) {
     const int copies = static_cast<int>(std::max<int64_t>(2, pool_bytes / size));
     const cuda::DeviceBuffer pool = h.repeat(*bytes, copies);
 
-    constexpr int64_t kMaxM = 1024;
+    constexpr int64_t kMaxM = 4096;
     const int64_t width = p.groups * p.columns;
     std::normal_distribution<float> normal;
     std::vector<uint16_t> x(static_cast<size_t>(kMaxM * width));
@@ -63,19 +63,19 @@ void bench_dense(Harness& h) {
     std::vector<float> x_row(static_cast<size_t>(width));
     for (int64_t k = 0; k < width; ++k) x_row[k] = numeric::float_from_bf16(x[k]);
     const cuda::DeviceBuffer x_buffer = h.put(x);
-    const cuda::DeviceBuffer y_buffer = h.room(kMaxM * p.rows * 2);
 
     for (const ops::DenseForm form :
          {ops::DenseForm::official_fp8, ops::DenseForm::official, ops::DenseForm::unquantised}) {
       if ((form == ops::DenseForm::unquantised) != (p.groups > 1)) continue;
       std::vector<double> values(x_row.begin(), x_row.end());
       if (form != ops::DenseForm::unquantised) values = testing::quantised(x_row);
-      for (const int64_t m : {1, 4, 8, 16, 64, 1024}) {
+      for (const int64_t m : {1, 4, 8, 16, 64, 1024, 4096}) {
         if (!p.in_layer && m > 1 && m != 8) continue;
         if (m > 16 && form != ops::DenseForm::official_fp8) continue;
         const auto plan = ops::make_dense_plan(h.device(), {form, m, p.rows, p.columns, p.groups});
         CACHALOT_CHECK_MSG(plan.has_value(), plan.error().message());
         const cuda::DeviceBuffer scratch = h.room(std::max<int64_t>(16, plan->scratch_bytes));
+        const cuda::DeviceBuffer y_buffer = h.room(m * p.rows * 2);
         const auto call = [&](int i) {
           ops::launch_dense(*plan, h.stream(), x_buffer.as<uint16_t>(), width,
                             pool.data() + i % copies * size, y_buffer.as<uint16_t>(), p.rows,

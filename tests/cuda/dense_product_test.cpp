@@ -135,8 +135,21 @@ TEST_F(DenseProduct, ARowDoesNotDependOnTheOthers) {
 // The kernel for many rows has the bits of that for few.
 TEST_F(DenseProduct, ManyRowsHaveTheBitsOfFew) {
   Rng rng(3);
-  for (const int64_t columns : {384, 1152, 4096}) {
-    const DenseShape s{DenseForm::official_fp8, 700, 2456, columns};
+  // Blocks of 64 rows and of 128; up to eight runs of 128 columns, and more.
+  struct Case {
+    int64_t rows, columns;
+  };
+  for (const Case& c : std::initializer_list<Case>{{2456, 384},
+                                                   {2456, 1024},
+                                                   {2456, 1152},
+                                                   {2456, 4096},
+                                                   {4424, 128},
+                                                   {4424, 640},
+                                                   {4424, 1024},
+                                                   {4424, 1280},
+                                                   {4424, 4224}}) {
+    const int64_t columns = c.columns;
+    const DenseShape s{DenseForm::official_fp8, 700, c.rows, columns};
     const Operands o = random_operands(rng, s);
     const auto weight = streamed(o.weight);
     const auto all = run(s, weight, o.x);
@@ -149,7 +162,8 @@ TEST_F(DenseProduct, ManyRowsHaveTheBitsOfFew) {
       int64_t num_different = 0;
       for (size_t i = 0; i < found.size(); ++i)
         num_different += found[i] != all[first * s.rows + i];
-      EXPECT_EQ(num_different, 0) << "columns " << columns << " from row " << first;
+      EXPECT_EQ(num_different, 0)
+          << "rows " << c.rows << " columns " << columns << " from row " << first;
     }
   }
 }

@@ -111,8 +111,9 @@ TEST_F(StreamedProducts, GroupedMatmul) {
         Case{OnGpu::streamed, {40, 64, 64}, false},
         Case{OnGpu::streamed_bf16, {256, 256, 256, 256, 256}, true},
         Case{OnGpu::streamed_bf16, {256, 256, 128}, true},
-        // For which there is a kernel of more rows of x.
-        Case{OnGpu::streamed_bf16, {1056, 1056, 1056, 1056}, true}}) {
+        // For which there are kernels of more rows of x.
+        Case{OnGpu::streamed_bf16, {1056, 1056, 1056, 1056}, true},
+        Case{OnGpu::streamed_bf16, {1152, 1152, 1152, 1152}, true}}) {
     std::deque<PackedWeight> weights;
     Side host(nullptr), side(gpu_.get());
     for (const int64_t rows : c.rows) {
@@ -122,7 +123,7 @@ TEST_F(StreamedProducts, GroupedMatmul) {
     }
     const auto count = static_cast<int64_t>(c.rows.size());
     const int64_t width = c.beside ? count * kColumns : kColumns;
-    for (const int64_t m : {1, 2, 7, 40}) {
+    for (const int64_t m : {1, 2, 7, 40, 530}) {
       const float* x = side.array(make_bf16_rows(m, width, rng));
       std::vector<MatmulParams> products;
       for (int64_t i = 0; i < count; ++i) {

@@ -1,6 +1,7 @@
 // The fp8 product for many rows: the forms official_fp8 and unquantised of dense_product_cuda.h
-// with the same bits. x is brought into the tensor core's order before. A block takes 192 outputs
-// and 64 rows of x; unquantised, 32 outputs and up to 64 rows, its warps a chain each.
+// with the same bits. x is brought into the tensor core's order before. A block takes 128 outputs
+// and 64 or 128 rows of x at a time, chain after chain; unquantised, 32 outputs and up to 64 rows,
+// its warps a chain each.
 #pragma once
 
 #include "ops/matmul/dense_product_cuda.h"
@@ -10,9 +11,8 @@ namespace cachalot::ops {
 // Where a block for most multiprocessors comes out. official_fp8: one x is read by all;
 // unquantised: rows are floats.
 bool dense_many_fits(const DenseShape& shape, int64_t num_sms);
-int64_t dense_many_scratch_bytes(const DenseShape& shape);
-int64_t dense_many_smem_bytes();
-void allow_dense_many();
+// Of a plan that has its shape: the rest.
+void plan_dense_many(DensePlan& plan, int64_t num_sms);
 void launch_dense_many(const DensePlan& plan, const device::cuda::Stream& stream, const void* x,
                        int64_t x_stride, std::span<const DenseGroup> groups, std::byte* scratch,
                        bool programmatic);

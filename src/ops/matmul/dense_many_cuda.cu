@@ -9,23 +9,32 @@
 #include "tile/convert.cuh"
 #include "tile/copy.cuh"
 #include "tile/mma.cuh"
+#include "tile/wgmma_bf16.cuh"
 
 namespace cachalot::ops {
 namespace {
 
 namespace cuda = device::cuda;
-constexpr int kTokens = 64;  // of a block
-constexpr int kWarpgroups = 3;
-constexpr int kWarps = kWarpgroups * 4;  // a unit of 16 outputs each
-constexpr int kConsumers = kWarps * 32;
-constexpr int kThreads = kConsumers + 32;  // the last warp's first lane fills the ring
-constexpr int kChains = 8;                 // of streamed_product.cuh
-constexpr int kStageBlocks = 8;            // of a weight's stages
-constexpr int kStages = 8;                 // of x: 128 inputs of the block's rows, and their scales
-using B = tile::CoreMatrices<kTokens>;
-constexpr int kCodeBytes = 128 * kTokens;
-constexpr int kBlockBytes = kCodeBytes + kTokens * 4;
-using Ring = tile::BulkRing<kStages>;
+constexpr int kHalfTokens = 64;  // a block has one or two halves
+constexpr int kWarpgroups = 2;
+constexpr int kGroupThreads = 128;
+constexpr int kConsumers = kWarpgroups * kGroupThreads;
+constexpr int kWarps = kConsumers / 32;  // a unit of 16 outputs each
+constexpr int kThreads = kConsumers + kGroupThreads;
+constexpr int kConsumerRegisters = 240;
+constexpr int kProducerRegisters = 24;
+constexpr int kChains = 8;       // of streamed_product.cuh
+constexpr int kStageBlocks = 8;  // of a weight's stages
+constexpr int kUnitBytes = 2048;
+constexpr int kMaxStages = 8;
+using Ring = tile::BulkRing<kMaxStages>;
+
+// What lies in memory of 128 inputs of some rows of x. kWide, the form unquantised: in bf16, of
+// every 64 rows two swizzled tiles of 64 inputs, each 16 of them in the order of four_apart; else
+// codes as CoreMatrices, then scales.
+__host__ __device__ constexpr int block_bytes(bool wide, int tokens) {
+  return tokens * (wide ? 256 : 128 + 4);
+}
 
 struct Group {
   const uint8_t* weight;
@@ -41,27 +50,31 @@ struct Params {
   bool float_rows;
   int m;
   int blocks;         // of 128 inputs
-  uint8_t* prepared;  // [64 rows][block]: kBlockBytes
+  int tokens;         // of a block
+  uint8_t* prepared;  // [rows of a block of the product][x of a group][block]: block_bytes
   int64_t unit_bytes;
   int units;
   int num_groups;
   Group groups[kMaxDenseGroups];
 };
 
-// A block of 128 inputs of 64 rows: half a warp quantises a run of a row. Rows past the last are
-// zeros.
+// A block of 128 inputs of p.tokens rows: half a warp quantises a run of a row. Rows past the last
+// are zeros.
 template <typename T>
 __device__ __forceinline__ void prepare_block(const Params& p, const T* x) {
-  uint8_t* const to = p.prepared + (int64_t{blockIdx.y} * p.blocks + blockIdx.x) * kBlockBytes;
+  uint8_t* const to =
+      p.prepared + (int64_t{blockIdx.y} * p.blocks + blockIdx.x) * block_bytes(false, p.tokens);
   const int k = static_cast<int>(threadIdx.x) % 16 * 8;
-  for (int token = static_cast<int>(threadIdx.x) / 16; token < kTokens;
+  for (int token = static_cast<int>(threadIdx.x) / 16; token < p.tokens;
        token += static_cast<int>(blockDim.x) / 16) {
-    const int64_t row = int64_t{blockIdx.y} * kTokens + token;
+    const int64_t row = int64_t{blockIdx.y} * p.tokens + token;
     EightValues<T> v = {};
     if (row < p.m) v.load(x + row * p.x_stride + int64_t{blockIdx.x} * 128 + k);
     const Act8 q = quantise_act8(v.bf16());
-    *reinterpret_cast<uint2*>(to + B::offset(token, k)) = make_uint2(q.codes[0], q.codes[1]);
-    if (k == 0) *reinterpret_cast<float*>(to + kCodeBytes + token * 4) = q.scale;
+    *reinterpret_cast<uint2*>(
+        to + tile::CoreMatrices<kHalfTokens>::offset(token, k, 16 * p.tokens)) =
+        make_uint2(q.codes[0], q.codes[1]);
+    if (k == 0) *reinterpret_cast<float*>(to + p.tokens * 128 + token * 4) = q.scale;
   }
 }
 
@@ -109,103 +122,358 @@ struct ChainOrder {
   }
 };
 
-__global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant__ Params p) {
-  extern __shared__ __align__(128) uint8_t smem[];
-  __shared__ Ring ring;
-  const int warp = tile::uniform(static_cast<int>(threadIdx.x) / 32);
-  const int lane = threadIdx.x % 32;
-  if (threadIdx.x == 0) ring.init(kStages, kWarps);
-  __syncthreads();
-  tile::launch_dependents();
-  ChainOrder order{p.blocks};
-  if (warp == kWarps) {
-    if (lane != 0) return;
-    tile::wait_for_producers();
-    tile::BulkProducer<kStages> producer(ring, smem, kBlockBytes, kStages, kStages);
-    const uint8_t* const from = p.prepared + int64_t{blockIdx.x} * p.blocks * kBlockBytes;
-    for (int i = 0; i < p.blocks; ++i, order.advance())
-      producer.put(from + int64_t{order.block} * kBlockBytes, kBlockBytes);
-    return;
-  }
-  const int unit = static_cast<int>(blockIdx.y) * kWarps + warp;
-  const int own = min(unit, p.units - 1);
-  int g = 0;
-  while (g + 1 < p.num_groups && own >= p.groups[g + 1].first_unit) ++g;
-  const Group& group = p.groups[g];
-  const uint8_t* const weight = group.weight + (own - group.first_unit) * p.unit_bytes;
-  tile::BulkConsumer<kStages> consumer(ring, smem, kBlockBytes, kStages);
-
-  constexpr int kValues = kTokens / 2;  // of a lane
-  float sum[kValues], chain[kValues];
-#pragma unroll
-  for (int i = 0; i < kValues; ++i) sum[i] = chain[i] = 0;
-  Codes codes;
-  codes.load(weight, p.blocks, 0);
-  int chains_done = 0;
-  for (int i = 0; i < p.blocks; ++i) {
-    const uint8_t* const x = consumer.wait();
-    const uint64_t b = B::descriptor(tile::smem_address(x));
-    float d[kValues];
-    tile::wgmma_fence();
-#pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      tile::WgmmaE4m3<kTokens>::multiply(d, codes.step[s], B::advance(b, s * B::kStepBytes), s);
-    }
-    tile::wgmma_commit();
-    const float scale = codes.scale;
-    const bool ends = order.ends_chain();
-    order.advance();
-    Codes next;
-    if (i + 1 < p.blocks) next.load(weight, p.blocks, order.block);
-    tile::wgmma_wait<0>();
-    tile::wgmma_arrived(d);
-#pragma unroll
-    for (int s = 0; s < 4; ++s) tile::wgmma_read(codes.step[s]);
-    const auto* const scales = reinterpret_cast<const float2*>(x + kCodeBytes) + lane % 4;
-#pragma unroll
-    for (int n = 0; n < kTokens / 8; ++n) {
-      const float2 of_tokens = scales[n * 4];
-      const float first = scale * of_tokens.x, second = scale * of_tokens.y;
-#pragma unroll
-      for (int v = n * 4; v < n * 4 + 4; ++v)
-        chain[v] = fmaf(d[v], v % 2 == 0 ? first : second, chain[v]);
-    }
-    consumer.release();
-    codes = next;
-    if (!ends) continue;
-#pragma unroll
-    for (int v = 0; v < kValues; ++v) {
-      sum[v] = chains_done == 0 ? chain[v] : sum[v] + chain[v];
-      chain[v] = 0;
-    }
-    ++chains_done;
-  }
-  if (unit >= p.units) return;
-#pragma unroll
-  for (int v = 0; v < kValues; ++v) {
-    const int n = (own - group.first_unit) * 16 + lane / 4 + v / 2 % 2 * 8;
-    const int token = static_cast<int>(blockIdx.x) * kTokens + v / 4 * 8 + lane % 4 * 2 + v % 2;
-    if (n >= group.rows || token >= p.m) continue;
-    const int64_t to = token * group.y_stride + n;
-    // Chains without a block are zeros.
-    const float value = p.blocks < kChains ? sum[v] + 0.0f : sum[v];
-    if (p.float_rows) {
-      static_cast<float*>(group.y)[to] = tile::round_to_bf16(value);
-    } else {
-      static_cast<uint16_t*>(group.y)[to] = tile::bf16_bits(value);
-    }
-  }
-}
-
-// --- The form unquantised: x stays bf16, a warp has a chain.
-
-constexpr int kWideUnits = 2;  // of a block
-
 __device__ __forceinline__ void to_bf16(uint32_t codes, uint32_t (&pairs)[2]) {
   tile::e4m3_to_f16(codes, pairs[0], pairs[1]);
 #pragma unroll
   for (uint32_t& pair : pairs) pair = tile::f16_of_e4m3_to_bf16(pair, tile::kTwoTo112);
 }
+
+// A unit of all groups' units, past the last one the last.
+struct Unit {
+  const Group* group;
+  int index;  // in its group
+  const uint8_t* weight;
+
+  __device__ __forceinline__ Unit(const Params& p, int unit) {
+    const int own = min(unit, p.units - 1);
+    int g = 0;
+    while (g + 1 < p.num_groups && own >= p.groups[g + 1].first_unit) ++g;
+    group = &p.groups[g];
+    index = own - group->first_unit;
+    weight = group->weight + index * p.unit_bytes;
+  }
+  // Its bytes of a block of 128 inputs.
+  __device__ __forceinline__ const uint8_t* codes(int block) const {
+    return weight + block / kStageBlocks * (kStageBlocks * (kUnitBytes + 4)) +
+           block % kStageBlocks * kUnitBytes;
+  }
+  __device__ __forceinline__ float scale(int num_blocks, int block) const {
+    const int stage = block / kStageBlocks;
+    const int blocks = min(kStageBlocks, num_blocks - stage * kStageBlocks);
+    return __ldg(reinterpret_cast<const float*>(weight + stage * (kStageBlocks * (kUnitBytes + 4)) +
+                                                blocks * kUnitBytes + block % kStageBlocks * 4));
+  }
+};
+
+// codes: of e4m3, quantised as ACT8. short_codes: the same where a chain has at most one block of
+// inputs, so that the sum needs no place beside it; else it waits in shared memory while the next
+// chain is made. wide: x unquantised, the codes of W in bf16.
+enum class Operands { codes, short_codes, wide };
+
+// How the shared memory of a block of kHalves halves is used.
+template <int kHalves, Operands kOperands>
+struct ManyShape {
+  static constexpr bool kShort = kOperands == Operands::short_codes;
+  static constexpr bool kWide = kOperands == Operands::wide;
+  static constexpr int kTokens = kHalves * kHalfTokens;
+  static constexpr int kBlockBytes = block_bytes(kWide, kTokens);
+  static constexpr int kStageBytes = kBlockBytes + kWarps * kUnitBytes;
+  static constexpr int kHeldBytes = kShort ? 0 : kTokens * kWarps * 16 * 4;
+  static constexpr int kStages =
+      kWide ? 3 : kHalves == 1 ? (kShort ? 8 : 7) : (kShort ? 6 : 4);
+  static constexpr int kAlignment = tile::SwizzledTile::kGroupBytes;
+  static constexpr int kSmemBytes = kStages * kStageBytes + kHeldBytes + (kWide ? kAlignment : 0);
+  static_assert(!kWide || kStageBytes % kAlignment == 0);
+};
+
+// The tensor cores' steps over a block of 128 inputs.
+template <bool kWide, int kTokens>
+struct Steps;
+
+template <int kTokens>
+struct Steps<false, kTokens> {
+  using B = tile::CoreMatrices<kTokens>;
+  static constexpr int kCount = 4;
+  static __device__ __forceinline__ void expand(int s, const uint4& codes,
+                                                uint32_t (&a)[kCount][4]) {
+    a[s][0] = codes.x, a[s][1] = codes.y, a[s][2] = codes.z, a[s][3] = codes.w;
+  }
+  // d: of half h. x: the block's.
+  static __device__ __forceinline__ void multiply(float (&d)[kHalfTokens / 2],
+                                                  const uint32_t (&a)[kCount][4], uint32_t x,
+                                                  int h) {
+    const uint64_t b = B::descriptor(x);
+#pragma unroll
+    for (int s = 0; s < kCount; ++s) {
+      tile::WgmmaE4m3<kHalfTokens>::multiply(
+          d, a[s], B::advance(b, h * kHalfTokens * 16 + s * B::kStepBytes), s);
+    }
+  }
+};
+
+template <int kTokens>
+struct Steps<true, kTokens> {
+  static constexpr int kCount = 8;
+  static __device__ __forceinline__ void expand(int s, const uint4& codes,
+                                                uint32_t (&a)[kCount][4]) {
+    const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};  // [step][row / 8]
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      uint32_t pairs[2];
+      to_bf16(words[i], pairs);
+      a[2 * s + i / 2][i % 2] = pairs[0];
+      a[2 * s + i / 2][i % 2 + 2] = pairs[1];
+    }
+  }
+  static __device__ __forceinline__ void multiply(float (&d)[kHalfTokens / 2],
+                                                  const uint32_t (&a)[kCount][4], uint32_t x,
+                                                  int h) {
+    constexpr int kTileBytes = kHalfTokens * tile::SwizzledTile::kRowBytes;
+#pragma unroll
+    for (int s = 0; s < kCount; ++s) {
+      tile::wgmma_bf16_n64(
+          d, a[s], tile::SwizzledTile::major_k(x + (2 * h + s / 4) * kTileBytes, s % 4), s);
+    }
+  }
+};
+
+// An item: 128 outputs of the tokens of a block. By the warp that fills the ring: a lane a unit.
+template <typename Shape>
+__device__ __forceinline__ void fill_ring(const Params& p, Ring& ring, uint8_t* smem, int num_items,
+                                          int token_groups) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int x_groups = Shape::kWide ? p.num_groups : 1;
+  tile::RingPlace place;
+  int count = 0;
+  for (int item = static_cast<int>(blockIdx.x); item < num_items;
+       item += static_cast<int>(gridDim.x)) {
+    const int octet = item / token_groups;
+    const Unit unit(p, octet * kWarps + lane % kWarps);
+    // An octet has one group where groups have an x each.
+    const int64_t x_group = int64_t{item - octet * token_groups} * x_groups +
+                            (Shape::kWide ? static_cast<int>(unit.group - p.groups) : 0);
+    const uint8_t* const x = p.prepared + x_group * p.blocks * Shape::kBlockBytes;
+    ChainOrder order{p.blocks};
+    for (int i = 0; i < p.blocks; ++i, order.advance()) {
+      if (count >= Shape::kStages) ring.empty[place.stage].wait(place.phase ^ 1);
+      tile::Mbarrier& full = ring.full[place.stage];
+      uint8_t* const to = smem + place.stage * Shape::kStageBytes;
+      if (lane == 0) {
+        full.arrive_expecting(Shape::kStageBytes);
+        full.bulk_copy(to, x + int64_t{order.block} * Shape::kBlockBytes, Shape::kBlockBytes);
+      }
+      __syncwarp();
+      if (lane < kWarps) {
+        full.bulk_copy(to + Shape::kBlockBytes + lane * kUnitBytes, unit.codes(order.block),
+                       kUnitBytes);
+      }
+      place.advance(Shape::kStages);
+      ++count;
+    }
+  }
+}
+
+// A warp's sums of its unit, half by half, so that the tensor cores have one while the other's are
+// added up.
+template <int kHalves, Operands kOperands>
+class ManySums {
+ public:
+  using Shape = ManyShape<kHalves, kOperands>;
+  using Step = Steps<Shape::kWide, Shape::kTokens>;
+  using A = uint32_t[Step::kCount][4];
+  static constexpr bool kShort = Shape::kShort;
+  static constexpr int kValues = kHalfTokens / 2;  // of a lane and half
+
+  __device__ ManySums(Ring& ring, uint8_t* smem)
+      : ring_(ring, smem, Shape::kStageBytes, Shape::kStages),
+        held_(reinterpret_cast<float*>(smem + Shape::kStages * Shape::kStageBytes) + threadIdx.x) {}
+
+  // Takes p.blocks stages.
+  __device__ __forceinline__ void multiply(const Params& p, const Unit& unit) {
+    // What is added to -0 stays as it is.
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+      for (int i = 0; i < kValues; ++i) sum_[h][i] = kShort ? -0.0f : 0.0f;
+    }
+    ChainOrder order{p.blocks};
+    [[maybe_unused]] bool holds = false;
+    float scale = unit.scale(p.blocks, 0);
+#pragma unroll 1
+    for (int i = 0; i < p.blocks; ++i) {
+      [[maybe_unused]] const bool ends_chain = order.ends_chain();
+      order.advance();
+      const float next_scale = unit.scale(p.blocks, min(order.block, p.blocks - 1));
+      add_block(scale);
+      scale = next_scale;
+      if constexpr (!kShort) {
+        if (!ends_chain) continue;
+#pragma unroll
+        for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+          for (int v = 0; v < kValues; ++v) {
+            float& held = held_[(h * kValues + v) * kConsumers];
+            held = holds ? held + sum_[h][v] : sum_[h][v];
+            sum_[h][v] = 0;
+          }
+        }
+        holds = true;
+      }
+    }
+    if constexpr (!kShort) {
+#pragma unroll
+      for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+        for (int i = 0; i < kValues; ++i) sum_[h][i] = held_[(h * kValues + i) * kConsumers];
+      }
+    }
+    // Chains without a block are zeros.
+    if (p.blocks < kChains) {
+#pragma unroll
+      for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+        for (int i = 0; i < kValues; ++i) sum_[h][i] += 0.0f;
+      }
+    }
+  }
+
+  // Calls with (output of the unit, token of the block, value).
+  template <typename Call>
+  __device__ __forceinline__ void each(const Call& call) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+      for (int i = 0; i < kValues; ++i) {
+        call(lane / 4 + i / 2 % 2 * 8, h * kHalfTokens + i / 4 * 8 + lane % 4 * 2 + i % 2,
+             sum_[h][i]);
+      }
+    }
+  }
+
+ private:
+  // The next stage's. While one half is added up, the other is multiplied.
+  __device__ __forceinline__ void add_block(float scale) {
+    const uint8_t* const stage = ring_.wait();
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const uint8_t* const codes = stage + Shape::kBlockBytes +
+                                 static_cast<int>(threadIdx.x) / 32 * kUnitBytes + lane * 16;
+    uint32_t a[Step::kCount][4];
+    float d[kHalves][kValues];
+#pragma unroll
+    for (int s = 0; s < 4; ++s)
+      Step::expand(s, *reinterpret_cast<const uint4*>(codes + s * 512), a);
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      tile::wgmma_fence();
+      Step::multiply(d[h], a, tile::smem_address(stage), h);
+      tile::wgmma_commit();
+    }
+    const auto* const scales =
+        reinterpret_cast<const float2*>(stage + Shape::kTokens * 128) + lane % 4;
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      h + 1 == kHalves ? tile::wgmma_wait<0>() : tile::wgmma_wait<1>();
+      tile::wgmma_arrived(d[h]);
+      if (h + 1 == kHalves) {
+#pragma unroll
+        for (int s = 0; s < Step::kCount; ++s) tile::wgmma_read(a[s]);
+      }
+#pragma unroll
+      for (int n = 0; n < kHalfTokens / 8; ++n) {
+        float first = scale, second = scale;
+        if constexpr (!Shape::kWide) {
+          const float2 of_tokens = scales[h * (kHalfTokens / 2) + n * 4];
+          first = scale * of_tokens.x;
+          second = scale * of_tokens.y;
+        }
+#pragma unroll
+        for (int i = n * 4; i < n * 4 + 4; ++i) {
+          float& sum = sum_[h][i];
+          const float factor = i % 2 == 0 ? first : second;
+          sum = kShort ? sum + fmaf(d[h][i], factor, 0.0f) : fmaf(d[h][i], factor, sum);
+        }
+      }
+    }
+    ring_.release();
+  }
+
+  tile::BulkConsumer<kMaxStages> ring_;
+  float* held_;
+  float sum_[kHalves][kValues];  // of the chain; kShort: of all
+};
+
+template <int kHalves, Operands kOperands>
+__global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant__ Params p) {
+  using Shape = ManyShape<kHalves, kOperands>;
+  extern __shared__ __align__(1024) uint8_t bytes[];
+  uint8_t* const smem =
+      Shape::kWide
+          ? bytes + (Shape::kAlignment - tile::smem_address(bytes) % Shape::kAlignment) %
+                        Shape::kAlignment
+          : bytes;
+  __shared__ Ring ring;
+  if (threadIdx.x == 0) ring.init(Shape::kStages, kWarps);
+  __syncthreads();
+  tile::launch_dependents();
+  tile::wait_for_producers();
+  const int warp = tile::uniform(static_cast<int>(threadIdx.x) / 32);
+  const int token_groups = (p.m + Shape::kTokens - 1) / Shape::kTokens;
+  const int num_items = (p.units + kWarps - 1) / kWarps * token_groups;
+  if (warp >= kWarps) {
+    tile::shrink_registers<kProducerRegisters>();
+    if (warp == kWarps) fill_ring<Shape>(p, ring, smem, num_items, token_groups);
+  } else {
+    tile::grow_registers<kConsumerRegisters>();
+    ManySums<kHalves, kOperands> sums(ring, smem);
+    for (int item = static_cast<int>(blockIdx.x); item < num_items;
+         item += static_cast<int>(gridDim.x)) {
+      const int octet = item / token_groups;
+      const Unit unit(p, octet * kWarps + warp);
+      sums.multiply(p, unit);
+      if (octet * kWarps + warp >= p.units) continue;
+      const int first_token = (item - octet * token_groups) * Shape::kTokens;
+      sums.each([&](int output, int token, float value) {
+        const int n = unit.index * 16 + output;
+        if (n >= unit.group->rows || first_token + token >= p.m) return;
+        const int64_t to = (first_token + token) * unit.group->y_stride + n;
+        if (p.float_rows) {
+          static_cast<float*>(unit.group->y)[to] = tile::round_to_bf16(value);
+        } else {
+          static_cast<uint16_t*>(unit.group->y)[to] = tile::bf16_bits(value);
+        }
+      });
+    }
+  }
+}
+
+// x of the form unquantised: a thread 16 inputs of a row, whose first and second two of each four
+// become the first and the second half, as the codes' expansion has them. Rows past the last are
+// zeros.
+__global__ void __launch_bounds__(256) prepare_wide_kernel(const __grid_constant__ Params p) {
+  tile::launch_dependents();
+  tile::wait_for_producers();
+  const int steps = p.blocks * p.num_groups * 8;
+  const int step = static_cast<int>(blockIdx.x) * 256 + static_cast<int>(threadIdx.x);
+  if (step >= steps) return;
+  const int64_t row = blockIdx.y;
+  tile::Vector16 halves[2] = {};
+  if (row < p.m) {
+    const auto* const from = reinterpret_cast<const tile::Vector16*>(
+        static_cast<const float*>(p.x) + row * p.x_stride + step * 16);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint2 four = bf16_tiles::pack_four(tile::load_shared_state(from + i));
+      halves[0].word[i] = four.x;
+      halves[1].word[i] = four.y;
+    }
+  }
+  const int block = step / 8, in_block = step % 8;
+  const int token = static_cast<int>(row % p.tokens);
+  uint8_t* const to =
+      p.prepared +
+      (row / p.tokens * (p.blocks * p.num_groups) + block) * block_bytes(true, p.tokens) +
+      (token / kHalfTokens * 2 + in_block / 4) * (kHalfTokens * tile::SwizzledTile::kRowBytes);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    *reinterpret_cast<tile::Vector16*>(
+        to + tile::SwizzledTile::offset(token % kHalfTokens, in_block % 4 * 2 + i)) = halves[i];
+  }
+}
+
+// --- The form unquantised for fewer rows: a warp has a chain.
+
+constexpr int kWideUnits = 2;  // of a block
 
 template <int kTiles>
 __global__ void __launch_bounds__(bf16_tiles::kThreads, kTiles > 4 ? 1 : 2)
@@ -295,9 +563,32 @@ void launch_wide(const cuda::Stream& stream, const Params& p) {
 
 bool is_wide(const DenseShape& s) { return s.form == DenseForm::unquantised; }
 
-int64_t token_groups(const DenseShape& s) { return (s.m + kTokens - 1) / kTokens; }
 int64_t units_of(const DenseShape& s) {
   return StreamedLayout{StreamedFormat::fp8, s.rows, s.columns}.num_units();
+}
+int64_t items_of(const DenseShape& s, int64_t tokens) {
+  return (units_of(s) + kWarps - 1) / kWarps * ((s.m + tokens - 1) / tokens);
+}
+
+template <int kHalves, Operands kOperands>
+void launch_many(const cuda::Stream& stream, const Params& p, int64_t grid) {
+  cuda::LaunchShape shape;
+  shape.grid = dim3(static_cast<unsigned>(grid));
+  shape.block = kThreads;
+  shape.smem_bytes = ManyShape<kHalves, kOperands>::kSmemBytes;
+  cuda::launch(stream, shape, many_kernel<kHalves, kOperands>, p);
+}
+template <int kHalves, Operands kOperands>
+void allow_many() {
+  cuda::allow_smem(many_kernel<kHalves, kOperands>, ManyShape<kHalves, kOperands>::kSmemBytes);
+}
+
+// Whether a block of 128 outputs and two halves of tokens for each multiprocessor comes out.
+bool takes_whole_blocks(const DenseShape& s, int64_t num_sms) {
+  return items_of(s, 2 * kHalfTokens) >= num_sms;
+}
+bool is_wide_many(const DenseShape& s, int64_t num_sms) {
+  return is_wide(s) && s.rows % (s.groups * kWarps * 16) == 0 && takes_whole_blocks(s, num_sms);
 }
 
 }  // namespace
@@ -307,18 +598,27 @@ bool dense_many_fits(const DenseShape& s, int64_t num_sms) {
     return s.float_rows && !s.shared_x && s.rows % (s.groups * 16 * kWideUnits) == 0 && s.m > 16 &&
            units_of(s) / kWideUnits >= num_sms;
   }
-  return s.form == DenseForm::official_fp8 && (s.shared_x || s.groups == 1) && s.m >= kTokens &&
-         (units_of(s) + kWarps - 1) / kWarps * token_groups(s) >= num_sms * 3 / 4;
+  return s.form == DenseForm::official_fp8 && (s.shared_x || s.groups == 1) &&
+         s.m >= kHalfTokens && items_of(s, kHalfTokens) >= num_sms * 3 / 4;
 }
 
-int64_t dense_many_scratch_bytes(const DenseShape& s) {
-  if (is_wide(s)) return bf16_tiles::prepared_bytes(s.m, s.groups * s.columns);
-  return token_groups(s) * (s.columns / 128) * kBlockBytes;
+void plan_dense_many(DensePlan& plan, int64_t num_sms) {
+  const DenseShape& s = plan.shape;
+  plan.launch = launch_dense_many;
+  if (is_wide(s) && !is_wide_many(s, num_sms)) {
+    plan.scratch_bytes = bf16_tiles::prepared_bytes(s.m, s.groups * s.columns);
+    return;
+  }
+  plan.tokens = takes_whole_blocks(s, num_sms) ? 2 * kHalfTokens : kHalfTokens;
+  plan.grid = static_cast<int>(std::min(num_sms, items_of(s, plan.tokens)));
+  plan.scratch_bytes = (s.m + plan.tokens - 1) / plan.tokens * (s.columns / 128) *
+                       (is_wide(s) ? s.groups : 1) * block_bytes(is_wide(s), plan.tokens);
+  if (is_wide(s)) return allow_many<2, Operands::wide>();
+  allow_many<1, Operands::codes>();
+  allow_many<1, Operands::short_codes>();
+  allow_many<2, Operands::codes>();
+  allow_many<2, Operands::short_codes>();
 }
-
-int64_t dense_many_smem_bytes() { return int64_t{kStages} * kBlockBytes; }
-
-void allow_dense_many() { cuda::allow_smem(many_kernel, dense_many_smem_bytes()); }
 
 void launch_dense_many(const DensePlan& plan, const cuda::Stream& stream, const void* x,
                        int64_t x_stride, std::span<const DenseGroup> groups, std::byte* scratch,
@@ -331,6 +631,7 @@ void launch_dense_many(const DensePlan& plan, const cuda::Stream& stream, const 
   p.float_rows = s.float_rows;
   p.m = static_cast<int>(s.m);
   p.blocks = static_cast<int>(s.columns / 128);
+  p.tokens = plan.tokens;
   p.prepared = reinterpret_cast<uint8_t*>(scratch);
   p.unit_bytes = StreamedLayout{StreamedFormat::fp8, s.rows, s.columns}.unit_bytes();
   for (const DenseGroup& group : groups) {
@@ -338,23 +639,32 @@ void launch_dense_many(const DensePlan& plan, const cuda::Stream& stream, const 
                                 group.y_stride, static_cast<int>(group.rows), p.units};
     p.units += static_cast<int>((group.rows + 15) / 16);
   }
-  if (is_wide(s)) {
+  if (is_wide(s) && plan.tokens == 0) {
     bf16_tiles::prepare(stream, static_cast<const float*>(x), x_stride, p.m,
                         static_cast<int>(s.groups * s.columns / 16),
                         reinterpret_cast<uint2*>(scratch));
     return s.m > 32 ? launch_wide<8>(stream, p) : launch_wide<4>(stream, p);
   }
+  const int64_t token_groups = (s.m + plan.tokens - 1) / plan.tokens;
   cuda::LaunchShape prepare;
-  prepare.grid = dim3(static_cast<unsigned>(p.blocks), static_cast<unsigned>(token_groups(s)));
   prepare.block = 256;
   prepare.edge = programmatic ? cuda::Edge::programmatic : cuda::Edge::full;
+  if (is_wide(s)) {
+    prepare.grid = dim3(static_cast<unsigned>((s.groups * s.columns / 16 + 255) / 256),
+                        static_cast<unsigned>(token_groups * plan.tokens));
+    cuda::launch(stream, prepare, prepare_wide_kernel, p);
+    return launch_many<2, Operands::wide>(stream, p, plan.grid);
+  }
+  prepare.grid = dim3(static_cast<unsigned>(p.blocks), static_cast<unsigned>(token_groups));
   cuda::launch(stream, prepare, prepare_kernel, p);
-  cuda::LaunchShape shape;
-  shape.grid = dim3(static_cast<unsigned>(token_groups(s)),
-                    static_cast<unsigned>((p.units + kWarps - 1) / kWarps));
-  shape.block = kThreads;
-  shape.smem_bytes = dense_many_smem_bytes();
-  cuda::launch(stream, shape, many_kernel, p);
+  const bool is_short = p.blocks <= kChains;
+  if (plan.tokens == kHalfTokens) {
+    is_short ? launch_many<1, Operands::short_codes>(stream, p, plan.grid)
+             : launch_many<1, Operands::codes>(stream, p, plan.grid);
+  } else {
+    is_short ? launch_many<2, Operands::short_codes>(stream, p, plan.grid)
+             : launch_many<2, Operands::codes>(stream, p, plan.grid);
+  }
 }
 
 }  // namespace cachalot::ops

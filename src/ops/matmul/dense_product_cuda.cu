@@ -280,10 +280,7 @@ Result<DensePlan> make_dense_plan(const cuda::Device& device, const DenseShape& 
   DensePlan plan;
   plan.shape = s;
   if (dense_many_fits(s, device.num_sms)) {
-    plan.scratch_bytes = dense_many_scratch_bytes(s);
-    plan.smem_bytes = dense_many_smem_bytes();
-    plan.launch = launch_dense_many;
-    allow_dense_many();
+    plan_dense_many(plan, device.num_sms);
     return plan;
   }
   const ProductForm form = s.form == DenseForm::official_fp8 ? ProductForm::wgmma_e4m3
