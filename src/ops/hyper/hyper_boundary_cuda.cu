@@ -162,6 +162,116 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
+// The same for many rows: a warp has its channels of all four streams, so that each value is read
+// once, and of 32 tokens eight.
+constexpr int kManyRows = 128;  // from which it is the faster one
+constexpr int kManyGroups = kWarps / 2;
+constexpr int kManyTokens = kManyGroups * kTokens;
+
+// What becomes of a token's four channels, on its way.
+struct Mix {
+  Four x[kStreams], y;
+  Four post, comb[kStreams];
+
+  __device__ __forceinline__ void load(const HyperBoundaryParams& p, int64_t token, int channel) {
+    const float* const streams = p.streams + token * kStreams * p.d + channel;
+#pragma unroll
+    for (int j = 0; j < kStreams; ++j) x[j] = load_four(streams + j * p.d);
+    if (p.y == nullptr) return;
+    y = load_four(p.y + token * p.d + channel);
+    post = load_four(p.post + token * kStreams);
+#pragma unroll
+    for (int j = 0; j < kStreams; ++j)
+      comb[j] = load_four(p.comb + token * kStreams * kStreams + j * kStreams);
+  }
+  __device__ __forceinline__ Four mixed(int stream) const {
+    Four out;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float value = post.x[stream] * y.x[i];
+#pragma unroll
+      for (int j = 0; j < kStreams; ++j) value = fmaf(comb[j].x[stream], x[j].x[i], value);
+      out.x[i] = tile::round_to_bf16(value);
+    }
+    return out;
+  }
+};
+
+template <int kTiles>
+__global__ void __launch_bounds__(kThreads, 1)
+    many_sums_kernel(const __grid_constant__ HyperBoundaryParams p) {
+  __shared__ float sums[kManyGroups][kWarps][16 * kTiles + 1][kTokens + 1];
+  const int warp = tile::uniform(static_cast<int>(threadIdx.x) / 32);
+  const int lane = threadIdx.x % 32;
+  const int half = warp % 2, group = warp / 2;
+  const int channel = static_cast<int>(blockIdx.x) * kSlice + half * 16 + lane % 4 * 4;
+  tile::launch_dependents();
+  Weights<kTiles> w[kStreams];
+#pragma unroll
+  for (int stream = 0; stream < kStreams; ++stream)
+    w[stream].load(p.fn + (stream * p.d + channel) * (16 * kTiles));
+  tile::wait_for_producers();
+  const int64_t step = int64_t{gridDim.y} * kManyTokens;
+  int64_t first = int64_t{blockIdx.y} * kManyTokens;
+  const auto own = [&](int64_t from) { return from + group * kTokens + lane / 4; };
+  Mix mix;
+  mix.load(p, min(own(first), p.rows - 1), channel);
+  for (; first < p.rows; first += step) {
+    const int64_t token = own(first);
+    Four x[kStreams];
+#pragma unroll
+    for (int stream = 0; stream < kStreams; ++stream)
+      x[stream] = p.y == nullptr ? mix.x[stream] : mix.mixed(stream);
+    // Each lane writes what it alone has read.
+    if (p.y != nullptr && token < p.rows) {
+#pragma unroll
+      for (int stream = 0; stream < kStreams; ++stream)
+        store_four(p.streams + (token * kStreams + stream) * p.d + channel, x[stream]);
+    }
+    mix.load(p, min(own(first + step), p.rows - 1), channel);
+#pragma unroll
+    for (int stream = 0; stream < kStreams; ++stream) {
+      const Four& v = x[stream];
+      const uint32_t b0 = tile::pack_bf16(v.x[0], v.x[1]), b1 = tile::pack_bf16(v.x[2], v.x[3]);
+      float squares = v.x[0] * v.x[0];
+#pragma unroll
+      for (int i = 1; i < 4; ++i) squares = fmaf(v.x[i], v.x[i], squares);
+      squares += __shfl_xor_sync(kAllLanes, squares, 1);
+      squares += __shfl_xor_sync(kAllLanes, squares, 2);
+      float d[kTiles][4] = {};
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+        for (int plane = 0; plane < 3; ++plane) {
+          const uint32_t(&a)[4] = w[stream].a[tile][plane];
+          tile::mma_bf16(d[tile], a[0], a[1], a[2], a[3], b0, b1);
+        }
+      }
+      auto& to = sums[group][stream * 2 + half];
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          to[tile * 16 + i / 2 * 8 + lane / 4][lane % 4 * 2 + i % 2] = d[tile][i];
+      }
+      if (lane % 4 == 0) to[16 * kTiles][lane / 4] = squares;
+    }
+    __syncthreads();
+    // A warp has four tokens, a lane a sum.
+    const int sum = lane == kMixes ? 16 * kTiles : min(lane, 16 * kTiles - 1);
+#pragma unroll
+    for (int i = 0; i < kManyTokens / kWarps; ++i) {
+      const int in_group = half * (kTokens / 2) + i;
+      const int64_t to = first + group * kTokens + in_group;
+      float total = sums[group][0][sum][in_group];
+#pragma unroll
+      for (int w = 1; w < kWarps; ++w) total += sums[group][w][sum][in_group];
+      if (to < p.rows) p.partial[(to * gridDim.x + blockIdx.x) * kSumStride + lane] = total;
+    }
+    __syncthreads();
+  }
+}
+
 __device__ __forceinline__ float sum_lanes(float x) {
 #pragma unroll
   for (int distance = 16; distance >= 1; distance /= 2) {
@@ -340,10 +450,14 @@ template <bool kHead>
 void launch(const cuda::Stream& stream, const HyperBoundaryParams& p) {
   cuda::LaunchShape shape;
   // A block keeps its weights for all the tokens that it takes.
-  shape.grid = dim3(static_cast<unsigned>(p.d / kSlice),
-                    static_cast<unsigned>(std::min<int64_t>((p.rows + kTokens - 1) / kTokens, 8)));
+  const bool many = p.rows >= kManyRows;
+  const int tokens = many ? kManyTokens : kTokens;
+  shape.grid = dim3(
+      static_cast<unsigned>(p.d / kSlice),
+      static_cast<unsigned>(std::min<int64_t>((p.rows + tokens - 1) / tokens, many ? 1 : 8)));
   shape.block = kThreads;
-  cuda::launch(stream, shape, sums_kernel < kHead ? 1 : 2 >, p);
+  constexpr int kTiles = kHead ? 1 : 2;
+  cuda::launch(stream, shape, many ? many_sums_kernel<kTiles> : sums_kernel<kTiles>, p);
   if (p.d <= kRowChannels) return launch_row<1, kHead>(stream, p);
   if (p.d <= 2 * kRowChannels) return launch_row<2, kHead>(stream, p);
   launch_row<4, kHead>(stream, p);
