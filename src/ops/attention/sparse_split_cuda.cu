@@ -191,6 +191,8 @@ __global__ void __launch_bounds__(kSumThreads, 1)
       }
       tile::wgmma_commit();
       tile::wgmma_wait<0>();
+      tile::wgmma_arrived(values);
+      tile::wgmma_read(pair);
     }
   }
   if (threadIdx.x >= kGroupThreads) return;

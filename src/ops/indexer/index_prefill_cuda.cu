@@ -218,16 +218,22 @@ __global__ void __launch_bounds__(kThreads, 1)
         Scores scores[kQueries];
         start_products(words, tile::smem_address(s.query[0]), d);
         tile::wgmma_wait<0>();
+        tile::wgmma_arrived(d);
 #pragma unroll
         for (int i = 0; i < kQueries; ++i) {
           const HeadWeights weights = s.weights[i][t];
-          start_sums(Terms(d, weights), tile::smem_address(s.ones), scores[i]);
+          const Terms terms(d, weights);
+          start_sums(terms, tile::smem_address(s.ones), scores[i]);
           if (i + 1 < kQueries) start_products(words, tile::smem_address(s.query[i + 1]), d);
           if (i == 1) {
             codes = load_keys(places.source(place));
             place = places.next();
           }
           tile::wgmma_wait<0>();
+          tile::wgmma_arrived(d);
+          tile::wgmma_arrived(scores[i].d);
+          read_by_wgmma(terms);
+          read_by_wgmma(words);
         }
 #pragma unroll
         for (int i = 0; i < 2; ++i) {

@@ -157,8 +157,8 @@ struct KeyWords {
 
 // --- Scores.
 
-// key . q_h of the group's keys and all heads, in the places of D; under way until wgmma_wait. By a
-// warpgroup.
+// key . q_h of the group's keys and all heads, in the places of D; under way until wgmma_wait, and
+// the registers of keys until read_by_wgmma. By a warpgroup.
 __device__ __forceinline__ void start_products(const KeyWords& keys, uint32_t query,
                                                float (&d)[32]) {
   const uint64_t codes = Query::descriptor(query);
@@ -188,7 +188,8 @@ struct Terms {
 };
 
 // Their sums, which are the scores of the lane's rows g and g + 8: the product with eight columns
-// of ones, which all get the same. Under way until wgmma_wait.
+// of ones, which all get the same. Under way until wgmma_wait, and the terms' registers until
+// read_by_wgmma.
 struct Scores {
   float d[4];
   __device__ __forceinline__ float of_row(int i) const { return d[2 * i]; }
@@ -206,6 +207,13 @@ __device__ __forceinline__ void start_sums(const Terms& terms, uint32_t ones, Sc
                         step > 0 ? 1 : 0);
   }
   tile::wgmma_commit();
+}
+
+// After the wait: until here A (KeyWords, Terms) keeps its registers.
+template <typename A>
+__device__ __forceinline__ void read_by_wgmma(const A& operand) {
+#pragma unroll
+  for (const auto& step : operand.a) tile::wgmma_read(step);
 }
 
 }  // namespace cachalot::ops::index

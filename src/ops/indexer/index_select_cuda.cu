@@ -188,9 +188,14 @@ __global__ void __launch_bounds__(kThreads, 1)
     float d[32];
     start_products(words, tile::smem_address(query), d);
     tile::wgmma_wait<0>();
+    tile::wgmma_arrived(d);
+    read_by_wgmma(words);
     Scores scores;
-    start_sums(Terms(d, weights), tile::smem_address(ones), scores);
+    const Terms terms(d, weights);
+    start_sums(terms, tile::smem_address(ones), scores);
     tile::wgmma_wait<0>();
+    tile::wgmma_arrived(scores.d);
+    read_by_wgmma(terms);
     const int at = i * kGroup + own;
     if (lane % 4 < 2 && at < num_keys) {
       const int of = lane % 2;

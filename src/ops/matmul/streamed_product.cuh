@@ -241,6 +241,9 @@ class WarpSums {
       }
       tile::wgmma_commit();
       tile::wgmma_wait<0>();
+      tile::wgmma_arrived(d);
+#pragma unroll
+      for (int s = 0; s < 4; ++s) tile::wgmma_read(a[s]);
     } else {
       float tiles[kTiles][4] = {};
 #pragma unroll

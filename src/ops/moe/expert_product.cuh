@@ -199,28 +199,28 @@ class ChainSums {
       return share;
     };
     if constexpr (A::kFp8) {
-      float d[2][4][kValues];
+      Products even, odd;
       if (in_stage == kStageBlocks) {
         const BlockShare w0 = read(0), w1 = read(1);
-        start(d[0], w0, x, block);
-        start(d[1], w1, x, block + 1);
+        start(even, w0, x, block);
+        start(odd, w1, x, block + 1);
         const BlockShare w2 = read(2);
-        finish<1>(d[0], w0, x, block);
-        start(d[0], w2, x, block + 2);
+        finish<1>(even, w0, x, block);
+        start(even, w2, x, block + 2);
         const BlockShare w3 = read(3);
-        finish<1>(d[1], w1, x, block + 1);
-        start(d[1], w3, x, block + 3);
-        finish<1>(d[0], w2, x, block + 2);
-        finish<0>(d[1], w3, x, block + 3);
+        finish<1>(odd, w1, x, block + 1);
+        start(odd, w3, x, block + 3);
+        finish<1>(even, w2, x, block + 2);
+        finish<0>(odd, w3, x, block + 3);
         return;
       }
     }
     for (int i = 0; i < in_stage; ++i) {
       const BlockShare w = read(i);
       if constexpr (A::kFp8) {
-        float d[4][kValues];
-        start(d, w, x, block + i);
-        finish<0>(d, w, x, block + i);
+        Products products;
+        start(products, w, x, block + i);
+        finish<0>(products, w, x, block + i);
       } else {
         add_f16(w, x, block + i, tokens);
       }
@@ -239,10 +239,14 @@ class ChainSums {
   }
 
  private:
-  // Four products of 32 inputs of a block, under way.
-  static __device__ __forceinline__ void start(float (&d)[4][kValues], const BlockShare& w,
-                                               const A& x, int block) {
+  // Of a block, 32 inputs each, and what the tensor cores read meanwhile.
+  struct Products {
+    float d[4][kValues];
     uint32_t a[4][4];
+  };
+  static __device__ __forceinline__ void start(Products& products, const BlockShare& w, const A& x,
+                                               int block) {
+    auto& [d, a] = products;
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
       tile::e2m1_to_e4m3(w.word(s, 0), a[s][0], a[s][2]);
@@ -257,14 +261,18 @@ class ChainSums {
   }
   // kPending: how many blocks were started after this one.
   template <int kPending>
-  __device__ __forceinline__ void finish(float (&d)[4][kValues], const BlockShare& w, const A& x,
+  __device__ __forceinline__ void finish(Products& products, const BlockShare& w, const A& x,
                                          int block) {
+    auto& [d, a] = products;
     float2 scale[4];
 #pragma unroll
     for (int s = 0; s < 4; ++s) scale[s] = w.scale(s);
     tile::wgmma_wait<kPending>();
 #pragma unroll
-    for (int s = 0; s < 4; ++s) tile::wgmma_arrived(d[s]);
+    for (int s = 0; s < 4; ++s) {
+      tile::wgmma_arrived(d[s]);
+      tile::wgmma_read(a[s]);
+    }
     float total[kValues];
 #pragma unroll
     for (int i = 0; i < kValues; ++i) {
