@@ -171,6 +171,8 @@ void Engine::apply(const StepPlan& plan) {
   for (const StepPlan::Refused& refused : plan.refused) {
     Generation& one = generation(refused.id);
     one.fail(refusal(refused, one.sequence(), *pool_, promises_));
+    // With nobody let in, what was slow once would never be measured again.
+    if (refused.why == Refusal::token_gap) cost_.decode = StepTimes();
   }
   for (const int64_t id : plan.paused) {
     generation(id).pause();

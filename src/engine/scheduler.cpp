@@ -134,6 +134,18 @@ class Planner {
     }
   }
 
+  // A step of so many decoding rows, and the drafts that this one makes.
+  double seconds_alone(int64_t rows) const {
+    int64_t num_drafting = 0, num_passes = 0;
+    for (const Item& item : items_) {
+      if (!item.is_decoded || item.rows <= 1) continue;
+      ++num_drafting;
+      num_passes = std::max(num_passes, item.rows - 1);
+    }
+    return cost_.decode.seconds(rows) +
+           static_cast<double>(num_passes) * cost_.draft_pass.seconds(num_drafting);
+  }
+
   void set_budget() {
     budget_ = promises_.max_step_rows;
     if (decoded_rows_ == 0 || !cost_.is_known()) return;
@@ -141,13 +153,7 @@ class Planner {
       budget_ = 0;
       return;
     }
-    int64_t num_drafting = 0, num_passes = 0;
-    for (const Item& item : items_) {
-      num_drafting += item.rows > 1 ? 1 : 0;
-      num_passes = std::max(num_passes, item.rows - 1);
-    }
-    const double alone = cost_.decode.seconds(decoded_rows_) +
-                         static_cast<double>(num_passes) * cost_.draft_pass.seconds(num_drafting);
+    const double alone = seconds_alone(decoded_rows_);
     const double gap =
         promises_.max_token_gap_s > 0 ? promises_.max_token_gap_s : kDefaultGapSteps * alone;
     const int64_t untried = 2 * std::max(cost_.pieces.most_rows(), decoded_rows_);
@@ -212,6 +218,22 @@ class Planner {
     return blocks;
   }
 
+  // Of the admitted answers, once their prompts are done too.
+  int64_t rows_to_decode() const {
+    int64_t rows = 0;
+    for (const Item& item : items_) {
+      if (item.is_running && item.candidate->is_sampled) rows += item.is_decoded ? item.rows : 1;
+    }
+    return rows;
+  }
+  // Whether steps of so many decoding rows keep an explicit gap. Where no such step has been
+  // measured, nothing says that they do: the first answer runs alone.
+  bool keeps_gap(int64_t rows) const {
+    if (promises_.max_token_gap_s == 0) return true;
+    if (!cost_.decode.is_known()) return rows == 1;
+    return cost_.tail * seconds_alone(rows) <= promises_.max_token_gap_s;
+  }
+
   // Whether item i may start; if so, room for all of its tokens is there.
   bool admit(size_t i) {
     Item& item = items_[i];
@@ -222,9 +244,8 @@ class Planner {
       return false;
     }
     const bool others_run = any_other_runs(i);
-    if (promises_.max_token_gap_s > 0 && c.is_sampled &&
-        cost_.tail * cost_.decode.seconds(decoded_rows_ + 1) > promises_.max_token_gap_s) {
-      if (decoded_rows_ > 0) {
+    if (const int64_t rows = rows_to_decode(); c.is_sampled && !keeps_gap(rows + 1)) {
+      if (rows > 0) {
         is_full_ = true;
         return false;
       }

@@ -13,10 +13,10 @@
 //         alone. Now and then such a step runs alone, so that it stays known; and pieces grow no
 //         faster than by doubling, into what has not been measured.
 // Admit   by rank, those that a state and the blocks of all their tokens are free for, beside what
-//         admitted prompts still need, and whose row leaves an explicit max_token_gap kept. The
-//         first that must wait makes those after it wait. One that nothing could make room for is
-//         refused, and so is a new one whose deadline its prompt alone would miss, or that keeps no
-//         max_token_gap even alone.
+//         admitted prompts still need, and with whose row all admitted ones, once they decode, keep
+//         an explicit max_token_gap. The first that must wait makes those after it wait. Refused
+//         are one that nothing could make room for, and a new one whose deadline its prompt alone
+//         would miss, or that keeps no max_token_gap even alone.
 // Pause   a running answer gives its room to one of higher rank that has none for its next rows, or
 //         to a waiting one of higher priority; its rows are run again later. So the first in rank
 //         goes on in every step, and all end.

@@ -161,6 +161,34 @@ TEST(Scheduler, APromisedGapHoldsAdmissionBackOrRefuses) {
       "admitted 5; prompt 5:1");
 }
 
+// Prompts decode in a while: five rows take 1.5 ms, six 1.6.
+TEST(Scheduler, APromisedGapCountsAdmittedPrompts) {
+  const Promises promises{.max_step_rows = 100, .max_token_gap_s = 1.55e-3};
+  std::vector<Candidate> all = {decoding(0, 9), prompt(1, Phase::prefilling, 300)};
+  for (int64_t id = 2; id < 20; ++id) all.push_back(prompt(id, Phase::waiting, 10));
+  EXPECT_EQ(planned(all, kAmple, promises, linear_cost()), "admitted 2 3 4; decoded 0; prompt 1:4");
+  // What runs a prompt and no more takes no row.
+  for (Candidate& c : all) c.is_sampled = c.phase != Phase::waiting;
+  StepPlan plan;
+  plan_step(all, kAmple, linear_cost(), promises, 0, plan);
+  EXPECT_EQ(plan.admitted.size(), 18u);
+}
+
+// A burst before anything has been measured.
+TEST(Scheduler, APromisedGapLetsTheFirstRunAlone) {
+  std::vector<Candidate> all;
+  for (int64_t id = 0; id < 20; ++id) all.push_back(prompt(id, Phase::waiting, 10));
+  EXPECT_EQ(planned(all, kAmple, {.max_token_gap_s = 1}), "admitted 0; prompt 0:9");
+  all[0] = decoding(0, 10);
+  CostModel prompts_alone;
+  prompts_alone.record(0, 9, 0.05);
+  EXPECT_EQ(planned(all, kAmple, {.max_token_gap_s = 1}, prompts_alone), "decoded 0");
+  CostModel one = prompts_alone;
+  one.record(1, 0, 0.1);
+  one.tail = 1;
+  EXPECT_EQ(planned(all, kAmple, {.max_token_gap_s = 0.35}, one), "admitted 1 2; decoded 0");
+}
+
 TEST(Scheduler, PriorityThenDeadlineThenArrival) {
   Candidate urgent = prompt(3, Phase::waiting, 11);
   urgent.deadline_s = 9;

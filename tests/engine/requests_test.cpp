@@ -216,6 +216,24 @@ TEST(Requests, OneThatFindsNoRoomFailsAlone) {
 }
 
 // Threads that submit and cancel while another one runs the steps.
+// A moment in which the machine was busy refuses one, not all after it.
+TEST(Requests, APromiseIsJudgedAnewAfterARefusal) {
+  const SmallEngine small;
+  auto model = small.model();
+  EngineOptions options = small.options(*model);
+  double now = 0, tick = 1;
+  options.clock = [&] { return now += tick; };
+  options.max_token_gap_seconds = 1;
+  auto engine = Engine::create(std::move(model), options).value();
+  const auto ask = [&] { return run_all(*engine, {request(random_ids(5, 1), 3, 1)})[0]; };
+  EXPECT_TRUE(ask().has_value());  // nothing is known
+  tick = 1e-6;
+  const auto refused = ask();
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_NE(refused.error().message().find("max_token_gap"), std::string::npos);
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(ask().has_value());
+}
+
 TEST(Requests, ComeFromAnyThread) {
   auto engine = SmallEngine{}.make();
   std::jthread owner([&](const std::stop_token& stop) { engine->run(stop); });
