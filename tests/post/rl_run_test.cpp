@@ -25,7 +25,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class Recorder : public RlObserver {
+class Recorder : public TaskRunObserver {
  public:
   explicit Recorder(int64_t stop_after = -1) : stop_after_(stop_after) {}
   void on_step(int64_t, const train::MetricValues& values) override { steps.push_back(values); }
@@ -91,8 +91,8 @@ class RlRunTest : public ::testing::Test {
     all.insert(all.end(), more.begin(), more.end());
     return all;
   }
-  Result<RlSummary> run(const std::string& name, const std::vector<std::string>& more,
-                        RlObserver& observer, const RlRequest& request = {}) {
+  Result<TaskRunSummary> run(const std::string& name, const std::vector<std::string>& more,
+                             TaskRunObserver& observer, const TaskRunRequest& request = {}) {
     const std::vector<std::string> files = {test_data("post/tiny.toml")};
     CACHALOT_ASSIGN_OR_RETURN(const RlConfig config,
                               read_rl_config(files, assignments(name, more)));
@@ -103,7 +103,7 @@ class RlRunTest : public ::testing::Test {
   }
   Recorder run_whole(const std::string& name, const std::vector<std::string>& more = {}) {
     Recorder recorder;
-    const Result<RlSummary> summary = run(name, more, recorder);
+    const Result<TaskRunSummary> summary = run(name, more, recorder);
     EXPECT_TRUE(summary.has_value()) << summary.error().message();
     EXPECT_TRUE(summary && summary->is_done);
     return recorder;
@@ -183,10 +183,10 @@ TEST_F(RlRunTest, ARunThatIsStoppedOrKilledIsResumedAsIfUndisturbed) {
   run_whole("whole", more);
   for (const int64_t stop_after : {9, 23, 37}) {
     const std::string name = fmt::format("stopped-{}", stop_after);
-    RlRequest request;
+    TaskRunRequest request;
     for (int64_t starts = 0; starts < 60; ++starts) {
       Recorder recorder(stop_after);
-      const Result<RlSummary> summary = run(name, more, recorder, request);
+      const Result<TaskRunSummary> summary = run(name, more, recorder, request);
       ASSERT_TRUE(summary.has_value()) << summary.error().message();
       request.resume = true;
       if (summary->is_done) break;
@@ -213,7 +213,7 @@ TEST_F(RlRunTest, TruncatedAnswersAreWrong) {
 TEST_F(RlRunTest, WhatIsWrongIsNamed) {
   const auto error = [&](const std::vector<std::string>& more) {
     Recorder recorder;
-    const Result<RlSummary> summary = run("wrong", more, recorder);
+    const Result<TaskRunSummary> summary = run("wrong", more, recorder);
     EXPECT_FALSE(summary.has_value());
     return summary ? "" : summary.error().message();
   };
@@ -237,9 +237,9 @@ TEST_F(RlRunTest, WhatIsWrongIsNamed) {
 TEST_F(RlRunTest, ACheckpointOfOtherStepsIsRefused) {
   run_whole("whole", {"rl.steps=1"});
   Recorder recorder;
-  RlRequest request;
+  TaskRunRequest request;
   request.resume = true;
-  const Result<RlSummary> summary = run("whole", {"rl.mini_batches=1"}, recorder, request);
+  const Result<TaskRunSummary> summary = run("whole", {"rl.mini_batches=1"}, recorder, request);
   ASSERT_FALSE(summary.has_value());
   EXPECT_NE(summary.error().message().find("rl.mini_batches"), std::string::npos);
 }
