@@ -7,6 +7,8 @@
 #include "base/test_data.h"
 #include "data/data_testing.h"
 #include "formats/weight_source.h"
+#include "ops/loss/label_logprob.h"
+#include "post/peak_memory_testing.h"
 #include "post/rollout_engine.h"
 #include "train/final_states.h"
 #include "train/sample_text.h"
@@ -15,6 +17,28 @@ namespace cachalot::post {
 namespace {
 
 constexpr int64_t kPrompt = 6, kAnswer = 8;
+constexpr int32_t kDomain = 16;  // tokens of a domain
+
+// The cross entropy of what comes next, over so many labels.
+class NextTokenLoss : public train::LogitsLoss {
+ public:
+  explicit NextTokenLoss(int64_t num_labels) : num_labels_(num_labels) {}
+  void add(autograd::Context ctx, const Lot& lot) override {
+    const std::vector<double> coefficients(lot.labels.size(),
+                                           -1 / static_cast<double>(num_labels_));
+    ops::label_logprob(ctx.exec, {.logits = lot.logits,
+                                  .logits_stride = lot.vocab_size,
+                                  .labels = lot.labels.data(),
+                                  .rows = std::ssize(lot.labels),
+                                  .vocab_size = lot.vocab_size,
+                                  .coefficients = coefficients.data(),
+                                  .d_logits = ctx.tape->grad(lot.logits),
+                                  .d_logits_stride = lot.vocab_size});
+  }
+
+ private:
+  int64_t num_labels_;
+};
 
 class DistillerTest : public data::DataFiles {
  protected:
@@ -67,18 +91,61 @@ class DistillerTest : public data::DataFiles {
             heads,
             {path("states"), StateType::f32, 64}};
   }
-  // Answers that the student samples to `count` prompts of each domain: the lower half of the ids
-  // is the first expert's, the upper one the second's.
+  static std::vector<int32_t> labels_of(const std::vector<int32_t>& tokens) {
+    std::vector<int32_t> labels(tokens.size(), -1);
+    for (size_t t = kPrompt; t < labels.size(); ++t) labels[t - 1] = tokens[t];
+    return labels;
+  }
+  static tensor::TensorView view_of(const std::vector<float>& states) {
+    return {tensor::DType::f32,
+            {std::ssize(states) / 96, 96},
+            reinterpret_cast<const std::byte*>(states.data())};
+  }
+  Result<DistillReport> whole_step(Distiller& distiller, train::Trainer& trainer,
+                                   const std::vector<Trajectory>& answers, double learning_rate) {
+    CACHALOT_RETURN_IF_ERROR(distiller.run_teachers(answers));
+    Result<DistillReport> report = distiller.update(trainer, answers, learning_rate);
+    distiller.forget();
+    return report;
+  }
+  // The base after having learnt what comes next in its domain.
+  train::ParameterStore expert_of(int32_t k) {
+    const auto trainer = student(base());
+    constexpr int64_t kSteps = 80, kSamples = 12;
+    for (int64_t i = 0; i < kSteps; ++i) {
+      std::vector<std::vector<int32_t>> tokens, labels;
+      std::vector<train::Sample> samples;
+      for (int64_t n = 0; n < kSamples; ++n) {
+        std::vector<int32_t>& own = tokens.emplace_back(prompt_of(k, 5000 + i * kSamples + n));
+        for (int64_t t = 0; t < kAnswer; ++t)
+          own.push_back(256 * k + (5 * (own.back() - 256 * k) + 3 + k) % kDomain);
+        labels.push_back(labels_of(own));
+      }
+      for (size_t n = 0; n < tokens.size(); ++n) samples.push_back({tokens[n], labels[n]});
+      NextTokenLoss loss(kSamples * kAnswer);
+      const train::Update update{0.003 * (1 - static_cast<double>(i) / kSteps), {{samples, &loss}}};
+      EXPECT_TRUE(trainer->update(update).has_value());
+    }
+    train::ParameterStore out = base();
+    out.copy_values(trainer->parameters());
+    return out;
+  }
+  static std::vector<int32_t> prompt_of(int64_t domain, int64_t number) {
+    RngStream rng(7, RngPurpose::data, static_cast<uint64_t>(number));
+    std::vector<int32_t> tokens;
+    for (int64_t t = 0; t < kPrompt; ++t)
+      tokens.push_back(static_cast<int32_t>(256 * domain + rng.next_u32() % kDomain));
+    return tokens;
+  }
+  // Answers that the student samples to `count` prompts of each domain: tokens
+  // of the lower half of the ids are the first expert's, of the upper one the second's.
   std::vector<Trajectory> trajectories(train::Trainer& trainer, int64_t step, int64_t count) {
     std::vector<Trajectory> out;
     for (int64_t i = 0; i < 2 * count; ++i) {
-      RngStream rng(7, RngPurpose::data, static_cast<uint64_t>(step * 1000 + i));
       Trajectory& trajectory = out.emplace_back();
       trajectory.id = i;
-      trajectory.prompt_length = kPrompt;
       trajectory.teachers = {{static_cast<int32_t>(i % 2), 1}};
-      for (int64_t t = 0; t < kPrompt; ++t)
-        trajectory.tokens.push_back(static_cast<int32_t>(256 * (i % 2) + rng.next_u32() % 256));
+      trajectory.tokens = prompt_of(i % 2, step * 1000 + i);
       train::SampleOptions options;
       options.num_tokens = kAnswer;
       options.temperature = 1;
@@ -87,6 +154,7 @@ class DistillerTest : public data::DataFiles {
       for (const int32_t id :
            train::sample_continuation(ctx_, trainer.model(), trajectory.tokens, options))
         trajectory.tokens.push_back(id);
+      trajectory.labels = labels_of(trajectory.tokens);
     }
     return out;
   }
@@ -102,13 +170,11 @@ class DistillerTest : public data::DataFiles {
       int64_t count = 0;
       for (const Trajectory& answer : answers) {
         if (answer.teachers[0].teacher != k) continue;
-        std::vector<int32_t> labels(answer.tokens.size(), -1);
-        for (size_t t = kPrompt; t < labels.size(); ++t) labels[t - 1] = answer.tokens[t];
-        const std::vector<train::Sample> sample = {{answer.tokens, labels}};
+        const std::vector<train::Sample> sample = {{answer.tokens, answer.labels}};
         const std::vector<float> states =
             train::final_states(model->context(), model->transformer(), sample);
         const std::vector<DistilledSample> distilled = {
-            {std::ssize(labels) - kPrompt, {{k, 1, states.data()}}}};
+            {answer.num_labels(), {{k, 1, view_of(states)}}}};
         KlLoss loss(distilled, *used);
         trainer.model().add_gradients(ctx_, sample, loss);
         sum += loss.loss();
@@ -127,26 +193,30 @@ class DistillerTest : public data::DataFiles {
   int64_t num_loads_ = 0;
 };
 
-// Experts are the model with noise on every weight, which no few steps take back: the student comes
-// nearer to each on its own domain than their average, on prompts that it has not seen.
-TEST_F(DistillerTest, AStudentComesNearerToEachExpertThanTheirAverage) {
+// OP4: two experts have each learnt what comes next in a domain of its own. The student comes as
+// near as a hundredth of a nat to each in its domain, on prompts that it has not seen; their average
+// stays twenty times as far from both.
+TEST_F(DistillerTest, AStudentMeetsBothExpertsAndTheirAverageNeither) {
+  for (int32_t k = 0; k < 2; ++k) experts_[k] = expert_of(k);
   const auto trainer = student(base());
   const std::vector<Trajectory> unseen = trajectories(*trainer, 999, 8);
   const std::vector<double> before = kl_to_experts(*trainer, unseen);
   const auto used = heads();
   Distiller step = distiller(*used);
-  for (int64_t i = 0; i < 60; ++i) {
+  constexpr int64_t kSteps = 120;
+  for (int64_t i = 0; i < kSteps; ++i) {
     const std::vector<Trajectory> answers = trajectories(*trainer, i, 6);
-    const auto report = step.update(*trainer, answers, 0.003 * (1 - static_cast<double>(i) / 60));
+    const auto report =
+        whole_step(step, *trainer, answers, 0.003 * (1 - static_cast<double>(i) / kSteps));
     ASSERT_TRUE(report.has_value()) << report.error().message();
     EXPECT_EQ(report->num_tokens, 12 * kAnswer);
-    EXPECT_EQ(report->teachers_run, 2);
   }
   // Each teacher's model and head once a step, and no file left.
-  EXPECT_EQ(num_loads_, 2 * 60);
-  EXPECT_LE(used->counts().loads, 2 * 60);
+  EXPECT_EQ(num_loads_, 2 * kSteps);
+  EXPECT_LE(used->counts().loads, 2 * kSteps);
   EXPECT_TRUE(std::filesystem::is_empty(path("states")));
-  const std::vector<double> after = kl_to_experts(*trainer, unseen);
+  const std::vector<Trajectory> answers = trajectories(*trainer, 998, 8);
+  const std::vector<double> after = kl_to_experts(*trainer, answers);
   train::ParameterStore average = base();
   for (train::Parameter& parameter : average.parameters()) {
     const std::vector<float>& a = experts_[0].find(parameter.info.name)->master;
@@ -154,11 +224,43 @@ TEST_F(DistillerTest, AStudentComesNearerToEachExpertThanTheirAverage) {
     for (size_t i = 0; i < a.size(); ++i) parameter.master[i] = (a[i] + b[i]) / 2;
   }
   const auto averaged = student(std::move(average));
-  const std::vector<double> of_average = kl_to_experts(*averaged, unseen);
+  const std::vector<double> of_average = kl_to_experts(*averaged, answers);
   for (int32_t k = 0; k < 2; ++k) {
-    EXPECT_LT(after[k], 0.75 * before[k]);
-    EXPECT_LT(after[k], 0.9 * of_average[k]);
+    std::printf("expert %d: KL %.4f before, %.4f after, %.4f of the average\n", k, before[k],
+                after[k], of_average[k]);
+    EXPECT_LT(after[k], 0.01);
+    EXPECT_GT(of_average[k], 20 * after[k]);
   }
+}
+
+// TS3, of whole steps: the same answers with two teachers and with twelve.
+TEST_F(DistillerTest, MemoryDoesNotGrowWithTheNumberOfTeachers) {
+  const auto trainer = student(base());
+  std::vector<Trajectory> answers = trajectories(*trainer, 1, 12);
+  const auto peak_of = [&](int32_t num_teachers) {
+    TeacherHeads used(
+        [&](int32_t k) -> Result<std::vector<float>> {
+          return noisy(static_cast<uint64_t>(k), 0.1).find("head.weight")->master;
+        },
+        512, 96, ctx_.isa);
+    Distiller step(
+        [&](int32_t k) {
+          return served_model(source_.config(), noisy(static_cast<uint64_t>(k), 0.1),
+                              train::TrainingPrecision::fp32(), 1);
+        },
+        used, {path("states"), StateType::bf16, 64});
+    for (size_t i = 0; i < answers.size(); ++i)
+      answers[i].teachers = {{static_cast<int32_t>(i) % num_teachers, 1}};
+    testing::peak_since_last();
+    const auto report = whole_step(step, *trainer, answers, 0.001);
+    EXPECT_TRUE(report.has_value()) << report.error().message();
+    EXPECT_EQ(used.counts().loads, num_teachers);
+    return static_cast<double>(testing::peak_since_last());
+  };
+  peak_of(12);  // what the process needs once
+  const double two = peak_of(2), twelve = peak_of(12);
+  std::printf("two teachers %.1f MiB, twelve %.1f MiB\n", two / (1 << 20), twelve / (1 << 20));
+  EXPECT_LE(twelve, 1.02 * two);
 }
 
 TEST_F(DistillerTest, AStepIsTheSameHoweverTheyCome) {
@@ -167,11 +269,11 @@ TEST_F(DistillerTest, AStepIsTheSameHoweverTheyCome) {
   Distiller step = distiller(*used);
   std::vector<Trajectory> answers = trajectories(*first, 1, 3);
   answers[2].teachers = {{1, 0.25}, {0, 0.75}};
-  ASSERT_TRUE(step.update(*first, answers, 0.01).has_value());
+  ASSERT_TRUE(whole_step(step, *first, answers, 0.01).has_value());
   std::swap(answers[0], answers[5]);
   std::swap(answers[1], answers[2]);
   for (Trajectory& answer : answers) std::ranges::reverse(answer.teachers);
-  ASSERT_TRUE(step.update(*second, answers, 0.01).has_value());
+  ASSERT_TRUE(whole_step(step, *second, answers, 0.01).has_value());
   for (const train::Parameter& parameter : first->parameters().parameters())
     EXPECT_EQ(parameter.master, second->parameters().find(parameter.info.name)->master);
 }
@@ -181,7 +283,7 @@ TEST_F(DistillerTest, AHeadThatCannotBeReadLeavesTheStudentAsItWas) {
   TeacherHeads broken([](int32_t) -> Result<std::vector<float>> { return io_error("no disk"); },
                       512, 96, ctx_.isa);
   Distiller step = distiller(broken);
-  const auto report = step.update(*trainer, trajectories(*trainer, 1, 1), 0.01);
+  const auto report = whole_step(step, *trainer, trajectories(*trainer, 1, 1), 0.01);
   ASSERT_FALSE(report.has_value());
   EXPECT_EQ(report.error().message(), "no disk");
   const train::ParameterStore expected = base();

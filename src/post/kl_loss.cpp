@@ -70,9 +70,8 @@ Status KlLoss::mix(autograd::Context ctx, const Lot& lot, float* mixed,
     for (size_t i = 0; i < rows.size(); ++i) {
       const TeacherShare* share = share_of(*rows[i].sample, teacher);
       if (share == nullptr) continue;
-      ops::copy_rows(ctx.exec,
-                     {share->states + rows[i].place * hidden_size, hidden_size, 1, hidden_size,
-                      states + static_cast<int64_t>(places.size()) * hidden_size, hidden_size});
+      const std::vector<float> state = tensor::to_floats(share->states.slice(rows[i].place));
+      std::ranges::copy(state, states + static_cast<int64_t>(places.size()) * hidden_size);
       places.push_back(static_cast<int32_t>(i));
       weights.push_back(static_cast<float>(share->weight));
     }
@@ -89,7 +88,7 @@ Status KlLoss::mix(autograd::Context ctx, const Lot& lot, float* mixed,
                              .w = &stretch,
                              .y = logits,
                              .y_stride = count,
-                             .math = ops::MatmulMath::f32});
+                             .math = heads_.math()});
       ops::mix_teacher(ctx.exec, {logits, count, num_rows, first, count, places.data(),
                                   weights.data(), mixed, lot.vocab_size, totals.data()});
       first += count;
@@ -148,7 +147,7 @@ void SampledKlLoss::add(autograd::Context ctx, const Lot& lot) {
   ops::label_logprob(ctx.exec, p);
   for (size_t i = 0; i < rows.size(); ++i) {
     const double advantage = rows[i].teacher_logprob - rows[i].weight * logprobs[i];
-    advantages_.push_back(advantage);
+    row_losses_.push_back(-advantage);
     coefficients.push_back(-rows[i].scale * advantage);
     loss_ += coefficients.back();
   }

@@ -15,6 +15,7 @@
 
 #include "ops/loss/mixture_kl.h"
 #include "post/teacher_heads.h"
+#include "tensor/tensor_view.h"
 #include "train/logits_loss.h"
 
 namespace cachalot::post {
@@ -22,7 +23,8 @@ namespace cachalot::post {
 struct TeacherShare {
   int32_t teacher = 0;
   double weight = 1;
-  const float* states = nullptr;  // [rows, hidden_size]: the teacher's, before its head
+  // [rows, hidden_size] f32 or bf16: the teacher's, before its head; of a file too
+  tensor::TensorView states;
 };
 
 struct DistilledSample {
@@ -38,18 +40,27 @@ std::vector<int64_t> dispatch_order(std::span<const DistilledSample> samples,
 // The teachers of samples in the order in which their heads are used.
 std::vector<int32_t> teachers_in_order(std::span<const DistilledSample> samples);
 
+// What losses of distillation tell after the call.
+class DivergenceLoss : public train::LogitsLoss {
+ public:
+  double loss() const { return loss_; }
+  // Of each row, without scale: sum_k w_k KL, or what stands for it.
+  const std::vector<double>& row_losses() const { return row_losses_; }
+
+ protected:
+  double loss_ = 0;
+  std::vector<double> row_losses_;
+};
+
 // Borrows samples and heads. For one call of add_gradients() or forward_loss(). A head that cannot
 // be read makes status() an error and the gradients those of nothing: no step may follow.
-class KlLoss : public train::LogitsLoss {
+class KlLoss : public DivergenceLoss {
  public:
   KlLoss(std::span<const DistilledSample> samples, TeacherHeads& heads);
 
   void add(autograd::Context ctx, const Lot& lot) override;
 
   Status status() const override { return status_; }
-  double loss() const { return loss_; }
-  // Of each row: sum_k w_k KL, without scale.
-  const std::vector<double>& row_losses() const { return row_losses_; }
 
  private:
   struct Row {
@@ -61,14 +72,13 @@ class KlLoss : public train::LogitsLoss {
   std::vector<Row> rows_;
   TeacherHeads& heads_;
   Status status_;
-  double loss_ = 0;
-  std::vector<double> row_losses_;
 };
 
 // The estimator that KlLoss is the mean of: of the sampled token alone, with the coefficient
 // log q(y) - log pi(y) held fixed. The baseline that needs no head.
-// loss = - sum over samples of scale * mean_t (sum_k w_k (log q_k(y_t) - log pi(y_t)))
-class SampledKlLoss : public train::LogitsLoss {
+// loss = - sum over samples of scale * mean_t (sum_k w_k (log q_k(y_t) - log pi(y_t))); a row's is
+// the coefficient with the other sign.
+class SampledKlLoss : public DivergenceLoss {
  public:
   struct Row {
     double teacher_logprob = 0;  // sum_k w_k log q_k(y)
@@ -80,13 +90,8 @@ class SampledKlLoss : public train::LogitsLoss {
 
   void add(autograd::Context ctx, const Lot& lot) override;
 
-  double loss() const { return loss_; }
-  const std::vector<double>& advantages() const { return advantages_; }  // of the rows
-
  private:
   std::span<const Row> rows_;
-  double loss_ = 0;
-  std::vector<double> advantages_;
 };
 
 }  // namespace cachalot::post

@@ -74,6 +74,12 @@ class DistillationTest : public data::DataFiles {
   train::Sample sample(int64_t i) const { return {tokens_[i], labels_[i]}; }
   static int64_t rows(int64_t i) { return 20 + 3 * i - 10; }
 
+  static tensor::TensorView view_of(const std::vector<float>& states) {
+    return {tensor::DType::f32,
+            {std::ssize(states) / 96, 96},
+            reinterpret_cast<const std::byte*>(states.data())};
+  }
+
   TeacherHeads heads() {
     return {[this](int32_t k) -> Result<std::vector<float>> {
               return teachers_[k]->parameters.find("head.weight")->master;
@@ -99,7 +105,7 @@ class DistillationTest : public data::DataFiles {
       EXPECT_TRUE(writer->finish().ok());
       const auto read = TeacherStates::open(file);
       auto& states = out.emplace_back();
-      for (int64_t i = 0; i < 7; ++i) states.push_back(*read->read(100 - i));
+      for (int64_t i = 0; i < 7; ++i) states.push_back(tensor::to_floats(*read->of(100 - i)));
     }
     return out;
   }
@@ -183,7 +189,7 @@ TEST_F(DistillationTest, KlOfCachedStatesEqualsThatOfATeachersForward) {
                                      .logs = logs.data(),
                                      .losses = expected.data()});
       TeacherHeads used = heads();
-      const std::vector<DistilledSample> samples = {{n, {{k, 1, states[k][i].data()}}}};
+      const std::vector<DistilledSample> samples = {{n, {{k, 1, view_of(states[k][i])}}}};
       KlLoss loss(samples, used);
       student_.model->add_gradients(student_.ctx, one, loss);
       EXPECT_EQ(loss.row_losses(), expected) << i << " " << k;
@@ -208,8 +214,8 @@ TEST_F(DistillationTest, TheOrderOfSamplesChangesNoGradient) {
     s.rows = rows(i);
     s.scale = 1.0 / 7;
     const auto k = static_cast<int32_t>(i % kTeachers);
-    s.teachers = {{k, 0.5, states[k][i].data()}};
-    if (i == 4) s.teachers.insert(s.teachers.begin(), {2, 0.25, states[2][i].data()});
+    s.teachers = {{k, 0.5, view_of(states[k][i])}};
+    if (i == 4) s.teachers.insert(s.teachers.begin(), {2, 0.25, view_of(states[2][i])});
     ids.push_back(100 - i);
   }
   const auto run_of = [&](const std::vector<int64_t>& came) {
@@ -239,7 +245,7 @@ TEST_F(DistillationTest, AHeadThatCannotBeReadIsAnErrorAndNoGradient) {
   const auto states = cached_states(StateType::f32);
   TeacherHeads broken([](int32_t) -> Result<std::vector<float>> { return io_error("no disk"); },
                       512, 96, device::machine_isa());
-  const std::vector<DistilledSample> samples = {{rows(0), {{0, 1, states[0][0].data()}}}};
+  const std::vector<DistilledSample> samples = {{rows(0), {{0, 1, view_of(states[0][0])}}}};
   KlLoss loss(samples, broken);
   const std::vector<train::Sample> one = {sample(0)};
   student_.parameters.clear_grads(student_.ctx);

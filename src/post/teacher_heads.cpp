@@ -6,37 +6,12 @@
 #include <chrono>
 
 #include "base/check.h"
-#include "formats/weight_source.h"
+#include "formats/block_quantize.h"
 #include "ops/loss/mixture_kl.h"
 
 namespace cachalot::post {
 
 static_assert(TeacherHead::kStretch % ops::kMixStretch == 0);
-
-Result<std::unique_ptr<TeacherHeads>> TeacherHeads::open(
-    const std::vector<std::string>& directories, int64_t vocab_size, device::Isa isa) {
-  int64_t hidden_size = 0;
-  for (const std::string& directory : directories) {
-    CACHALOT_ASSIGN_OR_RETURN(const formats::ModelConfig config, formats::load_config(directory));
-    if (config.vocab_size != vocab_size) {
-      return invalid_argument(fmt::format("{}: vocab_size: expected {}, the student's, found {}",
-                                          directory, vocab_size, config.vocab_size));
-    }
-    if (hidden_size != 0 && config.hidden_size != hidden_size) {
-      return unsupported(fmt::format("{}: hidden_size: expected {}, as of {}, found {}", directory,
-                                     hidden_size, directories.front(), config.hidden_size));
-    }
-    hidden_size = config.hidden_size;
-  }
-  const auto read = [directories](int32_t teacher) -> Result<std::vector<float>> {
-    CACHALOT_ASSIGN_OR_RETURN(
-        const formats::WeightSource source,
-        formats::WeightSource::open(directories.at(static_cast<size_t>(teacher))));
-    CACHALOT_ASSIGN_OR_RETURN(const tensor::QuantTensor head, source.matrix("head.weight"));
-    return tensor::dequantize(head);
-  };
-  return std::make_unique<TeacherHeads>(read, vocab_size, hidden_size, isa);
-}
 
 TeacherHeads::~TeacherHeads() { drop(); }
 
@@ -70,10 +45,17 @@ Result<std::unique_ptr<TeacherHead>> TeacherHeads::load(int32_t teacher) const {
   auto head = std::make_unique<TeacherHead>();
   for (int64_t first = 0; first < vocab_size_; first += TeacherHead::kStretch) {
     const int64_t count = std::min(TeacherHead::kStretch, vocab_size_ - first);
+    const std::span<const float> part =
+        std::span(values).subspan(first * hidden_size_, count * hidden_size_);
+    std::vector<std::byte> rounded;
+    if (math_ == ops::MatmulMath::bf16) {
+      rounded.resize(2 * part.size());
+      formats::encode_bf16(part, rounded);
+    }
     tensor::QuantTensor stretch;
-    stretch.weight = {tensor::DType::f32,
+    stretch.weight = {rounded.empty() ? tensor::DType::f32 : tensor::DType::bf16,
                       {count, hidden_size_},
-                      reinterpret_cast<const std::byte*>(values.data() + first * hidden_size_)};
+                      rounded.empty() ? std::as_bytes(part).data() : rounded.data()};
     stretch.rows = count;
     stretch.columns = hidden_size_;
     CACHALOT_ASSIGN_OR_RETURN(ops::PackedWeight packed, ops::PackedWeight::pack(ctx, stretch));

@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "device/exec_context.h"
-#include "ops/matmul/packed_weight.h"
+#include "ops/matmul/matmul.h"
 
 namespace cachalot::post {
 
@@ -30,18 +30,22 @@ class TeacherHeads {
   // [vocab_size * hidden_size] floats of a teacher's head.
   using Read = std::function<Result<std::vector<float>>(int32_t teacher)>;
 
-  TeacherHeads(Read read, int64_t vocab_size, int64_t hidden_size, device::Isa isa)
-      : read_(std::move(read)), vocab_size_(vocab_size), hidden_size_(hidden_size), isa_(isa) {}
-  // The heads of checkpoints.
-  // Errors  a model of another vocabulary.
-  static Result<std::unique_ptr<TeacherHeads>> open(const std::vector<std::string>& directories,
-                                                    int64_t vocab_size, device::Isa isa);
+  // math: bf16 where the teachers' models keep their heads in bf16, so that a head gives the bits
+  // that it gives in its model.
+  TeacherHeads(Read read, int64_t vocab_size, int64_t hidden_size, device::Isa isa,
+               ops::MatmulMath math = ops::MatmulMath::f32)
+      : read_(std::move(read)),
+        vocab_size_(vocab_size),
+        hidden_size_(hidden_size),
+        isa_(isa),
+        math_(math) {}
   ~TeacherHeads();
   TeacherHeads(const TeacherHeads&) = delete;
   TeacherHeads& operator=(const TeacherHeads&) = delete;
 
   int64_t vocab_size() const { return vocab_size_; }
   int64_t hidden_size() const { return hidden_size_; }
+  ops::MatmulMath math() const { return math_; }
 
   // The teachers that will be used, in their order: what use() loads ahead.
   void expect(std::vector<int32_t> teachers);
@@ -73,6 +77,7 @@ class TeacherHeads {
   int64_t vocab_size_;
   int64_t hidden_size_;
   device::Isa isa_;
+  ops::MatmulMath math_;
   int32_t current_teacher_ = -1;
   std::unique_ptr<TeacherHead> current_;
   std::optional<Slot> next_;

@@ -3,14 +3,15 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <fstream>
-#include <sstream>
 #include <thread>
 
 #include "device/isa.h"
+#include "post/peak_memory_testing.h"
 
 namespace cachalot::post {
 namespace {
+
+using testing::peak_since_last;
 
 std::vector<int32_t> first_teachers(int32_t count) {
   std::vector<int32_t> out;
@@ -20,18 +21,6 @@ std::vector<int32_t> first_teachers(int32_t count) {
 
 std::vector<float> head_of(int32_t teacher, int64_t count) {
   return std::vector<float>(static_cast<size_t>(count), static_cast<float>(teacher));
-}
-
-// The largest resident set since the last call, in bytes.
-int64_t peak_since_last() {
-  std::ifstream status("/proc/self/status");
-  int64_t peak = 0;
-  for (std::string line; std::getline(status, line);) {
-    if (!line.starts_with("VmHWM:")) continue;
-    std::istringstream(line.substr(6)) >> peak;
-  }
-  std::ofstream("/proc/self/clear_refs") << "5";
-  return peak * 1024;
 }
 
 TEST(TeacherHeads, AreLoadedOnceAndOneByOne) {

@@ -84,7 +84,7 @@ Status TeacherStates::parse() {
   return {};
 }
 
-Result<std::vector<float>> TeacherStates::read(int64_t sample) const {
+Result<tensor::TensorView> TeacherStates::of(int64_t sample) const {
   const auto found = samples_.find(sample);
   if (found == samples_.end()) {
     return not_found(
@@ -93,7 +93,7 @@ Result<std::vector<float>> TeacherStates::read(int64_t sample) const {
   tensor::TensorView rows = *states_;
   rows.shape = {found->second.count, hidden_size_};
   rows.data += found->second.first * hidden_size_ * tensor::dtype_bytes(rows.dtype);
-  return tensor::to_floats(rows);
+  return rows;
 }
 
 }  // namespace cachalot::post

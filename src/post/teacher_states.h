@@ -2,7 +2,8 @@
 // of a teacher's forward pass instead of its logits (reference/post-training 9.2).
 // File    safetensors: samples I64 [n], ids in the order written; offsets I64 [n + 1], rows; states
 //         F32 or BF16 [rows, hidden_size]. It appears whole, when finish() returns.
-// Memory  of a writer, a sample; of a reader, what is read: pages of the mapping go with it.
+// Memory  of a writer, a sample; of a reader, none but the mapping's pages, which the system takes
+//         back where it needs them.
 // Errors  name the file, what was expected and what was found.
 // Threads one owner.
 #pragma once
@@ -52,8 +53,8 @@ class TeacherStates {
   static Result<TeacherStates> open(const std::string& path);
 
   int64_t hidden_size() const { return hidden_size_; }
-  // [rows, hidden_size] of a sample.
-  Result<std::vector<float>> read(int64_t sample) const;
+  // [rows, hidden_size] of a sample, F32 or BF16; valid as long as this.
+  Result<tensor::TensorView> of(int64_t sample) const;
 
  private:
   struct Rows {

@@ -32,9 +32,9 @@ TEST_F(TeacherStatesTest, ComeBackAsTheyWereOrRounded) {
       std::vector<float> expected = states[i];
       if (type == StateType::bf16)
         for (float& value : expected) value = numeric::round_to_bf16(value);
-      EXPECT_EQ(*read->read(samples[i].id), expected);
+      EXPECT_EQ(tensor::to_floats(*read->of(samples[i].id)), expected);
     }
-    EXPECT_NE(read->read(8).error().message().find("expected states of sample 8, found none"),
+    EXPECT_NE(read->of(8).error().message().find("expected states of sample 8, found none"),
               std::string::npos);
   }
 }

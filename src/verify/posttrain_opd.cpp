@@ -122,12 +122,18 @@ class OpdVerifier {
       sample.rows = offsets[i + 1] - offsets[i];
       for (int64_t k = 0; k < num_teachers_; ++k) {
         if (weights[i][k] == 0) continue;
-        sample.teachers.push_back(
-            {static_cast<int32_t>(k), weights[i][k],
-             teachers[k].states.data() + offsets[i] * model_.config().hidden_size});
+        sample.teachers.push_back({static_cast<int32_t>(k), weights[i][k],
+                                   states_of(teachers[k], offsets[i], sample.rows)});
       }
     }
     return out;
+  }
+
+  tensor::TensorView states_of(const Teacher& teacher, int64_t first, int64_t rows) const {
+    const int64_t d = model_.config().hidden_size;
+    return {tensor::DType::f32,
+            {rows, d},
+            reinterpret_cast<const std::byte*>(teacher.states.data() + first * d)};
   }
 
   std::unique_ptr<post::TeacherHeads> heads_of(const std::vector<Teacher>& teachers) const {
@@ -211,7 +217,9 @@ class OpdVerifier {
       if (expected_->has(name + ".advantage")) {
         Closeness advantage("opd " + name + ": advantages", 2 * kLogprob * largest,
                             Closeness::Measure::absolute);
-        advantage.add(expected_->numbers(name + ".advantage", num_rows()), loss.advantages());
+        const std::vector<double> golden = expected_->numbers(name + ".advantage", num_rows());
+        for (size_t row = 0; row < golden.size(); ++row)
+          advantage.add(golden[row], -loss.row_losses()[row]);
         advantage.report(report_);
       }
     }
