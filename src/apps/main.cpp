@@ -56,6 +56,7 @@ int run(int argc, char** argv) {
   add_train_verb(app, &exit_code);
   add_sft_verb(app, &exit_code);
   add_rl_verb(app, &exit_code);
+  add_distill_verb(app, &exit_code);
   add_evaluate_verb(app, &exit_code);
   add_report_verb(app, &exit_code);
   add_bench_verb(app, &exit_code);

@@ -8,7 +8,8 @@
 
 --text trains on the bytes of a file; --spike on a made-up sequence with a stretch of unheard-of tokens, whose loss makes the run go back to
 an earlier checkpoint. Every second kill then waits for that, and at least one falls where stale choices bridge the spike. What comes
-behind "--" goes to every `cachalot train`. With --verb rl every second kill waits for answers that are being sampled.
+behind "--" goes to every `cachalot train`. With --verb rl or distill every second kill waits for answers that are being sampled, with distill
+every fourth for a teacher's states.
 
 The last checkpoint's files must be equal byte for byte (masters, moments, routing biases, data cursor, spike history), and so must every
 value of metrics.jsonl but times. Exit status 0 if they are."""
@@ -93,6 +94,10 @@ def has_open_answers(directory):
     return tokens > 0 and rewards == 0
 
 
+def has_teacher_states(directory):
+    return any((directory / "teachers").glob("*"))
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--binary", required=True)
@@ -100,7 +105,7 @@ def main():
     parser.add_argument("--work", required=True, type=pathlib.Path)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--verb", default="train", choices=["train", "rl"])
+    parser.add_argument("--verb", default="train", choices=["train", "rl", "distill"])
     parser.add_argument("--text", type=pathlib.Path)
     parser.add_argument("--spike", action="store_true")
     parser.add_argument("extra", nargs="*")
@@ -120,11 +125,13 @@ def main():
 
     # Moments spread over start-up, steps and checkpoints; a run that ends before its moment is started from the beginning.
     rng = random.Random(args.seed)
+    on_tasks = args.verb != "train"
     kills = finished = bridging = in_answers = 0
     while kills < args.kills or bridging < args.spike:
         waits = kills % 2 == 1
-        if args.verb == "rl" and waits:
-            done = train(args, killed, resume=True, seconds=rng.uniform(0, 0.3), is_due=lambda: has_open_answers(killed))
+        if on_tasks and waits:
+            is_due = has_teacher_states if args.verb == "distill" and kills % 4 == 3 else has_open_answers
+            done = train(args, killed, resume=True, seconds=rng.uniform(0, 0.3), is_due=lambda: is_due(killed))
         else:
             done = train(args, killed, resume=True, seconds=rng.uniform(0.02, max(0.5, whole / 4)),
                          is_due=lambda: not (args.spike and waits) or num_rollbacks(killed) > 0)
@@ -137,7 +144,7 @@ def main():
             shutil.rmtree(killed)
     train(args, killed, resume=True)
     compare(undisturbed, killed)
-    where = f"{in_answers} of them while answers were sampled" if args.verb == "rl" else f"{bridging} of them while a spike was bridged"
+    where = f"{in_answers} of them while answers were sampled" if on_tasks else f"{bridging} of them while a spike was bridged"
     print(f"{kills} kills, {where}, {finished + 1} finished runs, each equal to the undisturbed one ({whole:.1f} s)")
 
 
