@@ -227,8 +227,8 @@ TEST_F(ExpertLayer, ManyTokensHaveTheBitsOfFew) {
     Rng rng(7);
     const std::vector<int32_t> ids = ids_of(rng, c.tokens_of, c.k);
     const auto tokens = static_cast<int64_t>(ids.size()) / c.k;
-    make({ExpertForm::official_fp8, tokens, static_cast<int64_t>(c.tokens_of.size()), c.k,
-          c.hidden, c.inner, 10});
+    make({ExpertForm::official_fp8, tokens, static_cast<int64_t>(c.tokens_of.size()), c.k, c.hidden,
+          c.inner, 10});
     Batch b = random_batch(rng, tokens);
     b.ids = ids;
     const auto few = run(b);

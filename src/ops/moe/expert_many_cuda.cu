@@ -22,13 +22,6 @@ struct alignas(16) Tile {
   int32_t first_slot;
   int32_t columns;  // >= num_tokens
 };
-// Where a pair is. columns 0: nowhere.
-struct alignas(8) Place {
-  int32_t first_slot;  // of its tile
-  int16_t columns;     // of its tile
-  int16_t column;
-};
-
 // A tile's activations: blocks of 128 inputs, each the codes of all columns as CoreMatrices and
 // their scales.
 __host__ __device__ constexpr int block_bytes(int columns) { return columns * (128 + 4); }
@@ -41,8 +34,6 @@ struct Scratch {
   int32_t* num_tiles;
   Tile* tiles;
   int32_t* slot_pairs;
-  float* slot_weights;
-  Place* places;  // of each pair
   uint8_t* x;
   uint8_t* h;
 };
@@ -67,8 +58,6 @@ int64_t cut(const ExpertShape& s, std::byte* from, Scratch& scratch) {
   take(scratch.num_tiles, 1);
   take(scratch.tiles, sizes.tiles);
   take(scratch.slot_pairs, sizes.slots);
-  take(scratch.slot_weights, sizes.slots);
-  take(scratch.places, sizes.pairs);
   take(scratch.x, sizes.slots * block_bytes(1) * (s.hidden_size / 128));
   take(scratch.h, sizes.slots * block_bytes(1) * (s.moe_intermediate_size / 128));
   return at;
@@ -77,8 +66,7 @@ int64_t cut(const ExpertShape& s, std::byte* from, Scratch& scratch) {
 // --- Tiles. An expert's tokens are shared by its tiles alike.
 
 __global__ void __launch_bounds__(PairRanks::kThreads, 1)
-    tiles_kernel(const int32_t* ids, const float* weights, int num_pairs, int num_experts,
-                 Scratch s) {
+    tiles_kernel(const int32_t* ids, int num_pairs, int num_experts, Scratch s) {
   __shared__ PairRanks ranks;
   __shared__ int first_slot[PairRanks::kMaxExperts];
   __shared__ int16_t tile_tokens[PairRanks::kMaxExperts];
@@ -103,96 +91,75 @@ __global__ void __launch_bounds__(PairRanks::kThreads, 1)
     }
     if (e == PairRanks::kMaxExperts - 1) *s.num_tiles = first_tile + tiles;
   }
-  for (int pair = e; pair < num_pairs; pair += PairRanks::kThreads) {
-    const int id = tile::load_shared_state(ids + pair);
-    if (id < 0 || id >= num_experts) s.places[pair] = {0, 0, 0};
-  }
   __syncthreads();
   ranks.each_pair(ids, num_pairs, num_experts, [&](int pair, int id, int rank) {
     const int own = tile_tokens[id];
     const int own_columns = (own + kColumnStep - 1) / kColumnStep * kColumnStep;
-    const int first_of_tile = first_slot[id] + rank / own * own_columns;
-    const int column = rank % own;
-    s.places[pair] = {first_of_tile, static_cast<int16_t>(own_columns),
-                      static_cast<int16_t>(column)};
-    s.slot_pairs[first_of_tile + column] = pair;
-    s.slot_weights[first_of_tile + column] = tile::load_shared_state(weights + pair);
+    s.slot_pairs[first_slot[id] + rank / own * own_columns + rank % own] = pair;
   });
 }
 
 // --- Activations.
 
-// Eight inputs, from k on, of a column of a block.
-__device__ __forceinline__ void store_act8(uint8_t* block, int columns, int column, int k,
-                                           const Act8& q) {
-  using B = tile::CoreMatrices<kColumnStep>;
-  *reinterpret_cast<uint2*>(block + B::offset(column, k, 16 * columns)) =
-      make_uint2(q.codes[0], q.codes[1]);
-  if (k == 0)
-    *reinterpret_cast<float*>(block + columns * 128 + column * 4) = q.scale * tile::kE2m1InE4m3;
-}
-
-constexpr int kQuantiseThreads = 256;  // half a warp has a run of 128
-
-// A token's row for each of its pairs.
-template <typename T>
-__global__ void __launch_bounds__(kQuantiseThreads)
-    quantise_x_kernel(const T* x, int k, int blocks, Scratch s) {
-  tile::wait_for_producers();
-  tile::launch_dependents();
-  const int64_t token = blockIdx.x;
-  const int at = static_cast<int>(threadIdx.x) % 16 * 8;
-  const int own = static_cast<int>(threadIdx.x) / 16;
-  for (int first = 0; first < blocks; first += kQuantiseThreads / 16) {
-    const int block = min(first + own, blocks - 1);
-    EightValues<T> v;
-    v.load(x + (token * blocks + block) * 128 + at);
-    const Act8 q = quantise_act8(v.bf16());
-    if (first + own >= blocks) continue;
-    for (int i = 0; i < k; ++i) {
-      const tile::Vector8 words = tile::load_shared_state(
-          reinterpret_cast<const tile::Vector8*>(s.places + token * k + i));
-      const int columns = static_cast<int>(words.word[1] & 0xFFFF);
-      if (columns == 0) continue;
-      store_act8(s.x + tile_offset(static_cast<int>(words.word[0]), blocks) +
-                     block * block_bytes(columns),
-                 columns, static_cast<int>(words.word[1] >> 16), at, q);
-    }
-  }
-}
-
 __device__ __forceinline__ Tile load_tile(const Tile* from) {
-  const tile::Vector16 v =
-      tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from));
+  const tile::Vector16 v = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from));
   return {static_cast<int32_t>(v.word[0]), static_cast<int32_t>(v.word[1]),
           static_cast<int32_t>(v.word[2]), static_cast<int32_t>(v.word[3])};
 }
 
-// A block of 128 inputs of a tile.
+constexpr int kQuantiseThreads = 256;  // half a warp has a run of 128
+
+// 128 inputs of a tile, by way of shared memory, so that they are written in one run. Row of x =
+// pair / pairs_per_row; columns past the last token are zeros.
+template <typename T>
 __global__ void __launch_bounds__(kQuantiseThreads)
-    quantise_h_kernel(const uint16_t* h, int blocks, Scratch s) {
+    quantise_kernel(const T* x, int pairs_per_row, int blocks, Scratch s, uint8_t* to) {
+  using B = tile::CoreMatrices<kColumnStep>;
+  __shared__ __align__(16) uint8_t quantised[block_bytes(kTileTokens)];
   tile::wait_for_producers();
   tile::launch_dependents();
   const int index = static_cast<int>(blockIdx.y);
   if (index >= tile::load_shared_state(s.num_tiles)) return;
   const Tile own = load_tile(s.tiles + index);
   const int block = static_cast<int>(blockIdx.x);
-  const int at = static_cast<int>(threadIdx.x) % 16 * 8;
-  uint8_t* const to = s.h + tile_offset(own.first_slot, blocks) + block * block_bytes(own.columns);
-  for (int column = static_cast<int>(threadIdx.x) / 16; column < own.columns;
-       column += kQuantiseThreads / 16) {
-    EightValues<uint16_t> v = {};
-    if (column < own.num_tokens) {
-      const int64_t pair = tile::load_shared_state(s.slot_pairs + own.first_slot + column);
-      v.load(h + (pair * blocks + block) * 128 + at);
+  const int k = static_cast<int>(threadIdx.x) % 16 * 8;
+  constexpr int kBatch = 4;  // loads under way
+  constexpr int kStep = kQuantiseThreads / 16;
+  for (int first = static_cast<int>(threadIdx.x) / 16; first < own.columns;
+       first += kBatch * kStep) {
+    EightValues<T> v[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int column = first + i * kStep;
+      v[i] = {};
+      if (column >= own.num_tokens) continue;
+      const int pair = tile::load_shared_state(s.slot_pairs + own.first_slot + column);
+      v[i].load(x + (int64_t{pair / pairs_per_row} * blocks + block) * 128 + k);
     }
-    store_act8(to, own.columns, column, at, quantise_act8(v.bf16()));
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int column = first + i * kStep;
+      const Act8 q = quantise_act8(v[i].bf16());
+      if (column >= own.columns) continue;  // whole warps: a tile has columns by sixteens
+      *reinterpret_cast<uint2*>(quantised + B::offset(column, k, 16 * own.columns)) =
+          make_uint2(q.codes[0], q.codes[1]);
+      if (k == 0) {
+        *reinterpret_cast<float*>(quantised + own.columns * 128 + column * 4) =
+            q.scale * tile::kE2m1InE4m3;
+      }
+    }
   }
+  __syncthreads();
+  const int num_bytes = block_bytes(own.columns);
+  auto* const out = reinterpret_cast<uint4*>(to + tile_offset(own.first_slot, blocks) +
+                                             int64_t{block} * num_bytes);
+  for (int i = static_cast<int>(threadIdx.x); i < num_bytes / 16; i += kQuantiseThreads)
+    out[i] = reinterpret_cast<const uint4*>(quantised)[i];
 }
 
 // --- The products. A block takes two units of a tile at a time, a warpgroup each; a warp of the
-// third keeps the ring filled. The tile's columns are two halves, so that the tensor cores have one
-// while the other's sums are added up.
+// third keeps the ring filled. The tile's columns are parts of up to 32, so that the tensor cores
+// have one while the sums of the one before are added up.
 
 constexpr int kWarpgroups = 2;
 constexpr int kGroupThreads = 128;
@@ -219,7 +186,7 @@ struct ManyParams {
   const int32_t* num_tiles;
   const Tile* tiles;
   const int32_t* slot_pairs;
-  const float* slot_weights;
+  const float* pair_weights;
   uint16_t* out;
   int64_t out_columns;
 };
@@ -284,11 +251,21 @@ __device__ __forceinline__ void fill_ring(const ManyParams& p, Ring& ring, uint8
   }
 }
 
-// A warpgroup's sums over a unit: half h of the tile's columns in v[h], places as in mma.cuh.
-template <int kHalf>
-struct UnitSums {
-  float v[2][kHalf / 2];
+// The parts of kTiles eights of columns: two or more, of up to four eights.
+template <int kTiles>
+struct Parts {
+  static constexpr int kCount = (kTiles + 3) / 4 < 2 ? 2 : (kTiles + 3) / 4;
+  static __device__ constexpr int tiles(int part) {
+    return kTiles / kCount + (part < kTiles % kCount ? 1 : 0);
+  }
+  static __device__ constexpr int first(int part) {
+    return part == 0 ? 0 : first(part - 1) + tiles(part - 1);
+  }
 };
+
+// A warpgroup's sums over a unit and kTiles eights of columns, places as in mma.cuh.
+template <int kTiles>
+using UnitSums = float[4 * kTiles];
 
 class UnitMultiplier {
  public:
@@ -299,98 +276,118 @@ class UnitMultiplier {
         held_(held + threadIdx.x % kGroupThreads) {}
 
   // Takes num_blocks stages.
-  template <int kHalf>
-  __device__ __forceinline__ void multiply(int num_blocks, UnitSums<kHalf>& sums) {
-    constexpr int kValues = kHalf / 2;
-    auto& chain = sums.v;
+  template <int kTiles>
+  __device__ __forceinline__ void multiply(int num_blocks, float (&chain)[4 * kTiles]) {
+    constexpr int kValues = 4 * kTiles;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-#pragma unroll
-      for (int i = 0; i < kValues; ++i) chain[h][i] = 0;
-    }
+    for (int v = 0; v < kValues; ++v) chain[v] = 0;
     ChainOrder order{num_blocks};
     bool holds = false;
 #pragma unroll 1
     for (int i = 0; i < num_blocks; ++i) {
-      add_block(chain);
+      add_block<kTiles>(chain);
       if (!order.advance() || i + 1 == num_blocks) continue;
       holds = true;
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-#pragma unroll
-        for (int v = 0; v < kValues; ++v) {
-          held_[(h * kValues + v) * kGroupThreads] = chain[h][v];
-          chain[h][v] = 0;
-        }
+      for (int v = 0; v < kValues; ++v) {
+        held_[v * kGroupThreads] = chain[v];
+        chain[v] = 0;
       }
     }
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-#pragma unroll
-      for (int v = 0; v < kValues; ++v) {
-        // The other chain may have no block.
-        chain[h][v] = holds ? held_[(h * kValues + v) * kGroupThreads] + chain[h][v]
-                            : chain[h][v] + 0.0f;
-      }
+    for (int v = 0; v < kValues; ++v) {
+      // The other chain may have no block.
+      chain[v] = holds ? held_[v * kGroupThreads] + chain[v] : chain[v] + 0.0f;
     }
   }
 
  private:
-  // The next stage's. While one half's 32 inputs are added up, the other's are multiplied.
-  template <int kValues>
-  __device__ __forceinline__ void add_block(float (&chain)[2][kValues]) {
-    constexpr int kHalf = 2 * kValues;
-    using B = tile::CoreMatrices<2 * kHalf>;
+  // A block's operands and places.
+  struct Block {
+    uint32_t a[4][4];  // [32 inputs]
+    float2 scale[4];   // of rows g, g + 8
+    uint64_t x;        // of the first part
+    const uint8_t* x_scales;
+  };
+  template <int kEights>
+  struct Products {
+    float d[4][4 * kEights];  // [32 inputs]
+  };
+
+  // The next stage's.
+  template <int kTiles>
+  __device__ __forceinline__ void add_block(float (&chain)[4 * kTiles]) {
     const uint8_t* const stage = ring_.wait();
     experts::BlockShare w;
     w.read(stage + weights_, 1, 0);
-    const uint64_t b = B::descriptor(tile::smem_address(stage));
-    float d[2][kValues], total[2][kValues];
-    uint32_t a[2][4];
-    const auto start = [&](int s, int h) {
-      tile::wgmma_fence();
-      tile::WgmmaE4m3<kHalf>::multiply(d[h], a[s % 2],
-                                       B::advance(b, s * B::kStepBytes + h * kHalf * 16), 0);
-      tile::wgmma_commit();
-    };
-    expand(w, 0, a[0]);
-    start(0, 0);
-    start(0, 1);
+    Block block;
+    block.x = tile::CoreMatrices<8 * kTiles>::descriptor(tile::smem_address(stage));
+    block.x_scales = stage + 128 * 8 * kTiles + threadIdx.x % 4 * 8;
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
-      const float2 scale = w.scale(s);
-      if (s < 3) expand(w, s + 1, a[(s + 1) % 2]);
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        s == 3 && h == 1 ? tile::wgmma_wait<0>() : tile::wgmma_wait<1>();
-        tile::wgmma_arrived(d[h]);
-        if (h == 1) tile::wgmma_read(a[s % 2]);
-#pragma unroll
-        for (int v = 0; v < kValues; ++v) {
-          const float row_scale = v / 2 % 2 == 0 ? scale.x : scale.y;
-          total[h][v] = s == 0 ? d[h][v] * row_scale : fmaf(d[h][v], row_scale, total[h][v]);
-        }
-        if (s < 3) start(s + 1, h);
-      }
+      tile::e2m1_to_e4m3(w.word(s, 0), block.a[s][0], block.a[s][2]);
+      tile::e2m1_to_e4m3(w.word(s, 1), block.a[s][1], block.a[s][3]);
+      block.scale[s] = w.scale(s);
     }
-    const uint8_t* const x_scales = stage + 128 * 2 * kHalf + threadIdx.x % 4 * 8;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-#pragma unroll
-      for (int n = 0; n < kHalf / 8; ++n) {
-        const float2 of_tokens =
-            *reinterpret_cast<const float2*>(x_scales + (h * kHalf + n * 8) * 4);
-#pragma unroll
-        for (int v = n * 4; v < n * 4 + 4; ++v)
-          chain[h][v] = fmaf(total[h][v], v % 2 == 0 ? of_tokens.x : of_tokens.y, chain[h][v]);
-      }
-    }
+    Products<Parts<kTiles>::tiles(0)> first;
+    start<kTiles, 0>(block, first);
+    add_parts<kTiles, 0>(block, first, chain);
     ring_.release();
   }
-  static __device__ __forceinline__ void expand(const experts::BlockShare& w, int step,
-                                                uint32_t (&a)[4]) {
-    tile::e2m1_to_e4m3(w.word(step, 0), a[0], a[2]);
-    tile::e2m1_to_e4m3(w.word(step, 1), a[1], a[3]);
+  // From a part that was started on. While its products are added up, the next one's are made.
+  template <int kTiles, int kPart>
+  static __device__ __forceinline__ void add_parts(const Block& block,
+                                                   Products<Parts<kTiles>::tiles(kPart)>& own,
+                                                   float (&chain)[4 * kTiles]) {
+    if constexpr (kPart + 1 < Parts<kTiles>::kCount) {
+      Products<Parts<kTiles>::tiles(kPart + 1)> next;
+      start<kTiles, kPart + 1>(block, next);
+      tile::wgmma_wait<1>();
+      add<kTiles, kPart>(block, own, chain);
+      add_parts<kTiles, kPart + 1>(block, next, chain);
+    } else {
+      tile::wgmma_wait<0>();
+#pragma unroll
+      for (int s = 0; s < 4; ++s) tile::wgmma_read(block.a[s]);
+      add<kTiles, kPart>(block, own, chain);
+    }
+  }
+  template <int kTiles, int kPart>
+  static __device__ __forceinline__ void start(const Block& block,
+                                               Products<Parts<kTiles>::tiles(kPart)>& products) {
+    using B = tile::CoreMatrices<8 * kTiles>;
+    tile::wgmma_fence();
+#pragma unroll
+    for (int s = 0; s < 4; ++s) {
+      tile::WgmmaE4m3<8 * Parts<kTiles>::tiles(kPart)>::multiply(
+          products.d[s], block.a[s],
+          B::advance(block.x, s * B::kStepBytes + Parts<kTiles>::first(kPart) * 128), 0);
+    }
+    tile::wgmma_commit();
+  }
+  template <int kTiles, int kPart>
+  static __device__ __forceinline__ void add(const Block& block,
+                                             Products<Parts<kTiles>::tiles(kPart)>& products,
+                                             float (&chain)[4 * kTiles]) {
+    auto& d = products.d;
+#pragma unroll
+    for (int s = 0; s < 4; ++s) tile::wgmma_arrived(d[s]);
+#pragma unroll
+    for (int n = 0; n < Parts<kTiles>::tiles(kPart); ++n) {
+      const int column = (Parts<kTiles>::first(kPart) + n) * 8;
+      const float2 of_tokens = *reinterpret_cast<const float2*>(block.x_scales + column * 4);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const auto row_scale = [&](int s) {
+          return i / 2 == 0 ? block.scale[s].x : block.scale[s].y;
+        };
+        float total = d[0][4 * n + i] * row_scale(0);
+#pragma unroll
+        for (int s = 1; s < 4; ++s) total = fmaf(d[s][4 * n + i], row_scale(s), total);
+        float& sum = chain[column / 2 + i];
+        sum = fmaf(total, i % 2 == 0 ? of_tokens.x : of_tokens.y, sum);
+      }
+    }
   }
 
   tile::BulkConsumer<kStages> ring_;
@@ -406,45 +403,49 @@ __device__ __forceinline__ void sync_group(int group) {
 }
 
 // Turns the sums into values of h or y: by way of shared memory, so that rows are written in runs.
-template <int kHalf>
+template <int kTiles>
 __device__ __forceinline__ void write_unit(const ManyParams& p, const Tile& own, int unit,
-                                           int group, uint8_t* held, const UnitSums<kHalf>& sums) {
+                                           int group, uint8_t* held,
+                                           const float (&sums)[4 * kTiles]) {
   const int thread = static_cast<int>(threadIdx.x) % kGroupThreads;
   const int lane = thread % 32, warp = thread / 32;
   const int values = p.gate_up ? experts::kUnitRows / 2 : experts::kUnitRows;  // of a token
   constexpr int kRowBytes = experts::kUnitRows * 2 + 16;
-  sync_group(group);  // all have taken what they held
+  static_assert(kTileTokens * (kRowBytes + 8) <= kHeldBytes && kTileTokens == kGroupThreads);
+  auto* const weights = reinterpret_cast<float*>(held + kTileTokens * kRowBytes);
+  auto* const pairs = reinterpret_cast<int32_t*>(weights + kTileTokens);
   const auto place = [&](int column, int value) {
     return reinterpret_cast<uint16_t*>(held + column * kRowBytes) + value;
   };
+  const int pair =
+      thread < own.num_tokens ? tile::load_shared_state(p.slot_pairs + own.first_slot + thread) : 0;
+  const float weight =
+      p.gate_up && thread < own.num_tokens ? tile::load_shared_state(p.pair_weights + pair) : 0.0f;
+  sync_group(group);  // all have taken what they held
+  weights[thread] = weight;
+  pairs[thread] = pair;
+  if (p.gate_up) sync_group(group);
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
+  for (int n = 0; n < kTiles; ++n) {
+    const int column = n * 8 + lane % 4 * 2;
+    if (p.gate_up) {
 #pragma unroll
-    for (int n = 0; n < kHalf / 8; ++n) {
-      const int column = h * kHalf + n * 8 + lane % 4 * 2;
-      if (p.gate_up) {
-        const auto weights =
-            tile::load_shared_state(reinterpret_cast<const tile::Vector8*>(
-                p.slot_weights + own.first_slot + column));
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          float gate = tile::round_to_bf16(sums.v[h][n * 4 + i]);
-          float up = tile::round_to_bf16(sums.v[h][n * 4 + 2 + i]);
-          // Comparisons, so that NaN stays NaN.
-          if (p.limit > 0) {
-            if (gate > p.limit) gate = p.limit;
-            if (up > p.limit) up = p.limit;
-            if (up < -p.limit) up = -p.limit;
-          }
-          const float value = __uint_as_float(weights.word[i]) * (silu(gate) * up);
-          *place(column + i, warp * 8 + lane / 4) = tile::bf16_bits(value);
+      for (int i = 0; i < 2; ++i) {
+        float gate = tile::round_to_bf16(sums[n * 4 + i]);
+        float up = tile::round_to_bf16(sums[n * 4 + 2 + i]);
+        // Comparisons, so that NaN stays NaN.
+        if (p.limit > 0) {
+          if (gate > p.limit) gate = p.limit;
+          if (up > p.limit) up = p.limit;
+          if (up < -p.limit) up = -p.limit;
         }
-      } else {
+        const float value = weights[column + i] * (silu(gate) * up);
+        *place(column + i, warp * 8 + lane / 4) = tile::bf16_bits(value);
+      }
+    } else {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          *place(column + i % 2, warp * 16 + lane / 4 + i / 2 * 8) =
-              tile::bf16_bits(sums.v[h][n * 4 + i]);
-        }
+      for (int i = 0; i < 4; ++i) {
+        *place(column + i % 2, warp * 16 + lane / 4 + i / 2 * 8) = tile::bf16_bits(sums[n * 4 + i]);
       }
     }
   }
@@ -452,8 +453,8 @@ __device__ __forceinline__ void write_unit(const ManyParams& p, const Tile& own,
   const int pieces = values / 8;  // of 16 bytes
   for (int i = thread; i < own.num_tokens * pieces; i += kGroupThreads) {
     const int column = i / pieces, piece = i % pieces;
-    const int64_t pair = tile::load_shared_state(p.slot_pairs + own.first_slot + column);
-    *reinterpret_cast<uint4*>(p.out + pair * p.out_columns + unit * values + piece * 8) =
+    *reinterpret_cast<uint4*>(p.out + int64_t{pairs[column]} * p.out_columns + unit * values +
+                              piece * 8) =
         *reinterpret_cast<const uint4*>(place(column, piece * 8));
   }
   sync_group(group);
@@ -482,20 +483,20 @@ __global__ void __launch_bounds__(kThreads, 1)
       const int index = item / pairs_of_units;
       const Tile own = load_tile(p.tiles + index);
       const int unit = (item - index * pairs_of_units) * kWarpgroups + group;
-      const auto take = [&]<int kHalf>() {
-        UnitSums<kHalf> sums;
-        multiplier.multiply(p.blocks, sums);
-        write_unit(p, own, unit, group, held, sums);
+      const auto take = [&]<int kTiles>() {
+        UnitSums<kTiles> sums;
+        multiplier.multiply<kTiles>(p.blocks, sums);
+        write_unit<kTiles>(p, own, unit, group, held, sums);
       };
       switch (own.columns / kColumnStep) {
-        case 1: take.template operator()<8>(); break;
-        case 2: take.template operator()<16>(); break;
-        case 3: take.template operator()<24>(); break;
-        case 4: take.template operator()<32>(); break;
-        case 5: take.template operator()<40>(); break;
-        case 6: take.template operator()<48>(); break;
-        case 7: take.template operator()<56>(); break;
-        default: take.template operator()<64>(); break;
+        case 1: take.template operator()<2>(); break;
+        case 2: take.template operator()<4>(); break;
+        case 3: take.template operator()<6>(); break;
+        case 4: take.template operator()<8>(); break;
+        case 5: take.template operator()<10>(); break;
+        case 6: take.template operator()<12>(); break;
+        case 7: take.template operator()<14>(); break;
+        default: take.template operator()<16>(); break;
       }
     }
   }
@@ -522,21 +523,21 @@ void launch_expert_many(const ExpertPlan& plan, const cuda::Stream& stream,
   cuda::LaunchShape tiles;
   tiles.grid = dim3(1);
   tiles.block = PairRanks::kThreads;
-  cuda::launch(stream, tiles, tiles_kernel, params.ids, params.weights, tokens * k,
-               static_cast<int>(s.num_experts), scratch);
+  cuda::launch(stream, tiles, tiles_kernel, params.ids, tokens * k, static_cast<int>(s.num_experts),
+               scratch);
 
-  const int x_blocks = static_cast<int>(s.hidden_size / 128);
-  cuda::LaunchShape quantise;
-  quantise.grid = dim3(static_cast<unsigned>(tokens));
-  quantise.block = kQuantiseThreads;
-  const auto quantise_x = [&](const auto* x) {
+  const auto quantise = [&](const auto* x, int pairs_per_row, int64_t columns, uint8_t* to) {
     using T = std::remove_cvref_t<decltype(*x)>;
-    cuda::launch(stream, quantise, quantise_x_kernel<T>, x, k, x_blocks, scratch);
+    cuda::LaunchShape shape;
+    shape.grid = dim3(static_cast<unsigned>(columns / 128), max_tiles);
+    shape.block = kQuantiseThreads;
+    cuda::launch(stream, shape, quantise_kernel<T>, x, pairs_per_row,
+                 static_cast<int>(columns / 128), scratch, to);
   };
   if (s.float_rows) {
-    quantise_x(static_cast<const float*>(params.x));
+    quantise(static_cast<const float*>(params.x), k, s.hidden_size, scratch.x);
   } else {
-    quantise_x(static_cast<const uint16_t*>(params.x));
+    quantise(static_cast<const uint16_t*>(params.x), k, s.hidden_size, scratch.x);
   }
 
   const auto multiply = [&](const StreamedLayout& layout, const std::byte* weight, bool gate_up) {
@@ -552,7 +553,7 @@ void launch_expert_many(const ExpertPlan& plan, const cuda::Stream& stream,
     p.num_tiles = scratch.num_tiles;
     p.tiles = scratch.tiles;
     p.slot_pairs = scratch.slot_pairs;
-    p.slot_weights = scratch.slot_weights;
+    p.pair_weights = params.weights;
     p.out = gate_up ? params.scratch.h : params.scratch.y;
     p.out_columns = gate_up ? s.moe_intermediate_size : s.hidden_size;
     cuda::LaunchShape shape;
@@ -563,9 +564,7 @@ void launch_expert_many(const ExpertPlan& plan, const cuda::Stream& stream,
   };
   constexpr StreamedFormat kFp4 = StreamedFormat::fp4;
   multiply({kFp4, 2 * s.moe_intermediate_size, s.hidden_size}, params.gate_up, true);
-  quantise.grid = dim3(static_cast<unsigned>(s.moe_intermediate_size / 128), max_tiles);
-  cuda::launch(stream, quantise, quantise_h_kernel, params.scratch.h,
-               static_cast<int>(s.moe_intermediate_size / 128), scratch);
+  quantise(static_cast<const uint16_t*>(params.scratch.h), 1, s.moe_intermediate_size, scratch.h);
   multiply({kFp4, s.hidden_size, s.moe_intermediate_size}, params.down, false);
 }
 

@@ -48,19 +48,31 @@ class PairRanks {
   template <typename Call>
   __device__ __forceinline__ void each_pair(const int32_t* ids, int num_pairs, int num_experts,
                                             const Call& call) {
+    constexpr int kBatch = 8;  // loads under way
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const int run = (num_pairs + kThreads - 1) / kThreads * 32;
-    for (int i = warp() * run; i < (warp() + 1) * run; i += 32) {
-      const int pair = i + lane;
-      const int id = pair < num_pairs ? tile::load_shared_state(ids + pair) : -1;
-      const bool known = id >= 0 && id < num_experts;
-      const unsigned same = __match_any_sync(0xFFFFFFFFu, id);
-      const int before = __popc(same & ((1u << lane) - 1));
-      const int rank = known ? place_[warp()][id] + before : 0;
-      __syncwarp();
-      if (known && before == 0) place_[warp()][id] += static_cast<uint16_t>(__popc(same));
-      __syncwarp();
-      if (known) call(pair, id, rank);
+    const int run = (num_pairs + kThreads - 1) / kThreads;
+    for (int first = 0; first < run; first += kBatch) {
+      int ids_of_batch[kBatch];
+      const auto pair_of = [&](int i) { return (warp() * run + first + i) * 32 + lane; };
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        ids_of_batch[i] = first + i < run && pair_of(i) < num_pairs
+                              ? tile::load_shared_state(ids + pair_of(i))
+                              : -1;
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        if (first + i >= run) break;
+        const int id = ids_of_batch[i];
+        const bool known = id >= 0 && id < num_experts;
+        const unsigned same = __match_any_sync(0xFFFFFFFFu, id);
+        const int before = __popc(same & ((1u << lane) - 1));
+        const int rank = known ? place_[warp()][id] + before : 0;
+        __syncwarp();
+        if (known && before == 0) place_[warp()][id] += static_cast<uint16_t>(__popc(same));
+        __syncwarp();
+        if (known) call(pair_of(i), id, rank);
+      }
     }
   }
 
