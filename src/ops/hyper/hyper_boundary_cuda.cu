@@ -341,7 +341,7 @@ __device__ __forceinline__ void make_comb(const HyperBoundaryParams& p, int64_t 
 // A block: one row. kVectors: of four channels, a thread. A warp more makes comb, which out does
 // not need.
 template <int kVectors, bool kHead>
-__global__ void __launch_bounds__(kRowThreads + 32, 1)
+__global__ void __launch_bounds__(kRowThreads + 32, kVectors > 2 ? 1 : 2)
     row_kernel(const __grid_constant__ HyperBoundaryParams p) {
   __shared__ float chains[kRowWarps][kSumStride];
   __shared__ float warp_squares[kRowWarps];
@@ -452,9 +452,9 @@ void launch(const cuda::Stream& stream, const HyperBoundaryParams& p) {
   // A block keeps its weights for all the tokens that it takes.
   const bool many = p.rows >= kManyRows;
   const int tokens = many ? kManyTokens : kTokens;
-  shape.grid = dim3(
-      static_cast<unsigned>(p.d / kSlice),
-      static_cast<unsigned>(std::min<int64_t>((p.rows + tokens - 1) / tokens, many ? 1 : 8)));
+  shape.grid =
+      dim3(static_cast<unsigned>(p.d / kSlice),
+           static_cast<unsigned>(std::min<int64_t>((p.rows + tokens - 1) / tokens, many ? 1 : 8)));
   shape.block = kThreads;
   constexpr int kTiles = kHead ? 1 : 2;
   cuda::launch(stream, shape, many ? many_sums_kernel<kTiles> : sums_kernel<kTiles>, p);
