@@ -1,5 +1,6 @@
-// Mask rows over V4's own 129,280 tokens, by processor time of one thread: grammar_bench [SECONDS]
-// prints a line per grammar,
+// Mask rows over V4's own 129,280 tokens, by processor time of one thread:
+//   grammar_bench [SECONDS [NAME]]
+// prints a line per grammar, or for the one of that name,
 //   name, rows, us to compile and prepare, us of the first row, us of new rows (median, 99 %,
 //   highest), us of rows seen before (median), us to accept a token (median)
 // A row is new when its set of configurations comes up for the first time in this grammar. Texts
@@ -12,6 +13,7 @@
 #include <cstdlib>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/rng.h"
@@ -125,6 +127,50 @@ constexpr std::string_view kSchema = R"({"type": "object", "properties": {
   "kind": {"enum": ["person", "robot"]}, "code": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{4}$"},
   "friends": {"type": "array", "items": {"$ref": "#"}}}, "required": ["name", "age", "kind"]})";
 
+// Expressions that could be slow: large classes and parts of them, which few tokens leave; counts;
+// many ways on at once.
+constexpr std::pair<std::string_view, std::string_view> kPatterns[] = {
+    {"lines", "([A-Za-z ,.]{1,200}\\n){3}[^x]*"},
+    {"ideographs", "[\\u4e00-\\u9fa5]{1,40}([，。！？][\\u4e00-\\u9fa5]+)*"},
+    {"some ideographs", "[\\u4e00-\\u8b7f]+\\n"},
+    {"no ideographs", "[^\\u4e00-\\u9fff\\n]{1,100}\\n"},
+    {"accents", "[a-zàâçéèêëîïôûùüÿñæœ '-]{2,60}\\."},
+    {"scripts", "([A-Za-zÀ-ÖØ-öø-ÿ]+|[α-ω]+|[а-яё]+|[가-힣]{1,9}| ){2,80}"},
+    {"no spaces", "(\\S+ )*\\S{1,7}"},
+    {"no words", "(\\W|[a-z]{1,5}\\W)+"},
+    {"sentences", "([A-Z]\\w{0,30}( \\w{2,30}){3,90}\\.\\n)*"},
+    {"hexadecimal", "[0-9a-f]{32}(-[0-9a-f]{4,12}){0,9}"},
+    {"addresses", "([a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\.[a-zA-Z]{2,};)+"},
+    {"ambiguous", "(([a-z]{1,9}|[a-f]{2,40}|\\w+ ?){1,30}[.!])+"},
+};
+
+GrammarSource regex_grammar(std::string_view pattern) {
+  GrammarSource source;
+  const RuleId root = source.add_rule("root");
+  source.set_body(root, parse_regex(pattern, source)->expression);
+  return source;
+}
+
+// 3,000 values and 200 properties.
+std::string large_schema() {
+  RngStream rng(1, RngPurpose::data, 0);
+  std::string values, properties;
+  for (int i = 0; i < 3000; ++i) {
+    std::string value;
+    for (uint32_t n = 3 + rng.next_u32() % 20; n > 0; --n)
+      value += static_cast<char>('a' + rng.next_u32() % 26);
+    values += fmt::format("{}\"{}\"", i == 0 ? "" : ", ", value);
+    if (i % 15 == 0) {
+      properties +=
+          fmt::format(R"({}"{}": {{"type": "string", "pattern": "^([a-z]{{2,9}} ?){{{},{}}}$"}})",
+                      i == 0 ? "" : ", ", value, i % 7, 9 + i % 60);
+    }
+  }
+  return fmt::format(
+      R"({{"type": "object", "properties": {{"one": {{"enum": [{}]}}, {}}}, "required": ["one"]}})",
+      values, properties);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -134,22 +180,21 @@ int main(int argc, char** argv) {
   const auto vocabulary = std::make_shared<const Vocabulary>(*Vocabulary::create(tokenizer));
   fmt::print(stderr, "trie of {} nodes in {:.0f} us\n", vocabulary->trie().size(),
              microseconds() - begin);
+  const auto run = [&](std::string_view name, const std::function<GrammarSource()>& source) {
+    if (argc <= 2 || name == argv[2]) measure(name, vocabulary, seconds, source);
+  };
   const auto schema = *parse_json(kSchema, "schema");
-  measure("schema", vocabulary, seconds, [&] { return *json_schema_grammar(schema); });
-  measure("json_object", vocabulary, seconds, [] { return json_object_grammar(); });
-  measure("regex", vocabulary, seconds, [] {
-    GrammarSource source;
-    const RuleId root = source.add_rule("root");
-    source.set_body(root, parse_regex("([A-Za-z ,.]{1,200}\\n){3}[^x]*", source)->expression);
-    return source;
-  });
-  measure("grammar", vocabulary, seconds, [] {
+  run("schema", [&] { return *json_schema_grammar(schema); });
+  run("json_object", [] { return json_object_grammar(); });
+  for (const auto& one : kPatterns) run(one.first, [&] { return regex_grammar(one.second); });
+  const auto large = *parse_json(large_schema(), "schema");
+  run("large schema", [&] { return *json_schema_grammar(large); });
+  run("grammar", [] {
     return *parse_grammar_text(
         "root ::= sum\nsum ::= product (\" + \" product)*\nproduct ::= atom (\" * \" atom)*\n"
         "atom ::= [0-9]+ | [a-z] [a-z0-9_]* | \"(\" sum \")\"");
   });
   const std::vector<CallableTool> tools = {{{"lookup", schema.as_object()}, true}};
-  measure("tools", vocabulary, seconds, [&] {
-    return *tool_grammar({.starts_in_reasoning = true, .tools = tools}, *vocabulary);
-  });
+  run("tools",
+      [&] { return *tool_grammar({.starts_in_reasoning = true, .tools = tools}, *vocabulary); });
 }

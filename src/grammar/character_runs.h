@@ -22,6 +22,7 @@ struct CharacterRun {
   // run worth the trouble.
   int count = 0;
   std::bitset<256> taken;   // what may come after such a text
+  uint64_t groups = 0;      // some character of which may, or one that begins like them
   bool leaves_cut = false;  // a text of them may leave the set's cut
   // Of the sets that such texts lead to.
   int32_t nesting = 0;
@@ -31,7 +32,10 @@ struct CharacterRun {
 class CharacterRuns {
  public:
   CharacterRuns(Pushdown& pushdown, const TokenContents& contents)
-      : pushdown_(pushdown), contents_(contents) {}
+      : pushdown_(pushdown), contents_(contents) {
+    runs_.reserve(kUsualSets);
+    steps_.reserve(kUsualSets);
+  }
 
   // Valid until the next call. Gives up where the pushdown's work would pass the limit.
   const CharacterRun& find(SetId set, uint64_t work_limit);
@@ -45,6 +49,7 @@ class CharacterRuns {
   struct Steps {
     CharacterSet taken;
     std::bitset<256> bytes;
+    uint64_t groups = 0;  // some character of which is taken, or one that begins like them
     std::vector<Edge> edges;
     bool is_simple = true;  // counts that are as one have made no configurations one
     bool leaves_cut = false;
@@ -64,8 +69,12 @@ class CharacterRuns {
   const Steps* steps_of(SetId set);
   Steps make_steps(SetId set);
   void add_edge(SetId to, const CharacterSet& by, Steps& steps);
-  bool take_rest(SetId set, uint32_t bits, uint8_t first, uint8_t last, int more, Steps& steps,
-                 std::vector<SetId>& ends);
+  // Characters beyond ASCII while they are read, and what is known of the set that reads them.
+  struct Beyond;
+  struct Rest;
+  void add_beyond(SetId set, Steps& steps);
+  const Rest& rest_of(SetId set, uint8_t first, uint8_t last, int more, Beyond& beyond);
+  void read_rest(SetId set, uint32_t bits, uint8_t first, uint8_t last, int more, Beyond& beyond);
   void note(SetId set, Steps& steps) const;
 
   Pushdown& pushdown_;

@@ -20,11 +20,9 @@ uint64_t hash_of(std::span<const T> items, uint64_t hash) {
 }  // namespace
 
 Pushdown::Pushdown(std::shared_ptr<const Automaton> automaton) : automaton_(std::move(automaton)) {
-  // So that no step has to make larger tables of them all.
-  constexpr size_t kUsual = size_t{1} << 14;
-  node_ids_.reserve(kUsual);
-  set_ids_.reserve(kUsual);
-  within_.reserve(kUsual);
+  node_ids_.reserve(2 * kUsualSets);
+  set_ids_.reserve(2 * kUsualSets);
+  within_.reserve(2 * kUsualSets);
   sets_.resize(2);  // kDead, kEnded
   const Continuation cut = {kCutMark, 0, -1};
   cut_ = intern_node(std::span(&cut, 1));

@@ -29,6 +29,8 @@ using NodeId = int32_t;
 
 inline constexpr size_t kMaxConfigurations = 4096;  // of a set, and continuations made in one step
 inline constexpr size_t kMaxStoreBytes = size_t{96} << 20;
+// Tables of sets begin so large, so that hardly any step has to make one larger.
+inline constexpr size_t kUsualSets = size_t{1} << 13;
 
 struct Configuration {
   int32_t state = 0;

@@ -20,6 +20,11 @@ constexpr size_t kMaxPreparedSets = 2048, kMaxPreparedParts = 1024, kMaxPrepared
 void set_bit(std::span<uint32_t> row, int32_t token) {
   row[static_cast<size_t>(token) / 32] |= 1u << (token % 32);
 }
+size_t num_bits(std::span<const uint32_t> row) {
+  size_t count = 0;
+  for (const uint32_t word : row) count += static_cast<size_t>(std::popcount(word));
+  return count;
+}
 
 }  // namespace
 
@@ -28,7 +33,10 @@ TokenAutomaton::TokenAutomaton(std::shared_ptr<const Automaton> automaton,
     : vocabulary_(std::move(vocabulary)),
       pushdown_(std::move(automaton)),
       runs_(pushdown_, vocabulary_->contents()),
-      path_(static_cast<size_t>(vocabulary_->longest_token()) + 1) {}
+      path_(static_cast<size_t>(vocabulary_->longest_token()) + 1) {
+  row_of_.reserve(kUsualSets);
+  part_walks_.reserve(kUsualSets);
+}
 
 Result<std::shared_ptr<TokenAutomaton>> TokenAutomaton::create(
     const GrammarSource& source, std::shared_ptr<const Vocabulary> vocabulary) {
@@ -175,7 +183,7 @@ Status TokenAutomaton::walk_nodes(uint32_t begin, uint32_t end, SetId set, Walk&
     for (uint32_t t = node.tokens; t < nodes[i + 1].tokens; ++t) set_bit(walk.row, tokens[t]);
     ++i;
     if (walk.leaves && i < node.skip && pushdown_.left_cut(next)) walk.leaves->push_back(i - 1);
-    if (node.skip - i >= kManyNodes) {
+    if (i < end && node.skip - i >= kManyNodes) {
       CACHALOT_RETURN_IF_ERROR(this->walk(i, node.skip, next, walk));
       i = node.skip;
     }
@@ -187,52 +195,71 @@ Status TokenAutomaton::walk_run(uint32_t begin, uint32_t end, SetId set, const C
                                 Walk& walk) {
   const auto nodes = vocabulary_->trie();
   const TokenContents& contents = vocabulary_->contents(begin, end);
-  walk.leaves_in_run |= run.leaves_cut;
-  walk.nesting = std::max(walk.nesting, run.nesting);
-  walk.num_configurations = std::max(walk.num_configurations, run.num_configurations);
   const int count = std::min(run.count + contents.before(begin).count, kMaxShortBytes);
+  run_row_.assign(walk.row.size(), 0);
+  contents.add_tokens_of(run.inside, count, run_row_);
+
+  std::vector<std::span<const uint32_t>> ends;  // nodes at which a token may leave the run
+  for (uint8_t c = 0; c < 0x80; ++c) {
+    if (run.taken[c] && !run.inside.has(c)) ends.push_back(contents.first_with(c));
+  }
+  for (uint64_t left = run.groups & ~run.inside.groups; left != 0; left &= left - 1)
+    ends.push_back(contents.first_with_group(static_cast<size_t>(std::countr_zero(left))));
+  ends.insert(ends.end(), {contents.first_odd(), contents.first_long()});
+
   if (begin == contents.begin() && end == contents.end()) {
-    contents.add_tokens_of(run.inside, count, walk.row);
+    size_t num_ends = 0;
+    for (const auto& list : ends) num_ends += list.size();
+    // Where most tokens die early, walking all of them is less.
+    if (num_ends > kManyNodes && num_ends > num_bits(run_row_))
+      return walk_nodes(begin, end, set, walk);
+    for (size_t word = 0; word < run_row_.size(); ++word) walk.row[word] |= run_row_[word];
   } else {
-    run_row_.assign(walk.row.size(), 0);
-    contents.add_tokens_of(run.inside, count, run_row_);
     const auto tokens = vocabulary_->trie_tokens();
     for (uint32_t t = nodes[begin].tokens; t < nodes[end].tokens; ++t) {
       const auto token = static_cast<size_t>(tokens[t]);
       walk.row[token / 32] |= run_row_[token / 32] & (1u << (token % 32));
     }
   }
-  const auto walk_after = [&](std::span<const uint32_t> list) {
-    return walk_after_run(list, begin, end, set, run, walk);
-  };
-  for (uint8_t c = 0; c < 0x80; ++c) {
-    if (run.taken[c] && !run.inside.has(c))
-      CACHALOT_RETURN_IF_ERROR(walk_after(contents.first_with(c)));
-  }
-  if (!run.inside.others && (run.taken >> 0x80).any())
-    CACHALOT_RETURN_IF_ERROR(walk_after(contents.first_with_others()));
-  CACHALOT_RETURN_IF_ERROR(walk_after(contents.first_odd()));
-  return walk_after(contents.first_long());
+  walk.leaves_in_run |= run.leaves_cut;
+  walk.nesting = std::max(walk.nesting, run.nesting);
+  walk.num_configurations = std::max(walk.num_configurations, run.num_configurations);
+  for (const auto& list : ends)
+    CACHALOT_RETURN_IF_ERROR(walk_after_run(list, true, begin, end, set, run, walk));
+  if (!(run.taken >> 0x80).any()) return {};
+  return walk_after_run(contents.open(), false, begin, end, set, run, walk);
 }
 
-Status TokenAutomaton::walk_after_run(std::span<const uint32_t> list, uint32_t begin, uint32_t end,
-                                      SetId set, const CharacterRun& run, Walk& walk) {
+Status TokenAutomaton::walk_after_run(std::span<const uint32_t> list, bool goes_on, uint32_t begin,
+                                      uint32_t end, SetId set, const CharacterRun& run,
+                                      Walk& walk) {
   const auto nodes = vocabulary_->trie();
   const TokenContents& contents = vocabulary_->contents(begin, end);
   const size_t depth = nodes[begin].depth;
+  path_[depth] = set;
+  std::string_view way;  // to the last node, from the trie's root
+  size_t known = depth;  // so many of its bytes lead to path_[known]
   for (auto it = std::ranges::lower_bound(list, begin); it != list.end() && *it < end; ++it) {
     const TrieNode& node = nodes[*it];
     const TokenContents::Before& before = contents.before(*it);
     if (before.is_odd || !before.characters.is_within(run.inside)) continue;
-    SetId from = set;
-    for (size_t i = depth; i < node.depth && from != Pushdown::kDead; ++i) {
-      path_[i] = from;
-      // The first of the tokens at or below the node spells the way to it.
-      const int32_t token = vocabulary_->trie_tokens()[node.tokens];
-      from = pushdown_.step(from, static_cast<uint8_t>(vocabulary_->text_bytes(token)[i]));
-      if (from != walk.noted) note(from, walk);
+    // The first of the tokens at or below the node spells the way to it.
+    const int32_t token = vocabulary_->trie_tokens()[node.tokens];
+    const std::string_view here = vocabulary_->text_bytes(token).substr(0, node.depth);
+    size_t at = std::min(depth, here.size());
+    while (at < std::min(way.size(), here.size()) && way[at] == here[at]) ++at;
+    if (known < way.size() && at > known) continue;  // it died there
+    known = std::min(known, at);
+    way = here;
+    while (known < here.size()) {
+      const SetId next = pushdown_.step(path_[known], static_cast<uint8_t>(here[known]));
+      if (next == Pushdown::kDead) break;
+      if (next != walk.noted) note(next, walk);
+      walk.leaves_in_run |= pushdown_.left_cut(next);
+      path_[++known] = next;
     }
-    if (from != Pushdown::kDead) CACHALOT_RETURN_IF_ERROR(walk_nodes(*it, node.skip, from, walk));
+    if (known < here.size()) continue;
+    CACHALOT_RETURN_IF_ERROR(walk_nodes(*it, goes_on ? node.skip : *it + 1, path_[known], walk));
   }
   return {};
 }
@@ -250,9 +277,7 @@ Result<const TokenAutomaton::PartWalk*> TokenAutomaton::part_walk(SetId cut) {
   made.is_open = inside.leaves_in_run;
   made.nesting = inside.nesting;
   made.num_configurations = inside.num_configurations;
-  size_t num_tokens = 0;
-  for (const uint32_t word : made.row) num_tokens += static_cast<size_t>(std::popcount(word));
-  if (num_tokens <= kFewTokens) {
+  if (num_bits(made.row) <= kFewTokens) {
     for (size_t i = 0; i < made.row.size(); ++i) {
       for (uint32_t left = made.row[i]; left != 0; left &= left - 1)
         made.tokens.push_back(static_cast<int32_t>(i) * 32 + std::countr_zero(left));

@@ -90,9 +90,10 @@ class TokenAutomaton {
   Status walk(uint32_t begin, uint32_t end, SetId set, Walk& walk);
   Status walk_nodes(uint32_t begin, uint32_t end, SetId set, Walk& walk);
   Status walk_run(uint32_t begin, uint32_t end, SetId set, const CharacterRun& run, Walk& walk);
-  // The nodes of the list that are in range and come after characters of the run alone.
-  Status walk_after_run(std::span<const uint32_t> nodes, uint32_t begin, uint32_t end, SetId set,
-                        const CharacterRun& run, Walk& walk);
+  // The nodes of the list that are in range and come after characters of the run alone; goes_on:
+  // and what lies below them.
+  Status walk_after_run(std::span<const uint32_t> nodes, bool goes_on, uint32_t begin, uint32_t end,
+                        SetId set, const CharacterRun& run, Walk& walk);
   Result<const PartWalk*> part_walk(SetId cut);
   Status make_row(SetId set, std::span<uint32_t> row);
   // False where the limits on nesting and size may tell the parts from the whole.

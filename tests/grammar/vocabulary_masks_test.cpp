@@ -83,12 +83,34 @@ constexpr std::string_view kSchema = R"({"type": "object", "properties": {
 
 // Regular expressions of which any two differ in what they repeat, how often, and what follows.
 std::string random_pattern(RngStream& rng) {
-  static constexpr std::string_view kAtoms[] = {
-      "[a-z ]",         "[A-Za-z0-9_]", ".",     "[^x]",
-      "[^\"\\\\]",      "[^<\\n]",      "\\S",   "\\w",
-      "[^，。e]",       "[一-龥]",      "[ -~]", "(?:ab|cde|[f-z])",
-      "(?:the|a| and)", "[\\t ]",       "\\D",   "[^\\u3000-\\u303F]",
-      "é|[a-m]"};
+  static constexpr std::string_view kAtoms[] = {"[a-z ]",
+                                                "[A-Za-z0-9_]",
+                                                ".",
+                                                "[^x]",
+                                                "[^\"\\\\]",
+                                                "[^<\\n]",
+                                                "\\S",
+                                                "\\w",
+                                                "[^，。e]",
+                                                "[一-龥]",
+                                                "[ -~]",
+                                                "(?:ab|cde|[f-z])",
+                                                "(?:the|a| and)",
+                                                "[\\t ]",
+                                                "\\D",
+                                                "[^\\u3000-\\u303F]",
+                                                "é|[a-m]",
+                                                "[Α-ωа-яё ]",
+                                                "[가-힣 ]",
+                                                "[一-鿿ぁ-んァ-ヶ]",
+                                                "[A-Za-zÀ-ÿ]",
+                                                "[一-迿 ]",
+                                                "\\W",
+                                                "[^一-龥]",
+                                                "[a-zéèà ]",
+                                                "[^😀-🙏]",
+                                                "[a-z\\u00A0\\uFEFF]",
+                                                "[ｂ-ｙ\\u205F ]"};
   static constexpr std::string_view kRepeats[] = {"",       "*",       "+",       "{3}", "{0,20}",
                                                   "{5,33}", "{2,100}", "{1,400}", "{40}"};
   std::string out;
@@ -138,7 +160,7 @@ std::vector<Case> cases() {
                                              *v4())});
   }
   RngStream rng(5, RngPurpose::data, 0);
-  while (out.size() < 70) {
+  while (out.size() < 90) {
     const std::string pattern = random_pattern(rng);
     GrammarSource source;
     const RuleId root = source.add_rule("root");
