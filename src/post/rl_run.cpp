@@ -75,6 +75,7 @@ class RlLearner : public TaskLearner {
         {"policy/first_off_ratio", static_cast<double>(report.first_off_ratio)},
         {"policy/clipped", report.clipped},
         {"policy/masked", report.masked},
+        {"policy/flat", report.flat},
         {"policy/divergence", report.divergence},
         {"policy/grad_norm", report.grad_norm},
     };

@@ -26,6 +26,7 @@ struct Call {
   PolicyBatch batch;
   std::vector<double> advantages, reference;
   std::optional<GrpoLoss> loss;
+  bool is_flat = false;
 
   Call(const RolloutPlan& plan, const RolloutLog& log, std::span<const int64_t> answers,
        const formats::ModelConfig& config)
@@ -93,13 +94,18 @@ Result<RlStepReport> rl_step(train::Trainer& trainer, const model::Transformer* 
       for (; last < end; ++last) {
         const auto length = static_cast<int64_t>(plan.group_of(last).prompt.size() +
                                                  log.answers()[last].ids.size());
-        if (last > first && rows + length > options.micro_batch_tokens) break;
+        if (last > first &&
+            (rows + length > options.micro_batch_tokens ||
+             (advantages[last] == 0) != (advantages[first] == 0)))
+          break;
         rows += length;
       }
       const auto count = static_cast<size_t>(last - first);
       Call& call = *calls.emplace_back(std::make_unique<Call>(
           plan, log, std::span(numbers).subspan(static_cast<size_t>(first), count), config));
       call.advantages.assign(advantages.begin() + first, advantages.begin() + last);
+      call.is_flat = advantages[first] == 0 && options.grpo.beta == 0;
+      if (call.is_flat) report.flat += static_cast<double>(count);
       call.reference = reference == nullptr
                            ? call.batch.sampler()
                            : policy_logprobs(trainer.context(), *reference, call.batch,
@@ -118,13 +124,15 @@ Result<RlStepReport> rl_step(train::Trainer& trainer, const model::Transformer* 
                          options.keep_sampling_mask ? call->batch.allowed() : AllowedTokens{},
                          static_cast<float>(plan.sampling.temperature));
       update.micro_batches.push_back({call->batch.samples(), &*call->loss,
-                                      options.keep_routing ? &call->batch.choices() : nullptr});
+                                      options.keep_routing ? &call->batch.choices() : nullptr,
+                                      call->is_flat});
     }
     CACHALOT_ASSIGN_OR_RETURN(report.last, trainer.update(update));
     for (const std::unique_ptr<Call>& call : calls) totals.add(call->loss->values(), m == 0);
     report.grad_norm += report.last.optimizer.grad_norm / static_cast<double>(options.mini_batches);
   }
   totals.write(report);
+  report.flat /= static_cast<double>(num_answers);
   report.entropy = -logprobs / static_cast<double>(report.num_tokens);
   return report;
 }

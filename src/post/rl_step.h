@@ -1,6 +1,8 @@
 // The updates of one step of reinforcement learning: from answers and rewards to an optimizer step
 // for each mini-batch.
 // Source  reference/post-training 2.2, 2.4.
+// Flat    an answer of advantage 0 has no gradient where beta is 0: it runs forward alone, and stays
+//         in every count.
 // Order   mini-batches are runs of answers, as equal as can be, in the order of their numbers; a
 //         cut into micro-batches shows in no bit.
 // Threads one owner.
@@ -32,6 +34,7 @@ struct RlStepReport {
   double kl = 0, entropy = 0, ratio = 0, first_ratio = 0, clipped = 0;
   int64_t first_off_ratio = 0;  // tokens of the first mini-batch whose ratio is not 1
   double masked = 0;            // share of sequences
+  double flat = 0;              // likewise
   double divergence = 0;        // mean over sequences
   double objective = 0;         // mean over tokens
   double grad_norm = 0;         // mean over mini-batches

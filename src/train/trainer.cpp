@@ -5,6 +5,7 @@
 
 #include "ops/moe/balance_loss.h"
 #include "ops/rows/rows.h"
+#include "train/forward_loss.h"
 
 namespace cachalot::train {
 namespace {
@@ -177,7 +178,12 @@ Result<StepResult> Trainer::update(const Update& update) {
   parameters_.clear_grads(ctx_);
   for (const MicroBatch& micro_batch : update.micro_batches) {
     terms.replay = micro_batch.replay;
-    model_->add_gradients(ctx_, micro_batch.samples, *micro_batch.loss, &terms, &probe);
+    if (micro_batch.is_flat && config_.balance_alpha == 0 && config_.indexer_loss == 0) {
+      forward_loss(ctx_, model_->transformer(), micro_batch.samples, *micro_batch.loss, &terms,
+                   &probe);
+    } else {
+      model_->add_gradients(ctx_, micro_batch.samples, *micro_batch.loss, &terms, &probe);
+    }
     CACHALOT_RETURN_IF_ERROR(micro_batch.loss->status());
   }
   CACHALOT_ASSIGN_OR_RETURN(StepResult result,

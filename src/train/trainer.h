@@ -64,6 +64,9 @@ struct MicroBatch {
   std::span<const Sample> samples;
   LogitsLoss* loss;                        // weighed by what the whole update holds
   const model::Choices* replay = nullptr;  // these experts instead of those the model would choose
+  // Its loss has no slope: it runs forward alone, where the layers' own losses have none either. It
+  // counts as the others do, and the step has the same bits.
+  bool is_flat = false;
 };
 struct Update {
   double learning_rate;

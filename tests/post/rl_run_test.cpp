@@ -78,6 +78,25 @@ TEST_F(RlRunTest, NeitherMicroBatchesNorRoomShowInABit) {
   EXPECT_EQ(metrics("one"), metrics("other"));
 }
 
+// Answers of advantage 0 run forward alone where beta is 0. A beta whose terms vanish beside any
+// other keeps them in, to the same bits.
+TEST_F(RlRunTest, AnswersWithoutAGradientAreLeftOutWithoutATrace) {
+  const std::vector<std::string> more = {"rl.group_size=3", "rl.prompts_per_step=8"};
+  for (const char* precision : {"bf16", "fp8"}) {
+    const auto with = [&](const std::string& beta) {
+      std::vector<std::string> all = {fmt::format("precision={}", precision), "rl.beta=" + beta};
+      all.insert(all.end(), more.begin(), more.end());
+      return all;
+    };
+    const std::string out = fmt::format("out-{}", precision), in = fmt::format("in-{}", precision);
+    const std::vector<double> flat = run_whole(out, with("0")).values("policy/flat");
+    EXPECT_GT(mean(flat, 0, 4), 0.1);
+    EXPECT_LT(mean(flat, 0, 4), 0.9);
+    EXPECT_EQ(run_whole(in, with("1e-300")).values("policy/flat"), (std::vector<double>(4)));
+    EXPECT_EQ(weights(out), weights(in)) << precision;
+  }
+}
+
 // W1 through updates: stopped between any two steps of the engine or of the run, then resumed; and
 // logs cut as a kill leaves them.
 TEST_F(RlRunTest, ARunThatIsStoppedOrKilledIsResumedAsIfUndisturbed) {
