@@ -13,6 +13,7 @@ namespace cachalot::apps {
 namespace {
 
 constexpr size_t kMaxOpenEvents = 12;  // more are folded
+constexpr size_t kShownTasks = 24;     // spread over the run, its last one with them
 
 constexpr std::string_view kStyle = R"(
 :root { color-scheme: light dark; --bg: #fbfbfa; --card: #fff; --ink: #1d1f24; --dim: #626873; --edge: #e2e3e6; --grid: #ececef;
@@ -129,6 +130,31 @@ std::string event_table(std::string_view title, const std::vector<ReportEvent>& 
                            events.size(), table);
 }
 
+std::string task_section(const ReportTask& task, bool is_open) {
+  std::string rows;
+  for (const ReportTask::Answer& answer : task.answers) {
+    rows += fmt::format(
+        "<tr><td>{}</td><td>{}</td><td class=\"text\"><pre>{}</pre>{}</td></tr>\n",
+        short_number(answer.reward), escape_html(answer.end), escape_html(answer.text),
+        answer.why.empty() ? "" : fmt::format("<small>{}</small>", escape_html(answer.why)));
+  }
+  return fmt::format(
+      "<details{}><summary>Step {}: {}</summary>\n<pre>{}</pre>\n<div class=\"wide\"><table>"
+      "<tr><th>reward</th><th>end</th><th></th></tr>\n{}</table></div></details>\n",
+      is_open ? " open" : "", task.step, escape_html(task.name), escape_html(task.prompt), rows);
+}
+
+std::string task_sections(const std::vector<ReportTask>& tasks) {
+  if (tasks.empty()) return "";
+  std::string out = "<h2>Answers</h2>\n";
+  const size_t shown = std::min(tasks.size(), kShownTasks);
+  for (size_t i = 0; i < shown; ++i) {
+    const size_t at = shown == 1 ? 0 : i * (tasks.size() - 1) / (shown - 1);
+    out += task_section(tasks[at], i + 1 == shown);
+  }
+  return out;
+}
+
 std::string final_row(const std::string& name, const std::vector<ChartPoint>& points) {
   double least = NAN, most = NAN, last = NAN;
   for (const ChartPoint& point : points) {
@@ -219,6 +245,7 @@ std::string run_report(const ReportRun& run) {
   if (charts.empty()) body += "<p>No step has been logged.</p>\n";
   body += event_legend(run.events);
   body += figures(charts);
+  body += task_sections(run.tasks);
   body += event_table("Samples", run.samples);
   body += event_table("Events", run.events);
   body += final_table(run);

@@ -8,6 +8,8 @@
 #include <limits>
 
 #include "base/file.h"
+#include "base/json.h"
+#include "formats/json_fields.h"
 #include "train/metrics.h"
 
 namespace cachalot::apps {
@@ -46,6 +48,51 @@ void add_lines(const std::vector<train::MetricsLine>& lines, ReportRun& run) {
   }
 }
 
+Result<ReportTask> read_task(std::string_view line, const std::string& origin) {
+  CACHALOT_ASSIGN_OR_RETURN(const json::value value, parse_json(line, origin));
+  const json::object* row = value.if_object();
+  if (row == nullptr)
+    return data_loss(
+        fmt::format("{}: expected an object, found {}", origin, json_kind_name(value)));
+  ReportTask task;
+  formats::JsonFields fields(*row, origin);
+  fields.integer("step", &task.step, 0, int64_t{1} << 40, true);
+  fields.text("task", &task.name);
+  fields.text("prompt", &task.prompt);
+  const json::value* answers = fields.find("answers");
+  if (answers == nullptr || !answers->is_array()) fields.fail("answers", "an array", "none");
+  CACHALOT_RETURN_IF_ERROR(fields.status());
+  for (const json::value& one : answers->get_array()) {
+    if (!one.is_object())
+      return data_loss(fmt::format("{}: answers: expected objects, found {}", origin,
+                                   json_kind_name(one)));
+    ReportTask::Answer& answer = task.answers.emplace_back();
+    formats::JsonFields of_answer(one.get_object(), origin, "answers.");
+    of_answer.text("text", &answer.text);
+    of_answer.text("end", &answer.end);
+    of_answer.text("why", &answer.why);
+    of_answer.real("reward", &answer.reward, -1e30, 1e30);
+    CACHALOT_RETURN_IF_ERROR(of_answer.status());
+  }
+  return task;
+}
+
+Result<std::vector<ReportTask>> read_tasks(const std::string& path) {
+  CACHALOT_ASSIGN_OR_RETURN(const std::string text, read_text_file(path));
+  std::map<int64_t, ReportTask> by_step;
+  std::string_view rest = text;
+  for (int64_t line = 1; rest.find('\n') != std::string_view::npos; ++line) {
+    const size_t end = rest.find('\n');
+    CACHALOT_ASSIGN_OR_RETURN(ReportTask task,
+                              read_task(rest.substr(0, end), fmt::format("{}:{}", path, line)));
+    rest.remove_prefix(end + 1);
+    by_step[task.step] = std::move(task);
+  }
+  std::vector<ReportTask> tasks;
+  for (auto& [step, task] : by_step) tasks.push_back(std::move(task));
+  return tasks;
+}
+
 }  // namespace
 
 Result<ReportRun> read_report_run(const std::string& directory) {
@@ -72,6 +119,9 @@ Result<ReportRun> read_report_run(const std::string& directory) {
     CACHALOT_ASSIGN_OR_RETURN(const std::vector<train::MetricsLine> lines,
                               train::read_metrics(metrics));
     add_lines(lines, run);
+  }
+  if (const std::string samples = (base / "samples.jsonl").string(); fs::exists(samples, error)) {
+    CACHALOT_ASSIGN_OR_RETURN(run.tasks, read_tasks(samples));
   }
   return run;
 }

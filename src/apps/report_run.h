@@ -1,4 +1,5 @@
-// What a run directory holds for its report: run.toml and metrics.jsonl, as series over tokens.
+// What a run directory holds for its report: run.toml and metrics.jsonl, as series over tokens, and
+// samples.jsonl (post/rl_run.h).
 #pragma once
 
 #include <cstdint>
@@ -19,6 +20,17 @@ struct ReportEvent {
   std::string detail;
 };
 
+// What a policy answered to one task of a step.
+struct ReportTask {
+  struct Answer {
+    std::string text, end, why;
+    double reward = 0;
+  };
+  int64_t step = 0;
+  std::string name, prompt;
+  std::vector<Answer> answers;
+};
+
 struct ReportRun {
   std::string name;   // the directory's own
   std::string group;  // the name without "-s<digits>": runs that differ in their seed alone
@@ -27,12 +39,14 @@ struct ReportRun {
   std::map<std::string, std::vector<ChartPoint>> series;
   std::vector<ReportEvent> events;
   std::vector<ReportEvent> samples;  // what the model wrote at its evaluations
+  std::vector<ReportTask> tasks;     // of samples.jsonl, a step each, ascending
   int64_t num_steps = 0;             // the last one's number
   double num_tokens = 0;
 };
 
 // A run without metrics.jsonl (or an empty one) has no series; a directory with neither file is
-// not_found.
+// not_found. A torn last line of samples.jsonl is left out; of a step that was taken again its last
+// line stands.
 Result<ReportRun> read_report_run(const std::string& directory);
 
 // NaN where one is, or where there is none; finite where all are.

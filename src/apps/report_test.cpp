@@ -1,6 +1,7 @@
 // Reports of written logs: what is read, computed and shown.
 #include "apps/report.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -155,6 +156,55 @@ TEST_F(ReportTest, APageThatCannotBeWrittenIsAnErrorAndLeavesNothing) {
   std::set<std::string> left;
   for (const auto& entry : fs::directory_iterator(root_)) left.insert(entry.path().filename());
   EXPECT_EQ(left, (std::set<std::string>{"directory", "file", "locked", "run"}));
+}
+
+TEST_F(ReportTest, ShowsWhatAPolicyAnsweredAndEarned) {
+  fs::create_directories(root_ / "rl");
+  train::MetricsLog log = train::MetricsLog::open(directory("rl") + "/metrics.jsonl", 0).value();
+  for (int64_t s = 1; s <= 30; ++s) {
+    ASSERT_TRUE(log.write(s, s * 100,
+                          {{"reward/mean", 0.01 * static_cast<double>(s)},
+                           {"length/mean", 40},
+                           {"policy/kl", 0.1},
+                           {"policy/entropy", 1.5},
+                           {"policy/clipped", 0.01},
+                           {"policy/masked", 0},
+                           {"policy/staleness", static_cast<double>(s % 2)}})
+                    .ok());
+  }
+  std::ofstream samples(root_ / "rl" / "samples.jsonl");
+  for (int s = 1; s <= 30; ++s) {
+    samples << R"({"step": )" << s << R"(, "task": "sum-)" << s
+            << R"(", "prompt": "1 < 2?", "answers": [{"text": "yes & no", "end": "stop", )"
+            << R"("reward": 0.5, "why": "half <right>"}]})"
+            << "\n";
+  }
+  // Taken again; and torn by a kill.
+  samples << R"({"step": 30, "task": "again", "prompt": "p", "answers": []})"
+          << "\n{\"step\": 3";
+  samples.close();
+  const Result<ReportRun> run = read_report_run(directory("rl"));
+  ASSERT_TRUE(run.has_value()) << run.error().message();
+  ASSERT_EQ(run->tasks.size(), 30u);
+  EXPECT_EQ(run->tasks[29].name, "again");
+  const std::string page = run_report(*run);
+  for (const char* title : {"Reward", "Tokens of an answer", "Divergence from the reference",
+                            "Entropy", "Clipped, masked and flat shares",
+                            "Staleness, steps"}) {
+    EXPECT_NE(page.find(fmt::format("<figcaption>{}</figcaption>", title)), std::string::npos)
+        << title;
+  }
+  EXPECT_NE(page.find("policy/masked: 0 throughout"), std::string::npos);
+  EXPECT_EQ(count(page, "<details><summary>Step "), 23u);
+  EXPECT_EQ(count(page, "<details open><summary>Step 30: again"), 1u);
+  EXPECT_NE(page.find("Step 1: sum-1"), std::string::npos);
+  EXPECT_NE(page.find("yes &amp; no"), std::string::npos);
+  EXPECT_NE(page.find("half &lt;right&gt;"), std::string::npos);
+  std::ofstream(root_ / "rl" / "samples.jsonl") << "[]\n";
+  const Result<ReportRun> bad = read_report_run(directory("rl"));
+  ASSERT_FALSE(bad.has_value());
+  EXPECT_NE(bad.error().message().find("samples.jsonl:1: expected an object, found array"),
+            std::string::npos);
 }
 
 TEST_F(ReportTest, ExtremeLossesHaveAPage) {
