@@ -16,6 +16,9 @@ struct TaskRunOptions {
   std::vector<std::string> files;
   bool dry_run = false;
   int threads = 0;
+  std::string listen;     // host:port for workers; empty: this process samples
+  std::string keys_file;  // of workers
+  double lease_seconds = 60;
   post::TaskRunRequest request;
 };
 
@@ -29,11 +32,18 @@ struct ShownValue {
   const char* format;  // of fmt: "{:.3f}"
 };
 
+// "host:port", ":port", "[::1]:port". invalid_argument for what is none.
+struct Address {
+  std::string host;
+  uint16_t port = 0;
+};
+Result<Address> parse_address(const std::string& text);
+
 // The configuration alone with --dry-run, else the run. Returns the exit code.
 Result<int> shown_task_run(
     const CLI::App& command, const TaskRunOptions& options, const post::TaskRunConfig& config,
     std::span<const ShownValue> shown,
-    const std::function<Result<post::TaskRunSummary>(device::ExecContext&, post::TaskRunObserver&)>&
-        run);
+    const std::function<Result<post::TaskRunSummary>(
+        device::ExecContext&, const post::TaskRunRequest&, post::TaskRunObserver&)>& run);
 
 }  // namespace cachalot::apps

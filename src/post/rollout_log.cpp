@@ -51,6 +51,37 @@ void put_head(std::vector<std::byte>& out, const RolloutLogHead& head) {
     put(out, value);
 }
 
+void put_prompt(std::vector<std::byte>& out, int64_t group, const std::vector<uint16_t>& experts) {
+  begin(out, Kind::prompt);
+  put(out, static_cast<int32_t>(group));
+  put_all(out, std::span<const uint16_t>(experts));
+}
+
+void put_token(std::vector<std::byte>& out, int64_t answer, size_t place,
+               const RolloutToken& token) {
+  begin(out, Kind::token);
+  put(out, static_cast<int32_t>(answer));
+  put(out, static_cast<uint32_t>(place));
+  put(out, token.id);
+  put(out, token.logprob);
+  put_ascending(out, token.allowed);
+  put_all(out, std::span<const uint16_t>(token.experts));
+}
+
+void put_given(std::vector<std::byte>& out, int64_t answer, size_t place,
+               std::span<const int32_t> ids) {
+  begin(out, Kind::given);
+  put(out, static_cast<int32_t>(answer));
+  put(out, static_cast<uint32_t>(place));
+  put_all(out, ids);
+}
+
+void put_end(std::vector<std::byte>& out, int64_t answer, AnswerEnd end) {
+  begin(out, Kind::end);
+  put(out, static_cast<int32_t>(answer));
+  put(out, end);
+}
+
 // Reads any bytes; what is missing or wrong is remembered, and zeros come from there on.
 class Fields {
  public:
@@ -133,14 +164,29 @@ int64_t RolloutAnswer::num_sampled() const {
 RolloutLog::RolloutLog(const RolloutLogHead& head)
     : head_(head),
       answers_(static_cast<size_t>(head.num_groups * head.group_size)),
-      prompt_experts_(static_cast<size_t>(head.num_groups)) {}
+      prompt_experts_(static_cast<size_t>(head.num_groups)) {
+  CACHALOT_CHECK(head.num_groups > 0 && head.group_size > 0);
+}
+
+// number: of the group of a prompt, else of the answer.
+struct RolloutLog::Frame {
+  Kind kind = Kind::head;
+  int64_t number = 0;
+  RolloutToken token;  // of a prompt, too: its experts
+  std::vector<int32_t> given;
+  AnswerEnd end = AnswerEnd::open;
+  Reward reward;
+};
 
 Result<RolloutLog> RolloutLog::open(const std::string& path, const RolloutLogHead& head) {
-  CACHALOT_CHECK(head.num_groups > 0 && head.group_size > 0);
   RolloutLog log(head);
   CACHALOT_ASSIGN_OR_RETURN(
-      FrameLog file, FrameLog::open(path, [&](std::span<const std::byte> payload, int64_t offset) {
-        return log.read(payload, fmt::format("{}: byte {}", path, offset));
+      FrameLog file,
+      FrameLog::open(path, [&](std::span<const std::byte> payload, int64_t offset) -> Status {
+        CACHALOT_ASSIGN_OR_RETURN(Frame frame,
+                                  log.parse(payload, fmt::format("{}: byte {}", path, offset)));
+        log.apply(std::move(frame));
+        return {};
       }));
   log.log_.emplace(std::move(file));
   for (const RolloutAnswer& answer : log.answers_) log.recovered_tokens_ += answer.num_sampled();
@@ -151,136 +197,198 @@ Result<RolloutLog> RolloutLog::open(const std::string& path, const RolloutLogHea
   return log;
 }
 
+RolloutLog RolloutLog::mirror(const RolloutLogHead& head, Send send) {
+  RolloutLog log(head);
+  log.has_head_ = true;
+  log.send_ = std::move(send);
+  return log;
+}
+
 Status RolloutLog::append() {
-  const Status written = log_->append(frame_);
-  if (!written.ok()) return written;
-  const Status read_back = read(frame_, log_->path());
-  CACHALOT_CHECK_MSG(read_back.ok(), read_back.message());
+  CACHALOT_RETURN_IF_ERROR(log_ ? log_->append(frame_) : send_(frame_));
+  Result<Frame> frame = parse(frame_, origin());
+  CACHALOT_CHECK_MSG(frame.has_value(), frame.error().message());
+  apply(*std::move(frame));
   return {};
 }
 
-// The only way in which answers change.
-Status RolloutLog::read(std::span<const std::byte> payload, const std::string& origin) {
+Status RolloutLog::add(std::span<const std::byte> payload) {
+  CACHALOT_ASSIGN_OR_RETURN(Frame frame, parse(payload, origin()));
+  if (log_) CACHALOT_RETURN_IF_ERROR(log_->append(payload));
+  apply(std::move(frame));
+  return {};
+}
+
+Result<RolloutLog::Place> RolloutLog::place_of(std::span<const std::byte> payload) const {
+  Fields fields(payload);
+  const auto kind = fields.get<Kind>();
+  const bool is_prompt = kind == Kind::prompt;
+  const int64_t number =
+      fields.index(is_prompt ? head_.num_groups : static_cast<int64_t>(answers_.size()));
+  const auto num_experts = is_prompt ? static_cast<int64_t>(fields.get<uint32_t>()) : 0;
+  const bool is_answers = kind == Kind::token || kind == Kind::given || kind == Kind::end;
+  if (!fields.is_whole() || !(is_prompt || is_answers)) {
+    return data_loss(fmt::format(
+        "{}: expected a prompt's, a token's, given tokens' or an end's frame, found another",
+        origin()));
+  }
+  if (!is_prompt)
+    return Place{.group = number / head_.group_size, .is_sampled_token = kind == Kind::token};
+  Place place{.group = number};
+  if (head_.choices_per_row > 0) place.prompt_rows = num_experts / head_.choices_per_row;
+  return place;
+}
+
+std::vector<std::vector<std::byte>> RolloutLog::frames_of(int64_t group) const {
+  std::vector<std::vector<std::byte>> frames;
+  if (!prompt_experts_[group].empty())
+    put_prompt(frames.emplace_back(), group, prompt_experts_[group]);
+  for (int64_t number = group * head_.group_size; number < (group + 1) * head_.group_size;
+       ++number) {
+    const RolloutAnswer& answer = answers_[number];
+    const auto per_row = static_cast<ptrdiff_t>(head_.choices_per_row);
+    auto experts = answer.experts.begin();
+    for (size_t i = 0; i < answer.ids.size(); ++i) {
+      if (!answer.is_sampled[i]) {
+        size_t end = i + 1;
+        while (end < answer.ids.size() && !answer.is_sampled[end]) ++end;
+        put_given(frames.emplace_back(), number, i, std::span(answer.ids).subspan(i, end - i));
+        i = end - 1;
+        continue;
+      }
+      const auto end = answer.experts.begin() + static_cast<ptrdiff_t>(i + 1) * per_row;
+      RolloutToken token{answer.ids[i], answer.logprobs[i], answer.allowed[i], {experts, end}};
+      experts = end;
+      put_token(frames.emplace_back(), number, i, token);
+    }
+    if (answer.end != AnswerEnd::open) put_end(frames.emplace_back(), number, answer.end);
+  }
+  return frames;
+}
+
+Result<RolloutLog::Frame> RolloutLog::parse(std::span<const std::byte> payload,
+                                            const std::string& origin) const {
   Fields fields(payload);
   const auto impossible = [&](std::string_view what) {
     return data_loss(fmt::format("{}: expected a frame of rollouts, found {}", origin, what));
   };
-  const auto kind = fields.get<Kind>();
-  if (kind == Kind::head) {
+  Frame frame;
+  frame.kind = fields.get<Kind>();
+  if (frame.kind == Kind::head) {
     std::vector<std::byte> expected;
     begin(expected, Kind::head);
     put_head(expected, head_);
-    if (!std::equal(payload.begin(), payload.end(), expected.begin(), expected.end())) {
-      return invalid_argument(fmt::format(
-          "{}: expected rollouts of step {} with weights {} and plan {:016x}, found others; the "
-          "configuration or the tasks have changed",
-          origin, head_.step, head_.weights_version, head_.plan_hash));
-    }
-    has_head_ = true;
-    return {};
+    if (std::equal(payload.begin(), payload.end(), expected.begin(), expected.end())) return frame;
+    return invalid_argument(fmt::format(
+        "{}: expected rollouts of step {} with weights {} and plan {:016x}, found others; the "
+        "configuration or the tasks have changed",
+        origin, head_.step, head_.weights_version, head_.plan_hash));
   }
   if (!has_head_) return impossible("none that says of what");
   const auto is_experts = [&](const std::vector<uint16_t>& experts) {
-    return (head_.choices_per_row == 0
-                ? experts.empty()
-                : static_cast<int64_t>(experts.size()) % head_.choices_per_row == 0) &&
-           std::ranges::all_of(experts, [&](uint16_t id) { return id < head_.num_experts; });
+    return std::ranges::all_of(experts, [&](uint16_t id) { return id < head_.num_experts; });
   };
-  if (kind == Kind::prompt) {
-    const int64_t group = fields.index(head_.num_groups);
-    std::vector<uint16_t> experts = fields.all<uint16_t>();
-    if (!fields.are_whole() || !is_experts(experts)) return impossible("a damaged prompt");
-    prompt_experts_[group] = std::move(experts);
-    return {};
+  if (frame.kind == Kind::prompt) {
+    frame.number = fields.index(head_.num_groups);
+    frame.token.experts = fields.all<uint16_t>();
+    const auto count = static_cast<int64_t>(frame.token.experts.size());
+    const bool are_rows =
+        head_.choices_per_row == 0 ? count == 0 : count % head_.choices_per_row == 0;
+    if (!fields.are_whole() || !are_rows || !is_experts(frame.token.experts))
+      return impossible("a damaged prompt");
+    return frame;
   }
-  const int64_t number = fields.index(static_cast<int64_t>(answers_.size()));
+  frame.number = fields.index(static_cast<int64_t>(answers_.size()));
   if (!fields.is_whole()) return impossible("no answer of the plan");
-  RolloutAnswer& answer = answers_[number];
-  if (kind == Kind::reward) {
-    Reward reward;
-    reward.value = fields.get<double>();
-    reward.correct = fields.get<uint8_t>() != 0;
+  const RolloutAnswer& answer = answers_[frame.number];
+  if (frame.kind == Kind::reward) {
+    frame.reward.value = fields.get<double>();
+    frame.reward.correct = fields.get<uint8_t>() != 0;
     const std::vector<char> why = fields.all<char>();
-    reward.why.assign(why.begin(), why.end());
-    if (!fields.are_whole() || !std::isfinite(reward.value)) return impossible("a damaged reward");
-    answer.reward = std::move(reward);
-    return {};
+    frame.reward.why.assign(why.begin(), why.end());
+    if (!fields.are_whole() || !std::isfinite(frame.reward.value))
+      return impossible("a damaged reward");
+    return frame;
   }
   if (answer.end != AnswerEnd::open) return impossible("more of an answer that has ended");
-  if (kind == Kind::end) {
-    const auto end = fields.get<AnswerEnd>();
-    if (!fields.are_whole() || (end != AnswerEnd::stop && end != AnswerEnd::length))
+  if (frame.kind == Kind::end) {
+    frame.end = fields.get<AnswerEnd>();
+    if (!fields.are_whole() || answer.ids.empty() ||
+        (frame.end != AnswerEnd::stop && frame.end != AnswerEnd::length))
       return impossible("a damaged end");
-    answer.end = end;
-    return {};
+    return frame;
   }
-  if (kind != Kind::token && kind != Kind::given) return impossible("another kind");
+  if (frame.kind != Kind::token && frame.kind != Kind::given) return impossible("another kind");
   const auto place = static_cast<size_t>(fields.get<uint32_t>());
   if (place != answer.ids.size()) {
     return impossible(
-        fmt::format("token {} of answer {} after {}", place, number, answer.ids.size()));
+        fmt::format("token {} of answer {} after {}", place, frame.number, answer.ids.size()));
   }
   const auto is_id = [&](int32_t id) { return id >= 0 && id < head_.vocab_size; };
-  if (kind == Kind::given) {
-    const std::vector<int32_t> ids = fields.all<int32_t>();
-    if (!fields.are_whole() || !std::ranges::all_of(ids, is_id))
+  if (frame.kind == Kind::given) {
+    frame.given = fields.all<int32_t>();
+    if (!fields.are_whole() || !std::ranges::all_of(frame.given, is_id))
       return impossible("damaged tokens");
-    for (const int32_t id : ids) {
-      answer.ids.push_back(id);
-      answer.is_sampled.push_back(false);
-      answer.logprobs.push_back(0);
-      answer.allowed.emplace_back();
-    }
-    return {};
+    return frame;
   }
-  RolloutToken token;
+  RolloutToken& token = frame.token;
   token.id = fields.get<int32_t>();
   token.logprob = fields.get<double>();
   token.allowed = fields.ascending(head_.vocab_size);
   token.experts = fields.all<uint16_t>();
   const bool may_come =
       token.allowed.empty() || std::ranges::binary_search(token.allowed, token.id);
-  if (!fields.are_whole() || !is_id(token.id) || !(token.logprob <= 0) || !may_come ||
+  const auto rows = static_cast<int64_t>(place) + 1;
+  const bool are_rows = static_cast<int64_t>(answer.experts.size() + token.experts.size()) ==
+                        rows * head_.choices_per_row;
+  if (!fields.are_whole() || !is_id(token.id) || !(token.logprob <= 0) || !may_come || !are_rows ||
       !is_experts(token.experts))
     return impossible("a damaged token");
+  return frame;
+}
+
+void RolloutLog::apply(Frame frame) {
+  switch (frame.kind) {
+    case Kind::head: has_head_ = true; return;
+    case Kind::prompt: prompt_experts_[frame.number] = std::move(frame.token.experts); return;
+    case Kind::reward: answers_[frame.number].reward = std::move(frame.reward); return;
+    case Kind::end: answers_[frame.number].end = frame.end; return;
+    case Kind::token: break;
+    case Kind::given: break;
+  }
+  RolloutAnswer& answer = answers_[frame.number];
+  for (const int32_t id : frame.given) {
+    answer.ids.push_back(id);
+    answer.is_sampled.push_back(false);
+    answer.logprobs.push_back(0);
+    answer.allowed.emplace_back();
+  }
+  if (frame.kind == Kind::given) return;
+  RolloutToken& token = frame.token;
   answer.ids.push_back(token.id);
   answer.is_sampled.push_back(true);
   answer.logprobs.push_back(token.logprob);
   answer.allowed.push_back(std::move(token.allowed));
   answer.experts.insert(answer.experts.end(), token.experts.begin(), token.experts.end());
-  return {};
 }
 
 Status RolloutLog::add_prompt(int64_t group, std::vector<uint16_t> experts) {
-  begin(frame_, Kind::prompt);
-  put(frame_, static_cast<int32_t>(group));
-  put_all(frame_, std::span<const uint16_t>(experts));
+  put_prompt(frame_, group, experts);
   return append();
 }
 
 Status RolloutLog::add_token(int64_t answer, RolloutToken token) {
-  begin(frame_, Kind::token);
-  put(frame_, static_cast<int32_t>(answer));
-  put(frame_, static_cast<uint32_t>(answers_.at(answer).ids.size()));
-  put(frame_, token.id);
-  put(frame_, token.logprob);
-  put_ascending(frame_, token.allowed);
-  put_all(frame_, std::span<const uint16_t>(token.experts));
+  put_token(frame_, answer, answers_.at(answer).ids.size(), token);
   return append();
 }
 
 Status RolloutLog::add_given(int64_t answer, std::span<const int32_t> ids) {
-  begin(frame_, Kind::given);
-  put(frame_, static_cast<int32_t>(answer));
-  put(frame_, static_cast<uint32_t>(answers_.at(answer).ids.size()));
-  put_all(frame_, ids);
+  put_given(frame_, answer, answers_.at(answer).ids.size(), ids);
   return append();
 }
 
 Status RolloutLog::finish(int64_t answer, AnswerEnd end) {
-  begin(frame_, Kind::end);
-  put(frame_, static_cast<int32_t>(answer));
-  put(frame_, end);
+  put_end(frame_, answer, end);
   return append();
 }
 

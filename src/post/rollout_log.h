@@ -1,5 +1,6 @@
 // The write-ahead log of one step's rollouts: every token as it is sampled, with all that training
-// and resuming need. Answers are what the log says: appending is how they grow.
+// and resuming need. Answers are what the log says: appending is how they grow. It is a file, or a
+// mirror of one elsewhere, whose frames go there instead (a worker's, to its trainer).
 // Source  reference/post-training 9.3; infrastructure 5.4 (sampler randomness keyed by position).
 // Layout  docs/formats/rollout_log.md.
 // Answers are numbered group * group_size + place in the group.
@@ -69,6 +70,9 @@ class RolloutLog {
  public:
   // Made where it is missing; else it goes on where the last whole frame ends.
   static Result<RolloutLog> open(const std::string& path, const RolloutLogHead& head);
+  // Every frame but those of add() goes to `send`, whose error is the append's.
+  using Send = std::function<Status(std::span<const std::byte> payload)>;
+  static RolloutLog mirror(const RolloutLogHead& head, Send send);
 
   const RolloutLogHead& head() const { return head_; }
   const std::vector<RolloutAnswer>& answers() const { return answers_; }
@@ -76,17 +80,34 @@ class RolloutLog {
   const std::vector<std::vector<uint16_t>>& prompt_experts() const { return prompt_experts_; }
   int64_t recovered_tokens() const { return recovered_tokens_; }
   int64_t dropped_bytes() const { return log_->dropped_bytes(); }
+  // Frames of which the group's prompt and answers come, rewards apart.
+  std::vector<std::vector<std::byte>> frames_of(int64_t group) const;
+  // A frame from outside. Errors: data_loss where it cannot follow; nothing has changed then.
+  Status add(std::span<const std::byte> payload);
+  // What a frame is of. Errors: data_loss for what is no frame of answers or prompts.
+  struct Place {
+    int64_t group = 0;
+    std::optional<int64_t> prompt_rows = {};  // of a prompt's frame
+    bool is_sampled_token = false;
+  };
+  Result<Place> place_of(std::span<const std::byte> payload) const;
+
 
   Status add_prompt(int64_t group, std::vector<uint16_t> experts);
   Status add_token(int64_t answer, RolloutToken token);
   Status add_given(int64_t answer, std::span<const int32_t> ids);
   Status finish(int64_t answer, AnswerEnd end);
   Status add_reward(int64_t answer, const Reward& reward);
-  Status sync() { return log_->sync(); }
+  Status sync() { return log_ ? log_->sync() : Status(); }
 
  private:
+  struct Frame;
   explicit RolloutLog(const RolloutLogHead& head);
-  Status read(std::span<const std::byte> payload, const std::string& origin);
+  std::string origin() const { return log_ ? log_->path() : "rollouts"; }
+  // What a frame says, if it can follow.
+  Result<Frame> parse(std::span<const std::byte> payload, const std::string& origin) const;
+  // The only way in which answers change.
+  void apply(Frame frame);
   Status append();
 
   RolloutLogHead head_;
@@ -95,7 +116,8 @@ class RolloutLog {
   bool has_head_ = false;
   int64_t recovered_tokens_ = 0;
   std::vector<std::byte> frame_;  // being written
-  std::optional<FrameLog> log_;
+  std::optional<FrameLog> log_;   // none: a mirror
+  Send send_;
 };
 
 }  // namespace cachalot::post

@@ -70,7 +70,10 @@ class RolloutLogTest : public ::testing::Test {
     }
     note(log.add_given(1, std::vector<int32_t>{4, 5, 6}));
     note(log.finish(0, AnswerEnd::stop));
-    note(log.add_token(1, {.id = 3, .logprob = 0, .allowed = {3}, .experts = {0, 3, 1, 2}}));
+    note(log.add_token(1, {.id = 3,
+                           .logprob = 0,
+                           .allowed = {3},
+                           .experts = {0, 3, 1, 2, 4, 5, 6, 7}}));
     note(log.finish(1, AnswerEnd::length));
     note(log.add_reward(0, {0.75, true, ""}));
     note(log.add_reward(1, {-1, false, "no answer"}));
@@ -174,6 +177,41 @@ TEST_F(RolloutLogTest, AnyWholeFrameIsTakenOrRefused) {
   }
   EXPECT_GT(refused, 20);
   EXPECT_GT(taken, 20);
+}
+
+// What a worker samples goes to the log that its trainer keeps; another goes on from there.
+TEST_F(RolloutLogTest, AMirrorSendsItsFramesAndIsFilledFromFrames) {
+  fill();
+  const RolloutLog whole = open();
+  std::vector<std::vector<std::byte>> sent;
+  RolloutLog mirror = RolloutLog::mirror(kHead, [&](std::span<const std::byte> payload) {
+    sent.emplace_back(payload.begin(), payload.end());
+    return Status();
+  });
+  for (const auto& frame : whole.frames_of(0)) {
+    ASSERT_TRUE(mirror.add(frame).ok());
+    EXPECT_EQ(mirror.place_of(frame).value().group, 0);
+  }
+  EXPECT_TRUE(sent.empty());
+  EXPECT_TRUE(whole.frames_of(1).empty());
+  State expected = state_of(whole);
+  for (RolloutAnswer& answer : expected.answers) answer.reward.reset();
+  EXPECT_TRUE(same(state_of(mirror), expected));
+  ASSERT_TRUE(mirror.add_token(2, {.id = 7, .logprob = -1, .experts = {1, 1}}).ok());
+  ASSERT_EQ(sent.size(), 1u);
+  RolloutLog log = open();
+  EXPECT_EQ(log.place_of(sent[0]).value().group, 1);
+  ASSERT_TRUE(log.add(sent[0]).ok());
+  EXPECT_EQ(log.answers()[2].ids, std::vector<int32_t>{7});
+  EXPECT_EQ(open().answers()[2].ids, std::vector<int32_t>{7});
+  // The same again cannot follow, and leaves the file as it is.
+  const std::string before = bytes();
+  const Status again = log.add(sent[0]);
+  EXPECT_EQ(again.code(), StatusCode::data_loss);
+  EXPECT_NE(again.message().find("token 0 of answer 2 after 1"), std::string::npos);
+  EXPECT_EQ(bytes(), before);
+  EXPECT_FALSE(log.add({}).ok());
+  EXPECT_FALSE(log.place_of({}).has_value());
 }
 
 TEST_F(RolloutLogTest, AFullDiskIsAnErrorAndTheLogStaysWhole) {

@@ -5,8 +5,10 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
+#include "base/status.h"
 #include "engine/sampling_params.h"
 
 namespace cachalot::post {
@@ -34,5 +36,9 @@ struct RolloutPlan {
 // Of an answer's draws: of the run's seed, the step and the answer.
 uint64_t answer_seed(const RolloutPlan& plan, int64_t answer);
 uint64_t plan_hash(const RolloutPlan& plan);
+
+// For a worker: all of the plan, as it is again there. Errors: data_loss.
+std::vector<int64_t> plan_words(const RolloutPlan& plan);
+Result<RolloutPlan> plan_of_words(std::span<const int64_t> words);
 
 }  // namespace cachalot::post

@@ -60,11 +60,21 @@ std::string Rollouts::rows_path(int64_t number) const {
 
 Result<bool> Rollouts::run(const std::function<bool()>& wants_pause) {
   wants_pause_ = wants_pause;
-  for (int64_t group = 0; group < static_cast<int64_t>(plan_.groups.size()); ++group) {
-    CACHALOT_ASSIGN_OR_RETURN(const bool goes_on, run_group(group));
+  for (int64_t num_begun = 0;; ++num_begun) {
+    CACHALOT_ASSIGN_OR_RETURN(const bool has_room, make_room(2));
+    if (!has_room) return false;
+    CACHALOT_ASSIGN_OR_RETURN(const std::optional<int64_t> group, next_group(num_begun));
+    if (!group) break;
+    CACHALOT_ASSIGN_OR_RETURN(const bool goes_on, run_group(*group));
     if (!goes_on) return false;
   }
   return make_room(options_.max_sequences);
+}
+
+Result<std::optional<int64_t>> Rollouts::next_group(int64_t num_begun) const {
+  if (options_.next_group) return options_.next_group();
+  if (num_begun == static_cast<int64_t>(plan_.groups.size())) return std::optional<int64_t>();
+  return std::optional(num_begun);
 }
 
 Result<bool> Rollouts::make_room(int64_t num_sequences) {

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,13 +28,18 @@ RolloutLogHead log_head(const RolloutPlan& plan, const formats::ModelConfig& con
 // Layers whose experts a log keeps: those that route by score, without the MTP block's.
 std::vector<int64_t> routed_layers(const formats::ModelConfig& config);
 
+// Tokens to go on after, or none, of an answer that has ended with an end token.
+using OnTurn =
+    std::function<Result<std::vector<int32_t>>(int64_t answer, const RolloutAnswer& so_far)>;
+
 struct RolloutOptions {
   // Sequences that are open at once, prompts with them: at most the engine's max_sequences.
   int64_t max_sequences = 8;
   // Where pause() saves rows, and whence they come back. Empty: nowhere.
   std::string rows_directory = {};
-  std::function<Result<std::vector<int32_t>>(int64_t answer, const RolloutAnswer& so_far)> on_turn =
-      {};
+  OnTurn on_turn = {};
+  // The group to begin, asked when there is room for it; none: no more. Empty: all, in order.
+  std::function<Result<std::optional<int64_t>>()> next_group = {};
 };
 
 struct RolloutCounts {
@@ -43,6 +49,7 @@ struct RolloutCounts {
   int64_t resumed_from_log = 0;
   int64_t drafted = 0;
   int64_t accepted = 0;
+  int64_t taken_over = 0;  // groups that one worker went on with in another's place
 };
 
 class Rollouts {
@@ -55,7 +62,7 @@ class Rollouts {
   Rollouts(const Rollouts&) = delete;
   Rollouts& operator=(const Rollouts&) = delete;
 
-  // Until all answers have ended, or wants_pause() says true between two steps. False: paused.
+  // Until all answers of the groups that were begun have ended, or wants_pause() says true between two steps. False: paused.
   Result<bool> run(const std::function<bool()>& wants_pause = {});
   // Ends what is under way, and saves its rows (rows_directory). After a run that was paused.
   Status pause();
@@ -72,6 +79,7 @@ class Rollouts {
   bool is_done(int64_t number) const { return answer(number).end != AnswerEnd::open; }
   std::vector<int32_t> tokens_of(int64_t number) const;  // prompt and what the log has
   std::string rows_path(int64_t number) const;
+  Result<std::optional<int64_t>> next_group(int64_t num_begun) const;
   // False: paused.
   Result<bool> run_group(int64_t group);
   Result<bool> make_room(int64_t num_sequences);

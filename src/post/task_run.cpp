@@ -68,6 +68,11 @@ Status TaskRun::open() {
   CACHALOT_ASSIGN_OR_RETURN(precision_,
                             train::parse_training_precision(config.precision, config.qat));
   CACHALOT_RETURN_IF_ERROR(open_trainer());
+  sampler_ = request_.sampler;
+  if (sampler_ == nullptr) {
+    sampler_ = &own_sampler_.emplace(EngineSamplerOptions{
+        config_.max_sequences, config_.num_drafts, ctx_.pool->num_threads()});
+  }
   CACHALOT_RETURN_IF_ERROR(learner_.open(*this));
   return start_or_resume();
 }
@@ -178,12 +183,12 @@ Result<bool> TaskRun::run_step() {
   const int64_t step = this->step();
   const Clock::time_point start = Clock::now();
   CACHALOT_RETURN_IF_ERROR(learner_.begin_step(*this, step));
-  if (step % config_.weights_every_steps == 0) CACHALOT_RETURN_IF_ERROR(see_to_engine(step));
+  if (step % config_.weights_every_steps == 0) CACHALOT_RETURN_IF_ERROR(see_to_sampler(step));
   CACHALOT_ASSIGN_OR_RETURN(const RolloutPlan plan, plan_of(step));
   CACHALOT_ASSIGN_OR_RETURN(RolloutLog log,
                             RolloutLog::open(log_path(step), log_head(plan, model_)));
-  RolloutCounts counts;
-  CACHALOT_ASSIGN_OR_RETURN(const bool is_whole, sample(plan, log, &counts));
+  CACHALOT_ASSIGN_OR_RETURN(const bool is_whole, sample(plan, log));
+  const RolloutCounts counts = sampler_->counts();
   if (!is_whole) {
     CACHALOT_RETURN_IF_ERROR(event("stopped", "in the middle of a step's answers"));
     return false;
@@ -211,6 +216,7 @@ Result<bool> TaskRun::run_step() {
       {"throughput/recovered_tokens", static_cast<double>(log.recovered_tokens())},
       {"throughput/accepted_drafts", static_cast<double>(counts.accepted)},
       {"throughput/drafts", static_cast<double>(counts.drafted)},
+      {"throughput/taken_over", static_cast<double>(counts.taken_over)},
       {"time/rollouts", rollout_s},
       {"time/rewards", judged_s - rollout_s},
       {"time/updates", seconds_since(start) - judged_s},
@@ -228,17 +234,14 @@ Result<bool> TaskRun::run_step() {
   return true;
 }
 
-Result<bool> TaskRun::sample(const RolloutPlan& plan, RolloutLog& log, RolloutCounts* counts) {
-  RolloutOptions options;
-  options.max_sequences = config_.max_sequences;
-  options.on_turn = [this, &plan](int64_t number, const RolloutAnswer& so_far) {
-    return episodes_[number / plan.group_size].next_turn(so_far);
-  };
-  Rollouts rollouts(*engine_, plan, log, std::move(options));
-  CACHALOT_ASSIGN_OR_RETURN(const bool is_whole,
-                            rollouts.run([this] { return observer_.wants_stop(); }));
-  *counts = rollouts.counts();
-  return is_whole;
+Result<bool> TaskRun::sample(const RolloutPlan& plan, RolloutLog& log) {
+  OnTurn on_turn;
+  if (std::ranges::any_of(episodes_, [](const Episode& e) { return bool(e.task().environment); })) {
+    on_turn = [this, &plan](int64_t number, const RolloutAnswer& so_far) {
+      return episodes_[number / plan.group_size].next_turn(so_far);
+    };
+  }
+  return sampler_->sample(plan, log, on_turn, [this] { return observer_.wants_stop(); });
 }
 
 Result<RolloutPlan> TaskRun::plan_of(int64_t step) {
@@ -276,7 +279,7 @@ Result<RolloutPlan> TaskRun::plan_of(int64_t step) {
   return plan;
 }
 
-Status TaskRun::see_to_engine(int64_t step) {
+Status TaskRun::see_to_sampler(int64_t step) {
   int64_t longest = 0;
   for (int64_t s = step; s < step + config_.weights_every_steps; ++s) {
     CACHALOT_ASSIGN_OR_RETURN(const RolloutPlan plan, plan_of(s));
@@ -284,18 +287,12 @@ Status TaskRun::see_to_engine(int64_t step) {
       longest = std::max(longest, static_cast<int64_t>(group.prompt.size()) + group.max_new_tokens);
     }
   }
-  if (engine_ != nullptr && engine_->max_context_tokens() >= longest) {
-    CACHALOT_ASSIGN_OR_RETURN(std::unique_ptr<engine::LoadedModel> model, served_now());
-    return engine_->set_weights(std::move(model), step);
-  }
-  RolloutEngineOptions options;
-  options.max_sequences = config_.max_sequences;
-  options.max_context_tokens = longest;
-  options.max_drafts = config_.num_drafts;
-  options.threads = ctx_.pool->num_threads();
-  CACHALOT_ASSIGN_OR_RETURN(
-      engine_, make_rollout_engine(model_, trainer_->parameters(), precision_, options, step));
-  return {};
+  return sampler_->set_weights({.config = model_,
+                                .parameters = trainer_->parameters(),
+                                .precision = precision_,
+                                .tokenizer_json = tokenizer_json_,
+                                .version = step,
+                                .max_context_tokens = longest});
 }
 
 Result<std::unique_ptr<engine::LoadedModel>> TaskRun::served_now() {

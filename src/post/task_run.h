@@ -22,9 +22,8 @@
 #include <vector>
 
 #include "device/exec_context.h"
-#include "engine/engine.h"
+#include "post/answer_sampler.h"
 #include "post/episode.h"
-#include "post/rollouts.h"
 #include "post/task_config.h"
 #include "train/metrics.h"
 #include "train/run_lock.h"
@@ -35,6 +34,7 @@ namespace cachalot::post {
 struct TaskRunRequest {
   bool resume = false;
   int64_t stop_at_step = -1;  // ends the run with a checkpoint after this step; -1: at its end
+  AnswerSampler* sampler = nullptr;  // borrowed; null: an engine of this process
 };
 
 struct TaskRunSummary {
@@ -113,11 +113,10 @@ class TaskRun {
   Result<bool> run_step();
   // Of the step, by its number alone. episodes_ and the like become its groups'.
   Result<RolloutPlan> plan_of(int64_t step);
-  // The weights as they are now, in an engine that has room for the answers of all steps that they
-  // sample.
-  Status see_to_engine(int64_t step);
+  // The weights as they are now, with room for the answers of all steps that they sample.
+  Status see_to_sampler(int64_t step);
   // The answers that the log does not have yet. False: stopped.
-  Result<bool> sample(const RolloutPlan& plan, RolloutLog& log, RolloutCounts* counts);
+  Result<bool> sample(const RolloutPlan& plan, RolloutLog& log);
   // Rewards that the log does not have yet; and what they come to.
   Result<Rewards> judge(const RolloutPlan& plan, RolloutLog& log);
   // To read; a step that is taken again is written again.
@@ -141,7 +140,8 @@ class TaskRun {
   train::TrainingPrecision precision_;
   std::unique_ptr<train::Trainer> trainer_;
   train::SpikeDetector detector_{{}};  // of the checkpoint's layout; there is nothing to detect
-  std::unique_ptr<engine::Engine> engine_;
+  std::optional<EngineSampler> own_sampler_;
+  AnswerSampler* sampler_ = nullptr;
   // Of the groups of the plan made last.
   std::vector<Episode> episodes_;
   std::vector<LengthPenalty> penalties_;

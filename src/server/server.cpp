@@ -15,6 +15,7 @@
 
 #include "base/log.h"
 #include "server/connection.h"
+#include "server/listen.h"
 
 namespace cachalot::server {
 namespace {
@@ -66,29 +67,9 @@ Result<std::unique_ptr<Server>> Server::listen(ServerOptions options) {
 }
 
 Status Server::bind() {
-  const std::string& host = state_.options.host;
-  boost::system::error_code failed;
-  Tcp::resolver resolver(*io_);
-  const auto found = resolver.resolve(host, fmt::format("{}", state_.options.port),
-                                      Tcp::resolver::passive, failed);
-  if (failed || found.empty()) {
-    return invalid_argument(
-        fmt::format("host: expected an address or name of this machine, found \"{}\"", host));
-  }
-  const Tcp::endpoint endpoint = found.begin()->endpoint();
-  const auto step = [&](auto&& action) {
-    if (!failed) action();
-  };
-  step([&] { acceptor_->open(endpoint.protocol(), failed); });
-  step([&] { acceptor_->set_option(Tcp::acceptor::reuse_address(true), failed); });
-  step([&] { acceptor_->bind(endpoint, failed); });
-  step([&] { acceptor_->listen(asio::socket_base::max_listen_connections, failed); });
-  if (failed) {
-    return io_error(
-        fmt::format("{}:{}: cannot listen: {}", host, state_.options.port, failed.message()));
-  }
+  CACHALOT_RETURN_IF_ERROR(listen_on(*acceptor_, state_.options.host, state_.options.port));
   port_ = acceptor_->local_endpoint().port();
-  is_local_ = endpoint.address().is_loopback();
+  is_local_ = acceptor_->local_endpoint().address().is_loopback();
   return {};
 }
 
