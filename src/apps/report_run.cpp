@@ -64,8 +64,8 @@ Result<ReportTask> read_task(std::string_view line, const std::string& origin) {
   CACHALOT_RETURN_IF_ERROR(fields.status());
   for (const json::value& one : answers->get_array()) {
     if (!one.is_object())
-      return data_loss(fmt::format("{}: answers: expected objects, found {}", origin,
-                                   json_kind_name(one)));
+      return data_loss(
+          fmt::format("{}: answers: expected objects, found {}", origin, json_kind_name(one)));
     ReportTask::Answer& answer = task.answers.emplace_back();
     formats::JsonFields of_answer(one.get_object(), origin, "answers.");
     of_answer.text("text", &answer.text);

@@ -189,8 +189,7 @@ TEST_F(ReportTest, ShowsWhatAPolicyAnsweredAndEarned) {
   EXPECT_EQ(run->tasks[29].name, "again");
   const std::string page = run_report(*run);
   for (const char* title : {"Reward", "Tokens of an answer", "Divergence from the reference",
-                            "Entropy", "Clipped, masked and flat shares",
-                            "Staleness, steps"}) {
+                            "Entropy", "Clipped, masked and flat shares", "Staleness, steps"}) {
     EXPECT_NE(page.find(fmt::format("<figcaption>{}</figcaption>", title)), std::string::npos)
         << title;
   }

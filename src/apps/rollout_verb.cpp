@@ -40,9 +40,10 @@ Result<int> run(RolloutVerbOptions& options) {
   watch_interrupts(1);
   CACHALOT_ASSIGN_OR_RETURN(const rollout::WorkerSummary summary,
                             rollout::run_worker(worker, [] { return interrupts() > 0; }));
-  fmt::print("{} groups, {} tokens sampled, weights fetched {} times, dropped what was at hand {} "
-             "times\n",
-             summary.groups, summary.sampled_tokens, summary.weights_fetched, summary.lost);
+  fmt::print(
+      "{} groups, {} tokens sampled, weights fetched {} times, dropped what was at hand {} "
+      "times\n",
+      summary.groups, summary.sampled_tokens, summary.weights_fetched, summary.lost);
   return interrupts() > 0 ? kInterrupted : 0;
 }
 

@@ -5,9 +5,11 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <string_view>
 
 #include "engine/engine.h"
+#include "post/answer_masks.h"
 #include "post/rollouts.h"
 #include "train/parameters.h"
 #include "train/training_precision.h"
@@ -19,7 +21,7 @@ struct SamplerWeights {
   const formats::ModelConfig& config;
   const train::ParameterStore& parameters;
   train::TrainingPrecision precision;
-  std::string_view tokenizer_json;
+  std::string_view tokenizer_json;  // for plans with schemas; may be empty without
   int64_t version = 0;
   int64_t max_context_tokens = 0;  // prompt and answer, the longest of all plans of the version
 };
@@ -65,6 +67,8 @@ class EngineSampler : public AnswerSampler {
  private:
   EngineSamplerOptions options_;
   std::unique_ptr<engine::Engine> engine_;
+  std::string tokenizer_json_;
+  std::unique_ptr<AnswerMasks> masks_;  // once they are needed
   const Rollouts* running_ = nullptr;
   RolloutCounts counts_;
 };

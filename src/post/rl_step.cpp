@@ -94,9 +94,8 @@ Result<RlStepReport> rl_step(train::Trainer& trainer, const model::Transformer* 
       for (; last < end; ++last) {
         const auto length = static_cast<int64_t>(plan.group_of(last).prompt.size() +
                                                  log.answers()[last].ids.size());
-        if (last > first &&
-            (rows + length > options.micro_batch_tokens ||
-             (advantages[last] == 0) != (advantages[first] == 0)))
+        if (last > first && (rows + length > options.micro_batch_tokens ||
+                             (advantages[last] == 0) != (advantages[first] == 0)))
           break;
         rows += length;
       }

@@ -1,8 +1,8 @@
 // The updates of one step of reinforcement learning: from answers and rewards to an optimizer step
 // for each mini-batch.
 // Source  reference/post-training 2.2, 2.4.
-// Flat    an answer of advantage 0 has no gradient where beta is 0: it runs forward alone, and stays
-//         in every count.
+// Flat    an answer of advantage 0 has no gradient where beta is 0: it runs forward alone, and
+//         stays in every count.
 // Order   mini-batches are runs of answers, as equal as can be, in the order of their numbers; a
 //         cut into micro-batches shows in no bit.
 // Threads one owner.

@@ -92,7 +92,6 @@ class RolloutLog {
   };
   Result<Place> place_of(std::span<const std::byte> payload) const;
 
-
   Status add_prompt(int64_t group, std::vector<uint16_t> experts);
   Status add_token(int64_t answer, RolloutToken token);
   Status add_given(int64_t answer, std::span<const int32_t> ids);

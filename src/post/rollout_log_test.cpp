@@ -70,10 +70,8 @@ class RolloutLogTest : public ::testing::Test {
     }
     note(log.add_given(1, std::vector<int32_t>{4, 5, 6}));
     note(log.finish(0, AnswerEnd::stop));
-    note(log.add_token(1, {.id = 3,
-                           .logprob = 0,
-                           .allowed = {3},
-                           .experts = {0, 3, 1, 2, 4, 5, 6, 7}}));
+    note(log.add_token(
+        1, {.id = 3, .logprob = 0, .allowed = {3}, .experts = {0, 3, 1, 2, 4, 5, 6, 7}}));
     note(log.finish(1, AnswerEnd::length));
     note(log.add_reward(0, {0.75, true, ""}));
     note(log.add_reward(1, {-1, false, "no answer"}));

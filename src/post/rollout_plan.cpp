@@ -42,6 +42,7 @@ std::vector<int64_t> plan_words(const RolloutPlan& plan) {
   for (const RolloutGroup& group : plan.groups) {
     words.push_back(group.max_new_tokens);
     add(group.prompt);
+    add({group.schema.begin(), group.schema.end()});
   }
   words.push_back(plan.num_drafts);
   words.push_back(plan.adapts_drafts);
@@ -82,11 +83,14 @@ Result<RolloutPlan> plan_of_words(std::span<const int64_t> words) {
     RolloutGroup& group = plan.groups.emplace_back();
     group.max_new_tokens = next(1, kMost);
     ids(&group.prompt);
+    std::vector<int32_t> schema;
+    ids(&schema);
+    group.schema.assign(schema.begin(), schema.end());
     is_whole = is_whole && !group.prompt.empty();
   }
   if (!is_whole || plan.groups.empty())
-    return data_loss(fmt::format("plan: expected a step's prompts, found a damaged one at word {}",
-                                 at));
+    return data_loss(
+        fmt::format("plan: expected a step's prompts, found a damaged one at word {}", at));
   plan.num_drafts = words[end];
   plan.adapts_drafts = words[end + 1] != 0;
   return plan;

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/status.h"
@@ -16,6 +17,7 @@ namespace cachalot::post {
 struct RolloutGroup {
   std::vector<int32_t> prompt;
   int64_t max_new_tokens = 0;
+  std::string schema = {};  // that binds the answers, as JSON text (answer_masks.h); empty: any
 };
 
 struct RolloutPlan {

@@ -177,6 +177,14 @@ Status Rollouts::start(int64_t number, engine::SequenceId sequence) {
   request.wants_label_logprobs = request.wants_allowed_sets = request.wants_choices = true;
   request.num_drafts = plan_.num_drafts;
   request.adapts_drafts = plan_.adapts_drafts;
+  if (options_.make_mask) {
+    Result<MakeMask> make = options_.make_mask(number, answer(number));
+    if (!make) {
+      engine_.close(sequence);
+      return make.error();
+    }
+    request.make_mask = *std::move(make);
+  }
   request.on_event = [this, number](const engine::Event& event) { return take(number, event); };
   const Result<engine::RequestId> submitted = engine_.submit(std::move(request));
   if (!submitted) {

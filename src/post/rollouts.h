@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -32,12 +33,16 @@ std::vector<int64_t> routed_layers(const formats::ModelConfig& config);
 using OnTurn =
     std::function<Result<std::vector<int32_t>>(int64_t answer, const RolloutAnswer& so_far)>;
 
+using MakeMask = std::function<std::unique_ptr<engine::TokenMask>()>;
+
 struct RolloutOptions {
   // Sequences that are open at once, prompts with them: at most the engine's max_sequences.
   int64_t max_sequences = 8;
   // Where pause() saves rows, and whence they come back. Empty: nowhere.
   std::string rows_directory = {};
   OnTurn on_turn = {};
+  // Which tokens may come, of an answer so far; empty: any.
+  std::function<Result<MakeMask>(int64_t answer, const RolloutAnswer& so_far)> make_mask = {};
   // The group to begin, asked when there is room for it; none: no more. Empty: all, in order.
   std::function<Result<std::optional<int64_t>>()> next_group = {};
 };
@@ -62,7 +67,8 @@ class Rollouts {
   Rollouts(const Rollouts&) = delete;
   Rollouts& operator=(const Rollouts&) = delete;
 
-  // Until all answers of the groups that were begun have ended, or wants_pause() says true between two steps. False: paused.
+  // Until all answers of the groups that were begun have ended, or wants_pause() says true between
+  // two steps. False: paused.
   Result<bool> run(const std::function<bool()>& wants_pause = {});
   // Ends what is under way, and saves its rows (rows_directory). After a run that was paused.
   Status pause();

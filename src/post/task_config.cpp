@@ -61,6 +61,11 @@ void read_keys(ConfigTable& t, TaskRunConfig& c) {
   t.integer("max_turns", &c.max_turns, 1, 1 << 16);
   t.real("penalty_tokens", &c.penalty_tokens, 1e-9, kBig);
   t.real("penalty_most", &c.penalty_most, 0, kBig);
+  t.integer("judgements", &c.judgements, 1, 1 << 10);
+  t.choice("judge_effort", &c.judge_effort, {"none", "low", "high", "max"});
+  t.integer("judge_max_new_tokens", &c.judge_max_new_tokens, 1, kMany);
+  t.integer("judge_prompt_tokens", &c.judge_prompt_tokens, 1, kMany);
+  t.boolean("constrain_verdicts", &c.constrain_verdicts);
   int64_t max_new_tokens = 1024;
   t.integer("max_new_tokens", &max_new_tokens, 1, kMany);
   if (!t.has("steps")) t.key("steps").fail("steps", "how many steps to take", "none");

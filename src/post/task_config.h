@@ -44,6 +44,12 @@ struct TaskRunConfig {
   int64_t max_turns = 8;
   double penalty_tokens = 1000;  // LengthPenalty::per_tokens
   double penalty_most = 1;
+  // Of tasks with rubrics: how often each answer is judged, and how judges are asked.
+  int64_t judgements = 1;
+  std::string judge_effort = "none";
+  int64_t judge_max_new_tokens = 256;
+  int64_t judge_prompt_tokens = 2048;  // at most: what is longer is not judged
+  bool constrain_verdicts = true;      // of annotated ones too
   std::vector<TaskEntry> tasks;
 };
 

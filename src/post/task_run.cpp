@@ -22,6 +22,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr size_t kMaxTokenizerBytes = size_t{256} << 20;
 constexpr int64_t kShownAnswers = 4;
+constexpr double kPassingScore = 0.5;  // a judged answer counts as correct from here on
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -34,7 +35,34 @@ struct TaskRun::Rewards {
   double mean = 0, deviation = 0, correct = 0, truncated = 0;
   double length = 0, reasoning = 0;
   int64_t longest = 0;
+  // Of tasks with rubrics: what their judges say of them, and, where it looks over them, the
+  // checker. Verdicts: asked for, of people's annotations too, and how many were none.
+  double score = 0, audit = 0;
+  int64_t num_scored = 0, num_audited = 0, num_verdicts = 0, num_unparseable = 0;
+  // By entry of the configuration.
+  struct OfEntry {
+    int64_t count = 0, correct = 0, length = 0, reasoning = 0;
+  };
+  std::vector<OfEntry> entries;
+  void add_details(std::span<const TaskEntry> tasks, train::MetricValues* values) const;
 };
+
+void TaskRun::Rewards::add_details(std::span<const TaskEntry> tasks,
+                                   train::MetricValues* values) const {
+  const auto add = [&](std::string name, double sum, int64_t count) {
+    if (count > 0) values->emplace_back(std::move(name), sum / static_cast<double>(count));
+  };
+  add("judge/score", score, num_scored);
+  add("judge/audit", audit, num_audited);
+  add("judge/unparseable", static_cast<double>(num_unparseable), num_verdicts);
+  for (size_t i = 0; tasks.size() > 1 && i < tasks.size(); ++i) {
+    const OfEntry& entry = entries[i];
+    const std::string name = fmt::format("task/{}.{}", i, tasks[i].name);
+    add(name + "/correct", static_cast<double>(entry.correct), entry.count);
+    add(name + "/length", static_cast<double>(entry.length), entry.count);
+    add(name + "/reasoning", static_cast<double>(entry.reasoning), entry.count);
+  }
+}
 
 Result<TaskRunSummary> TaskRun::run() {
   CACHALOT_RETURN_IF_ERROR(open());
@@ -70,8 +98,8 @@ Status TaskRun::open() {
   CACHALOT_RETURN_IF_ERROR(open_trainer());
   sampler_ = request_.sampler;
   if (sampler_ == nullptr) {
-    sampler_ = &own_sampler_.emplace(EngineSamplerOptions{
-        config_.max_sequences, config_.num_drafts, ctx_.pool->num_threads()});
+    sampler_ = &own_sampler_.emplace(
+        EngineSamplerOptions{config_.max_sequences, config_.num_drafts, ctx_.pool->num_threads()});
   }
   CACHALOT_RETURN_IF_ERROR(learner_.open(*this));
   return start_or_resume();
@@ -193,8 +221,14 @@ Result<bool> TaskRun::run_step() {
     CACHALOT_RETURN_IF_ERROR(event("stopped", "in the middle of a step's answers"));
     return false;
   }
+  Judges::Scores scores;
   const double rollout_s = seconds_since(start);
-  CACHALOT_ASSIGN_OR_RETURN(const Rewards rewards, judge(plan, log));
+  CACHALOT_ASSIGN_OR_RETURN(const bool is_judged, ask_judges(plan, log, &scores));
+  if (!is_judged) {
+    CACHALOT_RETURN_IF_ERROR(event("stopped", "in the middle of a step's judgements"));
+    return false;
+  }
+  CACHALOT_ASSIGN_OR_RETURN(const Rewards rewards, judge(plan, log, scores));
   if (config_.sync_log) CACHALOT_RETURN_IF_ERROR(log.sync());
   CACHALOT_RETURN_IF_ERROR(write_samples(step, log, plan));
   const double judged_s = seconds_since(start);
@@ -210,6 +244,7 @@ Result<bool> TaskRun::run_step() {
       {"policy/staleness", static_cast<double>(step - plan.weights_version)},
       {"policy/learning_rate", learning_rate()},
   };
+  rewards.add_details(config_.tasks, &values);
   CACHALOT_RETURN_IF_ERROR(learner_.update(*this, {plan, log, entries_}, &values));
   const train::MetricValues costs = {
       {"throughput/sampled_tokens", static_cast<double>(counts.sampled_tokens)},
@@ -272,11 +307,17 @@ Result<RolloutPlan> TaskRun::plan_of(int64_t step) {
           "task {}: expected prompt and answer within the model's {} tokens, found {} and {}",
           episode.task().id, model_.max_position_embeddings, length, entry.max_new_tokens));
     }
-    plan.groups.push_back({episode.prompt(), entry.max_new_tokens});
+    plan.groups.push_back({episode.prompt(), entry.max_new_tokens,
+                           config_.constrain_verdicts ? episode.task().schema : ""});
     episodes_.push_back(std::move(episode));
     penalties_.push_back({entry.length_penalty, config_.penalty_tokens, config_.penalty_most});
   }
   return plan;
+}
+
+int64_t TaskRun::judge_prompt_tokens() const {
+  return std::min(config_.judge_prompt_tokens,
+                  model_.max_position_embeddings - config_.judge_max_new_tokens);
 }
 
 Status TaskRun::see_to_sampler(int64_t step) {
@@ -287,6 +328,8 @@ Status TaskRun::see_to_sampler(int64_t step) {
       longest = std::max(longest, static_cast<int64_t>(group.prompt.size()) + group.max_new_tokens);
     }
   }
+  if (std::ranges::any_of(sources_, &TaskSource::has_rubrics))
+    longest = std::max(longest, judge_prompt_tokens() + config_.judge_max_new_tokens);
   return sampler_->set_weights({.config = model_,
                                 .parameters = trainer_->parameters(),
                                 .precision = precision_,
@@ -299,8 +342,32 @@ Result<std::unique_ptr<engine::LoadedModel>> TaskRun::served_now() {
   return served_model(model_, trainer_->parameters(), precision_, ctx_.pool->num_threads());
 }
 
-Result<TaskRun::Rewards> TaskRun::judge(const RolloutPlan& plan, RolloutLog& log) {
+Result<bool> TaskRun::ask_judges(const RolloutPlan& plan, const RolloutLog& log,
+                                 Judges::Scores* scores) {
+  scores->of_answers.resize(log.answers().size());
+  const JudgeOptions options = {config_.judgements, config_.judge_effort,
+                                config_.judge_max_new_tokens, judge_prompt_tokens(),
+                                config_.constrain_verdicts};
+  CACHALOT_ASSIGN_OR_RETURN(const Judges judges,
+                            Judges::create(format_, episodes_, plan, log, options));
+  if (judges.judged().empty()) return true;
+  CACHALOT_ASSIGN_OR_RETURN(
+      RolloutLog judgements,
+      RolloutLog::open(judge_log_path(plan.step), log_head(judges.plan(), model_)));
+  CACHALOT_ASSIGN_OR_RETURN(
+      const bool is_whole,
+      sampler_->sample(judges.plan(), judgements, {}, [this] { return observer_.wants_stop(); }));
+  if (!is_whole) return false;
+  CACHALOT_ASSIGN_OR_RETURN(*scores, judges.scores(judgements));
+  return true;
+}
+
+Result<TaskRun::Rewards> TaskRun::judge(const RolloutPlan& plan, RolloutLog& log,
+                                        const Judges::Scores& scores) {
   Rewards out;
+  out.entries.resize(config_.tasks.size());
+  out.num_verdicts = scores.num_judgements;
+  out.num_unparseable = scores.num_unparseable;
   double squares = 0;
   const auto n = static_cast<double>(plan.num_answers());
   for (int64_t number = 0; number < plan.num_answers(); ++number) {
@@ -311,12 +378,39 @@ Result<TaskRun::Rewards> TaskRun::judge(const RolloutPlan& plan, RolloutLog& log
       Reward reward{0, false, "truncated"};
       if (answer.end == AnswerEnd::stop) {
         CACHALOT_ASSIGN_OR_RETURN(const data::Reply reply, episode.reply(answer));
-        CACHALOT_ASSIGN_OR_RETURN(reward, episode.task().check(reply));
+        if (episode.task().rubric) {
+          const std::optional<double> score = scores.of_answers[number];
+          reward = {score.value_or(0), score.value_or(0) >= kPassingScore,
+                    score ? "" : std::string(kNoVerdict)};
+        } else {
+          CACHALOT_ASSIGN_OR_RETURN(reward, episode.task().check(reply));
+        }
       }
       reward.value -= penalties_[number / plan.group_size].of(reasoning);
       CACHALOT_RETURN_IF_ERROR(log.add_reward(number, reward));
     }
     const int64_t length = answer.num_sampled();
+    Rewards::OfEntry& entry = out.entries[entries_[number / plan.group_size]];
+    ++entry.count;
+    entry.correct += answer.reward->correct ? 1 : 0;
+    entry.length += length;
+    entry.reasoning += reasoning;
+    if (!episode.task().schema.empty()) {
+      ++out.num_verdicts;
+      out.num_unparseable += answer.reward->why == kNoVerdict || answer.end == AnswerEnd::length;
+    }
+    if (episode.task().rubric) {
+      ++out.num_scored;
+      out.score += scores.of_answers[number].value_or(0);
+      if (episode.task().check) {
+        ++out.num_audited;
+        if (answer.end == AnswerEnd::stop) {
+          CACHALOT_ASSIGN_OR_RETURN(const data::Reply reply, episode.reply(answer));
+          CACHALOT_ASSIGN_OR_RETURN(const Reward audit, episode.task().check(reply));
+          out.audit += audit.value;
+        }
+      }
+    }
     out.mean += answer.reward->value / n;
     squares += answer.reward->value * answer.reward->value / n;
     out.correct += answer.reward->correct ? 1 / n : 0;
@@ -368,8 +462,10 @@ Status TaskRun::prune() {
   const std::vector<int64_t> kept = train::list_checkpoints(directory());
   const int64_t oldest = kept.empty() ? 0 : kept.front();
   std::error_code error;
-  for (int64_t step = oldest - 1; step >= 0 && std::filesystem::remove(log_path(step), error);)
+  for (int64_t step = oldest - 1; step >= 0 && std::filesystem::remove(log_path(step), error);) {
+    std::filesystem::remove(judge_log_path(step), error);
     --step;
+  }
   return learner_.forget_before(oldest);
 }
 
@@ -381,6 +477,10 @@ Status TaskRun::event(std::string_view name, const std::string& detail) {
 double TaskRun::learning_rate() const {
   const train::StreamPosition& at = trainer_->position();
   return optim::learning_rate(config_.train.schedule.learning_rate, at.step, at.tokens_seen);
+}
+
+std::string TaskRun::judge_log_path(int64_t step) const {
+  return fmt::format("{}/rollouts/step-{:010}.judges.log", directory(), step);
 }
 
 std::string TaskRun::log_path(int64_t step) const {

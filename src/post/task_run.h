@@ -5,7 +5,8 @@
 //         judged; then the learner makes mini_batches optimizer steps of them. An answer that
 //         reached its window is wrong: reward 0. Then its length's penalty is taken off.
 // Files   RUN/checkpoints, RUN/metrics.jsonl and RUN/run.toml as a training run's; RUN/rollouts: a
-//         log a step (rollout_log.h), rewards included, kept as far back as the oldest checkpoint;
+//         log a step (rollout_log.h), rewards included, and one of the judges' where tasks have
+//         rubrics, kept as far back as the oldest checkpoint;
 //         RUN/samples.jsonl: of each step its first task, answers and rewards, to read.
 // Resume  from the newest checkpoint that is whole. Steps after it take their answers and rewards
 //         from the logs: nothing that is in them is sampled or judged twice, and the run's values
@@ -24,6 +25,7 @@
 #include "device/exec_context.h"
 #include "post/answer_sampler.h"
 #include "post/episode.h"
+#include "post/judges.h"
 #include "post/task_config.h"
 #include "train/metrics.h"
 #include "train/run_lock.h"
@@ -103,6 +105,7 @@ class TaskRun {
  private:
   struct Rewards;
   std::string log_path(int64_t step) const;
+  std::string judge_log_path(int64_t step) const;
   // Whole steps; the trainer counts its own.
   int64_t step() const { return trainer_->position().step / config_.mini_batches; }
   Status open();
@@ -113,12 +116,15 @@ class TaskRun {
   Result<bool> run_step();
   // Of the step, by its number alone. episodes_ and the like become its groups'.
   Result<RolloutPlan> plan_of(int64_t step);
+  int64_t judge_prompt_tokens() const;
   // The weights as they are now, with room for the answers of all steps that they sample.
   Status see_to_sampler(int64_t step);
   // The answers that the log does not have yet. False: stopped.
   Result<bool> sample(const RolloutPlan& plan, RolloutLog& log);
+  // What the policy says of its answers to tasks with rubrics, in a log of its own. False: stopped.
+  Result<bool> ask_judges(const RolloutPlan& plan, const RolloutLog& log, Judges::Scores* scores);
   // Rewards that the log does not have yet; and what they come to.
-  Result<Rewards> judge(const RolloutPlan& plan, RolloutLog& log);
+  Result<Rewards> judge(const RolloutPlan& plan, RolloutLog& log, const Judges::Scores& scores);
   // To read; a step that is taken again is written again.
   Status write_samples(int64_t step, const RolloutLog& log, const RolloutPlan& plan);
   Status save();

@@ -14,6 +14,35 @@ namespace {
 
 constexpr size_t kMaxTold = 5;
 
+// An answer to judge, with the scores that people gave it.
+Status read_judging(const json::object& judge, const json::object& check, const std::string& origin,
+                    RlTask& task) {
+  CACHALOT_ASSIGN_OR_RETURN(const Rubric rubric, read_rubric(judge, origin + ": judge"));
+  formats::JsonFields fields(judge, origin, "judge.");
+  std::string asked, answer, kind;
+  fields.text("task", &asked);
+  fields.text("answer", &answer);
+  formats::JsonFields of_check(check, origin, "check.");
+  std::vector<int64_t> scores;
+  of_check.choice("kind", &kind, {"verdict"});
+  of_check.integers("scores", &scores, 0, rubric.most, rubric.items.size());
+  if (of_check.status().ok() && scores.size() != rubric.items.size()) {
+    of_check.fail("scores", fmt::format("{} scores", rubric.items.size()),
+                  fmt::format("{}", scores.size()));
+  }
+  fields.add_errors(of_check);
+  CACHALOT_RETURN_IF_ERROR(fields.status());
+  task.prompt = judge_prompt(rubric, asked, answer);
+  task.request.messages.emplace_back().content = task.prompt;
+  task.schema = verdict_schema(rubric);
+  task.check = [rubric, scores](const data::Reply& reply) -> Result<Reward> {
+    const std::optional<std::vector<int64_t>> verdict = parse_verdict(rubric, reply.content);
+    if (!verdict) return Reward{0, false, std::string(kNoVerdict)};
+    return Reward{agreement(rubric, *verdict, scores), *verdict == scores, {}};
+  };
+  return {};
+}
+
 Result<RlTask> read_row(std::string_view line, const std::string& origin) {
   CACHALOT_ASSIGN_OR_RETURN(const json::value value, parse_json(line, origin));
   const json::object* row = value.if_object();
@@ -27,6 +56,12 @@ Result<RlTask> read_row(std::string_view line, const std::string& origin) {
   fields.text("prompt", &task.prompt);
   const json::value* messages = fields.find("messages");
   const json::object* check = fields.object("check");
+  if (const json::object* judge = fields.object("judge")) {
+    if (check == nullptr) fields.fail("check", "annotated scores", "none");
+    CACHALOT_RETURN_IF_ERROR(fields.status());
+    CACHALOT_RETURN_IF_ERROR(read_judging(*judge, *check, origin, task));
+    return task;
+  }
   if ((messages == nullptr) == (fields.find("prompt") == nullptr))
     fields.fail("prompt", "a text, or messages", messages == nullptr ? "neither" : "both");
   if (check == nullptr && fields.status().ok()) fields.fail("check", "a checker", "none");
@@ -38,6 +73,14 @@ Result<RlTask> read_row(std::string_view line, const std::string& origin) {
   }
   json::object shown = *row;
   shown.erase("check");
+  const json::value* kind = check->if_contains("kind");
+  if (kind != nullptr && *kind == "rubric") {
+    CACHALOT_ASSIGN_OR_RETURN(task.rubric, read_rubric(*check, origin + ": check"));
+    formats::JsonFields of_check(*check, origin, "check.");
+    check = of_check.object("audit");
+    CACHALOT_RETURN_IF_ERROR(of_check.status());
+    if (check == nullptr) return task;
+  }
   CACHALOT_ASSIGN_OR_RETURN(std::unique_ptr<Checker> made, make_checker(*check, shown, origin));
   task.check = [checker = std::shared_ptr<Checker>(std::move(made))](const data::Reply& reply) {
     return checker->check(reply.content);
@@ -112,6 +155,10 @@ Status TaskSource::read_rows() {
   return invalid_argument(fmt::format(
       "{}: expected a task in a row, found none{}{}", entry_.path,
       bad_rows_.count == 0 ? "" : "; the first: ", bad_rows_.count == 0 ? "" : bad_rows_.first[0]));
+}
+
+bool TaskSource::has_rubrics() const {
+  return std::ranges::any_of(rows_, [](const RlTask& task) { return task.rubric.has_value(); });
 }
 
 RlTask TaskSource::task(int64_t draw) const {

@@ -1,7 +1,10 @@
 // The tasks that reinforcement learning draws from, each with the checker of its answers.
 // Sources  a file of jsonl, a row: {"prompt": text, or "messages": [...], "check": {...}, "id":
-//          text} (checker.h; messages as text/chat_message.h reads them), or a family of generated
-//          tasks (data/tasks/task.h), of which there is no end.
+//          text} (checker.h; messages as text/chat_message.h reads them; {"kind": "rubric"} is
+//          rubric.h's, with "audit", a checker that looks over the judges); or {"judge": {"task",
+//          "answer", "items", "most"}, "check": {"kind": "verdict", "scores": [...]}}: an answer to
+//          judge, whose reward is its agreement with these scores; or a family of generated tasks
+//          (data/tasks/task.h), of which there is no end.
 // Drawing  a pure function of sources, seed and the task's place in the run: a source by its
 //          weight, then its next row, in an order that is shuffled anew whenever it is through.
 // Bad rows are left out; how many, and what is wrong with the first few, is told.
@@ -11,11 +14,13 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "data/tasks/task.h"
 #include "post/checker.h"
+#include "post/rubric.h"
 #include "text/chat_message.h"
 
 namespace cachalot::post {
@@ -37,6 +42,9 @@ struct RlTask {
   text::ChatRequest request;
   std::string prompt;  // of a raw prompt; else the only user message's text
   std::function<Result<Reward>(const data::Reply&)> check;
+  // What judges score its answers by; check then is what looks over the judges, or empty.
+  std::optional<Rubric> rubric;
+  std::string schema;  // that binds its answers; empty: any text
   std::function<std::unique_ptr<data::ToolEnvironment>()> environment;  // empty: no tools
 };
 
@@ -59,6 +67,7 @@ class TaskSource {
   static Result<TaskSource> open(TaskEntry entry, uint64_t seed);
 
   const TaskEntry& entry() const { return entry_; }
+  bool has_rubrics() const;  // any of its tasks
   const BadRows& bad_rows() const { return bad_rows_; }
   int64_t num_tasks() const { return static_cast<int64_t>(rows_.size()); }  // 0: without end
   RlTask task(int64_t draw) const;  // of all draws from this source, from 0

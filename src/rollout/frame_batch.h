@@ -1,6 +1,6 @@
 // Frames of rollout logs on their way from a worker to its trainer, and back to another worker.
-// Bytes   of each frame: i64 lease, i64 place (how many frames came before it under this lease), u32
-//         size, the payload (post/rollout_log.h). Little-endian.
+// Bytes   of each frame: i64 lease, i64 place (how many frames came before it under this lease),
+//         u32 size, the payload (post/rollout_log.h). Little-endian.
 // Errors  data_loss for bytes that are no such row of frames.
 // Threads any.
 #pragma once

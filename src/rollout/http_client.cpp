@@ -124,7 +124,8 @@ Result<HttpReply> HttpClient::try_call(std::string_view method, std::string_view
         return status;
       }
     } else if (reply.body.size() + read.size() > kMaxReplyBytes) {
-      return failed("receive", fmt::format("expected at most {} bytes, found more", kMaxReplyBytes));
+      return failed("receive",
+                    fmt::format("expected at most {} bytes, found more", kMaxReplyBytes));
     } else {
       reply.body += read;
     }

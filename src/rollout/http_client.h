@@ -1,5 +1,5 @@
 // Calls to one HTTP server over one connection, which is made anew where it has broken: what was
-// sent over a connection that had been kept is then sent again, so that the server may get it twice.
+// sent over a connection that had been kept is then sent again, and may arrive twice.
 // Time    A call that gets nothing for kCallSeconds has failed.
 // Errors  io_error: host and port, and what failed; the server may have had the request or not.
 // Threads one owner.

@@ -58,7 +58,8 @@ Answer error_answer(int status, std::string_view message) {
   return {status, boost::json::serialize(json::object{{"error", message}}), {}};
 }
 Answer answer_of(const Status& status) {
-  return status.ok() ? Answer{204, {}, {}} : error_answer(status_of(status.code()), status.message());
+  return status.ok() ? Answer{204, {}, {}}
+                     : error_answer(status_of(status.code()), status.message());
 }
 
 // As train::parse_training_precision() reads it.
@@ -157,8 +158,9 @@ class Hub::Listener {
       if (read == server::HttpStream::Read::closed) break;
       const bool is_read = read == server::HttpStream::Read::ok;
       const Answer answer = is_read ? answer_to(stream.request())
-                                    : error_answer(400, "expected an HTTP request within the "
-                                                        "limits, found another");
+                                    : error_answer(400,
+                                                   "expected an HTTP request within the "
+                                                   "limits, found another");
       const bool goes_on = is_read && stream.wants_keep_alive();
       const bool is_written = co_await write(stream, answer, goes_on);
       if (!is_written || !goes_on) break;
@@ -170,8 +172,7 @@ class Hub::Listener {
   asio::awaitable<bool> write(server::HttpStream& stream, const Answer& answer, bool goes_on) {
     server::AnswerHead head;
     head.status = answer.status;
-    head.content_type =
-        answer.status == 200 ? "application/octet-stream" : "application/json";
+    head.content_type = answer.status == 200 ? "application/octet-stream" : "application/json";
     head.keeps_alive = goes_on;
     if (answer.file.empty()) {
       head.length = static_cast<int64_t>(answer.body.size());
@@ -185,8 +186,8 @@ class Hub::Listener {
     for (size_t at = 0; is_written && at < bytes.size(); at += kPieceBytes) {
       const std::span<const std::byte> piece =
           bytes.subspan(at, std::min(kPieceBytes, bytes.size() - at));
-      is_written = co_await stream.write(
-          {reinterpret_cast<const char*>(piece.data()), piece.size()});
+      is_written =
+          co_await stream.write({reinterpret_cast<const char*>(piece.data()), piece.size()});
     }
     co_return is_written;
   }
@@ -194,8 +195,9 @@ class Hub::Listener {
   Answer answer_to(const api::HttpRequest& request) {
     if (!request.header("Origin").empty() ||
         !server::is_allowed_host(rules_, request.header("Host"))) {
-      return error_answer(403, "expected a worker that calls this machine by an address or its "
-                               "name, found another");
+      return error_answer(403,
+                          "expected a worker that calls this machine by an address or its "
+                          "name, found another");
     }
     if (!keys_.empty() &&
         keys_.find(request.header("Authorization"), request.header("x-api-key")) == nullptr)
@@ -228,9 +230,8 @@ class Hub::Listener {
       desk_.give_back(number(2));
       return {204, {}, {}};
     }
-    return error_answer(
-        404, fmt::format("{} {}: expected a call of workers, found another", request.method,
-                         target->path));
+    return error_answer(404, fmt::format("{} {}: expected a call of workers, found another",
+                                         request.method, target->path));
   }
 
   Answer claim(std::string_view worker, LeaseDesk::Clock::time_point now) {
@@ -276,8 +277,7 @@ class Hub::Listener {
 Hub::Hub(HubOptions options) : options_(std::move(options)), desk_(options_.lease_seconds) {}
 
 Result<std::unique_ptr<Hub>> Hub::listen(HubOptions options) {
-  CACHALOT_ASSIGN_OR_RETURN(server::AccessRules rules,
-                            server::make_access_rules(options.host, {}));
+  CACHALOT_ASSIGN_OR_RETURN(server::AccessRules rules, server::make_access_rules(options.host, {}));
   std::unique_ptr<Hub> hub(new Hub(std::move(options)));
   hub->listener_ = std::make_unique<Listener>(hub->options_, hub->desk_, std::move(rules));
   CACHALOT_RETURN_IF_ERROR(hub->listener_->listen());

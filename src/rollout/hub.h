@@ -25,7 +25,7 @@ namespace cachalot::rollout {
 struct HubOptions {
   std::string directory;  // of weights
   std::string host = "127.0.0.1";
-  uint16_t port = 0;  // 0: any that is free
+  uint16_t port = 0;          // 0: any that is free
   server::ApiKeys keys = {};  // none: everyone may ask
   double lease_seconds = 60;  // without a token, before another may have the group
 };

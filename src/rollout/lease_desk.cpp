@@ -12,8 +12,8 @@ namespace cachalot::rollout {
 void LeaseDesk::begin(const post::RolloutPlan& plan, post::RolloutLog& log, post::OnTurn on_turn,
                       const Offer& weights) {
   const std::scoped_lock lock(mutex_);
-  step_ = Step{&plan, &log, std::move(on_turn), weights,
-               std::vector<int64_t>(plan.groups.size()), {}, {}};
+  step_ = Step{&plan, &log, std::move(on_turn), weights, std::vector<int64_t>(plan.groups.size()),
+               {},    {}};
   if (last_lease_ == 0) {
     // Leases of a trainer that was here before are none of ours.
     last_lease_ = std::chrono::duration_cast<std::chrono::microseconds>(
@@ -193,8 +193,7 @@ Status LeaseDesk::take(const Sent& sent, Clock::time_point now) {
   return status;
 }
 
-Result<std::vector<int32_t>> LeaseDesk::turn(int64_t lease, int64_t answer,
-                                             Clock::time_point now) {
+Result<std::vector<int32_t>> LeaseDesk::turn(int64_t lease, int64_t answer, Clock::time_point now) {
   const std::scoped_lock lock(mutex_);
   CACHALOT_ASSIGN_OR_RETURN(const Lease* found, find(lease, now));
   const int64_t size = step_->plan->group_size;
@@ -204,9 +203,8 @@ Result<std::vector<int32_t>> LeaseDesk::turn(int64_t lease, int64_t answer,
   }
   const post::RolloutAnswer& so_far = step_->log->answers()[answer];
   if (so_far.ids.empty() || so_far.end != post::AnswerEnd::open) {
-    return invalid_argument(
-        fmt::format("answer {}: expected one under way, found one that has {}", answer,
-                    so_far.ids.empty() ? "not begun" : "ended"));
+    return invalid_argument(fmt::format("answer {}: expected one under way, found one that has {}",
+                                        answer, so_far.ids.empty() ? "not begun" : "ended"));
   }
   Result<std::vector<int32_t>> tokens = step_->on_turn(answer, so_far);
   if (!tokens) {

@@ -53,13 +53,11 @@ class LeaseDeskTest : public ::testing::Test {
     return sent;
   }
   std::vector<std::byte> token(int64_t answer, int32_t id) {
-    return frame([&](post::RolloutLog& log) {
-      return log.add_token(answer, {.id = id, .logprob = -1});
-    });
+    return frame(
+        [&](post::RolloutLog& log) { return log.add_token(answer, {.id = id, .logprob = -1}); });
   }
   std::vector<std::byte> end(int64_t answer) {
-    return frame(
-        [&](post::RolloutLog& log) { return log.finish(answer, post::AnswerEnd::stop); });
+    return frame([&](post::RolloutLog& log) { return log.finish(answer, post::AnswerEnd::stop); });
   }
   Status take(int64_t lease, int64_t place, const std::vector<std::byte>& payload) {
     return desk_.take({{{lease, place, payload}}}, now_);

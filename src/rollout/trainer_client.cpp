@@ -62,9 +62,8 @@ Result<std::string> TrainerClient::ask(std::string_view method, const std::strin
 }
 
 Result<std::optional<Offer>> TrainerClient::claim(std::string_view worker) {
-  CACHALOT_ASSIGN_OR_RETURN(
-      const std::string text,
-      ask("POST", fmt::format("/rollout/claim?worker={}", encoded(worker))));
+  CACHALOT_ASSIGN_OR_RETURN(const std::string text,
+                            ask("POST", fmt::format("/rollout/claim?worker={}", encoded(worker))));
   if (text.empty()) return std::optional<Offer>();
   CACHALOT_ASSIGN_OR_RETURN(Offer offer, parse_offer(text, name() + ": offer"));
   return std::optional(std::move(offer));
@@ -102,9 +101,8 @@ Status TrainerClient::send(std::string_view batch, int64_t drafted, int64_t acce
 }
 
 Result<std::vector<int32_t>> TrainerClient::turn(int64_t lease, int64_t answer) {
-  CACHALOT_ASSIGN_OR_RETURN(
-      const std::string bytes,
-      ask("POST", fmt::format("/rollout/leases/{}/turns/{}", lease, answer)));
+  CACHALOT_ASSIGN_OR_RETURN(const std::string bytes,
+                            ask("POST", fmt::format("/rollout/leases/{}/turns/{}", lease, answer)));
   return values_of<int32_t>(bytes, name() + ": turn");
 }
 
@@ -149,14 +147,14 @@ Status TrainerClient::fetch_weights(const Offer& offer, const std::string& direc
   CACHALOT_RETURN_IF_ERROR(fields.status());
   for (const auto& [key, value] : *files) {
     const std::string file(key);
-    const json::value* sha256 = value.is_object() ? value.get_object().if_contains("sha256") : nullptr;
+    const json::value* sha256 =
+        value.is_object() ? value.get_object().if_contains("sha256") : nullptr;
     if (sha256 == nullptr || !sha256->is_string() || file.find('/') != std::string::npos ||
         file.starts_with('.')) {
       return data_loss(fmt::format("{}: files: expected names with their SHA-256, found {}", path,
                                    formats::json_excerpt(json::value(file))));
     }
-    CACHALOT_RETURN_IF_ERROR(
-        fetch_file(offer, directory, file, std::string(sha256->get_string())));
+    CACHALOT_RETURN_IF_ERROR(fetch_file(offer, directory, file, std::string(sha256->get_string())));
   }
   return {};
 }

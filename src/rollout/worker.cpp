@@ -161,8 +161,7 @@ class Worker {
     if (sampler_ && offer.manifest_sha256 == manifest_ && longest <= longest_ &&
         plan.num_drafts <= max_drafts_)
       return {};
-    const std::string kept =
-        train::checkpoint_directory(options_.directory, offer.weights_version);
+    const std::string kept = train::checkpoint_directory(options_.directory, offer.weights_version);
     const Result<std::string> manifest = read_text_file(kept + "/manifest.json");
     if (!manifest || sha256_hex(*manifest) != offer.manifest_sha256)
       CACHALOT_RETURN_IF_ERROR(fetch(offer, kept));
@@ -174,6 +173,8 @@ class Worker {
     CACHALOT_ASSIGN_OR_RETURN(const train::TrainingPrecision precision,
                               train::parse_training_precision(offer.precision, offer.qat));
     config_ = source.config();
+    // A run without one has no plans that need it.
+    const Result<std::string> tokenizer = read_text_file(kept + "/tokenizer.json");
     if (!sampler_ || plan.num_drafts > max_drafts_) {
       max_drafts_ = plan.num_drafts;
       sampler_.emplace(
@@ -184,7 +185,7 @@ class Worker {
     return sampler_->set_weights({.config = config_,
                                   .parameters = parameters,
                                   .precision = precision,
-                                  .tokenizer_json = {},
+                                  .tokenizer_json = tokenizer ? *tokenizer : std::string(),
                                   .version = offer.weights_version,
                                   .max_context_tokens = longest_});
   }

@@ -30,9 +30,8 @@ using post::testing::small_plan;
 class WorkerThread {
  public:
   explicit WorkerThread(WorkerOptions options)
-      : options_(std::move(options)), thread_([this] {
-          result_ = run_worker(options_, [this] { return stops_.load(); });
-        }) {}
+      : options_(std::move(options)),
+        thread_([this] { result_ = run_worker(options_, [this] { return stops_.load(); }); }) {}
   ~WorkerThread() { stop(); }
   void stop() {
     stops_ = true;
@@ -108,8 +107,8 @@ TEST_F(HubTest, AnyNumberOfWorkersWriteTheLogOfAnEngineInPlace) {
     auto hub = this->hub();
     std::vector<std::unique_ptr<WorkerThread>> workers;
     for (int i = 0; i < num_workers; ++i) {
-      workers.push_back(std::make_unique<WorkerThread>(
-          worker(*hub, fmt::format("{}-{}", num_workers, i))));
+      workers.push_back(
+          std::make_unique<WorkerThread>(worker(*hub, fmt::format("{}-{}", num_workers, i))));
     }
     for (const int64_t version : {0, 1}) {
       if (version == 1) {
@@ -165,8 +164,7 @@ TEST_F(HubTest, AWorkerThatEndsAndATrainerThatEndsAreGoneOnFrom) {
     port = hub->port();
     ASSERT_TRUE(hub->set_weights(weights(0)).ok());
     RolloutLog log = open_log("log", plan);
-    if (patient == nullptr)
-      patient = std::make_unique<WorkerThread>(worker(*hub, "patient"));
+    if (patient == nullptr) patient = std::make_unique<WorkerThread>(worker(*hub, "patient"));
     // Another one that leaves after some tokens.
     auto leaving = std::make_unique<WorkerThread>(worker(*hub, "leaving"));
     const int64_t before = log.recovered_tokens();
@@ -218,7 +216,8 @@ TEST_F(HubTest, WhatIsWrongIsNamed) {
   const RolloutPlan plan = small_plan(1, 2, 4);
   ASSERT_TRUE(hub->set_weights(weights(0)).ok());
   const std::string file = train::checkpoint_directory(path("weights"), 0) + "/model.safetensors";
-  std::fstream(file, std::ios::in | std::ios::out | std::ios::binary).seekp(-3, std::ios::end)
+  std::fstream(file, std::ios::in | std::ios::out | std::ios::binary)
+      .seekp(-3, std::ios::end)
       .put('x');
   RolloutLog log = open_log("log", plan);
   std::string found;

@@ -2,13 +2,11 @@
 // show in no bit.
 #include "post/rl_run.h"
 
-#include <fmt/format.h>
-#include <gtest/gtest.h>
-
-#include <cmath>
+#include <cstring>
 #include <filesystem>
 
 #include "task_run_testing.h"
+#include "rl_run_testing.h"
 
 namespace cachalot::post {
 namespace {
@@ -42,6 +40,9 @@ double mean(const std::vector<double>& values, size_t first, size_t count) {
   for (size_t i = first; i < first + count; ++i) sum += values[i];
   return sum / static_cast<double>(count);
 }
+using testing::mean;
+using testing::Recorder;
+using testing::RlRunTest;
 
 // G6: answers are right that end, as they do at a digit; by chance one in ten does.
 TEST_F(RlRunTest, TheRewardRises) {
@@ -114,9 +115,11 @@ TEST_F(RlRunTest, ARunThatIsStoppedOrKilledIsResumedAsIfUndisturbed) {
       if (summary->is_done) break;
       // As after a kill: the last log ends in the middle of a frame.
       std::string last;
-      for (const auto& entry : fs::directory_iterator(path(name) + "/rollouts"))
+      for (const auto& entry : std::filesystem::directory_iterator(path(name) + "/rollouts"))
         last = std::max(last, entry.path().string());
-      fs::resize_file(last, fs::file_size(last) - std::min<uintmax_t>(3, fs::file_size(last)));
+      std::filesystem::resize_file(last,
+                                   std::filesystem::file_size(last) -
+                                       std::min<uintmax_t>(3, std::filesystem::file_size(last)));
     }
     EXPECT_EQ(weights(name), weights("whole")) << stop_after;
     EXPECT_EQ(metrics(name), metrics("whole")) << stop_after;
@@ -130,6 +133,110 @@ TEST_F(RlRunTest, TruncatedAnswersAreWrong) {
   EXPECT_GT(truncated, 0.5);
   EXPECT_EQ(recorder.values("reward/correct")[0], 1 - truncated);
   EXPECT_EQ(recorder.values("reward/mean")[0], 1 - truncated);
+}
+
+class JudgedRunTest : public RlRunTest {
+ protected:
+  void SetUp() override {
+    RlRunTest::SetUp();
+    std::string rubrics, annotated;
+    for (int i = 0; i < 4; ++i) {
+      rubrics += fmt::format(
+          R"({{"prompt": "{}", "check": {{"kind": "rubric", "items": ["Short.", "True."], )"
+          R"("audit": {{"kind": "rules", "rules": [{{"max_lines": 9}}]}}}}}})"
+          "\n",
+          i);
+      annotated +=
+          fmt::format(R"({{"judge": {{"task": "{}", "answer": "a", "items": ["Short."]}}, )"
+                      R"("check": {{"kind": "verdict", "scores": [1]}}}})"
+                      "\n",
+                      i);
+    }
+    ASSERT_TRUE(write_file_atomically(path("rubrics.jsonl"), rubrics).ok());
+    ASSERT_TRUE(write_file_atomically(path("annotated.jsonl"), annotated).ok());
+  }
+  std::vector<std::string> judged(const std::vector<std::string>& files,
+                                  const std::vector<std::string>& more = {}) const {
+    std::string tasks;
+    for (const std::string& file : files)
+      tasks += fmt::format("{{path='{}', name='{}'}},", path(file), file.substr(0, 6));
+    std::vector<std::string> all = {"rl.tasks=[" + tasks + "]",
+                                    "rl.prompt_format=chat",
+                                    "rl.end_texts=['q','x','z','Q','X','Z','~','^','|','@']",
+                                    "rl.max_new_tokens=48",
+                                    "rl.judge_max_new_tokens=48",
+                                    "rl.judgements=2",
+                                    "rl.steps=2",
+                                    "rl.beta=0",
+                                    "checkpoint.keep_last=3",
+                                    "model.max_position_embeddings=1024"};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+  int64_t version_of(const std::string& log) const {
+    const std::string bytes = read_text_file(log).value();
+    int64_t version = 0;
+    std::memcpy(&version, bytes.data() + 8 + 1 + 4 + 8, 8);  // docs/formats/rollout_log.md
+    return version;
+  }
+};
+
+// J1: the weights that answer judge, and what both roles sample moves them in one step.
+TEST_F(JudgedRunTest, ThePolicyJudgesWithTheWeightsThatAnswered) {
+  const Recorder both = run_whole("both", judged({"rubrics.jsonl", "annotated.jsonl"}));
+  for (const int step : {0, 1}) {
+    const std::string log = path(fmt::format("both/rollouts/step-{:010}", step));
+    EXPECT_EQ(version_of(log + ".log"), step);
+    EXPECT_EQ(version_of(log + ".judges.log"), step);
+  }
+  EXPECT_EQ(both.values("task/0.rubric/correct").size(), 2u);
+  EXPECT_EQ(both.values("task/1.annota/correct").size(), 2u);
+  EXPECT_EQ(both.values("judge/audit").size(), 2u);
+  run_whole("judges", judged({"annotated.jsonl"}));
+  EXPECT_NE(weights("judges"), weights("both"));
+  const auto first = [&](const std::string& name) {
+    return sha256_hex(
+        read_text_file(train::checkpoint_directory(path(name), 0) + "/model.safetensors").value());
+  };
+  const auto last = [&](const std::string& name) {
+    return sha256_hex(
+        read_text_file(train::checkpoint_directory(path(name), 2) + "/model.safetensors").value());
+  };
+  run_whole("answers", judged({"rubrics.jsonl"}));
+  EXPECT_EQ(first("answers"), first("judges"));
+  EXPECT_NE(last("judges"), first("judges"));
+  EXPECT_NE(last("answers"), first("answers"));
+}
+
+// J3: a verdict that is none is worth nothing to judge and judged, and is counted.
+TEST_F(JudgedRunTest, WhatIsNoVerdictEarnsNothingAndIsCounted) {
+  const Recorder free = run_whole(
+      "free", judged({"rubrics.jsonl", "annotated.jsonl"}, {"rl.constrain_verdicts=false"}));
+  EXPECT_EQ(free.values("judge/unparseable"), (std::vector<double>{1, 1}));
+  EXPECT_EQ(free.values("reward/mean"), (std::vector<double>{0, 0}));
+  EXPECT_EQ(free.values("judge/score"), (std::vector<double>{0, 0}));
+  const Recorder bound = run_whole("bound", judged({"rubrics.jsonl", "annotated.jsonl"}));
+  EXPECT_LT(bound.values("judge/unparseable")[0], 0.5);
+  EXPECT_GT(bound.values("reward/mean")[0], 0.05);
+  EXPECT_GT(bound.values("judge/score")[0], 0);
+  EXPECT_EQ(bound.values("policy/first_off_ratio"), (std::vector<double>{0, 0}));
+}
+
+TEST_F(JudgedRunTest, AStopAmongJudgementsShowsInNoBit) {
+  const std::vector<std::string> more = judged({"rubrics.jsonl", "annotated.jsonl"});
+  run_whole("whole", more);
+  TaskRunRequest request;
+  int64_t starts = 0;
+  for (bool is_done = false; !is_done && starts < 60; ++starts) {
+    Recorder recorder(60);
+    const Result<TaskRunSummary> summary = run("stopped", more, recorder, request);
+    ASSERT_TRUE(summary.has_value()) << summary.error().message();
+    request.resume = true;
+    is_done = summary->is_done;
+  }
+  EXPECT_GT(starts, 3);
+  EXPECT_EQ(weights("stopped"), weights("whole"));
+  EXPECT_EQ(metrics("stopped"), metrics("whole"));
 }
 
 TEST_F(RlRunTest, WhatIsWrongIsNamed) {
