@@ -5,41 +5,11 @@
 #include <cstring>
 #include <filesystem>
 
-#include "task_run_testing.h"
 #include "rl_run_testing.h"
 
 namespace cachalot::post {
 namespace {
 
-namespace fs = std::filesystem;
-using testing::Recorder;
-
-class RlRunTest : public testing::TaskRunTest {
- protected:
-  Result<TaskRunSummary> run(const std::string& name, const std::vector<std::string>& more,
-                             TaskRunObserver& observer, const TaskRunRequest& request = {}) {
-    const std::vector<std::string> files = {test_data("post/tiny.toml")};
-    CACHALOT_ASSIGN_OR_RETURN(const RlConfig config,
-                              read_rl_config(files, assignments("rl", name, more)));
-    ThreadPool pool(2);
-    device::Arena arena;
-    device::ExecContext ctx{&pool, &arena, device::machine_isa()};
-    return run_rl(ctx, config, request, observer);
-  }
-  Recorder run_whole(const std::string& name, const std::vector<std::string>& more = {}) {
-    Recorder recorder;
-    const Result<TaskRunSummary> summary = run(name, more, recorder);
-    EXPECT_TRUE(summary.has_value()) << summary.error().message();
-    EXPECT_TRUE(summary && summary->is_done);
-    return recorder;
-  }
-};
-
-double mean(const std::vector<double>& values, size_t first, size_t count) {
-  double sum = 0;
-  for (size_t i = first; i < first + count; ++i) sum += values[i];
-  return sum / static_cast<double>(count);
-}
 using testing::mean;
 using testing::Recorder;
 using testing::RlRunTest;
