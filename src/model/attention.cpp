@@ -14,6 +14,7 @@
 #include "ops/norm/rms_norm.h"
 #include "ops/quant/act_quant.h"
 #include "ops/rope/head_rows.h"
+#include "ops/rows/together.h"
 
 namespace cachalot::model {
 namespace {
@@ -77,13 +78,6 @@ QueryProducts query_products(Step& step, const AttentionWeights& weights, Matrix
 // raw: the product; the result [rows, heads * head_dim], normed per head and rotated.
 Matrix queries(Step& step, const formats::LayerConfig& layer, Matrix raw) {
   const auto& config = step.config;
-  if (needs_results_alone(step)) {
-    ops::HeadRowsParams p =
-        head_rows_of(step, raw, config.num_attention_heads, config.head_dim, row_rope(step, layer));
-    p.norm = step.precision.bf16 ? ops::HeadNorm::bf16_steps : ops::HeadNorm::weighted;
-    ops::head_rows(step.exec, p);
-    return raw;
-  }
   show(step, "q", raw, step.rows);
   const Matrix q = result_over(step, raw, step.rows);
   const ops::RmsNormParams norm{raw.data,
@@ -164,14 +158,6 @@ class InputProducts {
 Matrix key_values(Step& step, const formats::LayerConfig& layer, const AttentionWeights& weights,
                   Matrix raw) {
   const auto& config = step.config;
-  if (needs_results_alone(step)) {
-    ops::HeadRowsParams p = head_rows_of(step, raw, 1, config.head_dim, row_rope(step, layer));
-    p.norm = ops::HeadNorm::weighted;
-    p.g = weights.kv_norm.data();
-    if (step.precision.kv == tensor::KvFormat::fp8) p.snap = ops::HeadSnap::fp8;
-    ops::head_rows(step.exec, p);
-    return raw;
-  }
   show(step, "kv", raw, step.rows);
   const Matrix kv =
       rms_norm(step, raw, step.rows, weights.kv_norm, static_cast<float>(config.rms_norm_eps));
@@ -188,6 +174,11 @@ struct IndexerQueries {
   Matrix weight;  // [rows, index_n_heads]
 };
 
+float index_weight_factor(const Step& step) {
+  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(step.config.index_head_dim) *
+                                            static_cast<double>(step.config.index_n_heads)));
+}
+
 // Source: reference/forward 3.6.
 IndexerQueries indexer_queries(Step& step, const formats::LayerConfig& layer,
                                const IndexerWeights& weights, Matrix qn, Matrix x,
@@ -196,31 +187,21 @@ IndexerQueries indexer_queries(Step& step, const formats::LayerConfig& layer,
   const Matrix q = raw ? *raw
                        : linear(step, quantised_input(step, qn, step.rows, weights.wq_b), step.rows,
                                 weights.wq_b);
-  if (needs_results_alone(step)) {
-    ops::HeadRowsParams p =
-        head_rows_of(step, q, config.index_n_heads, config.index_head_dim, row_rope(step, layer));
-    p.hadamard = step.precision.rotate_index;
-    if (step.precision.index_fp4) p.snap = ops::HeadSnap::fp4;
-    ops::head_rows(step.exec, p);
-  } else {
-    show(step, "index.q", q, step.rows);
-    rotate(step, q, step.rows, config.index_n_heads, config.index_head_dim, row_rope(step, layer),
-           false);
-    show(step, "index.rope", q, step.rows);
-    const ops::RowsParams head_rows{q.data, step.rows * config.index_n_heads, config.index_head_dim,
-                                    config.index_head_dim};
-    if (step.precision.rotate_index)
-      autograd::hadamard(step.context(), head_rows, step.precision.bf16);
-    show(step, "index.hadamard", q, step.rows);
-    if (step.precision.index_fp4) autograd::simulate_fp4(step.context(), head_rows);
-    show(step, "index.row", q, step.rows);
-  }
+  show(step, "index.q", q, step.rows);
+  rotate(step, q, step.rows, config.index_n_heads, config.index_head_dim, row_rope(step, layer),
+         false);
+  show(step, "index.rope", q, step.rows);
+  const ops::RowsParams head_rows{q.data, step.rows * config.index_n_heads, config.index_head_dim,
+                                  config.index_head_dim};
+  if (step.precision.rotate_index)
+    autograd::hadamard(step.context(), head_rows, step.precision.bf16);
+  show(step, "index.hadamard", q, step.rows);
+  if (step.precision.index_fp4) autograd::simulate_fp4(step.context(), head_rows);
+  show(step, "index.row", q, step.rows);
 
   const Matrix weight = products.index_weight(x);
   show(step, "index.weight", weight, step.rows);
-  const float factor =
-      static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.index_head_dim) *
-                                         static_cast<double>(config.index_n_heads)));
+  const float factor = index_weight_factor(step);
   autograd::scale(step.context(), weight.data, step.rows * weight.columns, factor);
   if (step.precision.bf16) {
     autograd::round_bf16(step.context(), {weight.data, step.rows, weight.columns, weight.stride});
@@ -229,21 +210,22 @@ IndexerQueries indexer_queries(Step& step, const formats::LayerConfig& layer,
   return {q, weight};
 }
 
+CompressorOutput main_rows(const Step& step) {
+  return {CompressorOutput::Kind::kv, step.config.head_dim};
+}
+CompressorOutput index_rows(const Step& step) {
+  return {CompressorOutput::Kind::index, step.config.index_head_dim};
+}
+
 // Fills the layer's compressed rows of every sequence, and its indexer rows where it has an indexer
 // of its own.
 void compress_rows(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                    const AttentionWeights& weights, Matrix x, InputProducts& products) {
   if (weights.compressor) {
-    CompressorOutput main;
-    main.kind = CompressorOutput::Kind::kv;
-    main.width = step.config.head_dim;
-    run_compressor(step, layer_idx, layer, *weights.compressor, main, products.ks());
+    run_compressor(step, layer_idx, layer, *weights.compressor, main_rows(step), products.ks());
   }
   if (weights.indexer) {
-    CompressorOutput index;
-    index.kind = CompressorOutput::Kind::index;
-    index.width = step.config.index_head_dim;
-    run_compressor(step, layer_idx, layer, weights.indexer->compressor, index,
+    run_compressor(step, layer_idx, layer, weights.indexer->compressor, index_rows(step),
                    products.index_ks(detached(step, x, step.rows)));
   }
 }
@@ -387,16 +369,28 @@ tensor::RowLayout kv_layout(const Step& step) {
                                step.config.qk_rope_head_dim);
 }
 
-void store_window_rows(Step& step, int64_t layer_idx) {
-  ops::store_recent_rows(step.exec, {step.batch.sequences, step.batch.layer_rows[layer_idx],
-                                     tensor::Recent::window, step.kv_rows[layer_idx]});
+ops::StoreRecentParams window_rows(const Step& step, int64_t layer_idx) {
+  return {step.batch.sequences, step.batch.layer_rows[layer_idx], tensor::Recent::window,
+          step.kv_rows[layer_idx]};
 }
 
-Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
-                 const AttentionWeights& weights, Matrix x) {
+namespace {
+
+// What the core reads but rows of caches.
+struct Inputs {
+  Matrix qn;
+  Matrix q;
+  std::optional<IndexerQueries> queries;
+};
+
+bool needs_indexer_queries(const Step& step, const AttentionWeights& weights) {
+  const bool has_loss = step.terms != nullptr && step.terms->indexer_loss != 0;
+  return weights.indexer && (!is_dense(step) || has_loss);
+}
+
+Inputs inputs_one_by_one(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
+                         const AttentionWeights& weights, Matrix x, InputProducts& products) {
   const auto& config = step.config;
-  const Matrix x_input = quantised_input(step, x, step.rows, weights.wq_a);
-  InputProducts products(step, weights, x, x_input);
   const Matrix low = products.low();
   show(step, "q_a", low, step.rows);
   const Matrix qn =
@@ -417,15 +411,89 @@ Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
     step.recompute(Recomputed::norms, kv.data);
   }
   compress_rows(step, layer_idx, layer, weights, x, products);
-  std::optional<IndexerQueries> queries;
-  const bool has_loss = step.terms != nullptr && step.terms->indexer_loss != 0;
-  if (weights.indexer && (!is_dense(step) || has_loss)) {
+  Inputs inputs{qn, q, {}};
+  if (needs_indexer_queries(step, weights)) {
     // The indexer learns from its own loss alone (reference/training 6.3): nothing goes back to the
     // backbone.
-    queries = indexer_queries(step, layer, *weights.indexer, detached(step, qn, step.rows),
-                              detached(step, x, step.rows), over_qn.index_q, products);
-    if (!is_dense(step)) select_entries(step, layer_idx, layer, *queries);
+    inputs.queries = indexer_queries(step, layer, *weights.indexer, detached(step, qn, step.rows),
+                                     detached(step, x, step.rows), over_qn.index_q, products);
   }
+  return inputs;
+}
+
+// The same where nothing but the results is asked for: what follows the products over x together,
+// and what follows those over the low-rank query.
+Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
+                       const AttentionWeights& weights, Matrix x, InputProducts& products) {
+  const auto& config = step.config;
+  const bool has_queries = needs_indexer_queries(step, weights);
+  const ops::RopeTable rope = row_rope(step, layer);
+  std::optional<ops::EntryRowsParams> entries, index_entries;
+  if (weights.compressor) {
+    entries = compressor_rows(step, layer_idx, layer, *weights.compressor, main_rows(step),
+                              products.ks());
+  }
+  if (weights.indexer) {
+    index_entries = compressor_rows(step, layer_idx, layer, weights.indexer->compressor,
+                                    index_rows(step), products.index_ks(x));
+  }
+  ops::Together together(step.exec);
+  const Matrix low = products.low();
+  const Matrix qn = new_matrix(step, step.rows, low.columns);
+  together.add(ops::RmsNormParams{low.data, low.stride, weights.q_norm.data(), qn.data, qn.stride,
+                                  step.rows, low.columns, static_cast<float>(config.rms_norm_eps),
+                                  step.precision.bf16});
+  if (weights.wkv) {
+    const Matrix kv = products.kv();
+    ops::HeadRowsParams p = head_rows_of(step, kv, 1, config.head_dim, rope);
+    p.norm = ops::HeadNorm::weighted;
+    p.g = weights.kv_norm.data();
+    if (step.precision.kv == tensor::KvFormat::fp8) p.snap = ops::HeadSnap::fp8;
+    if (layer.attention != AttentionKind::full) {
+      together.add(ops::KvRowsParams{p, step.precision.kv, step.kv_rows[layer_idx]});
+    } else {
+      ops::head_rows(step.exec, p);
+      if (!step.batch.has_entries) encode_kv_entries(step, layer_idx, 1, kv);
+    }
+  }
+  if (entries) together.add(ops::CompleteEntries{*entries});
+  if (index_entries) together.add(ops::CompleteEntries{*index_entries});
+  Matrix weight{};
+  if (has_queries) {
+    weight = products.index_weight(x);
+    together.add(ops::ScaleParams{weight.data, step.rows * weight.columns,
+                                  index_weight_factor(step), step.precision.bf16});
+  }
+  together.run();
+
+  const QueryProducts over_qn = query_products(step, weights, qn);
+  ops::HeadRowsParams p =
+      head_rows_of(step, over_qn.q, config.num_attention_heads, config.head_dim, rope);
+  p.norm = step.precision.bf16 ? ops::HeadNorm::bf16_steps : ops::HeadNorm::weighted;
+  together.add(p);
+  Inputs inputs{qn, over_qn.q, {}};
+  if (has_queries) {
+    inputs.queries = {*over_qn.index_q, weight};
+    p = head_rows_of(step, *over_qn.index_q, config.index_n_heads, config.index_head_dim, rope);
+    p.hadamard = step.precision.rotate_index;
+    if (step.precision.index_fp4) p.snap = ops::HeadSnap::fp4;
+    together.add(p);
+  }
+  if (entries) together.add(ops::StoreCompressorRows{*entries});
+  if (index_entries) together.add(ops::StoreCompressorRows{*index_entries});
+  return inputs;
+}
+
+}  // namespace
+
+Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
+                 const AttentionWeights& weights, Matrix x) {
+  const auto& config = step.config;
+  InputProducts products(step, weights, x, quantised_input(step, x, step.rows, weights.wq_a));
+  const auto [qn, q, queries] =
+      needs_results_alone(step) ? inputs_together(step, layer_idx, layer, weights, x, products)
+                                : inputs_one_by_one(step, layer_idx, layer, weights, x, products);
+  if (queries && !is_dense(step)) select_entries(step, layer_idx, layer, *queries);
   step.recompute(Recomputed::norms, qn.data);
   const Matrix out = core_attention(step, layer_idx, layer, weights, q, queries);
   show(step, "attention", out, step.rows);

@@ -4,14 +4,15 @@
 
 #include "model/linear.h"
 #include "model/step.h"
+#include "ops/compressor/compressor.h"
 
 namespace cachalot::model {
 
 tensor::RowLayout kv_layout(const Step& step);
 
-// Moves the step's KV rows of the layer into the sequences' window rings: after the last layer that
-// reads them.
-void store_window_rows(Step& step, int64_t layer_idx);
+// The step's KV rows of the layer, which go into the sequences' window rings after the last layer
+// that reads them.
+ops::StoreRecentParams window_rows(const Step& step, int64_t layer_idx);
 
 // x [rows, hidden_size], the output of attn_norm; the result likewise. Reads the sequences' cache
 // rows and writes all but the window rings.

@@ -43,6 +43,36 @@ void add_compressor_products(const CompressorWeights& weights, Matrix x, Matrix 
   parts.add({x, &weights.wgate, {ks.data + columns, columns, ks.stride}, true});
 }
 
+ops::EntryRowsParams compressor_rows(Step& step, int64_t layer_idx,
+                                     const formats::LayerConfig& layer,
+                                     const CompressorWeights& weights,
+                                     const CompressorOutput& output, Matrix ks) {
+  const bool is_index = output.kind == CompressorOutput::Kind::index;
+  const Precision& precision = step.precision;
+  ops::EntryRowsParams p{};
+  p.rows = ks.data;
+  p.step_rows = step.one_block(reinterpret_cast<std::byte*>(ks.data), {ks.columns * 4, 0});
+  p.sequences = step.batch.sequences;
+  p.layer_rows = step.batch.layer_rows[layer_idx];
+  p.tail = is_index ? tensor::Recent::index_tail : tensor::Recent::tail;
+  p.ratio = layer.ratio;
+  p.width = output.width;
+  p.overlap = ks.columns == 4 * output.width;
+  p.ape = weights.ape.data();
+  p.g = weights.norm.data();
+  p.eps = static_cast<float>(step.config.rms_norm_eps);
+  p.rope_dim = step.config.qk_rope_head_dim;
+  p.frequencies = &step.compressed_frequencies;
+  p.round = precision.bf16;
+  p.hadamard = is_index && precision.rotate_index;
+  if (!is_index && precision.kv == tensor::KvFormat::fp8) p.snap = ops::HeadSnap::fp8;
+  if (is_index && precision.index == tensor::IndexFormat::fp4) p.snap = ops::HeadSnap::fp4;
+  p.kv = precision.kv;
+  p.index = precision.index;
+  p.has_entries = step.batch.has_entries;
+  return p;
+}
+
 void run_compressor(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                     const CompressorWeights& weights, const CompressorOutput& output, Matrix ks) {
   const auto& config = step.config;

@@ -6,6 +6,7 @@
 #include "model/linear.h"
 #include "model/step.h"
 #include "model/weights.h"
+#include "ops/compressor/entry_rows.h"
 
 namespace cachalot::model {
 
@@ -24,6 +25,12 @@ void add_compressor_products(const CompressorWeights& weights, Matrix x, Matrix 
 // compressed rows (kv) or indexer rows (index); the tail rings take the last K, S rows.
 void run_compressor(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                     const CompressorWeights& weights, const CompressorOutput& output, Matrix ks);
+
+// The same for ops that make it where nothing is recorded or shown.
+ops::EntryRowsParams compressor_rows(Step& step, int64_t layer_idx,
+                                     const formats::LayerConfig& layer,
+                                     const CompressorWeights& weights,
+                                     const CompressorOutput& output, Matrix ks);
 
 // Rounds KV values to what the precision's row format holds (SIM8 on the non-rotary part).
 void snap_kv(Step& step, Matrix kv, int64_t rows);

@@ -8,6 +8,7 @@
 #include "ops/moe/dispatch.h"
 #include "ops/moe/router.h"
 #include "ops/moe/swiglu.h"
+#include "ops/rows/together.h"
 
 namespace cachalot::model {
 namespace {
@@ -45,7 +46,9 @@ void balance(Step& step, int64_t layer_idx, const FfnWeights& weights, const ops
       terms.balance_weight);
 }
 
-Routing choose_experts(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x) {
+// The gate's logits, and all else that the choice needs.
+ops::RouterParams router_params(Step& step, int64_t layer_idx, const FfnWeights& weights,
+                                Matrix x) {
   const auto& config = step.config;
   const int64_t k = config.num_experts_per_tok;
   const Matrix logits = linear_f32(step, x, step.rows, *weights.gate);
@@ -60,8 +63,6 @@ Routing choose_experts(Step& step, int64_t layer_idx, const FfnWeights& weights,
     CACHALOT_CHECK(static_cast<int64_t>(replayed->size()) == step.rows * k);
     fixed_ids = replayed->data();
   }
-  const Routing routing{step.exec.arena->allocate<int32_t>(step.rows * k),
-                        step.floats(step.rows * k)};
   ops::RouterParams p{};
   p.logits = logits.data;
   p.rows = step.rows;
@@ -70,11 +71,18 @@ Routing choose_experts(Step& step, int64_t layer_idx, const FfnWeights& weights,
   p.bias = weights.bias.empty() ? nullptr : weights.bias.data();
   p.fixed_ids = fixed_ids;
   p.routed_scaling_factor = static_cast<float>(config.routed_scaling_factor);
-  p.ids = routing.ids;
-  p.weights = routing.weights;
+  p.ids = step.exec.arena->allocate<int32_t>(step.rows * k);
+  p.weights = step.floats(step.rows * k);
   if (step.tape != nullptr || step.terms != nullptr)
     p.scores = step.floats(step.rows * config.n_routed_experts);
-  autograd::route(step.context(), p);
+  return p;
+}
+
+// The choice, once it is made.
+Routing chosen_experts(Step& step, int64_t layer_idx, const FfnWeights& weights,
+                       const ops::RouterParams& p) {
+  const int64_t k = p.num_experts_per_tok;
+  const Routing routing{p.ids, p.weights};
   if (step.terms != nullptr) balance(step, layer_idx, weights, p);
   if (step.probe != nullptr) {
     const OnHost<int32_t> ids(step.exec, routing.ids, step.rows * k);
@@ -132,13 +140,24 @@ void expert_products(Step& step, const FfnWeights& weights, const Dispatch& d, M
   autograd::expert_products(step.context(), p, gradient_format(step, weights.experts[0].w1));
 }
 
-// silu(gate) * up * weight.
+// h = silu(gate) * up * weight.
+ops::SwigluParams activation(const Step& step, Matrix gate, Matrix up, const float* weight,
+                             int64_t rows, float limit, Matrix h) {
+  return {gate.data,
+          up.data,
+          weight,
+          rows,
+          gate.columns,
+          limit,
+          step.precision.bf16,
+          h.data,
+          step.terms == nullptr ? nullptr : &step.terms->clamped};
+}
+
 Matrix activate(Step& step, Matrix gate, Matrix up, const float* weight, int64_t rows,
                 float limit) {
   const Matrix h = result_over(step, gate, rows);
-  autograd::swiglu(step.context(),
-                   {gate.data, up.data, weight, rows, gate.columns, limit, step.precision.bf16,
-                    h.data, step.terms == nullptr ? nullptr : &step.terms->clamped});
+  autograd::swiglu(step.context(), activation(step, gate, up, weight, rows, limit, h));
   return h;
 }
 
@@ -163,15 +182,24 @@ Matrix routed_experts(Step& step, const FfnWeights& weights, const Dispatch& d, 
   return y;
 }
 
-Matrix shared_expert(Step& step, const ExpertWeights& weights, Matrix x) {
+// The shared expert before its activation.
+struct SharedProducts {
+  Matrix gate;
+  Matrix up;
+};
+
+SharedProducts shared_products(Step& step, const ExpertWeights& weights, Matrix x) {
   const Matrix input = quantised_input(step, x, step.rows, weights.w1);
   const Matrix gate = new_matrix(step, step.rows, weights.w1.rows());
   const Matrix up = new_matrix(step, step.rows, weights.w3.rows());
   linears(step, step.rows, {{{{input, &weights.w1, gate}, {input, &weights.w3, up}}}, 2});
   show(step, "shared.gate", gate, step.rows);
   show(step, "shared.up", up, step.rows);
-  const float limit = static_cast<float>(step.config.swiglu_limit);
-  const Matrix h = activate(step, gate, up, nullptr, step.rows, limit);
+  return {gate, up};
+}
+
+// And after it.
+Matrix shared_down(Step& step, const ExpertWeights& weights, Matrix h) {
   show(step, "shared.hidden", h, step.rows);
   const Matrix y =
       linear(step, quantised_input(step, h, step.rows, weights.w2), step.rows, weights.w2);
@@ -180,23 +208,42 @@ Matrix shared_expert(Step& step, const ExpertWeights& weights, Matrix x) {
   return y;
 }
 
+Matrix shared_expert(Step& step, const ExpertWeights& weights, Matrix x) {
+  const auto [gate, up] = shared_products(step, weights, x);
+  const float limit = static_cast<float>(step.config.swiglu_limit);
+  const Matrix h = activate(step, gate, up, nullptr, step.rows, limit);
+  return shared_down(step, weights, h);
+}
+
+// All experts on a GPU that has them streamed: the choice is made together with the shared one's
+// activation.
+Matrix streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x,
+                        const ops::RouterParams& router) {
+  CACHALOT_CHECK(x.stride == x.columns && step.tape == nullptr);
+  const auto [gate, up] = shared_products(step, weights.shared_experts, x);
+  const auto clamp = static_cast<float>(step.config.swiglu_limit);
+  ops::Together together(step.exec);
+  together.add(router);
+  together.add(activation(step, gate, up, nullptr, step.rows, clamp, gate));
+  together.run();
+  const Routing routing = chosen_experts(step, layer_idx, weights, router);
+  const Matrix shared = shared_down(step, weights.shared_experts, gate);
+  const Matrix out = new_matrix(step, step.rows, step.config.hidden_size);
+  ops::expert_layer(step.exec,
+                    {weights.streamed.get(), step.rows, step.config.num_experts_per_tok, x.data,
+                     routing.ids, routing.weights, clamp, shared.data, out.data});
+  show(step, "ffn", out, step.rows);
+  return out;
+}
+
 }  // namespace
 
 Matrix ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x) {
   if (!weights.gate) return shared_expert(step, weights.shared_experts, x);
-  const Routing routing = choose_experts(step, layer_idx, weights, x);
-  if (weights.streamed != nullptr) {
-    CACHALOT_CHECK(x.stride == x.columns);
-    const Matrix shared = shared_expert(step, weights.shared_experts, x);
-    const Matrix out = new_matrix(step, step.rows, step.config.hidden_size);
-    ops::expert_layer(
-        step.exec,
-        {weights.streamed.get(), step.rows, step.config.num_experts_per_tok, x.data, routing.ids,
-         routing.weights, static_cast<float>(step.config.swiglu_limit), shared.data, out.data});
-    show(step, "ffn", out, step.rows);
-    return out;
-  }
-  const Dispatch d = dispatch(step, routing);
+  const ops::RouterParams router = router_params(step, layer_idx, weights, x);
+  if (weights.streamed != nullptr) return streamed_experts(step, layer_idx, weights, x, router);
+  autograd::route(step.context(), router);
+  const Dispatch d = dispatch(step, chosen_experts(step, layer_idx, weights, router));
   const Matrix routed = routed_experts(step, weights, d, x);
   const Matrix shared = shared_expert(step, weights.shared_experts, x);
   const Matrix out = new_matrix(step, step.rows, step.config.hidden_size);

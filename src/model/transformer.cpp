@@ -10,6 +10,7 @@
 #include "model/step.h"
 #include "model/step_tables.h"
 #include "ops/compressor/compressor.h"
+#include "ops/rows/together.h"
 
 namespace cachalot::model {
 namespace {
@@ -131,8 +132,9 @@ Matrix run_layers(Step& step, std::span<const formats::LayerConfig> layers, int6
     streams = run_layer(step, layer, config, *weights, layer + 1 < last ? weights + 1 : nullptr,
                         boundary, streams);
   }
+  ops::Together together(step.exec);
   for (int64_t layer = first; layer < last; ++layer) {
-    if (has_window(layers[layer], layer)) store_window_rows(step, layer);
+    if (has_window(layers[layer], layer)) together.add(window_rows(step, layer));
   }
   return streams;
 }

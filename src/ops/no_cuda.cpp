@@ -4,6 +4,7 @@
 #include "ops/on_gpu.h"
 #include "ops/rope/rope.h"
 #include "ops/rows/random_bits.h"
+#include "ops/rows/together_impl.h"
 #include "ops/sampling/sampling_impl.h"
 
 namespace cachalot::ops {
@@ -82,6 +83,8 @@ void expert_layer_cuda(device::ExecContext&, const ExpertLayerRows&) { refuse();
 void expert_products_cuda(device::ExecContext&, const ExpertProductsParams&) { refuse(); }
 void index_select_cuda(device::ExecContext&, const IndexSelectParams&) { refuse(); }
 void sample_cuda(device::ExecContext&, const SampleParams&) { refuse(); }
+bool together_cuda_fits(const RowOp&) { refuse(); }
+void together_cuda(device::ExecContext&, std::span<const RowOp>) { refuse(); }
 void sparse_attention_cuda(device::ExecContext&, const SparseAttentionParams&) { refuse(); }
 
 }  // namespace cachalot::ops
