@@ -5,6 +5,7 @@
 #include "ops/matmul/bf16_product_cuda.h"
 #include "ops/matmul/bf16_tiles.cuh"
 #include "ops/matmul/streamed_weight.h"
+#include "tile/once.cuh"
 
 namespace cachalot::ops {
 namespace {
@@ -60,10 +61,11 @@ __global__ void __launch_bounds__(kThreads, kDepth <= 16 ? 2 : 1)
   const int begin = warp * p.steps / kWarps;
   const int own = (warp + 1) * p.steps / kWarps - begin;
   const tile::Vector16* from = part.weight + (int64_t{first_unit} * p.steps + begin) * 32 + lane;
+  const uint64_t policy = tile::policy_of_once();
   tile::Vector16 a[kDepth];
 #pragma unroll
   for (int i = 0; i < kDepth; ++i)
-    if (i < own) a[i] = tile::load_once(from + i * 32);
+    if (i < own) a[i] = tile::load_once(from + i * 32, policy);
 
   tile::wait_for_producers();
   const int row_bytes = p.steps * 32 + 32;
@@ -102,7 +104,7 @@ __global__ void __launch_bounds__(kThreads, kDepth <= 16 ? 2 : 1)
           if (has_token) b = *reinterpret_cast<const uint2*>(own_x + (step + i) * 32);
           multiply(d, a[i], b);
         }
-        if (i < num_next) a[i] = tile::load_once(next + i * 32);
+        if (i < num_next) a[i] = tile::load_once(next + i * 32, policy);
       }
     }
     from += p.steps * 32;

@@ -19,6 +19,7 @@
 #include "tile/convert.cuh"
 #include "tile/copy.cuh"
 #include "tile/mma.cuh"
+#include "tile/once.cuh"
 
 namespace cachalot::ops {
 
@@ -32,7 +33,7 @@ inline constexpr int kThreads = kConsumers + 32;  // the last warp's first lane 
 inline constexpr int kMaxStages = 12;
 inline constexpr int kMaxTokens = 16;
 using Ring = tile::BulkRing<kMaxStages>;
-using Producer = tile::BulkProducer<kMaxStages>;
+using Producer = tile::OnceProducer<kMaxStages>;
 using Consumer = tile::BulkConsumer<kMaxStages>;
 
 __device__ __forceinline__ void sync_consumers() { tile::sync_threads<1, kConsumers>(); }

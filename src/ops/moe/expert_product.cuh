@@ -24,6 +24,7 @@
 #include "tile/convert.cuh"
 #include "tile/copy.cuh"
 #include "tile/mma.cuh"
+#include "tile/once.cuh"
 
 namespace cachalot::ops::experts {
 
@@ -38,7 +39,7 @@ inline constexpr int kBlockCodeBytes = kUnitRows * 64;
 inline constexpr int kBlockScaleBytes = kUnitRows * 4;
 inline constexpr int kStageBytes = kStageBlocks * (kBlockCodeBytes + kBlockScaleBytes);
 using Ring = tile::BulkRing<kMaxStages>;
-using Producer = tile::BulkProducer<kMaxStages>;
+using Producer = tile::OnceProducer<kMaxStages>;
 using Consumer = tile::BulkConsumer<kMaxStages>;
 
 __device__ __forceinline__ void sync_consumers() { tile::sync_threads<1, kConsumers>(); }

@@ -1,0 +1,69 @@
+// Reading what a step needs once, as weights: it is the first to leave L2, so that what the next
+// kernels share there (activations, tables, their instructions) stays.
+#pragma once
+
+#include <cstdint>
+
+#include "tile/copy.cuh"
+#include "tile/order.cuh"
+
+namespace cachalot::tile {
+
+__device__ __forceinline__ uint64_t policy_of_once() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+// load_once with it.
+__device__ __forceinline__ Vector16 load_once(const Vector16* from, uint64_t policy) {
+  Vector16 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
+               : "=r"(v.word[0]), "=r"(v.word[1]), "=r"(v.word[2]), "=r"(v.word[3])
+               : "l"(from), "l"(policy));
+  return v;
+}
+
+// BulkProducer with it.
+template <int kMaxStages>
+class OnceProducer {
+ public:
+  __device__ OnceProducer(BulkRing<kMaxStages>& ring, uint8_t* stages, int stage_bytes,
+                          int num_stages, int in_flight)
+      : ring_(ring),
+        stages_(stages),
+        stage_bytes_(stage_bytes),
+        num_stages_(num_stages),
+        in_flight_(in_flight),
+        policy_(policy_of_once()) {}
+
+  __device__ __forceinline__ void put(const uint8_t* from, uint32_t num_bytes) {
+    if (count_ >= in_flight_) {
+      ring_.full[landed_.stage].wait(landed_.phase);
+      landed_.advance(num_stages_);
+    }
+    if (count_ >= num_stages_) ring_.empty[next_.stage].wait(next_.phase ^ 1);
+    Mbarrier& full = ring_.full[next_.stage];
+    full.arrive_expecting(num_bytes);
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+        "[%1], %2, [%3], %4;" ::"r"(smem_address(stages_ + next_.stage * stage_bytes_)),
+        "l"(from), "r"(num_bytes), "r"(smem_address(&full)), "l"(policy_)
+        : "memory");
+    next_.advance(num_stages_);
+    ++count_;
+  }
+
+ private:
+  BulkRing<kMaxStages>& ring_;
+  uint8_t* stages_;
+  int stage_bytes_;
+  int num_stages_;
+  int in_flight_;
+  uint64_t policy_;
+  RingPlace next_;
+  RingPlace landed_;  // what was put in_flight_ puts ago
+  int count_ = 0;
+};
+
+}  // namespace cachalot::tile
