@@ -12,8 +12,8 @@ else()
   endif()
 endif()
 file(CONFIGURE OUTPUT ${OUT} @ONLY CONTENT "// Written by cmake/Commit.cmake.
+#include \"apps/commit.h\"
 namespace cachalot::apps {
-extern const char kCommit[];
 const char kCommit[] = \"${commit}\";
 }  // namespace cachalot::apps
 ")

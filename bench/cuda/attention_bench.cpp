@@ -1,6 +1,8 @@
 // Sparse attention over fp8 rows: 128 window rows and top-k entries, spread over the context.
 // Decode: each row of its own sequence, by both forms. Prefill: the rows of one sequence. Queries
 // and results are floats, as in the forward.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <random>
@@ -165,14 +167,20 @@ void bench_attention(Harness& h) {
         error += std::pow(found[row * c.heads * kDim + k] - expected, 2);
         norm += expected * expected;
       }
-      const double us = h.time(c.rows <= 8 ? 24 : c.prefill ? 3 : 8, call);
-      h.report(c.prefill ? "sparse prefill"
-               : split   ? "sparse decode, split"
-                         : "sparse decode, whole",
-               std::string(c.model) + " b " + std::to_string(c.rows) + " k 128+" +
-                   std::to_string(c.topk),
-               us, static_cast<double>(c.rows * (kWindow + c.topk) * kRowBytes),
-               std::sqrt(error / norm), 8e-3);
+      const int64_t keys = kWindow + c.topk;
+      const int64_t cached = c.prefill ? entries + c.rows : c.rows * keys;  // rows, read once
+      h.report({c.prefill ? "sparse prefill"
+                : split   ? "sparse decode, split"
+                          : "sparse decode, whole",
+                c.prefill ? fmt::format("{}, {} entries{}", c.model, entries, tokens_of(c.rows))
+                          : c.model + tokens_of(c.rows),
+                h.time(c.rows <= 8 ? 24
+                       : c.prefill ? 3
+                                   : 8,
+                       call),
+                static_cast<double>(cached * kRowBytes + c.rows * 2 * c.heads * kDim * 4),
+                4.0 * static_cast<double>(c.rows * c.heads * kDim * keys), Cores::bf16,
+                std::sqrt(error / norm), 8e-3});
     }
   }
 }

@@ -1,4 +1,6 @@
 // The mHC boundary, and the index scan with top-k.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <random>
@@ -110,11 +112,10 @@ void bench_boundary(Harness& h) {
       }
       const double logit = dot / std::sqrt(squares / static_cast<double>(4 * d) + 1e-6) + 0.1f;
       const double error = std::fabs(found_post[(tokens - 1) * 4] - 2 / (1 + std::exp(-logit)));
-      const double us = h.time(48, call);
       const double bytes =
           static_cast<double>(fn_floats) * 3 + static_cast<double>(tokens * d) * (16 + 16 + 4 + 4);
-      h.report("mHC boundary", "d " + std::to_string(d) + " tokens " + std::to_string(tokens), us,
-               bytes, error, 1e-5);
+      h.report({"mHC boundary", (d == 4096 ? "Flash" : "Pro") + tokens_of(tokens), h.time(48, call),
+                bytes, 2.0 * 24 * 4 * static_cast<double>(tokens * d), Cores::none, error, 1e-5});
     }
   }
 }
@@ -126,9 +127,9 @@ void bench_index(Harness& h) {
     int64_t rows, keys, topk;
     int sets;
   };
-  for (const Case& c :
-       {Case{1, 1024, 512, 16}, Case{1, 32768, 512, 16}, Case{8, 32768, 512, 8},
-        Case{1, 262144, 512, 8}, Case{8, 262144, 512, 2}, Case{1, 262144, 1024, 8}}) {
+  for (const Case& c : {Case{1, 1024, 512, 16}, Case{1, 32768, 512, 16}, Case{8, 32768, 512, 8},
+                        Case{1, 262144, 512, 8}, Case{8, 262144, 512, 2}, Case{1, 32768, 1024, 16},
+                        Case{1, 262144, 1024, 8}, Case{8, 262144, 1024, 2}}) {
     const int64_t blocks_per_row = c.keys / kRowsPerBlock;
     const int64_t set_bytes = c.rows * blocks_per_row * kBlockBytes;
     std::vector<std::byte> pool(static_cast<size_t>(set_bytes));
@@ -202,19 +203,21 @@ void bench_index(Harness& h) {
     const bool ascends = std::is_sorted(row0.begin(), row0.end());
     const double error =
         ascends && in_sample > 0 ? static_cast<double>(wrong) / static_cast<double>(in_sample) : 1;
-    const double us = h.time(16, call);
     h.report(
-        "index fp4 + top-k",
-        std::to_string(c.rows) + " x " + std::to_string(c.keys) + " k " + std::to_string(c.topk),
-        us, static_cast<double>(set_bytes), error, 0.02);
+        {"index with top-k",
+         fmt::format("{}, {} keys{}", c.topk == 512 ? "Flash" : "Pro", c.keys, tokens_of(c.rows)),
+         h.time(16, call), static_cast<double>(set_bytes),
+         2.0 * 64 * 128 * static_cast<double>(c.rows * c.keys), Cores::e4m3, error, 0.02});
   }
 }
 
+namespace {
+
 // The last tokens of one sequence of 4 * 32768: its picks are those of the kernel above.
-void bench_index_prefill(Harness& h) {
+void bench_index_prefill(Harness& h, const char* model, int64_t topk) {
   std::mt19937 rng(17);
   constexpr int64_t kRowsPerBlock = 64, kBlockBytes = kRowsPerBlock * 68;
-  constexpr int64_t kRows = 4096, kKeys = 32768, kTopk = 512, kBlocks = kKeys / kRowsPerBlock;
+  constexpr int64_t kRows = 4096, kKeys = 32768, kBlocks = kKeys / kRowsPerBlock;
   std::vector<std::byte> pool(static_cast<size_t>(kBlocks * kBlockBytes));
   for (size_t i = 0; i < pool.size(); i += 4) {
     uint32_t bits = rng();
@@ -227,10 +230,10 @@ void bench_index_prefill(Harness& h) {
   const IndexOperands operands(h, rng, pool_buffer, blocks, kRows, 1, kRowsPerBlock, 1);
   const cuda::DeviceBuffer first_rows = h.put(std::vector<int64_t>{0, kRows}),
                            positions = h.put(std::vector<int64_t>{4 * kKeys - kRows}),
-                           selected = h.room(kRows * kTopk * 4), num = h.room(kRows * 4);
-  const auto plan = ops::make_index_prefill_plan(h.device(), kTopk);
+                           selected = h.room(kRows * topk * 4), num = h.room(kRows * 4);
+  const auto plan = ops::make_index_prefill_plan(h.device(), topk);
   CACHALOT_CHECK_MSG(plan.has_value(), plan.error().message());
-  const auto decode = ops::make_index_plan(h.device(), {1, kKeys, kTopk});
+  const auto decode = ops::make_index_plan(h.device(), {1, kKeys, topk});
   CACHALOT_CHECK_MSG(decode.has_value(), decode.error().message());
   const cuda::DeviceBuffer scratch = h.room(decode->scratch_bytes);
   ops::IndexParams p = {};
@@ -249,17 +252,26 @@ void bench_index_prefill(Harness& h) {
   int64_t wrong = 0;
   for (const int64_t row : {0, 1, 2002, 4095}) {
     ops::IndexParams one = p;
-    const cuda::DeviceBuffer own = h.room(kRows * kTopk * 4);
+    const cuda::DeviceBuffer own = h.room(kRows * topk * 4);
     one.first_row = row;
     one.rows = 1;
     one.selected = own.as<int32_t>();
     ops::launch_index_select(*decode, h.stream(), one);
     const auto expected = h.get<int32_t>(own);
-    for (int64_t i = row * kTopk; i < (row + 1) * kTopk; ++i) wrong += expected[i] != picks[i];
+    for (int64_t i = row * topk; i < (row + 1) * topk; ++i) wrong += expected[i] != picks[i];
   }
-  const double us = h.time(2, call);
-  h.report("index prefill fp4 + top-k", "4096 x 32768 k 512", us,
-           static_cast<double>(kBlocks * kBlockBytes), static_cast<double>(wrong), 0);
+  h.report({"index prefill with top-k",
+            fmt::format("{}, {} keys{}", model, kKeys, tokens_of(kRows)), h.time(2, call),
+            static_cast<double>(kBlocks * kBlockBytes + kRows * 64 * 129 * 4),
+            2.0 * 64 * 128 * static_cast<double>(kRows * kKeys), Cores::e4m3,
+            static_cast<double>(wrong), 0});
+}
+
+}  // namespace
+
+void bench_index_prefill(Harness& h) {
+  bench_index_prefill(h, "Flash", 512);
+  bench_index_prefill(h, "Pro", 1024);
 }
 
 }  // namespace cachalot::bench

@@ -39,7 +39,7 @@ void bench_experts(Harness& h) {
   constexpr int64_t kPicks = 6;
   constexpr float kLimit = 10;
   for (const Model& m : {Model{"Flash", 256, 4096, 2048, {1, 2, 4, 16, 64, 512, 1024, 4096}},
-                         Model{"Pro", 96, 7168, 3072, {1, 4}}}) {
+                         Model{"Pro", 384, 7168, 3072, {1, 4, 16, 64, 512, 4096}}}) {
     std::mt19937 rng(9);
     const testing::Fp4Weight gate = random_fp4(rng, m.inner, m.hidden),
                              up = random_fp4(rng, m.inner, m.hidden),
@@ -143,12 +143,12 @@ void bench_experts(Harness& h) {
           norm += expected * expected;
         }
         worst = std::max(worst, std::sqrt(error / norm));
-        const double us = h.time(calls, call);
-        char shape[64];
-        std::snprintf(shape, sizeof(shape), "%s b %d, %.1f experts", m.name,
-                      static_cast<int>(tokens), touched);
-        h.report(form == ops::ExpertForm::official ? "experts official" : "experts official-fp8",
-                 shape, us, touched * expert_bytes, worst, 8e-3);
+        const bool is_fp8 = form == ops::ExpertForm::official_fp8;
+        h.report({is_fp8 ? "expert layer, official-fp8" : "expert layer, official",
+                  m.name + tokens_of(tokens), h.time(calls, call),
+                  touched * expert_bytes + static_cast<double>(tokens * m.hidden * 4),
+                  6.0 * static_cast<double>(pairs * m.hidden * m.inner),
+                  is_fp8 ? Cores::e4m3 : Cores::bf16, worst, 8e-3});
       }
     }
   }

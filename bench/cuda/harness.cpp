@@ -1,12 +1,19 @@
 #include "cuda/harness.h"
 
-#include <algorithm>
-#include <cstdio>
-#include <cstdlib>
+#include <fmt/chrono.h>
+#include <fmt/format.h>
 
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <ctime>
+
+#include "apps/commit.h"
 #include "base/check.h"
+#include "cuda/bars.h"
 #include "cuda/read_stream.h"
 #include "device/cuda/error.h"
+#include "device/cuda/launch_list.h"
 
 namespace cachalot::bench {
 namespace {
@@ -14,26 +21,25 @@ namespace {
 constexpr int64_t kFlushBytes = int64_t{400} << 20;
 constexpr int kReplays = 9;
 
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
 }  // namespace
 
-Harness::Harness(const cuda::Device& device)
-    : device_(device), stream_(cuda::Stream::create()), flush_(room(kFlushBytes)), sink_(room(4)) {
+Harness::Harness(const cuda::Device& device, const MatrixRates& matrix_rates)
+    : matrix_rates_(matrix_rates) {
+  open(device);
+  flush_ = room(kFlushBytes);
+  sink_ = room(4);
   const int64_t bytes = int64_t{2} << 30;
   const cuda::DeviceBuffer large = room(bytes);
   const double us =
-      time(2, [&](int) { read_stream(stream_, large.data(), bytes, sink_.as<uint32_t>()); });
-  read_gb_per_s_ = static_cast<double>(bytes) / us / 1e3;
-  std::printf("limit: read-only stream of 2 GiB, %.0f GB/s; %d SMs\n", read_gb_per_s_,
-              device_.num_sms);
-  std::printf("%-34s %-26s %9s %9s %7s %6s  %s\n", "kernel", "shape", "us", "MB", "GB/s", "share",
-              "check");
-}
-
-cuda::DeviceBuffer Harness::room(int64_t num_bytes) {
-  Result<cuda::DeviceBuffer> buffer = cuda::DeviceBuffer::create(stream_, num_bytes);
-  CACHALOT_CHECK_MSG(buffer.has_value(), buffer.error().message());
-  cuda::fill(stream_, (*buffer).data(), 1, num_bytes);
-  return *std::move(buffer);
+      time(2, [&](int) { read_stream(stream_, large.data(), bytes, sink_.as<uint32_t>()); }).us;
+  read_bytes_per_s_ = static_cast<double>(bytes) / us * 1e6;
+  std::printf("%-28s %-42s %9s %7s %9s %9s %6s  %s\n", "kernel", "shape", "us", "host us", "MB",
+              "GFLOP", "share", "check");
 }
 
 cuda::DeviceBuffer Harness::repeat(const std::vector<std::byte>& bytes, int64_t copies) {
@@ -51,32 +57,75 @@ cuda::DeviceBuffer Harness::repeat(const std::vector<std::byte>& bytes, int64_t 
 
 void Harness::flush() { read_stream(stream_, flush_.data(), kFlushBytes, sink_.as<uint32_t>()); }
 
-double Harness::time(int num_calls, const std::function<void(int)>& call) {
+Timing Harness::time(int num_calls, const std::function<void(int)>& call) {
   const cuda::Graph graph = cuda::Graph::capture(stream_, [&] {
     for (int i = 0; i < num_calls; ++i) call(i);
   });
   const cuda::Event begin = cuda::Event::create(), end = cuda::Event::create();
   std::vector<double> us;
   for (int replay = 0; replay < kReplays + 2; ++replay) {
-    if (flush_.size() > 0) flush();
+    flush();
     begin.record(stream_);
     graph.launch(stream_);
     end.record(stream_);
     stream_.synchronize();
     if (replay >= 2) us.push_back(cuda::Event::elapsed_us(begin, end) / num_calls);
   }
-  std::sort(us.begin(), us.end());
-  return us[us.size() / 2];
+  return {median(std::move(us)), host_us(num_calls, call)};
 }
 
-void Harness::report(const std::string& kernel, const std::string& shape, double us, double bytes,
-                     double error, double bound) {
-  const double rate = bytes / us / 1e3;
-  std::printf("%-34s %-26s %9.2f %9.2f %7.0f %5.0f%%  %s %.1e\n", kernel.c_str(), shape.c_str(), us,
-              bytes / 1e6, rate, 100 * rate / read_gb_per_s_, error <= bound ? "ok" : "WRONG",
-              error);
+// The list has room from its second run on, as in the steps of an engine.
+double Harness::host_us(int num_calls, const std::function<void(int)>& call) {
+  cuda::LaunchList list([] {});
+  std::vector<double> us;
+  for (int run = 0; run < kReplays; ++run) {
+    stream_.put_off(&list);
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < num_calls; ++i) call(i);
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+    list.run(stream_);
+    stream_.put_off(nullptr);
+    stream_.synchronize();
+    if (run >= 2) us.push_back(taken.count() * 1e6 / num_calls);
+  }
+  return median(std::move(us));
+}
+
+double Harness::share(const Row& row) const {
+  double limit_s = row.bytes / read_bytes_per_s_;
+  if (row.cores != Cores::none) {
+    const double rate = row.cores == Cores::bf16 ? matrix_rates_.bf16 : matrix_rates_.e4m3;
+    limit_s = std::max(limit_s, row.flops / rate);
+  }
+  return limit_s / row.time.us * 1e6;
+}
+
+void Harness::report(const Row& row) {
+  const bool holds = row.error <= row.bound;
+  std::printf("%-28s %-42s %9.2f %7.2f %9.2f %9.2f %5.1f%%  %s %.1e\n", row.kernel.c_str(),
+              row.shape.c_str(), row.time.us, row.time.host_us, row.bytes / 1e6, row.flops / 1e9,
+              100 * share(row), holds ? "ok" : "WRONG", row.error);
   std::fflush(stdout);
-  if (!(error <= bound)) all_checked_ = false;
+  if (!holds) all_checked_ = false;
+  rows_.push_back(row);
+}
+
+std::string Harness::markdown() const {
+  std::string text = fmt::format(
+      "Commit {}, {:%Y-%m-%d}; limits of the run: {:.0f} GB/s read, {:.0f} TFLOP/s in bf16, {:.0f} "
+      "in e4m3.\n\n"
+      "| kernel | shape | us | MB | GFLOP | share of the limit | published, us | bar, us | host us "
+      "| error |\n|---|---|---|---|---|---|---|---|---|---|\n",
+      apps::kCommit, fmt::localtime(std::time(nullptr)), read_bytes_per_s_ / 1e9,
+      matrix_rates_.bf16 / 1e12, matrix_rates_.e4m3 / 1e12);
+  for (const Row& row : rows_) {
+    const Bar bar = bar_of(row.kernel, row.shape);
+    text += fmt::format(
+        "| {} | {} | {:.1f} | {:.1f} | {:.2f} | {:.1f} % | {} | {} | {:.2f} | {:.0e} |\n",
+        row.kernel, row.shape, row.time.us, row.bytes / 1e6, row.flops / 1e9, 100 * share(row),
+        bar.published, bar.bar, row.time.host_us, row.error);
+  }
+  return text;
 }
 
 }  // namespace cachalot::bench

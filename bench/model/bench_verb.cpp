@@ -4,8 +4,8 @@
 #include <memory>
 
 #include "apps/command_line.h"
+#include "apps/commit.h"
 #include "apps/verbs.h"
-#include "apps/version.h"
 #include "matmul/matmul_bench.h"
 #include "model/arrivals_bench.h"
 #include "model/drafts_bench.h"
@@ -119,9 +119,7 @@ void add_bench_verb(CLI::App& app, int* exit_code) {
   gpu_command->add_option("--chunk-tokens", gpu->chunk_tokens, "of a prompt that run at once")
       ->check(CLI::Range(1, 1 << 20));
   gpu_command->callback([gpu, table, exit_code] {
-    const std::string version = version_text();
-    const size_t begin = version.find("(commit ") + 8;
-    gpu->commit = version.substr(begin, version.find(')', begin) - begin);
+    gpu->commit = kCommit;
     const Result<bench::GpuBenchReport> report = bench::run_gpu_bench(*gpu);
     if (!report) {
       *exit_code = report_error(report.error());

@@ -2,11 +2,10 @@
 
 #include <fmt/ranges.h>
 
+#include "apps/commit.h"
 #include "device/isa.h"
 
 namespace cachalot::apps {
-
-extern const char kCommit[];  // cmake/Commit.cmake
 
 std::string version_text() {
   std::vector<std::string_view> runs;

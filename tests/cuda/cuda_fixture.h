@@ -1,5 +1,5 @@
-// What tests of kernels on the GPU share: the device and a stream, arrays on it, random operands,
-// and comparisons. Without a GPU each test is skipped.
+// What tests of kernels on the GPU share: the device and arrays on it, random operands, and
+// comparisons. Without a GPU each test is skipped.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -10,46 +10,18 @@
 #include <random>
 #include <vector>
 
-#include "device/cuda/device.h"
-#include "device/cuda/memory.h"
 #include "numeric/formats.h"
+#include "tests/cuda/device_arrays.h"
 
 namespace cachalot::testing {
 
-namespace cuda = device::cuda;
-
-class CudaTest : public ::testing::Test {
+class CudaTest : public ::testing::Test, public DeviceArrays {
  protected:
   void SetUp() override {
-    Result<cuda::Device> device = cuda::open_device(0);
+    const Result<cuda::Device> device = cuda::open_device(0);
     if (!device) GTEST_SKIP() << device.error().message();
-    device_ = *device;
-    stream_ = cuda::Stream::create();
+    open(*device);
   }
-
-  cuda::DeviceBuffer room(int64_t num_bytes, uint8_t value = 0xFF) {
-    Result<cuda::DeviceBuffer> buffer = cuda::DeviceBuffer::create(stream_, num_bytes);
-    EXPECT_TRUE(buffer.has_value());
-    cuda::fill(stream_, (*buffer).data(), value, num_bytes);  // 0xFF: NaN in bf16 and fp32
-    return *std::move(buffer);
-  }
-  template <typename T>
-  cuda::DeviceBuffer put(const std::vector<T>& values) {
-    cuda::DeviceBuffer buffer = room(static_cast<int64_t>(values.size() * sizeof(T)));
-    cuda::copy_to_device(stream_, buffer.data(), values.data(), buffer.size());
-    stream_.synchronize();
-    return buffer;
-  }
-  template <typename T>
-  std::vector<T> get(const cuda::DeviceBuffer& buffer) {
-    std::vector<T> values(static_cast<size_t>(buffer.size()) / sizeof(T));
-    cuda::copy_to_host(stream_, values.data(), buffer.data(), buffer.size());
-    stream_.synchronize();
-    return values;
-  }
-
-  cuda::Device device_;
-  cuda::Stream stream_;
 };
 
 using Rng = std::mt19937;
