@@ -27,25 +27,17 @@ struct LaunchShape {
 template <typename... Params, typename... Args>
 void launch(const Stream& stream, const LaunchShape& shape, void (*kernel)(Params...),
             Args... args) {
-  if (LaunchList* list = stream.list()) {
-    return [&](const Params&... params) {
+  [&](const Params&... params) {
+    const LaunchList::Launch one{reinterpret_cast<const void*>(kernel), shape.grid, shape.block,
+                                 shape.smem_bytes, shape.edge == Edge::programmatic};
+    if (LaunchList* list = stream.list()) {
       const LaunchList::Param values[] = {{&params, sizeof(params)}...};
-      list->add({reinterpret_cast<const void*>(kernel), shape.grid, shape.block, shape.smem_bytes,
-                 shape.edge == Edge::programmatic},
-                values);
-    }(static_cast<Params>(args)...);
-  }
-  cudaLaunchConfig_t config = {};
-  config.gridDim = shape.grid;
-  config.blockDim = dim3(static_cast<unsigned>(shape.block));
-  config.dynamicSmemBytes = static_cast<size_t>(shape.smem_bytes);
-  config.stream = stream.get();
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = shape.edge == Edge::programmatic ? 1 : 0;
-  CACHALOT_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
+      list->add(one, values);
+    } else {
+      void* arguments[] = {const_cast<void*>(static_cast<const void*>(&params))...};
+      launch_kernel(stream, one, arguments);
+    }
+  }(static_cast<Params>(args)...);
 }
 
 // Once for each kernel that takes more than kSmemWithoutAsking, when its plan is made.

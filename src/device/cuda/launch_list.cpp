@@ -115,24 +115,28 @@ void LaunchList::allow_smem(const Launch& launch) {
 
 void LaunchList::launch(const Stream& stream, const Record& record) {
   allow_smem(record.launch);
+  launch_kernel(stream, record.launch, arguments(record));
+}
+
+void launch_kernel(const Stream& stream, const LaunchList::Launch& launch, void** arguments) {
   cudaLaunchConfig_t config = {};
-  config.gridDim = record.launch.grid;
-  config.blockDim = dim3(static_cast<unsigned>(record.launch.block));
-  config.dynamicSmemBytes = static_cast<size_t>(record.launch.smem_bytes);
+  config.gridDim = launch.grid;
+  config.blockDim = dim3(static_cast<unsigned>(launch.block));
+  config.dynamicSmemBytes = static_cast<size_t>(launch.smem_bytes);
   config.stream = stream.get();
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &attribute;
-  config.numAttrs = record.launch.is_programmatic ? 1 : 0;
-  const cudaError_t error = cudaLaunchKernelExC(&config, record.launch.kernel, arguments(record));
+  config.numAttrs = launch.is_programmatic ? 1 : 0;
+  const cudaError_t error = cudaLaunchKernelExC(&config, launch.kernel, arguments);
   if (error == cudaSuccess) return;
   const char* name = "a kernel";
-  cudaFuncGetName(&name, record.launch.kernel);
-  const dim3& grid = record.launch.grid;
-  CACHALOT_CHECK_MSG(false, fmt::format("{}: grid {} x {} x {}, {} threads, {} bytes: {}", name,
-                                        grid.x, grid.y, grid.z, record.launch.block,
-                                        record.launch.smem_bytes, cudaGetErrorString(error)));
+  cudaFuncGetName(&name, launch.kernel);
+  const dim3& grid = launch.grid;
+  CACHALOT_CHECK_MSG(
+      false, fmt::format("{}: grid {} x {} x {}, {} threads, {} bytes: {}", name, grid.x, grid.y,
+                         grid.z, launch.block, launch.smem_bytes, cudaGetErrorString(error)));
 }
 
 void LaunchList::capture(const Stream& stream, Known& known) {

@@ -92,4 +92,7 @@ class LaunchList {
   int64_t num_updates_ = 0;
 };
 
+// Hands one to the device now. arguments: where the kernel's parameters lie.
+void launch_kernel(const Stream& stream, const LaunchList::Launch& launch, void** arguments);
+
 }  // namespace cachalot::device::cuda
