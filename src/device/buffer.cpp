@@ -57,23 +57,43 @@ Result<Buffer> Buffer::create(int64_t num_bytes, Gpu* gpu) {
   return buffer;
 }
 
+Result<Buffer> Buffer::create_pinned(int64_t num_bytes, Gpu* gpu) {
+  if (gpu == nullptr || num_bytes <= 0) return create(num_bytes);
+  Buffer buffer;
+  CACHALOT_ASSIGN_OR_RETURN(buffer.data_, gpu->allocate_pinned(num_bytes));
+  std::memset(buffer.data_, 0, static_cast<size_t>(num_bytes));
+  buffer.size_ = num_bytes;
+  buffer.gpu_ = gpu;
+  buffer.is_pinned_ = true;
+  return buffer;
+}
+
+Buffer Buffer::create_scratch(int64_t num_bytes, Gpu* gpu) {
+  Result<Buffer> buffer = create(num_bytes, gpu);
+  if (buffer || gpu == nullptr) return std::move(buffer).value();
+  gpu->shortage_ = buffer.error();
+  return create_pinned(num_bytes, gpu).value();
+}
+
 Buffer::Buffer(int64_t num_bytes) { *this = create(num_bytes).value(); }
 
 Buffer::Buffer(Buffer&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, 0)),
-      gpu_(std::exchange(other.gpu_, nullptr)) {}
+      gpu_(std::exchange(other.gpu_, nullptr)),
+      is_pinned_(std::exchange(other.is_pinned_, false)) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   std::swap(gpu_, other.gpu_);
+  std::swap(is_pinned_, other.is_pinned_);
   return *this;
 }
 
 Buffer::~Buffer() {
   if (gpu_ != nullptr) {
-    gpu_->release(data_);
+    is_pinned_ ? gpu_->release_pinned(data_) : gpu_->release(data_);
   } else if (static_cast<size_t>(size_) >= kHugePage) {
     ::munmap(data_, static_cast<size_t>(size_));
   } else {
@@ -86,7 +106,7 @@ void* Arena::allocate_bytes(int64_t num_bytes) {
   num_bytes = (std::max<int64_t>(num_bytes, 1) + kStep - 1) / kStep * kStep;
   while (true) {
     if (block_idx_ == blocks_.size())
-      blocks_.push_back(Buffer::create(std::max(block_bytes_, num_bytes), gpu_).value());
+      blocks_.push_back(Buffer::create_scratch(std::max(block_bytes_, num_bytes), gpu_));
     Buffer& block = blocks_[block_idx_];
     if (offset_ + num_bytes <= block.size()) {
       void* data = block.data() + offset_;
@@ -96,6 +116,11 @@ void* Arena::allocate_bytes(int64_t num_bytes) {
     ++block_idx_;
     offset_ = 0;
   }
+}
+
+void Arena::give_back() {
+  CACHALOT_CHECK(block_idx_ == 0 && offset_ == 0);
+  blocks_.clear();
 }
 
 int64_t Arena::reserved_bytes() const {

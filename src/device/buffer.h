@@ -23,6 +23,11 @@ class Buffer {
   // For sizes that outside input decides: resource_exhausted instead of a failed CHECK. gpu: whose
   // memory it is, which outlives the buffer; null: the host's.
   static Result<Buffer> create(int64_t num_bytes, Gpu* gpu = nullptr);
+  // Host memory that is copied to and from the GPU at the full rate; null: any host memory.
+  static Result<Buffer> create_pinned(int64_t num_bytes, Gpu* gpu);
+  // For what a step cannot do without: where the GPU's memory is out it is pinned memory, which
+  // the step's kernels read slowly, and Gpu::take_shortage() tells. CHECK fails where that is out.
+  static Buffer create_scratch(int64_t num_bytes, Gpu* gpu);
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
   ~Buffer();
@@ -35,6 +40,7 @@ class Buffer {
   std::byte* data_ = nullptr;
   int64_t size_ = 0;
   Gpu* gpu_ = nullptr;
+  bool is_pinned_ = false;
 };
 
 // Scratch of one step: bump allocation, released in stack order by ArenaScope. Contents are not
@@ -52,6 +58,7 @@ class Arena {
   }
   void* allocate_bytes(int64_t num_bytes);
   int64_t reserved_bytes() const;
+  void give_back();  // all memory; CHECK: nothing is allocated
 
  private:
   friend class ArenaScope;

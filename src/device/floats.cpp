@@ -13,7 +13,7 @@ void Floats::make_room(int64_t count) {
   if (gpu_ == nullptr) return grow(host_, count);
   if (memory_.size() >= count * kFloatBytes) return;
   memory_ = Buffer();
-  memory_ = Buffer::create(count * kFloatBytes, gpu_).value();
+  memory_ = Buffer::create_scratch(count * kFloatBytes, gpu_);
 }
 
 void Floats::assign(const float* values, int64_t count) {

@@ -17,6 +17,7 @@ class Floats {
   void make_room(int64_t count);
   // Becomes these values of the host.
   void assign(const float* values, int64_t count);
+  void give_back() { memory_ = Buffer(); }  // the GPU's memory, and the values
   float* data() {
     return gpu_ == nullptr ? host_.data() : reinterpret_cast<float*>(memory_.data());
   }

@@ -19,7 +19,7 @@ void Gpu::begin_tables() {
 
 void Gpu::release_tables() {
   for (const TableBlock& block : tables_) {
-    release_staging(block.host);
+    release_pinned(block.host);
     release(block.device);
   }
   tables_.clear();
@@ -30,7 +30,7 @@ void* Gpu::table_bytes(int64_t num_bytes) {
   for (;; ++table_idx_) {
     if (table_idx_ == tables_.size()) {
       const int64_t size = std::max(kTableBlockBytes, num_bytes);
-      tables_.push_back({allocate_staging(size).value(), allocate(size).value(), size, 0, 0});
+      tables_.push_back({allocate_pinned(size).value(), allocate(size).value(), size, 0, 0});
     }
     TableBlock& block = tables_[table_idx_];
     if (block.used + num_bytes > block.size) continue;
@@ -82,6 +82,11 @@ Status ConstantTwins::add_bytes(std::span<const std::byte> host) {
 void copy_bytes(Gpu* gpu, void* to, const void* from, int64_t num_bytes) {
   if (gpu != nullptr) return gpu->copy(to, from, num_bytes);
   std::memcpy(to, from, static_cast<size_t>(num_bytes));
+}
+
+void copy_all(Gpu* gpu, std::span<const Gpu::Copy> copies) {
+  if (gpu != nullptr) return gpu->copy_all(copies);
+  for (const Gpu::Copy& one : copies) copy_bytes(nullptr, one.to, one.from, one.num_bytes);
 }
 
 void clear_bytes(Gpu* gpu, void* to, int64_t num_bytes) {

@@ -8,7 +8,8 @@
 //                    memory, which is written at once; on_device() copies all that has not been
 //                    copied, so that tables which are made before the first launch cost one copy.
 // Order   kernels, fills and copies run in the order of their calls.
-// Errors  a GPU that fails ends the process and names the call; memory that is out is a Status.
+// Errors  a GPU that fails ends the process and names the call; memory that is out is a Status. A
+//         step's scratch then lies in the host's memory, and take_shortage() tells.
 // Threads one owner.
 #pragma once
 
@@ -17,6 +18,7 @@
 #include <map>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/status.h"
@@ -41,6 +43,22 @@ class Gpu {
   virtual void fill(void* to, uint8_t value, int64_t num_bytes) = 0;
   virtual void synchronize() = 0;
 
+  // Host memory that is copied at the full rate, and that kernels can read and write, slowly;
+  // resource_exhausted.
+  virtual Result<std::byte*> allocate_pinned(int64_t num_bytes) = 0;
+  virtual void release_pinned(std::byte* memory) = 0;
+  struct Copy {
+    void* to;
+    const void* from;
+    int64_t num_bytes;
+  };
+  // As copy(), one after the other without a wait between them.
+  virtual void copy_all(std::span<const Copy> copies) = 0;
+
+  // What was short of device memory since the last call, and got the host's instead
+  // (Buffer::create_scratch); ok: nothing.
+  Status take_shortage() { return std::exchange(shortage_, Status()); }
+
   // Forgets the tables of the step before. Kernels that read them may still run.
   void begin_tables();
   // Host memory until the next begin_tables().
@@ -62,16 +80,14 @@ class Gpu {
   }
 
  protected:
-  // Host memory from which copies need not wait; resource_exhausted.
-  virtual Result<std::byte*> allocate_staging(int64_t num_bytes) = 0;
-  virtual void release_staging(std::byte* memory) = 0;
-  // Does not wait: `from`, staging memory, stays until wait_for_staging() has returned.
+  // Does not wait: `from`, pinned memory, stays until wait_for_staging() has returned.
   virtual void copy_staged(std::byte* to, const std::byte* from, int64_t num_bytes) = 0;
   virtual void wait_for_staging() = 0;
   // Of tables; what a destructor calls while the functions above can still be called.
   void release_tables();
 
  private:
+  friend class Buffer;
   friend class ConstantTwins;
   struct Twin {
     int64_t num_bytes;
@@ -91,6 +107,7 @@ class Gpu {
   std::map<const std::byte*, Twin> constants_;  // by their first byte
   std::vector<TableBlock> tables_;
   size_t table_idx_ = 0;
+  Status shortage_;
 };
 
 // Copies of constants on a GPU, as long as this lives. The host's stay where they are, unchanged.
@@ -116,6 +133,7 @@ class ConstantTwins {
 
 // memcpy and memset to zero in the memory of `gpu`; null: the host's. The other side may be either.
 void copy_bytes(Gpu* gpu, void* to, const void* from, int64_t num_bytes);
+void copy_all(Gpu* gpu, std::span<const Gpu::Copy> copies);
 void clear_bytes(Gpu* gpu, void* to, int64_t num_bytes);
 
 }  // namespace cachalot::device

@@ -92,5 +92,32 @@ TEST(Arena, OfAGpuTakesItsMemory) {
   EXPECT_EQ(gpu.num_allocated, 0);
 }
 
+TEST(Gpu, AStepsScratchGoesOnInTheHostsMemoryAndTells) {
+  FakeGpu gpu;
+  Arena arena(1024, &gpu);
+  Floats floats({nullptr, nullptr, Isa::reference, &gpu});
+  gpu.max_bytes = 512;
+  {
+    const ArenaScope scope(arena);
+    arena.allocate<float>(300)[299] = 1;
+    EXPECT_FALSE(gpu.take_shortage().ok());
+    EXPECT_TRUE(gpu.take_shortage().ok());
+    floats.make_room(300);
+    floats.data()[299] = 1;
+    EXPECT_FALSE(gpu.take_shortage().ok());
+  }
+  EXPECT_EQ(gpu.num_pinned, 2);
+  arena.give_back();
+  floats.give_back();
+  EXPECT_EQ(gpu.num_pinned, 0);
+  gpu.max_bytes = 4096;
+  {
+    const ArenaScope scope(arena);
+    arena.allocate<float>(300);
+    EXPECT_TRUE(gpu.take_shortage().ok());
+    EXPECT_DEATH(arena.give_back(), "");
+  }
+}
+
 }  // namespace
 }  // namespace cachalot::device

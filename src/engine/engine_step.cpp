@@ -227,6 +227,12 @@ void Engine::keep_prefix(Generation& generation, bool is_end) {
 
 double Engine::collect() {
   const double drafting_s = steps_->collect(cost_);
+  if (const Status shortage = steps_->take_shortage(); !shortage.ok()) {
+    for (const StepRunner::Rows& rows : step_rows_) {
+      if (!rows.generation->is_finished())
+        rows.generation->fail(resource_exhausted("a step's scratch: " + shortage.message()));
+    }
+  }
   if (prefix_ == nullptr) return drafting_s;
   for (const StepRunner::Rows& rows : step_rows_) {
     Generation& one = *rows.generation;

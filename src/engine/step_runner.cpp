@@ -61,6 +61,15 @@ double StepRunner::collect(CostModel& cost) {
   return draft(cost);
 }
 
+Status StepRunner::take_shortage() {
+  device::ExecContext& ctx = runner_.context();
+  Status shortage = ctx.gpu != nullptr ? ctx.gpu->take_shortage() : Status();
+  if (shortage.ok()) return shortage;
+  ctx.arena->give_back();
+  for (device::Floats* floats : {&streams_, &logits_, &given_, &made_}) floats->give_back();
+  return shortage;
+}
+
 void StepRunner::take_decoded() {
   const model::Transformer& model = runner_.model();
   logit_rows_.clear();

@@ -42,6 +42,9 @@ class StepRunner {
   // Gives every answer what came of its rows, and drafts. Adds to `cost` what drafting took, and
   // returns it in seconds.
   double collect(CostModel& cost);
+  // What the step was short of on a GPU: it ran with the host's memory, which has been given back.
+  // ok: nothing. Between steps.
+  Status take_shortage();
 
  private:
   struct Draft {

@@ -63,17 +63,31 @@ class CudaGpu final : public Gpu {
     stream_.synchronize();
   }
 
-  const Device& device() const { return device_; }
-  const Stream& stream() const { return stream_; }
-
- protected:
-  Result<std::byte*> allocate_staging(int64_t num_bytes) override {
+  Result<std::byte*> allocate_pinned(int64_t num_bytes) override {
+    make_current();
     void* memory = nullptr;
     const cudaError_t error =
         cudaHostAlloc(&memory, static_cast<size_t>(num_bytes), cudaHostAllocDefault);
     return given(error, memory, "pinned", num_bytes);
   }
-  void release_staging(std::byte* memory) override { CACHALOT_CUDA_CHECK(cudaFreeHost(memory)); }
+  void release_pinned(std::byte* memory) override {
+    submit();
+    stream_.synchronize();  // kernels may read it
+    CACHALOT_CUDA_CHECK(cudaFreeHost(memory));
+  }
+  void copy_all(std::span<const Copy> copies) override {
+    submit();
+    for (const Copy& one : copies) {
+      CACHALOT_CUDA_CHECK(cudaMemcpyAsync(one.to, one.from, static_cast<size_t>(one.num_bytes),
+                                          cudaMemcpyDefault, stream_.get()));
+    }
+    stream_.synchronize();
+  }
+
+  const Device& device() const { return device_; }
+  const Stream& stream() const { return stream_; }
+
+ protected:
   void copy_staged(std::byte* to, const std::byte* from, int64_t num_bytes) override {
     // Those of one block of tables lie one after the other.
     if (!staging_.empty()) {
