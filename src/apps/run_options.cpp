@@ -133,6 +133,11 @@ void add_run_options(CLI::App* command, RunOptions* options) {
       ->check(CLI::Range(0.0, 1e6))
       ->group(kModel);
   command
+      ->add_option("--prefix-host-gb", options->prefix_host_gb,
+                   "with cuda: host memory for what the GPU's has no more room for, GiB")
+      ->check(CLI::Range(0.0, 1e6))
+      ->group(kModel);
+  command
       ->add_option("--drafts", options->drafts,
                    "tokens that the MTP block drafts a step; the text stays the same")
       ->check(CLI::Range(int64_t{0}, kMaxDrafts))
@@ -236,6 +241,7 @@ Result<Session> open_session(const RunOptions& options, bool needs_tokenizer) {
   engine_options.max_sequences = options.max_sequences;
   cache::PrefixCacheOptions& prefix = engine_options.prefix_cache.emplace();
   prefix.directory = options.prefix_dir;
+  prefix.max_host_bytes = static_cast<int64_t>(options.prefix_host_gb * (int64_t{1} << 30));
   prefix.max_disk_bytes = static_cast<int64_t>(options.prefix_gb * (int64_t{1} << 30));
   if (options.random_weights) {
     CACHALOT_ASSIGN_OR_RETURN(std::unique_ptr<engine::LoadedModel> model,

@@ -30,8 +30,9 @@ struct RunOptions {
   double max_token_gap = 0;  // seconds; 0: the engine's default
   int64_t context = 0;       // 0: the model's
   double cache_gb = 4.0;
-  std::string prefix_dir;   // where prompts are kept for later starts; empty: in memory alone
-  double prefix_gb = 16.0;  // the most that it holds
+  std::string prefix_dir;       // where prompts are kept for later starts; empty: in memory alone
+  double prefix_gb = 16.0;      // the most that it holds
+  double prefix_host_gb = 4.0;  // of host memory, for what has left a GPU's
   int64_t drafts = 0;
   int64_t max_sequences = engine::EngineOptions().max_sequences;  // at a time
   bool greedy = false;

@@ -50,7 +50,7 @@ struct PrefixCache::Parts {
         index(pool,
               options.max_block_bytes > 0 ? options.max_block_bytes
                                           : pool.blocks().max_items() * layout.block_bytes(),
-              options.max_state_bytes) {}
+              options.max_host_bytes, options.max_state_bytes) {}
 
   bool is_zero() const { return options.states.strategy == StateStrategy::zero; }
   // The end of the last block that a prompt's next visit can use.
@@ -64,6 +64,9 @@ struct PrefixCache::Parts {
   // Adds a reference to the block of each link to `held`, reading what is on disk alone, up to the
   // first that cannot be had.
   void hold(std::vector<Link>& links, std::vector<int32_t>& held);
+  // Copies to the GPU those links from `first` on that the host's memory has, and holds them; the
+  // first that it does not have, or that there is no room for.
+  size_t hold_from_host(std::vector<Link>& links, size_t first, std::vector<int32_t>& held);
   // Null where it cannot be read. Valid until the next call.
   const std::byte* load_state(Link& link);
   RecordHeader header_of(RecordKind kind, const Link& link) const;
@@ -151,12 +154,15 @@ RecordHeader PrefixCache::Parts::header_of(RecordKind kind, const Link& link) co
 
 void PrefixCache::Parts::hold(std::vector<Link>& links, std::vector<int32_t>& held) {
   const bool has_bytes = layout.block_bytes() > 0;
-  size_t known = 0;  // links in memory, which come first
+  size_t known = 0;  // links in the pool, which come first
   for (; known < links.size() && links[known].block != nullptr; ++known) {
+    if (links[known].block->host_id >= 0) break;
     if (known < held.size() || !has_bytes) continue;
     held.push_back(links[known].block->block_id);
     pool.blocks().add_reference(held.back());
   }
+  known = hold_from_host(links, known, held);
+  if (known < links.size() && links[known].block != nullptr) return links.resize(known);
   std::vector<int32_t> ids;
   std::vector<ReadRequest> requests;
   for (size_t i = known; i < links.size(); ++i) {
@@ -188,6 +194,29 @@ void PrefixCache::Parts::hold(std::vector<Link>& links, std::vector<int32_t>& he
   links.resize(known + read);
 }
 
+size_t PrefixCache::Parts::hold_from_host(std::vector<Link>& links, size_t first,
+                                          std::vector<int32_t>& held) {
+  size_t end = first;
+  for (; end < links.size() && links[end].block != nullptr; ++end)
+    links[end].block->stays_on_host = true;
+  std::vector<device::Gpu::Copy> copies;
+  size_t placed = first;
+  for (; placed < end; ++placed) {
+    KeptBlock* block = links[placed].block;
+    if (!index.make_room(1) || !pool.blocks().allocate(1, held).ok()) break;
+    index.place(block, held.back());
+    copies.push_back(
+        {pool.blocks().data(held.back()), index.host_bytes(*block), layout.block_bytes()});
+  }
+  if (!copies.empty()) pool.gpu()->copy_all(copies);
+  for (size_t i = first; i < end; ++i) {
+    links[i].block->stays_on_host = false;
+    if (i < placed) index.leave_host(links[i].block);
+  }
+  counters.host_blocks += static_cast<int64_t>(placed - first);
+  return placed;
+}
+
 // Payloads are blocks of the GPU: while some are copied there, the next are read.
 void PrefixCache::Parts::read_to_gpu(std::span<ReadRequest> requests) {
   constexpr int64_t kStagingBytes = int64_t{32} << 20;  // of each half
@@ -212,9 +241,12 @@ void PrefixCache::Parts::read_to_gpu(std::span<ReadRequest> requests) {
   read(0);
   for (size_t first = 0; first < requests.size(); first += group) {
     const std::jthread next([&] { read(first + group); });
+    std::vector<device::Gpu::Copy> copies;
     for (size_t i = first; i < std::min(requests.size(), first + group); ++i) {
-      if (requests[i].is_read) gpu.copy(blocks[i], requests[i].payload.data(), block_bytes);
+      if (requests[i].is_read)
+        copies.push_back({blocks[i], requests[i].payload.data(), block_bytes});
     }
+    gpu.copy_all(copies);
   }
   gpu.begin_tables();
 }
@@ -408,6 +440,9 @@ void PrefixCache::store(std::span<const int32_t> tokens, SequenceCache& cache,
       link.block = p.index.insert(parent, link.parent_key, link.key, link.tokens, id);
       if (link.block == nullptr) return;  // two texts with one key: the first stays
       ++p.counters.stored_blocks;
+    } else if (link.block->host_id >= 0) {  // it has been computed anew
+      p.index.place(link.block, id);
+      p.index.leave_host(link.block);
     } else if (link.block->block_id != id) {
       cache.share_block(i, link.block->block_id);
     }
@@ -427,6 +462,7 @@ void PrefixCache::store(std::span<const int32_t> tokens, SequenceCache& cache,
 
 bool PrefixCache::make_room(int64_t num_blocks) { return parts_->index.make_room(num_blocks); }
 int64_t PrefixCache::num_kept_blocks() const { return parts_->index.num_blocks(); }
+int64_t PrefixCache::num_host_blocks() const { return parts_->index.num_host_blocks(); }
 int64_t PrefixCache::num_idle_blocks() const { return parts_->pool.blocks().num_idle(); }
 
 int64_t PrefixCache::num_own_blocks(const SequenceCache& cache) const {

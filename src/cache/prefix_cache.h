@@ -1,5 +1,6 @@
-// What prompts have in common runs once: whole blocks are kept by content, in memory and, where a
-// directory is given, on disk, and a new prompt begins behind those that it shares.
+// What prompts have in common runs once: whole blocks are kept by content, in the pool, where that
+// is a GPU's in the host's memory too, and, where a directory is given, on disk; a new prompt begins
+// behind those that it shares.
 // Source  reference/infrastructure 8.2.
 //
 // Use     begin   find(): a sequence that holds the first tokens of a prompt. Where rebuild_from is
@@ -38,6 +39,7 @@ struct PrefixCacheOptions {
   StatePolicy states;
   int64_t num_layers = 0;  // decoder layers, MTP blocks apart: how far back a zero state begins
   int64_t max_block_bytes = 0;  // of kept blocks, of the pool's; 0: all of the pool
+  int64_t max_host_bytes = 0;   // of blocks that have gone from a GPU's pool, in pinned memory
   int64_t max_state_bytes = int64_t{256} << 20;
   uint64_t weights_version = 0;
   int64_t position_base = 0;       // of the first token; rows of another one are others
@@ -61,6 +63,7 @@ struct PrefixCounters {
   int64_t reused_tokens = 0;
   int64_t recomputed_tokens = 0;  // matched, and yet run again: after the last state, or to make it
   int64_t memory_blocks = 0;
+  int64_t host_blocks = 0;  // of those: copied from the host's memory to the GPU's
   int64_t disk_blocks = 0;
   int64_t disk_read_bytes = 0;
   int64_t disk_written_bytes = 0;
@@ -99,7 +102,8 @@ class PrefixCache {
   // Gives blocks back, the least recently used first, until num_blocks are free in the pool; false
   // where sequences hold the rest.
   bool make_room(int64_t num_blocks);
-  int64_t num_kept_blocks() const;  // in memory
+  int64_t num_kept_blocks() const;  // in the pool
+  int64_t num_host_blocks() const;  // in the host's memory, beside a GPU's pool
   int64_t num_idle_blocks() const;  // that no sequence holds: what make_room() can give back
   // Of the sequence's blocks, those that no other one has a part in: free or idle without it.
   int64_t num_own_blocks(const SequenceCache& cache) const;

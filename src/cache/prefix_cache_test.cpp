@@ -340,7 +340,7 @@ TEST(PrefixCacheDisk, AHitNeedsTheSameModelVersionAndPositionBase) {
   base.position_base = 128;
   EXPECT_EQ(Fixture(kFull, 64, version).found(text), 0);
   EXPECT_EQ(Fixture(kFull, 64, base).found(text), 0);
-  EXPECT_EQ(Fixture(kFull, 64, on_disk(folder), 0x1235).found(text), 0);
+  EXPECT_EQ(Fixture(kFull, 64, on_disk(folder), nullptr, 0x1235).found(text), 0);
   Fixture same(kFull, 64, on_disk(folder));
   EXPECT_EQ(same.found(text), 96);
   same.cache().set_weights_version(1);

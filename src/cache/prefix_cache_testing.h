@@ -33,8 +33,8 @@ inline std::vector<int32_t> first_of(const std::vector<int32_t>& tokens, int64_t
 class Fixture {
  public:
   explicit Fixture(StatePolicy policy, int64_t max_blocks = 64, PrefixCacheOptions options = {},
-                   uint64_t fingerprint = 0x1234)
-      : pool_(BlockPool::create(small_layout(fingerprint), {max_blocks, 8}).value()) {
+                   device::Gpu* gpu = nullptr, uint64_t fingerprint = 0x1234)
+      : pool_(BlockPool::create(small_layout(fingerprint), {max_blocks, 8}, gpu).value()) {
     options.states = policy;
     options.num_layers = kLayers;
     cache_ = PrefixCache::create(*pool_, options).value();

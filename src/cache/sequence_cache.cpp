@@ -261,22 +261,24 @@ void SequenceCache::copy_boundary_state(int64_t position, std::byte* out) const 
   CACHALOT_CHECK(position % layout().block_tokens() == 0 && position >= min_rewind_tokens() &&
                  position <= num_tokens_);
   std::memset(out, 0, static_cast<size_t>(boundary_state_bytes(layout())));
+  std::vector<device::Gpu::Copy> copies;
   for_each_boundary_run(position, out,
-                        [gpu = pool_->gpu()](tensor::RowRef row, tensor::RowRef kept,
-                                             const tensor::RowLayout& bytes) {
-                          device::copy_bytes(gpu, kept.data, row.data, bytes.data_bytes);
-                          device::copy_bytes(gpu, kept.scale, row.scale, bytes.scale_bytes);
+                        [&](tensor::RowRef row, tensor::RowRef kept, const tensor::RowLayout& run) {
+                          copies.push_back({kept.data, row.data, run.data_bytes});
+                          copies.push_back({kept.scale, row.scale, run.scale_bytes});
                         });
+  device::copy_all(pool_->gpu(), copies);
 }
 
 void SequenceCache::set_boundary_state(const std::byte* bytes) {
   CACHALOT_CHECK(num_tokens_ % layout().block_tokens() == 0);
-  for_each_boundary_run(
-      num_tokens_, const_cast<std::byte*>(bytes),
-      [gpu = pool_->gpu()](tensor::RowRef row, tensor::RowRef kept, const tensor::RowLayout& run) {
-        device::copy_bytes(gpu, row.data, kept.data, run.data_bytes);
-        device::copy_bytes(gpu, row.scale, kept.scale, run.scale_bytes);
-      });
+  std::vector<device::Gpu::Copy> copies;
+  for_each_boundary_run(num_tokens_, const_cast<std::byte*>(bytes),
+                        [&](tensor::RowRef row, tensor::RowRef kept, const tensor::RowLayout& run) {
+                          copies.push_back({row.data, kept.data, run.data_bytes});
+                          copies.push_back({row.scale, kept.scale, run.scale_bytes});
+                        });
+  device::copy_all(pool_->gpu(), copies);
 }
 
 void SequenceCache::share_block(int64_t block_idx, int32_t id) {

@@ -11,12 +11,13 @@
 namespace cachalot::cache {
 
 SlabPool::SlabPool(std::string what, int64_t item_bytes, int64_t max_items, int64_t slab_items,
-                   device::Gpu* gpu)
+                   device::Gpu* gpu, bool is_pinned)
     : what_(std::move(what)),
       item_bytes_(item_bytes),
       max_items_(max_items),
       slab_items_(std::clamp<int64_t>(slab_items, 1, std::max<int64_t>(max_items, 1))),
-      gpu_(gpu) {
+      gpu_(gpu),
+      is_pinned_(is_pinned) {
   CACHALOT_CHECK(item_bytes >= 0 && max_items >= 0 &&
                  max_items <= std::numeric_limits<int32_t>::max());
 }
@@ -24,7 +25,10 @@ SlabPool::SlabPool(std::string what, int64_t item_bytes, int64_t max_items, int6
 Status SlabPool::grow() {
   const int64_t num_items = static_cast<int64_t>(num_references_.size());
   const int64_t added = std::min(slab_items_, max_items_ - num_items);
-  CACHALOT_ASSIGN_OR_RETURN(device::Buffer slab, device::Buffer::create(added * item_bytes_, gpu_));
+  const int64_t num_bytes = added * item_bytes_;
+  CACHALOT_ASSIGN_OR_RETURN(device::Buffer slab,
+                            is_pinned_ ? device::Buffer::create_pinned(num_bytes, gpu_)
+                                       : device::Buffer::create(num_bytes, gpu_));
   slabs_.push_back(std::move(slab));
   num_references_.resize(static_cast<size_t>(num_items + added), 0);
   is_kept_.resize(num_references_.size(), 0);

@@ -18,9 +18,10 @@ class SlabPool {
  public:
   // what: the items' name in messages, as in "KV blocks". item_bytes >= 0, 0 <= max_items < 2^31,
   // slab_items >= 1.
-  // gpu: whose memory the items are; null: the host's.
+  // gpu: whose memory the items are; null: the host's. is_pinned: the host's in any case, from
+  // which copies to the GPU are fast.
   SlabPool(std::string what, int64_t item_bytes, int64_t max_items, int64_t slab_items,
-           device::Gpu* gpu = nullptr);
+           device::Gpu* gpu = nullptr, bool is_pinned = false);
 
   // Appends n ids, each with one reference. resource_exhausted names needed, free and limit and
   // leaves everything as it was.
@@ -52,6 +53,7 @@ class SlabPool {
   int64_t max_items_;
   int64_t slab_items_;
   device::Gpu* gpu_;
+  bool is_pinned_;
   int64_t num_used_ = 0;
   std::vector<device::Buffer> slabs_;
   int64_t num_idle_ = 0;

@@ -39,5 +39,23 @@ TEST(SchedulesOnTheGpu, ASequenceIsSavedThereAndRestoredHere) {
   for (const Completion& one : continued) testing::expect_same(one, continued[0]);
 }
 
+// Two texts take turns where there is room for one: each comes back from the host's memory.
+TEST(SchedulesOnTheGpu, APrefixThatHasLeftTheGpuHasTheBitsOfARunAlone) {
+  if (const auto gpu = device::Gpu::open(0); !gpu) GTEST_SKIP() << gpu.error().message();
+  testing::SmallEngine small;
+  small.num_blocks = 10;
+  small.device = "cuda";
+  small.prefix_cache.emplace();
+  small.prefix_cache->states.strategy = cache::StateStrategy::full;
+  small.prefix_cache->max_host_bytes = int64_t{1} << 26;
+  auto engine = small.make();
+  for (uint64_t turn = 0; turn < 6; ++turn) {
+    const Request one = testing::request(testing::random_ids(45, turn % 2), 12, turn);
+    testing::expect_same(testing::run_all(*engine, {one})[0].value(), testing::alone({}, one));
+  }
+  EXPECT_EQ(engine->prefix_counters().hits, 4);
+  EXPECT_GE(engine->prefix_counters().host_blocks, 4);
+}
+
 }  // namespace
 }  // namespace cachalot::engine

@@ -1,0 +1,98 @@
+// Blocks that leave a GPU's pool for the host's memory, and come back. The GPU is one whose memory
+// is the host's (device/gpu_testing.h).
+#include <gtest/gtest.h>
+
+#include "cache/prefix_cache_testing.h"
+#include "device/gpu_testing.h"
+
+namespace cachalot::cache {
+namespace {
+using testing::CheckedSequence;
+using testing::first_of;
+using testing::Fixture;
+using testing::kBlock;
+using testing::kFull;
+using testing::small_layout;
+using testing::some_tokens;
+
+PrefixCacheOptions with_host_blocks(int64_t blocks) {
+  PrefixCacheOptions options;
+  options.max_host_bytes = blocks * small_layout().block_bytes();
+  return options;
+}
+
+// Eight blocks in the pool, texts of six: the next one drives the last one out.
+struct HostTier {
+  explicit HostTier(int64_t host_blocks) : fixture(kFull, 8, with_host_blocks(host_blocks), &gpu) {}
+  // The text's tokens that are found; what the sequence then holds is right.
+  int64_t found(const std::vector<int32_t>& text) {
+    CheckedSequence sequence = fixture.begin(text);
+    EXPECT_EQ(sequence.fault(), "");
+    return sequence.num_tokens();
+  }
+
+  device::FakeGpu gpu;
+  Fixture fixture;
+  std::vector<int32_t> one = some_tokens(6 * kBlock + 1, 1), two = some_tokens(6 * kBlock + 1, 2);
+};
+
+TEST(PrefixCacheHost, WhatLeavesThePoolIsFoundAndComesBack) {
+  HostTier t(64);
+  t.fixture.visit(t.one);
+  t.fixture.visit(t.two);
+  EXPECT_EQ(t.fixture.cache().num_host_blocks(), 5);
+  EXPECT_EQ(t.found(t.one), 6 * kBlock);
+  EXPECT_EQ(t.fixture.cache().counters().host_blocks, 5);
+  EXPECT_EQ(t.fixture.cache().counters().evicted_blocks, 0);
+  EXPECT_EQ(t.found(t.two), 6 * kBlock);
+  EXPECT_EQ(t.found(t.one), 6 * kBlock);
+}
+
+TEST(PrefixCacheHost, WithoutRoomThereTheyAreGone) {
+  HostTier t(0);
+  t.fixture.visit(t.one);
+  t.fixture.visit(t.two);
+  EXPECT_EQ(t.fixture.cache().num_host_blocks(), 0);
+  EXPECT_EQ(t.found(t.one), 1 * kBlock);
+}
+
+// The ends of texts go first, so that what is left is a beginning.
+TEST(PrefixCacheHost, OfTooManyTheLeastUsedGo) {
+  HostTier t(3);
+  t.fixture.visit(t.one);
+  t.fixture.visit(t.two);
+  EXPECT_EQ(t.fixture.cache().num_host_blocks(), 3);
+  EXPECT_EQ(t.fixture.cache().counters().evicted_blocks, 2);
+  EXPECT_EQ(t.found(t.one), 4 * kBlock);
+  EXPECT_LE(t.fixture.cache().num_host_blocks(), 3);
+}
+
+// Of a text whose first blocks are in the pool and whose next ones are the host's, as much is found
+// as there is room for.
+TEST(PrefixCacheHost, AHitTakesNoMoreThanThereIsRoomFor) {
+  HostTier t(64);
+  t.fixture.visit(t.one);
+  CheckedSequence held = t.fixture.begin(t.two);
+  t.fixture.prefill(held, t.two);
+  EXPECT_EQ(t.found(t.one), 1 * kBlock);  // seven are the other sequence's
+  EXPECT_EQ(held.fault(), "");
+}
+
+TEST(PrefixCacheHost, ATextThatIsComputedAnewIsInThePoolAgain) {
+  HostTier t(64);
+  t.fixture.visit(t.one);
+  t.fixture.visit(t.two);
+  {
+    CheckedSequence anew(SequenceCache::create(t.fixture.pool()).value());
+    t.fixture.prefill(anew, t.one);
+    EXPECT_EQ(anew.fault(), "");
+  }
+  EXPECT_EQ(t.found(t.one), 6 * kBlock);
+  EXPECT_EQ(t.fixture.cache().counters().host_blocks, 0);
+  t.fixture.cache().clear();
+  EXPECT_EQ(t.found(t.one), 0);
+  EXPECT_EQ(t.fixture.cache().num_host_blocks(), 0);
+}
+
+}  // namespace
+}  // namespace cachalot::cache
