@@ -8,6 +8,7 @@
 #include "apps/verbs.h"
 #include "matmul/matmul_bench.h"
 #include "model/arrivals_bench.h"
+#include "model/count_bench.h"
 #include "model/drafts_bench.h"
 #include "model/gpu_bench.h"
 #include "model/model_bench.h"
@@ -127,6 +128,21 @@ void add_bench_verb(CLI::App& app, int* exit_code) {
       fmt::print("{}\n", *table ? report->table : report->json);
     }
   });
+
+  auto count = std::make_shared<bench::CountBenchOptions>();
+  CLI::App* count_command = bench->add_subcommand(
+      "count", "FLOPs and cache bytes of a token at a long context, counted as its ops run");
+  set_example(count_command, "bench count --device cpu --presets nano");
+  count_command->add_flag("--json", *json, "the output is JSON with or without it");
+  count_command->add_option("--presets", count->presets, "of models (default: flash,pro)")
+      ->delimiter(',');
+  count_command->add_option("--context", count->context, "tokens, a multiple of 256")
+      ->check(CLI::Range(256, 1 << 20));
+  count_command->add_option("--device", count->device, "cpu, cuda or cuda:N");
+  count_command->add_option("--precision", count->precision,
+                            "exact, bf16, official or official-fp8 (default: official-fp8)");
+  count_command->callback(
+      [count, json, exit_code] { *exit_code = print(bench::run_count_bench(*count)); });
 
   auto arrivals = std::make_shared<bench::ArrivalsBenchOptions>();
   CLI::App* arrivals_command = bench->add_subcommand(

@@ -29,6 +29,7 @@ void route(Context ctx, const ops::RouterParams& p) {
 void expert_products(Context ctx, const ops::ExpertProductsParams& p, GradientFormat format) {
   if (ctx.exec.gpu != nullptr) {
     if (p.num_pairs > 0) ops::expert_products_cuda(ctx.exec, p);
+    if (ctx.exec.work != nullptr) ops::count_expert_products(p, *ctx.exec.work);
     return;
   }
   auto* products = ctx.exec.arena->allocate<ops::MatmulParams>(p.num_parts * p.num_experts);

@@ -6,6 +6,7 @@
 #include "device/buffer.h"
 #include "device/gpu.h"
 #include "device/isa.h"
+#include "device/work.h"
 
 namespace cachalot::device {
 
@@ -13,7 +14,8 @@ struct ExecContext {
   ThreadPool* pool;
   Arena* arena;  // of the GPU's memory where there is one: the host does not touch it
   Isa isa;
-  Gpu* gpu = nullptr;  // null: ops run on the CPU
+  Gpu* gpu = nullptr;    // null: ops run on the CPU
+  Work* work = nullptr;  // null: nobody counts
 
   // Host memory of the step, for what kernels read by its twin or the host reads alone.
   template <typename T>

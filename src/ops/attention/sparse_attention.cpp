@@ -18,6 +18,20 @@ void check_layout(const char* name, tensor::RowLayout found, tensor::RowLayout e
                   found.data_bytes, found.scale_bytes, expected.data_bytes, expected.scale_bytes));
 }
 
+// A score and a value of every head are head_dim products each.
+void count(const SparseAttentionParams& p, device::Work& work) {
+  int64_t keys = 0;
+  for (int64_t s = 0; s < p.sequences.count; ++s) {
+    for (int64_t i = 0; i < p.sequences.num_rows(s); ++i) {
+      const int64_t end = p.sequences.first_position[s] + i + 1;
+      if (p.window > 0) keys += std::min(p.window, end);
+      if (p.ratio > 0)
+        keys += p.selected != nullptr ? std::min(p.topk, end / p.ratio) : end / p.ratio;
+    }
+  }
+  work.wide += keys * p.heads * 2 * p.head_dim;
+}
+
 }  // namespace
 
 void check_sparse_attention(const SparseAttentionParams& p) {
@@ -51,6 +65,7 @@ void check_sparse_attention(const SparseAttentionParams& p) {
 void sparse_attention(device::ExecContext& ctx, const SparseAttentionParams& p) {
   check_sparse_attention(p);
   if (p.sequences.rows() == 0) return;
+  if (ctx.work != nullptr) count(p, *ctx.work);
   if (ctx.gpu != nullptr) {
     sparse_attention_cuda(ctx, p);
   } else if (ctx.isa == device::Isa::reference) {

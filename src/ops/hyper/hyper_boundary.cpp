@@ -1,6 +1,7 @@
 #include "ops/hyper/hyper_boundary.h"
 
 #include "base/check.h"
+#include "ops/matmul/matmul.h"
 #include "ops/on_gpu.h"
 
 namespace cachalot::ops {
@@ -12,6 +13,7 @@ void hyper_boundary(device::ExecContext& ctx, const HyperBoundaryRows& p) {
                  p.fn->rows() == (head ? 4 : 24));
   CACHALOT_CHECK((p.comb == nullptr) == head && (p.y == nullptr || !head));
   CACHALOT_CHECK(p.sinkhorn_iters >= 1);
+  if (ctx.work != nullptr) count_product(*p.fn, p.rows, *ctx.work);
   if (p.rows > 0) hyper_boundary_cuda(ctx, p);
 }
 

@@ -39,6 +39,21 @@ void check_sequence(const IndexSelectParams& p, int64_t s) {
                   found.scale_bytes, expected.data_bytes, expected.scale_bytes));
 }
 
+// Of rows that see more than they take.
+void count(const IndexSelectParams& p, device::Work& work) {
+  int64_t scores = 0;
+  for (int64_t s = 0; s < p.sequences.count; ++s) {
+    for (int64_t i = 0; i < p.sequences.num_rows(s); ++i) {
+      const int64_t visible = (p.sequences.first_position[s] + i + 1) / p.ratio;
+      if (visible > p.topk) scores += visible;
+    }
+  }
+  int64_t& products = p.format == tensor::IndexFormat::fp4   ? work.fp4_pairs
+                      : p.format == tensor::IndexFormat::fp8 ? work.narrow
+                                                             : work.wide;
+  products += scores * p.heads * p.dim;
+}
+
 // Rows that see no more than topk entries take them all; more entries only become visible as
 // positions ascend. Returns the first row that sees more, or the sequence's end.
 int64_t take_all(const IndexSelectParams& p, int64_t s) {
@@ -58,6 +73,7 @@ int64_t take_all(const IndexSelectParams& p, int64_t s) {
 
 void index_select(device::ExecContext& ctx, const IndexSelectParams& p) {
   CACHALOT_CHECK(p.heads > 0 && p.dim > 0 && p.topk > 0 && p.ratio > 0);
+  if (ctx.work != nullptr) count(p, *ctx.work);
   if (ctx.gpu != nullptr) {
     for (int64_t s = 0; s < p.sequences.count; ++s) check_sequence(p, s);
     return index_select_cuda(ctx, p);

@@ -204,17 +204,22 @@ const Product& find(const Product* products, int64_t count, int64_t Product::*fi
 
 }  // namespace
 
+void count_product(const PackedWeight& w, int64_t rows, device::Work& work) {
+  const bool is_narrow = w.format() == WeightFormat::fp8 || w.format() == WeightFormat::fp4;
+  (is_narrow ? work.narrow : work.wide) += rows * w.rows() * w.columns();
+}
+
 void grouped_matmul(device::ExecContext& ctx, std::span<const MatmulParams> params) {
-  if (ctx.gpu != nullptr) {
-    for (const MatmulParams& p : params) check(p);
-    return grouped_matmul_cuda(ctx, params);
+  for (const MatmulParams& p : params) {
+    check(p);
+    if (ctx.work != nullptr) count_product(*p.w, p.m, *ctx.work);
   }
+  if (ctx.gpu != nullptr) return grouped_matmul_cuda(ctx, params);
   const MatmulKernels& kernels = matmul_kernels(ctx.isa);
   device::ArenaScope scope(*ctx.arena);
   Product* products = ctx.arena->allocate<Product>(static_cast<int64_t>(params.size()));
   Totals totals;
   for (const MatmulParams& p : params) {
-    check(p);
     if (p.m > 0) totals.panels += p.w->num_panels();
   }
   for (const MatmulParams& p : params) {

@@ -58,4 +58,7 @@ void matmul(device::ExecContext& ctx, const MatmulParams& p);
 // once.
 void grouped_matmul(device::ExecContext& ctx, std::span<const MatmulParams> products);
 
+// Adds the multiply-adds of so many rows; the functions above do where the context counts.
+void count_product(const PackedWeight& w, int64_t rows, device::Work& work);
+
 }  // namespace cachalot::ops

@@ -25,4 +25,11 @@ int64_t list_expert_products(const ExpertProductsParams& p, MatmulParams* out) {
   return count;
 }
 
+void count_expert_products(const ExpertProductsParams& p, device::Work& work) {
+  for (int i = 0; i < p.num_parts; ++i) {
+    const PackedWeight& w = p.parts[i].weights[0];
+    count_product(w, p.num_pairs, work);
+  }
+}
+
 }  // namespace cachalot::ops

@@ -49,4 +49,7 @@ struct ExpertProductsParams {
 // for num_parts of each expert; returns their number.
 int64_t list_expert_products(const ExpertProductsParams& p, MatmulParams* out);
 
+// What the products are, whichever expert has a pair.
+void count_expert_products(const ExpertProductsParams& p, device::Work& work);
+
 }  // namespace cachalot::ops

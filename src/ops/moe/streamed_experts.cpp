@@ -50,6 +50,10 @@ Result<StreamedExperts> StreamedExperts::create(device::Gpu& gpu, const ExpertWe
 
 void expert_layer(device::ExecContext& ctx, const ExpertLayerRows& p) {
   CACHALOT_CHECK(ctx.gpu != nullptr && p.experts != nullptr);
+  if (ctx.work != nullptr) {
+    ctx.work->narrow +=
+        p.rows * p.k * 3 * p.experts->hidden_size * p.experts->moe_intermediate_size;
+  }
   if (p.rows > 0) expert_layer_cuda(ctx, p);
 }
 

@@ -21,6 +21,10 @@ void encode_entries(device::ExecContext& ctx, const EncodeEntriesParams& p, cons
   });
 }
 
+void count(const EncodeEntriesParams& p, const tensor::RowLayout& row, device::Work* work) {
+  if (work != nullptr) work->cache_bytes += p.sequences.num_entries(p.ratio) * row.row_bytes();
+}
+
 }  // namespace
 
 void encode_kv_rows(device::ExecContext& ctx, const EncodeRowsParams& p, tensor::KvFormat format,
@@ -34,6 +38,7 @@ void encode_kv_rows(device::ExecContext& ctx, const EncodeRowsParams& p, tensor:
 
 void encode_kv_entries(device::ExecContext& ctx, const EncodeEntriesParams& p,
                        tensor::KvFormat format) {
+  count(p, tensor::kv_row_layout(format, p.dim, p.rope_dim), ctx.work);
   if (ctx.gpu != nullptr) return encode_kv_entries_cuda(ctx, p, format);
   encode_entries(ctx, p, [&](const float* x, int64_t s, int64_t entry) {
     encode_kv_row(format, x, p.dim, p.rope_dim, p.layer_rows[s].entries.row(entry));
@@ -42,6 +47,7 @@ void encode_kv_entries(device::ExecContext& ctx, const EncodeEntriesParams& p,
 
 void encode_index_entries(device::ExecContext& ctx, const EncodeEntriesParams& p,
                           tensor::IndexFormat format) {
+  count(p, tensor::index_row_layout(format, p.dim), ctx.work);
   if (ctx.gpu != nullptr) return encode_index_entries_cuda(ctx, p, format);
   encode_entries(ctx, p, [&](const float* x, int64_t s, int64_t entry) {
     encode_index_row(format, x, p.dim, p.layer_rows[s].index_keys.row(entry));
