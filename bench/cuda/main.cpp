@@ -1,6 +1,6 @@
 // cuda_kernels_bench [--table=FILE] [dense] [bf16] [experts] [boundary] [index] [index-prefill]
-// [attention] [order]: the kernels of a GPU, each checked before it is timed; all parts where none is
-// named. FILE gets the rows as Markdown (tools/kernel_table). Exit 1 where a check fails.
+// [attention] [order]: the kernels of a GPU, each checked before it is timed; all parts where none
+// is named. FILE gets the rows as Markdown (tools/kernel_table). Exit 1 where a check fails.
 #include <algorithm>
 #include <cstdio>
 #include <string>

@@ -1,6 +1,6 @@
 // What prompts have in common runs once: whole blocks are kept by content, in the pool, where that
-// is a GPU's in the host's memory too, and, where a directory is given, on disk; a new prompt begins
-// behind those that it shares.
+// is a GPU's in the host's memory too, and, where a directory is given, on disk; a new prompt
+// begins behind those that it shares.
 // Source  reference/infrastructure 8.2.
 //
 // Use     begin   find(): a sequence that holds the first tokens of a prompt. Where rebuild_from is

@@ -4,8 +4,8 @@
 // Order   by use, the most recent first. Whoever uses a block uses those before it: a block is
 //         never used more recently than its parent, and goes before it, from the pool and from the
 //         host's memory. So a chain begins in the pool and ends in the host's memory.
-// Limits  in bytes, of blocks in the pool, of blocks in the host's memory and of states apart. Blocks that sequences hold as well stay above a
-//         limit: to let them go would free nothing.
+// Limits  in bytes, of blocks in the pool, of blocks in the host's memory and of states apart.
+//         Blocks that sequences hold as well stay above a limit: to let them go would free nothing.
 // Threads the pool's owner. Owner: borrows the pool.
 #pragma once
 
