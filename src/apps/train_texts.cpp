@@ -80,21 +80,23 @@ class Texts {
       return invalid_argument(
           "--data: expected a configuration without [[data]] of its own, found one");
     }
+    set("run_dir", json::string(run_directory(request.texts[0])));
+    const std::string run_dir = text_at(tree_, "run_dir");
+    folder_ = run_dir + "/data";
+    std::error_code error;
+    const bool goes_on = request.resume && fs::exists(folder_ + kList, error);
+    if (goes_on) CACHALOT_RETURN_IF_ERROR(lay_over_run(run_dir + "/run.toml"));
     if (train::find(tree_, "model.config") == nullptr &&
         train::find(tree_, "model.init_from") == nullptr)
       set("model.preset", "nano");
-    set("run_dir", json::string(run_directory(request.texts[0])));
-    const std::string run_dir = text_at(tree_, "run_dir");
     if (!request.resume && !request.dry_run && !train::list_checkpoints(run_dir).empty()) {
       return invalid_argument(fmt::format(
           "{}: expected a directory without a run, found one; --resume goes on with it, "
           "--run_dir=DIR begins another",
           run_dir));
     }
-    folder_ = run_dir + "/data";
     CACHALOT_RETURN_IF_ERROR(check());
-    std::error_code error;
-    if (request.resume && fs::exists(folder_ + kList, error)) return describe(folder_).error();
+    if (goes_on) return describe(folder_).error();
     CACHALOT_ASSIGN_OR_RETURN(NewFolder made,
                               request.dry_run ? NewFolder::temporary() : NewFolder::at(folder_));
     CACHALOT_RETURN_IF_ERROR(make(request.texts, made.path()));
@@ -112,6 +114,18 @@ class Texts {
 
  private:
   static constexpr char kList[] = "/texts.json", kHeldOutList[] = "/texts-heldout.json";
+
+  // What was given, laid over the run's own configuration; a run that ended before it had one has
+  // none to go by.
+  Status lay_over_run(const std::string& path) {
+    std::error_code error;
+    if (!fs::exists(path, error)) return {};
+    CACHALOT_ASSIGN_OR_RETURN(train::ConfigTree run,
+                              train::read_config_tree(std::span(&path, 1), {}));
+    train::overlay(run, tree_);
+    tree_ = std::move(run);
+    return {};
+  }
 
   // The configuration that the texts will complete, with anything in their place. A preset that
   // there is not has no budget to suggest: it is the only error then.

@@ -179,5 +179,31 @@ TEST_F(ForeignFiles, AreMapped) {
   EXPECT_EQ(documents(**NanogptSource::open(path("train.bin"), {})), (Ids{{4, 5}}));
 }
 
+// A cursor into other content of the same size would go on with other data.
+TEST_F(ForeignFiles, TheFingerprintIsOfEveryToken) {
+  std::vector<uint16_t> ids(5000, 7);
+  const auto fingerprint = [&] {
+    const auto bytes = nanogpt<uint16_t>(20240520, 1, ids);
+    std::ofstream(path("one.bin"), std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()),
+               static_cast<std::streamsize>(bytes.size()));
+    const uint64_t of_file = (*NanogptSource::open(path("one.bin"), {}))->fingerprint();
+    EXPECT_EQ((*NanogptSource::from_bytes(bytes, "x", {}))->fingerprint(), of_file);
+    return of_file;
+  };
+  const uint64_t first = fingerprint();
+  for (const size_t place : {size_t{0}, size_t{2500}, size_t{4999}}) {
+    ids[place] = 8;
+    EXPECT_NE(fingerprint(), first) << place;
+    ids[place] = 7;
+  }
+  EXPECT_EQ(fingerprint(), first);
+
+  auto [index, bin] = megatron<uint16_t>(8);
+  const uint64_t all = (*MegatronSource::from_bytes(index, bin, "x", 100))->fingerprint();
+  bin.back() = std::byte{1};
+  EXPECT_NE((*MegatronSource::from_bytes(index, bin, "x", 300))->fingerprint(), all);
+}
+
 }  // namespace
 }  // namespace cachalot::data

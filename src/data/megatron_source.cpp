@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "data/content_hash.h"
 
 namespace cachalot::data {
 namespace {
@@ -48,6 +49,7 @@ Result<std::shared_ptr<const MegatronSource>> MegatronSource::open(const std::st
   source->name_ = prefix;
   source->vocab_size_ = vocab_size;
   CACHALOT_RETURN_IF_ERROR(source->parse(index.bytes(), bin.bytes()));
+  source->set_fingerprint(index.bytes(), content_hash(bin));
   source->index_file_ = std::move(index);
   source->bin_file_ = std::move(bin);
   return std::shared_ptr<const MegatronSource>(std::move(source));
@@ -60,6 +62,7 @@ Result<std::shared_ptr<const MegatronSource>> MegatronSource::from_bytes(
   source->name_ = std::move(name);
   source->vocab_size_ = vocab_size;
   CACHALOT_RETURN_IF_ERROR(source->parse(index, bin));
+  source->set_fingerprint(index, XXH3_64bits(bin.data(), bin.size()));
   return std::shared_ptr<const MegatronSource>(std::move(source));
 }
 
@@ -130,8 +133,11 @@ Status MegatronSource::parse(std::span<const std::byte> index, std::span<const s
     return fail("last document index", num_sequences, documents_.back());
   }
   bin_ = bin;
-  fingerprint_ = XXH3_64bits_withSeed(index.data(), index.size(), bin.size());
   return {};
+}
+
+void MegatronSource::set_fingerprint(std::span<const std::byte> index, uint64_t content) {
+  fingerprint_ = XXH3_64bits_withSeed(index.data(), index.size(), content);
 }
 
 int64_t MegatronSource::document_length(int64_t document) const {

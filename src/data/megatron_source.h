@@ -35,12 +35,13 @@ class MegatronSource final : public TokenSource {
   int64_t vocab_size() const override { return vocab_size_; }
   int64_t document_length(int64_t document) const override;
   Status read(int64_t document, int64_t begin, std::span<int32_t> out) const override;
-  // Of the index and the size of the ids' file.
+  // Of the index and of all ids (content_hash.h).
   uint64_t fingerprint() const override { return fingerprint_; }
 
  private:
   MegatronSource() = default;
   Status parse(std::span<const std::byte> index, std::span<const std::byte> bin);
+  void set_fingerprint(std::span<const std::byte> index, uint64_t content);
 
   std::optional<MappedFile> index_file_;
   std::optional<MappedFile> bin_file_;

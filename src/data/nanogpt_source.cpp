@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "data/content_hash.h"
 
 namespace cachalot::data {
 namespace {
@@ -41,6 +42,7 @@ Result<std::shared_ptr<const NanogptSource>> NanogptSource::open(const std::stri
   std::shared_ptr<NanogptSource> source(new NanogptSource());
   source->name_ = path;
   CACHALOT_RETURN_IF_ERROR(source->parse(file.bytes(), options));
+  source->set_fingerprint(content_hash(file));
   source->file_ = std::move(file);
   return std::shared_ptr<const NanogptSource>(std::move(source));
 }
@@ -50,6 +52,7 @@ Result<std::shared_ptr<const NanogptSource>> NanogptSource::from_bytes(
   std::shared_ptr<NanogptSource> source(new NanogptSource());
   source->name_ = std::move(name);
   CACHALOT_RETURN_IF_ERROR(source->parse(bytes, options));
+  source->set_fingerprint(XXH3_64bits(bytes.data(), bytes.size()));
   return std::shared_ptr<const NanogptSource>(std::move(source));
 }
 
@@ -83,9 +86,11 @@ Status NanogptSource::parse(std::span<const std::byte> bytes, const Options& opt
     return data_loss(fmt::format("{}: expected {} tokens, found {}", name_, header[2], num_tokens));
   }
   find_documents(options, num_tokens);
-  fingerprint_ = XXH3_64bits_withSeed(tokens_.data(), std::min<size_t>(tokens_.size(), 4096),
-                                      XXH3_64bits(ends_.data(), ends_.size() * sizeof(int64_t)));
   return {};
+}
+
+void NanogptSource::set_fingerprint(uint64_t content) {
+  fingerprint_ = XXH3_64bits_withSeed(ends_.data(), ends_.size() * sizeof(int64_t), content);
 }
 
 void NanogptSource::find_documents(const Options& options, int64_t num_tokens) {

@@ -36,12 +36,13 @@ class NanogptSource final : public TokenSource {
   int64_t vocab_size() const override { return vocab_size_; }
   int64_t document_length(int64_t document) const override;
   Status read(int64_t document, int64_t begin, std::span<int32_t> out) const override;
-  // Of the document ends and the first tokens.
+  // Of the document ends and of all content (content_hash.h).
   uint64_t fingerprint() const override { return fingerprint_; }
 
  private:
   NanogptSource() = default;
   Status parse(std::span<const std::byte> bytes, const Options& options);
+  void set_fingerprint(uint64_t content);
   void find_documents(const Options& options, int64_t num_tokens);
   int64_t document_begin(int64_t document) const;
 

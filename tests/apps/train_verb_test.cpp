@@ -124,6 +124,48 @@ TEST(TrainTexts, StopsAndGoesOnFromItsOwnConfiguration) {
   EXPECT_EQ(chat_defaults_of(run).at("cachalot").at("plain_text"), true);
 }
 
+// With the texts named again, what is not given is the run's: model, budget and all.
+TEST(TrainTexts, GoesOnWithTheRunsConfigurationBeneathWhatIsGiven) {
+  const std::string run = scratch_path("again-run"), folder = texts();
+  ASSERT_EQ(train({"--data", folder, "--run_dir=" + run, "--stop-at-step", "4"}, kSmall).exit_code,
+            0);
+  const std::vector<std::string> again = {"--data", folder, "--run_dir=" + run, "--resume"};
+  const Outcome resumed = train(again, {"--stop-at-step", "6"});
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
+  EXPECT_NE(resumed.out.find("stopped    6 steps, 768 of 1,280 tokens"), std::string::npos)
+      << resumed.out;
+  EXPECT_EQ(resumed.out.find("changed configuration"), std::string::npos) << resumed.out;
+  const Outcome longer = train(again, {"--tokens", "1536"});
+  ASSERT_EQ(longer.exit_code, 0) << longer.err;
+  EXPECT_NE(longer.out.find("trained    12 steps"), std::string::npos) << longer.out;
+  EXPECT_NE(longer.out.find("changed configuration: schedule.batch.total_tokens: 1280 -> 1536"),
+            std::string::npos)
+      << longer.out;
+}
+
+// The file has its size and its first tokens, and other text behind them.
+TEST(Train, AResumptionWithChangedDataIsRefused) {
+  const std::string data = scratch_path("changed.bin"), run = scratch_path("changed-run");
+  const std::string text = read_text_file(test_data("train/text.bin")).value();
+  ASSERT_TRUE(write_file_atomically(data, text).ok());
+  const auto resume = [&](const char* stop) {
+    return train({test_data("train/small.toml"), "--resume", "--stop-at-step", stop,
+                  "--model.vocab_size=2048", "--run_dir=" + run, "--data.0.path=" + data});
+  };
+  ASSERT_EQ(resume("2").exit_code, 0);
+  std::string changed = text;
+  std::swap(changed[changed.size() - 2], changed[changed.size() - 4]);
+  ASSERT_NE(changed, text);
+  ASSERT_TRUE(write_file_atomically(data, changed).ok());
+  const Outcome refused = resume("3");
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_NE(refused.err.find("other content of dataset \"bytes\""), std::string::npos)
+      << refused.err;
+  ASSERT_TRUE(write_file_atomically(data, text).ok());
+  const Outcome resumed = resume("3");
+  EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
+}
+
 TEST(Train, TellsAllThatIsWrongAtOnce) {
   const Outcome outcome = train({"--preset", "nano", "--data", texts()},
                                 {"--run_dir=" + scratch_path("wrong-run"), "--losses.indexr=1",
