@@ -22,8 +22,9 @@ Result<int> run(const TaskRunOptions& options, const CLI::App& command) {
   CACHALOT_ASSIGN_OR_RETURN(const post::DistillConfig config,
                             post::read_distill_config(options.files, assignments));
   return shown_task_run(command, options, config.run, kShown,
-                        [&](device::ExecContext& ctx, post::TaskRunObserver& observer) {
-                          return post::run_distillation(ctx, config, options.request, observer);
+                        [&](device::ExecContext& ctx, const post::TaskRunRequest& request,
+                            post::TaskRunObserver& observer) {
+                          return post::run_distillation(ctx, config, request, observer);
                         });
 }
 
