@@ -162,8 +162,8 @@ TEST_F(DenseProduct, ManyRowsHaveTheBitsOfFew) {
       int64_t num_different = 0;
       for (size_t i = 0; i < found.size(); ++i)
         num_different += found[i] != all[first * s.rows + i];
-      EXPECT_EQ(num_different, 0)
-          << "rows " << c.rows << " columns " << columns << " from row " << first;
+      EXPECT_EQ(num_different, 0) << "rows " << c.rows << " columns " << columns << " from row "
+                                  << first;
     }
   }
 }

@@ -71,8 +71,8 @@ __device__ __forceinline__ void prepare_block(const Params& p, const T* x) {
     EightValues<T> v = {};
     if (row < p.m) v.load(x + row * p.x_stride + int64_t{blockIdx.x} * 128 + k);
     const Act8 q = quantise_act8(v.bf16());
-    *reinterpret_cast<uint2*>(
-        to + tile::CoreMatrices<kHalfTokens>::offset(token, k, 16 * p.tokens)) =
+    *reinterpret_cast<uint2*>(to +
+                              tile::CoreMatrices<kHalfTokens>::offset(token, k, 16 * p.tokens)) =
         make_uint2(q.codes[0], q.codes[1]);
     if (k == 0) *reinterpret_cast<float*>(to + p.tokens * 128 + token * 4) = q.scale;
   }
@@ -169,8 +169,7 @@ struct ManyShape {
   static constexpr int kBlockBytes = block_bytes(kWide, kTokens);
   static constexpr int kStageBytes = kBlockBytes + kWarps * kUnitBytes;
   static constexpr int kHeldBytes = kShort ? 0 : kTokens * kWarps * 16 * 4;
-  static constexpr int kStages =
-      kWide ? 3 : kHalves == 1 ? (kShort ? 8 : 7) : (kShort ? 6 : 4);
+  static constexpr int kStages = kWide ? 3 : kHalves == 1 ? (kShort ? 8 : 7) : (kShort ? 6 : 4);
   static constexpr int kAlignment = tile::SwizzledTile::kGroupBytes;
   static constexpr int kSmemBytes = kStages * kStageBytes + kHeldBytes + (kWide ? kAlignment : 0);
   static_assert(!kWide || kStageBytes % kAlignment == 0);
@@ -221,8 +220,8 @@ struct Steps<true, kTokens> {
     constexpr int kTileBytes = kHalfTokens * tile::SwizzledTile::kRowBytes;
 #pragma unroll
     for (int s = 0; s < kCount; ++s) {
-      tile::wgmma_bf16_n64(
-          d, a[s], tile::SwizzledTile::major_k(x + (2 * h + s / 4) * kTileBytes, s % 4), s);
+      tile::wgmma_bf16_n64(d, a[s],
+                           tile::SwizzledTile::major_k(x + (2 * h + s / 4) * kTileBytes, s % 4), s);
     }
   }
 };
@@ -346,8 +345,8 @@ class ManySums {
   __device__ __forceinline__ void add_block(float scale) {
     const uint8_t* const stage = ring_.wait();
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const uint8_t* const codes = stage + Shape::kBlockBytes +
-                                 static_cast<int>(threadIdx.x) / 32 * kUnitBytes + lane * 16;
+    const uint8_t* const codes =
+        stage + Shape::kBlockBytes + static_cast<int>(threadIdx.x) / 32 * kUnitBytes + lane * 16;
     uint32_t a[Step::kCount][4];
     float d[kHalves][kValues];
 #pragma unroll
@@ -398,10 +397,9 @@ __global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant
   using Shape = ManyShape<kHalves, kOperands>;
   extern __shared__ __align__(1024) uint8_t bytes[];
   uint8_t* const smem =
-      Shape::kWide
-          ? bytes + (Shape::kAlignment - tile::smem_address(bytes) % Shape::kAlignment) %
-                        Shape::kAlignment
-          : bytes;
+      Shape::kWide ? bytes + (Shape::kAlignment - tile::smem_address(bytes) % Shape::kAlignment) %
+                                 Shape::kAlignment
+                   : bytes;
   __shared__ Ring ring;
   if (threadIdx.x == 0) ring.init(Shape::kStages, kWarps);
   __syncthreads();
@@ -598,8 +596,8 @@ bool dense_many_fits(const DenseShape& s, int64_t num_sms) {
     return s.float_rows && !s.shared_x && s.rows % (s.groups * 16 * kWideUnits) == 0 && s.m > 16 &&
            units_of(s) / kWideUnits >= num_sms;
   }
-  return s.form == DenseForm::official_fp8 && (s.shared_x || s.groups == 1) &&
-         s.m >= kHalfTokens && items_of(s, kHalfTokens) >= num_sms * 3 / 4;
+  return s.form == DenseForm::official_fp8 && (s.shared_x || s.groups == 1) && s.m >= kHalfTokens &&
+         items_of(s, kHalfTokens) >= num_sms * 3 / 4;
 }
 
 void plan_dense_many(DensePlan& plan, int64_t num_sms) {

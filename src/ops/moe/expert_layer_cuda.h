@@ -96,7 +96,8 @@ struct ExpertParams {
 };
 
 // Kernels: tiles of tokens by expert (up to 32 pairs the next one finds them for itself), both
-// products (of many tokens those of expert_many.h), sum. The first may start before the stream's last kernel has ended (programmatic edge).
+// products (of many tokens those of expert_many.h), sum. The first may start before the stream's
+// last kernel has ended (programmatic edge).
 void launch_expert_layer(const ExpertPlan& plan, const device::cuda::Stream& stream,
                          const ExpertParams& params);
 

@@ -84,8 +84,8 @@ class PairRanks {
   uint16_t place_[kWarps][kMaxExperts];
 };
 
-// The sum of the threads' values before the calling one's, of the first kMaxExperts threads; zero in
-// the others. sums: in shared memory, kMaxExperts / 32 of them. By the whole block.
+// The sum of the threads' values before the calling one's, of the first kMaxExperts threads; zero
+// in the others. sums: in shared memory, kMaxExperts / 32 of them. By the whole block.
 __device__ __forceinline__ int sum_before(int value, int* sums) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int up_to = sum_up_to_lane(value);
