@@ -1,7 +1,7 @@
-// distill_bench [--vocab-size=N] [--teachers=N] [--json] [--threads=N] [--isa=NAME] [--seconds=S]
-//               [--cpu-clock]
+// distill_bench [--vocab-size=N] [--teachers=N] [--answers=N] [--json] [--threads=N] [--isa=NAME]
+//               [--seconds=S] [--cpu-clock]
 // What the divergence over the whole vocabulary costs beside the estimator of the sampled token: a
-// whole step (teachers' forward passes, the student's update) on the same 16 answers of 96 tokens to
+// whole step (teachers' forward passes, the student's update) on the same answers of 96 tokens to
 // prompts of 32, each answer with one teacher; student and teachers have nano's shape. The two take
 // turns. Sampling, which costs both the same, is left out.
 // Source  reference/post-training 8.2, 9.2.
@@ -24,7 +24,7 @@
 namespace cachalot {
 namespace {
 
-constexpr int64_t kAnswers = 16, kPromptTokens = 32, kAnswerTokens = 96;
+constexpr int64_t kPromptTokens = 32, kAnswerTokens = 96;
 
 struct Case {
   const char* name;
@@ -46,7 +46,8 @@ bool take_number(const std::string& arg, std::string_view name, int64_t* out) {
 
 class Bench {
  public:
-  Bench(const bench::BenchOptions& options, int64_t vocab_size, int64_t num_teachers)
+  Bench(const bench::BenchOptions& options, int64_t vocab_size, int64_t num_teachers,
+        int64_t num_answers)
       : options_(options), pool_(options.num_threads), ctx_{&pool_, &arena_, options.isa} {
     config_ = formats::nano_config();
     config_.vocab_size = vocab_size;
@@ -75,7 +76,7 @@ class Bench {
         },
         vocab_size, config_.hidden_size, options.isa, ops::MatmulMath::bf16);
     RngStream rng(1, RngPurpose::data, 0);
-    for (int64_t i = 0; i < kAnswers; ++i) {
+    for (int64_t i = 0; i < num_answers; ++i) {
       post::Trajectory& answer = answers_.emplace_back();
       answer.id = i;
       answer.teachers = {{static_cast<int32_t>(i % num_teachers), 1}};
@@ -123,24 +124,26 @@ class Bench {
 
 int run(int argc, char** argv) {
   bench::BenchOptions options;
-  int64_t vocab_size = 4096, num_teachers = 2;
+  int64_t vocab_size = 4096, num_teachers = 2, num_answers = 16;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
     if (bench::take_option(arg, options) || take_number(arg, "--vocab-size=", &vocab_size) ||
-        take_number(arg, "--teachers=", &num_teachers))
+        take_number(arg, "--teachers=", &num_teachers) ||
+        take_number(arg, "--answers=", &num_answers))
       continue;
     fmt::print(stderr,
-               "distill_bench [--vocab-size=N] [--teachers=N] [--json] [--threads=N] [--isa=NAME] "
+               "distill_bench [--vocab-size=N] [--teachers=N] [--answers=N] [--json] [--threads=N] "
+               "[--isa=NAME] "
                "[--seconds=S] [--cpu-clock]\n");
     return 1;
   }
-  Bench timed(options, vocab_size, num_teachers);
+  Bench timed(options, vocab_size, num_teachers, num_answers);
   Case cases[] = {{"sampled", post::KlEstimate::sampled}, {"full", post::KlEstimate::full}};
   for (Case& c : cases) {  // warms up
     Case first = c;
     timed.step(first);
   }
-  for (double spent = 0; spent < options.seconds || cases[0].steps.size() < 5;) {
+  for (double spent = 0; spent < options.seconds || cases[0].steps.size() < 3;) {
     for (Case& c : cases) {
       timed.step(c);
       spent += c.steps.back();
