@@ -17,20 +17,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr char kHead[] = "head.weight";
 
-// Prompt and answer without its last token, which no row predicts from.
-Trajectory trajectory_of(const StepAnswers& answers, int64_t number) {
-  const RolloutAnswer& answer = answers.log.answers()[static_cast<size_t>(number)];
-  const std::vector<int32_t>& prompt = answers.plan.group_of(number).prompt;
-  Trajectory out;
-  out.id = number;
-  out.tokens = prompt;
-  out.tokens.insert(out.tokens.end(), answer.ids.begin(), answer.ids.end() - 1);
-  out.labels.resize(out.tokens.size(), -1);
-  for (size_t i = 0; i < answer.ids.size(); ++i)
-    if (answer.is_sampled[i]) out.labels[prompt.size() - 1 + i] = answer.ids[i];
-  return out;
-}
-
 size_t entry_of(const StepAnswers& answers, size_t number) {
   return answers.entries[number / static_cast<size_t>(answers.plan.group_size)];
 }
@@ -86,7 +72,7 @@ class DistillLearner : public TaskLearner {
   Status update(TaskRun& run, const StepAnswers& answers, train::MetricValues* values) override {
     std::vector<Trajectory> trajectories;
     for (int64_t number = 0; number < answers.plan.num_answers(); ++number) {
-      trajectories.push_back(trajectory_of(answers, number));
+      trajectories.push_back(trajectory_of(answers.plan, answers.log, number));
       trajectories.back().teachers =
           teachers_of_tasks_[entry_of(answers, static_cast<size_t>(number))];
       CACHALOT_RETURN_IF_ERROR(check_length(trajectories.back()));

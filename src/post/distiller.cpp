@@ -40,6 +40,19 @@ int64_t Trajectory::num_labels() const {
   return std::ranges::count_if(labels, [](int32_t label) { return label >= 0; });
 }
 
+Trajectory trajectory_of(const RolloutPlan& plan, const RolloutLog& log, int64_t answer) {
+  const RolloutAnswer& said = log.answers()[static_cast<size_t>(answer)];
+  const std::vector<int32_t>& prompt = plan.group_of(answer).prompt;
+  Trajectory out;
+  out.id = answer;
+  out.tokens = prompt;
+  out.tokens.insert(out.tokens.end(), said.ids.begin(), said.ids.end() - 1);
+  out.labels.resize(out.tokens.size(), -1);
+  for (size_t i = 0; i < said.ids.size(); ++i)
+    if (said.is_sampled[i]) out.labels[prompt.size() - 1 + i] = said.ids[i];
+  return out;
+}
+
 // The trajectories in the order in which they run.
 struct Distiller::Run {
   std::vector<int64_t> order;  // places where they were given

@@ -20,6 +20,8 @@
 
 #include "engine/loaded_model.h"
 #include "post/kl_loss.h"
+#include "post/rollout_log.h"
+#include "post/rollout_plan.h"
 #include "post/teacher_states.h"
 #include "train/trainer.h"
 
@@ -38,6 +40,10 @@ struct Trajectory {
 
   int64_t num_labels() const;  // at least 1
 };
+
+// Of an answer that has ended, without its teachers: prompt and answer but for its last token, which
+// no row predicts from. Its number is its id.
+Trajectory trajectory_of(const RolloutPlan& plan, const RolloutLog& log, int64_t answer);
 
 enum class KlEstimate { full, sampled };
 

@@ -278,6 +278,25 @@ TEST_F(DistillerTest, AStepIsTheSameHoweverTheyCome) {
     EXPECT_EQ(parameter.master, second->parameters().find(parameter.info.name)->master);
 }
 
+// What a tool has said is read and not learnt.
+TEST_F(DistillerTest, OnlyWhatWasSampledIsLearnt) {
+  RolloutPlan plan;
+  plan.group_size = 1;
+  plan.groups = {{{7, 8, 9}, 20}};
+  RolloutLogHead head{.num_groups = 1, .group_size = 1, .vocab_size = 512};
+  auto log = RolloutLog::open(path("answers.log"), head);
+  ASSERT_TRUE(log.has_value()) << log.error().message();
+  ASSERT_TRUE(log->add_prompt(0, {}).ok());
+  ASSERT_TRUE(log->add_token(0, {.id = 10, .logprob = -1}).ok());
+  ASSERT_TRUE(log->add_given(0, std::vector<int32_t>{20, 21}).ok());
+  for (const int32_t id : {11, 1}) ASSERT_TRUE(log->add_token(0, {.id = id, .logprob = -1}).ok());
+  ASSERT_TRUE(log->finish(0, AnswerEnd::stop).ok());
+  const Trajectory trajectory = trajectory_of(plan, *log, 0);
+  EXPECT_EQ(trajectory.tokens, (std::vector<int32_t>{7, 8, 9, 10, 20, 21, 11}));
+  EXPECT_EQ(trajectory.labels, (std::vector<int32_t>{-1, -1, 10, -1, -1, 11, 1}));
+  EXPECT_EQ(trajectory.num_labels(), 3);
+}
+
 TEST_F(DistillerTest, AHeadThatCannotBeReadLeavesTheStudentAsItWas) {
   const auto trainer = student(base());
   TeacherHeads broken([](int32_t) -> Result<std::vector<float>> { return io_error("no disk"); },
