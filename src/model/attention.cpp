@@ -300,7 +300,7 @@ void indexer_loss(Step& step, int64_t layer_idx, const formats::LayerConfig& lay
   autograd::index_loss(step.context(), loss);
 }
 
-// Source: reference/forward 3.7. out [rows, heads * head_dim], not yet rotated back.
+// Source: reference/forward 3.7. out [rows, heads * head_dim], rotated back.
 Matrix core_attention(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                       const AttentionWeights& weights, Matrix q,
                       const std::optional<IndexerQueries>& queries) {
@@ -329,9 +329,17 @@ Matrix core_attention(Step& step, int64_t layer_idx, const formats::LayerConfig&
   p.bf16_math = step.precision.bf16;
   p.tensor_cores = step.precision.fp8_cores;
   p.out = out.data;
+  const bool alone = needs_results_alone(step);
+  if (alone) p.rotate_back = row_rope(step, layer);
   autograd::sparse_attention(step.context(), p);
   if (queries && step.terms != nullptr && step.terms->indexer_loss != 0)
     indexer_loss(step, layer_idx, layer, *queries, p);
+  if (alone) return out;
+  show(step, "attention", out, step.rows);
+  step.recompute(Recomputed::queries, q.data);
+  rotate(step, out, step.rows, config.num_attention_heads, config.head_dim, row_rope(step, layer),
+         true);
+  show(step, "attention.rope", out, step.rows);
   return out;
 }
 
@@ -488,20 +496,14 @@ Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig
 
 Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                  const AttentionWeights& weights, Matrix x) {
-  const auto& config = step.config;
   InputProducts products(step, weights, x, quantised_input(step, x, step.rows, weights.wq_a));
   const auto [qn, q, queries] =
       needs_results_alone(step) ? inputs_together(step, layer_idx, layer, weights, x, products)
                                 : inputs_one_by_one(step, layer_idx, layer, weights, x, products);
   if (queries && !is_dense(step)) select_entries(step, layer_idx, layer, *queries);
   step.recompute(Recomputed::norms, qn.data);
-  const Matrix out = core_attention(step, layer_idx, layer, weights, q, queries);
-  show(step, "attention", out, step.rows);
-  step.recompute(Recomputed::queries, q.data);
-  rotate(step, out, step.rows, config.num_attention_heads, config.head_dim, row_rope(step, layer),
-         true);
-  show(step, "attention.rope", out, step.rows);
-  return output_projection(step, weights, out);
+  return output_projection(step, weights,
+                           core_attention(step, layer_idx, layer, weights, q, queries));
 }
 
 }  // namespace cachalot::model

@@ -195,6 +195,7 @@ TEST_F(PlainProducts, Attention) {
         }
         for (const bool bf16 : {false, true}) {
           const std::vector<float> q = numbers(cut.rows() * shape.heads * shape.head_dim, bf16);
+          const std::vector<float> angles = numbers(cut.rows() * shape.rope_dim, false);
           std::vector<float> sink = numbers(shape.heads, false);
           sink[0] = -INFINITY;
           for (const Keys keys : {window, selected, all, entries_only}) {
@@ -224,6 +225,10 @@ TEST_F(PlainProducts, Attention) {
                       p.format = format;
                       p.bf16_math = bf16;
                       p.out = out;
+                      if (keys == all) {
+                        const float* const table = side.array(angles);
+                        p.rotate_back = {table, table + cut.rows() * shape.rope_dim / 2};
+                      }
                       sparse_attention(side.ctx, p);
                       return side.read(out, static_cast<int64_t>(q.size()));
                     });

@@ -102,6 +102,20 @@ Row random_row(Rng& rng, const Layer& layer, int64_t sequence, int64_t position,
 
 class SparseDecode : public testing::GpuTest {
  protected:
+  // With tables the result is what rope() makes of the one without, `found`.
+  void expect_rotated_back(Side& side, SparseAttentionParams p, const std::vector<float>& found) {
+    Rng rng(15);
+    const int64_t angles = p.sequences.rows() * p.rope_dim / 2;
+    p.rotate_back = {side.array(testing::random_floats(rng, angles)),
+                     side.array(testing::random_floats(rng, angles))};
+    EXPECT_TRUE(sparse_attention_on_tensor_cores(side.ctx, p));
+    RopeParams rotation = rotation_back(p);
+    rotation.x = side.array(found);
+    rope(side.ctx, rotation);
+    EXPECT_EQ(side.read(p.out, static_cast<int64_t>(found.size())),
+              side.read(rotation.x, static_cast<int64_t>(found.size())));
+  }
+
   // Rows first .. last - 1 in one step; consecutive positions of a sequence are one piece of it.
   std::vector<float> run(const Layer& layer, const std::vector<Row>& all, size_t first,
                          size_t last) {
@@ -169,6 +183,7 @@ class SparseDecode : public testing::GpuTest {
     const std::vector<float> found = side.read(p.out, static_cast<int64_t>(q.size()));
     sparse_attention(side.ctx, p);
     EXPECT_EQ(side.read(p.out, static_cast<int64_t>(q.size())), found);
+    expect_rotated_back(side, p, found);
     return found;
   }
   std::vector<float> run(const Layer& layer, const std::vector<Row>& rows) {

@@ -66,13 +66,13 @@ void sparse_attention(device::ExecContext& ctx, const SparseAttentionParams& p) 
   check_sparse_attention(p);
   if (p.sequences.rows() == 0) return;
   if (ctx.work != nullptr) count(p, *ctx.work);
-  if (ctx.gpu != nullptr) {
-    sparse_attention_cuda(ctx, p);
-  } else if (ctx.isa == device::Isa::reference) {
+  if (ctx.gpu != nullptr) return sparse_attention_cuda(ctx, p);
+  if (ctx.isa == device::Isa::reference) {
     sparse_attention_ref(ctx, p);
   } else {
     sparse_attention_cpu(ctx, p);
   }
+  if (p.rotate_back.cos != nullptr) rope(ctx, rotation_back(p));
 }
 
 }  // namespace cachalot::ops

@@ -14,6 +14,7 @@
 //         key, the sink's term last; out = (chain) / Z, one rounding to bf16 where bf16_math. exp
 //         is ops/elementwise/exp.h. Bits do not depend on other rows and sequences, chunking,
 //         block sizes or threads.
+//         rotate_back: then rope() with these tables, inverse, rounded where bf16_math.
 //         tensor_cores: on a GPU, where shapes fit, those of sparse_decode_cuda.h instead.
 // Special sink -inf is no sink; a token with no key and sink -inf gives 0.
 #pragma once
@@ -21,6 +22,7 @@
 #include <cstdint>
 
 #include "device/exec_context.h"
+#include "ops/rope/rope.h"
 #include "tensor/rows.h"
 
 namespace cachalot::ops {
@@ -44,7 +46,15 @@ struct SparseAttentionParams {
   bool bf16_math;
   bool tensor_cores = false;
   float* out;
+  RopeTable rotate_back = {};  // of every row; null: out stays as it is
 };
 void sparse_attention(device::ExecContext& ctx, const SparseAttentionParams& p);
+
+// rotate_back as an op of its own.
+inline RopeParams rotation_back(const SparseAttentionParams& p) {
+  return {p.out,      p.sequences.rows(), p.heads * p.head_dim, p.heads,
+          p.head_dim, p.rope_dim,         p.rotate_back,        true,
+          p.bf16_math};
+}
 
 }  // namespace cachalot::ops

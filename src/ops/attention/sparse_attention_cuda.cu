@@ -167,10 +167,11 @@ void sparse_attention_cuda(device::ExecContext& ctx, const SparseAttentionParams
   if (sparse_attention_on_tensor_cores(ctx, p)) return;
   const int64_t max_keys = most_keys(p);
   switch (p.format) {
-    case tensor::KvFormat::f32: return launch<tensor::KvFormat::f32>(ctx, p, max_keys);
-    case tensor::KvFormat::bf16: return launch<tensor::KvFormat::bf16>(ctx, p, max_keys);
-    case tensor::KvFormat::fp8: return launch<tensor::KvFormat::fp8>(ctx, p, max_keys);
+    case tensor::KvFormat::f32: launch<tensor::KvFormat::f32>(ctx, p, max_keys); break;
+    case tensor::KvFormat::bf16: launch<tensor::KvFormat::bf16>(ctx, p, max_keys); break;
+    case tensor::KvFormat::fp8: launch<tensor::KvFormat::fp8>(ctx, p, max_keys); break;
   }
+  if (p.rotate_back.cos != nullptr) rope_cuda(ctx, rotation_back(p));
 }
 
 }  // namespace cachalot::ops

@@ -297,15 +297,34 @@ __device__ __forceinline__ void scale_values(float (&d)[kValues],
 
 // --- The finished row.
 
-// 64 values of a thread's two heads, scaled and rounded; out: of the thread's first head.
-__device__ __forceinline__ void finish_tile(const float* d, const float (&inverse)[2], float* out) {
+// The angles of a row's result where it is rotated back: its last tile.
+struct BackRotation {
+  const float* cos = nullptr;
+  const float* sin = nullptr;
+
+  __device__ __forceinline__ BackRotation(const RopeTable& table, int64_t row) {
+    if (table.cos == nullptr) return;
+    cos = table.cos + row * (kTileDims / 2);
+    sin = table.sin + row * (kTileDims / 2);
+  }
+};
+
+// 64 values of a thread's two heads, scaled, rounded, and rotated if this is the last tile; out: of
+// the thread's first head.
+__device__ __forceinline__ void finish_tile(const float* d, const float (&inverse)[2], bool is_last,
+                                            const BackRotation& back, float* out) {
   const int t = threadIdx.x % 4;
 #pragma unroll
   for (int head = 0; head < 2; ++head) {
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
-      const uint32_t pair = tile::pack_bf16(d[4 * n + 2 * head] * inverse[head],
-                                            d[4 * n + 2 * head + 1] * inverse[head]);
+      uint32_t pair = tile::pack_bf16(d[4 * n + 2 * head] * inverse[head],
+                                      d[4 * n + 2 * head + 1] * inverse[head]);
+      if (is_last && back.cos != nullptr) {
+        const float c = __ldg(back.cos + 4 * n + t), s = -__ldg(back.sin + 4 * n + t);
+        const float x0 = tile::low_bf16(pair), x1 = tile::high_bf16(pair);
+        pair = tile::pack_bf16(fmaf(x0, c, -(x1 * s)), fmaf(x0, s, x1 * c));
+      }
       *reinterpret_cast<float2*>(out + head * 8 * kDim + 8 * n + 2 * t) =
           float2{tile::low_bf16(pair), tile::high_bf16(pair)};
     }

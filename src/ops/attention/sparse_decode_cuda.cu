@@ -71,6 +71,7 @@ bool sparse_attention_on_tensor_cores(device::ExecContext& ctx, const SparseAtte
   on_device.num_selected = p.num_selected;
   on_device.topk = p.topk;
   on_device.out = p.out;
+  on_device.rotate_back = p.rotate_back;
   for (int64_t s = 0; s < p.sequences.count && p.ratio > 0; ++s) {
     on_device.max_entries =
         std::max(on_device.max_entries,

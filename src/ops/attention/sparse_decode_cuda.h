@@ -45,6 +45,7 @@ struct SparseDecodeParams {
   int64_t max_entries;
   std::byte* scratch;  // SparseForm::split only
   float* out;
+  RopeTable rotate_back;  // or null
 };
 
 inline int64_t sparse_decode_chunks(const SparseDecodeParams& p) {

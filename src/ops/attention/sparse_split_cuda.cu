@@ -86,10 +86,27 @@ __global__ void __launch_bounds__(kWeighThreads, 1)
 
 constexpr int kSumThreads = 256;  // all load; the first four warps sum
 constexpr int kBatch = 10;        // chunks in shared memory at a time
+// So little that a block of the next kernel finds room beside it.
 struct SumSmem {
   uint8_t keys[kBatch][kTileBytes];
-  Weighed weighed[kBatch];
   RowKeys::Source source[kBatch * kChunk];
+};
+
+// What a thread of a warpgroup needs of a chunk's weights.
+struct OwnWeights {
+  tile::Vector16 pairs[4];
+  int exponent[2];
+  float sum[2];
+
+  __device__ __forceinline__ void load(const Weighed& from, int head) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) pairs[i] = tile::load_shared_state(&from.pairs[i][threadIdx.x]);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      exponent[i] = tile::load_shared_state(&from.exponent[head + 8 * i]);
+      sum[i] = tile::load_shared_state(&from.sum[head + 8 * i]);
+    }
+  }
 };
 
 // One tile of `count` keys, in pieces of 16 bytes.
@@ -157,26 +174,22 @@ __global__ void __launch_bounds__(kSumThreads, 1)
     }
     tile::publish_to_async();
     if (first == 0) tile::wait_for_producers();
-    const auto* from = reinterpret_cast<const tile::Vector16*>(weighed + first);
-    auto* const to = reinterpret_cast<tile::Vector16*>(s.weighed);
-    for (int i = threadIdx.x; i < batch * static_cast<int>(sizeof(Weighed) / 16); i += kSumThreads)
-      tile::start_copy(to + i, from + i);
-    tile::wait_copies();
     __syncthreads();
     if (threadIdx.x >= kGroupThreads) continue;
+    OwnWeights next;
+    next.load(weighed[first], head);
 #pragma unroll 1
     for (int i = 0; i < batch; ++i) {
-      const Weighed& own = s.weighed[i];
+      const OwnWeights own = next;
+      if (i + 1 < batch) next.load(weighed[first + i + 1], head);
       RunningHead::Factors factors[2];
 #pragma unroll
-      for (int j = 0; j < 2; ++j)
-        factors[j] = running[j].add(own.exponent[head + 8 * j], own.sum[head + 8 * j]);
+      for (int j = 0; j < 2; ++j) factors[j] = running[j].add(own.exponent[j], own.sum[j]);
       uint32_t pair[16];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const tile::Vector16 v = own.pairs[j][threadIdx.x];
 #pragma unroll
-        for (int word = 0; word < 4; ++word) pair[4 * j + word] = v.word[word];
+        for (int word = 0; word < 4; ++word) pair[4 * j + word] = own.pairs[j].word[word];
       }
       scale_weights(pair, factors);
       if (first + i > 0) scale_values(values, factors);
@@ -199,7 +212,8 @@ __global__ void __launch_bounds__(kSumThreads, 1)
   const float* sink = p.sink + group * kHeads + head;
   const float inverse[2] = {running[0].finish(__ldg(sink)), running[1].finish(__ldg(sink + 8))};
   float* const out = p.out + (static_cast<int64_t>(row) * p.heads + group * kHeads + head) * kDim;
-  finish_tile(values, inverse, out + index * kTileDims);
+  finish_tile(values, inverse, index + 1 == kTiles, BackRotation(p.rotate_back, row),
+              out + index * kTileDims);
 }
 
 }  // namespace

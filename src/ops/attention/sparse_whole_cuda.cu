@@ -254,9 +254,12 @@ class Consumer {
     }
     float* const out =
         p_.out + (static_cast<int64_t>(item) * kHeads + head_) * kDim + side_ * kHalf;
+    const BackRotation back(p_.rotate_back, item / num_groups());
 #pragma unroll
-    for (int i = 0; i < kTiles / 2; ++i)
-      finish_tile(values[i / 2] + i % 2 * 32, inverse, out + i * kTileDims);
+    for (int i = 0; i < kTiles / 2; ++i) {
+      finish_tile(values[i / 2] + i % 2 * 32, inverse, i + 1 == kTiles / 2 && side_ == 1, back,
+                  out + i * kTileDims);
+    }
   }
 
   const SparseDecodeParams& p_;

@@ -46,8 +46,8 @@ __device__ inline void choose(const uint32_t* keys, int num_experts, int k, int3
   __syncwarp();
 }
 
-// By kThreads threads, of up to kMost experts. values: shared memory, two an expert: its score, and its key. Waits for the
-// kernels before.
+// By kThreads threads, of up to kMost experts. values: shared memory, two an expert: its score, and
+// its key. Waits for the kernels before.
 template <int kThreads, int kMost>
 __device__ __forceinline__ void route_row(const RouterParams& p, int64_t row, uint32_t* values) {
   __shared__ int32_t chosen[kMaxChoices];
