@@ -50,11 +50,12 @@ void LaunchList::add(const Launch& launch, std::span<const Param> params) {
   }
   record.end = launches_.bytes.size();
   launches_.records.push_back(record);
-  if (launches_.records.size() == kMaxLaunches) when_full_();
+  if (launches_.records.size() == limit_) when_full_();
 }
 
 void LaunchList::run(const Stream& stream) {
   if (launches_.records.empty()) return;
+  limit_ = launches_.records.size() == limit_ ? std::min(2 * limit_, kMaxLaunches) : kFirstLimit;
   ++num_runs_;
   const uint64_t list_hash = hash();
   const auto found = std::ranges::find(known_, list_hash, &Known::hash);

@@ -37,7 +37,8 @@ class LaunchList {
     size_t num_bytes;
   };
 
-  // when_full: runs this list. Called where more launches would keep the device waiting.
+  // when_full: runs this list. Called where more launches would keep the device waiting: soon where
+  // it has nothing else to do, as after a list that was not full, and later from list to list.
   explicit LaunchList(std::function<void()> when_full) : when_full_(std::move(when_full)) {}
   LaunchList(const LaunchList&) = delete;
   LaunchList& operator=(const LaunchList&) = delete;
@@ -83,7 +84,9 @@ class LaunchList {
   void capture(const Stream& stream, Known& known);
   void update(Known& known);
 
+  static constexpr size_t kFirstLimit = 16;
   std::function<void()> when_full_;
+  size_t limit_ = kFirstLimit;  // of launches
   Launches launches_;
   std::vector<void*> arguments_;
   std::vector<Known> known_;
