@@ -38,11 +38,11 @@ def main():
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--max-token-gap", type=float, default=0.5)
-    parser.add_argument("--cache-gb", type=float, help="a cache that is full early, so that what grows beside it shows")
+    parser.add_argument("--cache-gb", type=float, default=0.03, help="so little that the cache is full early, and what grows beside it shows")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        cache = [] if options.cache_gb is None else ["--cache-gb", options.cache_gb]
-        server, url, _ = start(options, "--max-token-gap", options.max_token_gap, "--prefix-dir", folder, *cache, prefix=("taskset", "-c", "0"))
+        server, url, _ = start(options, "--max-token-gap", options.max_token_gap, "--prefix-dir", folder, "--cache-gb", options.cache_gb,
+                               prefix=("taskset", "-c", "0"))
         try:
             out = subprocess.run(["taskset", "-c", "1", sys.executable, pathlib.Path(__file__).with_name("load.py"), "soak", "--url", url, "--clients",
                                   str(options.clients), "--seconds", str(options.seconds)], stdout=subprocess.PIPE, text=True)

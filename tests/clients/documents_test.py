@@ -1,5 +1,5 @@
-"""Answers and calls bound by schemas that the model knows nothing of: PyPI's jsonschema takes every one that ended, and with drafts
-they are the same. DOCUMENTS=N: how many, by default 10,000."""
+"""Answers and calls bound by schemas, of a model of made-up weights: PyPI's jsonschema takes every one that ended, and with drafts they
+are the same. DOCUMENTS=N: how many, by default 10,000."""
 
 import concurrent.futures
 import json
@@ -15,17 +15,31 @@ COUNT = int(os.environ.get("DOCUMENTS", "10000"))
 CLIENTS = 32
 SHARE_ENDED = 0.95
 HELLO = [{"role": "user", "content": "Hello"}]
+# Logits that what ends strings, objects, lists and arguments gets more: the model does not know that they end.
+ENDS = {'"': 6, "}": 6, "]": 6, "<": 6, "/": 7, "b": 5}
 
 with open(os.path.join(harness.ROOT, "tests", "grammar", "schemas.json")) as file:
     SCHEMAS = json.load(file)
+
+
+def bounded(schema):
+    """With strings of at most 30 characters: what ends an argument's string are several tokens, which a random model does not find."""
+    if isinstance(schema, list):
+        return [bounded(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    is_free = schema.get("type") == "string" and not {"enum", "const", "pattern", "format", "maxLength"} & set(schema)
+    return {**{key: bounded(value) for key, value in schema.items()}, **({"maxLength": 30} if is_free else {})}
+
+
 # Those that a strict tool may have. The names of arguments stand between quotes, so none has a quote.
-OBJECTS = [schema for schema in SCHEMAS if schema.get("type") == "object" and "anyOf" not in schema and
-           all('"' not in name for name in schema.get("properties", {}))]
+OBJECTS = [bounded(schema) for schema in SCHEMAS if schema.get("type") == "object" and "anyOf" not in schema and
+           schema.get("additionalProperties") is not True and all('"' not in name for name in schema.get("properties", {}))]
 
 
-def request(i):
+def request(i, bias):
     """The i-th request, and the schema of what it asks for. Every fourth is a call."""
-    body = {"model": MODEL, "messages": HELLO, "temperature": 1, "seed": i, "max_tokens": 600}
+    body = {"model": MODEL, "messages": HELLO, "temperature": 1, "seed": i, "max_tokens": 600, "logit_bias": bias}
     if i % 4 == 3:
         schema = OBJECTS[i // 4 % len(OBJECTS)]
         tool = {"type": "function", "function": {"name": "take", "strict": True, "parameters": schema}}
@@ -36,13 +50,13 @@ def request(i):
 
 class DocumentsTest(unittest.TestCase):
     def answers(self, *flags):
-        with harness.Server("--sequences", str(CLIENTS), *flags) as server, \
+        with harness.Server("--random-weights", "--sequences", str(CLIENTS), *flags) as server, \
                 concurrent.futures.ThreadPoolExecutor(CLIENTS) as clients:
-            return list(clients.map(lambda i: self.answer(server, i), range(COUNT)))
+            bias = {str(server.token(text)): more for text, more in ENDS.items()}
+            return list(clients.map(lambda i: self.answer(server, *request(i, bias), i), range(COUNT)))
 
-    def answer(self, server, i):
+    def answer(self, server, schema, body, i):
         """The document's text; None where it was cut."""
-        schema, body = request(i)
         status, answer = server.post("/v1/chat/completions", body)
         self.assertEqual(status, 200, f"{i}: {answer}")
         choice = answer["choices"][0]
