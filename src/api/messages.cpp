@@ -21,6 +21,7 @@ json::object usage_json(const Usage& usage) {
 
 struct Shape {
   std::string id;
+  std::string request_id;
   std::string model;  // as the client named it
   bool omits_thinking = false;
   bool shows_thinking = true;
@@ -63,7 +64,9 @@ class MessagesCall : public GeneratedCall {
   }
   void write_end(std::string& out) override { write("message_stop", {}, out); }
   void write_error(const ApiError& error, std::string& out) override {
-    append_event("error", error_body(error, ErrorShape::anthropic), out);
+    json::value body = error_body(error, ErrorShape::anthropic);
+    if (!shape_.request_id.empty()) body.get_object()["request_id"] = shape_.request_id;
+    append_event("error", body, out);
   }
   std::string write_whole() override {
     const Answer& answer = answers().front();
@@ -210,6 +213,7 @@ Routed messages(const HttpRequest& request, const ServedModel& model) {
   if (!prepared) return error_answer(prepared.error(), ErrorShape::anthropic);
   Shape shape;
   shape.id = model.options().new_id("msg_");
+  shape.request_id = request.header("request-id");
   shape.model = model.options().name;
   fields.text("model", &shape.model);
   shape.omits_thinking = ask->omits_thinking;

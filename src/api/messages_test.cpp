@@ -86,6 +86,17 @@ TEST(Messages, StopReasons) {
   EXPECT_EQ(text_at(stopped, "content/1/text"), "b ");
 }
 
+TEST(Messages, AStreamsErrorNamesTheRequest) {
+  const auto model = testing::served();
+  HttpRequest request = ask(R"("stream": true)");
+  request.headers.push_back({"request-id", "req_7"});
+  const auto events =
+      events_of(play(*model, request, "a</think>b", engine::Finish::cancelled).body);
+  EXPECT_EQ(events.back().type, "error");
+  EXPECT_EQ(text_at(events.back().json(), "request_id"), "req_7");
+  EXPECT_EQ(text_at(events.back().json(), "error/type"), "overloaded_error");
+}
+
 TEST(Messages, ReplayedTurnsAreThePromptTheyCameFrom) {
   const auto model = testing::served();
   // Thinking is shown in one, and travels in the signature in the other.

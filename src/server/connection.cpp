@@ -126,6 +126,8 @@ asio::awaitable<void> Connection::serve() {
   api::HttpRequest& request = stream_.request();
   exchange_.begun = Clock::now();
   exchange_.id = fmt::format("req_{:016x}", ++state_.num_requests);
+  // Before what a client may have sent: the error of a stream names it.
+  request.headers.insert(request.headers.begin(), {"request-id", exchange_.id});
   exchange_.is_head = request.method == "HEAD";
   if (exchange_.is_head) request.method = "GET";
   exchange_.keeps_alive = stream_.wants_keep_alive() && state_.phase != Phase::draining;
