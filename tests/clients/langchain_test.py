@@ -103,12 +103,13 @@ class LangchainTest(harness.ServerTest):
 
                 async def run():
                     task = asyncio.create_task(endless.ainvoke("Hello"))
-                    await asyncio.sleep(0.5)
+                    await asyncio.to_thread(self.assert_comes_to, "cachalot_requests_running", 1)
                     task.cancel()
                     await asyncio.gather(task, return_exceptions=True)
 
                 asyncio.run(run())
                 self.assert_comes_to("cachalot_requests_cancelled_total", cancelled + 1)
+                self.assert_comes_to("cachalot_requests_running", 0)
 
 
 if __name__ == "__main__":

@@ -109,10 +109,11 @@ class AgentsTest(harness.ServerTest):
             agent = agents.Agent(name="endless", model=model, model_settings=agents.ModelSettings(
                 max_tokens=60000, extra_body={"ignore_eos": True}))
             task = asyncio.create_task(agents.Runner.run(agent, "Hello"))
-            await asyncio.sleep(0.5)
+            await asyncio.to_thread(self.assert_comes_to, "cachalot_requests_running", 1)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             self.assert_comes_to("cachalot_requests_cancelled_total", cancelled + 1)
+            self.assert_comes_to("cachalot_requests_running", 0)
 
         self.run_agents(test)
 
