@@ -86,6 +86,14 @@ Status add_bias(const std::string& text, engine::SamplingParams& params) {
   return {};
 }
 
+cache::StatePolicy state_policy(const RunOptions& options) {
+  cache::StatePolicy policy;
+  policy.period_tokens = options.prefix_period;
+  if (options.prefix_states == "full") policy.strategy = cache::StateStrategy::full;
+  if (options.prefix_states == "zero") policy.strategy = cache::StateStrategy::zero;
+  return policy;
+}
+
 }  // namespace
 
 void add_run_options(CLI::App* command, RunOptions* options) {
@@ -136,6 +144,16 @@ void add_run_options(CLI::App* command, RunOptions* options) {
       ->add_option("--prefix-host-gb", options->prefix_host_gb,
                    "with cuda: host memory for what the GPU's has no more room for, GiB")
       ->check(CLI::Range(0.0, 1e6))
+      ->group(kModel);
+  command
+      ->add_option("--prefix-states", options->prefix_states,
+                   "where states are kept beside what prompts have in common: full (every block), "
+                   "periodic (and at the ends of prompts and answers) or zero (nowhere: they are "
+                   "made again)")
+      ->check(CLI::IsMember({"full", "periodic", "zero"}))
+      ->group(kModel);
+  command->add_option("--prefix-period", options->prefix_period, "tokens of the period")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->group(kModel);
   command
       ->add_option("--drafts", options->drafts,
@@ -240,6 +258,7 @@ Result<Session> open_session(const RunOptions& options, bool needs_tokenizer) {
   engine_options.max_drafts = kMaxDrafts;
   engine_options.max_sequences = options.max_sequences;
   cache::PrefixCacheOptions& prefix = engine_options.prefix_cache.emplace();
+  prefix.states = state_policy(options);
   prefix.directory = options.prefix_dir;
   prefix.max_host_bytes = static_cast<int64_t>(options.prefix_host_gb * (int64_t{1} << 30));
   prefix.max_disk_bytes = static_cast<int64_t>(options.prefix_gb * (int64_t{1} << 30));

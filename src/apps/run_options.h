@@ -33,6 +33,8 @@ struct RunOptions {
   std::string prefix_dir;       // where prompts are kept for later starts; empty: in memory alone
   double prefix_gb = 16.0;      // the most that it holds
   double prefix_host_gb = 4.0;  // of host memory, for what has left a GPU's
+  std::string prefix_states = "periodic";  // full, periodic or zero: cache/state_policy.h
+  int64_t prefix_period = cache::StatePolicy().period_tokens;
   int64_t drafts = 0;
   int64_t max_sequences = engine::EngineOptions().max_sequences;  // at a time
   bool greedy = false;

@@ -101,6 +101,39 @@ TEST(Generate, APromptIsFoundInAFolderThatKeepsPrefixes) {
   EXPECT_EQ(ids_of(second), ids_of(first));
 }
 
+// Where states are kept is an option; the text and what is found of the prompt do not depend on it.
+TEST(Generate, StatesOfKeptPrefixesAreAsToldAndChangeNoText) {
+  std::string prompt;
+  for (int i = 0; i < 4; ++i) prompt += long_prompt();
+  const std::vector<int64_t> expected = ids_of(run_json(command({"--prompt", prompt})));
+  // "... N blocks, M states, ..." of cache list.
+  const auto number_before = [](const std::string& text, const std::string& word) {
+    const size_t end = text.find(" " + word), begin = text.rfind(' ', end - 1);
+    return end == std::string::npos ? -1 : std::stoi(text.substr(begin, end - begin));
+  };
+  const std::vector<std::vector<std::string>> policies = {
+      {"--prefix-states", "zero"},
+      {"--prefix-states", "full"},
+      {"--prefix-states", "periodic"},
+      {"--prefix-period", "256"}};
+  for (size_t i = 0; i < policies.size(); ++i) {
+    SCOPED_TRACE(policies[i].back());
+    const std::string folder = scratch_path("states-" + std::to_string(i));
+    std::vector<std::string> words = command({"--prompt", prompt, "--prefix-dir", folder});
+    words.insert(words.end(), policies[i].begin(), policies[i].end());
+    EXPECT_EQ(ids_of(run_json(words)), expected);
+    const std::string kept = run_binary({"cache", "list", "--dir", folder}).out;
+    const int blocks = number_before(kept, "blocks"), states = number_before(kept, "states");
+    ASSERT_GE(blocks, 4) << kept;
+    const std::string& policy = policies[i].back();
+    EXPECT_EQ(states, policy == "zero" ? 0 : policy == "periodic" ? 1 : blocks) << kept;
+    const json::object again = run_json(words);
+    EXPECT_EQ(ids_of(again), expected);
+    EXPECT_EQ(again.at("timings").as_object().at("cached_tokens").to_number<int64_t>(),
+              256 * blocks);
+  }
+}
+
 // reference/chat 4. The random model brings no settings of its own.
 TEST(Generate, DefaultsAreTemperatureOneAndTheWholeDistribution) {
   EXPECT_EQ(ids_of(run_json(with_prompt({"--temperature", "1", "--top-p", "1"}))), undisturbed());

@@ -9,7 +9,8 @@ namespace cachalot::apps {
 namespace {
 
 TEST(Serve, SaysWhereAndEndsWithASignal) {
-  const Outcome outcome = run_binary({"serve", model_directory(), "--port", "0", "--name", "tiny"},
+  const Outcome outcome = run_binary({"serve", model_directory(), "--port", "0", "--name", "tiny",
+                                      "--prefix-states", "zero"},
                                      "", {}, "", "serving tiny at http://127.0.0.1:");
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
 }
@@ -29,6 +30,7 @@ TEST(Serve, ErrorsNameWhatIsWrong) {
   EXPECT_NE(error_of({"--api-keys", keys}).find(keys), std::string::npos);
   std::ofstream(keys) << "sk-12345678 speed=9\n";
   EXPECT_NE(error_of({"--api-keys", keys}).find("\"speed=9\""), std::string::npos);
+  EXPECT_NE(error_of({"--prefix-states", "some"}).find("some"), std::string::npos);
   EXPECT_NE(error_of({"--family", "v9"}).find("v9"), std::string::npos);
   EXPECT_EQ(run_binary({"serve", scratch_path("nowhere"), "--port", "0"}).exit_code, 2);
   EXPECT_EQ(run_binary({"serve", model_directory()}).exit_code, 2);
