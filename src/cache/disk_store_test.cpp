@@ -7,12 +7,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <fstream>
+#include <future>
 #include <memory>
 
 #include "cache/disk_store_testing.h"
-#include "cache/disk_writer.h"
+#include "cache/disk_thread.h"
 
 namespace cachalot::cache {
 namespace {
@@ -229,14 +231,17 @@ void with_file_limit(rlim_t limit, Fn&& fn) {
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
 }
 
-TEST(DiskWriter, WritesAllThatIsPushedInOrder) {
+TEST(DiskThread, WritesAllThatIsPushedInOrder) {
   TestFolder folder;
   {
-    DiskWriter writer(open_store(folder), 5000);  // room for two or three
+    DiskThread writer(open_store(folder), 5000);  // room for two or three
     for (uint64_t n = 1; n <= 50; ++n) writer.push(numbered_header(n), numbered_payload(n));
-    writer.wait_for(numbered_header(50).key);
-    EXPECT_TRUE(writer.store()->find(numbered_header(50).key, RecordKind::block).has_value());
-    const std::vector<DiskWriter::Written> written = writer.take_written();
+    bool is_there = false;
+    writer.wait_for(writer.run([&](DiskStore& store) {
+      is_there = store.find(numbered_header(50).key, RecordKind::block).has_value();
+    }));
+    EXPECT_TRUE(is_there);
+    const std::vector<DiskThread::Written> written = writer.take_written();
     ASSERT_EQ(written.size(), 50u);
     for (uint64_t n = 1; n <= 50; ++n) {
       EXPECT_TRUE(written[n - 1].key == numbered_header(n).key);
@@ -248,26 +253,42 @@ TEST(DiskWriter, WritesAllThatIsPushedInOrder) {
   for (uint64_t n = 1; n <= 80; ++n) EXPECT_TRUE(is_served(*store, n)) << n;
 }
 
-TEST(DiskWriter, CountsWhileTheStoreIsTaken) {
+TEST(DiskThread, CountsAndTakesMoreWhileAJobIsOn) {
   TestFolder folder;
-  DiskWriter writer(open_store(folder), 1 << 20);
+  DiskThread writer(open_store(folder), 1 << 20);
   writer.push(numbered_header(1), numbered_payload(1));
   writer.wait_for_all();
-  const DiskWriter::Access taken = writer.store();
+  std::promise<void> end;
+  const int64_t job = writer.run([&](DiskStore&) { end.get_future().wait(); });
   EXPECT_EQ(writer.num_written_bytes(), record_bytes(numbered_header(1)));
   EXPECT_EQ(writer.num_damaged(), 0);
+  writer.push(numbered_header(2), numbered_payload(2));
+  EXPECT_FALSE(writer.is_done(job));
+  end.set_value();
+  writer.wait_for(job);
+  EXPECT_TRUE(writer.is_done(job));
+}
+
+TEST(DiskThread, TellsOfEveryJob) {
+  TestFolder folder;
+  std::atomic<int> told = 0;
+  {
+    DiskThread thread(open_store(folder), 1 << 20, [&] { ++told; });
+    for (int i = 0; i < 3; ++i) thread.run([](DiskStore&) {});
+  }
+  EXPECT_EQ(told, 3);
 }
 
 // A bound that holds no segment: what waits behind a record that fails is given up with it.
-TEST(DiskWriter, TellsWhatCouldNotBeWritten) {
+TEST(DiskThread, TellsWhatCouldNotBeWritten) {
   TestFolder folder;
-  DiskWriter writer(open_store(folder, 100), 1 << 20);
+  DiskThread writer(open_store(folder, 100), 1 << 20);
   for (uint64_t n = 1; n <= 20; ++n) writer.push(numbered_header(n), numbered_payload(n));
   writer.wait_for_all();
-  const std::vector<DiskWriter::Written> written = writer.take_written();
+  const std::vector<DiskThread::Written> written = writer.take_written();
   ASSERT_EQ(written.size(), 20u);
   EXPECT_EQ(written[0].status.code(), StatusCode::resource_exhausted);
-  for (const DiskWriter::Written& one : written) EXPECT_EQ(one.segment, -1);
+  for (const DiskThread::Written& one : written) EXPECT_EQ(one.segment, -1);
 }
 
 TEST(DiskStore, AFullDiskIsAnErrorAndLeavesTheRest) {

@@ -3,97 +3,26 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
-#include <optional>
 #include <set>
 #include <span>
-#include <thread>
 #include <utility>
 
 #include "base/check.h"
 #include "base/log.h"
 #include "cache/block_key.h"
 #include "cache/boundary_state.h"
-#include "cache/disk_writer.h"
-#include "cache/prefix_index.h"
+#include "cache/prefix_parts.h"
 #include "device/gpu.h"
 
 namespace cachalot::cache {
 namespace {
 
 constexpr int64_t kMaxQueuedBytes = int64_t{64} << 20;
-// KeptBlock::segment of a block that is not on disk, and of one that will be.
-constexpr int64_t kNotOnDisk = -1, kQueued = -2;
 constexpr int64_t kMaxPeriod = int64_t{1} << 40;
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-// A whole block of a prompt, as far as it is kept.
-struct Link {
-  BlockKey parent_key;
-  BlockKey key;
-  int64_t first_position = 0;
-  std::span<const int32_t> tokens;
-  KeptBlock* block = nullptr;        // in memory; null: on disk alone
-  std::optional<RecordPlace> place;  // on disk, of a block that is not in memory
-  std::optional<RecordPlace> state;  // on disk, once it has been looked for
-  bool state_was_sought = false;
-};
-
 }  // namespace
-
-struct PrefixCache::Parts {
-  Parts(BlockPool& the_pool, const PrefixCacheOptions& the_options)
-      : pool(the_pool),
-        layout(pool.layout()),
-        options(the_options),
-        index(pool,
-              options.max_block_bytes > 0 ? options.max_block_bytes
-                                          : pool.blocks().max_items() * layout.block_bytes(),
-              options.max_host_bytes, options.max_state_bytes) {}
-
-  bool is_zero() const { return options.states.strategy == StateStrategy::zero; }
-  // The end of the last block that a prompt's next visit can use.
-  int64_t last_boundary(int64_t prompt_tokens) const {
-    return std::max<int64_t>(0, prompt_tokens - 1) / layout.block_tokens() * layout.block_tokens();
-  }
-  bool wants_state(int64_t position, int64_t prompt_tokens) const;
-  std::vector<Link> kept_links(std::span<const int32_t> prompt, std::string_view salt);
-  // Links up to which a sequence can be restored.
-  size_t restorable(std::vector<Link>& links);
-  // Adds a reference to the block of each link to `held`, reading what is on disk alone, up to the
-  // first that cannot be had.
-  void hold(std::vector<Link>& links, std::vector<int32_t>& held);
-  // Copies to the GPU those links from `first` on that the host's memory has, and holds them; the
-  // first that it does not have, or that there is no room for.
-  size_t hold_from_host(std::vector<Link>& links, size_t first, std::vector<int32_t>& held);
-  // Null where it cannot be read. Valid until the next call.
-  const std::byte* load_state(Link& link);
-  RecordHeader header_of(RecordKind kind, const Link& link) const;
-  // payload: of the host.
-  void write(RecordHeader header, const std::byte* payload) {
-    disk->push(std::move(header), {payload, static_cast<size_t>(header.payload_bytes)});
-  }
-  void write_block(const Link& link);
-  void read_to_gpu(std::span<ReadRequest> requests);
-  // Takes note of what has been written, or could not be.
-  void settle_writes();
-  // While a chain has this, its blocks are kept, and written as far as they can be.
-  int64_t epoch() const { return index.num_clears() + num_write_faults; }
-  void keep_state(const Link& link, const SequenceCache& cache, int64_t prompt_tokens, bool is_end);
-
-  BlockPool& pool;
-  const CacheLayout& layout;
-  PrefixCacheOptions options;
-  PrefixIndex index;
-  std::unique_ptr<DiskWriter> disk;  // null: memory alone
-  bool disk_refuses = false;         // the last write
-  int64_t num_write_faults = 0;      // times that it began to refuse, or ceased to
-  CacheIdentity identity;
-  std::vector<std::byte> read_state;  // from disk
-  std::vector<std::byte> staging;     // a block of a GPU on its way to disk
-  PrefixCounters counters;
-};
 
 bool PrefixCache::Parts::wants_state(int64_t position, int64_t prompt_tokens) const {
   const StatePolicy& policy = options.states;
@@ -103,42 +32,14 @@ bool PrefixCache::Parts::wants_state(int64_t position, int64_t prompt_tokens) co
          (policy.keeps_ends && position == last_boundary(prompt_tokens));
 }
 
-std::vector<Link> PrefixCache::Parts::kept_links(std::span<const int32_t> prompt,
-                                                 std::string_view salt) {
-  std::vector<Link> links;
-  const int64_t unit = layout.block_tokens();
-  BlockKey parent_key = root_key(identity, salt);
-  for (int64_t end = unit; end <= static_cast<int64_t>(prompt.size()); end += unit) {
-    Link link;
-    link.parent_key = parent_key;
-    link.first_position = end - unit;
-    link.tokens = prompt.subspan(static_cast<size_t>(end - unit), static_cast<size_t>(unit));
-    link.key = next_key(parent_key, link.tokens);
-    link.block = index.find(parent_key, link.key, link.tokens);
-    if (link.block == nullptr && disk != nullptr) {
-      disk->wait_for(link.key);
-      link.place = disk->store()->find(link.key, RecordKind::block);
-    }
-    if (link.block == nullptr && !link.place) break;
-    parent_key = link.key;
-    links.push_back(link);
+std::vector<KeptBlock*> PrefixCache::Parts::in_memory(std::span<const Link> links) {
+  std::vector<KeptBlock*> blocks;
+  for (const Link& link : links) {
+    KeptBlock* block = index.find(link.parent_key, link.key, link.tokens);
+    if (block == nullptr) break;
+    blocks.push_back(block);
   }
-  return links;
-}
-
-size_t PrefixCache::Parts::restorable(std::vector<Link>& links) {
-  if (is_zero()) return links.size();
-  for (size_t count = links.size(); count > 0; --count) {
-    Link& link = links[count - 1];
-    if (link.block != nullptr && link.block->state_id >= 0) return count;
-    if (disk != nullptr && !link.state_was_sought) {
-      disk->wait_for(link.key);
-      link.state = disk->store()->find(link.key, RecordKind::state);
-      link.state_was_sought = true;
-    }
-    if (link.state) return count;
-  }
-  return 0;
+  return blocks;
 }
 
 RecordHeader PrefixCache::Parts::header_of(RecordKind kind, const Link& link) const {
@@ -152,107 +53,35 @@ RecordHeader PrefixCache::Parts::header_of(RecordKind kind, const Link& link) co
               kind == RecordKind::block ? layout.block_bytes() : boundary_state_bytes(layout)};
 }
 
-void PrefixCache::Parts::hold(std::vector<Link>& links, std::vector<int32_t>& held) {
-  const bool has_bytes = layout.block_bytes() > 0;
-  size_t known = 0;  // links in the pool, which come first
-  for (; known < links.size() && links[known].block != nullptr; ++known) {
-    if (links[known].block->host_id >= 0) break;
-    if (known < held.size() || !has_bytes) continue;
-    held.push_back(links[known].block->block_id);
+void PrefixCache::Parts::hold(std::vector<KeptBlock*>& blocks, std::vector<int32_t>& held) {
+  if (layout.block_bytes() == 0) return;
+  size_t first = 0;  // those in the pool come first
+  for (; first < blocks.size() && blocks[first]->host_id < 0; ++first) {
+    if (first < held.size()) continue;
+    held.push_back(blocks[first]->block_id);
     pool.blocks().add_reference(held.back());
   }
-  known = hold_from_host(links, known, held);
-  if (known < links.size() && links[known].block != nullptr) return links.resize(known);
-  std::vector<int32_t> ids;
-  std::vector<ReadRequest> requests;
-  for (size_t i = known; i < links.size(); ++i) {
-    ReadRequest request{header_of(RecordKind::block, links[i]), *links[i].place, {}};
-    if (has_bytes) {
-      if (!index.make_room(1) || !pool.blocks().allocate(1, ids).ok()) break;
-      request.payload = {pool.blocks().data(ids.back()), static_cast<size_t>(layout.block_bytes())};
-    }
-    requests.push_back(std::move(request));
-  }
-  if (has_bytes && pool.gpu() != nullptr) {
-    read_to_gpu(requests);
-  } else if (!requests.empty()) {
-    disk->store()->read_all(requests);
-  }
-  size_t read = 0;
-  for (; read < requests.size() && requests[read].is_read; ++read) {
-    Link& link = links[known + read];
-    KeptBlock* parent = known + read == 0 ? nullptr : links[known + read - 1].block;
-    link.block =
-        index.insert(parent, link.parent_key, link.key, link.tokens, has_bytes ? ids[read] : -1);
-    if (link.block == nullptr) break;  // two texts with one key
-    link.block->segment = link.place->segment;
-    if (has_bytes) held.push_back(ids[read]);
-    ++counters.disk_blocks;
-    counters.disk_read_bytes += link.place->num_bytes;
-  }
-  for (size_t i = read; i < ids.size(); ++i) pool.blocks().release(ids[i]);
-  links.resize(known + read);
-}
-
-size_t PrefixCache::Parts::hold_from_host(std::vector<Link>& links, size_t first,
-                                          std::vector<int32_t>& held) {
-  size_t end = first;
-  for (; end < links.size() && links[end].block != nullptr; ++end)
-    links[end].block->stays_on_host = true;
+  for (size_t i = first; i < blocks.size(); ++i) blocks[i]->stays_on_host = true;
   std::vector<device::Gpu::Copy> copies;
   size_t placed = first;
-  for (; placed < end; ++placed) {
-    KeptBlock* block = links[placed].block;
+  for (; placed < blocks.size(); ++placed) {
+    KeptBlock* block = blocks[placed];
     if (!index.make_room(1) || !pool.blocks().allocate(1, held).ok()) break;
     index.place(block, held.back());
     copies.push_back(
         {pool.blocks().data(held.back()), index.host_bytes(*block), layout.block_bytes()});
   }
   if (!copies.empty()) pool.gpu()->copy_all(copies);
-  for (size_t i = first; i < end; ++i) {
-    links[i].block->stays_on_host = false;
-    if (i < placed) index.leave_host(links[i].block);
+  for (size_t i = first; i < blocks.size(); ++i) {
+    blocks[i]->stays_on_host = false;
+    if (i < placed) index.leave_host(blocks[i]);
   }
   counters.host_blocks += static_cast<int64_t>(placed - first);
-  return placed;
+  blocks.resize(placed);
 }
 
-// Payloads are blocks of the GPU: while some are copied there, the next are read.
-void PrefixCache::Parts::read_to_gpu(std::span<ReadRequest> requests) {
-  constexpr int64_t kStagingBytes = int64_t{32} << 20;  // of each half
-  device::Gpu& gpu = *pool.gpu();
-  const int64_t block_bytes = layout.block_bytes();
-  const auto group = static_cast<size_t>(std::max<int64_t>(1, kStagingBytes / block_bytes));
-  gpu.begin_tables();  // between steps; they give host memory from which copies are fast
-  std::byte* halves[2] = {};
-  for (std::byte*& half : halves)
-    half = gpu.table<std::byte>(static_cast<int64_t>(group) * block_bytes);
-  std::vector<std::byte*> blocks;
-  for (const ReadRequest& request : requests) blocks.push_back(request.payload.data());
-  const auto read = [&](size_t first) {
-    if (first >= requests.size()) return;
-    const std::span some = requests.subspan(first, std::min(group, requests.size() - first));
-    for (size_t i = 0; i < some.size(); ++i) {
-      some[i].payload = {halves[first / group % 2] + static_cast<int64_t>(i) * block_bytes,
-                         static_cast<size_t>(block_bytes)};
-    }
-    disk->store()->read_all(some);
-  };
-  read(0);
-  for (size_t first = 0; first < requests.size(); first += group) {
-    const std::jthread next([&] { read(first + group); });
-    std::vector<device::Gpu::Copy> copies;
-    for (size_t i = first; i < std::min(requests.size(), first + group); ++i) {
-      if (requests[i].is_read)
-        copies.push_back({blocks[i], requests[i].payload.data(), block_bytes});
-    }
-    gpu.copy_all(copies);
-  }
-  gpu.begin_tables();
-}
-
-void PrefixCache::Parts::write_block(const Link& link) {
-  const int32_t id = link.block->block_id;
+void PrefixCache::Parts::write_block(const Link& link, const KeptBlock& block) {
+  const int32_t id = block.block_id;
   const std::byte* payload = id < 0 ? nullptr : pool.blocks().data(id);
   if (payload != nullptr && pool.gpu() != nullptr) {
     staging.resize(static_cast<size_t>(layout.block_bytes()));
@@ -262,22 +91,9 @@ void PrefixCache::Parts::write_block(const Link& link) {
   write(header_of(RecordKind::block, link), payload);
 }
 
-const std::byte* PrefixCache::Parts::load_state(Link& link) {
-  if (link.block->state_id >= 0) return index.state(link.block);
-  read_state.resize(static_cast<size_t>(boundary_state_bytes(layout)));
-  if (!disk->store()->read(header_of(RecordKind::state, link), *link.state, read_state)) {
-    link.state.reset();
-    return nullptr;
-  }
-  counters.disk_read_bytes += link.state->num_bytes;
-  if (std::byte* kept = index.add_state(link.block); kept != nullptr)
-    std::memcpy(kept, read_state.data(), read_state.size());
-  return read_state.data();
-}
-
 void PrefixCache::Parts::settle_writes() {
   if (disk == nullptr) return;
-  for (const DiskWriter::Written& one : disk->take_written()) {
+  for (const DiskThread::Written& one : disk->take_written()) {
     if (!one.status.ok() && counters.failed_writes++ == 0)
       log_warning("prefix cache: " + one.status.message());
     if (disk_refuses != (one.segment < 0)) {
@@ -289,9 +105,8 @@ void PrefixCache::Parts::settle_writes() {
   }
 }
 
-void PrefixCache::Parts::keep_state(const Link& link, const SequenceCache& cache,
+void PrefixCache::Parts::keep_state(const Link& link, KeptBlock* block, const SequenceCache& cache,
                                     int64_t prompt_tokens, bool is_end) {
-  KeptBlock* block = link.block;
   const int64_t position = link.first_position + layout.block_tokens();
   const bool is_wanted = wants_state(position, prompt_tokens);
   // An answer's last block is known when the answer is over: until then each is kept as if it were.
@@ -334,7 +149,8 @@ Result<std::unique_ptr<PrefixCache>> PrefixCache::create(BlockPool& pool,
     Result<std::unique_ptr<DiskStore>> disk =
         DiskStore::open({options.directory, options.max_disk_bytes, options.disk_segment_bytes});
     if (disk) {
-      cache->parts_->disk = std::make_unique<DiskWriter>(*std::move(disk), kMaxQueuedBytes);
+      cache->parts_->disk =
+          std::make_unique<DiskThread>(*std::move(disk), kMaxQueuedBytes, options.on_disk_news);
     } else {
       log_warning("prefix cache: " + disk.error().message() + "; nothing is kept on disk");
     }
@@ -343,55 +159,90 @@ Result<std::unique_ptr<PrefixCache>> PrefixCache::create(BlockPool& pool,
   return cache;
 }
 
-Result<PrefixHit> PrefixCache::find(std::span<const int32_t> prompt, std::string_view salt) {
+SearchId PrefixCache::begin_find(std::span<const int32_t> tokens, std::string_view salt) {
   Parts& p = *parts_;
+  const SearchId id = p.next_search_id++;
+  p.searches.emplace(id, p.begin_search(tokens, salt));
+  return id;
+}
+
+void PrefixCache::advance() { parts_->advance_all(); }
+
+bool PrefixCache::is_found(SearchId id) const {
+  return parts_->searches.at(id)->stage == PrefixSearch::Stage::found;
+}
+
+void PrefixCache::wait_for_reads() {
+  Parts& p = *parts_;
+  for (auto& [id, search] : p.searches) {
+    while (search->stage == PrefixSearch::Stage::reading) {
+      p.disk->wait_for(search->job);
+      p.advance(*search);
+    }
+  }
+}
+
+void PrefixCache::drop_find(SearchId id) { parts_->searches.at(id)->is_dropped = true; }
+
+Result<PrefixHit> PrefixCache::find(std::span<const int32_t> tokens, std::string_view salt) {
+  return end_find(begin_find(tokens, salt));
+}
+
+Result<PrefixHit> PrefixCache::end_find(SearchId id) {
+  Parts& p = *parts_;
+  PrefixSearch& search = *p.searches.at(id);
+  while (!p.advance(search)) p.disk->wait_for(search.job);
+  const std::unique_ptr<PrefixSearch> owned = std::move(p.searches.extract(id).mapped());
   p.settle_writes();
   const int64_t unit = p.layout.block_tokens();
-  std::vector<Link> links = p.kept_links(prompt, salt);
-  const auto matched_tokens = static_cast<int64_t>(links.size()) * unit;
-  const int64_t disk_bytes = p.counters.disk_read_bytes, disk_blocks = p.counters.disk_blocks;
-
-  // As far as there is a state, or one that can be made; less where the disk fails.
+  std::vector<KeptBlock*> blocks = p.in_memory(search.links);
+  const auto matched_tokens =
+      static_cast<int64_t>(std::max(blocks.size(), search.num_matched)) * unit;
+  // As far as there is a state, or one that can be made; less where the pool has no room.
+  const auto has_state = [&] {
+    return p.is_zero() || blocks.back()->state_id >= 0 || blocks.size() == search.num_state_links;
+  };
   std::vector<int32_t> held;
-  const std::byte* state = nullptr;
+  size_t wanted = 0;
   do {
-    links.resize(p.restorable(links));
-    const size_t wanted = links.size();
-    p.hold(links, held);
-    if (links.size() == wanted && wanted > 0 && !p.is_zero()) state = p.load_state(links.back());
-  } while (!links.empty() && state == nullptr && !p.is_zero());
-  if (p.disk != nullptr) p.disk->store()->close_files();
-  for (; held.size() > links.size(); held.pop_back()) p.pool.blocks().release(held.back());
-
-  const auto num_tokens = static_cast<int64_t>(links.size()) * unit;
+    while (!blocks.empty() && !has_state()) blocks.pop_back();
+    wanted = blocks.size();
+    p.hold(blocks, held);
+  } while (blocks.size() < wanted);
+  for (; held.size() > blocks.size(); held.pop_back()) p.pool.blocks().release(held.back());
+  const auto num_tokens = static_cast<int64_t>(blocks.size()) * unit;
   CACHALOT_ASSIGN_OR_RETURN(SequenceCache sequence,
                             SequenceCache::attach(p.pool, std::move(held), num_tokens));
   PrefixHit hit{std::move(sequence), num_tokens, matched_tokens};
   ++p.counters.lookups;
+  p.counters.disk_blocks += search.num_blocks_read;
+  p.counters.disk_read_bytes += search.num_bytes_read;
   p.counters.recomputed_tokens += matched_tokens - num_tokens;
-  if (links.empty()) return hit;
+  if (blocks.empty()) return hit;
 
-  p.index.mark_used(links.back().block);
-  hit.cache.set_kept_chain({static_cast<int64_t>(links.size()), links.back().key, p.epoch()});
+  KeptBlock* last = blocks.back();
+  p.index.mark_used(last);
+  hit.cache.set_kept_chain({static_cast<int64_t>(blocks.size()), last->key, p.epoch()});
   if (p.disk != nullptr) {
     std::set<int64_t> segments;
-    for (const Link& link : links) segments.insert(link.block->segment);
-    for (const int64_t segment : segments) p.disk->store()->mark_used(segment);
+    for (const KeptBlock* block : blocks) segments.insert(block->segment);
+    p.disk->run([segments](DiskStore& store) {
+      for (const int64_t segment : segments) store.mark_used(segment);
+    });
   }
   if (p.is_zero()) {
     hit.rebuild_from =
         std::max<int64_t>(0, num_tokens - rebuild_rows(p.layout, p.options.num_layers));
   } else {
-    hit.cache.set_boundary_state(state);
+    hit.cache.set_boundary_state(last->state_id >= 0 ? p.index.state(last) : search.state.data());
   }
   ++p.counters.hits;
-  if (hit.matched_tokens < static_cast<int64_t>(prompt.size()) / unit * unit)
-    ++p.counters.partial_hits;
-  if (p.counters.disk_read_bytes > disk_bytes) ++p.counters.disk_hits;
+  if (matched_tokens < static_cast<int64_t>(search.tokens.size())) ++p.counters.partial_hits;
+  if (search.num_bytes_read > 0) ++p.counters.disk_hits;
   p.counters.reused_tokens += num_tokens;
   p.counters.recomputed_tokens += num_tokens - hit.rebuild_from;
   p.counters.memory_blocks +=
-      static_cast<int64_t>(links.size()) - (p.counters.disk_blocks - disk_blocks);
+      std::max<int64_t>(0, static_cast<int64_t>(blocks.size()) - search.num_blocks_read);
   return hit;
 }
 
@@ -435,28 +286,28 @@ void PrefixCache::store(std::span<const int32_t> tokens, SequenceCache& cache,
     link.tokens = tokens.subspan(static_cast<size_t>(i * unit), static_cast<size_t>(unit));
     link.key = next_key(link.parent_key, link.tokens);
     const int32_t id = p.layout.block_bytes() == 0 ? -1 : cache.block_ids()[i];
-    link.block = p.index.find(link.parent_key, link.key, link.tokens);
-    if (link.block == nullptr) {
-      link.block = p.index.insert(parent, link.parent_key, link.key, link.tokens, id);
-      if (link.block == nullptr) return;  // two texts with one key: the first stays
+    KeptBlock* block = p.index.find(link.parent_key, link.key, link.tokens);
+    if (block == nullptr) {
+      block = p.index.insert(parent, link.parent_key, link.key, link.tokens, id);
+      if (block == nullptr) return;  // two texts with one key: the first stays
       ++p.counters.stored_blocks;
-    } else if (link.block->host_id >= 0) {  // it has been computed anew
-      p.index.place(link.block, id);
-      p.index.leave_host(link.block);
-    } else if (link.block->block_id != id) {
-      cache.share_block(i, link.block->block_id);
+    } else if (block->host_id >= 0) {  // it has been computed anew
+      p.index.place(block, id);
+      p.index.leave_host(block);
+    } else if (block->block_id != id) {
+      cache.share_block(i, block->block_id);
     }
-    if (writes && link.block->segment == kNotOnDisk) {
-      p.write_block(link);
-      link.block->segment = kQueued;
+    if (writes && block->segment == kNotOnDisk) {
+      p.write_block(link, *block);
+      block->segment = kQueued;
       writes = !p.disk_refuses;  // then one shows whether it still does
     }
-    parent = link.block;
+    parent = block;
   }
   if (parent == nullptr) return;
   cache.set_kept_chain({num_blocks, parent->key, p.epoch()});
   p.index.mark_used(parent);
-  p.keep_state(link, cache, prompt_tokens, is_end);
+  p.keep_state(link, parent, cache, prompt_tokens, is_end);
   p.index.trim();
 }
 
@@ -474,6 +325,7 @@ int64_t PrefixCache::num_own_blocks(const SequenceCache& cache) const {
 
 void PrefixCache::set_weights_version(uint64_t version) {
   Parts& p = *parts_;
+  for (auto& [id, search] : p.searches) search->is_dropped = true;
   p.index.clear();
   p.options.weights_version = version;
   p.identity = {p.layout.fingerprint(), p.layout.hash(), version, p.options.position_base};

@@ -5,7 +5,8 @@
 //
 // Use     begin   find(): a sequence that holds the first tokens of a prompt. Where rebuild_from is
 //                 below their number, Runner::rebuild_state() makes its state before anything else
-//                 runs.
+//                 runs. begin_find() and end_find() are its two halves: what disk alone has comes
+//                 into memory between them, and the owner does other things meanwhile.
 //         prefill no piece of a prompt goes beyond next_stop(): there the state is taken.
 //         after   every step of the sequence that has crossed a block, and at the end of the
 //                 request: store(). The sequence must be at rest: no step runs on it.
@@ -15,14 +16,15 @@
 //         compared with the prompt's; a key alone is never believed. A block that a sequence has
 //         computed anew and that is kept already gives way to the kept one, which has its bits.
 // Salt    what is stored under one is found under it alone; empty: none.
-// Disk    a thread of its own writes; what was stored is found, and is there after the end. store()
-//         waits where too much is to be written.
+// Disk    a thread of its own writes and reads; what was stored is found, and is there after the
+//         end. store() waits where too much is to be written, advance() while it reads to a GPU.
 // Errors  find() fails only where the pool has no state; what goes wrong on disk is a miss, a
 //         counter and a line in the log.
 // Threads the pool's owner. Owner: borrows the pool, and goes before it.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -46,7 +48,11 @@ struct PrefixCacheOptions {
   std::string directory;           // empty: memory alone
   int64_t max_disk_bytes = 0;      // of segment files
   int64_t disk_segment_bytes = 0;  // DiskStoreOptions::segment_bytes
+  // Called on the disk's thread when advance() may go on; may be empty.
+  std::function<void()> on_disk_news;
 };
+
+using SearchId = int64_t;
 
 struct PrefixHit {
   SequenceCache cache;         // of whole blocks, shared
@@ -88,6 +94,18 @@ class PrefixCache {
   // of a prompt runs for its logits, and is left out here); an empty sequence where nothing is
   // kept. resource_exhausted where the pool has no free state.
   Result<PrefixHit> find(std::span<const int32_t> tokens, std::string_view salt = {});
+
+  // find() without waiting: begun, moved on by advance() until it is found, and ended (an end
+  // before that waits) or dropped. advance() alone takes blocks to read into: they are neither free
+  // nor idle meanwhile. What has been read stays in memory as long as there is room. A search that
+  // set_weights_version() meets finds nothing.
+  SearchId begin_find(std::span<const int32_t> tokens, std::string_view salt = {});
+  void advance();
+  bool is_found(SearchId id) const;
+  Result<PrefixHit> end_find(SearchId id);
+  void drop_find(SearchId id);
+  // Until no block is being read into.
+  void wait_for_reads();
 
   // The last position to which a piece that begins at `position` may go, of a prompt that ends at
   // prompt_tokens: above position, at most prompt_tokens.

@@ -4,9 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <fstream>
 #include <optional>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "cache/block_key.h"
@@ -331,6 +333,58 @@ TEST(PrefixCacheDisk, WritesWhatTheStrategySays) {
 
 // reference/infrastructure 8.2, O5: the precision and the weights are in the layout's fingerprint
 // (engine/model_cache_layout.h).
+// Between the turns of a search the owner may do anything.
+TEST(PrefixCacheDisk, ASearchGoesOnBetweenOtherThings) {
+  TestFolder folder;
+  const std::vector<int32_t> text = some_tokens(200);
+  Fixture(kFull, 64, on_disk(folder)).visit(text);
+  const auto begin = [&](Fixture& fixture) { return fixture.cache().begin_find(text); };
+  const auto moves_until = [&](Fixture& fixture, auto&& is_over) {
+    for (int turn = 0; !is_over(); ++turn) {
+      ASSERT_LT(turn, 20000);
+      fixture.cache().advance();
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+  };
+  {
+    Fixture fixture(kFull, 64, on_disk(folder));
+    const SearchId id = begin(fixture);
+    EXPECT_FALSE(fixture.cache().is_found(id));
+    // The same text, run meanwhile by one that has not looked for it.
+    CheckedSequence other(SequenceCache::create(fixture.pool()).value());
+    ASSERT_TRUE(other.append(first_of(text, 100)).ok());
+    fixture.cache().store(other.tokens(), other.cache(), 100, true);
+    moves_until(fixture, [&] { return fixture.cache().is_found(id); });
+    const PrefixHit hit = fixture.cache().end_find(id).value();
+    EXPECT_EQ(hit.cache.num_tokens(), 192);
+    EXPECT_EQ(fixture.cache().counters().memory_blocks, 6);
+    EXPECT_EQ(fixture.cache().counters().disk_blocks, 6);
+  }
+  {  // Dropped at any time, it gives back what it has taken.
+    for (int turns = 0; turns < 6; ++turns) {
+      Fixture fixture(kFull, 64, on_disk(folder));
+      const SearchId id = begin(fixture);
+      for (int turn = 0; turn < turns; ++turn) {
+        fixture.cache().advance();
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+      fixture.cache().drop_find(id);
+      const SlabPool& blocks = fixture.pool().blocks();
+      moves_until(fixture, [&] { return blocks.num_free() + blocks.num_idle() == 64; });
+    }
+  }
+  {  // Cleared while it reads, or under way when all ends.
+    Fixture fixture(kFull, 64, on_disk(folder));
+    const SearchId first = begin(fixture), second = begin(fixture);
+    fixture.cache().advance();
+    fixture.cache().clear();
+    EXPECT_EQ(fixture.cache().end_find(first)->cache.num_tokens(), 192);
+    fixture.cache().set_weights_version(1);
+    EXPECT_EQ(fixture.cache().end_find(second)->cache.num_tokens(), 0);
+    begin(fixture);
+  }
+}
+
 TEST(PrefixCacheDisk, AHitNeedsTheSameModelVersionAndPositionBase) {
   TestFolder folder;
   const std::vector<int32_t> text = some_tokens(100);

@@ -75,12 +75,18 @@ Status Engine::place(std::unique_ptr<LoadedModel> model, int64_t version) {
   CACHALOT_ASSIGN_OR_RETURN(
       std::unique_ptr<cache::BlockPool> pool,
       cache::BlockPool::create(std::move(layout), limits, model->context().gpu));
+  searches_.clear();
   prefix_.reset();
   pool_ = std::move(pool);
   if (prefix_options_) {
     cache::PrefixCacheOptions options = *prefix_options_;
     options.num_layers = transformer.config().num_hidden_layers;
     options.weights_version = static_cast<uint64_t>(version);
+    options.on_disk_news = [this] {
+      const std::scoped_lock lock(mutex_);
+      has_disk_news_ = true;
+      has_work_.notify_one();
+    };
     CACHALOT_ASSIGN_OR_RETURN(prefix_, cache::PrefixCache::create(*pool_, options));
   }
   steps_ = std::make_unique<StepRunner>(transformer, model->context(), clock_);

@@ -98,7 +98,8 @@ class Engine {
   // completions. Errors: invalid_argument where the model's config or precision is another one.
   Status set_weights(std::unique_ptr<LoadedModel> model, int64_t version);
   int64_t weights_version() const { return weights_version_; }
-  // Runs one step. False where there is nothing left to do.
+  // Runs one step, or waits a moment where all wait for the disk. False where there is nothing left
+  // to do.
   bool step();
   // Runs steps, and waits for requests where there are none, until told to stop.
   void run(const std::stop_token& stop);
@@ -146,8 +147,13 @@ class Engine {
   void make_room_for(std::span<const StepRunner::Rows> rows);
   // Where the next piece of its prompt, which begins at `position`, ends at the latest.
   int64_t next_stop(const Generation& generation, int64_t position) const;
+  bool may_find_prefix(const Generation& generation) const;
+  // Whether what the prefix cache has of its prompt is in memory; asks for it where nobody has.
+  bool has_prefix(const Generation& generation);
   // The cache of a prompt whose first rows the prefix cache has.
-  Result<cache::SequenceCache> find_prefix(std::span<const int32_t> tokens, std::string_view salt);
+  Result<cache::SequenceCache> take_prefix(const Generation& generation);
+  void drop_search(const Generation& generation);
+  void wait_for_disk();
   void keep_prefix(Generation& generation, bool is_end);
   void remove_finished();
   Generation& generation(int64_t id);
@@ -170,9 +176,14 @@ class Engine {
   formats::ModelConfig config_;  // of every model that there will be
   std::unique_ptr<LoadedModel> model_;
   int64_t weights_version_ = 0;
+  // Before prefix_, whose disk's thread uses them.
+  mutable std::mutex mutex_;  // of submitted_ and what follows it, and
+  bool has_disk_news_ = false;
+  std::condition_variable_any has_work_;
   std::unique_ptr<cache::BlockPool> pool_;
   // Null where there is none. After pool_, as are sequences: they give blocks back.
   std::unique_ptr<cache::PrefixCache> prefix_;
+  std::unordered_map<int64_t, cache::SearchId> searches_;  // of answers that wait, by their ids
   std::unique_ptr<StepRunner> steps_;
   std::unordered_map<SequenceId, Sequence> sequences_;
   SequenceId next_sequence_id_ = 0;
@@ -186,8 +197,6 @@ class Engine {
   DraftHistory draft_history_;  // of the answers that have ended
   EngineCounts counts_;
 
-  mutable std::mutex mutex_;  // of those below
-  std::condition_variable_any has_work_;
   std::vector<std::shared_ptr<Submitted>> submitted_;
   std::vector<RequestId> cancelled_;
   RequestId next_request_id_ = 0;

@@ -2,11 +2,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include "engine/engine.h"
 
 namespace cachalot::engine {
 namespace {
+
+// How long a step waits for the disk at most: deadlines and who stops the engine are looked at
+// again.
+constexpr std::chrono::milliseconds kDiskWait{2};
 
 Status refusal(const StepPlan::Refused& refused, const Sequence& sequence,
                const cache::BlockPool& pool, const Promises& promises) {
@@ -39,6 +44,7 @@ void Engine::take_submitted() {
     const std::scoped_lock lock(mutex_);
     submitted.swap(submitted_);
     cancelled.swap(cancelled_);
+    has_disk_news_ = false;
   }
   for (const std::shared_ptr<Submitted>& request : submitted) {
     SequenceId id = request->request.sequence;
@@ -86,6 +92,7 @@ const Generation* Engine::fork_source(const Generation& generation) const {
 }
 
 void Engine::plan() {
+  if (prefix_ != nullptr) prefix_->advance();
   candidates_.clear();
   of_candidates_.clear();
   int64_t wanted = 0;  // blocks, by all of them, beside those they have
@@ -96,6 +103,12 @@ void Engine::plan() {
       const Generation* first = first_answer(*generation);
       if (first != nullptr && first->is_before_decoding()) continue;  // there is more to come
     }
+    // Prompts are looked for as they come, as many as could start.
+    const bool is_searched = searches_.contains(generation->id());
+    const bool has_place = static_cast<int64_t>(searches_.size()) < pool_->states().num_free();
+    if (may_find_prefix(*generation) && (is_searched || has_place) && !has_prefix(*generation) &&
+        candidate.deadline_s > clock_())
+      continue;
     if (const Generation* source = fork_source(*generation)) {
       const cache::SequenceCache& cache = *source->sequence().cache;
       candidate.num_cached = cache.num_tokens();
@@ -111,7 +124,14 @@ void Engine::plan() {
             pool_->layout().block_bytes() == 0 ? 0 : pool_->layout().block_tokens()};
   // What could be freed matters, and takes time to count, where there is not enough.
   if (room.free_blocks < wanted) {
-    if (prefix_ != nullptr) room.free_blocks += prefix_->num_idle_blocks();
+    if (prefix_ != nullptr) {
+      const auto free_blocks = [&] {
+        return pool_->blocks().num_free() + prefix_->num_idle_blocks();
+      };
+      // Blocks that are being read into are nobody's: none is refused for them.
+      if (free_blocks() < wanted) prefix_->wait_for_reads();
+      room.free_blocks = free_blocks();
+    }
     for (size_t i = 0; i < candidates_.size(); ++i) {
       const std::optional<cache::SequenceCache>& cache = of_candidates_[i]->sequence().cache;
       if (!cache) continue;
@@ -127,13 +147,36 @@ int64_t Engine::next_stop(const Generation& generation, int64_t position) const 
   return prefix_ != nullptr && position < end ? prefix_->next_stop(position, end) : end;
 }
 
-// The last token runs in any case, for its logits.
-Result<cache::SequenceCache> Engine::find_prefix(std::span<const int32_t> tokens,
-                                                 std::string_view salt) {
-  CACHALOT_ASSIGN_OR_RETURN(cache::PrefixHit hit,
-                            prefix_->find(tokens.first(tokens.size() - 1), salt));
+bool Engine::may_find_prefix(const Generation& generation) const {
+  const bool waits = generation.phase() == Phase::waiting || generation.phase() == Phase::paused;
+  return prefix_ != nullptr && waits && generation.sequence().num_cached() == 0 &&
+         generation.may_skip_rows() && fork_source(generation) == nullptr;
+}
+
+bool Engine::has_prefix(const Generation& generation) {
+  const auto [search, is_new] = searches_.try_emplace(generation.id());
+  if (is_new) {
+    // The last token runs in any case, for its logits.
+    const std::span<const int32_t> tokens = generation.sequence().tokens;
+    search->second =
+        prefix_->begin_find(tokens.first(tokens.size() - 1), generation.request().cache_salt);
+  }
+  return prefix_->is_found(search->second);
+}
+
+void Engine::drop_search(const Generation& generation) {
+  const auto search = searches_.find(generation.id());
+  if (search == searches_.end()) return;
+  prefix_->drop_find(search->second);
+  searches_.erase(search);
+}
+
+Result<cache::SequenceCache> Engine::take_prefix(const Generation& generation) {
+  const cache::SearchId search = searches_.extract(generation.id()).mapped();
+  CACHALOT_ASSIGN_OR_RETURN(cache::PrefixHit hit, prefix_->end_find(search));
   const int64_t found = hit.cache.num_tokens();
   if (hit.rebuild_from < found) {
+    const std::span<const int32_t> tokens = generation.sequence().tokens;
     steps_->runner().rebuild_state(hit.cache,
                                    tokens.subspan(static_cast<size_t>(hit.rebuild_from),
                                                   static_cast<size_t>(found - hit.rebuild_from)),
@@ -146,14 +189,14 @@ Status Engine::admit(Generation& generation) {
   Sequence& sequence = generation.sequence();
   const Generation* source = fork_source(generation);
   if (source != nullptr) {
+    drop_search(generation);
     if (prefix_ != nullptr) prefix_->make_room(1);  // of the block that is not whole
     CACHALOT_ASSIGN_OR_RETURN(sequence.cache, source->sequence().cache->fork());
     ++counts_.forks;
   } else {
-    if (prefix_ != nullptr && sequence.num_cached() == 0 && generation.may_skip_rows()) {
+    if (may_find_prefix(generation)) {
       sequence.cache.reset();  // its state may be the one that is wanted
-      CACHALOT_ASSIGN_OR_RETURN(sequence.cache,
-                                find_prefix(sequence.tokens, generation.request().cache_salt));
+      CACHALOT_ASSIGN_OR_RETURN(sequence.cache, take_prefix(generation));
     }
     CACHALOT_RETURN_IF_ERROR(ensure_cache(sequence));
     // A sequence that has been run to its end has no logits to go on from.
@@ -185,6 +228,7 @@ void Engine::apply(const StepPlan& plan) {
     // What it was to fork has just been paused or has ended: there is not the room to start
     // otherwise, and the next plan sees to it.
     if (forks[i] && fork_source(one) == nullptr) continue;
+    if (may_find_prefix(one) && !has_prefix(one)) continue;  // it starts when its prompt is found
     if (Status admitted = admit(one); !admitted.ok()) one.fail(std::move(admitted));
   }
 }
@@ -259,6 +303,7 @@ void Engine::remove_finished() {
     if (!generations_[i]->is_finished()) continue;
     Generation& generation = *generations_[i];
     Sequence& sequence = generation.sequence();
+    drop_search(generation);
     sequence.is_busy = false;
     const bool is_own = generation.answer() > 0 || generation.request().sequence == kNewSequence;
     if (generation.result()) keep_prefix(generation, true);
@@ -296,9 +341,19 @@ bool Engine::step() {
     remove_finished();
     // What starts and ends answers comes apart: it is no cost of rows.
     cost_.record(decoded, pieces, clock_() - applied_s + planned_s - start_s - drafting_s);
+    if (step_rows_.empty()) wait_for_disk();
   }
   const std::scoped_lock lock(mutex_);
   return !generations_.empty() || !submitted_.empty() || !cancelled_.empty();
+}
+
+void Engine::wait_for_disk() {
+  const bool waits = std::ranges::any_of(
+      searches_, [&](const auto& search) { return !prefix_->is_found(search.second); });
+  if (!waits) return;
+  std::unique_lock lock(mutex_);
+  has_work_.wait_for(lock, kDiskWait,
+                     [&] { return has_disk_news_ || !submitted_.empty() || !cancelled_.empty(); });
 }
 
 void Engine::run(const std::stop_token& stop) {

@@ -1,10 +1,16 @@
 // An engine with a prefix cache: a request that begins behind what earlier ones left has the bits
 // that it has alone.
 // Source  reference/infrastructure 8.2, O1.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
+#include <map>
+#include <thread>
 
 #include "cache/disk_store_testing.h"
 #include "engine/small_model.h"
@@ -225,6 +231,73 @@ TEST(PrefixStops, AreThoseBehindTheHit) {
   EXPECT_EQ(run_one(*engine, request(first, 1, 1)).prompt_tokens, 45);
   EXPECT_EQ(run_one(*engine, request(second, 1, 1)).prompt_tokens, 70 - 40);
   EXPECT_EQ(run_one(*engine, request(third, 1, 1)).prompt_tokens, 59 - 48);
+}
+
+// A disk that does not answer: who needs what lies there waits, the others make a token a step.
+TEST(PrefixDisk, ASlowOneDelaysThoseAloneWhoReadFromIt) {
+  const cache::testing::TestFolder folder;
+  SmallEngine small{.chunk_tokens = 64};
+  small.prefix_cache.emplace();
+  small.prefix_cache->directory = folder.path();
+  small.prefix_cache->max_disk_bytes = int64_t{1} << 26;
+  const Request kept = request(random_ids(45, 1), 12, 5);
+  run_one(*small.make(), kept);
+  const std::string segment = folder.segments().at(0);
+  // It has a segment of its own to write to before the other one is in nobody's reach.
+  auto engine = small.make();
+  run_one(*engine, request(random_ids(9, 4), 3, 5));
+  while (engine->prefix_counters().disk_written_bytes == 0)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  // A pipe in its place: who opens it waits until somebody opens its other end.
+  const std::string file = segment + ".file", pipe = segment + ".pipe";
+  std::filesystem::rename(segment, file);
+  ASSERT_EQ(::mkfifo(segment.c_str(), 0600), 0);
+  std::filesystem::create_hard_link(segment, pipe);
+
+  int64_t tokens = 0;
+  std::map<RequestId, Result<Completion>> results;
+  const auto submit = [&](Request one) {
+    one.on_event = [&](const Event& event) {
+      tokens += event.kind == Event::Kind::token ? 1 : 0;
+      if (event.kind == Event::Kind::finished) results.emplace(event.request, *event.result);
+      return true;
+    };
+    return engine->submit(std::move(one)).value();
+  };
+  const Request beside = request(random_ids(7, 2), 60, 6);
+  const RequestId beside_id = submit(beside);
+  while (tokens == 0) engine->step();
+  const RequestId waiting = submit(kept);
+  for (int64_t step = 0; step < 40; ++step) {
+    const int64_t before = tokens;
+    ASSERT_TRUE(engine->step());
+    EXPECT_EQ(tokens, before + 1);
+    EXPECT_EQ(engine->phase(waiting), Phase::waiting);
+  }
+  // Of one that comes later, and has nothing to look for, all runs.
+  const Request later = request(random_ids(6, 3), 9, 7);
+  const RequestId later_id = submit(later);
+  while (!results.contains(later_id)) ASSERT_TRUE(engine->step());
+  expect_same(results.at(later_id).value(), alone({}, later));
+  // One that is given up does not wait, nor does a deadline.
+  const RequestId given_up = submit(kept);
+  engine->cancel(given_up);
+  Request late = kept;
+  late.deadline_seconds = 1e-9;
+  const RequestId late_id = submit(late);
+  while (!results.contains(given_up) || !results.contains(late_id)) ASSERT_TRUE(engine->step());
+  EXPECT_EQ(results.at(given_up)->finish, Finish::cancelled);
+  EXPECT_EQ(results.at(late_id)->finish, Finish::deadline);
+
+  std::filesystem::rename(file, segment);
+  const int end = ::open(pipe.c_str(), O_WRONLY | O_NONBLOCK);
+  ASSERT_GE(end, 0);
+  while (engine->step()) {
+  }
+  ::close(end);
+  expect_same(results.at(beside_id).value(), alone({}, beside));
+  expect_same(results.at(waiting).value(), alone({}, kept));
+  EXPECT_EQ(engine->prefix_counters().damaged_records, 1);  // what the pipe gave
 }
 
 INSTANTIATE_TEST_SUITE_P(Strategies, PrefixHits,
