@@ -1,6 +1,7 @@
 // The vector work of sparse_attention on one token and some of its keys, one table an instruction
 // set.
-// Layout  keys are rows of floats found through pointers, in list order. Lane = head in scores and
+// Layout  keys are rows of floats, or of bf16 where there is `decode`, found through pointers, in
+//         list order. Lane = head in scores and
 //         weights: s [n][head_lanes], head_lanes = heads rounded up to `lanes`; what padded lanes
 //         hold is not used. Lane = channel in out.
 // Numerics  sparse_attention.h's. Calls that cut the keys, heads or channels differently give the
@@ -11,6 +12,7 @@
 #include <cstdint>
 
 #include "device/isa.h"
+#include "tensor/rows.h"
 
 namespace cachalot::ops {
 
@@ -19,8 +21,10 @@ struct AttentionKernels {
   int64_t channel_lanes;
   int64_t key_value_bytes;
 
-  // n floats that bf16 can hold, as a key row's values. Null where rows are floats.
-  void (*narrow)(const float* x, int64_t n, std::byte* row);
+  // A cached row as a key row: head_dim values, zeros up to padded_dim, a multiple of
+  // channel_lanes. Null where key rows are floats.
+  void (*decode)(tensor::KvFormat format, const std::byte* data, const std::byte* scale,
+                 int64_t head_dim, int64_t rope_dim, int64_t padded_dim, std::byte* row);
 
   // q [heads, dim] transposed for score(): head_lanes * dim floats, dim rounded up to even.
   void (*prepare_q)(const float* q, int64_t heads, int64_t dim, float* prepared);
@@ -47,8 +51,10 @@ struct AttentionKernels {
   void (*divide)(const float* sums, float z, int64_t n, bool bf16_math, float* out);
 };
 
-const AttentionKernels& attention_kernels(device::Isa isa, bool bf16_math);  // avx2 or above
+// avx2 or above. heads: how many it is for.
+const AttentionKernels& attention_kernels(device::Isa isa, bool bf16_math, int64_t heads);
 extern const AttentionKernels kAttentionAvx2, kAttentionAvx512;
-extern const AttentionKernels kAttentionAvx512Bf16;  // bf16 math only
+// bf16 math only; the second one where there are at most eight heads.
+extern const AttentionKernels kAttentionAvx512Bf16, kAttentionAvx512Bf16Narrow;
 
 }  // namespace cachalot::ops

@@ -1,5 +1,8 @@
 // bf16 math with vdpbf16ps: keys, query and p as pairs of bf16. What is not a product is the
 // AVX-512 text.
+// GCC 12 takes the undefined pass-through operand of its own unmasked intrinsics for an
+// uninitialised variable.
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include "ops/attention/vector_avx512.h"
 //
 #include "ops/attention/attention_kernels_body.h"
@@ -11,11 +14,62 @@ namespace {
 constexpr int64_t kChannelLanes = 32;  // a register of bf16
 constexpr int64_t kPairBlock = 64;     // pairs of channels taken at a time: a panel of 16 KiB
 
-void narrow_key(const float* x, int64_t n, std::byte* row) { narrow_row(x, n, row); }
+float e8m0_scale(std::byte scale) {
+  const auto byte = static_cast<uint32_t>(scale);
+  if (byte == 255) return __builtin_nanf("");
+  return __builtin_bit_cast(float, byte == 0 ? 0x00400000u : byte << 23);
+}
+
+alignas(64) constexpr uint16_t kUpperHalves[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21,
+                                                   23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43,
+                                                   45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+
+// 32 e4m3 codes times their scale, as ops/quant/row_codec.h's decoder gives them, and of that the
+// upper halves.
+__m512i decode_codes(__m256i codes, __m512 scale) {
+  const __m512i wide = _mm512_cvtepu8_epi16(codes);
+  const __m512i sign = _mm512_slli_epi16(_mm512_and_si512(wide, _mm512_set1_epi16(0x80)), 8);
+  __m512i half = _mm512_slli_epi16(_mm512_and_si512(wide, _mm512_set1_epi16(0x7F)), 7);
+  const __mmask32 nan = _mm512_cmpeq_epi16_mask(half, _mm512_set1_epi16(0x7F << 7));
+  half = _mm512_or_si512(half, _mm512_maskz_set1_epi16(nan, 0x7E00));
+  half = _mm512_or_si512(half, sign);
+  const __m512 unit = _mm512_set1_ps(256.0f);
+  const __m512 low =
+      _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtph_ps(_mm512_castsi512_si256(half)), unit), scale);
+  const __m512 high = _mm512_mul_ps(
+      _mm512_mul_ps(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1)), unit), scale);
+  const __m512i upper = _mm512_load_si512(kUpperHalves);
+  return _mm512_permutex2var_epi16(_mm512_castps_si512(low), upper, _mm512_castps_si512(high));
+}
+
+void decode_key(tensor::KvFormat format, const std::byte* data, const std::byte* scale,
+                int64_t head_dim, int64_t rope_dim, int64_t padded_dim, std::byte* row) {
+  const auto mask_of = [](int64_t n) -> __mmask32 { return n >= 32 ? ~0u : (1u << n) - 1; };
+  if (format == tensor::KvFormat::f32) {
+    narrow_row(reinterpret_cast<const float*>(data), head_dim, row);
+  } else {
+    const int64_t num_codes = format == tensor::KvFormat::fp8 ? head_dim - rope_dim : 0;
+    for (int64_t i = 0; i < num_codes; i += 32) {
+      const __mmask32 mask = mask_of(num_codes - i);
+      const __m256i codes = _mm256_maskz_loadu_epi8(mask, data + i);
+      _mm512_mask_storeu_epi16(row + 2 * i, mask,
+                               decode_codes(codes, _mm512_set1_ps(e8m0_scale(scale[i / 64]))));
+    }
+    for (int64_t i = num_codes; i < head_dim; i += 32) {
+      const __mmask32 mask = mask_of(head_dim - i);
+      _mm512_mask_storeu_epi16(
+          row + 2 * i, mask,
+          _mm512_maskz_loadu_epi16(mask, data + num_codes + 2 * (i - num_codes)));
+    }
+  }
+  for (int64_t i = head_dim; i < padded_dim; i += 32)
+    _mm512_mask_storeu_epi16(row + 2 * i, mask_of(padded_dim - i), _mm512_setzero_si512());
+}
 
 // As the float form, [pair][lanes of the block]; the rows of bf16 lie in the unused half meanwhile.
+template <int64_t kLanes>
 void prepare_pairs(const float* q, int64_t heads, int64_t dim, float* prepared) {
-  const int64_t head_lanes = (heads + Vec::kLanes - 1) / Vec::kLanes * Vec::kLanes;
+  const int64_t head_lanes = (heads + kLanes - 1) / kLanes * kLanes;
   const int64_t num_pairs = (dim + 1) / 2;
   float* rows = prepared + head_lanes * num_pairs;
   for (int64_t h = 0; h < heads; ++h) narrow_row(q + h * dim, dim, rows + h * num_pairs);
@@ -145,10 +199,83 @@ void divide_pairs(const float* sums, float z, int64_t n, bool, float* out) {
   }
 }
 
+// Up to eight heads, one a lane of half a vector.
+constexpr int64_t kNarrowLanes = 8;
+constexpr int kNarrowRows = 12;  // two products a cycle, six cycles late
+
+template <int kRows>
+void narrow_score_rows(const float* panel, const std::byte* const* keys, int64_t first_pair,
+                       int64_t num_pairs, float* s) {
+  __m256 acc[kRows];
+#pragma GCC unroll 12
+  for (int r = 0; r < kRows; ++r)
+    acc[r] = first_pair > 0 ? _mm256_loadu_ps(s + r * kNarrowLanes) : _mm256_setzero_ps();
+  for (int64_t i = 0; i < num_pairs; ++i) {
+    const __m256i q = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + i * 8));
+#pragma GCC unroll 12
+    for (int r = 0; r < kRows; ++r) {
+      const __m256i x =
+          _mm256_set1_epi32(static_cast<int>(load_pair(keys[r] + (first_pair + i) * 4)));
+      acc[r] =
+          _mm256_dpbf16_ps(acc[r], reinterpret_cast<__m256bh>(x), reinterpret_cast<__m256bh>(q));
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < kRows; ++r) _mm256_storeu_ps(s + r * kNarrowLanes, acc[r]);
+}
+
+void narrow_score(const float* prepared_q, int64_t, int64_t dim, const std::byte* const* keys,
+                  int64_t n, float scale, bool, float* s, float* max) {
+  const int64_t num_pairs = (dim + 1) / 2;
+  for (int64_t i = 0; i < num_pairs; i += kPairBlock) {
+    const int64_t count = num_pairs - i < kPairBlock ? num_pairs - i : kPairBlock;
+    const float* panel = prepared_q + i * kNarrowLanes;
+    int64_t r = 0;
+    for (; r + kNarrowRows <= n; r += kNarrowRows)
+      narrow_score_rows<kNarrowRows>(panel, keys + r, i, count, s + r * kNarrowLanes);
+    for (; r + 4 <= n; r += 4)
+      narrow_score_rows<4>(panel, keys + r, i, count, s + r * kNarrowLanes);
+    for (; r < n; ++r) narrow_score_rows<1>(panel, keys + r, i, count, s + r * kNarrowLanes);
+  }
+  const __m256 factor = _mm256_set1_ps(scale);
+  __m256 most = _mm256_loadu_ps(max);
+  for (int64_t i = 0; i < n; ++i) {
+    const __m256 x = _mm256_mul_ps(_mm256_loadu_ps(s + i * kNarrowLanes), factor);
+    _mm256_storeu_ps(s + i * kNarrowLanes, x);
+    most = _mm256_max_ps(x, most);
+  }
+  _mm256_storeu_ps(max, most);
+}
+
+// Two keys are one vector: the even one in its lower half.
+void narrow_weigh(float* s, int64_t, int64_t n, int64_t, int64_t, const float* max, bool,
+                  float* z) {
+  const __m512 m = _mm512_broadcast_f32x8(_mm256_loadu_ps(max));
+  __m256 sum = _mm256_loadu_ps(z);
+  for (int64_t i = 0; i < n; i += 2) {
+    float* const at = s + i * kNarrowLanes;
+    const bool paired = i + 1 < n;
+    const __m512 x = paired ? _mm512_loadu_ps(at) : _mm512_castps256_ps512(_mm256_loadu_ps(at));
+    const __m512 p = Vec::exp(Vec::sub(x, m));
+    const __m512i rounded = _mm512_castps_si512(Vec::round_bf16(p));
+    sum = _mm256_add_ps(sum, _mm512_castps512_ps256(p));
+    __m256i pair = _mm256_srli_epi32(_mm512_castsi512_si256(rounded), 16);
+    if (paired) {
+      sum = _mm256_add_ps(sum, _mm512_extractf32x8_ps(p, 1));
+      pair = _mm256_or_si256(pair, _mm512_extracti32x8_epi32(rounded, 1));
+    }
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), pair);
+  }
+  _mm256_storeu_ps(z, sum);
+}
+
 }  // namespace
 
-const AttentionKernels kAttentionAvx512Bf16 = {Vec::kLanes, kChannelLanes,   sizeof(uint16_t),
-                                               narrow_key,  prepare_pairs,   score_pairs,
-                                               weigh_pairs, add_pair_values, divide_pairs};
+const AttentionKernels kAttentionAvx512Bf16 = {
+    Vec::kLanes, kChannelLanes, sizeof(uint16_t), decode_key,  prepare_pairs<Vec::kLanes>,
+    score_pairs, weigh_pairs,   add_pair_values,  divide_pairs};
+const AttentionKernels kAttentionAvx512Bf16Narrow = {
+    kNarrowLanes, kChannelLanes, sizeof(uint16_t), decode_key,  prepare_pairs<kNarrowLanes>,
+    narrow_score, narrow_weigh,  add_pair_values,  divide_pairs};
 
 }  // namespace cachalot::ops

@@ -73,7 +73,7 @@ class Target {
         p_(p),
         sequence_(sequence),
         isa_(vector_isa(ctx.isa, p.heads)),
-        kernels_(attention_kernels(isa_, false)),
+        kernels_(attention_kernels(isa_, false, p.heads)),
         backward_(backward_kernels(isa_)),
         head_lanes_((p.heads + kernels_.lanes - 1) / kernels_.lanes * kernels_.lanes),
         max_keys_(max_keys),

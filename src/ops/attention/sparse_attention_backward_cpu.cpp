@@ -32,7 +32,7 @@ class AttentionBackward {
         first_row_(f_.sequences.first_row[at.sequence]),
         last_row_(f_.sequences.first_row[at.sequence + 1]),
         isa_(vector_isa(ctx.isa, p.forward.heads)),
-        kernels_(attention_kernels(isa_, false)),
+        kernels_(attention_kernels(isa_, false, p.forward.heads)),
         backward_(backward_kernels(isa_)),
         head_lanes_(round_up(f_.heads, kernels_.lanes)),
         padded_dim_(round_up(f_.head_dim, kernels_.channel_lanes)),

@@ -17,9 +17,11 @@
 
 namespace cachalot::ops {
 
-const AttentionKernels& attention_kernels(device::Isa isa, bool bf16_math) {
+const AttentionKernels& attention_kernels(device::Isa isa, bool bf16_math, int64_t heads) {
   if (isa == device::Isa::avx2) return kAttentionAvx2;
-  return isa == device::Isa::avx512bf16 && bf16_math ? kAttentionAvx512Bf16 : kAttentionAvx512;
+  if (isa != device::Isa::avx512bf16 || !bf16_math) return kAttentionAvx512;
+  return heads <= kAttentionAvx512Bf16Narrow.lanes ? kAttentionAvx512Bf16Narrow
+                                                   : kAttentionAvx512Bf16;
 }
 
 namespace {
@@ -42,6 +44,11 @@ constexpr int64_t kTaskHeads = 36;  // a multiple of the register tile's rows
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
+tensor::RowRef ring_row(const tensor::RowRing& ring, int64_t slot) {
+  return {ring.base + slot * ring.layout.data_bytes,
+          ring.base + ring.capacity * ring.layout.data_bytes + slot * ring.layout.scale_bytes};
+}
+
 // Neighbouring rows of one sequence.
 struct Block {
   int64_t sequence;
@@ -59,7 +66,7 @@ struct HeadGroup {
 class Attention {
  public:
   Attention(device::ExecContext& ctx, const SparseAttentionParams& p)
-      : ctx_(ctx), p_(p), kernels_(attention_kernels(ctx.isa, p.bf16_math)) {
+      : ctx_(ctx), p_(p), kernels_(attention_kernels(ctx.isa, p.bf16_math, p.heads)) {
     const int64_t c = p.head_dim;
     padded_dim_ = round_up(c, kernels_.channel_lanes);
     query_stride_ = round_up(c, 2);
@@ -68,7 +75,7 @@ class Attention {
     // Rows that the kernels read as they are cached: whole vectors, less than a kilobyte apart for
     // the same reason.
     const auto readable =
-        kernels_.narrow == nullptr ? tensor::KvFormat::f32 : tensor::KvFormat::bf16;
+        kernels_.decode == nullptr ? tensor::KvFormat::f32 : tensor::KvFormat::bf16;
     direct_ = p.format == readable && padded_dim_ == c && c * kernels_.key_value_bytes < 1024;
     for_rows([&](int64_t sequence, int64_t row) {
       const KeyList keys(p, sequence, row);
@@ -110,14 +117,16 @@ class Attention {
     return {begin, end, round_up(end - begin, kernels_.lanes)};
   }
 
-  // The row as the kernels read it: in place, or decoded into slot (row_stride_ bytes). wide:
-  // padded_dim_ floats, for kernels that read bf16.
-  const std::byte* key(tensor::RowRef row, std::byte* slot, float* wide) const {
+  // The row as the kernels read it: in place, or decoded into slot (row_stride_ bytes).
+  const std::byte* key(tensor::RowRef row, std::byte* slot) const {
     if (direct_) return row.data;
-    float* x = kernels_.narrow == nullptr ? reinterpret_cast<float*>(slot) : wide;
+    if (kernels_.decode != nullptr) {
+      kernels_.decode(p_.format, row.data, row.scale, p_.head_dim, p_.rope_dim, padded_dim_, slot);
+      return slot;
+    }
+    auto* x = reinterpret_cast<float*>(slot);
     decode_kv_row(ctx_.isa, p_.format, row, p_.head_dim, p_.rope_dim, x);
     std::fill(x + p_.head_dim, x + padded_dim_, 0.0f);
-    if (kernels_.narrow != nullptr) kernels_.narrow(x, padded_dim_, slot);
     return slot;
   }
 
@@ -169,7 +178,6 @@ struct Attention::Scratch {
   std::byte* segment_rows;
   const std::byte** segment;
   const std::byte** list;  // one token's keys of a segment
-  float* wide;             // one row of floats
   float* scores;           // [token][max_keys_][lanes]
   float* queries;          // [token][lanes * query_stride_]
   float* max;              // [token][lanes]
@@ -201,7 +209,6 @@ void Attention::run_blocks() {
     s.segment_rows = direct_ ? nullptr : arena.allocate<std::byte>(max_segment_ * row_stride_);
     s.segment = arena.allocate<const std::byte*>(max_segment_);
     s.list = arena.allocate<const std::byte*>(max_window_ + max_segment_);
-    s.wide = arena.allocate<float>(padded_dim_);
     s.scores = arena.allocate<float>(own * max_keys_ * lanes);
     s.queries = arena.allocate<float>(own * lanes * query_stride_);
     s.max = arena.allocate<float>(own * lanes);
@@ -231,10 +238,18 @@ void Attention::attend_block(const Block& block, HeadGroup g, const Scratch& s) 
         p_.sequences, block.sequence, p_.layer_rows[block.sequence].window, p_.step_rows);
     const int64_t num_positions =
         p_.sequences.position(block.sequence, block.last) - oldest.window_begin();
-    for (int64_t i = 0; i < num_positions; ++i) {
-      s.window[i] =
-          key(recent.row(oldest.window_begin() + i), s.window_rows + i * row_stride_, s.wide);
+    // Rows of the ring lie in a row but for its end: a division for each would be a third of the
+    // time that decoding one takes.
+    const tensor::RowRing& ring = recent.ring;
+    const int64_t in_ring =
+        std::clamp<int64_t>(recent.first_position - oldest.window_begin(), 0, num_positions);
+    int64_t slot = in_ring > 0 ? oldest.window_begin() % ring.capacity : 0;
+    for (int64_t i = 0; i < in_ring; ++i) {
+      s.window[i] = key(ring_row(ring, slot), s.window_rows + i * row_stride_);
+      if (++slot == ring.capacity) slot = 0;
     }
+    for (int64_t i = in_ring; i < num_positions; ++i)
+      s.window[i] = key(recent.row(oldest.window_begin() + i), s.window_rows + i * row_stride_);
   }
   // Segments of entries must end on an even place of every token's list: tokens whose windows
   // differ in length (at a sequence's start) go together only where one segment holds everything.
@@ -265,7 +280,7 @@ void Attention::attend_together(const Block& block, HeadGroup g, const Scratch& 
   const auto decode_segment = [&](int64_t begin, int64_t end) {
     for (int64_t e = begin; e < end; ++e) {
       s.segment[e - begin] =
-          key(entries.row(last_keys.entry(e)), s.segment_rows + (e - begin) * row_stride_, s.wide);
+          key(entries.row(last_keys.entry(e)), s.segment_rows + (e - begin) * row_stride_);
     }
   };
   // fn(token, list place of the first key, keys in s.list) for the keys that a token has in a
@@ -354,7 +369,6 @@ void Attention::split_token(int64_t sequence, int64_t row, HeadGroup g) {
   std::byte* rows = direct_ ? nullptr : arena.allocate<std::byte>(segment * row_stride_);
   const std::byte** list = arena.allocate<const std::byte*>(segment);
   float* scores = arena.allocate<float>(n * g.lanes);
-  float* wide = arena.allocate<float>(ctx_.pool->num_threads() * padded_dim_);
   float* q = arena.allocate<float>(g.lanes * query_stride_);
   float* tile_max = arena.allocate<float>(num_tiles * g.lanes);
   float* max = arena.allocate<float>(g.lanes);
@@ -365,21 +379,20 @@ void Attention::split_token(int64_t sequence, int64_t row, HeadGroup g) {
 
   // Keys [begin, begin + num_keys) of the list, the first of them at place `begin - base` of the
   // segment.
-  const auto decode_tile = [&](int64_t base, int64_t begin, int64_t num_keys, int worker) {
-    for (int64_t i = begin - base; i < begin - base + num_keys; ++i) {
-      list[i] = key(keys.row(base + i), rows + i * row_stride_, wide + worker * padded_dim_);
-    }
+  const auto decode_tile = [&](int64_t base, int64_t begin, int64_t num_keys) {
+    for (int64_t i = begin - base; i < begin - base + num_keys; ++i)
+      list[i] = key(keys.row(base + i), rows + i * row_stride_);
   };
   const auto tiles_of = [&](int64_t base, auto&& fn) {
     const int64_t end = std::min(n, base + segment);
-    ctx_.pool->run((end - base + kTileKeys - 1) / kTileKeys, [&](int64_t tile, int worker) {
+    ctx_.pool->run((end - base + kTileKeys - 1) / kTileKeys, [&](int64_t tile, int) {
       const int64_t begin = base + tile * kTileKeys;
-      fn(begin, std::min(kTileKeys, end - begin), worker);
+      fn(begin, std::min(kTileKeys, end - begin));
     });
   };
   for (int64_t base = 0; base < n; base += segment) {
-    tiles_of(base, [&](int64_t begin, int64_t num_keys, int worker) {
-      decode_tile(base, begin, num_keys, worker);
+    tiles_of(base, [&](int64_t begin, int64_t num_keys) {
+      decode_tile(base, begin, num_keys);
       float* m = tile_max + begin / kTileKeys * g.lanes;
       std::fill_n(m, g.lanes, kLowest);
       kernels_.score(q, g.lanes, p_.head_dim, list + (begin - base), num_keys, p_.scale,
@@ -407,9 +420,7 @@ void Attention::split_token(int64_t sequence, int64_t row, HeadGroup g) {
   const int64_t head_tasks = (num_heads + kTaskHeads - 1) / kTaskHeads;
   for (int64_t base = 0; base < n; base += segment) {
     if (segment < n) {
-      tiles_of(base, [&](int64_t begin, int64_t num_keys, int worker) {
-        decode_tile(base, begin, num_keys, worker);
-      });
+      tiles_of(base, [&](int64_t begin, int64_t num_keys) { decode_tile(base, begin, num_keys); });
     }
     const int64_t end = std::min(n, base + segment);
     ctx_.pool->run(channel_tasks * head_tasks, [&](int64_t task, int) {

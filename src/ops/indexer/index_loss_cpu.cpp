@@ -25,7 +25,7 @@ class IndexLoss {
         last_row_(p.sequences.first_row[sequence + 1]),
         d_keys_(d_keys),
         isa_(vector_isa(ctx.isa, p.heads)),
-        kernels_(attention_kernels(isa_, false)),
+        kernels_(attention_kernels(isa_, false, p.heads)),
         backward_(backward_kernels(isa_)),
         head_lanes_(round_up(p.heads, kernels_.lanes)),
         padded_dim_(round_up(p.dim, kernels_.channel_lanes)),
