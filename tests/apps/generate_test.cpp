@@ -111,11 +111,10 @@ TEST(Generate, StatesOfKeptPrefixesAreAsToldAndChangeNoText) {
     const size_t end = text.find(" " + word), begin = text.rfind(' ', end - 1);
     return end == std::string::npos ? -1 : std::stoi(text.substr(begin, end - begin));
   };
-  const std::vector<std::vector<std::string>> policies = {
-      {"--prefix-states", "zero"},
-      {"--prefix-states", "full"},
-      {"--prefix-states", "periodic"},
-      {"--prefix-period", "256"}};
+  const std::vector<std::vector<std::string>> policies = {{"--prefix-states", "zero"},
+                                                          {"--prefix-states", "full"},
+                                                          {"--prefix-states", "periodic"},
+                                                          {"--prefix-period", "256"}};
   for (size_t i = 0; i < policies.size(); ++i) {
     SCOPED_TRACE(policies[i].back());
     const std::string folder = scratch_path("states-" + std::to_string(i));

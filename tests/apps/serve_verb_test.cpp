@@ -9,9 +9,9 @@ namespace cachalot::apps {
 namespace {
 
 TEST(Serve, SaysWhereAndEndsWithASignal) {
-  const Outcome outcome = run_binary({"serve", model_directory(), "--port", "0", "--name", "tiny",
-                                      "--prefix-states", "zero"},
-                                     "", {}, "", "serving tiny at http://127.0.0.1:");
+  const Outcome outcome = run_binary(
+      {"serve", model_directory(), "--port", "0", "--name", "tiny", "--prefix-states", "zero"}, "",
+      {}, "", "serving tiny at http://127.0.0.1:");
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
 }
 
