@@ -17,7 +17,7 @@ Result<int> run(const TaskRunOptions& options, const CLI::App& command) {
                                           {"correct", "reward/correct", "{:.3f}"},
                                           {"truncated", "reward/truncated", "{:.3f}"},
                                           {"length", "length/mean", "{:.1f}"},
-                                          {"entropy", "distill/entropy", "{:.3f}"}};
+                                          {"entropy", "policy/entropy", "{:.3f}"}};
   CACHALOT_ASSIGN_OR_RETURN(const std::vector<std::string> assignments, assignments_of(command));
   CACHALOT_ASSIGN_OR_RETURN(const post::DistillConfig config,
                             post::read_distill_config(options.files, assignments));

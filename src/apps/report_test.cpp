@@ -166,6 +166,8 @@ TEST_F(ReportTest, ShowsWhatAPolicyAnsweredAndEarned) {
                           {{"reward/mean", 0.01 * static_cast<double>(s)},
                            {"length/mean", 40},
                            {"policy/kl", 0.1},
+                           {"distill/divergence", 0.2},
+                           {"task/sums/divergence", 0.2},
                            {"policy/entropy", 1.5},
                            {"policy/clipped", 0.01},
                            {"policy/masked", 0},
@@ -189,6 +191,7 @@ TEST_F(ReportTest, ShowsWhatAPolicyAnsweredAndEarned) {
   EXPECT_EQ(run->tasks[29].name, "again");
   const std::string page = run_report(*run);
   for (const char* title : {"Reward", "Tokens of an answer", "Divergence from the reference",
+                            "Divergence from the teachers", "Divergence from the teachers by task",
                             "Entropy", "Clipped, masked and flat shares", "Staleness, steps"}) {
     EXPECT_NE(page.find(fmt::format("<figcaption>{}</figcaption>", title)), std::string::npos)
         << title;

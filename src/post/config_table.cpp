@@ -14,7 +14,7 @@ ConfigTable::ConfigTable(const json::object& object, const train::ConfigTree& tr
       tree_(tree),
       path_(std::move(path)),
       origin_(train::origin_of(tree.origins, path_)),
-      prefix_(path_ + "."),
+      prefix_(path_.empty() ? "" : path_ + "."),
       fields_(object, origin_, prefix_) {}
 
 formats::JsonFields& ConfigTable::key(const char* name) {

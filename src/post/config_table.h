@@ -15,7 +15,7 @@ namespace cachalot::post {
 // Borrows object and tree. A key that is missing leaves its value as it was.
 class ConfigTable {
  public:
-  // path: of the table, for errors.
+  // path: of the table, for errors; empty: the whole configuration.
   ConfigTable(const json::object& object, const train::ConfigTree& tree, std::string path);
   ConfigTable(const ConfigTable&) = delete;
   ConfigTable& operator=(const ConfigTable&) = delete;

@@ -4,7 +4,6 @@
 
 #include <chrono>
 #include <filesystem>
-#include <map>
 #include <numeric>
 
 #include "base/python_json.h"
@@ -102,15 +101,15 @@ class DistillLearner : public TaskLearner {
     const train::MetricValues own = {
         {"distill/divergence", std::accumulate(divergences.begin(), divergences.end(), 0.0) /
                                    static_cast<double>(divergences.size())},
-        {"distill/entropy", mean_entropy(answers.log)},
-        {"distill/grad_norm", grad_norm},
+        {"policy/entropy", mean_entropy(answers.log)},
+        {"policy/grad_norm", grad_norm},
         {"throughput/head_loads", static_cast<double>(after.loads - before.loads)},
         {"throughput/head_stalls", static_cast<double>(after.stalls - before.stalls)},
         {"time/head_stalls", after.stall_seconds - before.stall_seconds},
         {"time/teachers", teachers_s},
     };
     values->insert(values->end(), own.begin(), own.end());
-    add_domains(answers, divergences, values);
+    add_tasks(answers, divergences, values);
     return {};
   }
 
@@ -170,22 +169,18 @@ class DistillLearner : public TaskLearner {
     return {};
   }
 
-  // By the names of the tasks that have answers in this step.
-  void add_domains(const StepAnswers& answers, const std::vector<double>& divergences,
-                   train::MetricValues* values) const {
-    struct Sums {
-      double count = 0, divergence = 0, correct = 0;
-    };
-    std::map<std::string, Sums> domains;
-    for (size_t i = 0; i < divergences.size(); ++i) {
-      Sums& sums = domains[config_.run.tasks[entry_of(answers, i)].name];
-      ++sums.count;
-      sums.divergence += divergences[i];
-      sums.correct += answers.log.answers()[i].reward->correct ? 1 : 0;
-    }
-    for (const auto& [name, sums] : domains) {
-      values->emplace_back("divergence/" + name, sums.divergence / sums.count);
-      values->emplace_back("correct/" + name, sums.correct / sums.count);
+  // Of each of several tasks that has answers in this step.
+  void add_tasks(const StepAnswers& answers, const std::vector<double>& divergences,
+                 train::MetricValues* values) const {
+    const std::vector<TaskEntry>& tasks = config_.run.tasks;
+    for (size_t entry = 0; tasks.size() > 1 && entry < tasks.size(); ++entry) {
+      double sum = 0, count = 0;
+      for (size_t i = 0; i < divergences.size(); ++i) {
+        if (entry_of(answers, i) != entry) continue;
+        sum += divergences[i];
+        ++count;
+      }
+      if (count > 0) values->emplace_back(task_metric(tasks, entry) + "/divergence", sum / count);
     }
   }
 

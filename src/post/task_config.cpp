@@ -80,6 +80,10 @@ void read_keys(ConfigTable& t, TaskRunConfig& c) {
 
 }  // namespace
 
+std::string task_metric(std::span<const TaskEntry> tasks, size_t entry) {
+  return fmt::format("task/{}.{}", entry, tasks[entry].name);
+}
+
 Status read_task_run_config(std::span<const std::string> files,
                             std::span<const std::string> assignments, const std::string& table,
                             const std::function<void(ConfigTable&)>& own_keys,

@@ -53,6 +53,9 @@ struct TaskRunConfig {
   std::vector<TaskEntry> tasks;
 };
 
+// What an entry's values in the log begin with: "task/0.sums".
+std::string task_metric(std::span<const TaskEntry> tasks, size_t entry);
+
 // Into a configuration that holds the defaults. own_keys reads what else the table has.
 Status read_task_run_config(std::span<const std::string> files,
                             std::span<const std::string> assignments, const std::string& table,

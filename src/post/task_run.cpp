@@ -57,7 +57,7 @@ void TaskRun::Rewards::add_details(std::span<const TaskEntry> tasks,
   add("judge/unparseable", static_cast<double>(num_unparseable), num_verdicts);
   for (size_t i = 0; tasks.size() > 1 && i < tasks.size(); ++i) {
     const OfEntry& entry = entries[i];
-    const std::string name = fmt::format("task/{}.{}", i, tasks[i].name);
+    const std::string name = task_metric(tasks, i);
     add(name + "/correct", static_cast<double>(entry.correct), entry.count);
     add(name + "/length", static_cast<double>(entry.length), entry.count);
     add(name + "/reasoning", static_cast<double>(entry.reasoning), entry.count);

@@ -121,7 +121,7 @@ TEST_F(DistillRunTest, TheStudentComesNearEachTeacherInItsDomain) {
   const Recorder recorder = run_whole(
       "falls", {"distill.steps=40", "distill.mini_batches=1", "distill.prompts_per_step=8",
                 "distill.group_size=2", "distill.max_new_tokens=6", "distill.top_p=1"});
-  for (const char* domain : {"divergence/digits", "divergence/sums"}) {
+  for (const char* domain : {"task/0.digits/divergence", "task/1.sums/divergence"}) {
     const std::vector<double> values = recorder.values(domain);
     ASSERT_EQ(values.size(), 40u);
     std::printf("%s: %.4f at first, %.4f at last\n", domain, values.front(), values.back());
@@ -203,7 +203,7 @@ TEST_F(DistillRunTest, OfItselfItLearnsNothing) {
                          "init.std=0.1", "seed=11", fmt::format("distill.estimator={}", estimator),
                          fmt::format("distill.teachers=[{{path='{}'}}]", teacher("teacher-0"))});
     EXPECT_EQ(recorder.values("distill/divergence"), std::vector<double>{0}) << estimator;
-    EXPECT_EQ(recorder.values("distill/grad_norm"), std::vector<double>{0}) << estimator;
+    EXPECT_EQ(recorder.values("policy/grad_norm"), std::vector<double>{0}) << estimator;
   }
 }
 
