@@ -41,8 +41,8 @@ struct Trajectory {
   int64_t num_labels() const;  // at least 1
 };
 
-// Of an answer that has ended, without its teachers: prompt and answer but for its last token, which
-// no row predicts from. Its number is its id.
+// Of an answer that has ended, without its teachers: prompt and answer but for its last token,
+// which no row predicts from. Its number is its id.
 Trajectory trajectory_of(const RolloutPlan& plan, const RolloutLog& log, int64_t answer);
 
 enum class KlEstimate { full, sampled };

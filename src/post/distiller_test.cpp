@@ -194,8 +194,8 @@ class DistillerTest : public data::DataFiles {
 };
 
 // OP4: two experts have each learnt what comes next in a domain of its own. The student comes as
-// near as a hundredth of a nat to each in its domain, on prompts that it has not seen; their average
-// stays twenty times as far from both.
+// near as a hundredth of a nat to each in its domain, on prompts that it has not seen; their
+// average stays twenty times as far from both.
 TEST_F(DistillerTest, AStudentMeetsBothExpertsAndTheirAverageNeither) {
   for (int32_t k = 0; k < 2; ++k) experts_[k] = expert_of(k);
   const auto trainer = student(base());
