@@ -446,6 +446,7 @@ Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig
                                     index_rows(step), products.index_ks(x));
   }
   ops::Together together(step.exec);
+  step.run_waiting_with(together);
   const Matrix low = products.low();
   const Matrix qn = new_matrix(step, step.rows, low.columns);
   together.add(ops::RmsNormParams{low.data, low.stride, weights.q_norm.data(), qn.data, qn.stride,

@@ -223,6 +223,7 @@ Matrix streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights
   const auto [gate, up] = shared_products(step, weights.shared_experts, x);
   const auto clamp = static_cast<float>(step.config.swiglu_limit);
   ops::Together together(step.exec);
+  step.run_waiting_with(together);
   together.add(router);
   together.add(activation(step, gate, up, nullptr, step.rows, clamp, gate));
   together.run();

@@ -8,6 +8,12 @@ namespace cachalot::model {
 namespace {
 float hyper_eps(const Step& step) { return static_cast<float>(step.config.hc_eps); }
 
+// What found nothing to run with.
+void finish_waiting(Step& step) {
+  ops::Together together(step.exec);
+  step.run_waiting_with(together);
+}
+
 float* inv_rms(Step& step, Matrix streams, int64_t rows) {
   float* values = step.floats(rows);
   autograd::hyper_inv_rms(step.context(), streams.data, rows, streams.columns,
@@ -51,6 +57,7 @@ Matrix residual_before(Step& step, const std::optional<HyperWeights>& weights,
 }
 
 Matrix residual_after(Step& step, const ResidualMix& mix, Matrix y, Matrix streams) {
+  finish_waiting(step);
   const Matrix merged = result_over(step, streams, step.rows);
   if (mix.post == nullptr) {
     if (merged.data != streams.data) {
@@ -78,10 +85,10 @@ bool has_boundary_op(const Step& step, const std::optional<HyperWeights>& weight
 namespace {
 void run_boundary(Step& step, const HyperWeights& weights, const std::vector<float>& norm,
                   const float* y, Matrix streams, int64_t rows, const ResidualMix& mix,
-                  Matrix out) {
+                  float* logits, Matrix out) {
   ops::hyper_boundary(step.exec, {rows, out.columns, streams.data, y, &weights.fn,
                                   weights.base.data(), weights.scale.data(), norm.data(), mix.post,
-                                  mix.comb, out.data, step.config.hc_sinkhorn_iters,
+                                  mix.comb, logits, out.data, step.config.hc_sinkhorn_iters,
                                   hyper_eps(step), static_cast<float>(step.config.rms_norm_eps)});
 }
 }  // namespace
@@ -89,12 +96,17 @@ void run_boundary(Step& step, const HyperWeights& weights, const std::vector<flo
 Boundary new_boundary(Step& step) {
   const int64_t n = step.config.hc_mult;
   return {new_matrix(step, step.rows, step.config.hidden_size),
-          {step.floats(step.rows * n), step.floats(step.rows * n * n)}};
+          {step.floats(step.rows * n), step.floats(step.rows * n * n)},
+          step.floats(step.rows * n * n)};
 }
 
 void pass_boundary(Step& step, const HyperWeights& weights, const std::vector<float>& norm,
                    const float* y, Matrix streams, const Boundary& boundary) {
-  run_boundary(step, weights, norm, y, streams, step.rows, boundary.mix, boundary.x);
+  finish_waiting(step);
+  run_boundary(step, weights, norm, y, streams, step.rows, boundary.mix, boundary.logits,
+               boundary.x);
+  step.waiting.push_back(ops::HyperCombParams{boundary.logits, boundary.mix.comb, step.rows,
+                                              step.config.hc_sinkhorn_iters, hyper_eps(step)});
   if (y != nullptr) show(step, "hc.streams", streams, step.rows);
   show(step, "norm", boundary.x, step.rows);
 }
@@ -105,7 +117,7 @@ Matrix collapse_streams(Step& step, const std::optional<HyperWeights>& weights,
   if (!weights) return rms_norm(step, streams, rows, norm, eps);
   if (has_boundary_op(step, weights, formats::ResidualKind::mhc)) {
     const Matrix x = new_matrix(step, rows, step.config.hidden_size);
-    run_boundary(step, *weights, norm, nullptr, streams, rows, {}, x);
+    run_boundary(step, *weights, norm, nullptr, streams, rows, {}, nullptr, x);
     return x;
   }
   const int64_t n = step.config.hc_mult;

@@ -36,9 +36,11 @@ bool has_boundary_op(const Step& step, const std::optional<HyperWeights>& weight
 struct Boundary {
   Matrix x;  // [rows, hidden_size], the next sublayer's input
   ResidualMix mix;
+  float* logits;  // of mix.comb
 };
 Boundary new_boundary(Step& step);
-// y null: nothing to merge, before the first sublayer.
+// y null: nothing to merge, before the first sublayer. comb waits (Step::waiting) for ops of the
+// sublayer that it can run with.
 void pass_boundary(Step& step, const HyperWeights& weights, const std::vector<float>& norm,
                    const float* y, Matrix streams, const Boundary& boundary);
 

@@ -13,6 +13,7 @@
 #include "model/training_terms.h"
 #include "model/transformer.h"
 #include "ops/rope/rope.h"
+#include "ops/rows/together.h"
 
 namespace cachalot::model {
 
@@ -40,6 +41,7 @@ struct Step {
   tensor::RowBlocks* kv_rows;
   int64_t sublayer_idx = 0;     // of this call
   int64_t block_sublayers = 1;  // recompute: the streams before each so many sublayers stay
+  std::vector<ops::RowOp> waiting = {};  // for the next ops that run together, of this sublayer
 
   autograd::Context context() const { return {exec, tape}; }
   // `count` values on the host, as T() makes them.
@@ -57,6 +59,10 @@ struct Step {
     auto** blocks = exec.table<std::byte*>(1);
     blocks[0] = data;
     return {blocks, rows, layout};
+  }
+  void run_waiting_with(ops::Together& together) {
+    for (const ops::RowOp& op : waiting) together.add(op);
+    waiting.clear();
   }
   // The forward pass is done with this tensor: backward makes it again if the plan says so.
   void recompute(Recomputed which, const float* values) const {

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "ops/hyper/hyper_connection.h"
+#include "ops/rows/together.h"
 #include "tests/cuda/cuda_fixture.h"
 #include "tests/cuda/gpu_context.h"
 
@@ -52,7 +53,8 @@ Inputs rows_of(const Inputs& in, int64_t first, int64_t tokens) {
 
 class HyperBoundary : public testing::GpuTest {
  protected:
-  Outputs run(const Inputs& in, bool has_y = true) {
+  // logits: comb is made of them afterwards.
+  Outputs run(const Inputs& in, bool has_y = true, bool logits = false) {
     const bool head = in.mixes == 4;
     Side host(nullptr), side(gpu_.get());
     PackedWeight fn =
@@ -77,10 +79,15 @@ class HyperBoundary : public testing::GpuTest {
     p.norm = side.constant(in.norm).data();
     p.post = head ? nullptr : side.array(in.post);
     p.comb = head ? nullptr : side.array(in.comb);
+    p.logits = logits ? side.room<float>(in.tokens * 16) : nullptr;
     p.out = side.room<float>(in.tokens * in.d);
     p.sinkhorn_iters = 20;
     p.hc_eps = p.rms_norm_eps = 1e-6f;
     hyper_boundary(side.ctx, p);
+    if (logits) {
+      Together together(side.ctx);
+      together.add(HyperCombParams{p.logits, p.comb, in.tokens, 20, 1e-6f});
+    }
     Outputs out{
         side.read(p.streams, in.tokens * 4 * in.d), side.read(p.out, in.tokens * in.d), {}, {}};
     if (head) return out;
@@ -171,6 +178,17 @@ TEST_F(HyperBoundary, EqualsTheFormula) {
             << "d " << c.d << " token " << t << " channel " << i;
       }
     }
+  }
+}
+
+TEST_F(HyperBoundary, CombMadeAfterwardsHasTheSameBits) {
+  Rng rng(10);
+  for (const int64_t tokens : {1, 9, 530}) {
+    const Inputs in = random_inputs(rng, tokens, 256);
+    const Outputs expected = run(in), found = run(in, true, true);
+    EXPECT_EQ(found.comb, expected.comb) << tokens;
+    EXPECT_EQ(found.post, expected.post) << tokens;
+    EXPECT_EQ(found.out, expected.out) << tokens;
   }
 }
 

@@ -30,11 +30,21 @@ struct HyperBoundaryRows {
   const float* norm;  // [d]
   float* post;        // [rows, 4]: what y was mixed with, then the next one's; of the head null
   float* comb;        // [rows, 4, 4], likewise
+  float* logits;      // [rows, 4, 4]: of the next comb, for hyper_comb; null: comb is made here
   float* out;         // [rows, d]
   int64_t sinkhorn_iters;
   float hc_eps;
   float rms_norm_eps;
 };
 void hyper_boundary(device::ExecContext& ctx, const HyperBoundaryRows& p);
+
+// comb of its logits: an op of ops/rows/together.h, so that what comes next need not wait for it.
+struct HyperCombParams {
+  const float* logits;  // [rows, 4, 4]
+  float* comb;          // likewise
+  int64_t rows;
+  int64_t sinkhorn_iters;
+  float hc_eps;
+};
 
 }  // namespace cachalot::ops

@@ -5,6 +5,7 @@
 #include "ops/elementwise/exp.cuh"
 #include "ops/hyper/hyper_boundary.h"
 #include "ops/hyper/hyper_boundary_cuda.h"
+#include "ops/hyper/sinkhorn.cuh"
 #include "ops/on_gpu.h"
 #include "tile/convert.cuh"
 #include "tile/copy.cuh"
@@ -284,60 +285,6 @@ __device__ __forceinline__ float sigmoid(float z) {
   return 1.0f / (1.0f + exp_f32_device(0.0f - z));
 }
 
-// 1 / x to within two units in the last place, x being normal.
-__device__ __forceinline__ float reciprocal(float x) {
-  const float r = tile::approximate_reciprocal(x);
-  return fmaf(r, fmaf(-x, r, 1.0f), r);
-}
-
-// The doubly stochastic matrix, by one warp, each lane all of it: its passes wait for nobody.
-// logit: lane l's of mix l.
-__device__ __forceinline__ void make_comb(const HyperBoundaryParams& p, int64_t token,
-                                          float logit) {
-  float c[kStreams][kStreams];
-#pragma unroll
-  for (int j = 0; j < kStreams; ++j) {
-#pragma unroll
-    for (int k = 0; k < kStreams; ++k)
-      c[j][k] = __shfl_sync(kAllLanes, logit, 2 * kStreams + j * kStreams + k);
-  }
-  const auto rows = [&](float before, float after) {
-#pragma unroll
-    for (int j = 0; j < kStreams; ++j) {
-      const float r = reciprocal(c[j][0] + c[j][1] + c[j][2] + c[j][3] + before);
-#pragma unroll
-      for (int k = 0; k < kStreams; ++k) c[j][k] = c[j][k] * r + after;
-    }
-  };
-  const auto columns = [&] {
-#pragma unroll
-    for (int k = 0; k < kStreams; ++k) {
-      const float r = reciprocal(c[0][k] + c[1][k] + c[2][k] + c[3][k] + p.hc_eps);
-#pragma unroll
-      for (int j = 0; j < kStreams; ++j) c[j][k] *= r;
-    }
-  };
-#pragma unroll
-  for (int j = 0; j < kStreams; ++j) {
-    float largest = c[j][0];
-#pragma unroll
-    for (int k = 1; k < kStreams; ++k) largest = c[j][k] > largest ? c[j][k] : largest;
-#pragma unroll
-    for (int k = 0; k < kStreams; ++k) c[j][k] = exp_f32_device(c[j][k] - largest);
-  }
-  rows(0.0f, p.hc_eps);
-  columns();
-  for (int pass = 1; pass < p.sinkhorn_iters; ++pass) {
-    rows(p.hc_eps, 0.0f);
-    columns();
-  }
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int i = 0; i < kStreams * kStreams; ++i) {
-    if (lane == i) p.comb[token * 16 + i] = c[i / kStreams][i % kStreams];
-  }
-}
-
 // A block: one row. kVectors: of four channels, a thread. A warp more makes comb, which out does
 // not need.
 template <int kVectors, bool kHead>
@@ -395,7 +342,14 @@ __global__ void __launch_bounds__(kRowThreads + 32, kVectors > 2 ? 1 : 2)
   const float mean = __shfl_sync(kAllLanes, mix, kMixes) / static_cast<float>(kStreams * d);
   const float logit = mix * (1.0f / sqrtf(mean + p.rms_norm_eps)) * scale + base;
   if (makes_comb) {
-    if (!kHead) make_comb(p, token, logit);
+    if (kHead) return;
+    // The matrix's logits are the last 16 mixes.
+    const float own = __shfl_sync(kAllLanes, logit, (lane + 2 * kStreams) % 32);
+    if (p.logits == nullptr) {
+      make_comb(own, p.sinkhorn_iters, p.hc_eps, p.comb + token * 16);
+    } else if (lane < 16) {
+      p.logits[token * 16 + lane] = own;
+    }
     return;
   }
   const float s = sigmoid(logit);
@@ -492,6 +446,7 @@ void hyper_boundary_cuda(device::ExecContext& ctx, const HyperBoundaryRows& p) {
     piece.y = p.y == nullptr ? nullptr : p.y + first * p.d;
     piece.post = piece.head ? nullptr : p.post + first * kStreams;
     piece.comb = piece.head ? nullptr : p.comb + first * kStreams * kStreams;
+    piece.logits = p.logits == nullptr ? nullptr : p.logits + first * kStreams * kStreams;
     piece.out = p.out + first * p.d;
     launch_hyper_boundary(cuda::stream_of(ctx), piece);
   }

@@ -38,6 +38,7 @@ struct HyperBoundaryParams {
   const float* norm;
   float* post;
   float* comb;
+  float* logits = nullptr;  // [rows, 4, 4] of comb, which is then not made
   float* out;
   float* partial;  // hyper_boundary_scratch(rows, d) floats
   bool head;

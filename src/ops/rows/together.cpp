@@ -1,5 +1,6 @@
 #include "ops/rows/together.h"
 
+#include "base/check.h"
 #include "ops/quant/act_quant.h"
 #include "ops/rows/rows.h"
 #include "ops/rows/together_impl.h"
@@ -27,6 +28,7 @@ struct RunAlone {
   void operator()(const StoreRecentParams& p) const { store_recent_rows(ctx, p); }
   void operator()(const RouterParams& p) const { route(ctx, p); }
   void operator()(const SwigluParams& p) const { swiglu(ctx, p); }
+  void operator()(const HyperCombParams&) const { CACHALOT_CHECK(false); }  // a GPU's alone
 };
 
 }  // namespace

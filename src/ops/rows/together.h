@@ -9,6 +9,7 @@
 
 #include "ops/compressor/compressor.h"
 #include "ops/compressor/entry_rows.h"
+#include "ops/hyper/hyper_boundary.h"
 #include "ops/moe/router.h"
 #include "ops/moe/swiglu.h"
 #include "ops/norm/rms_norm.h"
@@ -39,9 +40,9 @@ struct StoreCompressorRows {
   EntryRowsParams p;
 };
 
-using RowOp =
-    std::variant<RmsNormParams, HeadRowsParams, KvRowsParams, ScaleParams, CompleteEntries,
-                 StoreCompressorRows, StoreRecentParams, RouterParams, SwigluParams>;
+using RowOp = std::variant<RmsNormParams, HeadRowsParams, KvRowsParams, ScaleParams,
+                           CompleteEntries, StoreCompressorRows, StoreRecentParams, RouterParams,
+                           SwigluParams, HyperCombParams>;
 
 class Together {
  public:

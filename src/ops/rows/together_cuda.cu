@@ -4,6 +4,7 @@
 #include "device/cuda/cuda_gpu.h"
 #include "device/cuda/launch.cuh"
 #include "ops/compressor/entry_rows.cuh"
+#include "ops/hyper/sinkhorn.cuh"
 #include "ops/moe/router.cuh"
 #include "ops/moe/swiglu.cuh"
 #include "ops/on_gpu.h"
@@ -115,6 +116,14 @@ __device__ __forceinline__ void run(const Activations& op, int64_t block) {
   }
 }
 
+__device__ __forceinline__ void run(const HyperCombParams& p, int64_t block) {
+  tile::wait_for_producers();
+  const int64_t row = block * kWarps + threadIdx.x / 32;
+  if (row >= p.rows) return;
+  const int lane = threadIdx.x % 32;
+  make_comb(p.logits[row * 16 + lane % 16], p.sinkhorn_iters, p.hc_eps, p.comb + row * 16);
+}
+
 // --- The kernel: the ops' blocks one after the other.
 
 template <typename... Ops>
@@ -137,7 +146,7 @@ struct OpList {
   }
 };
 using All = OpList<RmsNormParams, Heads, KvRows, ScaleParams, Entries, StoredRows,
-                   StoreRecentParams, RouterParams, Activations>;
+                   StoreRecentParams, RouterParams, Activations, HyperCombParams>;
 
 struct Part {
   int kind;
@@ -203,6 +212,8 @@ class Builder {
     const int64_t blocks = (p.columns + kOfBlock - 1) / kOfBlock;
     add(Activations{p, blocks}, p.rows * blocks);
   }
+
+  void operator()(const HyperCombParams& p) { add(p, (p.rows + kWarps - 1) / kWarps); }
 
   void launch() const {
     if (num_blocks_ == 0) return;
@@ -280,6 +291,7 @@ struct Fits {
            p.num_experts_per_tok <= router::kMaxChoices;
   }
   bool operator()(const SwigluParams& p) const { return p.clamped == nullptr; }
+  bool operator()(const HyperCombParams&) const { return true; }
 };
 
 }  // namespace
