@@ -6,6 +6,7 @@
 
 import json
 import pathlib
+import subprocess
 import sys
 
 import numpy
@@ -20,7 +21,7 @@ def main():
     golden, out = map(pathlib.Path, sys.argv[1:3])
     out.mkdir(parents=True, exist_ok=True)
     run = json.loads((golden / "train.json").read_text())
-    expected = safetensors.numpy.load_file(golden / "expected.safetensors")
+    expected = safetensors.numpy.load(subprocess.run(["zstd", "-dc", golden / "expected.safetensors.zst"], stdout=subprocess.PIPE, check=True).stdout)
     steps = 20
     torch.set_num_threads(2)
     model = models.load(golden.resolve(), torch.float32, "eager")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""train_replay on what torch and transformers did: tests/train/replay holds the batches, choices (gzip -9 -n) and losses of six steps from
+"""train_replay on what torch and transformers did: tests/train/replay holds the batches and choices (gzip -9 -n) and losses of six steps from
 tests/golden/tiny, recorded by train_compare.py --no-times --steps 6 --length 136 (torch 2.11.0, transformers 5.17.0), and
 tests/train/replay_golden those of twenty steps as the golden run's, the golden batch each time, its masked labels with it.
 
@@ -21,11 +21,15 @@ GOLDEN_STEPS = TESTS / "train/replay_golden"
 ADAMW = json.loads((TESTS / "golden/tiny/train.json").read_text())["adamw"]
 
 
+def unpacked(path):
+    return gzip.decompress(path.read_bytes())
+
+
 class Choices:
     """The fixture's, to change elements of."""
 
     def __init__(self, fixture=FIXTURE):
-        self.bytes = bytearray(gzip.decompress((fixture / "choices.safetensors.gz").read_bytes()))
+        self.bytes = bytearray(unpacked(fixture / "choices.safetensors.gz"))
         size = struct.unpack_from("<Q", self.bytes)[0]
         self.header, self.data = json.loads(self.bytes[8:8 + size]), 8 + size
 
@@ -43,9 +47,10 @@ class Choices:
 
 
 def run(program, folder, choices, fixture=FIXTURE):
-    path, out = folder / "choices.safetensors", folder / "out.json"
+    path, batches, out = folder / "choices.safetensors", folder / "batches.safetensors", folder / "out.json"
     path.write_bytes(choices.bytes)
-    command = [program, TESTS / "golden/tiny", "--batches", fixture / "batches.safetensors", "--choices", path, "--out", out,
+    batches.write_bytes(unpacked(fixture / "batches.safetensors.gz"))
+    command = [program, TESTS / "golden/tiny", "--batches", batches, "--choices", path, "--out", out,
                "--lr", ADAMW["lr"], "--beta1", ADAMW["betas"][0], "--beta2", ADAMW["betas"][1], "--eps", ADAMW["eps"],
                "--weight-decay", ADAMW["weight_decay"], "--threads", 1]
     done = subprocess.run([str(c) for c in command], stderr=subprocess.PIPE, text=True)

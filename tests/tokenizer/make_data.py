@@ -11,9 +11,15 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 
+def pack(name, content):
+    path = HERE / name
+    path.write_bytes(content)
+    subprocess.run(["zstd", "-q", "--ultra", "-22", "-f", "--rm", path], check=True)  # a file, so that the frame says its size
+
+
 def write_cases(name, cases):
     rows = ",\n".join(json.dumps(case, ensure_ascii=True, separators=(",", ":")) for case in cases)
-    (HERE / name).write_text(f"[\n{rows}\n]\n", encoding="ascii")
+    pack(name, f"[\n{rows}\n]\n".encode("ascii"))
 
 
 def trimmed(path):
@@ -43,8 +49,7 @@ def main():
     write_cases("v4-cases.json", [[text(v), v["ids"]] for v in vectors])
     peer = json.loads((golden / "peer" / "tokenizer.json").read_text(encoding="utf-8"))
     (HERE / "peer-tokenizer.json").write_text(json.dumps(peer, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
-    packed = merges(golden / "tokenizer" / "v3-tokenizer.json")
-    subprocess.run(["zstd", "-q", "--ultra", "-22", "-f", "-o", HERE / "v3-merges.bin.zst"], input=packed, check=True)
+    pack("v3-merges.bin", merges(golden / "tokenizer" / "v3-tokenizer.json"))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ struct Case {
 std::string data_path(const std::string& name) { return test_data("tokenizer/") + name; }
 
 std::vector<Case> read_cases(const std::string& name) {
-  const std::string text = *read_text_file(data_path(name));
+  const std::string text = read_zst(name);
   const json::value document = *parse_json(text, name);
   std::vector<Case> cases;
   for (const json::value& row : document.as_array()) {
@@ -66,27 +66,27 @@ TEST(TokenizerParity, PeerFile) {
   ASSERT_TRUE(tokenizer) << tokenizer.error().to_string();
   EXPECT_EQ(tokenizer->vocab_size(), 2048);
   EXPECT_EQ(tokenizer->added_tokens().size(), 7u);
-  expect_cases(*tokenizer, "peer-cases.json", 243);
+  expect_cases(*tokenizer, "peer-cases.json.zst", 243);
 }
 
 TEST(TokenizerParity, V3Vocabulary) {
   const Tokenizer tokenizer = v3_tokenizer();
   EXPECT_EQ(tokenizer.vocab_size(), 128815);
   EXPECT_EQ(tokenizer.added_tokens().size(), 818u);
-  expect_cases(tokenizer, "v3-cases.json", 243);
+  expect_cases(tokenizer, "v3-cases.json.zst", 243);
 }
 
 TEST(TokenizerParity, V4Vocabulary) {
   const Tokenizer tokenizer = v4_tokenizer();
   EXPECT_EQ(tokenizer.vocab_size(), 129280);
   EXPECT_EQ(tokenizer.added_tokens().size(), 1283u);
-  expect_cases(tokenizer, "v4-cases.json", 466);
+  expect_cases(tokenizer, "v4-cases.json.zst", 466);
 }
 
 TEST(TokenizerParity, MergesAsPairsAreTheSameTokenizer) {
   const auto tokenizer = Tokenizer::from_json(v3_tokenizer_json(true), "pairs");
   ASSERT_TRUE(tokenizer) << tokenizer.error().to_string();
-  expect_cases(*tokenizer, "v3-cases.json", 243);
+  expect_cases(*tokenizer, "v3-cases.json.zst", 243);
 }
 
 // reference/chat 1.2: every id is assigned, and every base token encodes to itself.

@@ -19,14 +19,6 @@ namespace {
 constexpr size_t kNumMerges = 127741;
 constexpr int32_t kLastV3Id = 128814;
 
-std::string unpacked_merges() {
-  const std::string packed = *read_text_file(test_data("tokenizer/v3-merges.bin.zst"));
-  std::string planes(kNumMerges * 6, '\0');
-  const size_t size = ZSTD_decompress(planes.data(), planes.size(), packed.data(), packed.size());
-  CACHALOT_CHECK(size == planes.size());
-  return planes;
-}
-
 std::string utf8(uint32_t code_point) {
   if (code_point < 0x80) return std::string(1, static_cast<char>(code_point));
   return {static_cast<char>(0xC0 | code_point >> 6), static_cast<char>(0x80 | (code_point & 0x3F))};
@@ -49,7 +41,8 @@ std::vector<std::string> base_tokens(const std::vector<std::pair<size_t, size_t>
 }
 
 std::vector<std::pair<size_t, size_t>> read_merges() {
-  const std::string planes = unpacked_merges();
+  const std::string planes = read_zst("v3-merges.bin.zst");
+  CACHALOT_CHECK(planes.size() == kNumMerges * 6);
   const auto id = [&](size_t side, size_t i) {
     size_t value = 0;
     for (size_t plane = 0; plane < 3; ++plane) {
@@ -94,6 +87,15 @@ json::array added_tokens() {
 }
 
 }  // namespace
+
+std::string read_zst(const std::string& name) {
+  const std::string packed = *read_text_file(test_data("tokenizer/" + name));
+  const unsigned long long size = ZSTD_getFrameContentSize(packed.data(), packed.size());
+  CACHALOT_CHECK(size < (1ull << 30));  // an error or an unknown size is larger
+  std::string bytes(size, '\0');
+  CACHALOT_CHECK(ZSTD_decompress(bytes.data(), size, packed.data(), packed.size()) == size);
+  return bytes;
+}
 
 std::string v3_tokenizer_json(bool merges_as_pairs) {
   const auto merges = read_merges();
