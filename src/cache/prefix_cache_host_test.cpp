@@ -12,8 +12,10 @@ using testing::first_of;
 using testing::Fixture;
 using testing::kBlock;
 using testing::kFull;
+using testing::on_disk;
 using testing::small_layout;
 using testing::some_tokens;
+using testing::TestFolder;
 
 PrefixCacheOptions with_host_blocks(int64_t blocks) {
   PrefixCacheOptions options;
@@ -92,6 +94,25 @@ TEST(PrefixCacheHost, ATextThatIsComputedAnewIsInThePoolAgain) {
   t.fixture.cache().clear();
   EXPECT_EQ(t.found(t.one), 0);
   EXPECT_EQ(t.fixture.cache().num_host_blocks(), 0);
+}
+
+// Those before it come from the host's memory, the rest from the disk.
+TEST(PrefixCacheHost, WhatTheDiskAloneHasComesToTheGpu) {
+  const TestFolder folder;
+  device::FakeGpu gpu;
+  const std::vector<int32_t> text = some_tokens(12 * kBlock + 1, 1);
+  PrefixCacheOptions options = on_disk(folder);
+  options.max_host_bytes = 64 * small_layout().block_bytes();
+  Fixture(kFull, 16, options, &gpu).visit(text);
+  Fixture fixture(kFull, 16, options, &gpu);
+  fixture.visit(first_of(text, 6 * kBlock));
+  fixture.visit(some_tokens(13 * kBlock, 2));
+  ASSERT_GE(fixture.cache().num_host_blocks(), 1);
+  CheckedSequence sequence = fixture.begin(text);
+  EXPECT_EQ(sequence.fault(), "");
+  EXPECT_EQ(sequence.num_tokens(), 12 * kBlock);
+  EXPECT_GE(fixture.cache().counters().host_blocks, 1);
+  EXPECT_GE(fixture.cache().counters().disk_blocks, 6);
 }
 
 }  // namespace
