@@ -21,10 +21,15 @@ inline F dot(F acc, I x_pair, I w_pairs) {
 }
 inline I broadcast_pair(const uint32_t* x) { return _mm512_set1_epi32(static_cast<int>(*x)); }
 
+// Rows of x that are prepared as one tile.
+constexpr int tile_rows(int rows) { return rows > kPairRowTile ? kPairRowTile : rows; }
+
 // A register tile's part of a product: inputs [0, k) of kVectors * 16 lanes from `lane` on. x is
-// [pairs][kRows]. Meanwhile it asks memory for what lies at `ahead`.
+// [pairs][tile_rows(kRows)]; further rows lie x_gap further on. Meanwhile it asks memory for what
+// lies at `ahead`.
 struct QuantisedTile {
   const uint32_t* x;
+  int64_t x_gap;
   int64_t k;
   int64_t group;     // fp8: inputs summed before their scale
   const uint8_t* w;  // the panel, from the first input's group on
@@ -43,7 +48,7 @@ struct PairAccumulators {
   F v[kRows][kVectors];
 
   void clear() {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) v[r][j] = Vec::zero();
@@ -51,20 +56,21 @@ struct PairAccumulators {
   }
   // Two pairs of inputs for each vector. An x is broadcast once for all vectors: the asm keeps the
   // compiler from loading it again for each.
-  void step(const uint32_t* x, const I pairs[kVectors][2]) {
+  void step(const uint32_t* x, int64_t x_gap, const I pairs[kVectors][2]) {
+    constexpr int kTile = tile_rows(kRows);
 #pragma GCC unroll 2
     for (int t = 0; t < 2; ++t) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
-        I a = broadcast_pair(x + t * kRows + r);
-        asm("" : "+v"(a));
+        I a = broadcast_pair(x + r / kTile * x_gap + t * kTile + r % kTile);
+        if constexpr (kVectors > 1) asm("" : "+v"(a));
 #pragma GCC unroll 4
         for (int j = 0; j < kVectors; ++j) v[r][j] = dot(v[r][j], a, pairs[j][t]);
       }
     }
   }
   void add_scaled(const F scale[kVectors], float* y, int64_t y_stride, bool first) const {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) {
@@ -123,12 +129,12 @@ CACHALOT_KERNEL void quantised_fp8(const QuantisedTile& tile) {
     const int64_t end = smaller(k, begin + group);
     PairAccumulators<kRows, kVectors> acc;
     acc.clear();
-    for (int64_t i = begin; i < end; i += 4, x += 2 * kRows, w += step_bytes) {
+    for (int64_t i = begin; i < end; i += 4, x += 2 * tile_rows(kRows), w += step_bytes) {
       ask_for<kVectors>(ahead, lines);
       I pairs[kVectors][2];
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) decoder.decode(Vec::load_bytes(w + 64 * j), pairs[j]);
-      acc.step(x, pairs);
+      acc.step(x, tile.x_gap, pairs);
     }
     F scale[kVectors];
 #pragma GCC unroll 4
@@ -152,7 +158,7 @@ CACHALOT_KERNEL void quantised_fp4(const QuantisedTile& tile) {
     for (int run = 0; run < 4; ++run, codes += 4 * width) {
       ask_for<kVectors>(ahead, lines);
 #pragma GCC unroll 2
-      for (int half = 0; half < 2; ++half, x += 2 * kRows) {
+      for (int half = 0; half < 2; ++half, x += 2 * tile_rows(kRows)) {
         I pairs[kVectors][2];
 #pragma GCC unroll 4
         for (int j = 0; j < kVectors; ++j) {
@@ -160,7 +166,7 @@ CACHALOT_KERNEL void quantised_fp4(const QuantisedTile& tile) {
           decode_fp4_pairs(half == 0 ? bytes : Vec::shift_right_16(bytes, 4), high_table, low_table,
                            pairs[j]);
         }
-        acc.step(x, pairs);
+        acc.step(x, tile.x_gap, pairs);
       }
     }
     F scale[kVectors];
@@ -214,6 +220,7 @@ void run_quantised(const PanelTask& t) {
   const auto* panel = reinterpret_cast<const uint8_t*>(t.panel);
   const bool fp8 = t.format == WeightFormat::fp8;
   QuantisedTile tile{.x = x,
+                     .x_gap = kPairRowTile * (t.k / 2),
                      .k = t.k,
                      .group = t.group,
                      .w = panel,
@@ -241,6 +248,15 @@ void run_quantised(const PanelTask& t) {
       const int64_t row = row_tile_begin(i, t.m, kPairRowTile);
       const int64_t rows = row_tile_begin(i + 1, t.m, kPairRowTile) - row;
       tile.x = x + row * (t.k / 2) + begin / 2 * rows;
+      if (fp8 && t.m - row >= 2 * kPairRowTile && t.m % kPairRowTile == 0) {
+        ++i;
+        for (tile.lane = 0; tile.lane < t.width; tile.lane += 16) {
+          tile.y = t.y + row * t.y_stride + tile.lane;
+          quantised_fp8<2 * kPairRowTile, 1>(tile);
+          tile.ahead += bytes_ahead(t.format, tile.k, tile.ahead_lines);
+        }
+        continue;
+      }
       for (tile.lane = 0; tile.lane < t.width; tile.lane += 32) {
         tile.y = t.y + row * t.y_stride + tile.lane;
         quantised_rows(t.format, rows, tile, t.width - tile.lane);
