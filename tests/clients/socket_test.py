@@ -259,6 +259,51 @@ class Requests(SocketTest):
         self.assertGreater(usage["prompt_tokens_details"]["cached_tokens"], 0.7 * usage["prompt_tokens"])
 
 
+def places(value, path=()):
+    """The paths to a JSON value's parts."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in items:
+        yield from places(part, (*path, key))
+
+
+def replaced(value, path, new):
+    if not path:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = replaced(value[path[0]], path[1:], new)
+    return copy
+
+
+class OddValues(SocketTest):
+    flags = ("--context", "1024")  # for those that lift the limit of tokens
+
+    def test_in_every_place_are_answered_or_refused_in_words(self):
+        sampling = {"top_p": 0.9, "seed": 1, "stop": ["zz"], "logit_bias": {"5": 1}, "n": 1, "stream_options": {"include_usage": True}}
+        bodies = [
+            (CHAT, {**sampling, "tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
+                    "messages": [{"role": "system", "content": [{"type": "text", "text": "x"}]}, *HELLO, {"role": "assistant", "tool_calls": [
+                        {"id": "c", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}]},
+                        {"role": "tool", "tool_call_id": "c", "content": "rain"}]}),
+            (CHAT, {"response_format": JSON_FORMAT, "reasoning_effort": "none"}),
+            (MESSAGES, {"system": [{"type": "text", "text": "x"}], "thinking": {"type": "disabled"}, "stop_sequences": ["zz"],
+                        "tools": [{"name": "f", "input_schema": harness.CLOCK_SCHEMA}], "tool_choice": {"type": "tool", "name": "f"}}),
+            (RESPONSES, {"instructions": "x", "tools": [{"type": "function", "name": "f", "parameters": harness.CLOCK_SCHEMA}],
+                         "input": [{"role": "user", "content": [{"type": "input_text", "text": "x"}]}], "text": {"format": {"type": "text"}},
+                         "reasoning": {"effort": "none"}}),
+            (COMPLETIONS, {**sampling, "prompt": [[5, 6]], "logprobs": 1, "echo": True})]
+        for path, fields in bodies:
+            body = self.body(path, **fields, **{"max_output_tokens" if path == RESPONSES else "max_tokens": 2})
+            self.assertEqual(self.server.post(path, body)[0], 200)
+            for place in places(body):
+                for value in [None, True, -1, 2**70, "x", [None], {"type": "x"}]:
+                    status, answer = self.server.post(path, replaced(body, place, value))
+                    where = f"{path} {place} {value}: {answer}"
+                    self.assertIn(status, [200, 400, 404], where)
+                    if status != 200:
+                        self.assertTrue(answer["error"]["message"], where)
+
+
 class Prefixes(SocketTest):
     LONG = [{"role": "user", "content": "The springs of the world. " * 300}]
 
