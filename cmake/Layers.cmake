@@ -1,5 +1,7 @@
 # Reads src/LAYERS and offers
 #   cachalot_library(folder SOURCES ...)             the folder's static library, linked to the folders it may use
+#   cachalot_compiled_alone(FILES)                    not in one unit with others of their folder (the fuzz preset compiles so), whose
+#                                                    local names they have
 #   cachalot_isa_sources(FILES)                       sets per-file flags from the ending (_avx2, _avx512, _avx512bf16)
 #   cachalot_test(name SOURCES ... LINK ... LABELS ... PROVES ...)  one GoogleTest program, its cases registered with ctest
 #       LABELS  go to every case: fast or slow, and ids of the conformance register that the whole program proves
@@ -26,6 +28,10 @@ function(cachalot_library layer)
   target_link_libraries(cachalot_${layer} PUBLIC ${deps} ${ARG_LINK})
 endfunction()
 
+function(cachalot_compiled_alone)
+  set_source_files_properties(${ARGN} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+endfunction()
+
 function(cachalot_isa_sources)
   foreach(file IN LISTS ARGN)
     if(file MATCHES "_avx512bf16\\.cpp$")
@@ -44,11 +50,14 @@ function(cachalot_isa_sources)
   endforeach()
 endfunction()
 
+# The optimiser would take half of a test's build time, and tests wait for the libraries they call. (With sanitizers and clang
+# the least of it takes as long again.)
+set(cachalot_test_options $<$<CONFIG:Release>:-O1> $<$<BOOL:${CACHALOT_FUZZ}>:-O0>)
+
 function(cachalot_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINK;LABELS;PROVES" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
-  # The optimiser would take half of a test's build time, and tests wait for the libraries they call.
-  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
+  target_compile_options(${name} PRIVATE ${cachalot_test_options})
   target_link_libraries(${name}
     PRIVATE ${ARG_LINK} cachalot_test_data GTest::gtest GTest::gtest_main)
   if(NOT ARG_LABELS)
