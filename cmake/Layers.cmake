@@ -46,7 +46,7 @@ function(cachalot_isa_sources)
     if(file MATCHES "avx512" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
       list(APPEND flags -Wno-maybe-uninitialized)  # GCC 12 warns about its own intrinsics (its bug 105593)
     endif()
-    set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "${flags}")
+    set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "${flags}" SKIP_PRECOMPILE_HEADERS ON)
   endforeach()
 endfunction()
 
@@ -54,10 +54,21 @@ endfunction()
 # the least of it takes as long again.)
 set(cachalot_test_options $<$<CONFIG:Release>:-O1> $<$<BOOL:${CACHALOT_FUZZ}>:-O0>)
 
+# Owns the header that is compiled once for all tests: GoogleTest alone is half of what most of them are made of.
+file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/test_header.cpp CONTENT "// Owns the tests' precompiled header.\n")
+add_library(cachalot_test_header OBJECT EXCLUDE_FROM_ALL ${CMAKE_BINARY_DIR}/test_header.cpp)
+target_compile_options(cachalot_test_header PRIVATE ${cachalot_test_options})
+target_link_libraries(cachalot_test_header PRIVATE fmt::fmt GTest::gtest)
+target_precompile_headers(cachalot_test_header PRIVATE <gtest/gtest.h> <fmt/format.h>)
+
 function(cachalot_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINK;LABELS;PROVES" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_compile_options(${name} PRIVATE ${cachalot_test_options})
+  target_precompile_headers(${name} REUSE_FROM cachalot_test_header)
+  # GCC forgets that functions of a precompiled header are the system's, and warns of them without cause.
+  target_compile_options(${name} PRIVATE
+    "$<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-stringop-overflow;-Wno-stringop-overread>")
   target_link_libraries(${name}
     PRIVATE ${ARG_LINK} cachalot_test_data GTest::gtest GTest::gtest_main)
   if(NOT ARG_LABELS)
