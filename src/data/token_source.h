@@ -32,8 +32,8 @@ class TokenSource {
   // What tokens [begin, begin + out.size()) of the document weigh as targets: finite, 0 or more; 0:
   // the token is read, and not learnt.
   virtual Status read_weights(int64_t document, int64_t begin, std::span<float> out) const;
-  // Changes when the documents' number or lengths do, and for our own shards when any token does. A
-  // cursor into a changed source would silently give other data; the loader compares this.
+  // Changes when the documents' number or lengths do, or any token. A cursor into a changed source
+  // would silently give other data; the loader compares this.
   virtual uint64_t fingerprint() const = 0;
   // Of the tokenizer that made the ids (tokenize_corpus.h); 0: not known.
   virtual uint64_t tokenizer_fingerprint() const { return 0; }
