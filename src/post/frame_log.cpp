@@ -39,7 +39,7 @@ std::span<const std::byte> frame_at(std::span<const std::byte> bytes, int64_t of
 }  // namespace
 
 Result<FrameLog> FrameLog::open(const std::string& path, const OnFrame& on_frame) {
-  Fd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+  Fd fd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
   if (fd.get() < 0) return failed(path, "open");
   int64_t size = 0, dropped = 0;
   {
@@ -78,6 +78,29 @@ Status FrameLog::append(std::span<const std::byte> payload) {
   }
   size_ += static_cast<int64_t>(frame_.size());
   return {};
+}
+
+Result<std::vector<std::byte>> FrameLog::read(int64_t offset) const {
+  const auto read_all = [&](std::byte* out, size_t size, int64_t at) -> Status {
+    for (size_t done = 0; done < size;) {
+      const ssize_t count =
+          ::pread(fd_.get(), out + done, size - done, at + static_cast<int64_t>(done));
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) return failed(path_, "read");
+      if (count == 0)
+        return data_loss(fmt::format("{}: expected a frame at byte {}, found the end", path_, at));
+      done += static_cast<size_t>(count);
+    }
+    return {};
+  };
+  uint32_t head[2];
+  CACHALOT_RETURN_IF_ERROR(read_all(reinterpret_cast<std::byte*>(head), sizeof(head), offset));
+  std::vector<std::byte> payload;
+  if (head[0] > 0 && head[0] <= kMaxFrameBytes) payload.resize(head[0]);
+  CACHALOT_RETURN_IF_ERROR(read_all(payload.data(), payload.size(), offset + kHeadBytes));
+  if (!payload.empty() && checksum(payload, offset) == head[1]) return payload;
+  return data_loss(
+      fmt::format("{}: expected a whole frame at byte {}, found a damaged one", path_, offset));
 }
 
 Status FrameLog::sync() {

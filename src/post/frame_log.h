@@ -32,6 +32,10 @@ class FrameLog {
   // In the file, and so safe from a kill of this process, when it returns. Where a failed append
   // could not be taken back, none is accepted any more.
   Status append(std::span<const std::byte> payload);
+  // Whose payload begins at open()'s or next_offset()'s place. Errors: io_error; data_loss where it
+  // is not what its checksum says.
+  Result<std::vector<std::byte>> read(int64_t offset) const;
+  int64_t next_offset() const { return size_; }  // of the next frame
   // What has been appended outlives a loss of power.
   Status sync();
 

@@ -5,6 +5,7 @@
 //         token was sampled.
 #pragma once
 
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -18,9 +19,10 @@ namespace cachalot::post {
 // Owns its arrays; borrows nothing once it is made. Neither copied nor moved: samples point in.
 class PolicyBatch {
  public:
-  // Answers that have ended, each with a token at least (CHECK).
-  PolicyBatch(const RolloutPlan& plan, const RolloutLog& log, std::span<const int64_t> answers,
-              const formats::ModelConfig& config);
+  // Answers that have ended, each with a token at least (CHECK). Errors: the log's.
+  static Result<std::unique_ptr<PolicyBatch>> create(const RolloutPlan& plan, const RolloutLog& log,
+                                                     std::span<const int64_t> answers,
+                                                     const formats::ModelConfig& config);
   PolicyBatch(const PolicyBatch&) = delete;
   PolicyBatch& operator=(const PolicyBatch&) = delete;
 
@@ -36,6 +38,8 @@ class PolicyBatch {
   int64_t num_rows() const { return num_rows_; }
 
  private:
+  explicit PolicyBatch(int64_t allowed_stride) : allowed_stride_(allowed_stride) {}
+
   std::vector<std::vector<int32_t>> tokens_, labels_;
   std::vector<train::Sample> samples_;
   model::Choices choices_;

@@ -9,6 +9,7 @@ void read_keys(ConfigTable& t, RlConfig& c) {
   t.integer("reference_every_steps", &c.reference_every_steps, 0, int64_t{1} << 40);
   t.boolean("keep_routing", &c.keep_routing);
   t.boolean("keep_sampling_mask", &c.keep_sampling_mask);
+  t.boolean("shuffle", &c.shuffle);
   t.real("epsilon", &c.grpo.epsilon, 0, kBig);
   t.real("beta", &c.grpo.beta, 0, kBig);
   double delta = 0;

@@ -14,6 +14,7 @@ struct RlConfig {
   int64_t reference_every_steps = 400;  // the policy becomes the reference; 0: never again
   bool keep_routing = true;
   bool keep_sampling_mask = true;
+  bool shuffle = false;  // of a step's answers over its mini-batches, by seed and step
   GrpoOptions grpo;
   AdvantageRule advantage;
 };

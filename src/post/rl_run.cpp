@@ -61,6 +61,7 @@ class RlLearner : public TaskLearner {
     options.micro_batch_tokens = run.config().train.micro_batch_tokens;
     options.keep_routing = config_.keep_routing;
     options.keep_sampling_mask = config_.keep_sampling_mask;
+    options.shuffle = config_.shuffle;
     options.learning_rate = run.learning_rate();
     CACHALOT_ASSIGN_OR_RETURN(
         const RlStepReport report,

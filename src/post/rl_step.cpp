@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <memory>
-#include <numeric>
 
 #include "base/check.h"
+#include "post/batch_layout.h"
 
 namespace cachalot::post {
 namespace {
@@ -23,14 +23,10 @@ std::vector<double> advantages_of(const RolloutPlan& plan, const RolloutLog& log
 
 // One call of the trainer, with its loss.
 struct Call {
-  PolicyBatch batch;
+  std::unique_ptr<PolicyBatch> batch;
   std::vector<double> advantages, reference;
   std::optional<GrpoLoss> loss;
   bool is_flat = false;
-
-  Call(const RolloutPlan& plan, const RolloutLog& log, std::span<const int64_t> answers,
-       const formats::ModelConfig& config)
-      : batch(plan, log, answers, config) {}
 };
 
 class Totals {
@@ -78,60 +74,57 @@ Result<RlStepReport> rl_step(train::Trainer& trainer, const model::Transformer* 
   CACHALOT_CHECK(reference != nullptr || options.grpo.beta == 0);
   const formats::ModelConfig& config = trainer.model().transformer().config();
   const std::vector<double> advantages = advantages_of(plan, log, options.advantage);
-  const auto num_answers = static_cast<int64_t>(advantages.size());
-  std::vector<int64_t> numbers(advantages.size());
-  std::iota(numbers.begin(), numbers.end(), 0);
+  std::vector<AnswerShape> shapes;
+  for (size_t i = 0; i < advantages.size(); ++i) {
+    const size_t prompt = plan.group_of(static_cast<int64_t>(i)).prompt.size();
+    shapes.push_back(
+        {static_cast<int64_t>(prompt + log.answers()[i].ids.size()), advantages[i] == 0});
+  }
+  LayoutOptions layout{options.mini_batches, options.micro_batch_tokens};
+  if (options.shuffle) {
+    layout.shuffle = RngStream(plan.seed, RngPurpose::data, static_cast<uint64_t>(plan.step));
+  }
   RlStepReport report;
   Totals totals;
   double logprobs = 0;
-  for (int64_t m = 0; m < options.mini_batches; ++m) {
-    const int64_t begin = num_answers * m / options.mini_batches;
-    const int64_t end = num_answers * (m + 1) / options.mini_batches;
+  bool is_first = true;
+  for (const std::vector<CallAnswers>& mini_batch : batch_layout(shapes, layout)) {
     std::vector<std::unique_ptr<Call>> calls;
-    MiniBatch whole{end - begin, 0};
-    for (int64_t first = begin; first < end;) {
-      int64_t last = first, rows = 0;
-      for (; last < end; ++last) {
-        const auto length = static_cast<int64_t>(plan.group_of(last).prompt.size() +
-                                                 log.answers()[last].ids.size());
-        if (last > first && (rows + length > options.micro_batch_tokens ||
-                             (advantages[last] == 0) != (advantages[first] == 0)))
-          break;
-        rows += length;
-      }
-      const auto count = static_cast<size_t>(last - first);
-      Call& call = *calls.emplace_back(std::make_unique<Call>(
-          plan, log, std::span(numbers).subspan(static_cast<size_t>(first), count), config));
-      call.advantages.assign(advantages.begin() + first, advantages.begin() + last);
-      call.is_flat = advantages[first] == 0 && options.grpo.beta == 0;
-      if (call.is_flat) report.flat += static_cast<double>(count);
+    MiniBatch whole{0, 0};
+    for (const CallAnswers& answers : mini_batch) {
+      Call& call = *calls.emplace_back(std::make_unique<Call>());
+      CACHALOT_ASSIGN_OR_RETURN(call.batch, PolicyBatch::create(plan, log, answers, config));
+      for (const int64_t number : answers) call.advantages.push_back(advantages[number]);
+      call.is_flat = shapes[answers.front()].is_flat && options.grpo.beta == 0;
+      if (call.is_flat) report.flat += static_cast<double>(answers.size());
       call.reference = reference == nullptr
-                           ? call.batch.sampler()
-                           : policy_logprobs(trainer.context(), *reference, call.batch,
+                           ? call.batch->sampler()
+                           : policy_logprobs(trainer.context(), *reference, *call.batch,
                                              {.temperature = plan.sampling.temperature,
                                               .keeps_routing = false,  // its experts are its own
                                               .keeps_mask = options.keep_sampling_mask});
-      whole.num_tokens += call.batch.num_labels();
-      for (const double logprob : call.batch.sampler()) logprobs += logprob;
-      first = last;
+      whole.num_sequences += static_cast<int64_t>(answers.size());
+      whole.num_tokens += call.batch->num_labels();
+      for (const double logprob : call.batch->sampler()) logprobs += logprob;
     }
     train::Update update{options.learning_rate, {}};
     for (const std::unique_ptr<Call>& call : calls) {
-      const GrpoRows rows{call->batch.offsets(), call->advantages, call->batch.sampler(),
+      const GrpoRows rows{call->batch->offsets(), call->advantages, call->batch->sampler(),
                           call->reference};
       call->loss.emplace(rows, whole, options.grpo,
-                         options.keep_sampling_mask ? call->batch.allowed() : AllowedTokens{},
+                         options.keep_sampling_mask ? call->batch->allowed() : AllowedTokens{},
                          static_cast<float>(plan.sampling.temperature));
-      update.micro_batches.push_back({call->batch.samples(), &*call->loss,
-                                      options.keep_routing ? &call->batch.choices() : nullptr,
+      update.micro_batches.push_back({call->batch->samples(), &*call->loss,
+                                      options.keep_routing ? &call->batch->choices() : nullptr,
                                       call->is_flat});
     }
     CACHALOT_ASSIGN_OR_RETURN(report.last, trainer.update(update));
-    for (const std::unique_ptr<Call>& call : calls) totals.add(call->loss->values(), m == 0);
+    for (const std::unique_ptr<Call>& call : calls) totals.add(call->loss->values(), is_first);
+    is_first = false;
     report.grad_norm += report.last.optimizer.grad_norm / static_cast<double>(options.mini_batches);
   }
   totals.write(report);
-  report.flat /= static_cast<double>(num_answers);
+  report.flat /= static_cast<double>(advantages.size());
   report.entropy = -logprobs / static_cast<double>(report.num_tokens);
   return report;
 }

@@ -3,8 +3,8 @@
 // Source  reference/post-training 2.2, 2.4.
 // Flat    an answer of advantage 0 has no gradient where beta is 0: it runs forward alone, and
 //         stays in every count.
-// Order   mini-batches are runs of answers, as equal as can be, in the order of their numbers; a
-//         cut into micro-batches shows in no bit.
+// Order   batch_layout.h; a cut into micro-batches shows in no bit.
+// Memory  of a mini-batch's answers at a time: their sets and experts are read for it and go with it.
 // Threads one owner.
 #pragma once
 
@@ -25,6 +25,7 @@ struct RlStepOptions {
   int64_t micro_batch_tokens = 4096;
   bool keep_routing = true;
   bool keep_sampling_mask = true;
+  bool shuffle = false;
   double learning_rate = 0;
 };
 

@@ -164,7 +164,8 @@ int64_t RolloutAnswer::num_sampled() const {
 RolloutLog::RolloutLog(const RolloutLogHead& head)
     : head_(head),
       answers_(static_cast<size_t>(head.num_groups * head.group_size)),
-      prompt_experts_(static_cast<size_t>(head.num_groups)) {
+      prompt_frames_(static_cast<size_t>(head.num_groups), -1),
+      answer_frames_(static_cast<size_t>(head.num_groups * head.group_size)) {
   CACHALOT_CHECK(head.num_groups > 0 && head.group_size > 0);
 }
 
@@ -185,7 +186,7 @@ Result<RolloutLog> RolloutLog::open(const std::string& path, const RolloutLogHea
       FrameLog::open(path, [&](std::span<const std::byte> payload, int64_t offset) -> Status {
         CACHALOT_ASSIGN_OR_RETURN(Frame frame,
                                   log.parse(payload, fmt::format("{}: byte {}", path, offset)));
-        log.apply(std::move(frame));
+        log.apply(std::move(frame), offset);
         return {};
       }));
   log.log_.emplace(std::move(file));
@@ -205,17 +206,19 @@ RolloutLog RolloutLog::mirror(const RolloutLogHead& head, Send send) {
 }
 
 Status RolloutLog::append() {
+  const int64_t offset = log_ ? log_->next_offset() : 0;
   CACHALOT_RETURN_IF_ERROR(log_ ? log_->append(frame_) : send_(frame_));
   Result<Frame> frame = parse(frame_, origin());
   CACHALOT_CHECK_MSG(frame.has_value(), frame.error().message());
-  apply(*std::move(frame));
+  apply(*std::move(frame), offset);
   return {};
 }
 
 Status RolloutLog::add(std::span<const std::byte> payload) {
   CACHALOT_ASSIGN_OR_RETURN(Frame frame, parse(payload, origin()));
+  const int64_t offset = log_ ? log_->next_offset() : 0;
   if (log_) CACHALOT_RETURN_IF_ERROR(log_->append(payload));
-  apply(std::move(frame));
+  apply(std::move(frame), offset);
   return {};
 }
 
@@ -239,31 +242,52 @@ Result<RolloutLog::Place> RolloutLog::place_of(std::span<const std::byte> payloa
   return place;
 }
 
-std::vector<std::vector<std::byte>> RolloutLog::frames_of(int64_t group) const {
+Result<std::vector<std::vector<std::byte>>> RolloutLog::frames_of(int64_t group) const {
+  CACHALOT_CHECK(log_.has_value());
   std::vector<std::vector<std::byte>> frames;
-  if (!prompt_experts_[group].empty())
-    put_prompt(frames.emplace_back(), group, prompt_experts_[group]);
-  for (int64_t number = group * head_.group_size; number < (group + 1) * head_.group_size;
-       ++number) {
-    const RolloutAnswer& answer = answers_[number];
-    const auto per_row = static_cast<ptrdiff_t>(head_.choices_per_row);
-    auto experts = answer.experts.begin();
-    for (size_t i = 0; i < answer.ids.size(); ++i) {
-      if (!answer.is_sampled[i]) {
-        size_t end = i + 1;
-        while (end < answer.ids.size() && !answer.is_sampled[end]) ++end;
-        put_given(frames.emplace_back(), number, i, std::span(answer.ids).subspan(i, end - i));
-        i = end - 1;
-        continue;
-      }
-      const auto end = answer.experts.begin() + static_cast<ptrdiff_t>(i + 1) * per_row;
-      RolloutToken token{answer.ids[i], answer.logprobs[i], answer.allowed[i], {experts, end}};
-      experts = end;
-      put_token(frames.emplace_back(), number, i, token);
-    }
-    if (answer.end != AnswerEnd::open) put_end(frames.emplace_back(), number, answer.end);
+  const auto add = [&](int64_t offset) -> Status {
+    CACHALOT_ASSIGN_OR_RETURN(frames.emplace_back(), log_->read(offset));
+    return {};
+  };
+  if (has_prompt(group)) CACHALOT_RETURN_IF_ERROR(add(prompt_frames_[group]));
+  for (int64_t i = group * head_.group_size; i < (group + 1) * head_.group_size; ++i) {
+    for (const int64_t offset : answer_frames_[i]) CACHALOT_RETURN_IF_ERROR(add(offset));
   }
   return frames;
+}
+
+Result<HeavyFields> RolloutLog::heavy(int64_t answer) const {
+  CACHALOT_CHECK(log_.has_value());
+  HeavyFields heavy;
+  // They were parsed when they came, and their checksums hold.
+  if (const int64_t group = answer / head_.group_size; has_prompt(group)) {
+    CACHALOT_ASSIGN_OR_RETURN(const std::vector<std::byte> payload,
+                              log_->read(prompt_frames_[group]));
+    Fields fields(payload);
+    fields.get<Kind>();
+    fields.get<int32_t>();  // the group
+    heavy.prompt_experts = fields.all<uint16_t>();
+  }
+  heavy.experts.reserve(static_cast<size_t>(answers_[answer].num_rows * head_.choices_per_row));
+  heavy.allowed.reserve(answers_[answer].ids.size());
+  for (const int64_t offset : answer_frames_[answer]) {
+    CACHALOT_ASSIGN_OR_RETURN(const std::vector<std::byte> payload, log_->read(offset));
+    Fields fields(payload);
+    const auto kind = fields.get<Kind>();
+    if (kind == Kind::end) continue;
+    fields.get<int32_t>();   // the answer
+    fields.get<uint32_t>();  // the place
+    if (kind == Kind::given) {
+      heavy.allowed.resize(heavy.allowed.size() + fields.all<int32_t>().size());
+      continue;
+    }
+    fields.get<int32_t>();  // the id
+    fields.get<double>();   // its log-probability
+    heavy.allowed.push_back(fields.ascending(head_.vocab_size));
+    const std::vector<uint16_t> experts = fields.all<uint16_t>();
+    heavy.experts.insert(heavy.experts.end(), experts.begin(), experts.end());
+  }
+  return heavy;
 }
 
 Result<RolloutLog::Frame> RolloutLog::parse(std::span<const std::byte> payload,
@@ -339,37 +363,35 @@ Result<RolloutLog::Frame> RolloutLog::parse(std::span<const std::byte> payload,
   const bool may_come =
       token.allowed.empty() || std::ranges::binary_search(token.allowed, token.id);
   const auto rows = static_cast<int64_t>(place) + 1;
-  const bool are_rows = static_cast<int64_t>(answer.experts.size() + token.experts.size()) ==
-                        rows * head_.choices_per_row;
+  const bool are_rows = static_cast<int64_t>(token.experts.size()) ==
+                        (rows - answer.num_rows) * head_.choices_per_row;
   if (!fields.are_whole() || !is_id(token.id) || !(token.logprob <= 0) || !may_come || !are_rows ||
       !is_experts(token.experts))
     return impossible("a damaged token");
   return frame;
 }
 
-void RolloutLog::apply(Frame frame) {
+void RolloutLog::apply(Frame frame, int64_t offset) {
   switch (frame.kind) {
     case Kind::head: has_head_ = true; return;
-    case Kind::prompt: prompt_experts_[frame.number] = std::move(frame.token.experts); return;
+    case Kind::prompt: prompt_frames_[frame.number] = offset; return;
     case Kind::reward: answers_[frame.number].reward = std::move(frame.reward); return;
-    case Kind::end: answers_[frame.number].end = frame.end; return;
+    case Kind::end: answers_[frame.number].end = frame.end; break;
     case Kind::token: break;
     case Kind::given: break;
   }
+  answer_frames_[frame.number].push_back(offset);
   RolloutAnswer& answer = answers_[frame.number];
   for (const int32_t id : frame.given) {
     answer.ids.push_back(id);
     answer.is_sampled.push_back(false);
     answer.logprobs.push_back(0);
-    answer.allowed.emplace_back();
   }
-  if (frame.kind == Kind::given) return;
-  RolloutToken& token = frame.token;
-  answer.ids.push_back(token.id);
+  if (frame.kind != Kind::token) return;
+  answer.ids.push_back(frame.token.id);
   answer.is_sampled.push_back(true);
-  answer.logprobs.push_back(token.logprob);
-  answer.allowed.push_back(std::move(token.allowed));
-  answer.experts.insert(answer.experts.end(), token.experts.begin(), token.experts.end());
+  answer.logprobs.push_back(frame.token.logprob);
+  answer.num_rows = static_cast<int64_t>(answer.ids.size());
 }
 
 Status RolloutLog::add_prompt(int64_t group, std::vector<uint16_t> experts) {

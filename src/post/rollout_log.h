@@ -10,6 +10,9 @@
 //         row: training does not run it.
 // Errors  the file's (frame_log.h); invalid_argument: a log of another plan (expected, found);
 //         data_loss: a whole frame that says what cannot be.
+// Memory  What is light (ids, log-probabilities, rewards, lengths) is there as long as the log; sets
+//         and experts are read for an answer and go with what was read (reference/post-training
+//         9.4): of all readers of a machine the file's pages are the one copy.
 // Threads one owner.
 #pragma once
 
@@ -54,16 +57,23 @@ struct RolloutToken {
       {};  // of the answer's rows since the token before, this one's last
 };
 
+// What is light of an answer, and stays in memory.
 struct RolloutAnswer {
   std::vector<int32_t> ids;
-  // One per id. Of an id that was given and not sampled (a tool's result): no logprob, no set.
+  // One per id. Of an id that was given and not sampled (a tool's result): no logprob.
   std::vector<bool> is_sampled;
   std::vector<double> logprobs;
-  std::vector<std::vector<int32_t>> allowed;
-  std::vector<uint16_t> experts;
+  int64_t num_rows = 0;  // whose experts are there
   AnswerEnd end = AnswerEnd::open;
   std::optional<Reward> reward;
   int64_t num_sampled() const;
+};
+
+// What is heavy: in the file alone, and read for whoever is at it.
+struct HeavyFields {
+  std::vector<std::vector<int32_t>> allowed;  // one per id: RolloutToken::allowed
+  std::vector<uint16_t> prompt_experts;       // of the group's prompt
+  std::vector<uint16_t> experts;
 };
 
 class RolloutLog {
@@ -76,12 +86,15 @@ class RolloutLog {
 
   const RolloutLogHead& head() const { return head_; }
   const std::vector<RolloutAnswer>& answers() const { return answers_; }
-  // By group; empty where it is not known.
-  const std::vector<std::vector<uint16_t>>& prompt_experts() const { return prompt_experts_; }
+  // Whether the group's prompt has its experts.
+  bool has_prompt(int64_t group) const { return prompt_frames_[group] >= 0; }
+  // Errors: the file's. Not of a mirror (CHECK).
+  Result<HeavyFields> heavy(int64_t answer) const;
   int64_t recovered_tokens() const { return recovered_tokens_; }
   int64_t dropped_bytes() const { return log_->dropped_bytes(); }
-  // Frames of which the group's prompt and answers come, rewards apart.
-  std::vector<std::vector<std::byte>> frames_of(int64_t group) const;
+  // Frames of which the group's prompt and answers come, rewards apart. Errors: the file's. Not of
+  // a mirror (CHECK).
+  Result<std::vector<std::vector<std::byte>>> frames_of(int64_t group) const;
   // A frame from outside. Errors: data_loss where it cannot follow; nothing has changed then.
   Status add(std::span<const std::byte> payload);
   // What a frame is of. Errors: data_loss for what is no frame of answers or prompts.
@@ -105,13 +118,14 @@ class RolloutLog {
   std::string origin() const { return log_ ? log_->path() : "rollouts"; }
   // What a frame says, if it can follow.
   Result<Frame> parse(std::span<const std::byte> payload, const std::string& origin) const;
-  // The only way in which answers change.
-  void apply(Frame frame);
+  // The only way in which answers change. offset: the frame's in the file; of a mirror 0.
+  void apply(Frame frame, int64_t offset);
   Status append();
 
   RolloutLogHead head_;
   std::vector<RolloutAnswer> answers_;
-  std::vector<std::vector<uint16_t>> prompt_experts_;
+  std::vector<int64_t> prompt_frames_;               // by group: offsets; -1: none
+  std::vector<std::vector<int64_t>> answer_frames_;  // by answer: offsets, rewards apart
   bool has_head_ = false;
   int64_t recovered_tokens_ = 0;
   std::vector<std::byte> frame_;  // being written

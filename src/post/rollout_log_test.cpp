@@ -30,18 +30,27 @@ bool operator==(const Reward& a, const Reward& b) {
 }
 bool same(const RolloutAnswer& a, const RolloutAnswer& b) {
   return a.ids == b.ids && a.is_sampled == b.is_sampled && a.logprobs == b.logprobs &&
-         a.allowed == b.allowed && a.experts == b.experts && a.end == b.end &&
+         a.num_rows == b.num_rows && a.end == b.end &&
          a.reward.has_value() == b.reward.has_value() && (!a.reward || *a.reward == *b.reward);
+}
+bool same(const HeavyFields& a, const HeavyFields& b) {
+  return a.allowed == b.allowed && a.experts == b.experts && a.prompt_experts == b.prompt_experts;
 }
 struct State {
   std::vector<RolloutAnswer> answers;
-  std::vector<std::vector<uint16_t>> prompts;
+  std::vector<HeavyFields> heavy;
 };
 bool same(const State& a, const State& b) {
-  return a.prompts == b.prompts &&
-         std::ranges::equal(a.answers, b.answers, [](auto& x, auto& y) { return same(x, y); });
+  const auto are_same = [](const auto& x, const auto& y) { return same(x, y); };
+  return std::ranges::equal(a.answers, b.answers, are_same) &&
+         std::ranges::equal(a.heavy, b.heavy, are_same);
 }
-State state_of(const RolloutLog& log) { return {log.answers(), log.prompt_experts()}; }
+State state_of(const RolloutLog& log) {
+  State state{log.answers(), {}};
+  for (size_t i = 0; i < log.answers().size(); ++i)
+    state.heavy.push_back(log.heavy(static_cast<int64_t>(i)).value());
+  return state;
+}
 
 class RolloutLogTest : public ::testing::Test {
  protected:
@@ -186,15 +195,18 @@ TEST_F(RolloutLogTest, AMirrorSendsItsFramesAndIsFilledFromFrames) {
     sent.emplace_back(payload.begin(), payload.end());
     return Status();
   });
-  for (const auto& frame : whole.frames_of(0)) {
+  const auto frames = whole.frames_of(0).value();
+  for (const auto& frame : frames) {
     ASSERT_TRUE(mirror.add(frame).ok());
     EXPECT_EQ(mirror.place_of(frame).value().group, 0);
   }
   EXPECT_TRUE(sent.empty());
-  EXPECT_TRUE(whole.frames_of(1).empty());
-  State expected = state_of(whole);
-  for (RolloutAnswer& answer : expected.answers) answer.reward.reset();
-  EXPECT_TRUE(same(state_of(mirror), expected));
+  EXPECT_TRUE(whole.frames_of(1).value().empty());
+  EXPECT_TRUE(mirror.has_prompt(0));
+  std::vector<RolloutAnswer> expected = whole.answers();
+  for (RolloutAnswer& answer : expected) answer.reward.reset();
+  EXPECT_TRUE(std::ranges::equal(mirror.answers(), expected,
+                                 [](const auto& x, const auto& y) { return same(x, y); }));
   ASSERT_TRUE(mirror.add_token(2, {.id = 7, .logprob = -1, .experts = {1, 1}}).ok());
   ASSERT_EQ(sent.size(), 1u);
   RolloutLog log = open();
@@ -210,6 +222,21 @@ TEST_F(RolloutLogTest, AMirrorSendsItsFramesAndIsFilledFromFrames) {
   EXPECT_EQ(bytes(), before);
   EXPECT_FALSE(log.add({}).ok());
   EXPECT_FALSE(log.place_of({}).has_value());
+}
+
+// What is read again is checked again.
+TEST_F(RolloutLogTest, DamageUnderAnOpenLogIsNamed) {
+  fill();
+  const RolloutLog log = open();
+  EXPECT_EQ(log.heavy(1).value().allowed[0], (std::vector<int32_t>{0, 5, 6, 133, 134, 299}));
+  std::string damaged = bytes();
+  damaged[sizes_[3] - 2] = static_cast<char>(damaged[sizes_[3] - 2] ^ 1);
+  std::fstream(path_, std::ios::in | std::ios::out | std::ios::binary) << damaged;
+  const Result<HeavyFields> heavy = log.heavy(1);
+  ASSERT_FALSE(heavy.has_value());
+  EXPECT_EQ(heavy.error().code(), StatusCode::data_loss);
+  EXPECT_NE(heavy.error().message().find(path_), std::string::npos);
+  EXPECT_FALSE(log.frames_of(0).has_value());
 }
 
 TEST_F(RolloutLogTest, AFullDiskIsAnErrorAndTheLogStaysWhole) {

@@ -129,7 +129,7 @@ Status Rollouts::run_prompt(int64_t group, engine::SequenceId sequence) {
                             engine_.generate(sequence, std::move(request)));
   CACHALOT_RETURN_IF_ERROR(see_to_ended());
   counts_.prefilled_tokens += run.prompt_tokens - 1;  // the last one runs with each answer
-  if (!log_.prompt_experts()[group].empty()) return {};
+  if (log_.has_prompt(group)) return {};
   const int64_t per_token = engine_.config().num_experts_per_tok;
   std::vector<uint16_t> experts;
   const auto rows = static_cast<int64_t>(plan_.groups[group].prompt.size()) - 1;
@@ -221,13 +221,11 @@ Status Rollouts::take_token(int64_t number, const engine::Event& event, bool* sa
   const std::vector<int32_t>& allowed = so_far.allowed_sets.back();
   if (static_cast<int64_t>(allowed.size()) < engine_.config().vocab_size) token.allowed = allowed;
   const int64_t per_token = engine_.config().num_experts_per_tok;
-  const auto per_row = static_cast<int64_t>(layers_.size()) * per_token;
   const RolloutAnswer& answer = this->answer(number);
   // The row that gave this token stands at the one before.
   const int64_t first =
       static_cast<int64_t>(plan_.group_of(number).prompt.size()) - 1 - so_far.choices_from;
-  const int64_t known = per_row == 0 ? 0 : static_cast<int64_t>(answer.experts.size()) / per_row;
-  for (int64_t row = known; row <= static_cast<int64_t>(answer.ids.size()); ++row) {
+  for (int64_t row = answer.num_rows; row <= static_cast<int64_t>(answer.ids.size()); ++row) {
     for (const int64_t layer : layers_) {
       const int32_t* chosen = &so_far.choices.experts[layer][(first + row) * per_token];
       token.experts.insert(token.experts.end(), chosen, chosen + per_token);

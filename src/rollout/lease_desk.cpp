@@ -145,8 +145,9 @@ Result<std::string> LeaseDesk::logged(int64_t lease, Clock::time_point now) {
   CACHALOT_ASSIGN_OR_RETURN(const Lease* found, find(lease, now));
   std::string batch;
   int64_t place = 0;
-  for (const std::vector<std::byte>& frame : step_->log->frames_of(found->group))
-    put_frame(batch, lease, place++, frame);
+  CACHALOT_ASSIGN_OR_RETURN(const std::vector<std::vector<std::byte>> frames,
+                            step_->log->frames_of(found->group));
+  for (const std::vector<std::byte>& frame : frames) put_frame(batch, lease, place++, frame);
   return batch;
 }
 

@@ -47,7 +47,8 @@ class LeaseDeskTest : public ::testing::Test {
       return Status();
     });
     for (int64_t group : {0, 1}) {
-      for (const auto& frame : log_->frames_of(group)) EXPECT_TRUE(mirror.add(frame).ok());
+      const auto frames = log_->frames_of(group).value();
+      for (const std::vector<std::byte>& logged : frames) EXPECT_TRUE(mirror.add(logged).ok());
     }
     EXPECT_TRUE(add(mirror).ok());
     return sent;

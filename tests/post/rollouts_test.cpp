@@ -81,7 +81,8 @@ TEST_F(RolloutsTest, TheRatioIsOneToTheBitBeforeTheFirstUpdate) {
       Rollouts rollouts(*engine, plan, log, {.max_sequences = 6});
       ASSERT_TRUE(rollouts.run().value());
       EXPECT_GT(rollouts.counts().accepted, 0);
-      const PolicyBatch batch(plan, log, all_answers(plan), policy.config());
+      const auto owned = PolicyBatch::create(plan, log, all_answers(plan), policy.config()).value();
+      const PolicyBatch& batch = *owned;
       EXPECT_NE(batch.allowed().bits, nullptr);
       const GrpoValues values = trained(policy, plan, batch, true);
       int64_t num_different = 0;
@@ -105,7 +106,8 @@ TEST_F(RolloutsTest, WithoutTheSamplingMaskTheRatioIsBiased) {
   const RolloutPlan plan = small_plan(2, 4, 40);
   RolloutLog log = open_log(path("log"), plan, policy.config());
   run_whole(*engine, plan, log);
-  const PolicyBatch batch(plan, log, all_answers(plan), policy.config());
+  const auto owned = PolicyBatch::create(plan, log, all_answers(plan), policy.config()).value();
+  const PolicyBatch& batch = *owned;
   const auto mean_of = [](const std::vector<double>& values) {
     double sum = 0;
     for (const double value : values) sum += value;
@@ -331,7 +333,9 @@ TEST_F(RolloutsTest, TurnsGoOnAfterAToolsResultAndSurviveACrash) {
   for (const RolloutAnswer& answer : expected.answers())
     given += static_cast<int64_t>(answer.ids.size()) - answer.num_sampled();
   EXPECT_GT(given, 6);
-  const PolicyBatch batch(plan, expected, all_answers(plan), policy.config());
+  const auto owned =
+      PolicyBatch::create(plan, expected, all_answers(plan), policy.config()).value();
+  const PolicyBatch& batch = *owned;
   EXPECT_EQ(policy_logprobs(policy.ctx(), policy.trainer().model().transformer(), batch, {}),
             batch.sampler());
   const std::string whole = read_text_file(path("expected")).value();
@@ -361,7 +365,8 @@ TEST_F(RolloutsTest, NewWeightsInPlaceAreThoseOfTheTrainer) {
   RolloutLog log = open_log(path("log"), plan, policy.config());
   run_whole(*engine, plan, log);
   // The masters move on; the engine's weights do not.
-  const PolicyBatch batch(plan, log, all_answers(plan), policy.config());
+  const auto owned = PolicyBatch::create(plan, log, all_answers(plan), policy.config()).value();
+  const PolicyBatch& batch = *owned;
   EXPECT_EQ(policy_logprobs(policy.ctx(), policy.trainer().model().transformer(), batch, {}),
             batch.sampler());
 }
