@@ -85,7 +85,8 @@ void kill_writers(int num_kills, uint64_t seed) {
   while ((*store)->is_recovering()) ASSERT_TRUE((*store)->recover(100).ok());
   for (const uint64_t n : written) ASSERT_TRUE(is_served(**store, n));
   std::printf("%zu records of %d kills\n", written.size(), num_kills);
-  EXPECT_GT(static_cast<int>(written.size()), 10 * num_kills);
+  // How many a slow machine writes until a kill is its own matter; without any, nothing is shown.
+  EXPECT_GT(static_cast<int>(written.size()), num_kills);
 }
 
 TEST(DiskStoreKill, AFewKillsLoseNothingThatWasWritten) { kill_writers(8, 1); }
