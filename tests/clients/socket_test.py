@@ -484,6 +484,12 @@ class Crowds(SocketTest):
         status, value = self.server.post(CHAT, self.body(CHAT, messages=[{"role": "user", "content": "a" * 20_000_000}]))
         self.assertEqual((status, value["error"]["code"]), (400, "context_length_exceeded"))
 
+    def test_a_body_of_64_mb_of_metadata_is_passed_over(self):
+        large = self.body(CHAT, max_tokens=1, metadata={str(i): "a" * 1000 for i in range(64_000)})
+        with self.sent(CHAT, large) as connection:
+            self.answer(CHAT, max_tokens=1)  # beside it
+            self.assertEqual(connection.getresponse().status, 200)
+
 
 if __name__ == "__main__":
     unittest.main()
