@@ -56,5 +56,31 @@ TEST_F(RlLawsTest, AHigherPenaltyShortensWhatIsSaid) {
   }
 }
 
+// E1: one set of weights, asked in three ways that cost differently.
+TEST_F(RlLawsTest, ModesDifferByWhatTheyCost) {
+  const auto task = [&](const char* effort, int64_t window, double penalty) {
+    return fmt::format(
+        "{{path='{}', name='{}', effort='{}', max_new_tokens={}, "
+        "length_penalty={}}}",
+        path("tasks.jsonl"), effort, effort, window, penalty);
+  };
+  const Recorder recorder = run_whole(
+      "modes",
+      thinking(task("none", 8, 0) + "," + task("high", 24, 2) + "," + task("max", 48, 0.1), 36));
+  const double none = last(recorder, "task/0.none/reasoning");
+  const double high = last(recorder, "task/1.high/reasoning");
+  const double max = last(recorder, "task/2.max/reasoning");
+  const double right[] = {last(recorder, "task/0.none/correct"),
+                          last(recorder, "task/1.high/correct"),
+                          last(recorder, "task/2.max/correct")};
+  std::printf("reasoning %.2f, %.2f, %.2f; right %.3f, %.3f, %.3f\n", none, high, max, right[0],
+              right[1], right[2]);
+  EXPECT_EQ(none, 0);
+  EXPECT_GT(high, 0);
+  EXPECT_GT(max, 1.2 * high);
+  EXPECT_GE(right[1], right[0] - 0.05);
+  EXPECT_GE(right[2], right[1] - 0.05);
+}
+
 }  // namespace
 }  // namespace cachalot::post
