@@ -1,8 +1,9 @@
 // `train --data`: from a person's texts to what a configuration needs.
 // Files    RUN/data: tokenizer.json, where the configuration names none; texts.json with its
 //          shards, and texts-heldout.json with those of what is held out. A run that goes on
-//          (`resume`) takes them as they are, and RUN/run.toml beneath the configuration. Where `dry_run`, they are made in a temporary folder
-//          that is gone at the end, and the configuration names where they would be.
+//          (`resume`) takes them as they are, and RUN/run.toml beneath the configuration. Where
+//          `dry_run`, they are made in a temporary folder that is gone at the end, and the
+//          configuration names where they would be.
 // Order    the configuration is checked, all of it, before a text is read.
 // Sets     what the configuration does not: model.preset (nano), run_dir (runs/NAME), tokenizer,
 //          data, validation, model.vocab_size, schedule.batch.total_tokens.

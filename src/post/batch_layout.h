@@ -1,5 +1,5 @@
-// How a step's answers are cut: into mini-batches, an optimizer step each, and those into calls of the
-// trainer. Of light metadata alone: no set and no expert is read for it.
+// How a step's answers are cut: into mini-batches, an optimizer step each, and those into calls of
+// the trainer. Of light metadata alone: no set and no expert is read for it.
 // Source  reference/post-training 9.4.
 // Order   of the answers' numbers, or shuffled by the key alone, whatever the number of processes.
 // Threads pure.

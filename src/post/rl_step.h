@@ -4,8 +4,8 @@
 // Flat    an answer of advantage 0 has no gradient where beta is 0: it runs forward alone, and
 //         stays in every count.
 // Order   batch_layout.h; a cut into micro-batches shows in no bit.
-// Memory  of a mini-batch's answers at a time: their sets and experts are read for it and go with it.
-// Threads one owner.
+// Memory  of a mini-batch's answers at a time: their sets and experts are read for it and go with
+// it. Threads one owner.
 #pragma once
 
 #include <optional>

@@ -10,10 +10,10 @@
 //         row: training does not run it.
 // Errors  the file's (frame_log.h); invalid_argument: a log of another plan (expected, found);
 //         data_loss: a whole frame that says what cannot be.
-// Memory  What is light (ids, log-probabilities, rewards, lengths) is there as long as the log; sets
-//         and experts are read for an answer and go with what was read (reference/post-training
-//         9.4): of all readers of a machine the file's pages are the one copy.
-// Threads one owner.
+// Memory  What is light (ids, log-probabilities, rewards, lengths) is there as long as the log;
+//         sets and experts are read for an answer and go with what was read
+//         (reference/post-training 9.4): of all readers of a machine the file's pages are the one
+// copy. Threads one owner.
 #pragma once
 
 #include <cstdint>

@@ -32,9 +32,8 @@ class OriginLearner : public TaskLearner {
   Status update(TaskRun& run, const StepAnswers& answers, train::MetricValues* values) override {
     std::vector<int64_t> numbers(static_cast<size_t>(answers.plan.num_answers()));
     std::iota(numbers.begin(), numbers.end(), 0);
-    CACHALOT_ASSIGN_OR_RETURN(
-        const std::unique_ptr<PolicyBatch> batch,
-        PolicyBatch::create(answers.plan, answers.log, numbers, run.model()));
+    CACHALOT_ASSIGN_OR_RETURN(const std::unique_ptr<PolicyBatch> batch,
+                              PolicyBatch::create(answers.plan, answers.log, numbers, run.model()));
     const std::vector<double> found =
         policy_logprobs(run.context(), run.trainer().model().transformer(), *batch, {});
     int64_t off = 0;

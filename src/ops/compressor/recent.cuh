@@ -1,5 +1,5 @@
-// A row of a step into its sequence's ring (store_recent_rows of ops/compressor/compressor.h) on the
-// GPU, by a block.
+// A row of a step into its sequence's ring (store_recent_rows of ops/compressor/compressor.h) on
+// the GPU, by a block.
 #pragma once
 
 #include "ops/compressor/compressor.h"
