@@ -93,16 +93,10 @@ class DistillRunTest : public testing::TaskRunTest {
     return read_distill_config(files, all);
   }
   Result<TaskRunSummary> run(const std::string& name, const std::vector<std::string>& more,
-                             TaskRunObserver& observer, const TaskRunRequest& request = {}) {
+                             TaskRunObserver& observer,
+                             const TaskRunRequest& request = {}) override {
     CACHALOT_ASSIGN_OR_RETURN(const DistillConfig config, config_of(name, more));
     return run_distillation(ctx_, config, request, observer);
-  }
-  Recorder run_whole(const std::string& name, const std::vector<std::string>& more = {}) {
-    Recorder recorder;
-    const Result<TaskRunSummary> summary = run(name, more, recorder);
-    EXPECT_TRUE(summary.has_value()) << summary.error().message();
-    EXPECT_TRUE(summary && summary->is_done);
-    return recorder;
   }
   std::vector<int64_t> off_policy_tokens(const std::string& name,
                                          const std::vector<std::string>& more, Recorder& recorder) {

@@ -12,7 +12,8 @@ namespace cachalot::post::testing {
 class RlRunTest : public TaskRunTest {
  protected:
   Result<TaskRunSummary> run(const std::string& name, const std::vector<std::string>& more,
-                             TaskRunObserver& observer, const TaskRunRequest& request = {}) {
+                             TaskRunObserver& observer,
+                             const TaskRunRequest& request = {}) override {
     const std::vector<std::string> files = {test_data("post/tiny.toml")};
     CACHALOT_ASSIGN_OR_RETURN(const RlConfig config,
                               read_rl_config(files, assignments("rl", name, more)));
@@ -20,13 +21,6 @@ class RlRunTest : public TaskRunTest {
     device::Arena arena;
     device::ExecContext ctx{&pool, &arena, device::machine_isa()};
     return run_rl(ctx, config, request, observer);
-  }
-  Recorder run_whole(const std::string& name, const std::vector<std::string>& more = {}) {
-    Recorder recorder;
-    const Result<TaskRunSummary> summary = run(name, more, recorder);
-    EXPECT_TRUE(summary.has_value()) << summary.error().message();
-    EXPECT_TRUE(summary && summary->is_done);
-    return recorder;
   }
 };
 

@@ -66,6 +66,18 @@ class TaskRunTest : public ::testing::Test {
   }
   std::string path(const std::string& name) const { return directory_.path() + "/" + name; }
 
+  // The verb's run: of `name`, its configuration changed by `more`.
+  virtual Result<TaskRunSummary> run(const std::string& name, const std::vector<std::string>& more,
+                                     TaskRunObserver& observer,
+                                     const TaskRunRequest& request = {}) = 0;
+  Recorder run_whole(const std::string& name, const std::vector<std::string>& more = {}) {
+    Recorder recorder;
+    const Result<TaskRunSummary> summary = run(name, more, recorder);
+    EXPECT_TRUE(summary.has_value()) << summary.error().message();
+    EXPECT_TRUE(summary && summary->is_done);
+    return recorder;
+  }
+
   // A run of seconds; `table`: of the keys of tasks and sampling.
   std::vector<std::string> assignments(const std::string& table, const std::string& name,
                                        const std::vector<std::string>& more) const {
