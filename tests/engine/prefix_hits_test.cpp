@@ -306,7 +306,13 @@ INSTANTIATE_TEST_SUITE_P(Strategies, PrefixHits,
                          ::testing::Values(StatePolicy{StateStrategy::full, 1, false},
                                            StatePolicy{StateStrategy::periodic, 16, false},
                                            StatePolicy{StateStrategy::periodic, 1024, true},
-                                           StatePolicy{StateStrategy::zero, 1, false}));
+                                           StatePolicy{StateStrategy::zero, 1, false}),
+                         [](const auto& param_info) -> std::string {
+                           const StatePolicy& policy = param_info.param;
+                           if (policy.strategy == StateStrategy::full) return "full";
+                           if (policy.strategy == StateStrategy::zero) return "zero";
+                           return "periodic" + std::to_string(policy.period_tokens);
+                         });
 
 }  // namespace
 }  // namespace cachalot::engine
