@@ -36,7 +36,8 @@ struct Params {
   bool float_rows;
   int stages;
   int in_flight;
-  int partial_bytes;
+  int partial_offset;      // of the units' sums in shared memory
+  int partial_units;       // that there is room for at a time
   uint8_t* prepared;       // or null
   int64_t prepared_bytes;  // of p.tokens rows
   Group groups[kMaxDenseGroups];
@@ -48,22 +49,21 @@ __device__ __forceinline__ int find_group(const Params& p, int unit) {
   return group;
 }
 
-// From column first_column on.
-template <typename Activations>
+// From column first_column on; Activations::load has the rest.
+template <int kBatch, typename Activations>
 __device__ __forceinline__ void load_rows(const Params& p, Activations& x, int first_token,
-                                          int first_column, int present, int warp, int num_warps) {
-  const int64_t first = first_token * p.x_stride + first_column;
-  const auto load = [&](const auto* from) {
-    x.load([&](int token) { return from + token * p.x_stride; }, present, warp, num_warps);
-  };
+                                          int first_column, int present, int first, int end) {
+  const int64_t at = first_token * p.x_stride + first_column;
   if (p.float_rows) {
-    load(static_cast<const float*>(p.x) + first);
+    x.template load<kBatch>(static_cast<const float*>(p.x) + at, p.x_stride, present, first, end);
   } else {
-    load(static_cast<const uint16_t*>(p.x) + first);
+    x.template load<kBatch>(static_cast<const uint16_t*>(p.x) + at, p.x_stride, present, first,
+                            end);
   }
 }
 
 // Rows as the product's blocks hold them, for more than a block would care to quantise for itself.
+constexpr int kRunsToPrepare = 2 * streamed::kConsumerWarps;  // of a block
 template <ProductForm kForm, int kTokens>
 __global__ void __launch_bounds__(streamed::kConsumers)
     prepare_rows_kernel(const __grid_constant__ Params p) {
@@ -74,14 +74,14 @@ __global__ void __launch_bounds__(streamed::kConsumers)
   const int tokens = kForm == ProductForm::wgmma_e4m3 ? kTokens : present;
   streamed::Activations<kForm, kTokens> x(p.prepared + blockIdx.y * p.prepared_bytes, tokens,
                                           p.group_blocks);
-  const int warps = streamed::kConsumerWarps;
-  load_rows(p, x, first_token, 0, present,
-            static_cast<int>(blockIdx.x) * warps + static_cast<int>(threadIdx.x) / 32,
-            static_cast<int>(gridDim.x) * warps);
+  const int first = static_cast<int>(blockIdx.x) * kRunsToPrepare;
+  const int runs = tokens * streamed::whole_octets(p.group_blocks);
+  load_rows<2>(p, x, first_token, 0, present, first, min(first + kRunsToPrepare, runs));
 }
 
+// Of few tokens two blocks fit an SM's registers.
 template <ProductForm kForm, int kTokens>
-__global__ void __launch_bounds__(streamed::kThreads, 1)
+__global__ void __launch_bounds__(streamed::kThreads, kTokens > 8 ? 1 : 2)
     dense_product_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(128) uint8_t smem[];
   __shared__ streamed::Ring ring;
@@ -123,13 +123,24 @@ __global__ void __launch_bounds__(streamed::kThreads, 1)
     return;
   }
 
-  // Activations.
-  tile::wait_for_producers();
+  // What can be known before the kernel before has ended.
   const int first_token = static_cast<int>(blockIdx.y) * p.tokens;
   const int tokens = min(p.tokens, p.m - first_token);
   const int blocks = p.group_blocks * num_groups;
   uint8_t* const x_smem = smem + p.stages * kStageBytes;
   streamed::Activations<kForm, kTokens> x(x_smem, tokens, blocks);
+  __shared__ streamed::PartialSums::Numbers numbers;
+  streamed::Consumer consumer(ring, smem, kStageBytes, p.stages);
+  streamed::PartialSums partial(smem + p.partial_offset, p.partial_units, numbers, tokens);
+  // Of the folded outputs a thread has one row of every sixteenth pair of a unit and a token.
+  constexpr int kPairs = streamed::kConsumers / 16;
+  const int row = threadIdx.x % 16;
+  const int own_unit = static_cast<int>(threadIdx.x) / 16 / tokens;
+  const int own_token = static_cast<int>(threadIdx.x) / 16 - own_unit * tokens;
+  const int unit_step = kPairs / tokens, token_step = kPairs - unit_step * tokens;
+
+  // Activations.
+  tile::wait_for_producers();
   if (p.prepared != nullptr) {
     if (threadIdx.x == 0) {
       const auto bytes = static_cast<uint32_t>(x.num_bytes());
@@ -138,29 +149,20 @@ __global__ void __launch_bounds__(streamed::kThreads, 1)
     }
     x_ready.wait(0);
   } else {
-    load_rows(p, x, first_token, first_group * p.group_blocks * 128, tokens, warp,
-              streamed::kConsumerWarps);
+    load_rows<8>(p, x, first_token, first_group * p.group_blocks * 128, tokens, 0,
+                 tokens * streamed::whole_octets(blocks));
     streamed::sync_consumers();
   }
 
   // Units, folded whenever there is no more room for their sums.
-  __shared__ streamed::PartialSums::Numbers numbers;
-  streamed::Consumer consumer(ring, smem, kStageBytes, p.stages);
-  streamed::PartialSums partial(
-      x_smem + (streamed::activation_bytes(kForm, p.tokens, blocks) + 15) / 16 * 16,
-      p.partial_bytes, numbers, tokens);
   for (int unit = begin; unit < end; unit += step) {
     const int first_block = p.shared_x ? 0 : (find_group(p, unit) - first_group) * p.group_blocks;
     const auto sums = streamed::multiply_unit(consumer, x, p.group_blocks, first_block);
     sums.store(partial.next(unit), tokens);
     if (!partial.full() && unit + step < end) continue;
     streamed::sync_consumers();
-    const int row = threadIdx.x % 16;
-    int at = 0;
-    int token = threadIdx.x / 16;
-    while (true) {
-      while (token >= tokens) token -= tokens, ++at;
-      if (at >= partial.units()) break;
+    int token = own_token;
+    for (int at = own_unit; at < partial.units(); at += unit_step) {
       const Group& group = p.groups[find_group(p, partial.number(at))];
       const int n = (partial.number(at) - group.first_unit) * 16 + row;
       if (n < group.rows) {
@@ -172,9 +174,13 @@ __global__ void __launch_bounds__(streamed::kThreads, 1)
           static_cast<uint16_t*>(group.y)[to] = tile::bf16_bits(sum);
         }
       }
-      token += streamed::kConsumers / 16;
+      token += token_step;
+      if (token >= tokens) {
+        token -= tokens;
+        ++at;
+      }
     }
-    partial.start_over(tokens);
+    partial.start_over();
   }
 }
 
@@ -204,15 +210,19 @@ void launch_kernel(const DensePlan& plan, const cuda::Stream& stream, const void
   p.float_rows = s.float_rows;
   p.stages = plan.stages;
   p.in_flight = plan.in_flight;
-  p.partial_bytes = static_cast<int>(plan.partial_bytes);
+  p.partial_offset = static_cast<int>(plan.smem_bytes - plan.partial_bytes);
+  p.partial_units = static_cast<int>(
+      std::min<int64_t>(streamed::PartialSums::kMaxUnits,
+                        plan.partial_bytes / streamed::PartialSums::num_bytes(1, plan.tokens)));
   const auto chunks = static_cast<unsigned>((s.m + plan.tokens - 1) / plan.tokens);
   p.prepared = plan.scratch_bytes > 0 ? reinterpret_cast<uint8_t*>(scratch) : nullptr;
   p.prepared_bytes = plan.scratch_bytes / chunks;
   cuda::Edge edge = programmatic ? cuda::Edge::programmatic : cuda::Edge::full;
   if (p.prepared != nullptr) {
     cuda::LaunchShape prepare;
-    const int64_t runs = plan.tokens * layout.num_blocks();
-    prepare.grid = dim3(static_cast<unsigned>((runs + 15) / 16), chunks);
+    const int64_t runs = kTokens * streamed::whole_octets(static_cast<int>(layout.num_blocks()));
+    prepare.grid =
+        dim3(static_cast<unsigned>((runs + kRunsToPrepare - 1) / kRunsToPrepare), chunks);
     prepare.block = streamed::kConsumers;
     prepare.edge = edge;
     cuda::launch(stream, prepare, prepare_rows_kernel<kForm, kTokens>, p);

@@ -75,8 +75,12 @@ struct SegmentColumns {
   static constexpr int kColumns = 4 * kTokens;
   using B = tile::CoreMatrices<kColumns>;
   static constexpr int kGroupBytes = 4 * B::kStepBytes;  // four blocks, one of each warp
-  static __device__ __forceinline__ int group_offset(int block) { return block / 4 * kGroupBytes; }
+  static __device__ __forceinline__ int group_offset(int block) {
+    __builtin_assume(block >= 0);
+    return block / 4 * kGroupBytes;
+  }
   static __device__ __forceinline__ int offset(int block, int token, int k) {
+    __builtin_assume(block >= 0 && token >= 0 && k >= 0);
     const int column = token / 2 * 8 + block % 4 * 2 + token % 2;
     return group_offset(block) + k / 32 * B::kStepBytes + B::offset(column, k % 32);
   }
@@ -100,41 +104,49 @@ class Activations {
     }
   }
 
-  // Reads rows of bf16, or of float that bf16 can hold (row(m) for m < present, by whole warps;
-  // 16-byte aligned), quantises them as ACT8 with runs of 128, or keeps them; other tokens are
-  // zeros. By num_warps warps, the caller being number `warp`; sync_consumers before use.
-  template <typename Row>
-  __device__ __forceinline__ void load(const Row& row, int present, int warp, int num_warps) {
-    using T = std::remove_cvref_t<decltype(*row(0))>;
-    constexpr int kBatch = 4;  // loads under way; half a warp has a block, a lane eight values
-    const int half = static_cast<int>(threadIdx.x) % 32 / 16;
-    const int k = static_cast<int>(threadIdx.x) % 16 * 8;
-    const int pairs = whole_octets(blocks_) / 2;
-    int token = 0;
-    int pair = warp;
+  // Reads rows of bf16, or of float that bf16 can hold, `stride` values after each other and 16-byte
+  // aligned, quantises them as ACT8 with runs of 128, or keeps them; tokens from `present` on are
+  // zeros. Of all tokens' runs, octets filled up, those from `first` to `end`, by eight warps;
+  // sync_consumers before use. kBatch: loads of a lane under way.
+  template <int kBatch, typename T>
+  __device__ __forceinline__ void load(const T* x, int64_t stride, int present, int first,
+                                       int end) {
+    constexpr int kAtOnce = kBatch < 4 ? kBatch : 4;  // quantised
+    constexpr int kStep = kConsumerWarps;
+    const int k = static_cast<int>(threadIdx.x) % 32 * 4;  // a warp has a run, a lane four values
+    const int padded = whole_octets(blocks_);
+    int run = first + static_cast<int>(threadIdx.x) / 32;
+    int token = first / padded;
+    int block = run - token * padded;
+    const T* from = x + token * stride + block * 128 + k;
     const auto settle = [&] {
-      while (pair >= pairs && token < tokens_) {
-        pair -= pairs;
+      if (block >= padded) {
+        block -= padded;
         ++token;
+        from += stride - padded * 128;
       }
     };
     settle();
-    while (token < tokens_) {
-      EightValues<T> v[kBatch];
+#pragma unroll 1
+    for (; run < end; run += kStep * kBatch) {
+      FourValues<T> v[kBatch];
       int tokens[kBatch], blocks[kBatch];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
         tokens[i] = token;
-        blocks[i] = 2 * pair + half;
+        blocks[i] = block;
         v[i] = {};
-        const T* from = row(min(token, present - 1));
-        if (token < present && blocks[i] < blocks_) v[i].load(from + blocks[i] * 128 + k);
-        pair += num_warps;
+        if (run + i * kStep < end && token < present && block < blocks_) v[i].load(from);
+        block += kStep;
+        from += kStep * 128;
         settle();
       }
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        if (tokens[i] < tokens_) store(v[i].bf16(), tokens[i], blocks[i], k);
+      for (int part = 0; part < kBatch; part += kAtOnce) {
+        if (run + part * kStep >= end) break;
+#pragma unroll
+        for (int i = part; i < part + kAtOnce; ++i)
+          store(v[i], tokens[i], blocks[i], k, run + i * kStep < end);
       }
     }
     if constexpr (kWgmma) tile::publish_to_async();
@@ -159,24 +171,28 @@ class Activations {
   }
 
  private:
-  __device__ __forceinline__ void store(const tile::Vector16& v, int token, int block, int k) {
+  template <typename T>
+  __device__ __forceinline__ void store(const FourValues<T>& v, int token, int block, int k,
+                                        bool wanted) {
     uint8_t* const row16 = values_ + token * row_bytes_ + block * 256 + k * 2;
+    const auto put = [&](const tile::Vector8& values) {
+      if (wanted) *reinterpret_cast<tile::Vector8*>(row16) = values;
+    };
     if constexpr (kForm == ProductForm::mma_bf16) {
-      *reinterpret_cast<tile::Vector16*>(row16) = v;
+      put(v.bf16());
     } else {
-      const Act8 q = quantise_act8(v);
+      const Act8Four q = quantise_act8(v);
       if constexpr (kWgmma) {
-        *reinterpret_cast<uint2*>(values_ + SegmentColumns<kTokens>::offset(block, token, k)) =
-            make_uint2(q.codes[0], q.codes[1]);
-      } else {
-        tile::Vector16 values;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          tile::e4m3_to_f16(q.codes[i], values.word[2 * i], values.word[2 * i + 1]);
+        if (wanted) {
+          *reinterpret_cast<uint32_t*>(values_ + SegmentColumns<kTokens>::offset(block, token, k)) =
+              q.codes;
         }
-        *reinterpret_cast<tile::Vector16*>(row16) = values;
+      } else {
+        tile::Vector8 values;
+        tile::e4m3_to_f16(q.codes, values.word[0], values.word[1]);
+        put(values);
       }
-      if (k == 0) scales_[block * kTokens + token] = q.scale;
+      if (wanted && k == 0) scales_[block * kTokens + token] = q.scale;
     }
   }
 
@@ -230,7 +246,11 @@ class WarpSums {
       const uint4 v = w.codes[s];
       a[s][0] = v.x, a[s][1] = v.y, a[s][2] = v.z, a[s][3] = v.w;
     }
-    float d[kValues];
+    float d[kValues], scale[kValues];  // the scales are on their way while the products run
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      scale[i] = kForm == ProductForm::mma_bf16 ? w.scale : w.scale * x.scale(block, token_of(i));
+    }
     if constexpr (kWgmma) {
       using Columns = SegmentColumns<kTokens>;
       const uint64_t b = x.descriptor(block);
@@ -275,7 +295,8 @@ class WarpSums {
 #pragma unroll
       for (int i = 0; i < kValues; ++i) d[i] = tiles[i / 4][i % 4];
     }
-    promote(d, w.scale, x, block);
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) sum_[i] = fmaf(d[i], scale[i], sum_[i]);
   }
 
   // to[token][row], of one warp: 16 floats a token.
@@ -301,17 +322,6 @@ class WarpSums {
     return token < x.tokens() ? x.quad(block, token, k + threadIdx.x % 4 * 4) : make_uint2(0, 0);
   }
 
-  __device__ __forceinline__ void promote(const float (&d)[kValues], float weight_scale, const A& x,
-                                          int block) {
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) {
-      const float scale = kForm == ProductForm::mma_bf16
-                              ? weight_scale
-                              : weight_scale * x.scale(block, token_of(i));
-      sum_[i] = fmaf(d[i], scale, sum_[i]);
-    }
-  }
-
   float sum_[kValues];
 };
 
@@ -320,7 +330,8 @@ template <ProductForm kForm, int kTokens>
 __device__ __forceinline__ WarpSums<kForm, kTokens> multiply_unit(
     Consumer& consumer, const Activations<kForm, kTokens>& x, int num_blocks, int first_block) {
   WarpSums<kForm, kTokens> sums;
-  const int warp = threadIdx.x / 32;
+  // The same in all lanes, so that descriptors are made once a warp.
+  const int warp = tile::uniform(static_cast<int>(threadIdx.x) / 32);
   for (int first = 0; first < num_blocks; first += kStageBlocks) {
     const Share share(consumer.wait(), min(kStageBlocks, num_blocks - first));
     consumer.release();
@@ -337,13 +348,14 @@ class PartialSums {
   static __host__ __device__ constexpr int64_t num_bytes(int units, int tokens) {
     return int64_t{2} * units * kConsumerWarps * 16 * tokens * 4;
   }
-  // Holds as many units at a time as the memory does for so many tokens, at least one.
   static constexpr int kMaxUnits = 32;
   using Numbers = int[2][kMaxUnits];
-  __device__ PartialSums(uint8_t* smem, int num_bytes, Numbers& numbers, int tokens)
-      : smem_(reinterpret_cast<float*>(smem)), numbers_(numbers), half_floats_(num_bytes / 8) {
-    start_over(tokens);
-  }
+  // capacity: of units at a time, at most kMaxUnits.
+  __device__ PartialSums(uint8_t* smem, int capacity, Numbers& numbers, int tokens)
+      : smem_(reinterpret_cast<float*>(smem)),
+        numbers_(numbers),
+        tokens_(tokens),
+        capacity_(capacity) {}
 
   // Where the calling warp stores its sums of a unit, and the unit's number for who folds.
   __device__ __forceinline__ float* next(int unit) {
@@ -364,22 +376,21 @@ class PartialSums {
     return sum;
   }
   // In the other half.
-  __device__ __forceinline__ void start_over(int tokens) {
-    upper_ = !upper_;
+  __device__ __forceinline__ void start_over() {
+    upper_ ^= 1;
     units_ = 0;
-    tokens_ = tokens;
-    capacity_ = min(kMaxUnits, half_floats_ / (kConsumerWarps * 16 * tokens));
   }
 
  private:
-  __device__ __forceinline__ float* half() const { return smem_ + (upper_ ? half_floats_ : 0); }
+  __device__ __forceinline__ float* half() const {
+    return smem_ + upper_ * capacity_ * kConsumerWarps * 16 * tokens_;
+  }
   float* smem_;
   Numbers& numbers_;
-  int half_floats_;
-  int tokens_ = 0;
-  int capacity_ = 0;
+  int tokens_;
+  int capacity_;
   int units_ = 0;
-  bool upper_ = true;
+  int upper_ = 0;
 };
 
 }  // namespace streamed

@@ -321,29 +321,6 @@ __global__ void __launch_bounds__(experts::kThreads, 1)
 
 constexpr int kCombineThreads = 128;
 
-template <typename T>
-struct FourValues;
-template <>
-struct FourValues<uint16_t> {
-  tile::Vector8 words;
-  __device__ __forceinline__ void load(const uint16_t* from) {
-    words = tile::load_shared_state(reinterpret_cast<const tile::Vector8*>(from));
-  }
-  __device__ __forceinline__ tile::Vector8 bf16() const { return words; }
-};
-template <>
-struct FourValues<float> {
-  tile::Vector16 words;
-  __device__ __forceinline__ void load(const float* from) {
-    words = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from));
-  }
-  __device__ __forceinline__ tile::Vector8 bf16() const {
-    const auto pair = [&](int i) {
-      return tile::pack_bf16(__uint_as_float(words.word[i]), __uint_as_float(words.word[i + 1]));
-    };
-    return {{pair(0), pair(2)}};
-  }
-};
 __device__ __forceinline__ void store_four(uint16_t* to, const tile::Vector8& v) {
   *reinterpret_cast<uint2*>(to) = make_uint2(v.word[0], v.word[1]);
 }

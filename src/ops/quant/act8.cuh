@@ -1,4 +1,5 @@
-// ACT8 with runs of 128 in registers: half a warp has a run, a lane eight values.
+// ACT8 with runs of 128 in registers: half a warp has a run, a lane eight values; or a warp, a lane
+// four.
 // Source  reference/forward 0.4; ops/quant/act_quant.h on the CPU.
 #pragma once
 
@@ -58,6 +59,53 @@ __device__ __forceinline__ Act8 quantise_act8(const tile::Vector16& v) {
   }
   q.scale = s.scale;
   return q;
+}
+
+// Four values of such a row.
+template <typename T>
+struct FourValues;
+template <>
+struct FourValues<uint16_t> {
+  tile::Vector8 words;
+
+  __device__ __forceinline__ void load(const uint16_t* from) {
+    words = tile::load_shared_state(reinterpret_cast<const tile::Vector8*>(from));
+  }
+  __device__ __forceinline__ float at(int i) const {
+    return i % 2 == 0 ? tile::low_bf16(words.word[i / 2]) : tile::high_bf16(words.word[i / 2]);
+  }
+  __device__ __forceinline__ tile::Vector8 bf16() const { return words; }
+};
+template <>
+struct FourValues<float> {
+  tile::Vector16 words;
+
+  __device__ __forceinline__ void load(const float* from) {
+    words = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from));
+  }
+  __device__ __forceinline__ float at(int i) const { return __uint_as_float(words.word[i]); }
+  __device__ __forceinline__ tile::Vector8 bf16() const {
+    return {{tile::pack_bf16(at(0), at(1)), tile::pack_bf16(at(2), at(3))}};
+  }
+};
+
+struct Act8Four {
+  uint32_t codes;
+  float scale;
+};
+
+// By whole warps.
+template <typename T>
+__device__ __forceinline__ Act8Four quantise_act8(const FourValues<T>& v) {
+  float max = 1e-4f;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) max = fmaxf(max, fabsf(v.at(i)));
+  // A float above 0 is in the order of its bits.
+  max = __uint_as_float(__reduce_max_sync(0xFFFFFFFFu, __float_as_uint(max)));
+  const tile::Pow2Scale s = tile::pow2_ceil(max * (1.0f / 448));
+  return {tile::pack_e4m3(v.at(0) * s.inverse, v.at(1) * s.inverse, v.at(2) * s.inverse,
+                          v.at(3) * s.inverse),
+          s.scale};
 }
 
 }  // namespace cachalot::ops
