@@ -24,6 +24,14 @@ __device__ __forceinline__ Vector16 load_once(const Vector16* from, uint64_t pol
   return v;
 }
 
+// start_copy with it.
+__device__ __forceinline__ void start_copy_once(void* to, const Vector16* from, uint64_t policy) {
+  asm volatile(
+      "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(smem_address(to)),
+      "l"(from), "l"(policy)
+      : "memory");
+}
+
 // BulkProducer with it.
 template <int kMaxStages>
 class OnceProducer {

@@ -14,12 +14,12 @@ namespace cuda = device::cuda;
 using bf16_tiles::kThreads;
 using bf16_tiles::kWarps;
 constexpr int kFewTokens = 8;
-constexpr int64_t kMaxFewBytes = 100 * 1024;  // of x in shared memory, so that two blocks fit an SM
+constexpr int64_t kMaxFewBytes = 100 * 1024;  // of x in shared memory
 
 struct Part {
   const tile::Vector16* weight;
   bf16_tiles::Outputs out;
-  int first_block;  // of those that the parts' units are cut into
+  int first;  // unit, or block of those that the parts' units are cut into, of all parts
 };
 
 struct Params {
@@ -28,14 +28,14 @@ struct Params {
   const uint2* prepared;  // [tile of 8 tokens][step][lane]
   int m;
   int steps;  // of 16 inputs
-  int units_per_block;
+  int units;
   int num_parts;
   Part parts[kMaxBf16Parts];
 };
 
-__device__ __forceinline__ int find_part(const Params& p, int block) {
+__device__ __forceinline__ int find_part(const Params& p, int at) {
   int part = 0;
-  while (part + 1 < p.num_parts && block >= p.parts[part + 1].first_block) ++part;
+  while (part + 1 < p.num_parts && at >= p.parts[part + 1].first) ++part;
   return part;
 }
 
@@ -45,73 +45,140 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const tile::Vector16& 
   tile::mma_bf16(sum, a.word[0], a.word[1], a.word[2], a.word[3], b.x, b.y);
 }
 
-// Up to 8 tokens, in shared memory. A block: units_per_block units of a part, whose bytes each warp
-// has under way kDepth steps ahead, the first of them before the kernel before has ended.
-template <int kDepth>
-__global__ void __launch_bounds__(kThreads, kDepth <= 16 ? 2 : 1)
-    few_tokens_kernel(const __grid_constant__ Params p) {
+// The weights of a thread: its 16 bytes of every step of its warp's run, unit after unit, in a ring
+// in shared memory that it fills and empties itself.
+constexpr int kGroupSteps = 8;  // that are copied together
+constexpr int kGroups = 3;      // under way
+constexpr int kRingBytes = kGroups * kGroupSteps * kThreads * 16;
+class Stream {
+ public:
+  __device__ Stream(const Params& p, uint8_t* smem, int begin, int own)
+      : p_(p),
+        slots_(reinterpret_cast<tile::Vector16*>(smem) + threadIdx.x),
+        first_(int64_t{begin} * 32 + threadIdx.x % 32),
+        own_(own),
+        unit_(static_cast<int>(blockIdx.x)),
+        policy_(tile::policy_of_once()) {
+    start_unit();
+#pragma unroll 1
+    for (int i = 0; i < kGroups; ++i) put();
+  }
+
+  // The oldest group's steps; until put.
+  __device__ __forceinline__ const tile::Vector16* wait() const {
+    tile::wait_copy_groups<kGroups - 1>();
+    return slots_ + slot_ * (kGroupSteps * kThreads);
+  }
+  // The next group, in place of the oldest.
+  __device__ __forceinline__ void put() {
+    if (unit_ < p_.units) {
+      tile::Vector16* const to = slots_ + slot_ * (kGroupSteps * kThreads);
+#pragma unroll
+      for (int i = 0; i < kGroupSteps; ++i) {
+        if (step_ + i < own_) tile::start_copy_once(to + i * kThreads, from_ + i * 32, policy_);
+      }
+      from_ += kGroupSteps * 32;
+      step_ += kGroupSteps;
+      if (step_ >= own_) {
+        unit_ += static_cast<int>(gridDim.x);
+        start_unit();
+      }
+    }
+    tile::end_copy_group();
+    slot_ = slot_ + 1 == kGroups ? 0 : slot_ + 1;
+  }
+
+ private:
+  __device__ __forceinline__ void start_unit() {
+    step_ = 0;
+    if (unit_ >= p_.units) return;
+    const Part& part = p_.parts[find_part(p_, unit_)];
+    from_ = part.weight + int64_t{unit_ - part.first} * p_.steps * 32 + first_;
+  }
+
+  const Params& p_;
+  tile::Vector16* slots_;
+  int64_t first_;  // of the thread in a unit
+  int own_;
+  const tile::Vector16* from_;
+  int unit_;
+  int step_;
+  int slot_ = 0;
+  uint64_t policy_;
+};
+
+// Up to 8 tokens, in shared memory. A block: every gridDim.x-th unit of 16 outputs, whose first
+// bytes are under way before the kernel before has ended.
+__global__ void __launch_bounds__(kThreads, 2) few_tokens_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(16) uint8_t smem[];
   __shared__ float sums[2][kWarps * kFewTokens * bf16_tiles::kTokenStride<1>];
   tile::launch_dependents();
   const int warp = tile::uniform(static_cast<int>(threadIdx.x) / 32);
   const int lane = threadIdx.x % 32;
-  const Part& part = p.parts[find_part(p, static_cast<int>(blockIdx.x))];
-  const int first_unit = (static_cast<int>(blockIdx.x) - part.first_block) * p.units_per_block;
-  const int num_units = min(p.units_per_block, units_of(part) - first_unit);
   const int begin = warp * p.steps / kWarps;
   const int own = (warp + 1) * p.steps / kWarps - begin;
-  const tile::Vector16* from = part.weight + (int64_t{first_unit} * p.steps + begin) * 32 + lane;
-  const uint64_t policy = tile::policy_of_once();
-  tile::Vector16 a[kDepth];
-#pragma unroll
-  for (int i = 0; i < kDepth; ++i)
-    if (i < own) a[i] = tile::load_once(from + i * 32, policy);
-
-  tile::wait_for_producers();
+  Stream stream(p, smem, begin, own);
+  uint8_t* const x = smem + kRingBytes;
   const int row_bytes = p.steps * 32 + 32;
   const int quads = p.steps * 4;
+
+  tile::wait_for_producers();
   constexpr int kBatch = 4;  // loads under way
-  for (int first = threadIdx.x; first < p.m * quads; first += kThreads * kBatch) {
-    tile::Vector16 v[kBatch];
+  for (int token = 0; token < p.m; ++token) {
+    const auto* from = reinterpret_cast<const tile::Vector16*>(p.x + token * p.x_stride);
+    auto* const to = reinterpret_cast<uint2*>(x + token * row_bytes);
+#pragma unroll 1
+    for (int first = threadIdx.x; first < quads; first += kThreads * kBatch) {
+      tile::Vector16 v[kBatch];
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const int at = min(first + i * kThreads, p.m * quads - 1);
-      v[i] = tile::load_shared_state(
-          reinterpret_cast<const tile::Vector16*>(p.x + at / quads * p.x_stride + at % quads * 4));
-    }
+      for (int i = 0; i < kBatch; ++i)
+        if (first + i * kThreads < quads)
+          v[i] = tile::load_shared_state(from + first + i * kThreads);
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const int at = first + i * kThreads;
-      if (at < p.m * quads)
-        *reinterpret_cast<uint2*>(smem + at / quads * row_bytes + at % quads * 8) =
-            bf16_tiles::pack_four(v[i]);
+      for (int i = 0; i < kBatch; ++i)
+        if (first + i * kThreads < quads) to[first + i * kThreads] = bf16_tiles::pack_four(v[i]);
     }
   }
   __syncthreads();
 
   const bool has_token = lane / 4 < p.m;
-  const uint8_t* const own_x = smem + lane / 4 * row_bytes + begin * 32 + lane % 4 * 8;
-  for (int unit = 0; unit < num_units; ++unit) {
+  const uint8_t* const own_x = x + lane / 4 * row_bytes + begin * 32 + lane % 4 * 8;
+  int buffer = 0;
+  for (int unit = blockIdx.x; unit < p.units; unit += gridDim.x) {
     float d[4] = {};
-    for (int step = 0; step < own; step += kDepth) {
-      const bool ends = step + kDepth >= own;
-      const tile::Vector16* const next = from + (ends ? p.steps : step + kDepth) * 32;
-      const int num_next = !ends ? own - step - kDepth : unit + 1 < num_units ? own : 0;
+#pragma unroll 1
+    for (int step = 0; step < own; step += kGroupSteps) {
+      const tile::Vector16* const weights = stream.wait();
+      const int steps = min(kGroupSteps, own - step);
+      const auto multiply_first = [&](int count) {
+        tile::Vector16 a[kGroupSteps];
+        uint2 b[kGroupSteps];
 #pragma unroll
-      for (int i = 0; i < kDepth; ++i) {
-        if (step + i < own) {
-          uint2 b = make_uint2(0, 0);
-          if (has_token) b = *reinterpret_cast<const uint2*>(own_x + (step + i) * 32);
-          multiply(d, a[i], b);
+        for (int i = 0; i < kGroupSteps; ++i) {
+          if (i >= count) break;
+          a[i] = weights[i * kThreads];
+          b[i] = make_uint2(0, 0);
+          if (has_token) b[i] = *reinterpret_cast<const uint2*>(own_x + (step + i) * 32);
         }
-        if (i < num_next) a[i] = tile::load_once(next + i * 32, policy);
+#pragma unroll
+        for (int i = 0; i < kGroupSteps; ++i) {
+          if (i >= count) break;
+          multiply(d, a[i], b[i]);
+        }
+      };
+      if (steps == kGroupSteps) {
+        multiply_first(kGroupSteps);
+      } else {
+        multiply_first(steps);
       }
+      stream.put();
     }
-    from += p.steps * 32;
-    float* const to = sums[unit % 2];
+    float* const to = sums[buffer];
+    buffer ^= 1;
     bf16_tiles::store_run<1>(to, kFewTokens, 0, 0, d);
     __syncthreads();
-    bf16_tiles::fold_runs<1>(part.out, to, kFewTokens, first_unit + unit, 0, p.m);
+    const Part& part = p.parts[find_part(p, unit)];
+    bf16_tiles::fold_runs<1>(part.out, to, kFewTokens, unit - part.first, 0, p.m);
   }
 }
 
@@ -125,7 +192,7 @@ __global__ void __launch_bounds__(kThreads, kUnits* kTiles > 8 ? 1 : 2)
   const int warp = tile::uniform(static_cast<int>(threadIdx.x) / 32);
   const int lane = threadIdx.x % 32;
   const Part& part = p.parts[find_part(p, static_cast<int>(blockIdx.y))];
-  const int first_unit = (static_cast<int>(blockIdx.y) - part.first_block) * kUnits;
+  const int first_unit = (static_cast<int>(blockIdx.y) - part.first) * kUnits;
   const int begin = warp * p.steps / kWarps;
   const int own = (warp + 1) * p.steps / kWarps - begin;
   const int num_tiles = (p.m + 7) / 8;
@@ -193,7 +260,7 @@ int64_t units_of(const Bf16Products& p) {
 int64_t few_bytes(int64_t m, int64_t columns) { return m * (columns * 2 + 32); }
 
 // Cuts each part's units into blocks of so many; gives their number.
-unsigned cut(const Bf16Products& products, int units_per_block, Params& p) {
+int cut(const Bf16Products& products, int units_per_block, Params& p) {
   int blocks = 0;
   for (const Bf16Part& part : products.parts) {
     const auto units = static_cast<int>((part.rows + 15) / 16);
@@ -202,14 +269,25 @@ unsigned cut(const Bf16Products& products, int units_per_block, Params& p) {
                               blocks};
     blocks += (units + units_per_block - 1) / units_per_block;
   }
-  p.units_per_block = units_per_block;
-  return static_cast<unsigned>(blocks);
+  return blocks;
+}
+
+void launch_few(const cuda::Device& device, const cuda::Stream& stream,
+                const Bf16Products& products, Params& p) {
+  p.units = cut(products, 1, p);
+  cuda::LaunchShape shape;
+  shape.grid = dim3(static_cast<unsigned>(std::min(p.units, device.num_sms)));
+  shape.block = kThreads;
+  shape.smem_bytes = kRingBytes + few_bytes(products.m, products.columns);
+  auto* const kernel = few_tokens_kernel;
+  cuda::allow_smem(kernel, kRingBytes + kMaxFewBytes);
+  cuda::launch(stream, shape, kernel, p);
 }
 
 template <int kUnits, int kTiles>
 void launch_many(const cuda::Stream& stream, const Bf16Products& products, Params& p) {
   cuda::LaunchShape shape;
-  const unsigned blocks = cut(products, kUnits, p);
+  const auto blocks = static_cast<unsigned>(cut(products, kUnits, p));
   shape.grid = dim3(static_cast<unsigned>((products.m + kTiles * 8 - 1) / (kTiles * 8)), blocks);
   shape.block = kThreads;
   shape.smem_bytes = int64_t{kWarps} * kTiles * 8 * bf16_tiles::kTokenStride<kUnits> * 4;
@@ -247,20 +325,7 @@ void launch_bf16_products(const cuda::Device& device, const cuda::Stream& stream
   const int64_t units = units_of(products);
   const Bf16Tile tile = choose_bf16_tile(products.m, products.columns, units, device.num_sms);
   if (tile.token_tiles == 0) {
-    // Enough blocks for an SM to have two, eight times over; the more a block has, the fewer read
-    // x.
-    const auto units_per_block =
-        static_cast<int>(std::clamp<int64_t>(units / (16 * int64_t{device.num_sms}), 1, 8));
-    cuda::LaunchShape shape;
-    shape.grid = dim3(cut(products, units_per_block, p));
-    shape.block = kThreads;
-    shape.smem_bytes = few_bytes(products.m, products.columns);
-    // Where each block has an SM for itself it may have more under way.
-    auto* const kernel = shape.grid.x <= static_cast<unsigned>(device.num_sms)
-                             ? few_tokens_kernel<32>
-                             : few_tokens_kernel<16>;
-    if (shape.smem_bytes > cuda::kSmemWithoutAsking) cuda::allow_smem(kernel, shape.smem_bytes);
-    return cuda::launch(stream, shape, kernel, p);
+    return launch_few(device, stream, products, p);
   }
   p.prepared = reinterpret_cast<const uint2*>(scratch);
   bf16_tiles::prepare(stream, p.x, p.x_stride, p.m, p.steps, reinterpret_cast<uint2*>(scratch));
