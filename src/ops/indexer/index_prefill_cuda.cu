@@ -17,6 +17,7 @@ static_assert(kThreads == kQueryThreads);
 constexpr int kAlignment = SwizzledTile::kGroupBytes;
 constexpr int kRounds = 6;  // groups of each warpgroup between looks at how full the lists are
 constexpr int kBetweenLooks = kRounds * kWarpgroups * kGroup;
+static_assert(kQueries == kWarpgroups);  // a warpgroup keeps a query's best
 
 // What is known of a row: entries that may be among its best, and the score below which (or at
 // which) a later entry is none.
@@ -28,12 +29,19 @@ struct Candidates {
   int* threshold;  // a key at most it is out; -1: none
 };
 
+// What the warps of a warpgroup tell each other.
+struct alignas(16) Exchange {
+  uint32_t of_warp[2][4];  // of every other round
+  uint32_t places;
+};
+
 struct Smem {
   uint8_t query[kQueries][kQueryBytes];
   uint8_t ones[kOnesBytes];
   HeadWeights weights[kQueries][4];  // of lane t of a quad
   int count[kQueries];
   int threshold[kQueries];
+  Exchange exchange[kQueries];
 
   static constexpr int64_t bytes(int64_t capacity) {
     return static_cast<int64_t>(sizeof(Smem)) + kQueries * capacity * (2 + 4 + 4);
@@ -71,88 +79,167 @@ __device__ __forceinline__ uint32_t largest(int bits, const Holds& holds) {
   return x;
 }
 
-// How many of the first `padded` keys (a multiple of 256) are at least `least`. By a warp.
-__device__ __forceinline__ uint32_t count_from(const uint16_t* keys, int padded, uint32_t least) {
-  uint32_t count = 0;
-  for (int i = static_cast<int>(threadIdx.x) % 32 * 8; i < padded; i += 256) {
+// --- By the warpgroup that has a query.
+
+__device__ __forceinline__ int thread_of_group() {
+  return static_cast<int>(threadIdx.x) % kGroupThreads;
+}
+__device__ __forceinline__ void sync_group() {
+  __barrier_sync_count(1 + threadIdx.x / kGroupThreads, kGroupThreads);
+}
+
+class GroupRounds {
+ public:
+  __device__ explicit GroupRounds(Exchange& exchange) : exchange_(exchange) {}
+
+  // The four warps' values, of which lane 0 has its warp's.
+  __device__ __forceinline__ tile::Vector16 tell(uint32_t of_warp) {
+    uint32_t* const own = exchange_.of_warp[round_];
+    round_ ^= 1;
+    if (threadIdx.x % 32 == 0) own[thread_of_group() / 32] = of_warp;
+    sync_group();
+    return *reinterpret_cast<const tile::Vector16*>(own);
+  }
+  __device__ __forceinline__ uint32_t sum(uint32_t value) {
+    const tile::Vector16 v = tell(__reduce_add_sync(kAllLanes, value));
+    return v.word[0] + v.word[1] + v.word[2] + v.word[3];
+  }
+  __device__ __forceinline__ uint32_t max(uint32_t value) {
+    const tile::Vector16 v = tell(__reduce_max_sync(kAllLanes, value));
+    return ::max(::max(v.word[0], v.word[1]), ::max(v.word[2], v.word[3]));
+  }
+
+ private:
+  Exchange& exchange_;
+  int round_ = 0;
+};
+
+// A thread's share of a list: eight after each other of every 1024.
+constexpr int kRun = 8;
+constexpr int kRunStride = kRun * kGroupThreads;
+
+// Calls with each of the thread's keys below `end`, a multiple of kRun.
+template <typename Call>
+__device__ __forceinline__ void each_key(const uint16_t* keys, int end, const Call& call) {
+#pragma unroll 2
+  for (int i = thread_of_group() * kRun; i < end; i += kRunStride) {
     const auto v = *reinterpret_cast<const tile::Vector16*>(keys + i);
 #pragma unroll
-    for (int word = 0; word < 4; ++word) {
-      count += (v.word[word] & 0xFFFFu) >= least ? 1 : 0;
-      count += v.word[word] >> 16 >= least ? 1 : 0;
+    for (const uint32_t word : v.word) {
+      call(word & 0xFFFFu);
+      call(word >> 16);
     }
   }
-  return __reduce_add_sync(kAllLanes, count);
 }
 
-// Leaves the k best candidates, of equal ones the first entries. By a warp.
-__device__ void keep_best(const Candidates& c, int k) {
-  const int lane = threadIdx.x % 32;
+// Leaves the k best candidates, of equal ones the first entries, of entries below 2^entry_bits.
+__device__ void keep_best(const Candidates& c, Exchange& exchange, int k, int entry_bits) {
   const int count = *c.count;
   if (count <= k) return;
-  const int padded = (count + 255) / 256 * 256;
-  for (int i = count + lane; i < padded; i += 32) c.keys[i] = 0;
-  __syncwarp();
-  const auto threshold = static_cast<int>(largest(16, [&](uint32_t least) {
-    return count_from(c.keys, padded, least) >= static_cast<uint32_t>(k);
-  }));
-  const uint32_t lower = (1u << lane) - 1;
-  int kept = 0, num_ties = 0;
-  for (int first = 0; first < count; first += 32) {
-    const int i = first + lane;
-    const int key = i < count ? c.keys[i] : -1;
-    const int entry = i < count ? c.entries[i] : 0;
-    __syncwarp();
-    const uint32_t above = __ballot_sync(kAllLanes, key > threshold);
-    const uint32_t equal = __ballot_sync(kAllLanes, key == threshold);
-    if (key > threshold) {
-      c.keys[kept + __popc(above & lower)] = static_cast<uint16_t>(key);
-      c.entries[kept + __popc(above & lower)] = entry;
+  const int end = (count + kRun - 1) / kRun * kRun;
+  const int lane = threadIdx.x % 32;
+  GroupRounds rounds(exchange);
+  if (thread_of_group() < end - count) c.keys[count + thread_of_group()] = 0;
+  if (thread_of_group() == 0) exchange.places = 0;
+  sync_group();
+  // The largest key that at least k candidates reach: all reach what was the last time's.
+  uint32_t most = 0;
+  each_key(c.keys, end, [&](uint32_t key) { most = max(most, key); });
+  uint32_t threshold = static_cast<uint32_t>(max(*c.threshold, 0));
+  uint32_t above_all = rounds.max(most) + 1;
+  while (above_all - threshold > 1) {
+    const uint32_t middle = (threshold + above_all) / 2;
+    uint32_t reach = 0;
+    each_key(c.keys, end, [&](uint32_t key) { reach += key >= middle ? 1 : 0; });
+    if (rounds.sum(reach) >= static_cast<uint32_t>(k)) {
+      threshold = middle;
+    } else {
+      above_all = middle;
     }
-    if (key == threshold) c.ties[num_ties + __popc(equal & lower)] = entry;
-    kept += __popc(above);
-    num_ties += __popc(equal);
   }
-  __syncwarp();
-  const int wanted = k - kept;
-  uint32_t last = 0x7FFFFFFF;
-  if (num_ties > wanted) {  // the last entry that fewer than `wanted` are below
-    last = largest(26, [&](uint32_t entry) {
-      int below = 0;
-      for (int i = lane; i < num_ties; i += 32) {
-        below += static_cast<uint32_t>(c.ties[i]) < entry ? 1 : 0;
+  // Run after run, so that what is written lies where all have read: those above it first in the
+  // lists, those equal to it among the ties.
+#pragma unroll 1
+  for (int begin = 0; begin < count; begin += kRunStride) {
+    const int first = begin + thread_of_group() * kRun;
+    uint32_t keys[kRun];
+    int32_t entries[kRun];
+    uint32_t own = 0;  // how many are above (high half) and equal
+#pragma unroll
+    for (int i = 0; i < kRun; ++i) {
+      keys[i] = first + i < count ? c.keys[first + i] : 0;
+      entries[i] = first + i < count ? c.entries[first + i] : -1;
+      if (entries[i] >= 0) own += keys[i] > threshold ? 1u << 16 : keys[i] == threshold ? 1 : 0;
+    }
+    uint32_t up_to = own;
+#pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2) {
+      const uint32_t other = __shfl_up_sync(kAllLanes, up_to, distance);
+      if (lane >= distance) up_to += other;
+    }
+    uint32_t before = 0;
+    if (lane == 31) before = atomicAdd(&exchange.places, up_to);
+    before = __shfl_sync(kAllLanes, before, 31) + up_to - own;
+    sync_group();
+    uint32_t better = before >> 16, tie = before & 0xFFFFu;
+#pragma unroll
+    for (int i = 0; i < kRun; ++i) {
+      if (entries[i] < 0) continue;
+      if (keys[i] > threshold) {
+        c.keys[better] = static_cast<uint16_t>(keys[i]);
+        c.entries[better++] = entries[i];
+      } else if (keys[i] == threshold) {
+        c.ties[tie++] = entries[i];
       }
-      return __reduce_add_sync(kAllLanes, below) < wanted;
-    });
-  }
-  for (int first = 0; first < num_ties; first += 32) {
-    const int i = first + lane;
-    const bool take = i < num_ties && static_cast<uint32_t>(c.ties[i]) <= last;
-    const uint32_t takes = __ballot_sync(kAllLanes, take);
-    if (take) {
-      c.keys[kept + __popc(takes & lower)] = static_cast<uint16_t>(threshold);
-      c.entries[kept + __popc(takes & lower)] = c.ties[i];
     }
-    kept += __popc(takes);
   }
-  if (lane == 0) {
-    *c.count = k;
-    *c.threshold = threshold;
+  sync_group();
+  const int kept = static_cast<int>(exchange.places >> 16);
+  const int num_ties = static_cast<int>(exchange.places & 0xFFFFu);
+  const int wanted = k - kept;
+  // By a warp, since they are few: the ties up to the last entry that fewer than `wanted` are
+  // below.
+  if (thread_of_group() < 32) {
+    uint32_t last = 0x7FFFFFFF;
+    if (num_ties > wanted) {
+      last = largest(entry_bits, [&](uint32_t entry) {
+        int below = 0;
+        for (int i = lane; i < num_ties; i += 32)
+          below += static_cast<uint32_t>(c.ties[i]) < entry ? 1 : 0;
+        return __reduce_add_sync(kAllLanes, below) < wanted;
+      });
+    }
+    int at = kept;
+    for (int begin = 0; begin < num_ties; begin += 32) {
+      const int i = begin + lane;
+      const bool take = i < num_ties && static_cast<uint32_t>(c.ties[i]) <= last;
+      const uint32_t takes = __ballot_sync(kAllLanes, take);
+      if (take) {
+        const int to = at + __popc(takes & ((1u << lane) - 1));
+        c.keys[to] = static_cast<uint16_t>(threshold);
+        c.entries[to] = c.ties[i];
+      }
+      at += __popc(takes);
+    }
+    if (lane == 0) {
+      *c.count = k;
+      *c.threshold = static_cast<int>(threshold);
+    }
   }
-  __syncwarp();
+  sync_group();
 }
 
-// The first `count` entries in ascending order. By a warp.
+// The first `count` entries in ascending order.
 __device__ void sort_entries(int32_t* entries, int count) {
-  const int lane = threadIdx.x % 32;
+  const int thread = thread_of_group();
   int size = 64;
   while (size < count) size *= 2;
-  for (int i = count + lane; i < size; i += 32) entries[i] = 0x7FFFFFFF;
-  __syncwarp();
+  for (int i = count + thread; i < size; i += kGroupThreads) entries[i] = 0x7FFFFFFF;
+  sync_group();
   for (int run = 2; run <= size; run *= 2) {
     for (int distance = run / 2; distance > 0; distance /= 2) {
 #pragma unroll 4
-      for (int i = lane; i < size / 2; i += 32) {
+      for (int i = thread; i < size / 2; i += kGroupThreads) {
         const int low = 2 * i - (i & (distance - 1)), high = low + distance;
         const int a = entries[low], b = entries[high];
         if ((a > b) == ((low & run) == 0)) {
@@ -160,7 +247,7 @@ __device__ void sort_entries(int32_t* entries, int count) {
           entries[high] = a;
         }
       }
-      __syncwarp();
+      sync_group();
     }
   }
 }
@@ -193,6 +280,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (i == t) scanned = visible;
     longest = max(longest, visible);
   }
+  const int entry_bits = 32 - __clz(longest);
   const int groups = (longest + kGroup - 1) / kGroup;
   if (groups > 0) {
     for (int i = 0; i < num_rows; ++i) {
@@ -251,32 +339,30 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
       }
       if (round % kRounds != kRounds - 1) continue;
-      __syncthreads();
-      bool full = false;
-#pragma unroll
-      for (int i = 0; i < kQueries; ++i) full |= s.count[i] > capacity - kBetweenLooks;
-      __syncthreads();
-      if (!full) continue;
-      if (warp < kQueries) keep_best(s.candidates(warp, capacity), topk);
+      // Who asks last has seen all that were added.
+      if (!__syncthreads_or(s.count[t] > capacity - kBetweenLooks)) continue;
+      keep_best(s.candidates(warpgroup, capacity), s.exchange[warpgroup], topk, entry_bits);
       __syncthreads();
       threshold = s.threshold[t];
     }
     __syncthreads();
   }
 
-  if (warp >= num_rows) return;
-  const int row = first_row + warp;
-  const int visible = visible_of(warp);
+  const int own = warp / 4;  // the warpgroup's query
+  if (own >= num_rows) return;
+  const int row = first_row + own;
+  const int visible = visible_of(own);
   int32_t* const selected = p.selected + static_cast<int64_t>(row) * topk;
-  if (lane == 0) p.num_selected[row] = min(visible, topk);
+  const int thread = thread_of_group();
+  if (thread == 0) p.num_selected[row] = min(visible, topk);
   if (visible <= topk) {
-    for (int i = lane; i < topk; i += 32) selected[i] = i < visible ? i : -1;
+    for (int i = thread; i < topk; i += kGroupThreads) selected[i] = i < visible ? i : -1;
     return;
   }
-  const Candidates best = s.candidates(warp, capacity);
-  keep_best(best, topk);
+  const Candidates best = s.candidates(own, capacity);
+  keep_best(best, s.exchange[own], topk, entry_bits);
   sort_entries(best.entries, topk);
-  for (int i = lane; i < topk; i += 32) selected[i] = best.entries[i];
+  for (int i = thread; i < topk; i += kGroupThreads) selected[i] = best.entries[i];
 }
 
 }  // namespace
