@@ -15,15 +15,6 @@ __device__ __forceinline__ uint64_t policy_of_once() {
   return policy;
 }
 
-// load_once with it.
-__device__ __forceinline__ Vector16 load_once(const Vector16* from, uint64_t policy) {
-  Vector16 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
-               : "=r"(v.word[0]), "=r"(v.word[1]), "=r"(v.word[2]), "=r"(v.word[3])
-               : "l"(from), "l"(policy));
-  return v;
-}
-
 // start_copy with it.
 __device__ __forceinline__ void start_copy_once(void* to, const Vector16* from, uint64_t policy) {
   asm volatile(
