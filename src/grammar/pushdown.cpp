@@ -24,10 +24,10 @@ Pushdown::Pushdown(std::shared_ptr<const Automaton> automaton) : automaton_(std:
   set_ids_.reserve(2 * kUsualSets);
   within_.reserve(2 * kUsualSets);
   sets_.resize(2);  // kDead, kEnded
-  const Continuation cut = {kCutMark, 0, -1};
+  const Continuation cut = {kCutMark, -1, 0};
   cut_ = intern_node(std::span(&cut, 1));
   step_.may_end = automaton_->rule(automaton_->root()).may_be_empty;
-  push_call(automaton_->root(), {kEndMark, 0, -1});
+  push_call(automaton_->root(), {kEndMark, -1, 0});
   start_ = close();
 }
 
@@ -109,7 +109,7 @@ void Pushdown::return_to(const Continuation& continuation) {
   if (count >= edge.min) reach(edge.target, continuation.below);
   if (count >= edge.max) return;
   const int32_t next = edge.max == kUnbounded ? std::min(count, edge.min) : count;
-  push_call(edge.rule, {continuation.edge, next, continuation.below});
+  push_call(edge.rule, {continuation.edge, continuation.below, next});
 }
 
 void Pushdown::return_from(NodeId node) {
@@ -133,9 +133,73 @@ void Pushdown::call_from(const Automaton::State& state, NodeId node) {
       for (const Continuation& continuation : continuations(node))
         push_call(edge.rule, continuation);
     } else if (depth(node) + automaton_->state(edge.target).nesting < automaton_->max_nesting()) {
-      push_call(edge.rule, {static_cast<int32_t>(id), 0, node});
+      push_call(edge.rule, {static_cast<int32_t>(id), node, 0});
     }
   }
+}
+
+void Pushdown::tidy(std::vector<Continuation>& continuations, int64_t horizon) const {
+  std::sort(continuations.begin(), continuations.end());
+  continuations.erase(std::unique(continuations.begin(), continuations.end()), continuations.end());
+  auto kept = continuations.begin();
+  for (auto at = kept; at != continuations.end();) {
+    const auto end = std::find_if(at, continuations.end(), [&](const Continuation& c) {
+      return c.edge != at->edge || c.below != at->below;
+    });
+    if (end - at == 1) {
+      *kept++ = *at++;
+      continue;
+    }
+    // Rounds are still allowed from the least to the most of a count, and both fall as counts rise:
+    // of the counts that leave no gap to what is covered the one that goes lowest is enough.
+    const CallEdge& edge = automaton_->call_edge(at->edge);
+    const auto least = [&](const Continuation& c) {
+      return std::clamp<int64_t>(int64_t{edge.min} - c.count, 1, horizon + 1);
+    };
+    const auto most = [&](const Continuation& c) {
+      return edge.max == kUnbounded ? horizon + 1
+                                    : std::min<int64_t>(int64_t{edge.max} - c.count, horizon + 1);
+    };
+    for (int64_t covered = horizon + 2; at != end && covered > 1;) {  // from there on
+      covered = std::min(covered, most(*at) + 1);
+      auto lowest = at;
+      for (auto it = at; it != end && most(*it) + 1 >= covered; ++it) {
+        if (least(*it) < least(*lowest)) lowest = it;
+      }
+      if (least(*lowest) < covered) {
+        covered = least(*lowest);
+        *kept++ = *lowest;
+      }
+      at = lowest + 1;
+    }
+    at = end;
+  }
+  continuations.erase(kept, continuations.end());
+}
+
+// Depths stay apart, for each has its own way to the limit on nesting.
+void Pushdown::unite(std::vector<Configuration>& configurations) {
+  const auto place = [this](const Configuration& c) { return std::pair(c.state, depth(c.node)); };
+  if (configurations.size() < 2) return;
+  std::ranges::sort(configurations, {}, place);
+  std::vector<Continuation> all;
+  auto kept = configurations.begin();
+  for (auto at = kept; at != configurations.end();) {
+    const auto end = std::find_if(at, configurations.end(), [&](const Configuration& c) {
+      return place(c) != place(*at);
+    });
+    Configuration united = *at;
+    if (end - at > 1) {
+      all.clear();
+      for (; at != end; ++at)
+        all.insert(all.end(), continuations(at->node).begin(), continuations(at->node).end());
+      tidy(all);
+      united.node = intern_node(all);
+    }
+    *kept++ = united;
+    at = end;
+  }
+  configurations.erase(kept, configurations.end());
 }
 
 // From what was reached to the whole set: returns first, then calls, rank by rank, so that every
@@ -146,6 +210,7 @@ SetId Pushdown::close() {
     const Configuration c = step.reached[i];
     if (automaton_->state(c.state).is_final) return_from(c.node);
   }
+  unite(step.reached);
   const auto add = [&](const Configuration& c) {
     const Automaton::State& state = automaton_->state(c.state);
     call_from(state, c.node);
@@ -168,9 +233,7 @@ SetId Pushdown::close() {
       continuations.push_back(call.continuation);
       return true;
     });
-    std::sort(continuations.begin(), continuations.end());
-    continuations.erase(std::unique(continuations.begin(), continuations.end()),
-                        continuations.end());
+    tidy(continuations);
     work_ += continuations.size();
     const NodeId node = intern_node(continuations);
     const int32_t start = automaton_->rule(rule).start;
@@ -179,6 +242,7 @@ SetId Pushdown::close() {
   }
   work_ += step.reached.size() + step.set.size() + 1;
   SetId made = kDead;
+  if (!too_large_) unite(step.set);
   if (!too_large_ && !is_full()) made = intern_set(step.set, step.may_end, step.left_cut);
   step.reached.clear();
   step.set.clear();
@@ -280,8 +344,7 @@ NodeId Pushdown::node_within(NodeId node, int32_t horizon) {
     }
     seen.push_back(c);
   }
-  std::sort(seen.begin(), seen.end());
-  seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
+  tidy(seen, horizon);
   const NodeId made = intern_node(seen);
   within_.emplace(key, made);
   bytes_ += 48;
@@ -311,7 +374,7 @@ std::vector<Pushdown::Part> Pushdown::parts(SetId set) {
     NodeId top = cut_;
     if (const auto below = continuations(node);
         below.size() == 1 && below[0].edge >= 0 && automaton_->call_edge(below[0].edge).max != 1) {
-      const Continuation counted = {below[0].edge, below[0].count, cut_};
+      const Continuation counted = {below[0].edge, cut_, below[0].count};
       part.base = below[0].below;
       top = intern_node(std::span(&counted, 1));
     }

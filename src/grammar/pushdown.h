@@ -4,6 +4,9 @@
 //          go on after the rule, how often a counted call has been done, the node below). Equal
 //          sets are one set with one id, wherever in the text they come up: a set says all that
 //          matters about the text before it.
+// Merging  Configurations in one state at one depth become one, whose node has the continuations of
+//          all. Of a counted call over one node those counts are kept that allow as many rounds as all
+//          of them do: where a text can be cut into rounds in many ways, that is one or two.
 // Cost     A step is at most kMaxConfigurations; ambiguity merges stacks instead of multiplying
 //          them. Where a step would need more, or more nesting than the grammar allows, the byte is
 //          refused. Sets that are kept take at most kMaxStoreBytes; then is_full() holds and every
@@ -86,8 +89,8 @@ class Pushdown {
  private:
   struct Continuation {
     int32_t edge = 0;  // a call edge, or one of the two marks below
-    int32_t count = 0;
     NodeId below = 0;
+    int32_t count = 0;  // rounds that were done before
 
     auto operator<=>(const Continuation&) const = default;
   };
@@ -124,6 +127,9 @@ class Pushdown {
   SetId intern_set(std::vector<Configuration>& set, bool may_end, bool left_cut);
   NodeId intern_node(std::span<const Continuation> continuations);
   NodeId node_within(NodeId node, int32_t horizon);
+  // Sorts them and leaves out what the others say; rounds beyond the horizon count as one.
+  void tidy(std::vector<Continuation>& continuations, int64_t horizon = kUnbounded) const;
+  void unite(std::vector<Configuration>& configurations);
   void return_to(const Continuation& continuation);
   void return_from(NodeId node);
   void reach(int32_t state, NodeId node);
