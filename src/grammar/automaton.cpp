@@ -13,8 +13,8 @@ namespace cachalot::grammar {
 namespace {
 
 // Up to this many bytes or calls, a counted repetition is written out; more of them are counted
-// while text is matched.
-constexpr int64_t kMaxWrittenOut = 96;
+// while text is matched, where one count stands for many.
+constexpr int64_t kMaxWrittenOut = 8;
 constexpr int32_t kNever = INT32_MAX;
 
 using Kind = GrammarSource::Kind;

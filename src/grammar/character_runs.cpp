@@ -102,6 +102,7 @@ CharacterSet CharacterRuns::follow(SetId start, CharacterRun& run) {
       for (const Edge& edge : steps.edges) {
         const CharacterSet by = edge.by.common(run.inside);
         if (by.is_empty()) continue;
+        run.leaves_cut |= pushdown_.left_cut(edge.to);
         const auto known = std::ranges::find(reached_, edge.to, &Reached::set);
         const auto at = static_cast<size_t>(known - reached_.begin());
         if (known == reached_.end()) reached_.push_back({edge.to, static_cast<int32_t>(from), by});
@@ -164,7 +165,7 @@ CharacterRuns::Steps CharacterRuns::make_steps(SetId set) {
 
 void CharacterRuns::add_edge(SetId to, const CharacterSet& by, Steps& steps) {
   if (by.is_empty()) return;
-  note(to, steps);
+  note_size(to, steps);
   const SetId seen = pushdown_.within_horizon(to, kMaxShortBytes);
   steps.is_simple &=
       seen == to || pushdown_.num_configurations(seen) == pushdown_.num_configurations(to);
@@ -315,6 +316,10 @@ void CharacterRuns::read_rest(SetId set, uint32_t bits, uint8_t first, uint8_t l
 
 void CharacterRuns::note(SetId set, Steps& steps) const {
   steps.leaves_cut |= pushdown_.left_cut(set);
+  note_size(set, steps);
+}
+
+void CharacterRuns::note_size(SetId set, Steps& steps) const {
   steps.nesting = std::max(steps.nesting, pushdown_.nesting(set));
   steps.num_configurations = std::max(steps.num_configurations, pushdown_.num_configurations(set));
 }

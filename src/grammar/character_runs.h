@@ -51,8 +51,8 @@ class CharacterRuns {
     std::bitset<256> bytes;
     uint64_t groups = 0;  // some character of which is taken, or one that begins like them
     std::vector<Edge> edges;
-    bool is_simple = true;  // counts that are as one have made no configurations one
-    bool leaves_cut = false;
+    bool is_simple = true;    // counts that are as one have made no configurations one
+    bool leaves_cut = false;  // before or inside a character
     int32_t nesting = 0;
     size_t num_configurations = 0;
   };
@@ -76,6 +76,7 @@ class CharacterRuns {
   const Rest& rest_of(SetId set, uint8_t first, uint8_t last, int more, Beyond& beyond);
   void read_rest(SetId set, uint32_t bits, uint8_t first, uint8_t last, int more, Beyond& beyond);
   void note(SetId set, Steps& steps) const;
+  void note_size(SetId set, Steps& steps) const;
 
   Pushdown& pushdown_;
   const TokenContents& contents_;

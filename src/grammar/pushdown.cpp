@@ -185,9 +185,8 @@ void Pushdown::unite(std::vector<Configuration>& configurations) {
   std::vector<Continuation> all;
   auto kept = configurations.begin();
   for (auto at = kept; at != configurations.end();) {
-    const auto end = std::find_if(at, configurations.end(), [&](const Configuration& c) {
-      return place(c) != place(*at);
-    });
+    const auto end = std::find_if(at, configurations.end(),
+                                  [&](const Configuration& c) { return place(c) != place(*at); });
     Configuration united = *at;
     if (end - at > 1) {
       all.clear();

@@ -4,9 +4,9 @@
 //          go on after the rule, how often a counted call has been done, the node below). Equal
 //          sets are one set with one id, wherever in the text they come up: a set says all that
 //          matters about the text before it.
-// Merging  Configurations in one state at one depth become one, whose node has the continuations of
-//          all. Of a counted call over one node those counts are kept that allow as many rounds as all
-//          of them do: where a text can be cut into rounds in many ways, that is one or two.
+// Merging  Configurations in one state at one depth become one, whose node continues as all do. Of
+//          a counted call over one node those counts are kept that allow as many rounds as all of
+//          them do: where a text can be cut into rounds in many ways, that is one or two.
 // Cost     A step is at most kMaxConfigurations; ambiguity merges stacks instead of multiplying
 //          them. Where a step would need more, or more nesting than the grammar allows, the byte is
 //          refused. Sets that are kept take at most kMaxStoreBytes; then is_full() holds and every
@@ -78,6 +78,11 @@ class Pushdown {
   };
   SetId within_horizon(SetId set, int32_t horizon);
   std::vector<Part> parts(SetId set);
+  // Nothing but the end of the text comes after the node.
+  bool is_bottom(NodeId node) const {
+    const auto ways = continuations(node);
+    return ways.size() == 1 && ways[0].edge == kEndMark;
+  }
   bool left_cut(SetId set) const { return sets_[static_cast<size_t>(set)].left_cut; }
   SetId after(NodeId base);
   int32_t depth(NodeId node) const { return nodes_[static_cast<size_t>(node)].depth; }

@@ -94,9 +94,8 @@ TEST(Pushdown, CountedRepetitionsAreWhatTheirDefinitionSays) {
   RngStream rng(21, RngPurpose::data, 0);
   int num_yes = 0, num_no = 0;
   for (int i = 0; i < 400; ++i) {
-    const std::string grammar =
-        fmt::format("root ::= {} \"d\"? {}", random_repetition(rng, i % 3),
-                    i % 2 == 0 ? "" : random_repetition(rng, 0));
+    const std::string grammar = fmt::format("root ::= {} \"d\"? {}", random_repetition(rng, i % 3),
+                                            i % 2 == 0 ? "" : random_repetition(rng, 0));
     const auto source = parse_grammar_text(grammar);
     ASSERT_TRUE(source) << grammar;
     Pushdown pushdown(std::make_shared<const Automaton>(*Automaton::compile(*source)));
@@ -120,12 +119,11 @@ TEST(Pushdown, CountedRepetitionsAreWhatTheirDefinitionSays) {
 }
 
 TEST(Pushdown, WaysToCutATextIntoRoundsDoNotMultiply) {
-  for (const char* grammar :
-       {"root ::= ([a-z]{1,90} | [a-f]{2,400} | [a-z ]{1,9}){1,300} \"!\"",
-        "root ::= (([a-z]{1,200}){1,200} \" \"?){1,200} \"!\"",
-        "root ::= ([a-z]{2,90} \" \"?){60,200} \"!\""}) {
-    Pushdown pushdown(std::make_shared<const Automaton>(
-        *Automaton::compile(*parse_grammar_text(grammar))));
+  for (const char* grammar : {"root ::= ([a-z]{1,90} | [a-f]{2,400} | [a-z ]{1,9}){1,300} \"!\"",
+                              "root ::= (([a-z]{1,200}){1,200} \" \"?){1,200} \"!\"",
+                              "root ::= ([a-z]{2,90} \" \"?){60,200} \"!\""}) {
+    Pushdown pushdown(
+        std::make_shared<const Automaton>(*Automaton::compile(*parse_grammar_text(grammar))));
     SetId set = pushdown.start();
     size_t most = 0;
     for (int i = 0; i < 1000; ++i) {

@@ -22,7 +22,9 @@ void set_bit(std::span<uint32_t> row, int32_t token) {
 }
 size_t num_bits(std::span<const uint32_t> row) {
   size_t count = 0;
-  for (const uint32_t word : row) count += static_cast<size_t>(std::popcount(word));
+  for (const uint32_t word : row) {
+    if (word != 0) count += static_cast<size_t>(std::popcount(word));
+  }
   return count;
 }
 
@@ -293,6 +295,8 @@ Result<bool> TokenAutomaton::make_row_of_parts(SetId set, std::span<uint32_t> ro
   Walk outside = {.row = row};
   size_t num_configurations = 0;
   for (const Pushdown::Part& part : pushdown_.parts(set)) {
+    // No other set has such a part: it would be walked for this row alone.
+    if (pushdown_.is_bottom(part.base) && !part_walks_.contains(part.cut)) return false;
     CACHALOT_ASSIGN_OR_RETURN(const PartWalk* inside, part_walk(part.cut));
     if (inside->is_open || pushdown_.depth(part.base) + inside->nesting >= pushdown_.max_nesting())
       return false;
