@@ -54,7 +54,10 @@ template <int kBatch, typename Activations>
 __device__ __forceinline__ void load_rows(const Params& p, Activations& x, int first_token,
                                           int first_column, int present, int first, int end) {
   const int64_t at = first_token * p.x_stride + first_column;
-  if (p.float_rows) {
+  if (kBatch > 2 && present == 1) {
+    p.float_rows ? x.load_one(static_cast<const float*>(p.x) + at)
+                 : x.load_one(static_cast<const uint16_t*>(p.x) + at);
+  } else if (p.float_rows) {
     x.template load<kBatch>(static_cast<const float*>(p.x) + at, p.x_stride, present, first, end);
   } else {
     x.template load<kBatch>(static_cast<const uint16_t*>(p.x) + at, p.x_stride, present, first,

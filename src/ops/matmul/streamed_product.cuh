@@ -146,7 +146,39 @@ class Activations {
         if (run + part * kStep >= end) break;
 #pragma unroll
         for (int i = part; i < part + kAtOnce; ++i)
-          store(v[i], tokens[i], blocks[i], k, run + i * kStep < end);
+          store(v[i], place(tokens[i], blocks[i], k), scales_ + blocks[i] * kTokens + tokens[i],
+                k == 0, run + i * kStep < end);
+      }
+    }
+    if constexpr (kWgmma) tile::publish_to_async();
+  }
+
+  // The same for the only token.
+  template <typename T>
+  __device__ __forceinline__ void load_one(const T* x) {
+    constexpr int kBatch = 8, kAtOnce = 4;
+    constexpr int kStep = kConsumerWarps;
+    const int warp = tile::uniform(static_cast<int>(threadIdx.x) / 32);
+    const int k = static_cast<int>(threadIdx.x) % 32 * 4;
+    const int padded = whole_octets(blocks_);
+#pragma unroll 1
+    for (int block = warp; block < padded; block += kStep * kBatch) {
+      FourValues<T> v[kBatch];
+      const T* const from = x + block * 128 + k;
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        v[i] = {};
+        if (block + i * kStep < blocks_) v[i].load(from + i * kStep * 128);
+      }
+      uint8_t* const to = place(0, block, k);
+      float* const scale = scales_ + block * kTokens;
+#pragma unroll
+      for (int part = 0; part < kBatch; part += kAtOnce) {
+        if (block + part * kStep >= padded) break;
+#pragma unroll
+        for (int i = part; i < part + kAtOnce; ++i)
+          store(v[i], to + i * kOctetBytes, scale + i * kStep * kTokens, k == 0,
+                block + i * kStep < padded);
       }
     }
     if constexpr (kWgmma) tile::publish_to_async();
@@ -171,28 +203,30 @@ class Activations {
   }
 
  private:
+  // Of a lane's four values, and from there to those eight blocks further.
+  __device__ __forceinline__ uint8_t* place(int token, int block, int k) const {
+    if constexpr (kWgmma) return values_ + SegmentColumns<kTokens>::offset(block, token, k);
+    return values_ + token * row_bytes_ + block * 256 + k * 2;
+  }
+  static constexpr int kOctetBytes =
+      kWgmma ? 2 * SegmentColumns<kTokens>::kGroupBytes : kConsumerWarps * 256;
+
   template <typename T>
-  __device__ __forceinline__ void store(const FourValues<T>& v, int token, int block, int k,
-                                        bool wanted) {
-    uint8_t* const row16 = values_ + token * row_bytes_ + block * 256 + k * 2;
-    const auto put = [&](const tile::Vector8& values) {
-      if (wanted) *reinterpret_cast<tile::Vector8*>(row16) = values;
-    };
+  static __device__ __forceinline__ void store(const FourValues<T>& v, uint8_t* to, float* scale,
+                                               bool first, bool wanted) {
     if constexpr (kForm == ProductForm::mma_bf16) {
-      put(v.bf16());
+      if (wanted) *reinterpret_cast<tile::Vector8*>(to) = v.bf16();
     } else {
       const Act8Four q = quantise_act8(v);
+      tile::Vector8 values;
+      if (!kWgmma) tile::e4m3_to_f16(q.codes, values.word[0], values.word[1]);
+      if (!wanted) return;
       if constexpr (kWgmma) {
-        if (wanted) {
-          *reinterpret_cast<uint32_t*>(values_ + SegmentColumns<kTokens>::offset(block, token, k)) =
-              q.codes;
-        }
+        *reinterpret_cast<uint32_t*>(to) = q.codes;
       } else {
-        tile::Vector8 values;
-        tile::e4m3_to_f16(q.codes, values.word[0], values.word[1]);
-        put(values);
+        *reinterpret_cast<tile::Vector8*>(to) = values;
       }
-      if (wanted && k == 0) scales_[block * kTokens + token] = q.scale;
+      if (first) *scale = q.scale;
     }
   }
 
