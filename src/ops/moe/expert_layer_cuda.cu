@@ -80,10 +80,9 @@ struct ProductParams {
   const uint8_t* weight;
   int64_t expert_bytes;
   int64_t unit_bytes;
-  int units;          // of an expert
-  int blocks;         // of 128 inputs
-  const void* x;      // bf16, or float
-  int pairs_per_row;  // row of x = pair / pairs_per_row
+  int units;      // of an expert
+  int blocks;     // of 128 inputs
+  const void* x;  // bf16, or float
   uint16_t* out;
   int64_t out_columns;
 };
@@ -91,6 +90,7 @@ struct ProductParams {
 struct LayerParams {
   const int32_t* few_ids;  // null: the tiles are in memory
   int num_pairs;
+  int picks;  // of a token
   int num_experts;
   const int32_t* num_tiles;
   const ExpertTile* tiles;
@@ -168,21 +168,30 @@ __device__ __forceinline__ void write_unit(const LayerParams& p, const WarpTile&
   }
 }
 
-// All tiles' units in a row are cut into one run a block.
+// All tiles' units in a row are cut into one run a block; each tile's by themselves where that
+// divides the blocks evenly, so that none needs two tiles' tokens.
 struct Run {
   int index;  // of the tile
   int unit;   // of that tile
   int length;
 
   __device__ __forceinline__ Run(int num_tiles, int units) {
-    const int total = num_tiles * units;
-    const int share = total / static_cast<int>(gridDim.x);
-    const int rest = total - share * static_cast<int>(gridDim.x);
-    const int block = static_cast<int>(blockIdx.x);
+    int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
+    int total = num_tiles * units;
+    index = 0;
+    const int own_blocks = blocks / max(1, num_tiles);
+    if (own_blocks * num_tiles == blocks) {
+      index = block / own_blocks;
+      block -= index * own_blocks;
+      blocks = own_blocks;
+      total = units;
+    }
+    const int share = total / blocks;
+    const int rest = total - share * blocks;
     const int begin = block * share + min(block, rest);
     length = share + (block < rest ? 1 : 0);
-    index = begin / units;
-    unit = begin - index * units;
+    index += begin / units;
+    unit = begin % units;
   }
 };
 
@@ -228,8 +237,8 @@ __device__ __forceinline__ void multiply_run(const LayerParams& p, const FewTile
         x.load(
             [&](int token) {
               const int pair = __shfl_sync(0xFFFFFFFFu, t.pair, token);
-              return from +
-                     static_cast<int64_t>(pair / product.pairs_per_row) * (product.blocks * 128);
+              const int64_t at = kGateUp ? pair / p.picks : pair;
+              return from + at * (product.blocks * 128);
             },
             t.tile.num_tokens);
       };
@@ -423,7 +432,7 @@ bool cut_smem(const cuda::Device& device, const ExpertShape& s, int tile_tokens,
                         (device.smem_per_block_bytes - reserved - fixed) / experts::kStageBytes));
   // Of one or two tokens the weights of both products are few: less of them waits for its turn.
   if (tokens <= 2) config.stages = std::min(config.stages, 6);
-  config.in_flight = std::min(config.stages, 6);
+  config.in_flight = std::min(config.stages, tokens <= 2 ? 4 : 6);
   config.num_bytes = config.stages * experts::kStageBytes + fixed;
   return config.stages >= 3;
 }
@@ -455,6 +464,7 @@ void launch_products(const ExpertPlan& plan, const cuda::Stream& stream,
   LayerParams p = {};
   p.few_ids = few ? params.ids : nullptr;
   p.num_pairs = num_pairs;
+  p.picks = k;
   p.num_experts = static_cast<int>(s.num_experts);
   p.num_tiles = params.scratch.num_tiles;
   p.tiles = params.scratch.tiles;
@@ -477,13 +487,11 @@ void launch_products(const ExpertPlan& plan, const cuda::Stream& stream,
   };
   fill(p.gate_up, {kFp4, 2 * s.moe_intermediate_size, s.hidden_size}, params.gate_up);
   p.gate_up.x = params.x;
-  p.gate_up.pairs_per_row = k;
   p.one_row = tokens == 1;
   p.gate_up.out = params.scratch.h;
   p.gate_up.out_columns = s.moe_intermediate_size;
   fill(p.down, {kFp4, s.hidden_size, s.moe_intermediate_size}, params.down);
   p.down.x = params.scratch.h;
-  p.down.pairs_per_row = 1;
   p.down.out = params.scratch.y;
   p.down.out_columns = s.hidden_size;
   cuda::LaunchShape products;

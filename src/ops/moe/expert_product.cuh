@@ -83,25 +83,24 @@ class Activations {
     using T = std::remove_cvref_t<decltype(*row(0))>;
     // Loads under way. Few tokens have less than a batch; of many the checks would cost registers.
     constexpr int kBatch = 4;
-    const int half = static_cast<int>(threadIdx.x) % 32 / 16;
-    const int k = static_cast<int>(threadIdx.x) % 16 * 8;
+    const int k = static_cast<int>(threadIdx.x) % 32 * 4;  // a warp has a run, a lane four values
     const int runs = tokens * blocks_;
-    for (int first = static_cast<int>(threadIdx.x) / 32 * 2; first < runs;
-         first += 2 * kConsumerWarps * kBatch) {
-      EightValues<T> v[kBatch];
+    for (int first = static_cast<int>(threadIdx.x) / 32; first < runs;
+         first += kConsumerWarps * kBatch) {
+      FourValues<T> v[kBatch];
       int token[kBatch];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        if (kTokens == 8 && first + i * 2 * kConsumerWarps >= runs) break;
-        const int run = min(first + i * 2 * kConsumerWarps + half, runs - 1);
-        token[i] = run / blocks_;
+        if (kTokens == 8 && first + i * kConsumerWarps >= runs) break;
+        const int run = min(first + i * kConsumerWarps, runs - 1);
+        token[i] = tokens > 1 ? run / blocks_ : 0;
         v[i].load(row(token[i]) + (run - token[i] * blocks_) * 128 + k);
       }
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        const int run = first + i * 2 * kConsumerWarps + half;
-        if (kTokens == 8 && run - half >= runs) break;
-        const Act8 q = quantise_act8(v[i].bf16());
+        const int run = first + i * kConsumerWarps;
+        if (kTokens == 8 && run >= runs) break;
+        const Act8Four q = quantise_act8(v[i]);
         if (run < runs) store(q, token[i], run - token[i] * blocks_, k);
       }
     }
@@ -123,22 +122,16 @@ class Activations {
   }
 
  private:
-  __device__ __forceinline__ void store(const Act8& q, int token, int block, int k) {
+  __device__ __forceinline__ void store(const Act8Four& q, int token, int block, int k) {
     if constexpr (kFp8) {
-      *reinterpret_cast<uint2*>(values_ + B::offset(token, block * 128 + k, stride_)) =
-          make_uint2(q.codes[0], q.codes[1]);
+      *reinterpret_cast<uint32_t*>(values_ + B::offset(token, block * 128 + k, stride_)) = q.codes;
     } else {
-      tile::Vector16 values;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        uint32_t first, second;  // values 0 1, 2 3
-        tile::e4m3_to_f16(q.codes[i], first, second);
-        // e2m1_to_f16 gives 1 3, 0 2 of each four.
-        values.word[2 * i] = __byte_perm(first, second, 0x7632);
-        values.word[2 * i + 1] = __byte_perm(first, second, 0x5410);
-      }
-      *reinterpret_cast<tile::Vector16*>(values_ + token * row_bytes(blocks_) + block * 256 +
-                                         k * 2) = values;
+      uint32_t first, second;  // values 0 1, 2 3
+      tile::e4m3_to_f16(q.codes, first, second);
+      // e2m1_to_f16 gives 1 3, 0 2 of each four.
+      *reinterpret_cast<tile::Vector8*>(values_ + token * row_bytes(blocks_) + block * 256 +
+                                        k * 2) =
+          tile::Vector8{{__byte_perm(first, second, 0x7632), __byte_perm(first, second, 0x5410)}};
     }
     if (k == 0) scales_[block * kTokens + token] = q.scale * kFactor;
   }
