@@ -163,34 +163,42 @@ __device__ __forceinline__ void store_piece(uint8_t* tiles, int row, int i,
   }
 }
 
-// A group's queries to tiles; thread `thread` of kThreads does its share.
-template <int kThreads>
-__device__ __forceinline__ void store_queries(const float* q, uint8_t* tiles, int thread) {
-  constexpr int kPieces = kHeads * (kDim / 8) / kThreads, kAtOnce = 8;
-#pragma unroll 1
-  for (int first = 0; first < kPieces; first += kAtOnce) {
-    tile::Vector16 v[kAtOnce][2];
+// A group's queries to tiles; thread `thread` of kThreads does its share, kAtOnce loads at a time:
+// between load and store others may be under way.
+template <int kThreads, int kAtOnce = 16>
+struct Queries {
+  static constexpr int kPieces = kHeads * (kDim / 4) / kThreads;  // of a thread, four values each
+  static_assert(kPieces % kAtOnce == 0);
+  tile::Vector16 pieces[kAtOnce];
+
+  __device__ __forceinline__ void load(const float* q, int first, int thread) {
+    const auto* from = reinterpret_cast<const tile::Vector16*>(q) + first * kThreads + thread;
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const auto* from =
-          reinterpret_cast<const tile::Vector16*>(q) + 2 * ((first + i) * kThreads + thread);
-      v[i][0] = tile::load_shared_state(from);
-      v[i][1] = tile::load_shared_state(from + 1);
-    }
+    for (int i = 0; i < kAtOnce; ++i) pieces[i] = tile::load_shared_state(from + i * kThreads);
+  }
+  __device__ __forceinline__ void store(uint8_t* tiles, int first, int thread) const {
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
       const int at = (first + i) * kThreads + thread;
-      const int head = at / (kDim / 8), piece = at % (kDim / 8);
-      tile::Vector16 packed;
-#pragma unroll
-      for (int word = 0; word < 4; ++word) {
-        const tile::Vector16& pair = v[i][word / 2];
-        packed.word[word] = tile::pack_bf16(tile::bits_to_float(pair.word[word % 2 * 2]),
-                                            tile::bits_to_float(pair.word[word % 2 * 2 + 1]));
-      }
-      *reinterpret_cast<tile::Vector16*>(tiles + piece / 8 * kTileBytes +
-                                         SwizzledTile::offset(head, piece % 8)) = packed;
+      const int head = at / (kDim / 4), piece = at % (kDim / 4) / 2;
+      const auto word = [&](int j) {
+        return tile::pack_bf16(tile::bits_to_float(pieces[i].word[j]),
+                               tile::bits_to_float(pieces[i].word[j + 1]));
+      };
+      *reinterpret_cast<tile::Vector8*>(tiles + piece / 8 * kTileBytes +
+                                        SwizzledTile::offset(head, piece % 8) + at % 2 * 8) =
+          tile::Vector8{{word(0), word(2)}};
     }
+  }
+};
+template <int kThreads>
+__device__ __forceinline__ void store_queries(const float* q, uint8_t* tiles, int thread) {
+  using Own = Queries<kThreads>;
+#pragma unroll 1
+  for (int first = 0; first < Own::kPieces; first += 16) {
+    Own own;
+    own.load(q, first, thread);
+    own.store(tiles, first, thread);
   }
 }
 

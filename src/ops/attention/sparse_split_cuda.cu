@@ -49,14 +49,25 @@ __global__ void __launch_bounds__(kWeighThreads, 1)
   if (count <= 0) return;
   const int own = static_cast<int>(threadIdx.x) / 4;
   const int key = chunk * kChunk + own;
-  const RowKeys::Place place = keys.place(p, key, keys.pick(key));
-  store_queries<kWeighThreads>(p.q + (static_cast<int64_t>(row) * p.heads + group * kHeads) * kDim,
-                               s.q, static_cast<int>(threadIdx.x));
-  const RowKeys::Source source = RowKeys::source(place);
+  // The key's bytes are found while the first queries are under way, and are under way while the
+  // others are stored.
+  const float* const q = p.q + (static_cast<int64_t>(row) * p.heads + group * kHeads) * kDim;
+  const int thread = static_cast<int>(threadIdx.x);
+  constexpr int kAtOnce = 16;
+  using OwnQueries = Queries<kWeighThreads, kAtOnce>;
+  const int picked = keys.pick(key);
+  OwnQueries queries;
+  queries.load(q, 0, thread);
+  const RowKeys::Source source = RowKeys::source(keys.place(p, key, picked));
   const tile::Vector8 scales = load_scales(source);
   tile::Vector16 pieces[kPieces];
 #pragma unroll
   for (int i = 0; i < kPieces; ++i) pieces[i] = load_piece(source, i);
+#pragma unroll
+  for (int first = 0; first < OwnQueries::kPieces; first += kAtOnce) {
+    queries.store(s.q, first, thread);
+    if (first + kAtOnce < OwnQueries::kPieces) queries.load(q, first + kAtOnce, thread);
+  }
 #pragma unroll
   for (int i = 0; i < kPieces; ++i) store_piece(s.keys, own, i, pieces[i], scales);
   tile::publish_to_async();
@@ -110,10 +121,9 @@ struct OwnWeights {
 };
 
 // One tile of `count` keys, in pieces of 16 bytes.
-template <bool kIsCodes>
+template <bool kIsCodes, int kAtOnce>
 __device__ __forceinline__ void load_tile(SumSmem& s, int index, int count) {
   constexpr int kKeyPieces = kIsCodes ? 4 : 8;
-  constexpr int kAtOnce = 10;
 #pragma unroll 1
   for (int first = static_cast<int>(threadIdx.x); first < count * kKeyPieces;
        first += kAtOnce * kSumThreads) {
@@ -146,7 +156,26 @@ __device__ __forceinline__ void load_tile(SumSmem& s, int index, int count) {
   }
 }
 
-__global__ void __launch_bounds__(kSumThreads, 1)
+// The tile of `batch` chunks' keys; to be seen after the block's barrier. kAtOnce: loads of a thread
+// under way.
+template <int kAtOnce>
+__device__ __forceinline__ void load_batch(const SparseDecodeParams& p, const RowKeys& keys,
+                                           SumSmem& s, int index, int first, int batch) {
+  for (int i = threadIdx.x; i < batch * kChunk; i += kSumThreads) {
+    const int key = first * kChunk + i;
+    s.source[i] = RowKeys::source(keys.place(p, key, keys.pick(key)));
+  }
+  __syncthreads();
+  if (index < kTiles - 1) {
+    load_tile<true, kAtOnce>(s, index, batch * kChunk);
+  } else {
+    load_tile<false, kAtOnce>(s, index, batch * kChunk);
+  }
+  tile::publish_to_async();
+}
+
+// Two blocks fit an SM, so that all find one while the first kernel runs.
+__global__ void __launch_bounds__(kSumThreads, 2)
     sum_kernel(const __grid_constant__ SparseDecodeParams p, int max_chunks) {
   extern __shared__ uint8_t bytes[];
   SumSmem& s = *reinterpret_cast<SumSmem*>(aligned(bytes));
@@ -156,56 +185,59 @@ __global__ void __launch_bounds__(kSumThreads, 1)
   const int chunks = num_chunks(keys.total);
   const Weighed* weighed = handed_over(p, row, group, max_chunks);
   const int head = own_head();
+  load_batch<10>(p, keys, s, index, 0, min(kBatch, chunks));
+  tile::wait_for_producers();
+  __syncthreads();
   RunningHead running[2];
   float values[32];
 #pragma unroll 1
   for (int first = 0; first < chunks; first += kBatch) {
     const int batch = min(kBatch, chunks - first);
-    if (first > 0) __syncthreads();
-    for (int i = threadIdx.x; i < batch * kChunk; i += kSumThreads) {
-      const int key = first * kChunk + i;
-      s.source[i] = RowKeys::source(keys.place(p, key, keys.pick(key)));
+    if (first > 0) {
+      __syncthreads();
+      load_batch<2>(p, keys, s, index, first, batch);
+      __syncthreads();
     }
-    __syncthreads();
-    if (index < kTiles - 1) {
-      load_tile<true>(s, index, batch * kChunk);
-    } else {
-      load_tile<false>(s, index, batch * kChunk);
-    }
-    tile::publish_to_async();
-    if (first == 0) tile::wait_for_producers();
-    __syncthreads();
     if (threadIdx.x >= kGroupThreads) continue;
-    OwnWeights next;
-    next.load(weighed[first], head);
+    constexpr int kAhead = 2;  // chunks whose weights are under way
+    OwnWeights next[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (i < batch) next[i].load(weighed[first + i], head);
+    }
 #pragma unroll 1
-    for (int i = 0; i < batch; ++i) {
-      const OwnWeights own = next;
-      if (i + 1 < batch) next.load(weighed[first + i + 1], head);
-      RunningHead::Factors factors[2];
+    for (int begin = 0; begin < batch; begin += kAhead) {
 #pragma unroll
-      for (int j = 0; j < 2; ++j) factors[j] = running[j].add(own.exponent[j], own.sum[j]);
-      uint32_t pair[16];
+      for (int j = 0; j < kAhead; ++j) {
+        const int i = begin + j;
+        if (i >= batch) break;
+        const OwnWeights own = next[j];
+        if (i + kAhead < batch) next[j].load(weighed[first + i + kAhead], head);
+        RunningHead::Factors factors[2];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
+        for (int h = 0; h < 2; ++h) factors[h] = running[h].add(own.exponent[h], own.sum[h]);
+        uint32_t pair[16];
 #pragma unroll
-        for (int word = 0; word < 4; ++word) pair[4 * j + word] = own.pairs[j].word[word];
+        for (int h = 0; h < 4; ++h) {
+#pragma unroll
+          for (int word = 0; word < 4; ++word) pair[4 * h + word] = own.pairs[h].word[word];
+        }
+        scale_weights(pair, factors);
+        if (first + i > 0) scale_values(values, factors);
+        const uint32_t b = tile::smem_address(s.keys[i]);
+        tile::wgmma_fence();
+#pragma unroll
+        for (int step = 0; step < kChunk / 16; ++step) {
+          const uint32_t a[4] = {pair[4 * step], pair[4 * step + 1], pair[4 * step + 2],
+                                 pair[4 * step + 3]};
+          tile::wgmma_bf16_n64_columns(values, a, SwizzledTile::major_columns(b, step, kTileBytes),
+                                       first + i + step > 0 ? 1 : 0);
+        }
+        tile::wgmma_commit();
+        tile::wgmma_wait<0>();
+        tile::wgmma_arrived(values);
+        tile::wgmma_read(pair);
       }
-      scale_weights(pair, factors);
-      if (first + i > 0) scale_values(values, factors);
-      const uint32_t b = tile::smem_address(s.keys[i]);
-      tile::wgmma_fence();
-#pragma unroll
-      for (int step = 0; step < kChunk / 16; ++step) {
-        const uint32_t a[4] = {pair[4 * step], pair[4 * step + 1], pair[4 * step + 2],
-                               pair[4 * step + 3]};
-        tile::wgmma_bf16_n64_columns(values, a, SwizzledTile::major_columns(b, step, kTileBytes),
-                                     first + i + step > 0 ? 1 : 0);
-      }
-      tile::wgmma_commit();
-      tile::wgmma_wait<0>();
-      tile::wgmma_arrived(values);
-      tile::wgmma_read(pair);
     }
   }
   if (threadIdx.x >= kGroupThreads) return;
