@@ -1,9 +1,8 @@
 // The vector work of sparse_attention on one token and some of its keys, one table an instruction
 // set.
 // Layout  keys are rows of floats, or of bf16 where there is `decode`, found through pointers, in
-//         list order. Lane = head in scores and
-//         weights: s [n][head_lanes], head_lanes = heads rounded up to `lanes`; what padded lanes
-//         hold is not used. Lane = channel in out.
+//         list order. Lane = head in scores and weights: s [n][head_lanes], head_lanes = heads
+//         rounded up to `lanes`; what padded lanes hold is not used. Lane = channel in out.
 // Numerics  sparse_attention.h's. Calls that cut the keys, heads or channels differently give the
 //           same bits; in bf16 math a cut between keys falls on an even number of them.
 #pragma once
