@@ -10,11 +10,22 @@
 
 namespace cachalot::verify {
 
-Result<formats::SafetensorsFile> open_expected(const std::string& folder) {
-  const std::string path = folder + "/expected.safetensors", compressed = path + ".zst";
+namespace {
+
+std::string compressed_path(const std::string& path) { return path + ".zst"; }
+
+bool exists(const std::string& path) {
   std::error_code error;
-  if (std::filesystem::exists(path, error) || !std::filesystem::exists(compressed, error))
-    return formats::SafetensorsFile::open(path);
+  return std::filesystem::exists(path, error);
+}
+
+}  // namespace
+
+bool has_expected(const std::string& path) { return exists(path) || exists(compressed_path(path)); }
+
+Result<formats::SafetensorsFile> open_expected(const std::string& path) {
+  const std::string compressed = compressed_path(path);
+  if (exists(path) || !exists(compressed)) return formats::SafetensorsFile::open(path);
   CACHALOT_ASSIGN_OR_RETURN(std::unique_ptr<data::ByteStream> stream,
                             data::ByteStream::open(compressed));
   constexpr size_t kMaxBytes = size_t{1} << 30, kPiece = size_t{1} << 20;

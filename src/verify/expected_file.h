@@ -8,8 +8,9 @@
 
 namespace cachalot::verify {
 
-// The folder's expected.safetensors, or where there is none expected.safetensors.zst, the same
-// compressed, of at most 1 GiB.
-Result<formats::SafetensorsFile> open_expected(const std::string& folder);
+// The file at a path, or where there is none at path + ".zst", the same compressed, of at most
+// 1 GiB.
+Result<formats::SafetensorsFile> open_expected(const std::string& path);
+bool has_expected(const std::string& path);
 
 }  // namespace cachalot::verify

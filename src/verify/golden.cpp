@@ -275,7 +275,7 @@ Result<GoldenReport> verify_golden(const VerifyOptions& options) {
       auto model, engine::LoadedModel::load(
                       {options.directory, options.precision, options.device, options.threads}));
   CACHALOT_ASSIGN_OR_RETURN(const formats::SafetensorsFile expected,
-                            open_expected(options.directory));
+                            open_expected(options.directory + "/expected.safetensors"));
   GoldenReport report;
   CACHALOT_RETURN_IF_ERROR(Verifier(*model, expected).run(report, options));
   fmt::print("{} checks, {} failed ({}, {}, {}, {} threads)\n", report.num_checks(),

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "verify/digest.h"
+#include "verify/expected_file.h"
 #include "verify/golden_report.h"
 
 namespace cachalot::verify {
@@ -34,8 +35,8 @@ Status shape_error(const std::string& path, const std::string& name, const std::
 Result<std::unique_ptr<GoldenGradientFile>> GoldenGradientFile::open(const std::string& directory) {
   for (const char* name : {"grads.safetensors", "grad_digests.safetensors"}) {
     const std::string path = (std::filesystem::path(directory) / name).string();
-    if (!std::filesystem::exists(path)) continue;
-    CACHALOT_ASSIGN_OR_RETURN(formats::SafetensorsFile file, formats::SafetensorsFile::open(path));
+    if (!has_expected(path)) continue;
+    CACHALOT_ASSIGN_OR_RETURN(formats::SafetensorsFile file, open_expected(path));
     const bool whole = std::string_view(name) == "grads.safetensors";
     return std::unique_ptr<GoldenGradientFile>(new GoldenGradientFile(std::move(file), whole));
   }
