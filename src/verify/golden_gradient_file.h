@@ -1,8 +1,8 @@
 // The gradients of a golden set: whole, or as digests (verify/digest.h).
 // Format  grads.safetensors: one fp32 tensor a parameter, public names. Where there is none,
 //         grad_digests.safetensors (or .zst): likewise, f64 [1 + n]: the gradient's norm, then n
-//         sums of it with signs. A parameter that the file does not name has the gradient 0, as the indexer's
-//         have from the language-model loss.
+//         sums of it with signs. A parameter that the file does not name has the gradient 0, as the
+//         indexer's have from the language-model loss.
 #pragma once
 
 #include <memory>
