@@ -60,9 +60,10 @@ struct QueryProducts {
   std::optional<Matrix> index_q;  // absent where a tape records: made when it is asked for
 };
 
-QueryProducts query_products(Step& step, const AttentionWeights& weights, Matrix qn) {
+// parts: without weights yet.
+QueryProducts query_products(Step& step, const AttentionWeights& weights, Matrix qn,
+                             LinearParts parts = {}) {
   QueryProducts products{new_matrix(step, step.rows, weights.wq_b.rows()), {}};
-  LinearParts parts;
   const auto add = [&](const ops::PackedWeight& weight, Matrix y) {
     parts.add({quantised_input(step, qn, step.rows, weight), &weight, y});
   };
@@ -430,7 +431,7 @@ Inputs inputs_one_by_one(Step& step, int64_t layer_idx, const formats::LayerConf
 }
 
 // The same where nothing but the results is asked for: what follows the products over x together,
-// and what follows those over the low-rank query.
+// beside those over the low-rank query, and then what follows these.
 Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                        const AttentionWeights& weights, Matrix x, InputProducts& products) {
   const auto& config = step.config;
@@ -445,13 +446,32 @@ Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig
     index_entries = compressor_rows(step, layer_idx, layer, weights.indexer->compressor,
                                     index_rows(step), products.index_ks(x));
   }
-  ops::Together together(step.exec);
-  step.run_waiting_with(together);
   const Matrix low = products.low();
   const Matrix qn = new_matrix(step, step.rows, low.columns);
-  together.add(ops::RmsNormParams{low.data, low.stride, weights.q_norm.data(), qn.data, qn.stride,
-                                  step.rows, low.columns, static_cast<float>(config.rms_norm_eps),
-                                  step.precision.bf16});
+  const ops::RmsNormParams norm{low.data,
+                                low.stride,
+                                weights.q_norm.data(),
+                                qn.data,
+                                qn.stride,
+                                step.rows,
+                                low.columns,
+                                static_cast<float>(config.rms_norm_eps),
+                                step.precision.bf16};
+  LinearParts query_parts;
+  bool beside = false;
+  query_parts.lets_next_in = &beside;
+  if (takes_input_as_it_is(step, weights.wq_b) &&
+      (!weights.indexer || takes_input_as_it_is(step, weights.indexer->wq_b))) {
+    query_parts.norm = &norm;
+  } else {
+    ops::rms_norm(step.exec, norm);
+  }
+  const QueryProducts over_qn = query_products(step, weights, qn, query_parts);
+  // An entry's rows and code are read from memory, in turn: slow while the products read theirs.
+  const bool completes_entry = weights.compressor && !step.batch.has_entries &&
+                               step.batch.sequences.num_entries(layer.ratio) > 0;
+  ops::Together together(step.exec, beside && !completes_entry);
+  step.run_waiting_with(together);
   if (weights.wkv) {
     const Matrix kv = products.kv();
     ops::HeadRowsParams p = head_rows_of(step, kv, 1, config.head_dim, rope);
@@ -475,7 +495,6 @@ Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig
   }
   together.run();
 
-  const QueryProducts over_qn = query_products(step, weights, qn);
   ops::HeadRowsParams p =
       head_rows_of(step, over_qn.q, config.num_attention_heads, config.head_dim, rope);
   p.norm = step.precision.bf16 ? ops::HeadNorm::bf16_steps : ops::HeadNorm::weighted;

@@ -30,10 +30,13 @@ Matrix detached(Step& step, Matrix x, int64_t rows) {
   return {copy, x.columns, x.columns};
 }
 
+// Products of streamed weights quantise for themselves; all that read x have their columns.
+bool takes_input_as_it_is(const Step& step, const ops::PackedWeight& weight) {
+  return !quantises_input(step, weight) || weight.on_gpu() == ops::PackedWeight::OnGpu::streamed;
+}
+
 Matrix quantised_input(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight) {
-  if (!quantises_input(step, weight)) return x;
-  // Products of streamed weights quantise for themselves; all that read x have their columns.
-  if (weight.on_gpu() == ops::PackedWeight::OnGpu::streamed) return x;
+  if (takes_input_as_it_is(step, weight)) return x;
   const Matrix copy = new_matrix(step, rows, x.columns);
   autograd::simulate_fp8(step.context(),
                          {copy.data, rows, copy.columns, copy.stride, x.data, x.stride}, 128);
@@ -95,8 +98,12 @@ void linears(Step& step, int64_t rows, const LinearParts& parts) {
       products[i] = product_of(step, p.x, rows, *p.weight, p.y, rounds);
     }
   }
-  if (step.tape == nullptr)
-    ops::grouped_matmul(step.exec, {products.data(), static_cast<size_t>(parts.count)});
+  if (step.tape != nullptr) return;
+  if (parts.count == 0) return;
+  products[0].norm = parts.norm;
+  products[0].swiglu = parts.swiglu;
+  products[0].lets_next_in = parts.lets_next_in;
+  ops::grouped_matmul(step.exec, {products.data(), static_cast<size_t>(parts.count)});
 }
 
 void linear_f32(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight, Matrix y) {

@@ -29,6 +29,9 @@ void show(const Step& step, std::string_view op, Matrix x, int64_t rows);
 // True where the published code quantises this weight's input (LIN8, LIN4).
 bool quantises_input(const Step& step, const ops::PackedWeight& weight);
 
+// True where a product with it takes its input as it is: it quantises nothing, or does so itself.
+bool takes_input_as_it_is(const Step& step, const ops::PackedWeight& weight);
+
 // Where an op that could overwrite x puts its result: x itself, or with a tape, which needs x
 // again, a new matrix.
 inline Matrix result_over(Step& step, Matrix x, int64_t rows) {
@@ -58,7 +61,11 @@ struct LinearParts {
   static constexpr int kMax = 8;
   std::array<LinearPart, kMax> part;
   int count = 0;
-  void add(const LinearPart& next) { part.at(count++) = next; }
+  // As MatmulParams has them. An op that makes the input: of parts whose weights take it as it is.
+  const ops::RmsNormParams* norm = nullptr;
+  const ops::SwigluParams* swiglu = nullptr;
+  bool* lets_next_in = nullptr;
+  void add(const LinearPart& one) { part.at(count++) = one; }
 };
 void linears(Step& step, int64_t rows, const LinearParts& parts);
 

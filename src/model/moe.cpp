@@ -46,12 +46,11 @@ void balance(Step& step, int64_t layer_idx, const FfnWeights& weights, const ops
       terms.balance_weight);
 }
 
-// The gate's logits, and all else that the choice needs.
+// What the choice needs, with the gate's logits.
 ops::RouterParams router_params(Step& step, int64_t layer_idx, const FfnWeights& weights,
-                                Matrix x) {
+                                Matrix logits) {
   const auto& config = step.config;
   const int64_t k = config.num_experts_per_tok;
-  const Matrix logits = linear_f32(step, x, step.rows, *weights.gate);
   show(step, "gate", logits, step.rows);
   const int32_t* fixed_ids = nullptr;
   if (!weights.tid2eid.empty()) {
@@ -188,47 +187,72 @@ struct SharedProducts {
   Matrix up;
 };
 
-SharedProducts shared_products(Step& step, const ExpertWeights& weights, Matrix x) {
+// Adds the products to `parts`.
+SharedProducts add_shared_products(Step& step, const ExpertWeights& weights, Matrix x,
+                                   LinearParts& parts) {
   const Matrix input = quantised_input(step, x, step.rows, weights.w1);
-  const Matrix gate = new_matrix(step, step.rows, weights.w1.rows());
-  const Matrix up = new_matrix(step, step.rows, weights.w3.rows());
-  linears(step, step.rows, {{{{input, &weights.w1, gate}, {input, &weights.w3, up}}}, 2});
-  show(step, "shared.gate", gate, step.rows);
-  show(step, "shared.up", up, step.rows);
-  return {gate, up};
+  const SharedProducts products{new_matrix(step, step.rows, weights.w1.rows()),
+                                new_matrix(step, step.rows, weights.w3.rows())};
+  parts.add({input, &weights.w1, products.gate});
+  parts.add({input, &weights.w3, products.up});
+  return products;
+}
+
+void show_shared(Step& step, const SharedProducts& products) {
+  show(step, "shared.gate", products.gate, step.rows);
+  show(step, "shared.up", products.up, step.rows);
 }
 
 // And after it.
-Matrix shared_down(Step& step, const ExpertWeights& weights, Matrix h) {
+Matrix shared_down(Step& step, const ExpertWeights& weights, Matrix h, LinearParts parts = {}) {
   show(step, "shared.hidden", h, step.rows);
-  const Matrix y =
-      linear(step, quantised_input(step, h, step.rows, weights.w2), step.rows, weights.w2);
+  const Matrix y = new_matrix(step, step.rows, weights.w2.rows());
+  parts.add({quantised_input(step, h, step.rows, weights.w2), &weights.w2, y});
+  linears(step, step.rows, parts);
   show(step, "shared.down", y, step.rows);
   step.recompute(Recomputed::swiglu, h.data);
   return y;
 }
 
 Matrix shared_expert(Step& step, const ExpertWeights& weights, Matrix x) {
-  const auto [gate, up] = shared_products(step, weights, x);
+  LinearParts parts;
+  const SharedProducts products = add_shared_products(step, weights, x, parts);
+  linears(step, step.rows, parts);
+  show_shared(step, products);
+  const auto [gate, up] = products;
   const float limit = static_cast<float>(step.config.swiglu_limit);
   const Matrix h = activate(step, gate, up, nullptr, step.rows, limit);
   return shared_down(step, weights, h);
 }
 
-// All experts on a GPU that has them streamed: the choice is made together with the shared one's
-// activation.
-Matrix streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x,
-                        const ops::RouterParams& router) {
+// All experts on a GPU that has them streamed: the choice is made beside the shared one's last
+// product.
+Matrix streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x) {
   CACHALOT_CHECK(x.stride == x.columns && step.tape == nullptr);
-  const auto [gate, up] = shared_products(step, weights.shared_experts, x);
+  LinearParts parts;
+  const SharedProducts products = add_shared_products(step, weights.shared_experts, x, parts);
+  const Matrix logits = new_matrix(step, step.rows, weights.gate->rows());
+  parts.add({x, &*weights.gate, logits, true});
+  linears(step, step.rows, parts);
+  const ops::RouterParams router = router_params(step, layer_idx, weights, logits);
+  show_shared(step, products);
+  const auto [gate, up] = products;
   const auto clamp = static_cast<float>(step.config.swiglu_limit);
-  ops::Together together(step.exec);
+  const ops::SwigluParams hidden = activation(step, gate, up, nullptr, step.rows, clamp, gate);
+  LinearParts down;
+  bool beside = false;
+  down.lets_next_in = &beside;
+  if (step.probe == nullptr && takes_input_as_it_is(step, weights.shared_experts.w2)) {
+    down.swiglu = &hidden;
+  } else {
+    ops::swiglu(step.exec, hidden);
+  }
+  const Matrix shared = shared_down(step, weights.shared_experts, gate, down);
+  ops::Together together(step.exec, beside);
   step.run_waiting_with(together);
   together.add(router);
-  together.add(activation(step, gate, up, nullptr, step.rows, clamp, gate));
   together.run();
   const Routing routing = chosen_experts(step, layer_idx, weights, router);
-  const Matrix shared = shared_down(step, weights.shared_experts, gate);
   const Matrix out = new_matrix(step, step.rows, step.config.hidden_size);
   ops::expert_layer(step.exec,
                     {weights.streamed.get(), step.rows, step.config.num_experts_per_tok, x.data,
@@ -241,8 +265,9 @@ Matrix streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights
 
 Matrix ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x) {
   if (!weights.gate) return shared_expert(step, weights.shared_experts, x);
-  const ops::RouterParams router = router_params(step, layer_idx, weights, x);
-  if (weights.streamed != nullptr) return streamed_experts(step, layer_idx, weights, x, router);
+  if (weights.streamed != nullptr) return streamed_experts(step, layer_idx, weights, x);
+  const ops::RouterParams router =
+      router_params(step, layer_idx, weights, linear_f32(step, x, step.rows, *weights.gate));
   autograd::route(step.context(), router);
   const Dispatch d = dispatch(step, chosen_experts(step, layer_idx, weights, router));
   const Matrix routed = routed_experts(step, weights, d, x);

@@ -84,7 +84,7 @@ void expert_products_cuda(device::ExecContext&, const ExpertProductsParams&) { r
 void index_select_cuda(device::ExecContext&, const IndexSelectParams&) { refuse(); }
 void sample_cuda(device::ExecContext&, const SampleParams&) { refuse(); }
 bool together_cuda_fits(const RowOp&) { refuse(); }
-void together_cuda(device::ExecContext&, std::span<const RowOp>) { refuse(); }
+void together_cuda(device::ExecContext&, std::span<const RowOp>, bool) { refuse(); }
 void sparse_attention_cuda(device::ExecContext&, const SparseAttentionParams&) { refuse(); }
 
 }  // namespace cachalot::ops

@@ -11,7 +11,7 @@
 namespace cachalot::device::cuda {
 namespace {
 
-constexpr size_t kMaxLaunches = 128;  // the device runs so many while the host adds the next
+constexpr size_t kMaxLaunches = 512;  // the device runs so many while the host adds the next
 constexpr size_t kMaxKnown = 256;
 constexpr size_t kParamAlignment = 16;
 

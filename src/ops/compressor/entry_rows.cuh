@@ -14,10 +14,11 @@ inline constexpr int kMaxEntryWidth = 512;
 inline constexpr int kMaxEntrySlots = 256;  // that an entry pools
 inline constexpr int kMaxEntryPairs = 32;   // that are rotated
 
-// Entry `idx` of those that the step completes, by kThreads threads. Waits for the kernels before.
+// Entry `idx` of those that the step completes, by kThreads threads. Waits for the kernels before,
+// unless they have ended.
 template <int kThreads>
 __device__ void complete_entry(const EntryRowsParams& p, const float* frequencies, float factor,
-                               int64_t idx) {
+                               int64_t idx, bool have_ended = false) {
   static_assert(kMaxEntrySlots <= kThreads && kMaxEntryPairs <= kThreads);
   __shared__ const float* slot_rows[kMaxEntrySlots];
   __shared__ float x[kMaxEntryWidth];
@@ -38,7 +39,7 @@ __device__ void complete_entry(const EntryRowsParams& p, const float* frequencie
     cos_row[thread] = static_cast<float>(c);
     sin_row[thread] = static_cast<float>(s);
   }
-  tile::wait_for_producers();
+  if (!have_ended) tile::wait_for_producers();
   __syncthreads();
 
   const int width = static_cast<int>(p.width), ratio = static_cast<int>(p.ratio);
@@ -80,14 +81,15 @@ __device__ void complete_entry(const EntryRowsParams& p, const float* frequencie
   }
 }
 
-// Row `row` of the step, by kThreads threads. Waits for the kernels before.
+// Row `row` of the step, by kThreads threads. Waits for the kernels before, unless they have ended.
 template <int kThreads>
-__device__ __forceinline__ void store_compressor_row(const EntryRowsParams& p, int64_t row) {
+__device__ __forceinline__ void store_compressor_row(const EntryRowsParams& p, int64_t row,
+                                                     bool have_ended = false) {
   const RecentPlace place(p.sequences, p.layer_rows, p.tail, row);
   const int64_t columns = (p.overlap ? 2 : 1) * p.width;
   const float* const from = p.rows + row * 2 * columns;
   const float* const ape = p.ape + place.position % p.ratio * columns;
-  tile::wait_for_producers();
+  if (!have_ended) tile::wait_for_producers();
   if (place.to.data == nullptr) return;
   auto* const to = reinterpret_cast<float*>(place.to.data);
 #pragma unroll 4

@@ -57,12 +57,13 @@ struct RecentPlace {
   }
 };
 
-// By the kThreads threads of a block; waits for the kernels before.
+// By the kThreads threads of a block; waits for the kernels before, unless they have ended.
 template <int kThreads>
-__device__ __forceinline__ void store_recent_row(const StoreRecentParams& p, int64_t row) {
+__device__ __forceinline__ void store_recent_row(const StoreRecentParams& p, int64_t row,
+                                                 bool have_ended = false) {
   const RecentPlace place(p.sequences, p.layer_rows, p.kind, row);
   const tensor::RowRef from = p.step_rows.row(row);
-  tile::wait_for_producers();
+  if (!have_ended) tile::wait_for_producers();
   if (place.to.data == nullptr) return;
   constexpr int kOfScales = 32;  // threads
   const int thread = static_cast<int>(threadIdx.x) - kOfScales;

@@ -30,6 +30,8 @@ struct Params {
   int steps;  // of 16 inputs
   int units;
   int num_parts;
+  bool lets_next_in;
+  bool runs_beside;
   Part parts[kMaxBf16Parts];
 };
 
@@ -112,7 +114,7 @@ class Stream {
 __global__ void __launch_bounds__(kThreads, 2) few_tokens_kernel(const __grid_constant__ Params p) {
   extern __shared__ __align__(16) uint8_t smem[];
   __shared__ float sums[2][kWarps * kFewTokens * bf16_tiles::kTokenStride<1>];
-  tile::launch_dependents();
+  if (!p.lets_next_in) tile::launch_dependents();
   const int warp = tile::uniform(static_cast<int>(threadIdx.x) / 32);
   const int lane = threadIdx.x % 32;
   const int begin = warp * p.steps / kWarps;
@@ -122,7 +124,8 @@ __global__ void __launch_bounds__(kThreads, 2) few_tokens_kernel(const __grid_co
   const int row_bytes = p.steps * 32 + 32;
   const int quads = p.steps * 4;
 
-  tile::wait_for_producers();
+  if (!p.runs_beside) tile::wait_for_producers();
+  if (p.lets_next_in) tile::launch_dependents();
   constexpr int kBatch = 4;  // loads under way
   for (int token = 0; token < p.m; ++token) {
     const auto* from = reinterpret_cast<const tile::Vector16*>(p.x + token * p.x_stride);
@@ -180,6 +183,8 @@ __global__ void __launch_bounds__(kThreads, 2) few_tokens_kernel(const __grid_co
     const Part& part = p.parts[find_part(p, unit)];
     bf16_tiles::fold_runs<1>(part.out, to, kFewTokens, unit - part.first, 0, p.m);
   }
+  // The next kernel waits for this one alone.
+  if (p.runs_beside) tile::wait_for_producers();
 }
 
 // Any number of tokens, prepared. A block: kUnits units of a part, kTiles tiles of 8 tokens.
@@ -314,7 +319,8 @@ int64_t bf16_scratch_bytes(const cuda::Device& device, const Bf16Products& p) {
 }
 
 void launch_bf16_products(const cuda::Device& device, const cuda::Stream& stream,
-                          const Bf16Products& products, std::byte* scratch) {
+                          const Bf16Products& products, std::byte* scratch,
+                          const LaunchOrder& order) {
   CACHALOT_CHECK(products.m > 0 && products.m < (int64_t{1} << 24) && products.columns % 16 == 0);
   CACHALOT_CHECK(!products.parts.empty() && products.parts.size() <= kMaxBf16Parts);
   Params p{};
@@ -324,6 +330,9 @@ void launch_bf16_products(const cuda::Device& device, const cuda::Stream& stream
   p.steps = static_cast<int>(products.columns / 16);
   const int64_t units = units_of(products);
   const Bf16Tile tile = choose_bf16_tile(products.m, products.columns, units, device.num_sms);
+  p.lets_next_in = order.lets_next_in;
+  p.runs_beside = order.runs_beside;
+  CACHALOT_CHECK(tile.token_tiles == 0 || !(order.lets_next_in || order.runs_beside));
   if (tile.token_tiles == 0) {
     return launch_few(device, stream, products, p);
   }

@@ -18,6 +18,7 @@
 
 #include "device/cuda/device.h"
 #include "device/cuda/handles.h"
+#include "ops/matmul/launch_order.h"
 
 namespace cachalot::ops {
 
@@ -50,7 +51,8 @@ Bf16Tile choose_bf16_tile(int64_t m, int64_t columns, int64_t num_units, int64_t
 // Of memory that the launch needs, 16-byte aligned, for x in the order of the tensor core; may be
 // 0.
 int64_t bf16_scratch_bytes(const device::cuda::Device& device, const Bf16Products& p);
+// order: beside others only where no scratch is needed; makes no x.
 void launch_bf16_products(const device::cuda::Device& device, const device::cuda::Stream& stream,
-                          const Bf16Products& p, std::byte* scratch);
+                          const Bf16Products& p, std::byte* scratch, const LaunchOrder& order = {});
 
 }  // namespace cachalot::ops

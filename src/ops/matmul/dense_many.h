@@ -15,6 +15,6 @@ bool dense_many_fits(const DenseShape& shape, int64_t num_sms);
 void plan_dense_many(DensePlan& plan, int64_t num_sms);
 void launch_dense_many(const DensePlan& plan, const device::cuda::Stream& stream, const void* x,
                        int64_t x_stride, std::span<const DenseGroup> groups, std::byte* scratch,
-                       bool programmatic);
+                       const LaunchOrder& order);
 
 }  // namespace cachalot::ops

@@ -620,7 +620,7 @@ void plan_dense_many(DensePlan& plan, int64_t num_sms) {
 
 void launch_dense_many(const DensePlan& plan, const cuda::Stream& stream, const void* x,
                        int64_t x_stride, std::span<const DenseGroup> groups, std::byte* scratch,
-                       bool programmatic) {
+                       const LaunchOrder&) {
   const DenseShape& s = plan.shape;
   CACHALOT_CHECK(static_cast<int64_t>(groups.size()) == s.groups);
   Params p{};
@@ -646,7 +646,6 @@ void launch_dense_many(const DensePlan& plan, const cuda::Stream& stream, const 
   const int64_t token_groups = (s.m + plan.tokens - 1) / plan.tokens;
   cuda::LaunchShape prepare;
   prepare.block = 256;
-  prepare.edge = programmatic ? cuda::Edge::programmatic : cuda::Edge::full;
   if (is_wide(s)) {
     prepare.grid = dim3(static_cast<unsigned>((s.groups * s.columns / 16 + 255) / 256),
                         static_cast<unsigned>(token_groups * plan.tokens));

@@ -7,6 +7,8 @@
 #include "ops/matmul/dense_product_cuda.h"
 #include "ops/matmul/streamed_product.cuh"
 #include "ops/matmul/streamed_weight.h"
+#include "ops/moe/swiglu.cuh"
+#include "ops/norm/rms_norm.cuh"
 
 namespace cachalot::ops {
 namespace {
@@ -21,6 +23,17 @@ struct Group {
   int64_t y_stride;
   int rows;
   int first_unit;  // of all groups' units
+};
+
+// An op that makes the rows of x, as far as the product needs to know it.
+enum class Made { no, norm, swiglu };
+struct Making {
+  Made made;
+  float eps;        // norm
+  const float* g;   // or null
+  const float* up;  // swiglu, of which x is the gate
+  int64_t up_stride;
+  float limit;
 };
 
 struct Params {
@@ -40,6 +53,9 @@ struct Params {
   int partial_units;       // that there is room for at a time
   uint8_t* prepared;       // or null
   int64_t prepared_bytes;  // of p.tokens rows
+  bool lets_next_in;
+  bool runs_beside;
+  Making making;
   Group groups[kMaxDenseGroups];
 };
 
@@ -63,6 +79,60 @@ __device__ __forceinline__ void load_rows(const Params& p, Activations& x, int f
     x.template load<kBatch>(static_cast<const uint16_t*>(p.x) + at, p.x_stride, present, first,
                             end);
   }
+}
+
+// Normed rows, by the consumers. rows: shared memory for them.
+template <typename Activations>
+__device__ __forceinline__ void make_norm(const Params& p, Activations& x, int tokens,
+                                          float* rows) {
+  __shared__ float factors[streamed::kMaxTokens];
+  const int columns = p.group_blocks * 128;
+  const auto* const from = static_cast<const float*>(p.x);
+  for (int i = threadIdx.x; i < tokens * columns / 4; i += streamed::kConsumers) {
+    const int at = i * 4;
+    reinterpret_cast<tile::Vector16*>(rows)[i] = tile::load_shared_state(
+        reinterpret_cast<const tile::Vector16*>(from + at / columns * p.x_stride + at % columns));
+  }
+  streamed::sync_consumers();
+  const int token = static_cast<int>(threadIdx.x) / 16;  // of half a warp
+  if (token / 2 * 2 < tokens) {
+    const float* const row = rows + min(token, tokens - 1) * columns;
+    float sum = 0;
+#pragma unroll 8
+    for (int i = threadIdx.x % 16; i < columns; i += 16)
+      sum = add_square<Norm::weighted>(sum, row[i]);
+    sum = fold_chains(sum);
+    if (threadIdx.x % 16 == 0)
+      factors[token] = norm_factor<Norm::weighted>(sum, columns, p.making.eps);
+  }
+  streamed::sync_consumers();
+  x.make([&](int token, int column) {
+    const float* const row = rows + token * columns + column;
+    const float* const g = p.making.g;
+    FourValues<float> v;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      v.words.word[i] = __float_as_uint(
+          weigh<Norm::weighted>(row[i] * factors[token], g == nullptr ? g : g + column + i, true));
+    }
+    return v;
+  });
+}
+
+// Activated rows.
+template <typename Activations>
+__device__ __forceinline__ void make_swiglu(const Params& p, Activations& x) {
+  x.make([&](int token, int column) {
+    FourValues<float> v, up;
+    v.load(static_cast<const float*>(p.x) + token * p.x_stride + column);
+    up.load(p.making.up + token * p.making.up_stride + column);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      v.words.word[i] =
+          __float_as_uint(tile::round_to_bf16(swiglu_value(v.at(i), up.at(i), p.making.limit)));
+    }
+    return v;
+  });
 }
 
 // Rows as the product's blocks hold them, for more than a block would care to quantise for itself.
@@ -112,7 +182,7 @@ __global__ void __launch_bounds__(streamed::kThreads, kTokens > 8 ? 1 : 2)
     ring.init(p.stages, streamed::kConsumerWarps);
   }
   __syncthreads();
-  tile::launch_dependents();
+  if (!p.lets_next_in) tile::launch_dependents();
 
   // The ring: weights do not depend on the kernel before.
   if (warp == streamed::kConsumerWarps) {
@@ -143,7 +213,8 @@ __global__ void __launch_bounds__(streamed::kThreads, kTokens > 8 ? 1 : 2)
   const int unit_step = kPairs / tokens, token_step = kPairs - unit_step * tokens;
 
   // Activations.
-  tile::wait_for_producers();
+  if (!p.runs_beside) tile::wait_for_producers();
+  if (p.lets_next_in) tile::launch_dependents();
   if (p.prepared != nullptr) {
     if (threadIdx.x == 0) {
       const auto bytes = static_cast<uint32_t>(x.num_bytes());
@@ -151,6 +222,12 @@ __global__ void __launch_bounds__(streamed::kThreads, kTokens > 8 ? 1 : 2)
       x_ready.bulk_copy(x_smem, p.prepared + blockIdx.y * p.prepared_bytes, bytes);
     }
     x_ready.wait(0);
+  } else if (p.making.made == Made::norm) {
+    make_norm(p, x, tokens, reinterpret_cast<float*>(smem + p.partial_offset));
+    streamed::sync_consumers();
+  } else if (p.making.made == Made::swiglu) {
+    make_swiglu(p, x);
+    streamed::sync_consumers();
   } else {
     load_rows<8>(p, x, first_token, first_group * p.group_blocks * 128, tokens, 0,
                  tokens * streamed::whole_octets(blocks));
@@ -185,13 +262,16 @@ __global__ void __launch_bounds__(streamed::kThreads, kTokens > 8 ? 1 : 2)
     }
     partial.start_over();
   }
+  // The next kernel waits for this one alone.
+  if (p.runs_beside) tile::wait_for_producers();
 }
 
 template <ProductForm kForm, int kTokens>
 void launch_kernel(const DensePlan& plan, const cuda::Stream& stream, const void* x,
                    int64_t x_stride, std::span<const DenseGroup> groups, std::byte* scratch,
-                   bool programmatic) {
+                   const LaunchOrder& order) {
   const DenseShape& s = plan.shape;
+  CACHALOT_CHECK(plan.overlaps || !(order.lets_next_in || order.runs_beside));
   CACHALOT_CHECK(static_cast<int64_t>(groups.size()) == s.groups);
   const StreamedLayout layout{kFp8, s.rows, s.columns};
   Params p{};
@@ -220,22 +300,34 @@ void launch_kernel(const DensePlan& plan, const cuda::Stream& stream, const void
   const auto chunks = static_cast<unsigned>((s.m + plan.tokens - 1) / plan.tokens);
   p.prepared = plan.scratch_bytes > 0 ? reinterpret_cast<uint8_t*>(scratch) : nullptr;
   p.prepared_bytes = plan.scratch_bytes / chunks;
-  cuda::Edge edge = programmatic ? cuda::Edge::programmatic : cuda::Edge::full;
+  p.lets_next_in = order.lets_next_in;
+  p.runs_beside = order.runs_beside;
+  if (order.norm) {
+    CACHALOT_CHECK(plan.makes_norm);
+    p.x = order.norm->x;
+    p.x_stride = order.norm->x_stride;
+    p.making = {.made = Made::norm, .eps = order.norm->eps, .g = order.norm->g};
+  } else if (order.swiglu) {
+    CACHALOT_CHECK(plan.makes_swiglu);
+    p.x = order.swiglu->gate;
+    p.x_stride = order.swiglu->columns;
+    p.making = {.made = Made::swiglu,
+                .up = order.swiglu->up,
+                .up_stride = order.swiglu->columns,
+                .limit = order.swiglu->limit};
+  }
   if (p.prepared != nullptr) {
     cuda::LaunchShape prepare;
     const int64_t runs = kTokens * streamed::whole_octets(static_cast<int>(layout.num_blocks()));
     prepare.grid =
         dim3(static_cast<unsigned>((runs + kRunsToPrepare - 1) / kRunsToPrepare), chunks);
     prepare.block = streamed::kConsumers;
-    prepare.edge = edge;
     cuda::launch(stream, prepare, prepare_rows_kernel<kForm, kTokens>, p);
-    edge = cuda::Edge::programmatic;
   }
   cuda::LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(plan.grid), chunks);
   shape.block = streamed::kThreads;
   shape.smem_bytes = plan.smem_bytes;
-  shape.edge = edge;
   cuda::launch(stream, shape, dense_product_kernel<kForm, kTokens>, p);
 }
 
@@ -320,6 +412,10 @@ Result<DensePlan> make_dense_plan(const cuda::Device& device, const DenseShape& 
         ((streamed::activation_bytes(form, plan.tokens, static_cast<int>(s.columns / 128)) + 15) /
          16 * 16);
   }
+  plan.overlaps = plan.scratch_bytes == 0;
+  plan.makes_swiglu = plan.scratch_bytes == 0 && s.float_rows && form != ProductForm::mma_bf16 &&
+                      !own_x && s.m <= plan.tokens;
+  plan.makes_norm = plan.makes_swiglu && s.m * s.columns * 4 <= plan.partial_bytes;
   const bool many = plan.tokens > 8;
   if (form == ProductForm::mma_f16) {
     many ? choose<ProductForm::mma_f16, 16>(plan) : choose<ProductForm::mma_f16, 8>(plan);
@@ -337,7 +433,7 @@ Result<DensePlan> make_dense_plan(const cuda::Device& device, const DenseShape& 
 
 void launch_dense(const DensePlan& plan, const cuda::Stream& stream, const void* x,
                   int64_t x_stride, const std::byte* weight, void* y, int64_t y_stride,
-                  std::byte* scratch, bool programmatic) {
+                  std::byte* scratch, const LaunchOrder& order) {
   const DenseShape& s = plan.shape;
   const int64_t rows = s.rows / s.groups;
   DenseGroup groups[kMaxDenseGroups];
@@ -345,8 +441,7 @@ void launch_dense(const DensePlan& plan, const cuda::Stream& stream, const void*
     groups[g] = {weight + g * StreamedLayout{kFp8, rows, s.columns}.num_bytes(), rows,
                  static_cast<std::byte*>(y) + g * rows * (s.float_rows ? 4 : 2), y_stride};
   }
-  launch_dense(plan, stream, x, x_stride, {groups, static_cast<size_t>(s.groups)}, scratch,
-               programmatic);
+  launch_dense(plan, stream, x, x_stride, {groups, static_cast<size_t>(s.groups)}, scratch, order);
 }
 
 }  // namespace cachalot::ops

@@ -19,6 +19,7 @@
 #include "base/status.h"
 #include "device/cuda/device.h"
 #include "device/cuda/handles.h"
+#include "ops/matmul/launch_order.h"
 
 namespace cachalot::ops {
 
@@ -55,24 +56,27 @@ struct DensePlan {
   int64_t smem_bytes = 0;
   int64_t scratch_bytes = 0;
   int grid = 0;
+  bool overlaps = false;    // it is one kernel, which may run beside others
+  bool makes_norm = false;  // LaunchOrder::norm
+  bool makes_swiglu = false;
   void (*launch)(const DensePlan&, const device::cuda::Stream&, const void* x, int64_t x_stride,
                  std::span<const DenseGroup> groups, std::byte* scratch,
-                 bool programmatic) = nullptr;
+                 const LaunchOrder& order) = nullptr;
 };
 
 Result<DensePlan> make_dense_plan(const device::cuda::Device& device, const DenseShape& shape);
 
 // scratch: plan.scratch_bytes, 16-byte aligned; null where that is 0. Else x is quantised into it
-// by a kernel of its own. programmatic: the edge from the kernel before. The weight is read before
-// that kernel has ended, x, y and scratch are not touched.
+// by a kernel of its own. The weight is read before the kernel before has ended, x, y and scratch
+// are not touched.
 inline void launch_dense(const DensePlan& plan, const device::cuda::Stream& stream, const void* x,
                          int64_t x_stride, std::span<const DenseGroup> groups, std::byte* scratch,
-                         bool programmatic = true) {
-  plan.launch(plan, stream, x, x_stride, groups, scratch, programmatic);
+                         const LaunchOrder& order = {}) {
+  plan.launch(plan, stream, x, x_stride, groups, scratch, order);
 }
 // Of one weight that holds the rows of all groups, and one y.
 void launch_dense(const DensePlan& plan, const device::cuda::Stream& stream, const void* x,
                   int64_t x_stride, const std::byte* weight, void* y, int64_t y_stride,
-                  std::byte* scratch, bool programmatic = true);
+                  std::byte* scratch, const LaunchOrder& order = {});
 
 }  // namespace cachalot::ops

@@ -7,6 +7,8 @@
 #include "ops/matmul/flush_denormals.h"
 #include "ops/matmul/matmul_kernels.h"
 #include "ops/matmul/matmul_plan.h"
+#include "ops/moe/swiglu.h"
+#include "ops/norm/rms_norm.h"
 #include "ops/on_gpu.h"
 
 namespace cachalot::ops {
@@ -215,6 +217,8 @@ void grouped_matmul(device::ExecContext& ctx, std::span<const MatmulParams> para
     if (ctx.work != nullptr) count_product(*p.w, p.m, *ctx.work);
   }
   if (ctx.gpu != nullptr) return grouped_matmul_cuda(ctx, params);
+  if (!params.empty() && params[0].norm != nullptr) rms_norm(ctx, *params[0].norm);
+  if (!params.empty() && params[0].swiglu != nullptr) swiglu(ctx, *params[0].swiglu);
   const MatmulKernels& kernels = matmul_kernels(ctx.isa);
   device::ArenaScope scope(*ctx.arena);
   Product* products = ctx.arena->allocate<Product>(static_cast<int64_t>(params.size()));

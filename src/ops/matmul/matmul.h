@@ -37,6 +37,9 @@
 
 namespace cachalot::ops {
 
+struct RmsNormParams;
+struct SwigluParams;
+
 enum class MatmulMath { f32, bf16 };
 
 struct MatmulParams {
@@ -51,6 +54,14 @@ struct MatmulParams {
   bool round_y = false;
   bool accumulate = false;
   int64_t chain_inputs = 0;  // 0: one chain
+  // --- Of the first product of a call, for all of them.
+  // The op whose result is x, at most one: it runs before the products, or on a GPU as a part of
+  // them, and then x is not written.
+  const RmsNormParams* norm = nullptr;
+  const SwigluParams* swiglu = nullptr;
+  // Becomes true where the next op, if it reads none of the results, may run beside the products on
+  // a GPU (ops/rows/together.h).
+  bool* lets_next_in = nullptr;
 };
 void matmul(device::ExecContext& ctx, const MatmulParams& p);
 

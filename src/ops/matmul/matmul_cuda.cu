@@ -1,6 +1,10 @@
+#include <optional>
+
 #include "ops/matmul/bf16_product_cuda.h"
 #include "ops/matmul/dense_product_cuda.h"
 #include "ops/matmul/packed_product.cuh"
+#include "ops/moe/swiglu.h"
+#include "ops/norm/rms_norm.h"
 #include "ops/on_gpu.h"
 
 namespace cachalot::ops {
@@ -44,47 +48,80 @@ Products first_run(Products products, Place& place) {
   return products.first(count);
 }
 
-void fp8_products(device::ExecContext& ctx, Products products, Place place) {
-  const MatmulParams& first = products[0];
+// The products of one launch, planned.
+struct Launch {
+  Products products;
+  DensePlan plan;  // of fp8
+  DenseGroup groups[kMaxDenseGroups];
+  Bf16Part parts[kMaxBf16Parts];
+  int64_t scratch_bytes = 0;
+  bool overlaps = false;
+
+  const MatmulParams& first() const { return products[0]; }
+  Bf16Products bf16() const {
+    return {first().x, first().m, first().x_stride, first().w->columns(), {parts, products.size()}};
+  }
+};
+
+void plan_fp8(const device::cuda::Device& device, Place place, Launch& launch) {
+  const MatmulParams& first = launch.first();
   const bool quantised = first.w->on_gpu() == OnGpu::streamed;
   DenseShape shape{.form = quantised ? DenseForm::official_fp8 : DenseForm::unquantised,
                    .m = first.m,
                    .rows = 0,
                    .columns = first.w->columns(),
-                   .groups = static_cast<int64_t>(products.size()),
+                   .groups = static_cast<int64_t>(launch.products.size()),
                    .float_rows = true,
                    .shared_x = place == Place::shared};
-  DenseGroup groups[kMaxDenseGroups];
-  for (size_t i = 0; i < products.size(); ++i) {
-    const MatmulParams& p = products[i];
+  for (size_t i = 0; i < launch.products.size(); ++i) {
+    const MatmulParams& p = launch.products[i];
     CACHALOT_CHECK(p.round_y);
-    groups[i] = {p.w->streamed_bytes(), p.w->rows(), p.y, p.y_stride};
+    launch.groups[i] = {p.w->streamed_bytes(), p.w->rows(), p.y, p.y_stride};
     shape.rows += p.w->rows();
   }
-  const Result<DensePlan> plan = make_dense_plan(device::cuda::device_of(ctx), shape);
+  const Result<DensePlan> plan = make_dense_plan(device, shape);
   CACHALOT_CHECK(plan.has_value());
-  device::ArenaScope scope(*ctx.arena);
-  std::byte* scratch = nullptr;
-  if (plan->scratch_bytes > 0) scratch = ctx.arena->allocate<std::byte>(plan->scratch_bytes);
-  launch_dense(*plan, device::cuda::stream_of(ctx), first.x, first.x_stride,
-               {groups, products.size()}, scratch);
+  launch.plan = *plan;
+  launch.scratch_bytes = plan->scratch_bytes;
+  launch.overlaps = plan->overlaps;
 }
 
-void bf16_products(device::ExecContext& ctx, Products products) {
-  const MatmulParams& first = products[0];
-  Bf16Part parts[kMaxBf16Parts];
-  for (size_t i = 0; i < products.size(); ++i) {
-    const MatmulParams& p = products[i];
-    parts[i] = {p.w->streamed_bytes(), p.w->rows(), p.y, p.y_stride, p.round_y};
+void plan_bf16(const device::cuda::Device& device, Launch& launch) {
+  for (size_t i = 0; i < launch.products.size(); ++i) {
+    const MatmulParams& p = launch.products[i];
+    launch.parts[i] = {p.w->streamed_bytes(), p.w->rows(), p.y, p.y_stride, p.round_y};
   }
-  const Bf16Products all{
-      first.x, first.m, first.x_stride, first.w->columns(), {parts, products.size()}};
-  const device::cuda::Device& device = device::cuda::device_of(ctx);
+  launch.scratch_bytes = bf16_scratch_bytes(device, launch.bf16());
+  launch.overlaps = launch.scratch_bytes == 0;
+}
+
+// The first of the products, as many as one launch can take.
+Launch plan_launch(const device::cuda::Device& device, Products products) {
+  Place place;
+  Launch launch;
+  launch.products = first_run(products, place);
+  for (const MatmulParams& p : launch.products)
+    CACHALOT_CHECK(p.math == MatmulMath::bf16 && p.x_rows == nullptr);
+  if (is_bf16(launch.first())) {
+    plan_bf16(device, launch);
+  } else {
+    plan_fp8(device, place, launch);
+  }
+  return launch;
+}
+
+void run_launch(device::ExecContext& ctx, const Launch& launch, const LaunchOrder& order) {
+  const MatmulParams& first = launch.first();
+  const device::cuda::Stream& stream = device::cuda::stream_of(ctx);
   device::ArenaScope scope(*ctx.arena);
   std::byte* scratch = nullptr;
-  if (const int64_t num_bytes = bf16_scratch_bytes(device, all); num_bytes > 0)
-    scratch = ctx.arena->allocate<std::byte>(num_bytes);
-  launch_bf16_products(device, device::cuda::stream_of(ctx), all, scratch);
+  if (launch.scratch_bytes > 0) scratch = ctx.arena->allocate<std::byte>(launch.scratch_bytes);
+  if (is_bf16(first)) {
+    launch_bf16_products(device::cuda::device_of(ctx), stream, launch.bf16(), scratch, order);
+  } else {
+    launch_dense(launch.plan, stream, first.x, first.x_stride,
+                 {launch.groups, launch.products.size()}, scratch, order);
+  }
 }
 
 void packed_product(device::ExecContext& ctx, const MatmulParams& p) {
@@ -95,25 +132,72 @@ void packed_product(device::ExecContext& ctx, const MatmulParams& p) {
   packed::launch_product(ctx, p.w->format(), p.math, packed::weight_of(*p.w), rows, p.m == 1);
 }
 
+// Runs the op that makes x, or leaves it to the one launch that has all products.
+void make_input(device::ExecContext& ctx, const MatmulParams& all, const Launch* only,
+                LaunchOrder& order) {
+  if (all.norm != nullptr) {
+    order.norm = *all.norm;
+    if (only == nullptr || !only->plan.makes_norm || !order.norm->round_y) {
+      order.norm.reset();
+      rms_norm_cuda(ctx, *all.norm);
+    } else if (order.norm->g != nullptr) {
+      order.norm->g = ctx.gpu->on_device(order.norm->g);
+    }
+  }
+  if (all.swiglu != nullptr) {
+    order.swiglu = *all.swiglu;
+    if (only == nullptr || !only->plan.makes_swiglu || !order.swiglu->round_h ||
+        order.swiglu->weight != nullptr || order.swiglu->clamped != nullptr) {
+      order.swiglu.reset();
+      swiglu_cuda(ctx, *all.swiglu);
+    }
+  }
+}
+
 }  // namespace
 
+// Launches that follow each other run beside each other where they can.
 void grouped_matmul_cuda(device::ExecContext& ctx, Products products) {
+  if (products.empty()) return;
+  const MatmulParams& all = products[0];
+  std::optional<Launch> planned;
+  LaunchOrder order;
+  bool is_made = false;
+  // next: of the call; null after the last.
+  const auto run_planned = [&](const Launch* next) {
+    if (!planned) return;
+    const bool beside =
+        planned->overlaps && (next != nullptr ? next->overlaps : all.lets_next_in != nullptr);
+    order.lets_next_in = beside && !order.runs_beside;
+    run_launch(ctx, *planned, order);
+    planned.reset();
+    order = {};
+    order.runs_beside = beside;
+  };
   while (!products.empty()) {
     const MatmulParams& first = products[0];
     CACHALOT_CHECK(!first.accumulate);  // training's
     size_t count = 1;
     if (first.m > 0 && first.w->on_gpu() == OnGpu::panels) {
+      run_planned(nullptr);
+      order = {};
+      if (!is_made) make_input(ctx, all, nullptr, order);
       packed_product(ctx, first);
+      is_made = true;
     } else if (first.m > 0) {
-      Place place;
-      const Products run = first_run(products, place);
-      for (const MatmulParams& p : run)
-        CACHALOT_CHECK(p.math == MatmulMath::bf16 && p.x_rows == nullptr);
-      is_bf16(first) ? bf16_products(ctx, run) : fp8_products(ctx, run, place);
-      count = run.size();
+      const Launch next = plan_launch(device::cuda::device_of(ctx), products);
+      run_planned(&next);
+      if (!is_made)
+        make_input(ctx, all, next.products.size() == products.size() ? &next : nullptr, order);
+      is_made = true;
+      planned = next;
+      count = next.products.size();
     }
     products = products.subspan(count);
   }
+  const bool is_launch = planned.has_value();
+  run_planned(nullptr);
+  if (all.lets_next_in != nullptr) *all.lets_next_in = is_launch && order.runs_beside;
 }
 
 }  // namespace cachalot::ops

@@ -184,6 +184,23 @@ class Activations {
     if constexpr (kWgmma) tile::publish_to_async();
   }
 
+  // The same of values that values(token, column) makes: four that bf16 can hold, from that column
+  // on. By the consumers.
+  template <typename Values>
+  __device__ __forceinline__ void make(const Values& values) {
+    const int k = static_cast<int>(threadIdx.x) % 32 * 4;
+    const int padded = whole_octets(blocks_);
+    for (int run = static_cast<int>(threadIdx.x) / 32; run < padded * tokens_;
+         run += kConsumerWarps) {
+      const int token = run / padded;
+      const int block = run - token * padded;
+      FourValues<float> v = {};
+      if (block < blocks_) v = values(token, block * 128 + k);
+      store(v, place(token, block, k), scales_ + block * kTokens + token, k == 0, true);
+    }
+    if constexpr (kWgmma) tile::publish_to_async();
+  }
+
   // B of the block's warpgroup.
   __device__ __forceinline__ uint64_t descriptor(int block) const {
     using Columns = SegmentColumns<kTokens>;

@@ -47,12 +47,14 @@ __device__ inline void choose(const uint32_t* keys, int num_experts, int k, int3
 }
 
 // By kThreads threads, of up to kMost experts. values: shared memory, two an expert: its score, and
-// its key. Waits for the kernels before.
+// its key. Waits for the kernels before, unless
+// they have ended.
 template <int kThreads, int kMost>
-__device__ __forceinline__ void route_row(const RouterParams& p, int64_t row, uint32_t* values) {
+__device__ __forceinline__ void route_row(const RouterParams& p, int64_t row, uint32_t* values,
+                                          bool have_ended = false) {
   __shared__ int32_t chosen[kMaxChoices];
   __shared__ float scores[kMaxChoices];
-  tile::wait_for_producers();
+  if (!have_ended) tile::wait_for_producers();
   const int num_experts = static_cast<int>(p.n_routed_experts);
   const int k = static_cast<int>(p.num_experts_per_tok);
   const float* logits = p.logits + row * num_experts;

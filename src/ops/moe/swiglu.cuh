@@ -1,4 +1,4 @@
-// The experts' activation (ops/moe/swiglu.h) of an element on the GPU.
+// The experts' activation (ops/moe/swiglu.h) on the GPU.
 #pragma once
 
 #include "ops/elementwise/exp.cuh"
@@ -7,19 +7,23 @@
 
 namespace cachalot::ops {
 
+// silu(g) * u, clamped before.
+__device__ __forceinline__ float swiglu_value(float g, float u, float limit) {
+  if (limit > 0) {
+    // Comparisons, so that NaN stays NaN.
+    if (g > limit) g = limit;
+    if (u > limit) u = limit;
+    if (u < -limit) u = -limit;
+  }
+  return g / (1.0f + exp_f32_device(-g)) * u;
+}
+
+// Of an element.
 struct Swiglu {
   SwigluParams p;
   __device__ void operator()(int64_t row, int64_t column) const {
     const int64_t at = row * p.columns + column;
-    float g = p.gate[at];
-    float u = p.up[at];
-    if (p.limit > 0) {
-      // Comparisons, so that NaN stays NaN.
-      if (g > p.limit) g = p.limit;
-      if (u > p.limit) u = p.limit;
-      if (u < -p.limit) u = -p.limit;
-    }
-    float h = g / (1.0f + exp_f32_device(-g)) * u;
+    float h = swiglu_value(p.gate[at], p.up[at], p.limit);
     if (p.weight != nullptr) h = p.weight[row] * h;
     p.h[at] = p.round_h ? tile::round_to_bf16(h) : h;
   }

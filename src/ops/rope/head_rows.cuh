@@ -145,9 +145,10 @@ inline float hadamard_factor(int64_t head_dim) {
 }
 
 // Head `own` of all rows' (one past the last is nobody's). By whole warps; waits for the kernels
-// before.
+// before, unless they have ended.
 template <int kValues>
-__device__ __forceinline__ void head_row(const HeadRowsParams& p, float factor, int64_t own) {
+__device__ __forceinline__ void head_row(const HeadRowsParams& p, float factor, int64_t own,
+                                         bool have_ended = false) {
   const int lane = threadIdx.x % kLanes;
   const int64_t heads = p.rows * p.heads;
   const int64_t at = min(own, heads - 1);  // all lanes take part in the exchanges
@@ -158,7 +159,7 @@ __device__ __forceinline__ void head_row(const HeadRowsParams& p, float factor, 
 #pragma unroll
     for (int i = 0; i < kValues; ++i) g[i] = __ldg(p.g + i * kLanes + lane);
   }
-  tile::wait_for_producers();
+  if (!have_ended) tile::wait_for_producers();
   Head<kValues> head;
   head.load(p, x, row, lane);
   if (p.norm == HeadNorm::weighted) head.template norm<Norm::weighted>(p, g);

@@ -34,13 +34,18 @@ struct RunAlone {
 }  // namespace
 
 void Together::add(const RowOp& op) {
-  if (ctx_.gpu == nullptr || !together_cuda_fits(op)) return std::visit(RunAlone{ctx_}, op);
+  if (ctx_.gpu == nullptr || !together_cuda_fits(op)) {
+    if (ops_.empty()) beside_ = false;
+    return std::visit(RunAlone{ctx_}, op);
+  }
   ops_.push_back(op);
   if (ops_.size() == kMaxTogether) run();
 }
 
 void Together::run() {
-  if (!ops_.empty()) together_cuda(ctx_, ops_);
+  if (ops_.empty()) return;
+  together_cuda(ctx_, ops_, beside_);
+  beside_ = false;
   ops_.clear();
 }
 

@@ -46,7 +46,9 @@ using RowOp = std::variant<RmsNormParams, HeadRowsParams, KvRowsParams, ScalePar
 
 class Together {
  public:
-  explicit Together(device::ExecContext& ctx) : ctx_(ctx) {}
+  // beside: products that have just been launched (MatmulParams::lets_next_in), whose results none
+  // of the ops reads. Of the first launch alone.
+  explicit Together(device::ExecContext& ctx, bool beside = false) : ctx_(ctx), beside_(beside) {}
   Together(const Together&) = delete;
   Together& operator=(const Together&) = delete;
   ~Together() { run(); }
@@ -57,6 +59,7 @@ class Together {
 
  private:
   device::ExecContext& ctx_;
+  bool beside_;
   std::vector<RowOp> ops_;
 };
 

@@ -45,13 +45,13 @@ struct Activations {
   int64_t blocks;  // of a row
 };
 
-// How blocks do block `block` of an op. Each waits for the kernels before.
+// How blocks do block `block` of an op. Each waits for the kernels before, unless they have ended.
 
 constexpr int kMaxColumns = 2048;  // of a norm
-__device__ __forceinline__ void run(const RmsNormParams& p, int64_t row) {
+__device__ __forceinline__ void run(const RmsNormParams& p, int64_t row, bool have_ended) {
   __shared__ float x[kMaxColumns];
   const int n = static_cast<int>(p.columns);
-  tile::wait_for_producers();
+  if (!have_ended) tile::wait_for_producers();
   for (int i = threadIdx.x; i < n; i += kThreads) x[i] = p.x[row * p.x_stride + i];
   const float factor = row_norm_factor(x, n, p.eps);
   for (int i = threadIdx.x; i < n; i += kThreads) {
@@ -60,16 +60,17 @@ __device__ __forceinline__ void run(const RmsNormParams& p, int64_t row) {
   }
 }
 
-__device__ __forceinline__ void run(const Heads& op, int64_t block) {
+__device__ __forceinline__ void run(const Heads& op, int64_t block, bool have_ended) {
   const int64_t own = block * (kThreads / heads::kLanes) + threadIdx.x / heads::kLanes;
-  if (op.p.head_dim == kWideHead) return heads::head_row<kWideHead / 16>(op.p, op.factor, own);
-  heads::head_row<kIndexHead / 16>(op.p, op.factor, own);
+  if (op.p.head_dim == kWideHead)
+    return heads::head_row<kWideHead / 16>(op.p, op.factor, own, have_ended);
+  heads::head_row<kIndexHead / 16>(op.p, op.factor, own, have_ended);
 }
 
-__device__ __forceinline__ void run(const KvRows& op, int64_t row) {
+__device__ __forceinline__ void run(const KvRows& op, int64_t row, bool have_ended) {
   __shared__ float x[kMaxEntryWidth];
   const HeadRowsParams& p = op.p.heads;
-  tile::wait_for_producers();
+  if (!have_ended) tile::wait_for_producers();
   for (int i = threadIdx.x; i < p.head_dim; i += kThreads) x[i] = p.x[row * p.row_stride + i];
   const int64_t rotation = row * (p.rope_dim / 2);
   finish_row<kThreads>(x, p, p.table.cos + rotation, p.table.sin + rotation, 0);
@@ -77,8 +78,8 @@ __device__ __forceinline__ void run(const KvRows& op, int64_t row) {
     encode_kv_piece(op.p.format, x, p.head_dim, p.rope_dim, piece, op.p.to.row(row));
 }
 
-__device__ __forceinline__ void run(const ScaleParams& p, int64_t block) {
-  tile::wait_for_producers();
+__device__ __forceinline__ void run(const ScaleParams& p, int64_t block, bool have_ended) {
+  if (!have_ended) tile::wait_for_producers();
 #pragma unroll
   for (int64_t i = 0; i < kOfBlock; i += kThreads) {
     const int64_t at = block * kOfBlock + i + threadIdx.x;
@@ -88,26 +89,26 @@ __device__ __forceinline__ void run(const ScaleParams& p, int64_t block) {
   }
 }
 
-__device__ __forceinline__ void run(const Entries& op, int64_t entry) {
-  complete_entry<kThreads>(op.p, op.frequencies, op.factor, entry);
+__device__ __forceinline__ void run(const Entries& op, int64_t entry, bool have_ended) {
+  complete_entry<kThreads>(op.p, op.frequencies, op.factor, entry, have_ended);
 }
 
-__device__ __forceinline__ void run(const StoredRows& op, int64_t row) {
-  store_compressor_row<kThreads>(op.p, row);
+__device__ __forceinline__ void run(const StoredRows& op, int64_t row, bool have_ended) {
+  store_compressor_row<kThreads>(op.p, row, have_ended);
 }
 
-__device__ __forceinline__ void run(const StoreRecentParams& p, int64_t row) {
-  store_recent_row<kThreads>(p, row);
+__device__ __forceinline__ void run(const StoreRecentParams& p, int64_t row, bool have_ended) {
+  store_recent_row<kThreads>(p, row, have_ended);
 }
 
 constexpr int kMaxRanked = 512;  // experts
-__device__ __forceinline__ void run(const RouterParams& p, int64_t row) {
+__device__ __forceinline__ void run(const RouterParams& p, int64_t row, bool have_ended) {
   __shared__ uint32_t values[2 * kMaxRanked];
-  router::route_row<kThreads, kMaxRanked>(p, row, values);
+  router::route_row<kThreads, kMaxRanked>(p, row, values, have_ended);
 }
 
-__device__ __forceinline__ void run(const Activations& op, int64_t block) {
-  tile::wait_for_producers();
+__device__ __forceinline__ void run(const Activations& op, int64_t block, bool have_ended) {
+  if (!have_ended) tile::wait_for_producers();
   const int64_t row = block / op.blocks;
 #pragma unroll
   for (int64_t i = 0; i < kOfBlock; i += kThreads) {
@@ -116,8 +117,8 @@ __device__ __forceinline__ void run(const Activations& op, int64_t block) {
   }
 }
 
-__device__ __forceinline__ void run(const HyperCombParams& p, int64_t block) {
-  tile::wait_for_producers();
+__device__ __forceinline__ void run(const HyperCombParams& p, int64_t block, bool have_ended) {
+  if (!have_ended) tile::wait_for_producers();
   const int64_t row = block * kWarps + threadIdx.x / 32;
   if (row >= p.rows) return;
   const int lane = threadIdx.x % 32;
@@ -137,10 +138,11 @@ struct OpList {
     while (!kSame[kind]) ++kind;
     return kind;
   }
-  static __device__ __forceinline__ void run_kind(int kind, const std::byte* op, int64_t block) {
+  static __device__ __forceinline__ void run_kind(int kind, const std::byte* op, int64_t block,
+                                                  bool have_ended) {
     int own = 0;
     const auto run_if = [&](const auto& each) {
-      if (own++ == kind) run(each, block);
+      if (own++ == kind) run(each, block, have_ended);
     };
     (run_if(*reinterpret_cast<const Ops*>(op)), ...);
   }
@@ -155,6 +157,7 @@ struct Part {
 };
 struct Parts {
   int count;
+  bool beside;  // the kernel before: those before it have ended
   Part part[kMaxTogether];
 };
 static_assert(sizeof(Parts) <= 4000);  // of a kernel
@@ -165,14 +168,16 @@ __global__ void __launch_bounds__(kThreads, 2)
   int i = 0;
   while (i + 1 < parts.count && blockIdx.x >= parts.part[i + 1].first_block) ++i;
   const Part& part = parts.part[i];
-  All::run_kind(part.kind, part.op, blockIdx.x - part.first_block);
+  All::run_kind(part.kind, part.op, blockIdx.x - part.first_block, parts.beside);
+  // The next kernel waits for this one alone.
+  if (parts.beside) tile::wait_for_producers();
 }
 
 // --- On the host.
 
 class Builder {
  public:
-  explicit Builder(device::ExecContext& ctx) : ctx_(ctx) {}
+  Builder(device::ExecContext& ctx, bool beside) : ctx_(ctx) { parts_.beside = beside; }
 
   void operator()(RmsNormParams p) {
     place(p.g);
@@ -298,8 +303,8 @@ struct Fits {
 
 bool together_cuda_fits(const RowOp& op) { return std::visit(Fits(), op); }
 
-void together_cuda(device::ExecContext& ctx, std::span<const RowOp> ops) {
-  Builder builder(ctx);
+void together_cuda(device::ExecContext& ctx, std::span<const RowOp> ops, bool beside) {
+  Builder builder(ctx, beside);
   for (const RowOp& op : ops) std::visit(builder, op);
   builder.launch();
 }
