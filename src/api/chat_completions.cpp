@@ -2,6 +2,7 @@
 
 #include "api/logprob_text.h"
 #include "api/model_field.h"
+#include "api/openai_call.h"
 #include "api/openai_usage.h"
 #include "api/sse.h"
 #include "base/python_json.h"
@@ -14,7 +15,6 @@ using Kind = text::CompletionEvent::Kind;
 struct Shape {
   std::string id;
   int64_t created = 0;
-  bool includes_usage = false;
   bool shows_reasoning = true;
   ClientTools tools;
 };
@@ -28,15 +28,12 @@ std::string_view reason_name(text::FinishReason reason) {
   return "stop";
 }
 
-class ChatCall : public GeneratedCall {
+class ChatCall : public OpenAiCall {
  public:
-  ChatCall(const ServedModel& model, Ask ask, bool streams, Shape shape)
-      : GeneratedCall(model, one(std::move(ask)), streams, ErrorShape::openai),
-        shape_(std::move(shape)) {
+  ChatCall(const ServedModel& model, Ask ask, bool streams, bool tells_usage, Shape shape)
+      : OpenAiCall(model, only(std::move(ask)), streams, tells_usage), shape_(std::move(shape)) {
     if (auto header = ignored_tools_header(shape_.tools)) add_header(*std::move(header));
   }
-
-  std::string keep_alive() override { return std::string(kKeepAliveComment); }
 
  protected:
   void write_head(std::string& out) override {
@@ -52,27 +49,16 @@ class ChatCall : public GeneratedCall {
   }
   void write_finish(Answer& answer, std::string& out) override {
     if (has_untold(answer)) write_delta(answer, {{"content", ""}}, logprobs(answer), out);
-    json::object choice{{"index", answer.index},
-                        {"delta", json::object{}},
-                        {"logprobs", nullptr},
-                        {"finish_reason", reason_name(finish_reason(answer.text, answer.finish))}};
-    json::object last = chunk(json::array{std::move(choice)});
-    // Meters read it wherever it stands; who asked for it gets a chunk of its own.
-    const bool is_last = ++num_finished_ == answers().size();
-    if (is_last && !shape_.includes_usage) last["usage"] = openai_usage(usage());
-    append_data(last, out);
+    append_last({{"index", answer.index},
+                 {"delta", json::object{}},
+                 {"logprobs", nullptr},
+                 {"finish_reason", reason_name(finish_reason(answer.text, answer.finish))}},
+                out);
   }
-  void write_end(std::string& out) override {
-    if (shape_.includes_usage) {
-      json::object last = chunk({});
-      last["usage"] = openai_usage(usage());
-      append_data(last, out);
-    }
-    out += kDone;
-  }
-  void write_error(const ApiError& error, std::string& out) override {
-    append_data(error_body(error, ErrorShape::openai), out);
-    out += kDone;
+  json::object chunk(json::array choices) const override {
+    json::object chunk = frame("chat.completion.chunk", std::move(choices));
+    if (tells_usage()) chunk["usage"] = nullptr;
+    return chunk;
   }
   std::string write_whole() override {
     json::array choices;
@@ -89,12 +75,6 @@ class ChatCall : public GeneratedCall {
   }
 
  private:
-  static std::vector<Ask> one(Ask ask) {
-    std::vector<Ask> asks;
-    asks.push_back(std::move(ask));
-    return asks;
-  }
-
   json::object frame(std::string_view object, json::array choices) const {
     return {{"id", shape_.id},
             {"object", object},
@@ -102,11 +82,6 @@ class ChatCall : public GeneratedCall {
             {"model", model().options().name},
             {"system_fingerprint", "cachalot"},
             {"choices", std::move(choices)}};
-  }
-  json::object chunk(json::array choices) const {
-    json::object chunk = frame("chat.completion.chunk", std::move(choices));
-    if (shape_.includes_usage) chunk["usage"] = nullptr;
-    return chunk;
   }
   void write_delta(const Answer& answer, json::object delta, json::value logprobs,
                    std::string& out) const {
@@ -195,7 +170,6 @@ class ChatCall : public GeneratedCall {
   }
 
   Shape shape_;
-  size_t num_finished_ = 0;
 };
 
 }  // namespace
@@ -220,11 +194,10 @@ Routed chat_completions(const HttpRequest& request, const ServedModel& model) {
   Shape shape;
   shape.id = model.options().new_id("chatcmpl-");
   shape.created = model.options().now();
-  shape.includes_usage = ask->generation.includes_usage;
   shape.shows_reasoning = ask->thinking.is_shown;
   shape.tools = std::move(ask->tools);
   return std::make_unique<ChatCall>(model, *std::move(prepared), ask->generation.streams,
-                                    std::move(shape));
+                                    ask->generation.includes_usage, std::move(shape));
 }
 
 }  // namespace cachalot::api

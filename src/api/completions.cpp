@@ -7,10 +7,10 @@
 
 #include "api/answer_constraint.h"
 #include "api/fields.h"
-#include "api/generated_call.h"
 #include "api/generation_fields.h"
 #include "api/logprob_text.h"
 #include "api/model_field.h"
+#include "api/openai_call.h"
 #include "api/openai_usage.h"
 #include "api/sse.h"
 #include "base/python_json.h"
@@ -32,7 +32,6 @@ struct Shape {
   std::string id;
   int64_t created = 0;
   std::string model;
-  bool includes_usage = false;
   bool echoes = false;
   std::vector<std::string> echoed;  // by prompt
 };
@@ -43,14 +42,13 @@ int64_t num_characters(std::string_view text) {
                        [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
 }
 
-class CompletionsCall : public GeneratedCall {
+class CompletionsCall : public OpenAiCall {
  public:
-  CompletionsCall(const ServedModel& model, std::vector<Ask> asks, bool streams, Shape shape)
-      : GeneratedCall(model, std::move(asks), streams, ErrorShape::openai),
+  CompletionsCall(const ServedModel& model, std::vector<Ask> asks, bool streams, bool tells_usage,
+                  Shape shape)
+      : OpenAiCall(model, std::move(asks), streams, tells_usage),
         shape_(std::move(shape)),
         progress_(answers().size()) {}
-
-  std::string keep_alive() override { return std::string(kKeepAliveComment); }
 
  protected:
   void write_events(Answer& answer, std::span<const text::CompletionEvent> events,
@@ -63,19 +61,14 @@ class CompletionsCall : public GeneratedCall {
   }
   void write_finish(Answer& answer, std::string& out) override {
     if (shape_.echoes && !progress(answer).is_begun) write_text(answer, out);
-    append_data(chunk(json::array{choice(answer, "", nullptr, finish_reason(answer))}), out);
+    append_last(choice(answer, "", nullptr, finish_reason(answer)), out);
   }
-  void write_end(std::string& out) override {
-    if (shape_.includes_usage) {
-      json::object last = chunk(json::array{});
-      last["usage"] = openai_usage(usage());
-      append_data(last, out);
-    }
-    out += kDone;
-  }
-  void write_error(const ApiError& error, std::string& out) override {
-    append_data(error_body(error, ErrorShape::openai), out);
-    out += kDone;
+  json::object chunk(json::array choices) const override {
+    return {{"id", shape_.id},
+            {"object", "text_completion"},
+            {"created", shape_.created},
+            {"model", shape_.model},
+            {"choices", std::move(choices)}};
   }
   std::string write_whole() override {
     json::array choices;
@@ -115,13 +108,6 @@ class CompletionsCall : public GeneratedCall {
     return answer.finish == engine::Finish::stop ? "stop" : "length";
   }
 
-  json::object chunk(json::array choices) const {
-    return {{"id", shape_.id},
-            {"object", "text_completion"},
-            {"created", shape_.created},
-            {"model", shape_.model},
-            {"choices", std::move(choices)}};
-  }
   static json::object choice(const Answer& answer, std::string text, json::value logprobs,
                              json::value finish) {
     return {{"index", answer.index},
@@ -320,8 +306,8 @@ Routed completions(const HttpRequest& request, const ServedModel& model) {
   shape.id = model.options().new_id("cmpl-");
   shape.created = model.options().now();
   shape.model = model.options().name;
-  shape.includes_usage = asked.includes_usage;
-  return std::make_unique<CompletionsCall>(model, std::move(asks), asked.streams, std::move(shape));
+  return std::make_unique<CompletionsCall>(model, std::move(asks), asked.streams,
+                                           asked.includes_usage, std::move(shape));
 }
 
 }  // namespace cachalot::api

@@ -150,6 +150,8 @@ TEST(Completions, RefuseByName) {
   EXPECT_EQ(error(R"({"prompt": "a", "n": 0})"), "400 n invalid_value");
   EXPECT_EQ(error(R"({"prompt": "a", "logit_bias": {"4096": 1}})"), "400 logit_bias invalid_value");
   EXPECT_EQ(error(R"({"prompt": "a", "best_of": 2})"), "400 best_of unsupported_value");
+  EXPECT_EQ(error(R"({"prompt": "a", "prompt_embeds": "AA=="})"),
+            "400 prompt_embeds unsupported_value");
   EXPECT_EQ(error(R"({"prompt": "a", "best_of": 1, "stop": null, "seed": null})"), "a call");
   EXPECT_EQ(error(R"b({"prompt": "a", "guided_regex": "(?=a)"})b"),
             "400 guided_regex unsupported_value");

@@ -30,6 +30,12 @@ std::optional<ApiError> check_total(std::span<const Ask> asks) {
       kMaxTotalTokens, total)));
 }
 
+std::vector<Ask> only(Ask ask) {
+  std::vector<Ask> asks;
+  asks.push_back(std::move(ask));
+  return asks;
+}
+
 GeneratedCall::GeneratedCall(const ServedModel& model, std::vector<Ask> asks, bool streams,
                              ErrorShape shape)
     : model_(model), streams_(streams), shape_(shape) {

@@ -24,6 +24,7 @@ struct Ask {
 // Every answer holds its prompt: together they have a limit.
 inline constexpr int64_t kMaxTotalTokens = int64_t{1} << 24;
 std::optional<ApiError> check_total(std::span<const Ask> asks);
+std::vector<Ask> only(Ask ask);
 
 class GeneratedCall : public Call {
  public:

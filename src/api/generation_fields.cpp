@@ -30,6 +30,7 @@ constexpr std::array kUnknown = {
     Unknown{"early_stopping"},
     Unknown{"logits_processors"},
     Unknown{"prompt_logprobs"},
+    Unknown{"prompt_embeds"},
     Unknown{"truncate_prompt_tokens"},
     Unknown{"typical_p", 1},
     Unknown{"top_a"},

@@ -31,7 +31,7 @@ class MessagesCall : public GeneratedCall {
  public:
   MessagesCall(const ServedModel& model, Ask ask, bool streams, Shape shape,
                const ClientTools& tools)
-      : GeneratedCall(model, one(std::move(ask)), streams, ErrorShape::anthropic),
+      : GeneratedCall(model, only(std::move(ask)), streams, ErrorShape::anthropic),
         shape_(std::move(shape)) {
     if (auto header = ignored_tools_header(tools)) add_header(*std::move(header));
   }
@@ -99,12 +99,6 @@ class MessagesCall : public GeneratedCall {
 
  private:
   enum class Open { nothing, thinking, text, call };
-
-  static std::vector<Ask> one(Ask ask) {
-    std::vector<Ask> asks;
-    asks.push_back(std::move(ask));
-    return asks;
-  }
 
   json::object message() const {
     return {{"id", shape_.id},         {"type", "message"},  {"role", "assistant"},

@@ -208,7 +208,7 @@ class ItemWriter {
 class ResponsesCall : public GeneratedCall {
  public:
   ResponsesCall(const ServedModel& model, Ask ask, bool streams, Shape shape)
-      : GeneratedCall(model, one(std::move(ask)), streams, ErrorShape::openai),
+      : GeneratedCall(model, only(std::move(ask)), streams, ErrorShape::openai),
         shape_(std::move(shape)),
         items_(model, shape_) {
     if (auto header = ignored_tools_header(shape_.tools)) add_header(*std::move(header));
@@ -249,12 +249,6 @@ class ResponsesCall : public GeneratedCall {
   }
 
  private:
-  static std::vector<Ask> one(Ask ask) {
-    std::vector<Ask> asks;
-    asks.push_back(std::move(ask));
-    return asks;
-  }
-
   void take_events(Answer& answer, std::span<const text::CompletionEvent> events,
                    std::string* out) {
     for (const text::CompletionEvent& event : events) {

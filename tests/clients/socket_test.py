@@ -131,10 +131,11 @@ class Streams(SocketTest):
     def test_usage_comes_whether_asked_for_or_not(self):
         for fields in [{}, {"stream_options": {}}, {"stream_options": None},
                        {"stream_options": {"include_usage": True, "include_obfuscation": False}}]:
-            events = self.server.events(CHAT, self.body(CHAT, **fields))
-            usages = [event["usage"] for event in events[:-1] if event.get("usage")]
-            self.assertEqual(len(usages), 1)
-            self.assertIn("cached_tokens", usages[0]["prompt_tokens_details"])
+            for path in [CHAT, COMPLETIONS]:
+                events = self.server.events(path, self.body(path, n=2, **fields))
+                usages = [event["usage"] for event in events[:-1] if event.get("usage")]
+                self.assertEqual(len(usages), 1)
+                self.assertIn("cached_tokens", usages[0]["prompt_tokens_details"])
 
     def test_a_message_starts_once_and_blocks_do_not_interleave(self):
         fields = {"thinking": {"type": "enabled", "budget_tokens": 1024}, "ignore_eos": True,
