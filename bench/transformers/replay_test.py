@@ -6,8 +6,8 @@ tests/train/replay_golden those of twenty steps as the golden run's, the golden 
     replay_test.py TRAIN_REPLAY
 """
 
-import gzip
 import json
+import lzma
 import pathlib
 import struct
 import subprocess
@@ -22,14 +22,14 @@ ADAMW = json.loads((TESTS / "golden/tiny/train.json").read_text())["adamw"]
 
 
 def unpacked(path):
-    return gzip.decompress(path.read_bytes())
+    return lzma.decompress(path.read_bytes())
 
 
 class Choices:
     """The fixture's, to change elements of."""
 
     def __init__(self, fixture=FIXTURE):
-        self.bytes = bytearray(unpacked(fixture / "choices.safetensors.gz"))
+        self.bytes = bytearray(unpacked(fixture / "choices.safetensors.xz"))
         size = struct.unpack_from("<Q", self.bytes)[0]
         self.header, self.data = json.loads(self.bytes[8:8 + size]), 8 + size
 
@@ -49,7 +49,7 @@ class Choices:
 def run(program, folder, choices, fixture=FIXTURE):
     path, batches, out = folder / "choices.safetensors", folder / "batches.safetensors", folder / "out.json"
     path.write_bytes(choices.bytes)
-    batches.write_bytes(unpacked(fixture / "batches.safetensors.gz"))
+    batches.write_bytes(unpacked(fixture / "batches.safetensors.xz"))
     command = [program, TESTS / "golden/tiny", "--batches", batches, "--choices", path, "--out", out,
                "--lr", ADAMW["lr"], "--beta1", ADAMW["betas"][0], "--beta2", ADAMW["betas"][1], "--eps", ADAMW["eps"],
                "--weight-decay", ADAMW["weight_decay"], "--threads", 1]

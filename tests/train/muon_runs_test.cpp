@@ -1,6 +1,6 @@
-// Muon against AdamW on a small model and real text: text.bin is what the documents of this project
-// were on 2026-11-27, in the tokens of tests/tokenizer/peer-tokenizer.json. Built with the planted
-// faults: one of them leaves out the norm of queries.
+// Muon against AdamW on a small model and real text: text.bin.zst is what the documents of this
+// project were on 2026-11-27, in the tokens of tests/tokenizer/peer-tokenizer.json, two bytes each.
+// Built with the planted faults: one of them leaves out the norm of queries.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "base/test_data.h"
-#include "data/nanogpt_source.h"
+#include "data/byte_stream.h"
 #include "planted.h"
 #include "trainer_testing.h"
 #include "verify/reference64.h"
@@ -22,9 +22,11 @@ constexpr int32_t kVocabulary = 2048;
 constexpr int64_t kHeldOut = 32 * kSequence;  // at the end of the text
 
 std::vector<int32_t> text() {
-  const auto source = data::NanogptSource::open(test_data("train/text.bin"), {kVocabulary}).value();
-  std::vector<int32_t> ids(static_cast<size_t>(source->num_tokens()));
-  EXPECT_TRUE(source->read(0, 0, ids).ok());
+  const auto stream = data::ByteStream::open(test_data("train/text.bin.zst")).value();
+  std::vector<int32_t> ids;
+  for (unsigned char token[2]; stream->read({reinterpret_cast<char*>(token), 2}).value() == 2;)
+    ids.push_back(token[0] | token[1] << 8);
+  EXPECT_GT(ids.size(), 60000u);
   return ids;
 }
 
