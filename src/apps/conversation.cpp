@@ -7,28 +7,12 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/python_json.h"
+#include "text/chat_json.h"
 
 namespace cachalot::apps {
 namespace {
 
 constexpr size_t kMaxFileBytes = size_t{64} << 20;
-
-json::object to_json(const text::Message& message) {
-  json::object out{{"role", text::role_name(message.role)}, {"content", message.content}};
-  if (!message.reasoning_content.empty()) out["reasoning_content"] = message.reasoning_content;
-  if (!message.tool_call_id.empty()) out["tool_call_id"] = message.tool_call_id;
-  if (!message.tool_calls.empty()) {
-    json::array calls;
-    for (const text::ToolCall& call : message.tool_calls) {
-      calls.push_back(json::object{
-          {"id", call.id},
-          {"type", "function"},
-          {"function", json::object{{"name", call.name}, {"arguments", call.arguments}}}});
-    }
-    out["tool_calls"] = std::move(calls);
-  }
-  return out;
-}
 
 Result<json::value> read_json(const std::string& path) {
   CACHALOT_ASSIGN_OR_RETURN(const std::string text, read_text_file(path, kMaxFileBytes));
@@ -65,17 +49,9 @@ Status save_conversation(const Conversation& conversation, text::PromptFamily fa
                          const std::string& path) {
   json::array messages;
   for (const text::Message& message : conversation.request().messages)
-    messages.push_back(to_json(message));
+    messages.push_back(text::message_json(message));
   json::object out{{"family", text::prompt_family_name(family)}, {"messages", std::move(messages)}};
-  if (!conversation.tools.empty()) {
-    json::array tools;
-    for (const text::ToolDefinition& tool : conversation.tools) {
-      json::object entry{{"type", "function"}, {"function", tool.function}};
-      if (!tool.name_space.is_null()) entry["namespace"] = tool.name_space;
-      tools.push_back(std::move(entry));
-    }
-    out["tools"] = std::move(tools);
-  }
+  if (!conversation.tools.empty()) out["tools"] = text::tools_json(conversation.tools);
   return write_file_atomically(path, python_json(out) + "\n");
 }
 

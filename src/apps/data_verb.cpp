@@ -13,6 +13,7 @@
 #include "apps/run_options.h"
 #include "apps/verbs.h"
 #include "base/file.h"
+#include "base/python_json.h"
 #include "base/rng.h"
 #include "data/fim.h"
 #include "data/split_text.h"
@@ -141,11 +142,35 @@ struct TasksOptions {
   uint64_t seed = 0;
   double reasoning_share = 0.5;
   std::string chat = "v4";
+  std::vector<std::string> efforts;  // of rows of jsonl
 };
 
+// The index-th task, and its own draws.
+data::Task drawn_task(const TasksOptions& options, std::span<const data::TaskFamily> families,
+                      uint64_t index, RngStream& rng) {
+  const int levels = options.max_difficulty - options.min_difficulty + 1;
+  const int difficulty =
+      options.min_difficulty + static_cast<int>(rng.next_u32() % static_cast<uint32_t>(levels));
+  return data::make_task(families[index % families.size()], difficulty, options.seed, index);
+}
+
+// What `cachalot sft` reads.
+Status write_conversations(const TasksOptions& options,
+                           std::span<const data::TaskFamily> families) {
+  std::string rows;
+  for (int64_t i = 0; i < options.count; ++i) {
+    const auto index = static_cast<uint64_t>(i);
+    RngStream rng(options.seed, RngPurpose::data, index);
+    const data::Task task = drawn_task(options, families, index, rng);
+    const std::string& effort = options.efforts[rng.next_u32() % options.efforts.size()];
+    rows += python_json(data::task_conversation(task, effort)) + "\n";
+  }
+  CACHALOT_RETURN_IF_ERROR(write_file_atomically(options.out, rows));
+  fmt::print("{}: {} conversations\n", options.out, options.count);
+  return {};
+}
+
 Status write_tasks(const TasksOptions& options) {
-  CACHALOT_ASSIGN_OR_RETURN(const text::Tokenizer tokenizer, open_tokenizer(options.tokenizer));
-  CACHALOT_ASSIGN_OR_RETURN(const text::PromptFamily chat, text::parse_prompt_family(options.chat));
   std::vector<data::TaskFamily> families;
   for (const std::string& name : options.families) {
     const std::optional<data::TaskFamily> family = data::parse_task_family(name);
@@ -163,17 +188,20 @@ Status write_tasks(const TasksOptions& options) {
     return invalid_argument(fmt::format("--max-difficulty: expected at least {}, found {}",
                                         options.min_difficulty, options.max_difficulty));
   }
+  if (!options.efforts.empty()) return write_conversations(options, families);
+  if (options.tokenizer.empty()) {
+    return invalid_argument(
+        "data tasks: expected --tokenizer, or --conversations with efforts, found neither");
+  }
+  CACHALOT_ASSIGN_OR_RETURN(const text::Tokenizer tokenizer, open_tokenizer(options.tokenizer));
+  CACHALOT_ASSIGN_OR_RETURN(const text::PromptFamily chat, text::parse_prompt_family(options.chat));
   CACHALOT_ASSIGN_OR_RETURN(data::TokenShardWriter writer,
                             data::TokenShardWriter::create(options.out, tokenizer.vocab_size(),
                                                            data::tokenizer_fingerprint(tokenizer)));
-  const int levels = options.max_difficulty - options.min_difficulty + 1;
   for (int64_t i = 0; i < options.count; ++i) {
     const auto index = static_cast<uint64_t>(i);
     RngStream rng(options.seed, RngPurpose::data, index);
-    const data::TaskFamily family = families[index % families.size()];
-    const int difficulty =
-        options.min_difficulty + static_cast<int>(rng.next_u32() % static_cast<uint32_t>(levels));
-    const data::Task task = data::make_task(family, difficulty, options.seed, index);
+    const data::Task task = drawn_task(options, families, index, rng);
     CACHALOT_ASSIGN_OR_RETURN(
         const std::vector<int32_t> ids,
         data::task_document(tokenizer, task, chat, rng.next_unit() < options.reasoning_share));
@@ -256,11 +284,17 @@ void add_data_verb(CLI::App& app, int* exit_code) {
       [tokenize, exit_code] { *exit_code = exit_code_of(tokenize_files(*tokenize)); });
 
   auto tasks = std::make_shared<TasksOptions>();
-  command = data_verb->add_subcommand("tasks", "verifiable tasks with answers as a token shard");
+  command = data_verb->add_subcommand(
+      "tasks", "verifiable tasks with answers, as a token shard or as conversations");
   set_example(command, "data tasks --tokenizer models/nano --out corpus/tasks.tokens --count 1000");
-  add_model_option(command, "--tokenizer", &tasks->tokenizer, "tokenizer.json or its directory")
-      ->required();
-  command->add_option("--out", tasks->out, "FILE.tokens to write")->required();
+  add_model_option(command, "--tokenizer", &tasks->tokenizer, "tokenizer.json or its directory");
+  command->add_option("--out", tasks->out, "FILE.tokens or FILE.jsonl to write")->required();
+  command
+      ->add_option("--conversations", tasks->efforts,
+                   "write rows of jsonl for `sft` instead, each answered at one of these efforts: "
+                   "none, high (with the way to the answer), max (which goes it twice)")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"none", "high", "max"}));
   command->add_option("--families", tasks->families, "a,b,c (default: all)")->delimiter(',');
   command->add_option("--count", tasks->count, "tasks")->check(at_least(1));
   command->add_option("--min-difficulty", tasks->min_difficulty, "the easiest, from 0")

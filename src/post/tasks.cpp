@@ -6,7 +6,7 @@
 
 #include "base/file.h"
 #include "data/keyed_permutation.h"
-#include "data/tasks/task_parts.h"
+#include "data/tasks/task_document.h"
 #include "formats/json_fields.h"
 
 namespace cachalot::post {
@@ -95,8 +95,7 @@ RlTask generated_task(const TaskEntry& entry, uint64_t seed, int64_t draw) {
   RlTask task;
   task.id = fmt::format("{}/{}/{}", entry.family, entry.difficulty, draw);
   task.prompt = made.prompt;
-  if (!made.tools.empty()) task.request.tools = made.tools;
-  task.request.messages.emplace_back().content = std::move(made.prompt);
+  task.request = data::task_request(made);
   task.check = [check = std::move(made.check)](const data::Reply& reply) -> Result<Reward> {
     data::Verdict verdict = check(reply);
     return Reward{verdict.correct ? 1.0 : 0.0, verdict.correct, std::move(verdict.why)};

@@ -32,6 +32,9 @@ constexpr std::array<Family, kNumTaskFamilies> kFamilies = {{
     {TaskFamily::fractions, "fractions", make_fractions},
     {TaskFamily::units, "units", make_units},
     {TaskFamily::logic_grid, "logic_grid", make_logic_grid},
+    {TaskFamily::programs, "programs", make_programs},
+    {TaskFamily::friends, "friends", make_friends},
+    {TaskFamily::quick, "quick", make_quick},
 }};
 
 std::string_view trimmed(std::string_view text) {

@@ -33,8 +33,11 @@ enum class TaskFamily {
   fractions,     // sums and products in lowest terms
   units,         // conversions along a chain of units
   logic_grid,    // who has what, by clues
+  programs,      // write a small program, which is run
+  friends,       // tools over accounts of everyday names, a change at least
+  quick,         // quick instructions: an action, a domain, a title
 };
-inline constexpr int kNumTaskFamilies = 14;
+inline constexpr int kNumTaskFamilies = 17;
 // Difficulty 0 is meant to be learnable by a model of ten million parameters; each step adds
 // digits, items, hops or rules. The needles' text doubles with each: 32 words at 0, a million at
 // 15.
@@ -68,6 +71,9 @@ struct Task {
   TaskFamily family = TaskFamily::arithmetic;
   int difficulty = 0;
   std::string prompt;
+  // Of a quick instruction (reference/chat 2.9): its name, and what the assistant has said before
+  // it is asked, if anything.
+  std::string quick, said;
   std::vector<text::ToolDefinition> tools;
   std::string reasoning;  // a short way to the answer; empty where there is none to tell
   Reply answer;           // one that the checker accepts; there may be others

@@ -3,26 +3,21 @@
 #include <fmt/format.h>
 
 #include "text/chat_encoding.h"
+#include "text/chat_json.h"
 
 namespace cachalot::data {
+namespace {
 
-Result<std::vector<int32_t>> task_document(const text::Tokenizer& tokenizer, const Task& task,
-                                           text::PromptFamily family, bool with_reasoning) {
-  const bool thinking = with_reasoning && !task.reasoning.empty();
+// Behind the request's messages: the task's answer.
+std::vector<text::Message> answer_messages(const Task& task, const std::string& reasoning) {
   std::vector<text::Message> messages;
-  if (!task.tools.empty()) {
-    text::Message& system = messages.emplace_back();
-    system.role = text::Role::system;
-    system.tools = task.tools;
-  }
-  messages.emplace_back().content = task.prompt;
   const std::unique_ptr<ToolEnvironment> world = task.environment ? task.environment() : nullptr;
   for (size_t i = 0; i < task.answer.tool_calls.size(); ++i) {
     text::ToolCall call = task.answer.tool_calls[i];
     call.id = fmt::format("call_{}", i);
     text::Message& turn = messages.emplace_back();
     turn.role = text::Role::assistant;
-    if (thinking && i == 0) turn.reasoning_content = task.reasoning;
+    if (i == 0) turn.reasoning_content = reasoning;
     turn.tool_calls = {call};
     text::Message& result = messages.emplace_back();
     result.role = text::Role::tool;
@@ -32,12 +27,60 @@ Result<std::vector<int32_t>> task_document(const text::Tokenizer& tokenizer, con
   text::Message& last = messages.emplace_back();
   last.role = text::Role::assistant;
   last.content = task.answer.content;
-  if (thinking && task.answer.tool_calls.empty()) last.reasoning_content = task.reasoning;
+  if (task.answer.tool_calls.empty()) last.reasoning_content = reasoning;
+  return messages;
+}
+
+}  // namespace
+
+text::ChatRequest task_request(const Task& task) {
+  text::ChatRequest request;
+  request.tools = task.tools;
+  request.messages.emplace_back().content = task.prompt;
+  if (!task.said.empty()) {
+    text::Message& said = request.messages.emplace_back();
+    said.role = text::Role::assistant;
+    said.content = task.said;
+  }
+  if (!task.quick.empty()) request.messages.back().task = task.quick;
+  return request;
+}
+
+Result<std::vector<int32_t>> task_document(const text::Tokenizer& tokenizer, const Task& task,
+                                           text::PromptFamily family, bool with_reasoning) {
+  const bool thinking = with_reasoning && !task.reasoning.empty();
+  std::vector<text::Message> messages;
+  text::ChatRequest request = task_request(task);
+  if (!request.tools.empty()) {
+    text::Message& system = messages.emplace_back();
+    system.role = text::Role::system;
+    system.tools = std::move(request.tools);
+  }
+  messages.insert(messages.end(), request.messages.begin(), request.messages.end());
+  const std::vector<text::Message> answer = answer_messages(task, thinking ? task.reasoning : "");
+  messages.insert(messages.end(), answer.begin(), answer.end());
   text::EncodeOptions options;
   options.family = family;
   options.thinking = thinking;
   CACHALOT_ASSIGN_OR_RETURN(const text::EncodedPrompt prompt, text::encode_chat(messages, options));
   return tokenizer.encode_segments(prompt.views());
+}
+
+json::object task_conversation(const Task& task, std::string_view effort) {
+  std::string reasoning = effort == "none" ? std::string() : task.reasoning;
+  if (effort == "max" && !reasoning.empty()) reasoning += "Once more.\n" + task.reasoning;
+  json::array messages;
+  const text::ChatRequest request = task_request(task);
+  for (const text::Message& message : request.messages) {
+    messages.push_back(text::message_json(message));
+    // It is read, not learnt.
+    if (message.role == text::Role::assistant) messages.back().get_object()["weight"] = 0;
+  }
+  for (const text::Message& message : answer_messages(task, reasoning))
+    messages.push_back(text::message_json(message));
+  json::object row{{"messages", std::move(messages)}, {"effort", effort}};
+  if (!task.tools.empty()) row["tools"] = text::tools_json(task.tools);
+  return row;
 }
 
 }  // namespace cachalot::data

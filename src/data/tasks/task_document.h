@@ -1,11 +1,13 @@
-// A task with its answer as a training document: the conversation in a model's chat format, tools
-// called and answered, to the end token of the last turn.
-// Source  reference/chat 2.
+// A task as a conversation: what is asked, and one way to answer it, tools called and answered; as
+// tokens to the end of the last turn, or as a row of jsonl.
+// Source  reference/chat 2; post-training 3 (efforts).
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
+#include "base/json.h"
 #include "base/status.h"
 #include "data/tasks/task.h"
 #include "text/chat_message.h"
@@ -13,10 +15,16 @@
 
 namespace cachalot::data {
 
+text::ChatRequest task_request(const Task& task);
+
 // with_reasoning: in thinking mode, if the task tells a way to its answer. What the task says stays
 // text, whatever it spells.
 // Errors  the encoder's.
 Result<std::vector<int32_t>> task_document(const text::Tokenizer& tokenizer, const Task& task,
                                            text::PromptFamily family, bool with_reasoning);
+
+// A row of data/conversation_samples.h. effort: none, where the answer has no reasoning; high, with
+// the task's way to it; max, which goes that way twice.
+json::object task_conversation(const Task& task, std::string_view effort);
 
 }  // namespace cachalot::data

@@ -65,5 +65,8 @@ Task make_algebra(int difficulty, Draw draw);
 Task make_fractions(int difficulty, Draw draw);
 Task make_units(int difficulty, Draw draw);
 Task make_logic_grid(int difficulty, Draw draw);
+Task make_programs(int difficulty, Draw draw);
+Task make_friends(int difficulty, Draw draw);
+Task make_quick(int difficulty, Draw draw);
 
 }  // namespace cachalot::data

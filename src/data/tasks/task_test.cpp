@@ -11,6 +11,8 @@
 #include "data/hex64.h"
 #include "data/streams.h"
 #include "data/tasks/expression.h"
+#include "data/tasks/small_program.h"
+#include "data/tasks/task_document.h"
 
 namespace cachalot::data {
 namespace {
@@ -49,10 +51,16 @@ TEST(Tasks, ReferenceAnswersAreAccepted) {
   });
 }
 
+// Whose answer is the whole reply.
+bool is_free(const Task& task) {
+  return task.family == TaskFamily::constraints || task.family == TaskFamily::programs ||
+         task.family == TaskFamily::quick;
+}
+
 // Words before it do not hurt an answer line.
 TEST(Tasks, ReasoningBeforeAnAnswerLineIsAllowed) {
   for_each_task([](const Task& task, uint64_t) {
-    if (task.family == TaskFamily::constraints) return;
+    if (is_free(task)) return;
     ASSERT_TRUE(
         task.check(with_content(task, "Let me see.\nAnswer: no\n" + task.answer.content)).correct);
   });
@@ -63,7 +71,7 @@ TEST(Tasks, PerturbedAnswersAreRejected) {
     std::vector<std::string> wrong = {"", "Answer:", "Answer: ", "answer unknown",
                                       std::string("\0", 1)};
     const std::string& right = task.answer.content;
-    if (task.family == TaskFamily::constraints) {
+    if (is_free(task)) {
       wrong = {"", "a", "Answer: x"};
     } else {
       ASSERT_TRUE(right.starts_with("Answer: "));
@@ -124,10 +132,11 @@ TEST(Tasks, ArePinned) {
     return to_hex64(XXH3_64bits(all.data(), all.size()));
   };
   EXPECT_EQ(hash_of(task_families().first(10)), "aca9a2a297b5d956");
-  const std::pair<TaskFamily, const char*> later[] = {{TaskFamily::algebra, "40a6444fc18725f1"},
-                                                      {TaskFamily::fractions, "90703756a13c84f4"},
-                                                      {TaskFamily::units, "697f32ebea7f1d56"},
-                                                      {TaskFamily::logic_grid, "41b83028273d1b38"}};
+  const std::pair<TaskFamily, const char*> later[] = {
+      {TaskFamily::algebra, "40a6444fc18725f1"},  {TaskFamily::fractions, "90703756a13c84f4"},
+      {TaskFamily::units, "697f32ebea7f1d56"},    {TaskFamily::logic_grid, "41b83028273d1b38"},
+      {TaskFamily::programs, "2f48317702976b8a"}, {TaskFamily::friends, "7e6424bc0b2a21f0"},
+      {TaskFamily::quick, "dba8234588cafd8e"}};
   for (const auto& [family, hash] : later)
     EXPECT_EQ(hash_of(std::span(&family, 1)), hash) << task_family_name(family);
 }
@@ -340,6 +349,89 @@ TEST(Tools, StateIsWhatCounts) {
   // Transfers may cancel each other; then the end is reached without them too.
   EXPECT_GT(num_noticed, num_transfers * 95 / 100);
   EXPECT_GT(num_without, 15);
+}
+
+// Programs are run, and what they give counts, not how they are written.
+TEST(Programs, AreJudgedByWhatTheyGive) {
+  int num_noticed = 0;
+  for (uint64_t index = 0; index < 100; ++index) {
+    const Task task = make_task(TaskFamily::programs, 6, kSeed, index);
+    const std::string& right = task.answer.content;
+    EXPECT_TRUE(task.check({"Here it is:\n" + right + "\n\nThat is all.", {}}).correct);
+    EXPECT_TRUE(
+        task.check({right.substr(0, right.rfind('\n')) + "\n    return 1 * (x)", {}}).correct);
+    EXPECT_FALSE(task.check({right + " + 1", {}}).correct);
+    // The first step left out: seldom does it change nothing.
+    const size_t first = right.find('\n', right.find("x = a")) + 1;
+    const size_t second = right.find("\n    x", first);
+    num_noticed += !task.check({right.substr(0, first) + right.substr(second + 1), {}}).correct;
+  }
+  EXPECT_GT(num_noticed, 80);
+}
+
+TEST(SmallProgram, RunsAsPythonDoes) {
+  const auto value = [](const std::string& body, std::vector<int64_t> arguments) {
+    const auto program = SmallProgram::parse("def f(a, b):\n" + body);
+    if (!program) return program.error().message();
+    const auto result = program->run(arguments);
+    return result ? std::to_string(*result) : result.error().message();
+  };
+  EXPECT_EQ(value("    return a - b - 1", {7, 2}), "4");
+  EXPECT_EQ(value("    return -a * (b + 1)", {7, 2}), "-21");
+  EXPECT_EQ(value("    return a // b", {-7, 2}), "-4");
+  EXPECT_EQ(value("    return a % b", {-7, 2}), "1");
+  EXPECT_EQ(value("    return a % b", {7, -2}), "-1");
+  EXPECT_EQ(value("    return a // b * b + a % b == a", {7, -2}), "1");
+  const std::string larger = "    if a > b:\n        x = a\n    else:\n        x = b\n    return x";
+  EXPECT_EQ(value(larger, {3, 9}), "9");
+  EXPECT_EQ(value(larger, {9, 3}), "9");
+  const std::string power =
+      "    x = 1\n    while b > 0:\n        x = x * a\n        b = b - 1\n    return x";
+  EXPECT_EQ(value(power, {3, 4}), "81");
+  EXPECT_EQ(value("    if a:\n        if b:\n            return 1\n    return 2", {1, 0}), "2");
+  // What is wrong is told, and ends.
+  EXPECT_EQ(value("    while 1:\n        a = a", {0, 0}), "line 3: expected an end by now");
+  EXPECT_EQ(value("    return c", {0, 0}), "line 2: expected a number or a name that has a value");
+  EXPECT_EQ(value("    return a // b", {1, 0}), "line 2: expected a divisor that is not 0");
+  EXPECT_EQ(value("    a = 1", {0, 0}), "expected it to return a value");
+  EXPECT_EQ(value("    import os", {0, 0}),
+            "line 2: expected NAME = ..., return ..., if ...:, else: or while ...:");
+  EXPECT_EQ(value("    x = 999999999 * 999999999", {0, 0}), "line 2: expected smaller values");
+  EXPECT_EQ(value("    return " + std::string(100, '(') + "1" + std::string(100, ')'), {0, 0}),
+            "line 2: expected fewer parentheses");
+  EXPECT_EQ(value("    else:\n        a = 1", {0, 0}), "line 2: expected an if before else:");
+  EXPECT_FALSE(SmallProgram::parse("no function").has_value());
+  EXPECT_FALSE(SmallProgram::parse("def f(a:\n    return a").has_value());
+}
+
+// What is written to learn from is what the checker takes, at every effort.
+TEST(Tasks, ConversationsEndInTheAnswer) {
+  for_each_task([](const Task& task, uint64_t index) {
+    if (index > 2) return;
+    for (const std::string effort : {"none", "high", "max"}) {
+      const json::object row = task_conversation(task, effort);
+      const auto request = text::parse_chat_request(row);
+      ASSERT_TRUE(request.has_value()) << request.error().message();
+      ASSERT_EQ(std::string(row.at("effort").as_string()), effort);
+      Reply reply;
+      size_t reasoning = 0;
+      for (const text::Message& message : request->messages) {
+        if (message.role != text::Role::assistant) continue;
+        reply.content = message.content;
+        reasoning += message.reasoning_content.size();
+        reply.tool_calls.insert(reply.tool_calls.end(), message.tool_calls.begin(),
+                                message.tool_calls.end());
+      }
+      ASSERT_TRUE(task.check(reply).correct);
+      ASSERT_EQ(request->tools.size(), task.tools.size());
+      const size_t way = task.reasoning.size();
+      ASSERT_EQ(reasoning > 0, effort != "none" && way > 0);
+      ASSERT_EQ(reasoning > way, effort == "max" && way > 0);
+    }
+    const text::ChatRequest asked = task_request(task);
+    ASSERT_EQ(asked.messages.back().task.value_or(""), task.quick);
+    ASSERT_EQ(asked.messages.size(), task.said.empty() ? 1u : 2u);
+  });
 }
 
 TEST(Tools, WrongCallsAreErrorsAndChangeNothing) {

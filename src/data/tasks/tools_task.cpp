@@ -158,6 +158,32 @@ class Story {
   std::string text_;
   std::vector<text::ToolCall> calls_;
 };
+
+// num_changes changes of these accounts, then a question.
+Task bank_task(const Accounts& start, int num_changes, Draw& draw) {
+  Story story(start, draw);
+  for (int i = 0; i < num_changes; ++i) story.step();
+  const int64_t answer = story.ask();
+  Task task = exact_answer_task(story.text(), {}, fmt::format("{}", answer));
+  const Accounts end = story.accounts();
+  task.answer.tool_calls = story.take_calls();
+  const size_t most_calls = 4 * task.answer.tool_calls.size() + 4;
+  task.check = [exact = std::move(task.check), start, end,
+                most_calls](const Reply& reply) -> Verdict {
+    if (reply.tool_calls.empty()) return {.correct = false, .why = "no tool was called"};
+    if (reply.tool_calls.size() > most_calls) return {.correct = false, .why = "too many calls"};
+    Bank bank(start);
+    for (const text::ToolCall& call : reply.tool_calls) bank.call(call);
+    if (bank.accounts() != end)
+      return {.correct = false, .why = "the accounts are not as they should be"};
+    return exact(reply);
+  };
+  return task;
+}
+
+std::function<std::unique_ptr<ToolEnvironment>()> bank_of(const Accounts& start) {
+  return [start] { return std::make_unique<Bank>(start); };
+}
 }  // namespace
 
 // difficulty / 2 changes over 2 + difficulty / 4 accounts, then a question. From 4 on there is a
@@ -176,26 +202,23 @@ Task make_tools(int difficulty, Draw draw) {
       return exact(reply);
     };
   } else {
-    Story story(start, draw);
-    for (int i = 0; i < difficulty / 2; ++i) story.step();
-    const int64_t answer = story.ask();
-    task = exact_answer_task(story.text(), {}, fmt::format("{}", answer));
-    const Accounts end = story.accounts();
-    task.answer.tool_calls = story.take_calls();
-    const size_t most_calls = 4 * task.answer.tool_calls.size() + 4;
-    task.check = [exact = std::move(task.check), start, end,
-                  most_calls](const Reply& reply) -> Verdict {
-      if (reply.tool_calls.empty()) return {.correct = false, .why = "no tool was called"};
-      if (reply.tool_calls.size() > most_calls) return {.correct = false, .why = "too many calls"};
-      Bank bank(start);
-      for (const text::ToolCall& call : reply.tool_calls) bank.call(call);
-      if (bank.accounts() != end)
-        return {.correct = false, .why = "the accounts are not as they should be"};
-      return exact(reply);
-    };
+    task = bank_task(start, difficulty / 2, draw);
   }
   task.tools = bank_tools(difficulty);
-  task.environment = [start] { return std::make_unique<Bank>(start); };
+  task.environment = bank_of(start);
+  return task;
+}
+
+// Friends' purses: 1 + difficulty / 3 changes over 2 + difficulty / 4 of them, then a question.
+Task make_friends(int difficulty, Draw draw) {
+  std::vector<std::string> names = {"Anna", "Ben", "Carl", "Dora", "Emil", "Fay", "Gina", "Hugo"};
+  draw.shuffle(names);
+  names.resize(std::min<size_t>(names.size(), 2 + static_cast<size_t>(difficulty) / 4));
+  Accounts start;
+  for (const std::string& name : names) start[name] = draw.between(10, 99);
+  Task task = bank_task(start, 1 + difficulty / 3, draw);
+  task.tools = bank_tools(0);
+  task.environment = bank_of(start);
   return task;
 }
 
