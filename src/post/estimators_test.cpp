@@ -6,6 +6,7 @@
 #include "post/majority_vote.h"
 #include "post/pass_at_k.h"
 #include "post/sequence_match.h"
+#include "post/share_interval.h"
 
 namespace cachalot::post {
 namespace {
@@ -15,6 +16,17 @@ TEST(PassAtK, BadCountsAreErrors) {
   EXPECT_FALSE(pass_at_k(4, 2, 0).has_value());
   EXPECT_FALSE(pass_power_k(4, -1, 1).has_value());
   EXPECT_FALSE(pass_power_k(4, 2, 5).has_value());
+}
+
+// (c + z^2/2 -+ z sqrt(c (n - c) / n + z^2/4)) / (n + z^2).
+TEST(ShareInterval, IsWilsons) {
+  EXPECT_NEAR(share_interval(0, 10).low, 0, 1e-12);
+  EXPECT_NEAR(share_interval(0, 10).high, 0.27754, 1e-5);
+  EXPECT_NEAR(share_interval(50, 100).low, 0.40383, 1e-5);
+  EXPECT_NEAR(share_interval(50, 100).high, 0.59617, 1e-5);
+  EXPECT_NEAR(share_interval(10, 10).low, 0.72246, 1e-5);
+  EXPECT_EQ(share_interval(0, 0).low, 0);
+  EXPECT_EQ(share_interval(0, 0).high, 1);
 }
 
 TEST(MajorityVote, OfNoneAndOfTooMany) {

@@ -6,6 +6,7 @@
 #include <xxhash.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 
 namespace cachalot::post {
@@ -61,6 +62,8 @@ Result<FrameLog> FrameLog::open(const std::string& path, const OnFrame& on_frame
 Status FrameLog::append(std::span<const std::byte> payload) {
   CACHALOT_CHECK(!payload.empty() && payload.size() <= kMaxFrameBytes);
   if (is_broken_) return io_error(path_ + ": an earlier frame is half written: no more are taken");
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point start = Clock::now();
   const uint32_t head[2] = {static_cast<uint32_t>(payload.size()), checksum(payload, size_)};
   const std::span<const std::byte> head_bytes = std::as_bytes(std::span(head));
   frame_.assign(head_bytes.begin(), head_bytes.end());
@@ -77,6 +80,8 @@ Status FrameLog::append(std::span<const std::byte> payload) {
     done += static_cast<size_t>(count);
   }
   size_ += static_cast<int64_t>(frame_.size());
+  appended_bytes_ += static_cast<int64_t>(frame_.size());
+  append_seconds_ += std::chrono::duration<double>(Clock::now() - start).count();
   return {};
 }
 

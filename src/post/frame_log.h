@@ -36,6 +36,9 @@ class FrameLog {
   // is not what its checksum says.
   Result<std::vector<std::byte>> read(int64_t offset) const;
   int64_t next_offset() const { return size_; }  // of the next frame
+  // What append() has written and taken, in this process.
+  int64_t appended_bytes() const { return appended_bytes_; }
+  double append_seconds() const { return append_seconds_; }
   // What has been appended outlives a loss of power.
   Status sync();
 
@@ -50,6 +53,8 @@ class FrameLog {
   Fd fd_;
   int64_t size_;
   int64_t dropped_bytes_;
+  int64_t appended_bytes_ = 0;
+  double append_seconds_ = 0;
   bool is_broken_ = false;
   std::vector<std::byte> frame_;
 };

@@ -92,6 +92,9 @@ class RolloutLog {
   Result<HeavyFields> heavy(int64_t answer) const;
   int64_t recovered_tokens() const { return recovered_tokens_; }
   int64_t dropped_bytes() const { return log_->dropped_bytes(); }
+  // FrameLog's. Not of a mirror.
+  int64_t appended_bytes() const { return log_->appended_bytes(); }
+  double append_seconds() const { return log_->append_seconds(); }
   // Frames of which the group's prompt and answers come, rewards apart. Errors: the file's. Not of
   // a mirror (CHECK).
   Result<std::vector<std::vector<std::byte>>> frames_of(int64_t group) const;

@@ -19,15 +19,16 @@ std::vector<int64_t> routed_layers(const formats::ModelConfig& config) {
   return routed;
 }
 
-RolloutLogHead log_head(const RolloutPlan& plan, const formats::ModelConfig& config) {
+RolloutLogHead log_head(const RolloutPlan& plan, const formats::ModelConfig& config,
+                        bool for_training) {
+  const size_t num_layers = for_training ? routed_layers(config).size() : 0;
   return {.step = plan.step,
           .weights_version = plan.weights_version,
           .plan_hash = plan_hash(plan),
           .num_groups = static_cast<int64_t>(plan.groups.size()),
           .group_size = plan.group_size,
           .vocab_size = config.vocab_size,
-          .choices_per_row =
-              static_cast<int64_t>(routed_layers(config).size()) * config.num_experts_per_tok,
+          .choices_per_row = static_cast<int64_t>(num_layers) * config.num_experts_per_tok,
           .num_experts = config.n_routed_experts};
 }
 
@@ -37,7 +38,7 @@ Rollouts::Rollouts(engine::Engine& engine, const RolloutPlan& plan, RolloutLog& 
       plan_(plan),
       log_(log),
       options_(std::move(options)),
-      layers_(routed_layers(engine.config())) {
+      layers_(options_.for_training ? routed_layers(engine.config()) : std::vector<int64_t>()) {
   CACHALOT_CHECK(engine.weights_version() == plan.weights_version);
   CACHALOT_CHECK(options_.max_sequences >= 2);
 }
@@ -124,7 +125,7 @@ Status Rollouts::run_prompt(int64_t group, engine::SequenceId sequence) {
   engine::Request request;
   request.prompt = plan_.groups[group].prompt;
   request.max_new_tokens = 0;
-  request.wants_choices = true;
+  request.wants_choices = options_.for_training;
   CACHALOT_ASSIGN_OR_RETURN(const engine::Completion run,
                             engine_.generate(sequence, std::move(request)));
   CACHALOT_RETURN_IF_ERROR(see_to_ended());
@@ -174,7 +175,8 @@ Status Rollouts::start(int64_t number, engine::SequenceId sequence) {
   request.sampling.seed = answer_seed(plan_, number);
   request.max_new_tokens =
       plan_.group_of(number).max_new_tokens - static_cast<int64_t>(answer(number).ids.size());
-  request.wants_label_logprobs = request.wants_allowed_sets = request.wants_choices = true;
+  request.wants_label_logprobs = request.wants_allowed_sets = request.wants_choices =
+      options_.for_training;
   request.num_drafts = plan_.num_drafts;
   request.adapts_drafts = plan_.adapts_drafts;
   if (options_.make_mask) {
@@ -217,9 +219,12 @@ bool Rollouts::take(int64_t number, const engine::Event& event) {
 
 Status Rollouts::take_token(int64_t number, const engine::Event& event, bool* samples_on) {
   const engine::Completion& so_far = *event.so_far;
-  RolloutToken token{.id = event.token, .logprob = event.logprob};
-  const std::vector<int32_t>& allowed = so_far.allowed_sets.back();
-  if (static_cast<int64_t>(allowed.size()) < engine_.config().vocab_size) token.allowed = allowed;
+  RolloutToken token{.id = event.token};
+  if (options_.for_training) {
+    token.logprob = event.logprob;
+    const std::vector<int32_t>& allowed = so_far.allowed_sets.back();
+    if (static_cast<int64_t>(allowed.size()) < engine_.config().vocab_size) token.allowed = allowed;
+  }
   const int64_t per_token = engine_.config().num_experts_per_tok;
   const RolloutAnswer& answer = this->answer(number);
   // The row that gave this token stands at the one before.

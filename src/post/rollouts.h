@@ -24,8 +24,9 @@
 
 namespace cachalot::post {
 
-// The head of the log that holds this plan's answers, of this model.
-RolloutLogHead log_head(const RolloutPlan& plan, const formats::ModelConfig& config);
+// The head of the log that holds this plan's answers, of this model; with experts or without.
+RolloutLogHead log_head(const RolloutPlan& plan, const formats::ModelConfig& config,
+                        bool for_training = true);
 // Layers whose experts a log keeps: those that route by score, without the MTP block's.
 std::vector<int64_t> routed_layers(const formats::ModelConfig& config);
 
@@ -38,6 +39,9 @@ using MakeMask = std::function<std::unique_ptr<engine::TokenMask>()>;
 struct RolloutOptions {
   // Sequences that are open at once, prompts with them: at most the engine's max_sequences.
   int64_t max_sequences = 8;
+  // Log-probabilities, sets and experts, which training needs. Without them any sampling and any
+  // device will do; the log is then of log_head(plan, config, false).
+  bool for_training = true;
   // Where pause() saves rows, and whence they come back. Empty: nowhere.
   std::string rows_directory = {};
   OnTurn on_turn = {};

@@ -252,6 +252,8 @@ Result<bool> TaskRun::run_step() {
       {"throughput/accepted_drafts", static_cast<double>(counts.accepted)},
       {"throughput/drafts", static_cast<double>(counts.drafted)},
       {"throughput/taken_over", static_cast<double>(counts.taken_over)},
+      {"throughput/log_bytes", static_cast<double>(log.appended_bytes())},
+      {"time/log", log.append_seconds()},
       {"time/rollouts", rollout_s},
       {"time/rewards", judged_s - rollout_s},
       {"time/updates", seconds_since(start) - judged_s},
