@@ -59,6 +59,7 @@ int run(int argc, char** argv) {
   add_distill_verb(app, &exit_code);
   add_rollout_verb(app, &exit_code);
   add_pipeline_verb(app, &exit_code);
+  add_average_verb(app, &exit_code);
   add_evaluate_verb(app, &exit_code);
   add_report_verb(app, &exit_code);
   add_bench_verb(app, &exit_code);

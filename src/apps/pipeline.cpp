@@ -6,11 +6,16 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <mutex>
+#include <span>
+#include <thread>
 
+#include "apps/pipeline_places.h"
 #include "apps/report.h"
 #include "base/file.h"
 #include "base/python_json.h"
@@ -26,8 +31,6 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 constexpr size_t kShownLog = 64 << 10;
-constexpr char kRun[] = "{run}";
-constexpr char kModel[] = "{model:";
 
 bool is_stage_name(std::string_view name) {
   return !name.empty() && std::ranges::all_of(name, [](char c) {
@@ -78,22 +81,74 @@ class Pipeline {
     CACHALOT_ASSIGN_OR_RETURN(const train::RunLock lock, train::RunLock::acquire(config_.run_dir));
     CACHALOT_RETURN_IF_ERROR(
         write_file_atomically(config_.run_dir + "/pipeline.toml", config_.resolved));
-    for (const PipelineStage& stage : config_.stages) {
-      CACHALOT_ASSIGN_OR_RETURN(const bool is_done, is_done_already(stage));
-      if (is_done) {
-        request_.show(fmt::format("{}: done before", stage.name));
-        continue;
-      }
-      const Result<bool> is_through = run_stage(stage);
-      CACHALOT_RETURN_IF_ERROR(write_page());
-      if (!is_through) return is_through.error();
-      if (!*is_through) return false;
+    const std::vector<PipelineStage>& stages = config_.stages;
+    for (size_t first = 0; first < stages.size();) {
+      size_t last = first + 1;
+      while (!stages[first].lane.empty() && last < stages.size() && !stages[last].lane.empty())
+        ++last;
+      CACHALOT_ASSIGN_OR_RETURN(const bool is_through,
+                                run_lanes(std::span(stages).subspan(first, last - first)));
+      if (!is_through) return false;
+      first = last;
     }
     CACHALOT_RETURN_IF_ERROR(write_page());
+    const std::vector<StageScores> scores = all_scores();
+    for (const PipelineClaim& claim : config_.claims) {
+      const ClaimVerdict verdict = judge_claim(claim, scores);
+      request_.show(
+          fmt::format("{}: {} ({})", claim.text, verdict_word(verdict.kind), verdict.why));
+    }
     return true;
   }
 
  private:
+  // Stages of one lane in order, lanes beside each other. False: stopped. The first error in the
+  // order of the lanes, once all have ended.
+  Result<bool> run_lanes(std::span<const PipelineStage> stages) {
+    std::vector<std::vector<const PipelineStage*>> lanes;
+    for (const PipelineStage& stage : stages) {
+      const auto lane =
+          std::ranges::find_if(lanes, [&](const auto& one) { return one[0]->lane == stage.lane; });
+      (lane == lanes.end() ? lanes.emplace_back() : *lane).push_back(&stage);
+    }
+    std::vector<Result<bool>> results(lanes.size(), Result<bool>(true));
+    std::atomic<size_t> next = 0;
+    const auto work = [&] {
+      for (size_t lane = next++; lane < lanes.size(); lane = next++)
+        results[lane] = run_in_order(lanes[lane]);
+    };
+    std::vector<std::thread> others;
+    for (int64_t i = 1; i < std::min(config_.parallel, std::ssize(lanes)); ++i)
+      others.emplace_back(work);
+    work();
+    for (std::thread& other : others) other.join();
+    bool is_through = true;
+    for (const Result<bool>& result : results) {
+      if (!result) return result.error();
+      is_through = is_through && *result;
+    }
+    return is_through;
+  }
+
+  Result<bool> run_in_order(std::span<const PipelineStage* const> stages) {
+    for (const PipelineStage* stage : stages) {
+      CACHALOT_ASSIGN_OR_RETURN(const bool is_done, is_done_already(*stage));
+      if (is_done) {
+        show(fmt::format("{}: done before", stage->name));
+        continue;
+      }
+      const Result<bool> is_through = run_stage(*stage);
+      CACHALOT_RETURN_IF_ERROR(write_page());
+      if (!is_through || !*is_through) return is_through;
+    }
+    return true;
+  }
+
+  void show(const std::string& line) const {
+    const std::lock_guard lock(mutex_);
+    request_.show(line);
+  }
+
   std::string path(const std::string& name) const { return config_.run_dir + "/" + name; }
   std::string done_path(const PipelineStage& stage) const { return path(stage.name + ".done"); }
 
@@ -108,62 +163,116 @@ class Pipeline {
         command.substr(0, command.find('\n'))));
   }
 
-  Result<std::vector<std::string>> with_places(const std::vector<std::string>& words) const {
-    std::vector<std::string> out;
-    for (const std::string& word : words) {
-      std::string made;
-      for (size_t at = 0; at < word.size();) {
-        const std::string_view rest = std::string_view(word).substr(at);
-        if (rest.starts_with(kRun)) {
-          made += config_.run_dir;
-          at += sizeof(kRun) - 1;
-        } else if (rest.starts_with(kModel)) {
-          const size_t end = rest.find('}');
-          const std::string name(rest.substr(sizeof(kModel) - 1, end - (sizeof(kModel) - 1)));
-          const std::vector<int64_t> steps = train::list_checkpoints(path(name));
-          if (steps.empty()) {
-            return invalid_argument(
-                fmt::format("{}: expected a checkpoint of stage {}, found none", path(name), name));
-          }
-          made += train::checkpoint_directory(path(name), steps.back());
-          at += end + 1;
-        } else {
-          made += word[at++];
-        }
-      }
-      out.push_back(made);
-    }
-    return out;
-  }
-
   // False: stopped.
   Result<bool> run_stage(const PipelineStage& stage) const {
     const bool goes_on =
         !stage.resume.empty() && !train::list_checkpoints(path(stage.name)).empty();
+    const std::string log = path(stage.name + ".log");
     std::error_code error;
     if (!goes_on) fs::remove_all(path(stage.name), error);
     if (error) return io_error(fmt::format("{}: {}", path(stage.name), error.message()));
-    CACHALOT_ASSIGN_OR_RETURN(const std::vector<std::string> command,
-                              with_places(goes_on ? stage.resume : stage.command));
-    request_.show(
-        fmt::format("{}: {}{}", stage.name, goes_on ? "goes on: " : "", fmt::join(command, " ")));
-    const std::string log = path(stage.name + ".log");
-    if (!goes_on) fs::remove(log, error);
+    if (!goes_on) {
+      fs::remove(log, error);
+      fs::remove(rounds_path(stage), error);
+    }
     const Clock::time_point start = Clock::now();
-    CACHALOT_ASSIGN_OR_RETURN(const int code, run_command(request_.program, command, log));
+    CACHALOT_ASSIGN_OR_RETURN(const bool is_through,
+                              stage.score.empty()
+                                  ? run_words(stage, goes_on ? stage.resume : stage.command, 0, log)
+                                  : run_rounds(stage));
+    if (!is_through) return false;
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    if (code != 0 && request_.wants_stop()) {
-      request_.show(fmt::format("{}: stopped", stage.name));
-      return false;
-    }
-    if (code != 0) {
-      return io_error(fmt::format("stage {}: expected exit code 0, found {}; {} says more",
-                                  stage.name, code, log));
-    }
-    request_.show(fmt::format("{}: done in {:.0f} s", stage.name, seconds));
+    show(fmt::format("{}: done in {:.0f} s", stage.name, seconds));
     CACHALOT_RETURN_IF_ERROR(write_file_atomically(
         done_path(stage), fmt::format("{:.1f}\n{}\n", seconds, joined_words(stage.command))));
     return !request_.wants_stop();
+  }
+
+  // One command of a stage. False: stopped.
+  Result<bool> run_words(const PipelineStage& stage, const std::vector<std::string>& words,
+                         int64_t steps, const std::string& log) const {
+    CACHALOT_ASSIGN_OR_RETURN(const std::vector<std::string> command,
+                              with_places(config_.run_dir, words, steps));
+    show(fmt::format("{}: {}", stage.name, fmt::join(command, " ")));
+    CACHALOT_ASSIGN_OR_RETURN(const int code, run_command(request_.program, command, log));
+    if (code == 0) return true;
+    if (!request_.wants_stop()) {
+      return io_error(fmt::format("stage {}: expected exit code 0, found {}; {} says more",
+                                  stage.name, code, log));
+    }
+    show(fmt::format("{}: stopped", stage.name));
+    return false;
+  }
+
+  std::string rounds_path(const PipelineStage& stage) const { return path(stage.name + ".rounds"); }
+
+  // Until the score rises no more. False: stopped.
+  Result<bool> run_rounds(const PipelineStage& stage) const {
+    std::string text;
+    std::vector<PipelineRound> rounds;
+    if (fs::exists(rounds_path(stage))) {
+      CACHALOT_ASSIGN_OR_RETURN(rounds, read_rounds(rounds_path(stage)));
+      for (const PipelineRound& round : rounds) text += round_line(round);
+    }
+    const std::string log = path(stage.name + ".log"), score_log = path(stage.name + ".score");
+    while (static_cast<int64_t>(rounds.size()) < stage.rounds) {
+      const auto num_rounds = static_cast<int64_t>(rounds.size());
+      if (num_rounds > 0 &&
+          num_rounds - 1 - static_cast<int64_t>(best_round(rounds)) >= stage.patience)
+        break;
+      std::vector<int64_t> steps = train::list_checkpoints(path(stage.name));
+      const int64_t until = (num_rounds + 1) * stage.round_steps;
+      if (steps.empty() || steps.back() < until) {
+        CACHALOT_ASSIGN_OR_RETURN(
+            const bool is_through,
+            run_words(stage, steps.empty() ? stage.command : stage.resume, until, log));
+        if (!is_through) return false;
+        steps = train::list_checkpoints(path(stage.name));
+      }
+      if (steps.empty() || (num_rounds > 0 && steps.back() == rounds.back().step)) break;
+      std::error_code error;
+      fs::remove(score_log, error);
+      // Of this round's own checkpoint: it is not yet known to be the best.
+      CACHALOT_ASSIGN_OR_RETURN(const bool is_scored,
+                                run_words(stage, scored(stage, steps.back()), until, score_log));
+      if (!is_scored) return false;
+      CACHALOT_ASSIGN_OR_RETURN(const std::string printed, read_text_file(score_log));
+      const std::optional<StageScores> scores = scores_of(stage.name, printed);
+      if (!scores || total_count(*scores) == 0) {
+        return invalid_argument(fmt::format(
+            "stage {}: expected a score that ends in evaluate's JSON object, found none in {}",
+            stage.name, score_log));
+      }
+      rounds.push_back({steps.back(), total_correct(*scores), total_count(*scores)});
+      show(fmt::format("{}: step {}: {} of {} right", stage.name, rounds.back().step,
+                       rounds.back().correct, rounds.back().count));
+      text += round_line(rounds.back());
+      CACHALOT_RETURN_IF_ERROR(write_file_atomically(rounds_path(stage), text));
+      if (request_.wants_stop()) return false;
+    }
+    return true;
+  }
+
+  // The score's words, where {model:NAME} of the stage itself is this step's checkpoint.
+  std::vector<std::string> scored(const PipelineStage& stage, int64_t step) const {
+    std::vector<std::string> words = stage.score;
+    const std::string own = fmt::format("{{model:{}}}", stage.name);
+    for (std::string& word : words) {
+      for (size_t at = word.find(own); at != std::string::npos; at = word.find(own, at))
+        word.replace(at, own.size(), train::checkpoint_directory(path(stage.name), step));
+    }
+    return words;
+  }
+
+  std::vector<StageScores> all_scores() const {
+    std::vector<StageScores> out;
+    for (const PipelineStage& stage : config_.stages) {
+      if (!fs::exists(done_path(stage))) continue;
+      const Result<std::string> log = read_text_file(path(stage.name + ".log"));
+      std::optional<StageScores> scores = log ? scores_of(stage.name, *log) : std::nullopt;
+      if (scores) out.push_back(*std::move(scores));
+    }
+    return out;
   }
 
   // A stage's own report, or the end of what it has printed.
@@ -185,37 +294,82 @@ class Pipeline {
   }
 
   Status write_page() const {
+    const std::lock_guard lock(mutex_);
     std::string page =
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
         "<meta name=\"viewport\" content=\"width=device-width\">\n<title>pipeline</title>\n"
         "<style>:root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;margin:1rem "
         "auto;max-width:70rem;padding:0 1rem}summary{font-size:1.25rem;font-weight:600}"
-        "iframe{border:0;height:80vh;width:100%}pre{overflow-x:auto}</style>\n</head>\n<body>\n";
+        "iframe{border:0;height:80vh;width:100%}pre{overflow-x:auto}td,th{padding:0 0.6rem;"
+        "text-align:left}</style>\n</head>\n<body>\n";
+    page += scores_section(config_.claims, all_scores());
     for (const PipelineStage& stage : config_.stages) page += section(stage);
     return write_file_atomically(path("report.html"), page + "</body>\n</html>\n");
   }
 
   const PipelineConfig& config_;
   const PipelineRequest& request_;
+  mutable std::mutex mutex_;  // of what is shown, and of the page
 };
 
-// Places that name no stage before.
+// Places that name no stage before; of a score, the stage itself may be named.
 void check_places(const PipelineConfig& config, size_t stage, post::ConfigTable& table) {
-  for (const auto* words : {&config.stages[stage].command, &config.stages[stage].resume}) {
+  const PipelineStage& at = config.stages[stage];
+  for (const auto* words : {&at.command, &at.resume, &at.score}) {
+    const auto before = std::span(config.stages).first(stage + (words == &at.score ? 1 : 0));
     for (const std::string& word : *words) {
-      for (size_t at = word.find(kModel); at != std::string::npos; at = word.find(kModel, at + 1)) {
-        const size_t begin = at + sizeof(kModel) - 1, end = word.find('}', at);
-        const std::string name = word.substr(begin, end - begin);
-        const auto before = std::span(config.stages).first(stage);
-        if (end != std::string::npos &&
-            std::ranges::find(before, name, &PipelineStage::name) != before.end())
-          continue;
-        table.add_error(invalid_argument(
-            fmt::format("stages.{}: expected {{model:NAME}} with the name of a stage before, found "
-                        "{}",
-                        stage, json_quoted(word))));
+      for (const std::string& name : places_of(word)) {
+        if (std::ranges::find(before, name, &PipelineStage::name) != before.end()) continue;
+        table.add_error(invalid_argument(fmt::format(
+            "stages.{}: expected {{model:NAME}} or {{tokens:NAME}} with the name of a stage "
+            "before, found {}",
+            stage, json_quoted(word))));
       }
     }
+  }
+}
+
+// {NAME} of the table [values] in every word of the stages.
+void put_values(const json::object& values, PipelineConfig& config, post::ConfigTable& table) {
+  for (const auto& [name, value] : values) {
+    const bool is_whole = value.is_int64();
+    if ((!is_whole && !value.is_string()) || !is_stage_name(name) || name == "run" ||
+        name == "steps") {
+      table.add_error(invalid_argument(
+          fmt::format("values.{}: expected a text or a whole number, named in lower-case letters, "
+                      "digits, - and _, and not run or steps, found {}",
+                      std::string_view(name), json_kind_name(value))));
+      continue;
+    }
+    const std::string place = fmt::format("{{{}}}", std::string_view(name));
+    const std::string text =
+        is_whole ? fmt::format("{}", value.get_int64()) : std::string(value.get_string());
+    for (PipelineStage& stage : config.stages) {
+      for (auto* words : {&stage.command, &stage.resume, &stage.score}) {
+        for (std::string& word : *words) {
+          for (size_t at = word.find(place); at != std::string::npos;
+               at = word.find(place, at + text.size()))
+            word.replace(at, place.size(), text);
+        }
+      }
+    }
+  }
+}
+
+void read_claim(const PipelineConfig& config, post::ConfigTable& t, PipelineClaim& claim) {
+  constexpr size_t kMostNames = 64;
+  t.text("text", &claim.text);
+  t.text("stage", &claim.stage);
+  t.texts("than", &claim.than, kMostNames);
+  t.texts("tasks", &claim.tasks, kMostNames);
+  t.texts("than_tasks", &claim.than_tasks, kMostNames);
+  t.choice("measure", &claim.measure, {"correct", "reasoning", "tokens"});
+  t.real("by", &claim.by, -1e9, 1e9);
+  std::vector<std::string> stages = claim.than;
+  stages.push_back(claim.stage);
+  for (const std::string& name : stages) {
+    if (std::ranges::find(config.stages, name, &PipelineStage::name) == config.stages.end())
+      t.key("stage").fail("stage", "names of stages", json_quoted(name));
   }
 }
 
@@ -231,12 +385,25 @@ Result<PipelineConfig> read_pipeline_config(std::span<const std::string> files,
   table.text("run_dir", &config.run_dir);
   if (config.run_dir.empty())
     table.key("run_dir").fail("run_dir", "a directory to write to", "none");
+  PipelineStage usual;
+  const auto read_rounds_of = [](post::ConfigTable& t, PipelineStage& stage) {
+    t.integer("round_steps", &stage.round_steps, 1, int64_t{1} << 40);
+    t.integer("rounds", &stage.rounds, 1, 1 << 20);
+    t.integer("patience", &stage.patience, 1, 1 << 20);
+  };
+  read_rounds_of(table, usual);
+  table.integer("parallel", &config.parallel, 1, 1024);
   table.tables("stages", [&](post::ConfigTable& t) {
-    PipelineStage& stage = config.stages.emplace_back();
+    PipelineStage& stage = config.stages.emplace_back(usual);
     constexpr size_t kMostWords = 4096;
     t.text("name", &stage.name);
+    t.text("lane", &stage.lane);
     t.texts("command", &stage.command, kMostWords);
     t.texts("resume", &stage.resume, kMostWords);
+    t.texts("score", &stage.score, kMostWords);
+    read_rounds_of(t, stage);
+    if (!stage.score.empty() && (stage.round_steps == 0 || stage.resume.empty()))
+      t.key("score").fail("score", "round_steps and resume beside it", "none");
     if (!is_stage_name(stage.name))
       t.key("name").fail("name", "lower-case letters, digits, - and _", json_quoted(stage.name));
     if (stage.command.empty()) t.key("command").fail("command", "a verb with its options", "none");
@@ -244,7 +411,15 @@ Result<PipelineConfig> read_pipeline_config(std::span<const std::string> files,
     if (std::ranges::find(before, stage.name, &PipelineStage::name) != before.end())
       t.key("name").fail("name", "a name of its own", json_quoted(stage.name));
   });
+  if (const json::object* values =
+          table.has("values") ? table.key("values").object("values") : nullptr)
+    put_values(*values, config, table);
   for (size_t i = 0; i < config.stages.size(); ++i) check_places(config, i, table);
+  if (table.has("claims")) {
+    table.tables("claims", [&](post::ConfigTable& t) {
+      read_claim(config, t, config.claims.emplace_back());
+    });
+  }
   CACHALOT_RETURN_IF_ERROR(table.finish());
   return config;
 }

@@ -14,6 +14,7 @@ namespace {
 
 struct SftOptions {
   SftRequest request;
+  train::RunRequest run;
   int threads = 0;
 };
 
@@ -26,7 +27,7 @@ Result<int> run(SftOptions options, const CLI::App& command) {
   CACHALOT_RETURN_IF_ERROR(add_conversations(tree, options.request, pool));
   CACHALOT_ASSIGN_OR_RETURN(const train::TrainConfig config, train::train_config_from(tree));
   if (options.request.dry_run) return show_training(config, pool, isa);
-  return shown_training(command.get_parent()->get_name(), config, {}, pool, isa);
+  return shown_training(command.get_parent()->get_name(), config, options.run, pool, isa);
 }
 
 }  // namespace
@@ -73,6 +74,8 @@ void add_sft_verb(CLI::App& app, int* exit_code) {
       ->add_option("--max-tokens", request.max_tokens,
                    "longer samples make their row a bad one (0: 4,096, or the model's context)")
       ->check(at_least(0));
+  command->add_option("--stop-at-step", options->run.stop_at_step,
+                      "end with a checkpoint after this step; train RUN/run.toml --resume goes on");
   command->add_flag("--dry-run", request.dry_run,
                     "print the rows' count, the resolved configuration, memory and time, and stop");
   finish_training_verb(command, options, run, exit_code);

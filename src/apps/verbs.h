@@ -25,6 +25,7 @@ void add_rl_verb(CLI::App& app, int* exit_code);
 void add_distill_verb(CLI::App& app, int* exit_code);
 void add_rollout_verb(CLI::App& app, int* exit_code);
 void add_pipeline_verb(CLI::App& app, int* exit_code);
+void add_average_verb(CLI::App& app, int* exit_code);
 void add_evaluate_verb(CLI::App& app, int* exit_code);
 void add_report_verb(CLI::App& app, int* exit_code);
 void add_bench_verb(CLI::App& app, int* exit_code);  // in bench/model
