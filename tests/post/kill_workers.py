@@ -43,7 +43,7 @@ class Run:
         self.workers = [None] * args.workers
 
     def start_trainer(self):
-        command = [self.args.binary, "rl", *self.args.config, f"--run_dir={self.directory}", "--resume", f"--listen=127.0.0.1:{self.port}",
+        command = [self.args.binary, self.args.verb, *self.args.config, f"--run_dir={self.directory}", "--resume", f"--listen=127.0.0.1:{self.port}",
                    "--lease-seconds=20", *self.args.extra]
         self.trainer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -109,6 +109,7 @@ def compare(expected, found):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--binary", required=True)
+    parser.add_argument("--verb", default="rl", choices=["rl", "distill"])
     parser.add_argument("--config", required=True, nargs="+")
     parser.add_argument("--work", required=True, type=pathlib.Path)
     parser.add_argument("--kills", type=int, default=20)
@@ -120,7 +121,7 @@ def main():
     args.work.mkdir(parents=True)
     undisturbed = args.work / "undisturbed"
     begin = time.monotonic()
-    subprocess.run([args.binary, "rl", *args.config, f"--run_dir={undisturbed}", *args.extra], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([args.binary, args.verb, *args.config, f"--run_dir={undisturbed}", *args.extra], check=True, stdout=subprocess.DEVNULL)
     whole = time.monotonic() - begin
 
     rng = random.Random(args.seed)
