@@ -34,6 +34,7 @@ __device__ __forceinline__ int num_chunks(int keys) { return (keys + kChunk - 1)
 // rows, then its entries.
 struct RowKeys {
   int total;
+  int position;
   int window;
   int first_of_step;  // the key
   int step_row;       // of key 0, were it one of the step's
@@ -51,19 +52,17 @@ struct RowKeys {
   }
   __device__ __forceinline__ RowKeys(const SparseDecodeParams& p, int row) {
     const RowOf of(p.sequences, row);
-    const tensor::LayerRows& rows = p.layer_rows[of.sequence];
     total = count(p, row, of.position);
-    window = window_keys(p, of.position);
-    const int begin = of.position - window + 1;
-    first_of_step = of.first_position - begin;
-    step_row = of.first_row - first_of_step;
-    ring_rows = static_cast<int>(rows.window.capacity);
-    slot = begin % max(1, ring_rows);
-    ring = reinterpret_cast<const uint8_t*>(rows.window.base);
-    block_rows = max(1, static_cast<int>(rows.entries.rows_per_block));
-    blocks_per_row = 1.0f / static_cast<float>(block_rows);
-    table = rows.entries.blocks;
-    selected = p.selected == nullptr ? nullptr : p.selected + row * p.topk;
+    set_places(p, row, of);
+  }
+  // All but the total, of what the host makes alone: no kernel need have ended.
+  static __device__ __forceinline__ RowKeys before_total(const SparseDecodeParams& p, int row) {
+    RowKeys keys;
+    keys.set_places(p, row, RowOf(p.sequences, row));
+    return keys;
+  }
+  __device__ __forceinline__ void find_total(const SparseDecodeParams& p, int row) {
+    total = count(p, row, position);
   }
 
   // Three steps from a key to its bytes, the first two of which each load what the next needs.
@@ -104,6 +103,23 @@ struct RowKeys {
   }
 
  private:
+  RowKeys() = default;
+  __device__ __forceinline__ void set_places(const SparseDecodeParams& p, int row,
+                                             const RowOf& of) {
+    const tensor::LayerRows& rows = p.layer_rows[of.sequence];
+    position = of.position;
+    window = window_keys(p, of.position);
+    const int begin = of.position - window + 1;
+    first_of_step = of.first_position - begin;
+    step_row = of.first_row - first_of_step;
+    ring_rows = static_cast<int>(rows.window.capacity);
+    slot = begin % max(1, ring_rows);
+    ring = reinterpret_cast<const uint8_t*>(rows.window.base);
+    block_rows = max(1, static_cast<int>(rows.entries.rows_per_block));
+    blocks_per_row = 1.0f / static_cast<float>(block_rows);
+    table = rows.entries.blocks;
+    selected = p.selected == nullptr ? nullptr : p.selected + row * p.topk;
+  }
   static __device__ __forceinline__ int window_keys(const SparseDecodeParams& p, int position) {
     return min(static_cast<int>(p.window), position + 1);
   }

@@ -44,7 +44,7 @@ int64_t sparse_decode_scratch_bytes(const SparseDecodeParams& p) {
 }
 
 SparseForm sparse_decode_form(const cuda::Device& device, const SparseDecodeParams& p) {
-  return p.rows * (p.heads / 64) * 5 < device.num_sms ? SparseForm::split : SparseForm::whole;
+  return p.rows * (p.heads / 64) * 4 < device.num_sms ? SparseForm::split : SparseForm::whole;
 }
 
 void launch_sparse_decode(const cuda::Device& device, const cuda::Stream& stream, SparseForm form,

@@ -42,9 +42,10 @@ __global__ void __launch_bounds__(kWeighThreads, 1)
   extern __shared__ uint8_t bytes[];
   WeighSmem& s = *reinterpret_cast<WeighSmem*>(aligned(bytes));
   const int chunk = blockIdx.x, group = blockIdx.y, row = blockIdx.z;
+  RowKeys keys = RowKeys::before_total(p, row);
   tile::wait_for_producers();
   tile::launch_dependents();  // the next kernel may read what this one may
-  const RowKeys keys(p, row);
+  keys.find_total(p, row);
   const int count = keys.total - chunk * kChunk;
   if (count <= 0) return;
   const int own = static_cast<int>(threadIdx.x) / 4;

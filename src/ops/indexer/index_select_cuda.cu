@@ -148,10 +148,19 @@ __global__ void __launch_bounds__(kThreads, 1)
   tile::launch_dependents();
   for (int i = threadIdx.x; i < kBins; i += kThreads) bins[i] = 0;
   if (threadIdx.x < kCounts) counts[threadIdx.x] = 0;
-  tile::wait_for_producers();
 
+  // What the host makes.
   const RowOf of(p.sequences, row);
   const int visible = (of.position + 1) / static_cast<int>(p.ratio);
+  const int groups = (visible + kGroup - 1) / kGroup;
+  const int per_block = (groups + num_blocks - 1) / num_blocks;
+  const int first_group = min(groups, block * per_block);
+  const int last_group = min(groups, first_group + per_block);
+  const int warpgroup = static_cast<int>(threadIdx.x) / kGroupThreads;
+  const int group = first_group + warpgroup;
+  KeyPlaces places(p.layer_rows[of.sequence].index_keys, visible, group, kWarpgroups);
+  tile::wait_for_producers();
+
   int32_t* const selected = p.selected + static_cast<int64_t>(row) * topk;
   if (block == 0 && threadIdx.x == 0) p.num_selected[row] = min(visible, topk);
   if (visible <= topk) {
@@ -164,15 +173,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   auto* const all_counts = reinterpret_cast<uint32_t*>(scratch + 1);
 
   // This block's scores as ordered keys, and how many lie in each bin.
-  const int groups = (visible + kGroup - 1) / kGroup;
-  const int per_block = (groups + num_blocks - 1) / num_blocks;
-  const int first_group = min(groups, block * per_block);
-  const int last_group = min(groups, first_group + per_block);
   const int first_key = first_group * kGroup;
   const int num_keys = min(visible, last_group * kGroup) - first_key;
-  const int warpgroup = static_cast<int>(threadIdx.x) / kGroupThreads;
-  const int group = first_group + warpgroup;
-  KeyPlaces places(p.layer_rows[of.sequence].index_keys, visible, group, kWarpgroups);
   KeyRing ring(places, reinterpret_cast<WarpKeys*>(ones + kOnesBytes) + warp, group, last_group);
   arrange_query(p.q + static_cast<int64_t>(row) * kHeads * kDim,
                 p.weight + static_cast<int64_t>(row) * kHeads, query, weights_of_lanes,
