@@ -157,7 +157,10 @@ class Planner {
     const double gap =
         promises_.max_token_gap_s > 0 ? promises_.max_token_gap_s : kDefaultGapSteps * alone;
     const int64_t untried = 2 * std::max(cost_.pieces.most_rows(), decoded_rows_);
-    budget_ = cost_.pieces.rows_within(gap / cost_.tail - alone, std::min(budget_, untried));
+    const int64_t most = std::min(budget_, untried);
+    budget_ = cost_.pieces.rows_within(gap / cost_.tail - alone, most);
+    if (budget_ == 0 && cost_.since_pieces >= kStepsBetweenPieces)
+      budget_ = std::min(most, kSmallPiece);
   }
 
   void share_budget() {

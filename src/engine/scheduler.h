@@ -11,7 +11,9 @@
 // Budget  max_step_rows where nothing decodes. Else what the cost model gives within max_token_gap,
 //         its tail included; at its default, kDefaultGapSteps times a step of the decoding rows
 //         alone. Now and then such a step runs alone, so that it stays known; and pieces grow no
-//         faster than by doubling, into what has not been measured.
+//         faster than by doubling, into what has not been measured. Where that leaves no row, one
+//         step in a hundred, which no promise counts, has a small piece: prompts do not stand
+//         still while others decode, and what was measured while the machine was busy is outlived.
 // Admit   by rank, those that a state and the blocks of all their tokens are free for, beside what
 //         admitted prompts still need, and with whose row all admitted ones, once they decode, keep
 //         an explicit max_token_gap. The first that must wait makes those after it wait. Refused
@@ -34,6 +36,8 @@ namespace cachalot::engine {
 
 inline constexpr double kDefaultGapSteps = 5.5;
 inline constexpr int64_t kStepsBetweenDecodes = 32;
+inline constexpr int64_t kStepsBetweenPieces = 99;  // at most
+inline constexpr int64_t kSmallPiece = 16;          // rows
 
 enum class Phase { waiting, prefilling, decoding, paused, finished };
 std::string_view phase_name(Phase phase);

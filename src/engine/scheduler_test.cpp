@@ -131,6 +131,33 @@ TEST(Scheduler, PiecesLeaveRoomForSlowSteps) {
             "decoded 0");
 }
 
+// Pieces were measured while the machine was busy, and seem to fit nowhere: one step in a hundred
+// tries a small one, and so they come to be known as they are.
+TEST(Scheduler, PromptsNeverStandStill) {
+  CostModel cost = linear_cost();
+  for (int i = 0; i < 15; ++i) cost.pieces.record(1, 1);
+  const std::vector<Candidate> all = {decoding(0, 9), decoding(1, 9),
+                                      prompt(2, Phase::prefilling, 5000),
+                                      prompt(3, Phase::prefilling, 7)};
+  int64_t last = 0, tried = 0;
+  for (int64_t step = 1; tried < 8; ++step) {
+    ASSERT_LE(step - last, kStepsBetweenPieces + 1);
+    const std::string plan = planned(all, kAmple, {}, cost);
+    if (plan == "decoded 0 1") {
+      cost.record(2, 0, 1.2e-3);
+      continue;
+    }
+    // The short one is done with it.
+    ASSERT_EQ(plan, "decoded 0 1; prompt 2:10 3:6");
+    ASSERT_EQ(step - last, kStepsBetweenPieces + 1);
+    cost.record(2, 1, 1.3e-3);
+    last = step;
+    ++tried;
+  }
+  EXPECT_EQ(cost.since_pieces, 0);
+  EXPECT_NE(planned(all, kAmple, {}, cost), "decoded 0 1");
+}
+
 // What the decoding rows take alone is the measure of all: it is measured first, and again.
 TEST(Scheduler, DecodingRowsRunAloneUntilTheyAreKnown) {
   const std::vector<Candidate> all = {decoding(0, 9), decoding(1, 9),

@@ -88,9 +88,11 @@ void CostModel::record(int64_t decoded_rows, int64_t piece_rows, double seconds)
   if (decoded_rows == 0) return prompt.record(piece_rows, seconds);
   if (piece_rows == 0) {
     since_decode = 0;
+    ++since_pieces;
     return decode.record(decoded_rows, seconds);
   }
   ++since_decode;
+  since_pieces = 0;
   if (pieces.is_known(piece_rows)) {
     const double predicted = decode.seconds(decoded_rows) + pieces.seconds(piece_rows);
     tail = std::clamp(tail + (seconds > tail * predicted ? kTailUp : -kTailDown), 1.0, kMostTail);

@@ -46,6 +46,7 @@ struct CostModel {
   // Nearly all steps with pieces beside decoding rows take at most this times what was predicted.
   double tail = 1.25;
   int64_t since_decode = 0;     // steps with both, since the last without pieces
+  int64_t since_pieces = 0;     // steps without pieces beside decoding rows, since the last with
   int64_t since_draftless = 0;  // steps with drafts, since the last without
 
   bool is_known() const { return decode.is_known() || prompt.is_known(); }
