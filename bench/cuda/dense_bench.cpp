@@ -131,7 +131,8 @@ void bench_layer(Harness& h, const Model& model) {
   bench_product(h, model.name, model.wo_a, DenseForm::unquantised, {1, 8, 64, 4096});
 }
 
-// wq_a and wkv in one launch, both compressors' and weights_proj in the next.
+// Both compressors' products and weights_proj in one launch, wq_a and wkv in the next, at few rows
+// beside it.
 void bench_over_x(Harness& h, const char* model, int64_t columns, int64_t q_rank) {
   std::mt19937 rng(8);
   const int64_t quantised[] = {q_rank, 512}, wide[] = {1024, 1024, 256, 256, 64};
@@ -185,9 +186,13 @@ void bench_over_x(Harness& h, const char* model, int64_t columns, int64_t q_rank
           ops::StreamedLayout{ops::StreamedFormat::fp8, q_rank, columns}.num_bytes();
       const ops::DenseGroup groups[] = {{set, q_rank, y_there.as<float>(), rows},
                                         {set + first, 512, y_there.as<float>() + q_rank, rows}};
-      ops::launch_dense(*plan, h.stream(), x_there.as<float>(), columns, groups, scratch.data());
       place(i);
-      ops::launch_bf16_products(h.device(), h.stream(), products, wide_scratch.data());
+      ops::LaunchOrder larger, smaller;
+      larger.lets_next_in = smaller.runs_beside =
+          plan->overlaps && ops::bf16_scratch_bytes(h.device(), products) == 0;
+      ops::launch_bf16_products(h.device(), h.stream(), products, wide_scratch.data(), larger);
+      ops::launch_dense(*plan, h.stream(), x_there.as<float>(), columns, groups, scratch.data(),
+                        smaller);
     };
     call(0);
     const std::vector<float> y = h.get<float>(y_there);

@@ -58,6 +58,12 @@ struct Launch {
   bool overlaps = false;
 
   const MatmulParams& first() const { return products[0]; }
+  int64_t weight_bytes() const {
+    int64_t bytes = 0;
+    for (const MatmulParams& p : products)
+      bytes += p.w->rows() * p.w->columns() * (is_bf16(p) ? 2 : 1);
+    return bytes;
+  }
   Bf16Products bf16() const {
     return {first().x, first().m, first().x_stride, first().w->columns(), {parts, products.size()}};
   }
@@ -185,13 +191,17 @@ void grouped_matmul_cuda(device::ExecContext& ctx, Products products) {
       packed_product(ctx, first);
       is_made = true;
     } else if (first.m > 0) {
-      const Launch next = plan_launch(device::cuda::device_of(ctx), products);
+      Launch next = plan_launch(device::cuda::device_of(ctx), products);
+      count = next.products.size();
+      // Of two beside each other the larger first: it reads its weights before it waits.
+      if (planned && planned->overlaps && next.overlaps && !order.runs_beside &&
+          next.weight_bytes() > planned->weight_bytes())
+        std::swap(*planned, next);
       run_planned(&next);
       if (!is_made)
         make_input(ctx, all, next.products.size() == products.size() ? &next : nullptr, order);
       is_made = true;
       planned = next;
-      count = next.products.size();
     }
     products = products.subspan(count);
   }
