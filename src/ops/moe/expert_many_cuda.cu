@@ -6,14 +6,15 @@
 #include "ops/moe/expert_many.h"
 #include "ops/moe/expert_product.cuh"
 #include "ops/moe/pair_ranks.cuh"
+#include "ops/quant/act8_run.cuh"
 #include "tile/wgmma_widths.cuh"
 
 namespace cachalot::ops {
 namespace {
 
 namespace cuda = device::cuda;
-constexpr int kTileTokens = 128;  // at most
-constexpr int kColumnStep = 16;   // a tile has a multiple of so many columns
+constexpr int kTileTokens = 120;  // at most
+constexpr int kColumnStep = 24;   // a tile has a multiple of so many columns
 
 // Some tokens of one expert: its slots are columns of the products.
 struct alignas(16) Tile {
@@ -122,28 +123,30 @@ __global__ void __launch_bounds__(kQuantiseThreads)
   if (index >= tile::load_shared_state(s.num_tiles)) return;
   const Tile own = load_tile(s.tiles + index);
   const int block = static_cast<int>(blockIdx.x);
-  const int k = static_cast<int>(threadIdx.x) % 16 * 8;
+  using Values = RunValues<T>;
   constexpr int kBatch = 4;  // loads under way
   constexpr int kStep = kQuantiseThreads / 16;
   for (int first = static_cast<int>(threadIdx.x) / 16; first < own.columns;
        first += kBatch * kStep) {
-    EightValues<T> v[kBatch];
+    Values v[kBatch];
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
       const int column = first + i * kStep;
-      v[i] = {};
       if (column >= own.num_tokens) continue;
       const int pair = tile::load_shared_state(s.slot_pairs + own.first_slot + column);
-      v[i].load(x + (int64_t{pair / pairs_per_row} * blocks + block) * 128 + k);
+      v[i].load(x + (int64_t{pair / pairs_per_row} * blocks + block) * 128);
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
       const int column = first + i * kStep;
       const Act8 q = quantise_act8(v[i].bf16());
-      if (column >= own.columns) continue;  // whole warps: a tile has columns by sixteens
-      *reinterpret_cast<uint2*>(quantised + B::offset(column, k, 16 * own.columns)) =
-          make_uint2(q.codes[0], q.codes[1]);
-      if (k == 0) {
+      if (column >= own.columns) continue;  // whole warps
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        *reinterpret_cast<uint32_t*>(
+            quantised + B::offset(column, Values::place(j), 16 * own.columns)) = q.codes[j];
+      }
+      if (threadIdx.x % 16 == 0) {
         *reinterpret_cast<float*>(quantised + own.columns * 128 + column * 4) =
             q.scale * tile::kE2m1InE4m3;
       }
@@ -157,19 +160,18 @@ __global__ void __launch_bounds__(kQuantiseThreads)
     out[i] = reinterpret_cast<const uint4*>(quantised)[i];
 }
 
-// --- The products. A block takes two units of a tile at a time, a warpgroup each; a warp of the
-// third keeps the ring filled. The tile's columns are parts of up to 32, so that the tensor cores
-// have one while the sums of the one before are added up.
+// --- The products. A block takes three units of a tile at a time, a warpgroup each; a warp of the
+// fourth keeps the ring filled.
 
-constexpr int kWarpgroups = 2;
+constexpr int kWarpgroups = 3;
 constexpr int kGroupThreads = 128;
 constexpr int kConsumers = kWarpgroups * kGroupThreads;
 constexpr int kThreads = kConsumers + kGroupThreads;
-constexpr int kConsumerRegisters = 240;
+constexpr int kConsumerRegisters = 160;
 constexpr int kProducerRegisters = 24;
 constexpr int kWeightBytes = experts::kBlockCodeBytes + experts::kBlockScaleBytes;
 constexpr int kStageBytes = block_bytes(kTileTokens) + kWarpgroups * kWeightBytes;
-constexpr int kStages = 6;
+constexpr int kStages = 4;
 constexpr int kHeldBytes = kTileTokens * experts::kUnitRows * 4;  // sums of a warpgroup
 constexpr int kSmemBytes = kStages * kStageBytes + kWarpgroups * kHeldBytes;
 using Ring = tile::BulkRing<kStages>;
@@ -208,19 +210,24 @@ struct ChainOrder {
   }
 };
 
+// A tile's units are shared out by as many as a block has warpgroups.
+__device__ __forceinline__ int num_shares(const ManyParams& p) {
+  return (p.units + kWarpgroups - 1) / kWarpgroups;
+}
+
 // By the producing lane.
 __device__ __forceinline__ void fill_ring(const ManyParams& p, Ring& ring, uint8_t* smem,
                                           int num_items) {
   tile::RingPlace place;
   int count = 0;
-  const int pairs_of_units = p.units / kWarpgroups;
+  const int shares = num_shares(p);
   for (int item = static_cast<int>(blockIdx.x); item < num_items;
        item += static_cast<int>(gridDim.x)) {
-    const int index = item / pairs_of_units;
+    const int index = item / shares;
     const Tile own = load_tile(p.tiles + index);
     const uint8_t* const x = p.x + tile_offset(own.first_slot, p.blocks);
-    const uint8_t* const weight = p.weight + own.expert * p.expert_bytes +
-                                  (item - index * pairs_of_units) * kWarpgroups * p.unit_bytes;
+    const uint8_t* const weight = p.weight + own.expert * p.expert_bytes;
+    const int first_unit = (item - index * shares) * kWarpgroups;
     const int x_bytes = block_bytes(own.columns);
     ChainOrder order{p.blocks};
     for (int i = 0; i < p.blocks; ++i) {
@@ -235,8 +242,9 @@ __device__ __forceinline__ void fill_ring(const ManyParams& p, Ring& ring, uint8
       to += block_bytes(kTileTokens);
 #pragma unroll
       for (int unit = 0; unit < kWarpgroups; ++unit) {
-        const uint8_t* const from =
-            weight + unit * p.unit_bytes + int64_t{run} * experts::kStageBytes;
+        // Past the last one the last, whose sums are not written.
+        const uint8_t* const from = weight + min(first_unit + unit, p.units - 1) * p.unit_bytes +
+                                    int64_t{run} * experts::kStageBytes;
         full.bulk_copy(to, from + in_run * experts::kBlockCodeBytes, experts::kBlockCodeBytes);
         to += experts::kBlockCodeBytes;
         full.bulk_copy(
@@ -251,22 +259,13 @@ __device__ __forceinline__ void fill_ring(const ManyParams& p, Ring& ring, uint8
   }
 }
 
-// The parts of kTiles eights of columns: two or more, of up to four eights.
-template <int kTiles>
-struct Parts {
-  static constexpr int kCount = (kTiles + 3) / 4 < 2 ? 2 : (kTiles + 3) / 4;
-  static __device__ constexpr int tiles(int part) {
-    return kTiles / kCount + (part < kTiles % kCount ? 1 : 0);
-  }
-  static __device__ constexpr int first(int part) {
-    return part == 0 ? 0 : first(part - 1) + tiles(part - 1);
-  }
-};
+// A warpgroup's sums over a unit and kParts times kColumnStep columns, places as in mma.cuh.
+constexpr int kPartValues = kColumnStep / 2;  // of a lane
+template <int kParts>
+using UnitSums = float[kParts * kPartValues];
 
-// A warpgroup's sums over a unit and kTiles eights of columns, places as in mma.cuh.
-template <int kTiles>
-using UnitSums = float[4 * kTiles];
-
+// The columns are multiplied in parts. A warpgroup waits for each, and meanwhile the others add up:
+// two products of one warpgroup under way gain nothing.
 class UnitMultiplier {
  public:
   // held: kHeldBytes of the warpgroup's own.
@@ -276,16 +275,16 @@ class UnitMultiplier {
         held_(held + threadIdx.x % kGroupThreads) {}
 
   // Takes num_blocks stages.
-  template <int kTiles>
-  __device__ __forceinline__ void multiply(int num_blocks, float (&chain)[4 * kTiles]) {
-    constexpr int kValues = 4 * kTiles;
+  template <int kParts>
+  __device__ __forceinline__ void multiply(int num_blocks, UnitSums<kParts>& chain) {
+    constexpr int kValues = kParts * kPartValues;
 #pragma unroll
     for (int v = 0; v < kValues; ++v) chain[v] = 0;
     ChainOrder order{num_blocks};
     bool holds = false;
 #pragma unroll 1
     for (int i = 0; i < num_blocks; ++i) {
-      add_block<kTiles>(chain);
+      add_block<kParts>(chain);
       if (!order.advance() || i + 1 == num_blocks) continue;
       holds = true;
 #pragma unroll
@@ -302,92 +301,56 @@ class UnitMultiplier {
   }
 
  private:
-  // A block's operands and places.
-  struct Block {
-    uint32_t a[4][4];  // [32 inputs]
-    float2 scale[4];   // of rows g, g + 8
-    uint64_t x;        // of the first part
-    const uint8_t* x_scales;
-  };
-  template <int kEights>
-  struct Products {
-    float d[4][4 * kEights];  // [32 inputs]
-  };
-
   // The next stage's.
-  template <int kTiles>
-  __device__ __forceinline__ void add_block(float (&chain)[4 * kTiles]) {
+  template <int kParts>
+  __device__ __forceinline__ void add_block(UnitSums<kParts>& chain) {
+    using B = tile::CoreMatrices<kParts * kColumnStep>;
     const uint8_t* const stage = ring_.wait();
     experts::BlockShare w;
     w.read(stage + weights_, 1, 0);
-    Block block;
-    block.x = tile::CoreMatrices<8 * kTiles>::descriptor(tile::smem_address(stage));
-    block.x_scales = stage + 128 * 8 * kTiles + threadIdx.x % 4 * 8;
+    uint32_t a[4][4];  // [32 inputs]
+    float2 scale[4];   // of rows g, g + 8
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
-      tile::e2m1_to_e4m3(w.word(s, 0), block.a[s][0], block.a[s][2]);
-      tile::e2m1_to_e4m3(w.word(s, 1), block.a[s][1], block.a[s][3]);
-      block.scale[s] = w.scale(s);
+      tile::e2m1_to_e4m3(w.word(s, 0), a[s][0], a[s][2]);
+      tile::e2m1_to_e4m3(w.word(s, 1), a[s][1], a[s][3]);
+      scale[s] = w.scale(s);
     }
-    Products<Parts<kTiles>::tiles(0)> first;
-    start<kTiles, 0>(block, first);
-    add_parts<kTiles, 0>(block, first, chain);
-    ring_.release();
-  }
-  // From a part that was started on. While its products are added up, the next one's are made.
-  template <int kTiles, int kPart>
-  static __device__ __forceinline__ void add_parts(const Block& block,
-                                                   Products<Parts<kTiles>::tiles(kPart)>& own,
-                                                   float (&chain)[4 * kTiles]) {
-    if constexpr (kPart + 1 < Parts<kTiles>::kCount) {
-      Products<Parts<kTiles>::tiles(kPart + 1)> next;
-      start<kTiles, kPart + 1>(block, next);
-      tile::wgmma_wait<1>();
-      add<kTiles, kPart>(block, own, chain);
-      add_parts<kTiles, kPart + 1>(block, next, chain);
-    } else {
+    const uint64_t x = B::descriptor(tile::smem_address(stage));
+    const uint8_t* const x_scales = stage + kParts * kColumnStep * 128 + threadIdx.x % 4 * 8;
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      float d[4][kPartValues];
+      tile::wgmma_fence();
+#pragma unroll
+      for (int s = 0; s < 4; ++s) {
+        tile::WgmmaE4m3<kColumnStep>::multiply(
+            d[s], a[s], B::advance(x, s * B::kStepBytes + part * kColumnStep * 16), 0);
+      }
+      tile::wgmma_commit();
+      float2 of_tokens[kColumnStep / 8];
+#pragma unroll
+      for (int n = 0; n < kColumnStep / 8; ++n) {
+        of_tokens[n] =
+            *reinterpret_cast<const float2*>(x_scales + (part * kColumnStep + n * 8) * 4);
+      }
       tile::wgmma_wait<0>();
 #pragma unroll
-      for (int s = 0; s < 4; ++s) tile::wgmma_read(block.a[s]);
-      add<kTiles, kPart>(block, own, chain);
-    }
-  }
-  template <int kTiles, int kPart>
-  static __device__ __forceinline__ void start(const Block& block,
-                                               Products<Parts<kTiles>::tiles(kPart)>& products) {
-    using B = tile::CoreMatrices<8 * kTiles>;
-    tile::wgmma_fence();
+      for (int s = 0; s < 4; ++s) {
+        tile::wgmma_arrived(d[s]);
+        if (part + 1 == kParts) tile::wgmma_read(a[s]);
+      }
 #pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      tile::WgmmaE4m3<8 * Parts<kTiles>::tiles(kPart)>::multiply(
-          products.d[s], block.a[s],
-          B::advance(block.x, s * B::kStepBytes + Parts<kTiles>::first(kPart) * 128), 0);
-    }
-    tile::wgmma_commit();
-  }
-  template <int kTiles, int kPart>
-  static __device__ __forceinline__ void add(const Block& block,
-                                             Products<Parts<kTiles>::tiles(kPart)>& products,
-                                             float (&chain)[4 * kTiles]) {
-    auto& d = products.d;
+      for (int v = 0; v < kPartValues; ++v) {
+        const auto row_scale = [&](int s) { return v / 2 % 2 == 0 ? scale[s].x : scale[s].y; };
+        float total = d[0][v] * row_scale(0);
 #pragma unroll
-    for (int s = 0; s < 4; ++s) tile::wgmma_arrived(d[s]);
-#pragma unroll
-    for (int n = 0; n < Parts<kTiles>::tiles(kPart); ++n) {
-      const int column = (Parts<kTiles>::first(kPart) + n) * 8;
-      const float2 of_tokens = *reinterpret_cast<const float2*>(block.x_scales + column * 4);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const auto row_scale = [&](int s) {
-          return i / 2 == 0 ? block.scale[s].x : block.scale[s].y;
-        };
-        float total = d[0][4 * n + i] * row_scale(0);
-#pragma unroll
-        for (int s = 1; s < 4; ++s) total = fmaf(d[s][4 * n + i], row_scale(s), total);
-        float& sum = chain[column / 2 + i];
-        sum = fmaf(total, i % 2 == 0 ? of_tokens.x : of_tokens.y, sum);
+        for (int s = 1; s < 4; ++s) total = fmaf(d[s][v], row_scale(s), total);
+        float& sum = chain[part * kPartValues + v];
+        sum = fmaf(total, v % 2 == 0 ? of_tokens[v / 4].x : of_tokens[v / 4].y, sum);
       }
     }
+    ring_.release();
   }
 
   tile::BulkConsumer<kStages> ring_;
@@ -399,21 +362,25 @@ __device__ __forceinline__ float silu(float x) { return x / (1.0f + exp_f32_devi
 
 // Of one warpgroup.
 __device__ __forceinline__ void sync_group(int group) {
-  group == 0 ? tile::sync_threads<1, kGroupThreads>() : tile::sync_threads<2, kGroupThreads>();
+  switch (group) {
+    case 0: return tile::sync_threads<1, kGroupThreads>();
+    case 1: return tile::sync_threads<2, kGroupThreads>();
+    default: return tile::sync_threads<3, kGroupThreads>();
+  }
 }
 
 // Turns the sums into values of h or y: by way of shared memory, so that rows are written in runs.
-template <int kTiles>
+template <int kParts>
 __device__ __forceinline__ void write_unit(const ManyParams& p, const Tile& own, int unit,
-                                           int group, uint8_t* held,
-                                           const float (&sums)[4 * kTiles]) {
+                                           int group, uint8_t* held, const UnitSums<kParts>& sums) {
   const int thread = static_cast<int>(threadIdx.x) % kGroupThreads;
   const int lane = thread % 32, warp = thread / 32;
   const int values = p.gate_up ? experts::kUnitRows / 2 : experts::kUnitRows;  // of a token
   constexpr int kRowBytes = experts::kUnitRows * 2 + 16;
-  static_assert(kTileTokens * (kRowBytes + 8) <= kHeldBytes && kTileTokens == kGroupThreads);
+  static_assert(kTileTokens * kRowBytes + kGroupThreads * 8 <= kHeldBytes &&
+                kTileTokens <= kGroupThreads);
   auto* const weights = reinterpret_cast<float*>(held + kTileTokens * kRowBytes);
-  auto* const pairs = reinterpret_cast<int32_t*>(weights + kTileTokens);
+  auto* const pairs = reinterpret_cast<int32_t*>(weights + kGroupThreads);
   const auto place = [&](int column, int value) {
     return reinterpret_cast<uint16_t*>(held + column * kRowBytes) + value;
   };
@@ -426,7 +393,7 @@ __device__ __forceinline__ void write_unit(const ManyParams& p, const Tile& own,
   pairs[thread] = pair;
   if (p.gate_up) sync_group(group);
 #pragma unroll
-  for (int n = 0; n < kTiles; ++n) {
+  for (int n = 0; n < kParts * kColumnStep / 8; ++n) {
     const int column = n * 8 + lane % 4 * 2;
     if (p.gate_up) {
 #pragma unroll
@@ -468,8 +435,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   tile::wait_for_producers();
   tile::launch_dependents();
-  const int pairs_of_units = p.units / kWarpgroups;
-  const int num_items = tile::load_shared_state(p.num_tiles) * pairs_of_units;
+  const int shares = num_shares(p);
+  const int num_items = tile::load_shared_state(p.num_tiles) * shares;
   const int group = tile::uniform(static_cast<int>(threadIdx.x) / kGroupThreads);
   if (group == kWarpgroups) {
     tile::shrink_registers<kProducerRegisters>();
@@ -480,23 +447,21 @@ __global__ void __launch_bounds__(kThreads, 1)
     UnitMultiplier multiplier(ring, smem, group, reinterpret_cast<float*>(held));
     for (int item = static_cast<int>(blockIdx.x); item < num_items;
          item += static_cast<int>(gridDim.x)) {
-      const int index = item / pairs_of_units;
+      const int index = item / shares;
       const Tile own = load_tile(p.tiles + index);
-      const int unit = (item - index * pairs_of_units) * kWarpgroups + group;
-      const auto take = [&]<int kTiles>() {
-        UnitSums<kTiles> sums;
-        multiplier.multiply<kTiles>(p.blocks, sums);
-        write_unit<kTiles>(p, own, unit, group, held, sums);
+      const int unit = (item - index * shares) * kWarpgroups + group;
+      const auto take = [&]<int kParts>() {
+        UnitSums<kParts> sums;
+        multiplier.multiply<kParts>(p.blocks, sums);
+        if (unit < p.units) write_unit<kParts>(p, own, unit, group, held, sums);
       };
+      static_assert(kTileTokens == 5 * kColumnStep);
       switch (own.columns / kColumnStep) {
-        case 1: take.template operator()<2>(); break;
-        case 2: take.template operator()<4>(); break;
-        case 3: take.template operator()<6>(); break;
-        case 4: take.template operator()<8>(); break;
-        case 5: take.template operator()<10>(); break;
-        case 6: take.template operator()<12>(); break;
-        case 7: take.template operator()<14>(); break;
-        default: take.template operator()<16>(); break;
+        case 1: take.template operator()<1>(); break;
+        case 2: take.template operator()<2>(); break;
+        case 3: take.template operator()<3>(); break;
+        case 4: take.template operator()<4>(); break;
+        default: take.template operator()<5>(); break;
       }
     }
   }
