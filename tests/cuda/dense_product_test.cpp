@@ -168,6 +168,42 @@ TEST_F(DenseProduct, ManyRowsHaveTheBitsOfFew) {
   }
 }
 
+// Unquantised: many rows of floats, the same rows in bf16, and few.
+TEST_F(DenseProduct, ManyUnquantisedRowsHaveTheBitsOfFew) {
+  Rng rng(4);
+  for (const int64_t columns : {1024, 2048}) {
+    DenseShape s{DenseForm::unquantised, 700, 8192, columns, 2, true};
+    const Operands o = random_operands(rng, s);
+    const auto weight = streamed(o.weight);
+    const int64_t width = s.groups * columns;
+    const auto of_rows = [&](const DenseShape& shape, const auto& x) {
+      const Result<DensePlan> plan = make_dense_plan(device_, shape);
+      EXPECT_TRUE(plan.has_value()) << plan.error().message();
+      const auto x_there = put(x), y = room(shape.m * s.rows * 4),
+                 scratch = room(std::max<int64_t>(16, plan->scratch_bytes));
+      launch_dense(*plan, stream_, x_there.data(), width, weight.data(), y.data(), s.rows,
+                   scratch.data());
+      return get<float>(y);
+    };
+    const std::vector<float> x = testing::floats_of(o.x);
+    const auto all = of_rows(s, x);
+    DenseShape narrow = s;
+    narrow.bf16_x = true;
+    ASSERT_TRUE(dense_takes_bf16_x(device_, narrow));
+    EXPECT_EQ(of_rows(narrow, o.x), all);
+    for (const int64_t first : {0, 63, 130, 690}) {
+      DenseShape few = s;
+      few.m = 10;
+      const auto found = of_rows(
+          few, std::vector<float>(x.begin() + first * width, x.begin() + (first + few.m) * width));
+      EXPECT_TRUE(std::equal(found.begin(), found.end(), all.begin() + first * s.rows))
+          << "columns " << columns << " from row " << first;
+    }
+    narrow.m = 10;
+    EXPECT_FALSE(make_dense_plan(device_, narrow).has_value());
+  }
+}
+
 TEST_F(DenseProduct, APlanNamesWhatItCannotTake) {
   EXPECT_EQ(make_dense_plan(device_, {DenseForm::official, 1, 16, 100}).error().message(),
             "dense product: expected columns in blocks of 128, found 100");

@@ -5,7 +5,7 @@
 #include "ops/matmul/bf16_tiles.cuh"
 #include "ops/matmul/dense_many.h"
 #include "ops/matmul/streamed_weight.h"
-#include "ops/quant/act8.cuh"
+#include "ops/quant/act8_run.cuh"
 #include "tile/convert.cuh"
 #include "tile/copy.cuh"
 #include "tile/mma.cuh"
@@ -16,18 +16,16 @@ namespace {
 
 namespace cuda = device::cuda;
 constexpr int kHalfTokens = 64;  // a block has one or two halves
-constexpr int kWarpgroups = 2;
 constexpr int kGroupThreads = 128;
-constexpr int kConsumers = kWarpgroups * kGroupThreads;
-constexpr int kWarps = kConsumers / 32;  // a unit of 16 outputs each
-constexpr int kThreads = kConsumers + kGroupThreads;
-constexpr int kConsumerRegisters = 240;
+constexpr int kUnits = 8;  // of a block, 16 outputs each
 constexpr int kProducerRegisters = 24;
 constexpr int kChains = 8;       // of streamed_product.cuh
 constexpr int kStageBlocks = 8;  // of a weight's stages
 constexpr int kUnitBytes = 2048;
+constexpr int kUnitRows = 16;
 constexpr int kMaxStages = 8;
 using Ring = tile::BulkRing<kMaxStages>;
+using Consumer = tile::BulkConsumer<kMaxStages>;
 
 // What lies in memory of 128 inputs of some rows of x. kWide, the form unquantised: in bf16, of
 // every 64 rows two swizzled tiles of 64 inputs, each 16 of them in the order of four_apart; else
@@ -64,17 +62,20 @@ template <typename T>
 __device__ __forceinline__ void prepare_block(const Params& p, const T* x) {
   uint8_t* const to =
       p.prepared + (int64_t{blockIdx.y} * p.blocks + blockIdx.x) * block_bytes(false, p.tokens);
-  const int k = static_cast<int>(threadIdx.x) % 16 * 8;
+  using Values = RunValues<T>;
+  using B = tile::CoreMatrices<kHalfTokens>;
   for (int token = static_cast<int>(threadIdx.x) / 16; token < p.tokens;
        token += static_cast<int>(blockDim.x) / 16) {
     const int64_t row = int64_t{blockIdx.y} * p.tokens + token;
-    EightValues<T> v = {};
-    if (row < p.m) v.load(x + row * p.x_stride + int64_t{blockIdx.x} * 128 + k);
+    Values v;
+    if (row < p.m) v.load(x + row * p.x_stride + int64_t{blockIdx.x} * 128);
     const Act8 q = quantise_act8(v.bf16());
-    *reinterpret_cast<uint2*>(to +
-                              tile::CoreMatrices<kHalfTokens>::offset(token, k, 16 * p.tokens)) =
-        make_uint2(q.codes[0], q.codes[1]);
-    if (k == 0) *reinterpret_cast<float*>(to + p.tokens * 128 + token * 4) = q.scale;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      *reinterpret_cast<uint32_t*>(to + B::offset(token, Values::place(i), 16 * p.tokens)) =
+          q.codes[i];
+    }
+    if (threadIdx.x % 16 == 0) *reinterpret_cast<float*>(to + p.tokens * 128 + token * 4) = q.scale;
   }
 }
 
@@ -160,22 +161,33 @@ struct Unit {
 // chain is made. wide: x unquantised, the codes of W in bf16.
 enum class Operands { codes, short_codes, wide };
 
-// How the shared memory of a block of kHalves halves is used.
+// How a block of kHalves halves is made up: a warpgroup for four units and a half of the tokens
+// (kWide: both, so that codes are expanded once), and one whose first warp fills the ring.
 template <int kHalves, Operands kOperands>
 struct ManyShape {
   static constexpr bool kShort = kOperands == Operands::short_codes;
   static constexpr bool kWide = kOperands == Operands::wide;
   static constexpr int kTokens = kHalves * kHalfTokens;
+  static constexpr int kOwnHalves = kWide ? kHalves : 1;        // of a warpgroup
+  static constexpr int kWarps = kHalves / kOwnHalves * kUnits;  // that multiply
+  static constexpr int kThreads = kWarps * 32 + kGroupThreads;
+  static constexpr int kRegisters = kWarps == kUnits ? 240 : 112;
   static constexpr int kBlockBytes = block_bytes(kWide, kTokens);
-  static constexpr int kStageBytes = kBlockBytes + kWarps * kUnitBytes;
-  static constexpr int kHeldBytes = kShort ? 0 : kTokens * kWarps * 16 * 4;
-  static constexpr int kStages = kWide ? 3 : kHalves == 1 ? (kShort ? 8 : 7) : (kShort ? 6 : 4);
+  static constexpr int kStageBytes = kBlockBytes + kUnits * kUnitBytes;
+  // Of a warp: the sums of chains before, or sums of some tokens on their way to memory.
+  static constexpr int kPieceTokens = 32;
+  static constexpr int kRowFloats = kUnitRows + 4;
+  static constexpr int kOwnFloats =
+      kShort ? kPieceTokens * kRowFloats : kOwnHalves * kHalfTokens * kUnitRows;
+  static_assert(kOwnFloats >= kPieceTokens * kRowFloats);
+  static constexpr int kStages = kWide ? 3 : kHalves == 1 ? (kShort ? 8 : 7) : (kShort ? 5 : 4);
   static constexpr int kAlignment = tile::SwizzledTile::kGroupBytes;
-  static constexpr int kSmemBytes = kStages * kStageBytes + kHeldBytes + (kWide ? kAlignment : 0);
+  static constexpr int kSmemBytes =
+      kStages * kStageBytes + kWarps * kOwnFloats * 4 + (kWide ? kAlignment : 0);
   static_assert(!kWide || kStageBytes % kAlignment == 0);
 };
 
-// The tensor cores' steps over a block of 128 inputs.
+// The tensor cores' steps over a block of 128 inputs, for a part of the tokens.
 template <bool kWide, int kTokens>
 struct Steps;
 
@@ -187,21 +199,19 @@ struct Steps<false, kTokens> {
                                                 uint32_t (&a)[kCount][4]) {
     a[s][0] = codes.x, a[s][1] = codes.y, a[s][2] = codes.z, a[s][3] = codes.w;
   }
-  // d: of half h. x: the block's.
+  // x: the block's.
   static __device__ __forceinline__ void multiply(float (&d)[kHalfTokens / 2],
                                                   const uint32_t (&a)[kCount][4], uint32_t x,
-                                                  int h) {
-    const uint64_t b = B::descriptor(x);
+                                                  int half) {
+    const uint64_t b = B::descriptor(x + half * kHalfTokens * 16);
 #pragma unroll
-    for (int s = 0; s < kCount; ++s) {
-      tile::WgmmaE4m3<kHalfTokens>::multiply(
-          d, a[s], B::advance(b, h * kHalfTokens * 16 + s * B::kStepBytes), s);
-    }
+    for (int s = 0; s < kCount; ++s)
+      tile::WgmmaE4m3<kHalfTokens>::multiply(d, a[s], B::advance(b, s * B::kStepBytes), s);
   }
 };
 
-template <int kTokens>
-struct Steps<true, kTokens> {
+template <>
+struct Steps<true, 128> {
   static constexpr int kCount = 8;
   static __device__ __forceinline__ void expand(int s, const uint4& codes,
                                                 uint32_t (&a)[kCount][4]) {
@@ -214,14 +224,13 @@ struct Steps<true, kTokens> {
       a[2 * s + i / 2][i % 2 + 2] = pairs[1];
     }
   }
-  static __device__ __forceinline__ void multiply(float (&d)[kHalfTokens / 2],
-                                                  const uint32_t (&a)[kCount][4], uint32_t x,
-                                                  int h) {
+  static __device__ __forceinline__ void multiply(float (&d)[32], const uint32_t (&a)[kCount][4],
+                                                  uint32_t x, int half) {
     constexpr int kTileBytes = kHalfTokens * tile::SwizzledTile::kRowBytes;
+    x += half * 2 * kTileBytes;
 #pragma unroll
     for (int s = 0; s < kCount; ++s) {
-      tile::wgmma_bf16_n64(d, a[s],
-                           tile::SwizzledTile::major_k(x + (2 * h + s / 4) * kTileBytes, s % 4), s);
+      tile::wgmma_bf16_n64(d, a[s], tile::SwizzledTile::major_k(x + s / 4 * kTileBytes, s % 4), s);
     }
   }
 };
@@ -236,10 +245,9 @@ __device__ __forceinline__ void fill_ring(const Params& p, Ring& ring, uint8_t* 
   int count = 0;
   for (int item = static_cast<int>(blockIdx.x); item < num_items;
        item += static_cast<int>(gridDim.x)) {
-    const int octet = item / token_groups;
-    const Unit unit(p, octet * kWarps + lane % kWarps);
+    const Unit unit(p, item / token_groups * kUnits + lane % kUnits);
     // An octet has one group where groups have an x each.
-    const int64_t x_group = int64_t{item - octet * token_groups} * x_groups +
+    const int64_t x_group = int64_t{item % token_groups} * x_groups +
                             (Shape::kWide ? static_cast<int>(unit.group - p.groups) : 0);
     const uint8_t* const x = p.prepared + x_group * p.blocks * Shape::kBlockBytes;
     ChainOrder order{p.blocks};
@@ -252,7 +260,7 @@ __device__ __forceinline__ void fill_ring(const Params& p, Ring& ring, uint8_t* 
         full.bulk_copy(to, x + int64_t{order.block} * Shape::kBlockBytes, Shape::kBlockBytes);
       }
       __syncwarp();
-      if (lane < kWarps) {
+      if (lane < kUnits) {
         full.bulk_copy(to + Shape::kBlockBytes + lane * kUnitBytes, unit.codes(order.block),
                        kUnitBytes);
       }
@@ -262,109 +270,168 @@ __device__ __forceinline__ void fill_ring(const Params& p, Ring& ring, uint8_t* 
   }
 }
 
-// A warp's sums of its unit, half by half, so that the tensor cores have one while the other's are
-// added up.
+// The scales of a unit in the order of the chains, 32 at a time, a lane one.
+class UnitScales {
+ public:
+  __device__ __forceinline__ UnitScales(const Unit& unit, int num_blocks)
+      : unit_(unit), num_blocks_(num_blocks), own_(load(0)), later_(load(32)) {}
+
+  // Call i gives the one of block i.
+  __device__ __forceinline__ float next() {
+    const float scale = __shfl_sync(0xFFFFFFFFu, own_, at_ % 32);
+    if (++at_ % 32 == 0) {
+      own_ = later_;
+      later_ = load(at_ + 32);
+    }
+    return scale;
+  }
+
+ private:
+  __device__ __forceinline__ float load(int first) const {
+    const int i = first + static_cast<int>(threadIdx.x) % 32;
+    if (i >= num_blocks_) return 0;
+    // The first chains have a block more.
+    const int all = num_blocks_ / kChains, longer = num_blocks_ % kChains;
+    const int rest = i - longer * (all + 1);
+    const int chain = rest < 0 ? i / (all + 1) : longer + rest / all;
+    const int in_chain = rest < 0 ? i % (all + 1) : rest % all;
+    return unit_.scale(num_blocks_, chain + in_chain * kChains);
+  }
+
+  Unit unit_;
+  int num_blocks_;
+  float own_, later_;
+  int at_ = 0;
+};
+
+// A warp's sums of its unit and its halves of the tokens. A warpgroup waits for its products:
+// meanwhile the others add up.
 template <int kHalves, Operands kOperands>
 class ManySums {
  public:
   using Shape = ManyShape<kHalves, kOperands>;
   using Step = Steps<Shape::kWide, Shape::kTokens>;
-  using A = uint32_t[Step::kCount][4];
   static constexpr bool kShort = Shape::kShort;
-  static constexpr int kValues = kHalfTokens / 2;  // of a lane and half
+  static constexpr int kHalfValues = kHalfTokens / 2;  // of a lane
+  static constexpr int kValues = Shape::kOwnHalves * kHalfValues;
 
-  __device__ ManySums(Ring& ring, uint8_t* smem)
+  __device__ ManySums(Ring& ring, uint8_t* smem, int warp)
       : ring_(ring, smem, Shape::kStageBytes, Shape::kStages),
-        held_(reinterpret_cast<float*>(smem + Shape::kStages * Shape::kStageBytes) + threadIdx.x) {}
+        first_half_(warp / kUnits * Shape::kOwnHalves),
+        codes_(Shape::kBlockBytes + warp % kUnits * kUnitBytes +
+               static_cast<int>(threadIdx.x) % 32 * 16),
+        own_(reinterpret_cast<float*>(smem + Shape::kStages * Shape::kStageBytes) +
+             warp * Shape::kOwnFloats) {}
 
-  // Takes p.blocks stages.
-  __device__ __forceinline__ void multiply(const Params& p, const Unit& unit) {
+  // Takes num_blocks stages.
+  __device__ __forceinline__ void multiply(int num_blocks, UnitScales& scales) {
     // What is added to -0 stays as it is.
 #pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-#pragma unroll
-      for (int i = 0; i < kValues; ++i) sum_[h][i] = kShort ? -0.0f : 0.0f;
-    }
-    ChainOrder order{p.blocks};
+    for (int i = 0; i < kValues; ++i) sum_[i] = kShort ? -0.0f : 0.0f;
+    ChainOrder order{num_blocks};
     [[maybe_unused]] bool holds = false;
-    float scale = unit.scale(p.blocks, 0);
 #pragma unroll 1
-    for (int i = 0; i < p.blocks; ++i) {
+    for (int block = 0; block < num_blocks; ++block) {
+      add_block(scales.next());
       [[maybe_unused]] const bool ends_chain = order.ends_chain();
       order.advance();
-      const float next_scale = unit.scale(p.blocks, min(order.block, p.blocks - 1));
-      add_block(scale);
-      scale = next_scale;
       if constexpr (!kShort) {
         if (!ends_chain) continue;
 #pragma unroll
-        for (int h = 0; h < kHalves; ++h) {
-#pragma unroll
-          for (int v = 0; v < kValues; ++v) {
-            float& held = held_[(h * kValues + v) * kConsumers];
-            held = holds ? held + sum_[h][v] : sum_[h][v];
-            sum_[h][v] = 0;
-          }
+        for (int i = 0; i < kValues; ++i) {
+          held(i) = holds ? held(i) + sum_[i] : sum_[i];
+          sum_[i] = 0;
         }
         holds = true;
       }
     }
     if constexpr (!kShort) {
 #pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-#pragma unroll
-        for (int i = 0; i < kValues; ++i) sum_[h][i] = held_[(h * kValues + i) * kConsumers];
-      }
+      for (int i = 0; i < kValues; ++i) sum_[i] = held(i);
     }
     // Chains without a block are zeros.
-    if (p.blocks < kChains) {
+    if (num_blocks < kChains) {
 #pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-#pragma unroll
-        for (int i = 0; i < kValues; ++i) sum_[h][i] += 0.0f;
-      }
+      for (int i = 0; i < kValues; ++i) sum_[i] += 0.0f;
     }
   }
 
-  // Calls with (output of the unit, token of the block, value).
-  template <typename Call>
-  __device__ __forceinline__ void each(const Call& call) const {
+  // By way of shared memory, so that a lane writes four outputs at a time. first_token: of the
+  // block.
+  __device__ __forceinline__ void store(const Params& p, const Unit& unit, int first_token) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
+    const Group& group = *unit.group;
+    const int n = unit.index * kUnitRows + lane % 4 * 4;
+    const int value_bytes = p.float_rows ? 4 : 2;
+    const bool in_one = n + 4 <= group.rows && group.y_stride % 4 == 0 &&
+                        reinterpret_cast<uintptr_t>(group.y) % (4 * value_bytes) == 0;
+    constexpr int kPiece = Shape::kPieceTokens;
 #pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
+    for (int piece = 0; piece < 2 * kValues / kPiece; ++piece) {
+      __syncwarp();
 #pragma unroll
-      for (int i = 0; i < kValues; ++i) {
-        call(lane / 4 + i / 2 % 2 * 8, h * kHalfTokens + i / 4 * 8 + lane % 4 * 2 + i % 2,
-             sum_[h][i]);
+      for (int i = 0; i < kPiece / 2; ++i) {
+        own_[(i / 4 * 8 + lane % 4 * 2 + i % 2) * Shape::kRowFloats + lane / 4 + i / 2 % 2 * 8] =
+            sum_[piece * (kPiece / 2) + i];
+      }
+      __syncwarp();
+#pragma unroll
+      for (int first = 0; first < kPiece; first += 8) {
+        const int row = first_token + first_half_ * kHalfTokens + piece * kPiece + first + lane / 4;
+        const float4 v = *reinterpret_cast<const float4*>(
+            own_ + (first + lane / 4) * Shape::kRowFloats + lane % 4 * 4);
+        if (row >= p.m) continue;
+        const uint2 pairs = make_uint2(tile::pack_bf16(v.x, v.y), tile::pack_bf16(v.z, v.w));
+        const int64_t to = row * group.y_stride + n;
+        if (in_one) {
+          if (p.float_rows) {
+            *reinterpret_cast<float4*>(static_cast<float*>(group.y) + to) =
+                make_float4(tile::low_bf16(pairs.x), tile::high_bf16(pairs.x),
+                            tile::low_bf16(pairs.y), tile::high_bf16(pairs.y));
+          } else {
+            *reinterpret_cast<uint2*>(static_cast<uint16_t*>(group.y) + to) = pairs;
+          }
+          continue;
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if (n + i >= group.rows) continue;
+          const uint32_t pair = i / 2 == 0 ? pairs.x : pairs.y;
+          const uint32_t bits = i % 2 == 0 ? pair & 0xFFFF : pair >> 16;
+          if (p.float_rows) {
+            static_cast<float*>(group.y)[to + i] = tile::low_bf16(bits);
+          } else {
+            static_cast<uint16_t*>(group.y)[to + i] = static_cast<uint16_t>(bits);
+          }
+        }
       }
     }
+    __syncwarp();
   }
 
  private:
-  // The next stage's. While one half is added up, the other is multiplied.
+  // The next stage's.
   __device__ __forceinline__ void add_block(float scale) {
     const uint8_t* const stage = ring_.wait();
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const uint8_t* const codes =
-        stage + Shape::kBlockBytes + static_cast<int>(threadIdx.x) / 32 * kUnitBytes + lane * 16;
     uint32_t a[Step::kCount][4];
-    float d[kHalves][kValues];
+    float d[Shape::kOwnHalves][kHalfValues];
 #pragma unroll
     for (int s = 0; s < 4; ++s)
-      Step::expand(s, *reinterpret_cast<const uint4*>(codes + s * 512), a);
+      Step::expand(s, *reinterpret_cast<const uint4*>(stage + codes_ + s * 512), a);
 #pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
+    for (int h = 0; h < Shape::kOwnHalves; ++h) {
       tile::wgmma_fence();
-      Step::multiply(d[h], a, tile::smem_address(stage), h);
+      Step::multiply(d[h], a, tile::smem_address(stage), first_half_ + h);
       tile::wgmma_commit();
     }
-    const auto* const scales =
-        reinterpret_cast<const float2*>(stage + Shape::kTokens * 128) + lane % 4;
+    const auto* const scales = reinterpret_cast<const float2*>(stage + Shape::kTokens * 128) +
+                               first_half_ * (kHalfTokens / 2) + threadIdx.x % 4;
 #pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-      h + 1 == kHalves ? tile::wgmma_wait<0>() : tile::wgmma_wait<1>();
+    for (int h = 0; h < Shape::kOwnHalves; ++h) {
+      const bool is_last = h + 1 == Shape::kOwnHalves;
+      is_last ? tile::wgmma_wait<0>() : tile::wgmma_wait<1>();
       tile::wgmma_arrived(d[h]);
-      if (h + 1 == kHalves) {
+      if (is_last) {
 #pragma unroll
         for (int s = 0; s < Step::kCount; ++s) tile::wgmma_read(a[s]);
       }
@@ -378,7 +445,7 @@ class ManySums {
         }
 #pragma unroll
         for (int i = n * 4; i < n * 4 + 4; ++i) {
-          float& sum = sum_[h][i];
+          float& sum = sum_[h * kHalfValues + i];
           const float factor = i % 2 == 0 ? first : second;
           sum = kShort ? sum + fmaf(d[h][i], factor, 0.0f) : fmaf(d[h][i], factor, sum);
         }
@@ -386,14 +453,21 @@ class ManySums {
     }
     ring_.release();
   }
+  // The sum of the chains before.
+  __device__ __forceinline__ float& held(int i) const {
+    return own_[i * 32 + static_cast<int>(threadIdx.x) % 32];
+  }
 
-  tile::BulkConsumer<kMaxStages> ring_;
-  float* held_;
-  float sum_[kHalves][kValues];  // of the chain; kShort: of all
+  Consumer ring_;
+  int first_half_;
+  int codes_;           // where the lane's begin in a stage
+  float* own_;          // the warp's memory
+  float sum_[kValues];  // of the chain; kShort: of all
 };
 
 template <int kHalves, Operands kOperands>
-__global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant__ Params p) {
+__global__ void __launch_bounds__(ManyShape<kHalves, kOperands>::kThreads, 1)
+    many_kernel(const __grid_constant__ Params p) {
   using Shape = ManyShape<kHalves, kOperands>;
   extern __shared__ __align__(1024) uint8_t bytes[];
   uint8_t* const smem =
@@ -401,36 +475,29 @@ __global__ void __launch_bounds__(kThreads, 1) many_kernel(const __grid_constant
                                  Shape::kAlignment
                    : bytes;
   __shared__ Ring ring;
-  if (threadIdx.x == 0) ring.init(Shape::kStages, kWarps);
+  if (threadIdx.x == 0) ring.init(Shape::kStages, Shape::kWarps);
   __syncthreads();
   tile::launch_dependents();
   tile::wait_for_producers();
   const int warp = tile::uniform(static_cast<int>(threadIdx.x) / 32);
   const int token_groups = (p.m + Shape::kTokens - 1) / Shape::kTokens;
-  const int num_items = (p.units + kWarps - 1) / kWarps * token_groups;
-  if (warp >= kWarps) {
+  const int num_items = (p.units + kUnits - 1) / kUnits * token_groups;
+  if (warp >= Shape::kWarps) {
     tile::shrink_registers<kProducerRegisters>();
-    if (warp == kWarps) fill_ring<Shape>(p, ring, smem, num_items, token_groups);
+    if (warp == Shape::kWarps) fill_ring<Shape>(p, ring, smem, num_items, token_groups);
   } else {
-    tile::grow_registers<kConsumerRegisters>();
-    ManySums<kHalves, kOperands> sums(ring, smem);
-    for (int item = static_cast<int>(blockIdx.x); item < num_items;
-         item += static_cast<int>(gridDim.x)) {
-      const int octet = item / token_groups;
-      const Unit unit(p, octet * kWarps + warp);
-      sums.multiply(p, unit);
-      if (octet * kWarps + warp >= p.units) continue;
-      const int first_token = (item - octet * token_groups) * Shape::kTokens;
-      sums.each([&](int output, int token, float value) {
-        const int n = unit.index * 16 + output;
-        if (n >= unit.group->rows || first_token + token >= p.m) return;
-        const int64_t to = (first_token + token) * unit.group->y_stride + n;
-        if (p.float_rows) {
-          static_cast<float*>(unit.group->y)[to] = tile::round_to_bf16(value);
-        } else {
-          static_cast<uint16_t*>(unit.group->y)[to] = tile::bf16_bits(value);
-        }
-      });
+    tile::grow_registers<Shape::kRegisters>();
+    ManySums<kHalves, kOperands> sums(ring, smem, warp);
+    const auto unit_of = [&](int item) { return item / token_groups * kUnits + warp % kUnits; };
+    const int stride = static_cast<int>(gridDim.x);
+    int item = static_cast<int>(blockIdx.x);
+    UnitScales scales(Unit(p, unit_of(item)), p.blocks);
+    for (; item < num_items; item += stride) {
+      UnitScales next_scales(Unit(p, unit_of(item + stride)), p.blocks);
+      sums.multiply(p.blocks, scales);
+      scales = next_scales;
+      if (unit_of(item) < p.units)
+        sums.store(p, Unit(p, unit_of(item)), item % token_groups * Shape::kTokens);
     }
   }
 }
@@ -467,6 +534,38 @@ __global__ void __launch_bounds__(256) prepare_wide_kernel(const __grid_constant
     *reinterpret_cast<tile::Vector16*>(
         to + tile::SwizzledTile::offset(token % kHalfTokens, in_block % 4 * 2 + i)) = halves[i];
   }
+}
+
+// The same of x in bf16: a thread eight inputs, of which it keeps half for the half of a neighbour's.
+__global__ void __launch_bounds__(256) prepare_bf16_kernel(const __grid_constant__ Params p) {
+  tile::launch_dependents();
+  tile::wait_for_producers();
+  const int at = static_cast<int>(blockIdx.x) * 256 + static_cast<int>(threadIdx.x);
+  const int64_t row = blockIdx.y;
+  const bool is_there = at < p.blocks * p.num_groups * 16;
+  tile::Vector16 v = {};
+  if (is_there && row < p.m) {
+    v = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(
+        static_cast<const uint16_t*>(p.x) + row * p.x_stride + int64_t{at} * 8));
+  }
+  const bool second = at % 2 != 0;
+  tile::Vector16 half;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t other =
+        __shfl_xor_sync(0xFFFFFFFFu, second ? v.word[2 * i] : v.word[2 * i + 1], 1);
+    half.word[i] = second ? other : v.word[2 * i];
+    half.word[2 + i] = second ? v.word[2 * i + 1] : other;
+  }
+  if (!is_there) return;
+  const int block = at / 16, in_block = at / 2 % 8;
+  const int token = static_cast<int>(row % p.tokens);
+  uint8_t* const to =
+      p.prepared +
+      (row / p.tokens * (p.blocks * p.num_groups) + block) * block_bytes(true, p.tokens) +
+      (token / kHalfTokens * 2 + in_block / 4) * (kHalfTokens * tile::SwizzledTile::kRowBytes);
+  *reinterpret_cast<tile::Vector16*>(
+      to + tile::SwizzledTile::offset(token % kHalfTokens, in_block % 4 * 2 + at % 2)) = half;
 }
 
 // --- The form unquantised for fewer rows: a warp has a chain.
@@ -565,15 +664,16 @@ int64_t units_of(const DenseShape& s) {
   return StreamedLayout{StreamedFormat::fp8, s.rows, s.columns}.num_units();
 }
 int64_t items_of(const DenseShape& s, int64_t tokens) {
-  return (units_of(s) + kWarps - 1) / kWarps * ((s.m + tokens - 1) / tokens);
+  return (units_of(s) + kUnits - 1) / kUnits * ((s.m + tokens - 1) / tokens);
 }
 
 template <int kHalves, Operands kOperands>
 void launch_many(const cuda::Stream& stream, const Params& p, int64_t grid) {
+  using Shape = ManyShape<kHalves, kOperands>;
   cuda::LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(grid));
-  shape.block = kThreads;
-  shape.smem_bytes = ManyShape<kHalves, kOperands>::kSmemBytes;
+  shape.block = Shape::kThreads;
+  shape.smem_bytes = Shape::kSmemBytes;
   cuda::launch(stream, shape, many_kernel<kHalves, kOperands>, p);
 }
 template <int kHalves, Operands kOperands>
@@ -586,7 +686,7 @@ bool takes_whole_blocks(const DenseShape& s, int64_t num_sms) {
   return items_of(s, 2 * kHalfTokens) >= num_sms;
 }
 bool is_wide_many(const DenseShape& s, int64_t num_sms) {
-  return is_wide(s) && s.rows % (s.groups * kWarps * 16) == 0 && takes_whole_blocks(s, num_sms);
+  return is_wide(s) && s.rows % (s.groups * kUnits * 16) == 0 && takes_whole_blocks(s, num_sms);
 }
 
 }  // namespace
@@ -598,6 +698,10 @@ bool dense_many_fits(const DenseShape& s, int64_t num_sms) {
   }
   return s.form == DenseForm::official_fp8 && (s.shared_x || s.groups == 1) && s.m >= kHalfTokens &&
          items_of(s, kHalfTokens) >= num_sms * 3 / 4;
+}
+
+bool dense_many_takes_bf16_x(const DenseShape& s, int64_t num_sms) {
+  return is_wide(s) && dense_many_fits(s, num_sms) && is_wide_many(s, num_sms);
 }
 
 void plan_dense_many(DensePlan& plan, int64_t num_sms) {
@@ -647,9 +751,10 @@ void launch_dense_many(const DensePlan& plan, const cuda::Stream& stream, const 
   cuda::LaunchShape prepare;
   prepare.block = 256;
   if (is_wide(s)) {
-    prepare.grid = dim3(static_cast<unsigned>((s.groups * s.columns / 16 + 255) / 256),
+    const int64_t of_thread = s.bf16_x ? 8 : 16;
+    prepare.grid = dim3(static_cast<unsigned>((s.groups * s.columns / of_thread + 255) / 256),
                         static_cast<unsigned>(token_groups * plan.tokens));
-    cuda::launch(stream, prepare, prepare_wide_kernel, p);
+    cuda::launch(stream, prepare, s.bf16_x ? prepare_bf16_kernel : prepare_wide_kernel, p);
     return launch_many<2, Operands::wide>(stream, p, plan.grid);
   }
   prepare.grid = dim3(static_cast<unsigned>(p.blocks), static_cast<unsigned>(token_groups));

@@ -356,6 +356,10 @@ bool fit(DensePlan& plan, ProductForm form, int64_t budget, int min_stages) {
 
 }  // namespace
 
+bool dense_takes_bf16_x(const cuda::Device& device, const DenseShape& s) {
+  return dense_many_takes_bf16_x(s, device.num_sms);
+}
+
 Result<DensePlan> make_dense_plan(const cuda::Device& device, const DenseShape& s) {
   const auto bad = [&](const char* what, int64_t found) {
     return invalid_argument(std::string("dense product: expected ") + what + ", found " +
@@ -365,6 +369,7 @@ Result<DensePlan> make_dense_plan(const cuda::Device& device, const DenseShape& 
   if (s.columns < 128 || s.columns % 128 != 0) return bad("columns in blocks of 128", s.columns);
   if (s.rows < 1 || s.rows >= (int64_t{1} << 30)) return bad("rows from 1 to 2^30", s.rows);
   if (s.groups < 1 || s.groups > kMaxDenseGroups) return bad("1 to 16 groups", s.groups);
+  if (s.bf16_x && !dense_takes_bf16_x(device, s)) return bad("more rows for an x in bf16", s.m);
   const bool own_x = s.groups > 1 && !s.shared_x;
   if (own_x && s.rows % (16 * s.groups) != 0) return bad("16 n rows a group", s.rows);
   if (own_x && s.columns % 1024 != 0) return bad("1024 n columns a group", s.columns);

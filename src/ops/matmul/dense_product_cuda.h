@@ -5,7 +5,7 @@
 //         rows_g] bf16. x [m, groups * columns] bf16, of which group g reads its own columns; with
 //         shared_x [m, columns], which all read. Strides count elements. x and the weights are
 //         16-byte aligned, a row of x too. float_rows: x and y are float; what x holds, bf16 can
-//         hold.
+//         hold. bf16_x: x is bf16 all the same, where dense_takes_bf16_x.
 // Numerics  ops/matmul/streamed_product.cuh: the order of sums depends on columns alone. x is
 //         quantised inside (ACT8, runs of 128) but in the form mma_bf16.
 // Errors  make_dense_product: invalid_argument where the shape cannot run.
@@ -37,6 +37,7 @@ struct DenseShape {
   int64_t groups = 1;
   bool float_rows = false;
   bool shared_x = false;
+  bool bf16_x = false;
 };
 inline constexpr int kMaxDenseGroups = 16;
 
@@ -64,6 +65,8 @@ struct DensePlan {
                  const LaunchOrder& order) = nullptr;
 };
 
+// Whether the form for many rows takes it, unquantised.
+bool dense_takes_bf16_x(const device::cuda::Device& device, const DenseShape& shape);
 Result<DensePlan> make_dense_plan(const device::cuda::Device& device, const DenseShape& shape);
 
 // scratch: plan.scratch_bytes, 16-byte aligned; null where that is 0. Else x is quantised into it

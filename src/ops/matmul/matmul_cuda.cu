@@ -1,6 +1,7 @@
 #include <optional>
 
 #include "ops/matmul/bf16_product_cuda.h"
+#include "ops/matmul/bf16_rows.h"
 #include "ops/matmul/dense_product_cuda.h"
 #include "ops/matmul/packed_product.cuh"
 #include "ops/moe/swiglu.h"
@@ -69,21 +70,25 @@ struct Launch {
   }
 };
 
-void plan_fp8(const device::cuda::Device& device, Place place, Launch& launch) {
-  const MatmulParams& first = launch.first();
+DenseShape shape_of(Products products, Place place) {
+  const MatmulParams& first = products[0];
   const bool quantised = first.w->on_gpu() == OnGpu::streamed;
   DenseShape shape{.form = quantised ? DenseForm::official_fp8 : DenseForm::unquantised,
                    .m = first.m,
                    .rows = 0,
                    .columns = first.w->columns(),
-                   .groups = static_cast<int64_t>(launch.products.size()),
+                   .groups = static_cast<int64_t>(products.size()),
                    .float_rows = true,
                    .shared_x = place == Place::shared};
+  for (const MatmulParams& p : products) shape.rows += p.w->rows();
+  return shape;
+}
+
+void plan_fp8(const device::cuda::Device& device, const DenseShape& shape, Launch& launch) {
   for (size_t i = 0; i < launch.products.size(); ++i) {
     const MatmulParams& p = launch.products[i];
     CACHALOT_CHECK(p.round_y);
     launch.groups[i] = {p.w->streamed_bytes(), p.w->rows(), p.y, p.y_stride};
-    shape.rows += p.w->rows();
   }
   const Result<DensePlan> plan = make_dense_plan(device, shape);
   CACHALOT_CHECK(plan.has_value());
@@ -111,7 +116,7 @@ Launch plan_launch(const device::cuda::Device& device, Products products) {
   if (is_bf16(launch.first())) {
     plan_bf16(device, launch);
   } else {
-    plan_fp8(device, place, launch);
+    plan_fp8(device, shape_of(launch.products, place), launch);
   }
   return launch;
 }
@@ -160,7 +165,40 @@ void make_input(device::ExecContext& ctx, const MatmulParams& all, const Launch*
   }
 }
 
+DenseShape shape_of_bf16(Products products) {
+  DenseShape shape = shape_of(products, Place::beside);
+  shape.bf16_x = true;
+  return shape;
+}
+
 }  // namespace
+
+bool products_take_bf16(const device::ExecContext& ctx, Products products) {
+  if (ctx.gpu == nullptr || products.empty() || products.size() > kMaxDenseGroups) return false;
+  const MatmulParams& first = products[0];
+  for (const MatmulParams& p : products) {
+    if (p.w->on_gpu() != OnGpu::streamed_bf16 || p.w->format() != WeightFormat::fp8 ||
+        p.w->columns() != first.w->columns() || p.w->rows() != first.w->rows() || p.m != first.m ||
+        !p.round_y || p.math != MatmulMath::bf16 || p.x_rows != nullptr)
+      return false;
+  }
+  return dense_takes_bf16_x(device::cuda::device_of(ctx), shape_of_bf16(products));
+}
+
+void grouped_matmul_bf16(device::ExecContext& ctx, Products products, const uint16_t* x) {
+  CACHALOT_CHECK(products_take_bf16(ctx, products));
+  for (const MatmulParams& p : products) {
+    if (ctx.work != nullptr) count_product(*p.w, p.m, *ctx.work);
+  }
+  Launch launch;
+  launch.products = products;
+  const DenseShape shape = shape_of_bf16(products);
+  plan_fp8(device::cuda::device_of(ctx), shape, launch);
+  device::ArenaScope scope(*ctx.arena);
+  auto* scratch = ctx.arena->allocate<std::byte>(launch.scratch_bytes);
+  launch_dense(launch.plan, device::cuda::stream_of(ctx), x, shape.groups * shape.columns,
+               {launch.groups, products.size()}, scratch);
+}
 
 // Launches that follow each other run beside each other where they can.
 void grouped_matmul_cuda(device::ExecContext& ctx, Products products) {
