@@ -1,6 +1,6 @@
 // Sparse attention over fp8 rows: 128 window rows and top-k entries, spread over the context.
 // Decode: each row of its own sequence, by both forms. Prefill: the rows of one sequence. Queries
-// and results are floats, as in the forward.
+// and results are as in the forward: floats, or of a prefill bf16.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -89,8 +89,13 @@ void bench_attention(Harness& h) {
     const int64_t q_rows = std::min<int64_t>(c.rows, 64);
     std::vector<float> q(static_cast<size_t>(q_rows * c.heads * kDim));
     for (float& value : q) value = numeric::round_to_bf16(normal(rng));
-    std::vector<std::byte> q_bytes(q.size() * 4);
-    std::memcpy(q_bytes.data(), q.data(), q_bytes.size());
+    const int64_t value_bytes = c.prefill ? 2 : 4;
+    std::vector<std::byte> q_bytes(q.size() * value_bytes);
+    for (size_t i = 0; i < q.size(); ++i) {
+      const uint16_t bits = numeric::bf16_from_float(q[i]);
+      std::memcpy(q_bytes.data() + i * value_bytes,
+                  c.prefill ? static_cast<const void*>(&bits) : &q[i], value_bytes);
+    }
     const cuda::DeviceBuffer q_buffer = h.repeat(q_bytes, c.rows / q_rows),
                              layer_rows_buffer = h.put(layer_rows), step_buffer = h.put(step),
                              first_row_buffer = h.put(first_row),
@@ -99,11 +104,17 @@ void bench_attention(Harness& h) {
                              num =
                                  h.put(std::vector<int32_t>(c.rows, static_cast<int32_t>(c.topk))),
                              sink = h.put(std::vector<float>(c.heads, 0.5f)),
-                             out = h.room(c.rows * c.heads * kDim * 4);
+                             out = h.room(c.rows * c.heads * kDim * value_bytes);
     ops::SparseDecodeParams p = {};
     p.rows = c.rows;
     p.heads = c.heads;
-    p.q = q_buffer.as<float>();
+    if (c.prefill) {
+      p.q_bf16 = q_buffer.as<uint16_t>();
+      p.out_bf16 = out.as<uint16_t>();
+    } else {
+      p.q = q_buffer.as<float>();
+      p.out = out.as<float>();
+    }
     p.sink = sink.as<float>();
     p.scale = 0.04419417382415922f;
     p.sequences = {sequences, first_row_buffer.as<int64_t>(), first_position_buffer.as<int64_t>()};
@@ -113,7 +124,6 @@ void bench_attention(Harness& h) {
     p.selected = selected_buffer.as<int32_t>();
     p.num_selected = num.as<int32_t>();
     p.topk = p.max_entries = c.topk;
-    p.out = out.as<float>();
     const cuda::DeviceBuffer scratch = h.room(c.prefill ? 16 : ops::sparse_decode_scratch_bytes(p));
     p.scratch = scratch.data();
     auto form = ops::SparseForm::whole;
@@ -160,7 +170,13 @@ void bench_attention(Harness& h) {
       if (split && c.prefill) continue;
       form = tried;
       call(0);
-      const std::vector<float> found = h.get<float>(out);
+      std::vector<float> found;
+      if (c.prefill) {
+        for (const uint16_t bits : h.get<uint16_t>(out))
+          found.push_back(numeric::float_from_bf16(bits));
+      } else {
+        found = h.get<float>(out);
+      }
       double error = 0, norm = 0;
       for (int64_t k = 0; k < kDim; ++k) {
         const double expected = value[k] / z;
@@ -178,7 +194,7 @@ void bench_attention(Harness& h) {
                        : c.prefill ? 3
                                    : 8,
                        call),
-                static_cast<double>(cached * kRowBytes + c.rows * 2 * c.heads * kDim * 4),
+                static_cast<double>(cached * kRowBytes + c.rows * 2 * c.heads * kDim * value_bytes),
                 4.0 * static_cast<double>(c.rows * c.heads * kDim * keys), Cores::bf16,
                 std::sqrt(error / norm), 8e-3});
     }

@@ -11,6 +11,7 @@
 #include "ops/attention/sparse_attention.h"
 #include "ops/compressor/compressor.h"
 #include "ops/indexer/index_select.h"
+#include "ops/matmul/bf16_rows.h"
 #include "ops/norm/rms_norm.h"
 #include "ops/quant/act_quant.h"
 #include "ops/rope/head_rows.h"
@@ -301,15 +302,12 @@ void indexer_loss(Step& step, int64_t layer_idx, const formats::LayerConfig& lay
   autograd::index_loss(step.context(), loss);
 }
 
-// Source: reference/forward 3.7. out [rows, heads * head_dim], rotated back.
-Matrix core_attention(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
-                      const AttentionWeights& weights, Matrix q,
-                      const std::optional<IndexerQueries>& queries) {
+// But for queries and results.
+ops::SparseAttentionParams core_params(const Step& step, const formats::LayerConfig& layer,
+                                       const AttentionWeights& weights) {
   const auto& config = step.config;
-  const Matrix out = new_matrix(step, step.rows, q.columns);
   const bool is_full = layer.attention == AttentionKind::full;
   ops::SparseAttentionParams p{};
-  p.q = q.data;
   p.heads = config.num_attention_heads;
   p.head_dim = config.head_dim;
   p.rope_dim = config.qk_rope_head_dim;
@@ -329,13 +327,23 @@ Matrix core_attention(Step& step, int64_t layer_idx, const formats::LayerConfig&
   p.format = step.precision.kv;
   p.bf16_math = step.precision.bf16;
   p.tensor_cores = step.precision.fp8_cores;
+  if (needs_results_alone(step)) p.rotate_back = row_rope(step, layer);
+  return p;
+}
+
+// Source: reference/forward 3.7. out [rows, heads * head_dim], rotated back.
+Matrix core_attention(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
+                      const AttentionWeights& weights, Matrix q,
+                      const std::optional<IndexerQueries>& queries) {
+  const auto& config = step.config;
+  const Matrix out = new_matrix(step, step.rows, q.columns);
+  ops::SparseAttentionParams p = core_params(step, layer, weights);
+  p.q = q.data;
   p.out = out.data;
-  const bool alone = needs_results_alone(step);
-  if (alone) p.rotate_back = row_rope(step, layer);
   autograd::sparse_attention(step.context(), p);
   if (queries && step.terms != nullptr && step.terms->indexer_loss != 0)
     indexer_loss(step, layer_idx, layer, *queries, p);
-  if (alone) return out;
+  if (needs_results_alone(step)) return out;
   show(step, "attention", out, step.rows);
   step.recompute(Recomputed::queries, q.data);
   rotate(step, out, step.rows, config.num_attention_heads, config.head_dim, row_rope(step, layer),
@@ -344,16 +352,15 @@ Matrix core_attention(Step& step, int64_t layer_idx, const formats::LayerConfig&
   return out;
 }
 
-// Source: reference/forward 3.8.
-Matrix output_projection(Step& step, const AttentionWeights& weights, Matrix out) {
+// The products of groups of heads.
+std::span<const ops::MatmulParams> wo_a_products(Step& step, const AttentionWeights& weights,
+                                                 Matrix out, Matrix low) {
   const auto& config = step.config;
   const int64_t groups = config.o_groups;
-  const int64_t group_columns = out.columns / groups;
-  const Matrix low = new_matrix(step, step.rows, groups * config.o_lora_rank);
   auto* products = step.array<ops::MatmulParams>(groups);
   for (int64_t g = 0; g < groups; ++g) {
     ops::MatmulParams& p = products[g];
-    p.x = out.data + g * group_columns;
+    p.x = out.data + g * (out.columns / groups);
     p.m = step.rows;
     p.x_stride = out.stride;
     p.w = &weights.wo_a[g];
@@ -362,8 +369,20 @@ Matrix output_projection(Step& step, const AttentionWeights& weights, Matrix out
     p.math = matmul_math(step, weights.wo_a[g]);
     p.round_y = step.precision.bf16;
   }
-  autograd::matmul(step.context(), {products, static_cast<size_t>(groups)},
-                   unquantised_gradient_format(step, weights.wo_a[0]));
+  return {products, static_cast<size_t>(groups)};
+}
+
+// Source: reference/forward 3.8. out: of floats, or out_bf16 in bf16.
+Matrix output_projection(Step& step, const AttentionWeights& weights, Matrix out,
+                         const uint16_t* out_bf16) {
+  const auto& config = step.config;
+  const Matrix low = new_matrix(step, step.rows, config.o_groups * config.o_lora_rank);
+  const std::span<const ops::MatmulParams> products = wo_a_products(step, weights, out, low);
+  if (out_bf16 != nullptr) {
+    ops::grouped_matmul_bf16(step.exec, products, out_bf16);
+  } else {
+    autograd::matmul(step.context(), products, unquantised_gradient_format(step, weights.wo_a[0]));
+  }
   show(step, "wo_a", low, step.rows);
   const Matrix y =
       linear(step, quantised_input(step, low, step.rows, weights.wo_b), step.rows, weights.wo_b);
@@ -390,6 +409,7 @@ struct Inputs {
   Matrix qn;
   Matrix q;
   std::optional<IndexerQueries> queries;
+  const uint16_t* q_bf16 = nullptr;  // q in bf16 instead
 };
 
 bool needs_indexer_queries(const Step& step, const AttentionWeights& weights) {
@@ -428,6 +448,14 @@ Inputs inputs_one_by_one(Step& step, int64_t layer_idx, const formats::LayerConf
                                      detached(step, x, step.rows), over_qn.index_q, products);
   }
   return inputs;
+}
+
+// Whether q and the core's results are kept in bf16 between the ops, which halves their bytes.
+bool runs_in_bf16(Step& step, const formats::LayerConfig& layer, const AttentionWeights& weights,
+                  const ops::HeadRowsParams& q) {
+  return ops::head_rows_takes_bf16(step.exec, q) &&
+         ops::sparse_attention_takes_bf16(step.exec, core_params(step, layer, weights)) &&
+         ops::products_take_bf16(step.exec, wo_a_products(step, weights, {}, {}));
 }
 
 // The same where nothing but the results is asked for: what follows the products over x together,
@@ -498,8 +526,10 @@ Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig
   ops::HeadRowsParams p =
       head_rows_of(step, over_qn.q, config.num_attention_heads, config.head_dim, rope);
   p.norm = step.precision.bf16 ? ops::HeadNorm::bf16_steps : ops::HeadNorm::weighted;
+  if (runs_in_bf16(step, layer, weights, p))
+    p.to_bf16 = step.exec.arena->allocate<uint16_t>(p.rows * p.heads * p.head_dim);
   together.add(p);
-  Inputs inputs{qn, over_qn.q, {}};
+  Inputs inputs{qn, over_qn.q, {}, p.to_bf16};
   if (has_queries) {
     inputs.queries = {*over_qn.index_q, weight};
     p = head_rows_of(step, *over_qn.index_q, config.index_n_heads, config.index_head_dim, rope);
@@ -517,13 +547,20 @@ Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig
 Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                  const AttentionWeights& weights, Matrix x) {
   InputProducts products(step, weights, x, quantised_input(step, x, step.rows, weights.wq_a));
-  const auto [qn, q, queries] =
+  const auto [qn, q, queries, q_bf16] =
       needs_results_alone(step) ? inputs_together(step, layer_idx, layer, weights, x, products)
                                 : inputs_one_by_one(step, layer_idx, layer, weights, x, products);
   if (queries && !is_dense(step)) select_entries(step, layer_idx, layer, *queries);
   step.recompute(Recomputed::norms, qn.data);
+  if (q_bf16 != nullptr) {
+    ops::SparseAttentionParams p = core_params(step, layer, weights);
+    p.q_bf16 = q_bf16;
+    p.out_bf16 = reinterpret_cast<uint16_t*>(q.data);  // which nobody reads any more
+    ops::sparse_attention(step.exec, p);
+    return output_projection(step, weights, {}, p.out_bf16);
+  }
   return output_projection(step, weights,
-                           core_attention(step, layer_idx, layer, weights, q, queries));
+                           core_attention(step, layer_idx, layer, weights, q, queries), nullptr);
 }
 
 }  // namespace cachalot::model

@@ -1,5 +1,6 @@
 // The GPU versions of the ops in a build without CUDA, which opens no GPU: never called.
 #include "base/check.h"
+#include "ops/matmul/bf16_rows.h"
 #include "ops/matmul/pack_on_gpu.h"
 #include "ops/on_gpu.h"
 #include "ops/rope/rope.h"
@@ -86,5 +87,12 @@ void sample_cuda(device::ExecContext&, const SampleParams&) { refuse(); }
 bool together_cuda_fits(const RowOp&) { refuse(); }
 void together_cuda(device::ExecContext&, std::span<const RowOp>, bool) { refuse(); }
 void sparse_attention_cuda(device::ExecContext&, const SparseAttentionParams&) { refuse(); }
+bool sparse_attention_takes_bf16(const device::ExecContext&, const SparseAttentionParams&) {
+  return false;
+}
+bool products_take_bf16(const device::ExecContext&, std::span<const MatmulParams>) { return false; }
+void grouped_matmul_bf16(device::ExecContext&, std::span<const MatmulParams>, const uint16_t*) {
+  refuse();
+}
 
 }  // namespace cachalot::ops

@@ -2,6 +2,7 @@
 #include "ops/rope/head_rows.h"
 
 #include "base/rng.h"
+#include "numeric/formats.h"
 #include "ops/matmul/matmul_test_data.h"
 #include "tests/cuda/gpu_context.h"
 
@@ -58,6 +59,38 @@ TEST_F(HeadRows, HaveTheBitsOfTheOpsOneAfterAnother) {
                 });
       }
     }
+  }
+}
+
+TEST_F(HeadRows, InBf16AreTheSame) {
+  RngStream rng(2, RngPurpose::data, 0);
+  Side side(gpu_.get());
+  for (const int64_t head_dim : {32, 128, 512}) {
+    constexpr int64_t kRows = 5, kHeads = 3, kRope = 32;
+    const int64_t count = kRows * kHeads * head_dim;
+    HeadRowsParams p{};
+    p.rows = kRows;
+    p.row_stride = kHeads * head_dim;
+    p.heads = kHeads;
+    p.head_dim = head_dim;
+    p.norm = HeadNorm::bf16_steps;
+    p.eps = 1e-6f;
+    p.rope_dim = kRope;
+    const float* table = side.array(make_f32_rows(kRows, kRope, rng));
+    p.table = {table, table + kRows * kRope / 2};
+    p.round = true;
+    const std::vector<float> x = make_bf16_rows(kRows, kHeads * head_dim, rng);
+    p.x = side.array(x);
+    ASSERT_TRUE(head_rows_takes_bf16(side.ctx, p));
+    HeadRowsParams narrow = p;
+    narrow.to_bf16 = side.room<uint16_t>(count);
+    head_rows(side.ctx, narrow);
+    EXPECT_EQ(side.read(p.x, count), x);
+    head_rows(side.ctx, p);
+    std::vector<float> found;
+    for (const uint16_t bits : side.read(narrow.to_bf16, count))
+      found.push_back(numeric::float_from_bf16(bits));
+    EXPECT_EQ(found, side.read(p.x, count)) << head_dim;
   }
 }
 

@@ -102,6 +102,22 @@ Row random_row(Rng& rng, const Layer& layer, int64_t sequence, int64_t position,
 
 class SparseDecode : public testing::GpuTest {
  protected:
+  // The result is the same with queries and results in bf16.
+  static void expect_same_in_bf16(Side& side, SparseAttentionParams p) {
+    if (!sparse_attention_takes_bf16(side.ctx, p)) return;
+    const int64_t count = p.sequences.rows() * p.heads * kDim;
+    std::vector<uint16_t> q;
+    for (const float value : side.read(p.q, count)) q.push_back(numeric::bf16_from_float(value));
+    const std::vector<float> expected = side.read(p.out, count);
+    p.q_bf16 = side.array(q);
+    p.out_bf16 = side.room<uint16_t>(count);
+    sparse_attention(side.ctx, p);
+    std::vector<float> found;
+    for (const uint16_t bits : side.read(p.out_bf16, count))
+      found.push_back(numeric::float_from_bf16(bits));
+    EXPECT_EQ(found, expected);
+  }
+
   // With tables the result is what rope() makes of the one without, `found`.
   void expect_rotated_back(Side& side, SparseAttentionParams p, const std::vector<float>& found) {
     Rng rng(15);
@@ -109,6 +125,7 @@ class SparseDecode : public testing::GpuTest {
     p.rotate_back = {side.array(testing::random_floats(rng, angles)),
                      side.array(testing::random_floats(rng, angles))};
     EXPECT_TRUE(sparse_attention_on_tensor_cores(side.ctx, p));
+    expect_same_in_bf16(side, p);
     RopeParams rotation = rotation_back(p);
     rotation.x = side.array(found);
     rope(side.ctx, rotation);
@@ -183,6 +200,7 @@ class SparseDecode : public testing::GpuTest {
     const std::vector<float> found = side.read(p.out, static_cast<int64_t>(q.size()));
     sparse_attention(side.ctx, p);
     EXPECT_EQ(side.read(p.out, static_cast<int64_t>(q.size())), found);
+    expect_same_in_bf16(side, p);
     expect_rotated_back(side, p, found);
     return found;
   }

@@ -64,6 +64,8 @@ void check_sparse_attention(const SparseAttentionParams& p) {
 
 void sparse_attention(device::ExecContext& ctx, const SparseAttentionParams& p) {
   check_sparse_attention(p);
+  CACHALOT_CHECK((p.q_bf16 == nullptr) == (p.out_bf16 == nullptr));
+  CACHALOT_CHECK(p.q_bf16 == nullptr || sparse_attention_takes_bf16(ctx, p));
   if (p.sequences.rows() == 0) return;
   if (ctx.work != nullptr) count(p, *ctx.work);
   if (ctx.gpu != nullptr) return sparse_attention_cuda(ctx, p);

@@ -15,6 +15,8 @@
 //         is ops/elementwise/exp.h. Bits do not depend on other rows and sequences, chunking,
 //         block sizes or threads.
 //         rotate_back: then rope() with these tables, inverse, rounded where bf16_math.
+//         q_bf16, out_bf16: the same in bf16 instead of q and out, where
+//         sparse_attention_takes_bf16.
 //         tensor_cores: on a GPU, where shapes fit, those of sparse_decode_cuda.h instead.
 // Special sink -inf is no sink; a token with no key and sink -inf gives 0.
 #pragma once
@@ -47,7 +49,11 @@ struct SparseAttentionParams {
   bool tensor_cores = false;
   float* out;
   RopeTable rotate_back = {};  // of every row; null: out stays as it is
+  const uint16_t* q_bf16 = nullptr;
+  uint16_t* out_bf16 = nullptr;
 };
+// Whether it runs on tensor cores, of whose forms that for many rows takes bf16.
+bool sparse_attention_takes_bf16(const device::ExecContext& ctx, const SparseAttentionParams& p);
 void sparse_attention(device::ExecContext& ctx, const SparseAttentionParams& p);
 
 // rotate_back as an op of its own.

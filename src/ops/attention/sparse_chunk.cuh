@@ -65,40 +65,47 @@ struct RowKeys {
     total = count(p, row, position);
   }
 
-  // Three steps from a key to its bytes, the first two of which each load what the next needs.
-  __device__ __forceinline__ int pick(int key) const {
-    if (key < window || key >= total) return 0;
-    return selected == nullptr ? key - window : tile::load_shared_state(selected + key - window);
+  // Three steps from a key to its bytes, the first two of which each load what the next needs. No
+  // step chooses between what it loads and something else: it would wait.
+  __device__ __forceinline__ int pick(int key) const {  // of no entry: anything
+    if (selected == nullptr) return key - window;
+    return tile::load_shared_state(selected + max(0, min(key, total - 1) - window));
   }
   struct Place {
-    const uint8_t* block;  // null: no such key
+    bool is_entry;
+    const uint8_t* entries;  // the entry's block
+    const uint8_t* block;    // of no entry; null: no such key
     int slot;
     int rows;  // of the block
   };
   __device__ __forceinline__ Place place(const SparseDecodeParams& p, int key, int picked) const {
-    if (key >= total) return {nullptr, 0, 0};
-    if (key >= window) {
+    Place place = {key >= window && key < total, nullptr, nullptr, 0, 0};
+    if (total > window) {
+      const int entry = place.is_entry ? picked : 0;
       // Off by one at most: entries are below 2^22.
-      int index = static_cast<int>(static_cast<float>(picked) * blocks_per_row);
-      if (index * block_rows > picked) --index;
-      if ((index + 1) * block_rows <= picked) ++index;
-      return {reinterpret_cast<const uint8_t*>(table[index]), picked - index * block_rows,
-              block_rows};
+      int index = static_cast<int>(static_cast<float>(entry) * blocks_per_row);
+      if (index * block_rows > entry) --index;
+      if ((index + 1) * block_rows <= entry) ++index;
+      place.entries = reinterpret_cast<const uint8_t*>(table[index]);
+      place.slot = entry - index * block_rows;
+      place.rows = block_rows;
     }
-    if (key >= first_of_step) {
-      return {reinterpret_cast<const uint8_t*>(p.step_rows), step_row + key,
-              static_cast<int>(p.rows)};
-    }
+    if (key >= window) return place;
+    const bool of_step = key >= first_of_step;
     const int in_ring = slot + key;
-    return {ring, in_ring < ring_rows ? in_ring : in_ring - ring_rows, ring_rows};
+    place.block = of_step ? reinterpret_cast<const uint8_t*>(p.step_rows) : ring;
+    place.slot = of_step ? step_row + key : in_ring < ring_rows ? in_ring : in_ring - ring_rows;
+    place.rows = of_step ? static_cast<int>(p.rows) : ring_rows;
+    return place;
   }
   struct Source {
     const uint8_t* data;  // null: no such key
     int scales;           // bytes from data
   };
-  static __device__ __forceinline__ Source source(Place place) {
-    if (place.block == nullptr) return {nullptr, 0};
-    return {place.block + static_cast<int64_t>(place.slot) * kDataBytes,
+  static __device__ __forceinline__ Source source(const Place& place) {
+    const uint8_t* const block = place.is_entry ? place.entries : place.block;
+    if (block == nullptr) return {nullptr, 0};
+    return {block + static_cast<int64_t>(place.slot) * kDataBytes,
             (place.rows - place.slot) * kDataBytes + place.slot * kScaleBytes};
   }
 
@@ -333,8 +340,23 @@ struct BackRotation {
   }
 };
 
-// 64 values of a thread's two heads, scaled, rounded, and rotated if this is the last tile; out: of
-// the thread's first head.
+// Values 8 n + 2 t and the next of 64 of one of a thread's two heads, scaled, rounded, and rotated
+// if this is the last tile.
+__device__ __forceinline__ uint32_t finished_pair(const float* d, const float (&inverse)[2],
+                                                  int head, int n, bool is_last,
+                                                  const BackRotation& back) {
+  uint32_t pair =
+      tile::pack_bf16(d[4 * n + 2 * head] * inverse[head], d[4 * n + 2 * head + 1] * inverse[head]);
+  if (is_last && back.cos != nullptr) {
+    const int at = 4 * n + static_cast<int>(threadIdx.x) % 4;
+    const float c = __ldg(back.cos + at), s = -__ldg(back.sin + at);
+    const float x0 = tile::low_bf16(pair), x1 = tile::high_bf16(pair);
+    pair = tile::pack_bf16(fmaf(x0, c, -(x1 * s)), fmaf(x0, s, x1 * c));
+  }
+  return pair;
+}
+
+// 64 values of a thread's two heads; out: of the thread's first head.
 __device__ __forceinline__ void finish_tile(const float* d, const float (&inverse)[2], bool is_last,
                                             const BackRotation& back, float* out) {
   const int t = threadIdx.x % 4;
@@ -342,15 +364,38 @@ __device__ __forceinline__ void finish_tile(const float* d, const float (&invers
   for (int head = 0; head < 2; ++head) {
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
-      uint32_t pair = tile::pack_bf16(d[4 * n + 2 * head] * inverse[head],
-                                      d[4 * n + 2 * head + 1] * inverse[head]);
-      if (is_last && back.cos != nullptr) {
-        const float c = __ldg(back.cos + 4 * n + t), s = -__ldg(back.sin + 4 * n + t);
-        const float x0 = tile::low_bf16(pair), x1 = tile::high_bf16(pair);
-        pair = tile::pack_bf16(fmaf(x0, c, -(x1 * s)), fmaf(x0, s, x1 * c));
-      }
+      const uint32_t pair = finished_pair(d, inverse, head, n, is_last, back);
       *reinterpret_cast<float2*>(out + head * 8 * kDim + 8 * n + 2 * t) =
           float2{tile::low_bf16(pair), tile::high_bf16(pair)};
+    }
+  }
+}
+// The same in bf16. Four lanes exchange theirs, so that each has eight values in a row.
+__device__ __forceinline__ void finish_tile(const float* d, const float (&inverse)[2], bool is_last,
+                                            const BackRotation& back, uint16_t* out) {
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int head = 0; head < 2; ++head) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint32_t own[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        own[i] = finished_pair(d, inverse, head, 4 * half + i, is_last, back);
+#pragma unroll
+      for (int distance = 1; distance <= 2; distance *= 2) {
+        const bool upper = (t & distance) != 0;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if ((i & distance) != 0) continue;
+          uint32_t& low = own[i];
+          uint32_t& high = own[i + distance];
+          const uint32_t other = __shfl_xor_sync(kAllLanes, upper ? low : high, distance);
+          (upper ? low : high) = other;
+        }
+      }
+      *reinterpret_cast<uint4*>(out + head * 8 * kDim + 32 * half + 8 * t) =
+          make_uint4(own[0], own[1], own[2], own[3]);
     }
   }
 }

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
 
 #include "base/check.h"
@@ -56,10 +57,13 @@ void launch_sparse_decode(const cuda::Device& device, const cuda::Stream& stream
   }
 }
 
-bool sparse_attention_on_tensor_cores(device::ExecContext& ctx, const SparseAttentionParams& p) {
+namespace {
+
+// What the host knows, of a shape that fits.
+std::optional<SparseDecodeParams> decode_params(const SparseAttentionParams& p) {
   if (!p.tensor_cores || !p.bf16_math || p.format != tensor::KvFormat::fp8 || p.head_dim != 512 ||
       p.rope_dim != 64 || p.step_rows.rows_per_block < p.sequences.rows())
-    return false;
+    return {};
   SparseDecodeParams on_device = {};
   on_device.rows = p.sequences.rows();
   on_device.heads = p.heads;
@@ -72,13 +76,30 @@ bool sparse_attention_on_tensor_cores(device::ExecContext& ctx, const SparseAtte
   on_device.topk = p.topk;
   on_device.out = p.out;
   on_device.rotate_back = p.rotate_back;
+  on_device.q_bf16 = p.q_bf16;
+  on_device.out_bf16 = p.out_bf16;
   for (int64_t s = 0; s < p.sequences.count && p.ratio > 0; ++s) {
     on_device.max_entries =
         std::max(on_device.max_entries,
                  p.selected != nullptr ? p.topk : p.sequences.end_position(s) / p.ratio);
-    if (p.layer_rows[s].entries.rows_per_block > kMaxRowsOfBlock) return false;
+    if (p.layer_rows[s].entries.rows_per_block > kMaxRowsOfBlock) return {};
   }
-  if (!check_sparse_decode(on_device).ok()) return false;
+  if (!check_sparse_decode(on_device).ok()) return {};
+  return on_device;
+}
+
+}  // namespace
+
+bool sparse_attention_takes_bf16(const device::ExecContext& ctx, const SparseAttentionParams& p) {
+  if (ctx.gpu == nullptr) return false;
+  const std::optional<SparseDecodeParams> params = decode_params(p);
+  return params && sparse_decode_form(cuda::device_of(ctx), *params) == SparseForm::whole;
+}
+
+bool sparse_attention_on_tensor_cores(device::ExecContext& ctx, const SparseAttentionParams& p) {
+  std::optional<SparseDecodeParams> params = decode_params(p);
+  if (!params) return false;
+  SparseDecodeParams& on_device = *params;
   on_device.step_rows = p.step_rows.blocks[0];
   on_device.sequences = tensor::on_device(ctx, p.sequences);
   on_device.layer_rows = ctx.gpu->on_device(p.layer_rows);

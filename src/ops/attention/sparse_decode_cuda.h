@@ -46,6 +46,9 @@ struct SparseDecodeParams {
   std::byte* scratch;  // SparseForm::split only
   float* out;
   RopeTable rotate_back;  // or null
+  // SparseForm::whole: the same in bf16 instead of q and out.
+  const uint16_t* q_bf16 = nullptr;
+  uint16_t* out_bf16 = nullptr;
 };
 
 inline int64_t sparse_decode_chunks(const SparseDecodeParams& p) {

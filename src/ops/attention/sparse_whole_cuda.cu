@@ -4,6 +4,7 @@
 // soon as its values are summed, and used as soon as it is filled; a chunk is scored before the
 // values of the one before it are summed.
 #include <algorithm>
+#include <type_traits>
 
 #include "device/cuda/launch.cuh"
 #include "ops/attention/sparse_chunk.cuh"
@@ -115,7 +116,11 @@ class Producer {
 // Of a warpgroup: half of the values, as two accumulators.
 constexpr int kQuarter = kDim / 4;
 using Values = float[2][kQuarter / 2];
+// kBf16: queries and results are.
+template <bool kBf16>
 class Consumer {
+  using Value = std::conditional_t<kBf16, uint16_t, float>;
+
  public:
   __device__ Consumer(const SparseDecodeParams& p, Smem& s)
       : p_(p),
@@ -126,7 +131,18 @@ class Consumer {
   // What an item (a row and a group of heads) starts with.
   __device__ __forceinline__ void start(int item, int num_items) {
     if (item >= num_items) return;
-    store_queries<kConsumers>(queries(item), s_.q, static_cast<int>(threadIdx.x));
+    if constexpr (kBf16) {
+      const auto* const from = reinterpret_cast<const tile::Vector16*>(queries(item));
+#pragma unroll
+      for (int i = 0; i < kHeads * kDim / 8 / kConsumers; ++i) {
+        const int at = i * kConsumers + static_cast<int>(threadIdx.x);
+        const int head = at / (kDim / 8), piece = at % (kDim / 8);
+        tile::start_copy(s_.q + piece / 8 * kTileBytes + SwizzledTile::offset(head, piece % 8),
+                         from + at);
+      }
+    } else {
+      store_queries<kConsumers>(queries(item), s_.q, static_cast<int>(threadIdx.x));
+    }
     next_total_ = RowKeys::count(p_, item / num_groups());
   }
 
@@ -134,6 +150,7 @@ class Consumer {
   __device__ __forceinline__ void attend(int item, int next, int num_items) {
     const int total = next_total_;
     const int chunks = num_chunks(total);
+    if constexpr (kBf16) tile::wait_copies();
     tile::publish_to_async();
     tile::sync_threads<1, kConsumers>();
     if (next < num_items) prefetch(next);
@@ -159,19 +176,26 @@ class Consumer {
       }
       if (chunks % 2 != 0) sum_values(0, chunks == 1, running, values);
     }
+    // All scores of this item are there, so that its queries may go.
+    if constexpr (kBf16) start(next, num_items);
     finish(item, running, values);
-    start(next, num_items);  // all scores of this item are there, so that its queries may go
+    if constexpr (!kBf16) start(next, num_items);
   }
 
  private:
   __device__ __forceinline__ int num_groups() const { return static_cast<int>(p_.heads) / kHeads; }
-  __device__ __forceinline__ const float* queries(int item) const {
-    return p_.q + static_cast<int64_t>(item) * kHeads * kDim;
+  __device__ __forceinline__ const Value* queries(int item) const {
+    const int64_t at = static_cast<int64_t>(item) * kHeads * kDim;
+    if constexpr (kBf16) {
+      return p_.q_bf16 + at;
+    } else {
+      return p_.q + at;
+    }
   }
   __device__ __forceinline__ void prefetch(int item) const {
-    constexpr int kLineFloats = tile::kLineBytes / 4;
-    for (int i = threadIdx.x; i < kHeads * kDim / kLineFloats; i += kConsumers)
-      tile::prefetch_line(queries(item) + i * kLineFloats);
+    constexpr int kLineValues = tile::kLineBytes / static_cast<int>(sizeof(Value));
+    for (int i = threadIdx.x; i < kHeads * kDim / kLineValues; i += kConsumers)
+      tile::prefetch_line(queries(item) + i * kLineValues);
   }
   __device__ __forceinline__ uint32_t parity(int side) const { return phases_ >> side & 1; }
 
@@ -252,8 +276,13 @@ class Consumer {
     for (int i = 0; i < 2; ++i) {
       inverse[i] = running[i].finish(__ldg(p_.sink + group * kHeads + head_ + 8 * i));
     }
-    float* const out =
-        p_.out + (static_cast<int64_t>(item) * kHeads + head_) * kDim + side_ * kHalf;
+    const int64_t at = (static_cast<int64_t>(item) * kHeads + head_) * kDim + side_ * kHalf;
+    Value* out;
+    if constexpr (kBf16) {
+      out = p_.out_bf16 + at;
+    } else {
+      out = p_.out + at;
+    }
     const BackRotation back(p_.rotate_back, item / num_groups());
 #pragma unroll
     for (int i = 0; i < kTiles / 2; ++i) {
@@ -270,6 +299,7 @@ class Consumer {
   int next_total_ = 0;
 };
 
+template <bool kBf16>
 __global__ void __launch_bounds__(kThreads, 1)
     whole_kernel(const __grid_constant__ SparseDecodeParams p, int num_items) {
   extern __shared__ __align__(1024) uint8_t bytes[];
@@ -296,7 +326,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int item = first; item < num_items; item += stride) producer.expand(item / groups);
   } else {
     tile::grow_registers<kConsumerRegisters>();
-    Consumer consumer(p, s);
+    Consumer<kBf16> consumer(p, s);
     consumer.start(first, num_items);
     for (int item = first; item < num_items; item += stride)
       consumer.attend(item, item + stride, num_items);
@@ -305,7 +335,10 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 }  // namespace
 
-void prepare_whole() { cuda::allow_smem(whole_kernel, sizeof(Smem) + kAlignment); }
+void prepare_whole() {
+  cuda::allow_smem(whole_kernel<false>, sizeof(Smem) + kAlignment);
+  cuda::allow_smem(whole_kernel<true>, sizeof(Smem) + kAlignment);
+}
 
 void launch_whole(const cuda::Stream& stream, const SparseDecodeParams& p, int num_sms) {
   const auto items = static_cast<int>(p.rows * (p.heads / kHeads));
@@ -313,7 +346,8 @@ void launch_whole(const cuda::Stream& stream, const SparseDecodeParams& p, int n
   shape.grid = dim3(static_cast<unsigned>(std::min(items, num_sms)));
   shape.block = kThreads;
   shape.smem_bytes = sizeof(Smem) + kAlignment;
-  cuda::launch(stream, shape, whole_kernel, p, items);
+  cuda::launch(stream, shape, p.q_bf16 != nullptr ? whole_kernel<true> : whole_kernel<false>, p,
+               items);
 }
 
 }  // namespace cachalot::ops::sparse

@@ -98,6 +98,19 @@ struct Head {
     for (float& each : v) each = round ? tile::round_to_bf16(each * factor) : each * factor;
   }
 
+  // In bf16, which holds the values. Two lanes exchange some, so that each writes pairs.
+  __device__ __forceinline__ void store(uint16_t* to, int lane, bool is_there) const {
+    const bool odd = lane % 2 != 0;
+#pragma unroll
+    for (int i = 0; i < kValues; i += 2) {
+      const float own = odd ? v[i + 1] : v[i];
+      const float other = __shfl_xor_sync(kAllLanes, odd ? v[i] : v[i + 1], 1);
+      const uint32_t pair = odd ? tile::pack_bf16(other, own) : tile::pack_bf16(own, other);
+      if (is_there)
+        *reinterpret_cast<uint32_t*>(to + (i + lane % 2) * kLanes + lane / 2 * 2) = pair;
+    }
+  }
+
   // The exponent of run `run`'s scale, of kRun values a lane.
   template <int kRun>
   __device__ __forceinline__ float run_max(int run) const {
@@ -168,6 +181,7 @@ __device__ __forceinline__ void head_row(const HeadRowsParams& p, float factor, 
   if (p.hadamard) head.hadamard(factor, p.round, lane);
   if (p.snap == HeadSnap::fp8) head.snap_fp8(static_cast<int>(p.head_dim - p.rope_dim) / kLanes);
   if (p.snap == HeadSnap::fp4) head.snap_fp4();
+  if (p.to_bf16 != nullptr) return head.store(p.to_bf16 + at * p.head_dim, lane, own < heads);
   if (own >= heads) return;
 #pragma unroll
   for (int i = 0; i < kValues; ++i) x[i * kLanes] = head.v[i];

@@ -2,7 +2,9 @@
 // Hadamard transform, and a snap to few bits, each of which may be left out.
 // Source, numerics  ops/norm/rms_norm.h, ops/rope/rope.h, ops/quant/act_quant.h: the bits of those
 //         ops one after another. round: each rounds to bf16 where it may.
-// Shapes  x [rows, heads, head_dim], in place, row_stride between rows; g [head_dim].
+// Shapes  x [rows, heads, head_dim], in place, row_stride between rows; g [head_dim]. to_bf16
+//         [rows, heads, head_dim], contiguous: on a GPU, where head_rows_takes_bf16 says so and
+//         `round`, the result goes there instead of into x.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +34,9 @@ struct HeadRowsParams {
   bool hadamard;
   HeadSnap snap;
   bool round;
+  uint16_t* to_bf16 = nullptr;
 };
+bool head_rows_takes_bf16(const device::ExecContext& ctx, const HeadRowsParams& p);
 void head_rows(device::ExecContext& ctx, const HeadRowsParams& p);
 
 }  // namespace cachalot::ops
