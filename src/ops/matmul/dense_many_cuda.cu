@@ -536,7 +536,7 @@ __global__ void __launch_bounds__(256) prepare_wide_kernel(const __grid_constant
   }
 }
 
-// The same of x in bf16: a thread eight inputs, of which it keeps half for the half of a neighbour's.
+// The same of x in bf16: a thread eight inputs, of which it keeps half, for half of a neighbour's.
 __global__ void __launch_bounds__(256) prepare_bf16_kernel(const __grid_constant__ Params p) {
   tile::launch_dependents();
   tile::wait_for_producers();
