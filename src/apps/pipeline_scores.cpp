@@ -52,9 +52,10 @@ std::optional<Value> value_of(const PipelineClaim& claim, const std::vector<std:
           static_cast<double>(claim.measure == "tokens" ? task.tokens : task.reasoning) / n;
       continue;
     }
-    const double share = static_cast<double>(task.correct) / n;
-    value.mean += 100 * share;
-    value.variance += 1e4 * share * (1 - share) / n;
+    value.mean += 100 * static_cast<double>(task.correct) / n;
+    // One right and one wrong more, so that none of a few is not certainty (Agresti and Caffo).
+    const double share = (static_cast<double>(task.correct) + 1) / (n + 2);
+    value.variance += 1e4 * share * (1 - share) / (n + 2);
   }
   if (num_tasks == 0) return {};
   value.mean /= static_cast<double>(num_tasks);

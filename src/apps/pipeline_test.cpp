@@ -205,6 +205,9 @@ TEST(PipelineClaims, AreJudgedByTheirIntervals) {
       << verdict.why;
   EXPECT_EQ(judged({"", "rl", {"base"}, {}, {}, "tokens", 3}).kind, Kind::holds);
   EXPECT_EQ(judged({"", "rl", {}, {"a"}, {}, "correct", 40}).kind, Kind::holds);
+  // None of six is not certainty.
+  EXPECT_EQ(judge_claim({"", "few", {}, {}, {}, "correct", 0}, {{"few", {{"a 0", 0, 6}}}}).why,
+            "0.0 +- 22.9, within what chance does");
   // Two tasks of one stage: b is named whole, and what goes on behind it is another.
   StageScores efforts{"efforts", {{"b 3", 10, 100, 0, 200}, {"b 3 high", 10, 100, 0, 900}}};
   EXPECT_EQ(
