@@ -1,7 +1,7 @@
 // The policy as its own judge: what joint training does to both roles of a tiny model that has been
 // shown a little of each.
 // Task    to a number the answer is a run of letters; good ones begin with "a", others with "b".
-// Start   supervised: answers half of each, verdicts some of which were annotated at random.
+// Start   supervised: answers half of each, verdicts as people give them.
 #include "ops/loss/label_logprob.h"
 #include "post/judges.h"
 #include "rl_run_testing.h"
@@ -52,23 +52,15 @@ class JudgeLawsTest : public testing::RlRunTest {
                       task, kItem);
     }
     ASSERT_TRUE(write_file_atomically(path("rubrics.jsonl"), rubrics).ok());
-    annotate("annotated", 0, kShown, true);
-    // Of tasks that no training sees, and of endings that none has seen.
-    annotate("held-out", kTasks, {""}, true);
-    annotate("padded", kTasks, {R"(\n   )"}, true);
-    annotate("bad", kTasks, {""}, false);
-    annotate("flattering", kTasks, {" best"}, false);
+    annotate("annotated");
   }
 
-  // Answers to tasks from `first` on, with each ending, as people score them: bad ones, or good
-  // ones too.
-  void annotate(const std::string& name, int first, const std::vector<std::string>& endings,
-                bool has_good) {
+  // Answers with each ending, good ones and others, as people score them.
+  void annotate(const std::string& name) {
     std::string rows;
-    for (int task = first; task < first + kTasks; ++task) {
-      for (const std::string& ending : endings) {
+    for (int task = 0; task < kTasks; ++task) {
+      for (const std::string& ending : kShown) {
         for (const bool is_good : {true, false}) {
-          if (is_good && !has_good) continue;
           rows += fmt::format(R"({{"judge": {{"task": "{}", "answer": "{}{}", "items": ["{}"]}}, )"
                               R"("check": {{"kind": "verdict", "scores": [{}]}}}})"
                               "\n",
@@ -86,8 +78,8 @@ class JudgeLawsTest : public testing::RlRunTest {
     return Episode::create(format, std::move(task), "none").value().prompt();
   }
 
-  // A model's directory: path("start"). So many of its verdicts say nothing.
-  void make_start(int64_t num_steps, double share_at_random) {
+  // A model's directory: path("start").
+  void make_start(int64_t num_steps) {
     const std::vector<std::string> files = {test_data("post/tiny.toml")};
     const RlConfig config = read_rl_config(files, assignments("rl", "start", {})).value();
     const formats::ModelConfig model = train::model_config(config.run.train).value();
@@ -123,11 +115,9 @@ class JudgeLawsTest : public testing::RlRunTest {
         const std::string task = std::to_string(rng.next_u32() % kTasks);
         show(task, rng.next_u32() % 2 == 0 ? "a" : "b");
         const bool is_good = rng.next_u32() % 2 == 0;
-        const bool at_random = rng.next_unit() < share_at_random;
-        const bool is_scored = at_random ? rng.next_u32() % 2 == 0 : is_good;
         const std::string ending = kShown[rng.next_u32() % kShown.size()];
         show(judge_prompt(rubric, task, (is_good ? "a" : "b") + ending),
-             is_scored ? "{\"scores\": [1]}" : "{\"scores\": [0]}");
+             is_good ? "{\"scores\": [1]}" : "{\"scores\": [0]}");
       }
       std::vector<train::Sample> samples;
       for (size_t n = 0; n < tokens.size(); ++n) samples.push_back({tokens[n], labels[n]});
@@ -160,51 +150,14 @@ class JudgeLawsTest : public testing::RlRunTest {
   std::string entry(const std::string& file) const {
     return fmt::format("{{path='{0}/{1}.jsonl',name='{1}'}},", directory_.path(), file);
   }
-  std::string last(const std::string& name) const {
-    return train::checkpoint_directory(path(name), train::list_checkpoints(path(name)).back());
-  }
-  // The mean agreement of a model's verdicts with annotations.
-  double agreement_of(const std::string& model, const std::string& file) {
-    const std::string name = fmt::format("of-{}", num_runs_++);
-    return run_whole(name, from(model, entry(file),
-                                {"rl.steps=1", fmt::format("rl.prompts_per_step={}", 2 * kTasks),
-                                 "rl.group_size=12"}))
-        .values("reward/mean")[0];
-  }
-
-  static constexpr int kTasks = 5;  // trained; as many again are held out
-  // Three standard deviations of a difference of two shares of 120 verdicts.
-  static constexpr double kChance = 0.1936;
+  static constexpr int kTasks = 5;
   std::optional<text::Tokenizer> tokenizer_;
-  int num_runs_ = 0;
 };
-
-// J2, J3: rubrics and annotations share every step.
-TEST_F(JudgeLawsTest, JointTrainingMakesABetterJudge) {
-  make_start(150, 0.5);
-  const std::string start = train::checkpoint_directory(path("start"), 0);
-  const double before = agreement_of(start, "held-out");
-  run_whole("joint", from(start, entry("rubrics") + entry("annotated"),
-                          {"rl.steps=40", "rl.prompts_per_step=8", "rl.group_size=12",
-                           "schedule.learning_rate.peak=0.001"}));
-  const double after = agreement_of(last("joint"), "held-out");
-  const double padded = agreement_of(last("joint"), "padded");
-  // Of bad answers the agreement is one less the score.
-  const double bad = 1 - agreement_of(last("joint"), "bad");
-  const double flattering = 1 - agreement_of(last("joint"), "flattering");
-  std::printf(
-      "verdicts on held-out annotations: %.3f right, then %.3f (padded %.3f); scores of bad "
-      "answers %.3f, of flattering ones %.3f\n",
-      before, after, padded, bad, flattering);
-  EXPECT_GT(after, before + kChance);
-  EXPECT_GT(padded, after - kChance);
-  EXPECT_LT(flattering, bad + kChance);
-}
 
 // J4: the policy's reward is its own judgement, and what it comes to is seen by a checker that no
 // part of the training reads.
 TEST_F(JudgeLawsTest, ThePolicyLearnsWhatItsJudgeSees) {
-  make_start(400, 0);
+  make_start(400);
   const std::string start = train::checkpoint_directory(path("start"), 0);
   const Recorder joint =
       run_whole("joint", from(start, entry("rubrics") + entry("annotated"),
