@@ -1,7 +1,7 @@
 # Reads src/LAYERS and offers
 #   cachalot_library(folder SOURCES ...)             the folder's static library, linked to the folders it may use
-#   cachalot_compiled_alone(FILES)                    not in one unit with others of their folder (the fuzz preset compiles so), whose
-#                                                    local names they have
+#   cachalot_units(target)                            compiles its files of src in units of eight, which parse headers once
+#   cachalot_compiled_alone(FILES)                    not in one unit with others of their folder, whose local names they have
 #   cachalot_isa_sources(FILES)                       sets per-file flags from the ending (_avx2, _avx512, _avx512bf16)
 #   cachalot_test(name SOURCES ... LINK ... LABELS ... PROVES ...)  one GoogleTest program, its cases registered with ctest
 #       LABELS  go to every case: fast or slow, and ids of the conformance register that the whole program proves
@@ -26,10 +26,52 @@ function(cachalot_library layer)
     list(APPEND deps cachalot_${use})
   endforeach()
   target_link_libraries(cachalot_${layer} PUBLIC ${deps} ${ARG_LINK})
+  cachalot_units(cachalot_${layer})
 endfunction()
 
 function(cachalot_compiled_alone)
   set_source_files_properties(${ARGN} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+endfunction()
+
+# Copies of what a planted fault touches are linked in its place (tests/faults), object by object.
+file(GLOB patches CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/faults/patches/*.patch)
+set(CACHALOT_PLANTED "")
+foreach(patch IN LISTS patches)
+  file(STRINGS ${patch} touched REGEX "^\\+\\+\\+ b/src/")
+  list(TRANSFORM touched REPLACE "^\\+\\+\\+ b/src/" "")
+  list(APPEND CACHALOT_PLANTED ${touched})
+endforeach()
+
+# CMake's own units name files by their whole paths, so that ccache would not know them in another clone.
+function(cachalot_units target)
+  cmake_language(EVAL CODE "cmake_language(DEFER CALL cachalot_write_units ${target})")
+endfunction()
+function(cachalot_write_units target)
+  get_target_property(sources ${target} SOURCES)
+  set(together "")
+  foreach(source IN LISTS sources)
+    get_source_file_property(options ${source} COMPILE_OPTIONS)
+    get_source_file_property(alone ${source} SKIP_UNITY_BUILD_INCLUSION)
+    file(REAL_PATH ${source} path)
+    file(RELATIVE_PATH name ${CMAKE_SOURCE_DIR}/src ${path})
+    if(name MATCHES "^[a-z].*\\.cpp$" AND NOT options AND NOT alone AND NOT name IN_LIST CACHALOT_PLANTED)
+      set_source_files_properties(${source} PROPERTIES HEADER_FILE_ONLY ON)
+      list(APPEND together ${name})
+    endif()
+  endforeach()
+  list(LENGTH together count)
+  if(count EQUAL 0)
+    return()
+  endif()
+  math(EXPR last "${count} - 1")
+  foreach(begin RANGE 0 ${last} 8)
+    list(SUBLIST together ${begin} 8 unit)
+    list(TRANSFORM unit REPLACE "(.+)" "#include \"\\1\"\n")
+    list(JOIN unit "" unit)
+    set(file ${CMAKE_CURRENT_BINARY_DIR}/${target}_${begin}.cpp)
+    file(CONFIGURE OUTPUT ${file} CONTENT "${unit}" @ONLY)
+    target_sources(${target} PRIVATE ${file})
+  endforeach()
 endfunction()
 
 function(cachalot_isa_sources)
