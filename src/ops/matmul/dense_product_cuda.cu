@@ -160,18 +160,22 @@ __global__ void __launch_bounds__(streamed::kThreads, kTokens > 8 ? 1 : 2)
   __shared__ streamed::Ring ring;
   __shared__ tile::Mbarrier x_ready;
   const int warp = threadIdx.x / 32;
-  // Neighbouring units lie in different blocks. Where each group has its own activations it has
-  // blocks of its own.
+  // Neighbouring units lie in different blocks; where each group has its own activations a block
+  // has a run of units, so that it needs few groups'.
+  const int num_blocks = static_cast<int>(gridDim.x);
   int begin = static_cast<int>(blockIdx.x);
   int end = p.units;
-  int step = static_cast<int>(gridDim.x);
-  int own_group = 0;
+  int step = num_blocks;
+  int first_group = 0;
+  int num_groups = 1;  // of activations
   if (!p.shared_x) {
-    const int units = p.units / p.num_groups;
-    step /= p.num_groups;
-    own_group = begin / step;
-    begin += own_group * (units - step);
-    end = (own_group + 1) * units;
+    const int share = p.units / num_blocks;
+    const int rest = p.units - share * num_blocks;
+    begin = begin * share + min(begin, rest);
+    end = begin + share + (static_cast<int>(blockIdx.x) < rest ? 1 : 0);
+    step = 1;
+    first_group = find_group(p, begin);
+    num_groups = find_group(p, end - 1) - first_group + 1;
   }
   if (threadIdx.x == 0) {
     x_ready.init(1);
@@ -195,8 +199,9 @@ __global__ void __launch_bounds__(streamed::kThreads, kTokens > 8 ? 1 : 2)
   // What can be known before the kernel before has ended.
   const int first_token = static_cast<int>(blockIdx.y) * p.tokens;
   const int tokens = min(p.tokens, p.m - first_token);
+  const int blocks = p.group_blocks * num_groups;
   uint8_t* const x_smem = smem + p.stages * kStageBytes;
-  streamed::Activations<kForm, kTokens> x(x_smem, tokens, p.group_blocks);
+  streamed::Activations<kForm, kTokens> x(x_smem, tokens, blocks);
   __shared__ streamed::PartialSums::Numbers numbers;
   streamed::Consumer consumer(ring, smem, kStageBytes, p.stages);
   streamed::PartialSums partial(smem + p.partial_offset, p.partial_units, numbers, tokens);
@@ -224,14 +229,15 @@ __global__ void __launch_bounds__(streamed::kThreads, kTokens > 8 ? 1 : 2)
     make_swiglu(p, x);
     streamed::sync_consumers();
   } else {
-    load_rows<8>(p, x, first_token, own_group * p.group_blocks * 128, tokens, 0,
-                 tokens * streamed::whole_octets(p.group_blocks));
+    load_rows<8>(p, x, first_token, first_group * p.group_blocks * 128, tokens, 0,
+                 tokens * streamed::whole_octets(blocks));
     streamed::sync_consumers();
   }
 
   // Units, folded whenever there is no more room for their sums.
   for (int unit = begin; unit < end; unit += step) {
-    const auto sums = streamed::multiply_unit(consumer, x, p.group_blocks);
+    const int first_block = p.shared_x ? 0 : (find_group(p, unit) - first_group) * p.group_blocks;
+    const auto sums = streamed::multiply_unit(consumer, x, p.group_blocks, first_block);
     sums.store(partial.next(unit), tokens);
     if (!partial.full() && unit + step < end) continue;
     streamed::sync_consumers();
@@ -340,9 +346,16 @@ bool fit(DensePlan& plan, ProductForm form, int64_t budget, int min_stages) {
   const auto sums = [&](int64_t units) {
     return streamed::PartialSums::num_bytes(static_cast<int>(units), plan.tokens);
   };
+  // A run of units crosses a border of groups at most so often.
+  const int64_t units_per_group = StreamedLayout{kFp8, s.rows, s.columns}.num_units() / s.groups;
+  const int64_t groups =
+      s.shared_x
+          ? 1
+          : std::min(s.groups, 1 + (units_per_block + units_per_group - 2) / units_per_group);
   const int64_t x_bytes =
-      (streamed::activation_bytes(form, plan.tokens, static_cast<int>(s.columns / 128)) + 15) / 16 *
-      16;
+      (streamed::activation_bytes(form, plan.tokens, static_cast<int>(s.columns / 128 * groups)) +
+       15) /
+      16 * 16;
   const int64_t least = std::min<int64_t>(units_per_block, std::max(2, 16 / plan.tokens));
   plan.stages =
       static_cast<int>(std::clamp<int64_t>((budget - x_bytes - sums(least)) / kStageBytes, 0, 6));
@@ -383,10 +396,8 @@ Result<DensePlan> make_dense_plan(const cuda::Device& device, const DenseShape& 
   const ProductForm form = s.form == DenseForm::official_fp8 ? ProductForm::wgmma_e4m3
                            : s.form == DenseForm::official   ? ProductForm::mma_f16
                                                              : ProductForm::mma_bf16;
-  const int64_t sets = own_x ? s.groups : 1;  // of units that share their x
   plan.grid = static_cast<int>(
-      sets * std::clamp<int64_t>(StreamedLayout{kFp8, s.rows, s.columns}.num_units() / sets, 1,
-                                 device.num_sms / sets));
+      std::min<int64_t>(device.num_sms, StreamedLayout{kFp8, s.rows, s.columns}.num_units()));
   const int64_t reserved = 2048;  // the runtime's, the ring's barriers, the units' numbers
   const int64_t shared_budget = device.smem_per_sm_bytes / 2 - reserved;
   const int64_t whole_budget = device.smem_per_block_bytes - reserved;

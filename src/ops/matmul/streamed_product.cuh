@@ -376,17 +376,17 @@ class WarpSums {
   float sum_[kValues];
 };
 
-// One warp's sums over a unit, its stages taken from the ring.
+// One warp's sums over a unit, its stages taken from the ring. first_block: of the activations.
 template <ProductForm kForm, int kTokens>
 __device__ __forceinline__ WarpSums<kForm, kTokens> multiply_unit(
-    Consumer& consumer, const Activations<kForm, kTokens>& x, int num_blocks) {
+    Consumer& consumer, const Activations<kForm, kTokens>& x, int num_blocks, int first_block) {
   WarpSums<kForm, kTokens> sums;
   // The same in all lanes, so that descriptors are made once a warp.
   const int warp = tile::uniform(static_cast<int>(threadIdx.x) / 32);
   for (int first = 0; first < num_blocks; first += kStageBlocks) {
     const Share share(consumer.wait(), min(kStageBlocks, num_blocks - first));
     consumer.release();
-    sums.add(share, x, first + warp);
+    sums.add(share, x, first_block + first + warp);
   }
   return sums;
 }
