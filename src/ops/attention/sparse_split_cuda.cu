@@ -157,8 +157,8 @@ __device__ __forceinline__ void load_tile(SumSmem& s, int index, int count) {
   }
 }
 
-// The tile of `batch` chunks' keys; to be seen after the block's barrier. kAtOnce: loads of a thread
-// under way.
+// The tile of `batch` chunks' keys; to be seen after the block's barrier. kAtOnce: loads of a
+// thread under way.
 template <int kAtOnce>
 __device__ __forceinline__ void load_batch(const SparseDecodeParams& p, const RowKeys& keys,
                                            SumSmem& s, int index, int first, int batch) {

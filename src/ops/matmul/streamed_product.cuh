@@ -104,10 +104,10 @@ class Activations {
     }
   }
 
-  // Reads rows of bf16, or of float that bf16 can hold, `stride` values after each other and 16-byte
-  // aligned, quantises them as ACT8 with runs of 128, or keeps them; tokens from `present` on are
-  // zeros. Of all tokens' runs, octets filled up, those from `first` to `end`, by eight warps;
-  // sync_consumers before use. kBatch: loads of a lane under way.
+  // Reads rows of bf16, or of float that bf16 can hold, `stride` values after each other and
+  // 16-byte aligned, quantises them as ACT8 with runs of 128, or keeps them; tokens from `present`
+  // on are zeros. Of all tokens' runs, octets filled up, those from `first` to `end`, by eight
+  // warps; sync_consumers before use. kBatch: loads of a lane under way.
   template <int kBatch, typename T>
   __device__ __forceinline__ void load(const T* x, int64_t stride, int present, int first,
                                        int end) {
