@@ -1,7 +1,9 @@
 # Reads src/LAYERS and offers
 #   cachalot_library(folder SOURCES ...)             the folder's static library, linked to the folders it may use
-#   cachalot_units(target)                            compiles its files of src in units of eight, which parse headers once
-#   cachalot_compiled_alone(FILES)                    not in one unit with others of their folder, whose local names they have
+#   cachalot_units(target)                            compiles its files of src in units of eight,
+#                                                    which parse headers once
+#   cachalot_compiled_alone(FILES)                    not in one unit with others of their folder,
+#                                                    whose local names they have
 #   cachalot_isa_sources(FILES)                       sets per-file flags from the ending (_avx2, _avx512, _avx512bf16)
 #   cachalot_test(name SOURCES ... LINK ... LABELS ... PROVES ...)  one GoogleTest program, its cases registered with ctest
 #       LABELS  go to every case: fast or slow, and ids of the conformance register that the whole program proves
@@ -42,7 +44,8 @@ foreach(patch IN LISTS patches)
   list(APPEND CACHALOT_PLANTED ${touched})
 endforeach()
 
-# CMake's own units name files by their whole paths, so that ccache would not know them in another clone.
+# CMake's own units name files by their whole paths, so that ccache would not know them in another
+# clone.
 function(cachalot_units target)
   cmake_language(EVAL CODE "cmake_language(DEFER CALL cachalot_write_units ${target})")
 endfunction()
@@ -54,7 +57,8 @@ function(cachalot_write_units target)
     get_source_file_property(alone ${source} SKIP_UNITY_BUILD_INCLUSION)
     file(REAL_PATH ${source} path)
     file(RELATIVE_PATH name ${CMAKE_SOURCE_DIR}/src ${path})
-    if(name MATCHES "^[a-z].*\\.cpp$" AND NOT options AND NOT alone AND NOT name IN_LIST CACHALOT_PLANTED)
+    if(name MATCHES "^[a-z].*\\.cpp$" AND NOT options AND NOT alone
+       AND NOT name IN_LIST CACHALOT_PLANTED)
       set_source_files_properties(${source} PROPERTIES HEADER_FILE_ONLY ON)
       list(APPEND together ${name})
     endif()

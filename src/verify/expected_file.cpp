@@ -9,7 +9,6 @@
 #include "data/byte_stream.h"
 
 namespace cachalot::verify {
-
 namespace {
 
 std::string compressed_path(const std::string& path) { return path + ".zst"; }

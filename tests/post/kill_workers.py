@@ -43,7 +43,8 @@ class Run:
         self.workers = [None] * args.workers
 
     def start_trainer(self):
-        command = [self.args.binary, self.args.verb, *self.args.config, f"--run_dir={self.directory}", "--resume", f"--listen=127.0.0.1:{self.port}",
+        command = [self.args.binary, self.args.verb, *self.args.config,
+                   f"--run_dir={self.directory}", "--resume", f"--listen=127.0.0.1:{self.port}",
                    "--lease-seconds=20", *self.args.extra]
         self.trainer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -121,7 +122,8 @@ def main():
     args.work.mkdir(parents=True)
     undisturbed = args.work / "undisturbed"
     begin = time.monotonic()
-    subprocess.run([args.binary, args.verb, *args.config, f"--run_dir={undisturbed}", *args.extra], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([args.binary, args.verb, *args.config, f"--run_dir={undisturbed}", *args.extra],
+                   check=True, stdout=subprocess.DEVNULL)
     whole = time.monotonic() - begin
 
     rng = random.Random(args.seed)

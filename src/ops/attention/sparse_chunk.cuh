@@ -370,6 +370,7 @@ __device__ __forceinline__ void finish_tile(const float* d, const float (&invers
     }
   }
 }
+
 // The same in bf16. Four lanes exchange theirs, so that each has eight values in a row.
 __device__ __forceinline__ void finish_tile(const float* d, const float (&inverse)[2], bool is_last,
                                             const BackRotation& back, uint16_t* out) {
