@@ -30,11 +30,17 @@ Candidates filter(Candidates candidates, Stays stays) {
 
 // The first id whose logit is NaN or +inf; vocab_size where there is none.
 int64_t read_logits(const SampleRow& row) {
+  const auto is_refused = [](float logit) {
+    return !(logit < std::numeric_limits<float>::infinity());
+  };
+  // Without a branch in each turn.
+  int32_t refused = 0;
   for (int64_t i = 0; i < row.vocab_size; ++i) {
-    if (!(row.logits[i] < std::numeric_limits<float>::infinity())) return i;
+    refused |= is_refused(row.logits[i]) ? 1 : 0;
     row.distribution[i] = {static_cast<int32_t>(i), row.logits[i]};
   }
-  return row.vocab_size;
+  if (refused == 0) return row.vocab_size;
+  return std::find_if(row.logits, row.logits + row.vocab_size, is_refused) - row.logits;
 }
 
 bool is_plain_greedy(const SamplingRow& params) {
@@ -141,18 +147,32 @@ Candidates keep_top_p(double top_p, Candidates weights) {
   return weights.first(static_cast<size_t>(num_kept));
 }
 
+// Eight maxima side by side: each comparison of one waits for the one before it.
+double largest_weight(Candidates tokens) {
+  constexpr size_t kLanes = 8;
+  double largest[kLanes];
+  std::fill_n(largest, kLanes, -kInfinity);
+  size_t i = 0;
+  for (; i + kLanes <= tokens.size(); i += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane)
+      largest[lane] = std::max(largest[lane], tokens[i + lane].weight);
+  }
+  for (; i < tokens.size(); ++i) largest[0] = std::max(largest[0], tokens[i].weight);
+  return *std::max_element(largest, largest + kLanes);
+}
+
 // Steps 4 to 7; empty where there is nothing to choose.
 Candidates distribution(const SamplingRow& params, Candidates tokens) {
-  // max_element takes the first of equals: the lowest id.
-  const auto best =
-      std::max_element(tokens.begin(), tokens.end(),
-                       [](const auto& a, const auto& b) { return a.weight < b.weight; });
-  if (best == tokens.end() || best->weight == -kInfinity) return {};
+  const double largest = largest_weight(tokens);
+  if (largest == -kInfinity) return {};
   if (params.temperature == 0) {
+    // The first of equals: the lowest id.
+    const auto best = std::find_if(tokens.begin(), tokens.end(), [&](const TokenWeight& token) {
+      return token.weight == largest;
+    });
     tokens[0] = {best->id, 1.0};
     return tokens.first(1);
   }
-  const double largest = best->weight;
   const auto exponent = [&](const TokenWeight& token) {
     return (token.weight - largest) / params.temperature;
   };
