@@ -84,11 +84,23 @@ void PrefixCache::Parts::write_block(const Link& link, const KeptBlock& block) {
   const int32_t id = block.block_id;
   const std::byte* payload = id < 0 ? nullptr : pool.blocks().data(id);
   if (payload != nullptr && pool.gpu() != nullptr) {
-    staging.resize(static_cast<size_t>(layout.block_bytes()));
-    device::copy_bytes(pool.gpu(), staging.data(), payload, layout.block_bytes());
-    payload = staging.data();
+    written.resize(static_cast<size_t>(layout.block_bytes()));
+    device::copy_bytes(pool.gpu(), written.data(), payload, layout.block_bytes());
+    payload = written.data();
   }
   write(header_of(RecordKind::block, link), payload);
+}
+
+Status PrefixCache::Parts::open_disk() {
+  CACHALOT_ASSIGN_OR_RETURN(
+      std::unique_ptr<DiskStore> store,
+      DiskStore::open({options.directory, options.max_disk_bytes, options.disk_segment_bytes}));
+  if (const int64_t block = layout.block_bytes(); pool.gpu() != nullptr && block > 0) {
+    const int64_t bytes = std::max(block, options.staging_bytes / block * block);
+    CACHALOT_ASSIGN_OR_RETURN(staging, device::Buffer::create_pinned(bytes, pool.gpu()));
+  }
+  disk = std::make_unique<DiskThread>(std::move(store), kMaxQueuedBytes, options.on_disk_news);
+  return {};
 }
 
 void PrefixCache::Parts::settle_writes() {
@@ -146,14 +158,8 @@ Result<std::unique_ptr<PrefixCache>> PrefixCache::create(BlockPool& pool,
       round_up(options.states.period_tokens, pool.layout().block_tokens());
   std::unique_ptr<PrefixCache> cache(new PrefixCache(std::make_unique<Parts>(pool, options)));
   if (!options.directory.empty() && options.max_disk_bytes > 0) {
-    Result<std::unique_ptr<DiskStore>> disk =
-        DiskStore::open({options.directory, options.max_disk_bytes, options.disk_segment_bytes});
-    if (disk) {
-      cache->parts_->disk =
-          std::make_unique<DiskThread>(*std::move(disk), kMaxQueuedBytes, options.on_disk_news);
-    } else {
-      log_warning("prefix cache: " + disk.error().message() + "; nothing is kept on disk");
-    }
+    if (const Status opened = cache->parts_->open_disk(); !opened.ok())
+      log_warning("prefix cache: " + opened.message() + "; nothing is kept on disk");
   }
   cache->set_weights_version(options.weights_version);
   return cache;
@@ -176,8 +182,7 @@ void PrefixCache::wait_for_reads() {
   Parts& p = *parts_;
   for (auto& [id, search] : p.searches) {
     while (search->stage == PrefixSearch::Stage::reading) {
-      p.disk->wait_for(search->job);
-      p.advance(*search);
+      p.wait_and_advance(*search);
     }
   }
 }
@@ -191,7 +196,7 @@ Result<PrefixHit> PrefixCache::find(std::span<const int32_t> tokens, std::string
 Result<PrefixHit> PrefixCache::end_find(SearchId id) {
   Parts& p = *parts_;
   PrefixSearch& search = *p.searches.at(id);
-  while (!p.advance(search)) p.disk->wait_for(search.job);
+  while (!p.advance(search)) p.wait_and_advance(search);
   const std::unique_ptr<PrefixSearch> owned = std::move(p.searches.extract(id).mapped());
   p.settle_writes();
   const int64_t unit = p.layout.block_tokens();

@@ -17,7 +17,8 @@
 //         computed anew and that is kept already gives way to the kept one, which has its bits.
 // Salt    what is stored under one is found under it alone; empty: none.
 // Disk    a thread of its own writes and reads; what was stored is found, and is there after the
-//         end. store() waits where too much is to be written, advance() while it reads to a GPU.
+//         end. store() waits where too much is to be written. On their way to a GPU blocks pass
+//         through pinned memory, as many at a time as that has room for.
 // Errors  find() fails only where the pool has no state; what goes wrong on disk is a miss, a
 //         counter and a line in the log.
 // Threads the pool's owner. Owner: borrows the pool, and goes before it.
@@ -44,10 +45,11 @@ struct PrefixCacheOptions {
   int64_t max_host_bytes = 0;   // of blocks that have gone from a GPU's pool, in pinned memory
   int64_t max_state_bytes = int64_t{256} << 20;
   uint64_t weights_version = 0;
-  int64_t position_base = 0;       // of the first token; rows of another one are others
-  std::string directory;           // empty: memory alone
-  int64_t max_disk_bytes = 0;      // of segment files
-  int64_t disk_segment_bytes = 0;  // DiskStoreOptions::segment_bytes
+  int64_t position_base = 0;                   // of the first token; rows of another one are others
+  std::string directory;                       // empty: memory alone
+  int64_t max_disk_bytes = 0;                  // of segment files
+  int64_t disk_segment_bytes = 0;              // DiskStoreOptions::segment_bytes
+  int64_t staging_bytes = int64_t{128} << 20;  // of blocks on their way from disk to a GPU
   // Called on the disk's thread when advance() may go on; may be empty.
   std::function<void()> on_disk_news;
 };

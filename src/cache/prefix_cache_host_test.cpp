@@ -2,6 +2,10 @@
 // is the host's (device/gpu_testing.h).
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <semaphore>
+#include <thread>
+
 #include "cache/prefix_cache_testing.h"
 #include "device/gpu_testing.h"
 
@@ -113,6 +117,40 @@ TEST(PrefixCacheHost, WhatTheDiskAloneHasComesToTheGpu) {
   EXPECT_EQ(sequence.num_tokens(), 12 * kBlock);
   EXPECT_GE(fixture.cache().counters().host_blocks, 1);
   EXPECT_GE(fixture.cache().counters().disk_blocks, 6);
+}
+
+// The disk's thread stands after some jobs until it may go on: its owner waits for none of them.
+TEST(PrefixCacheHost, WhatTheDiskAloneHasComesBetweenOtherThings) {
+  const TestFolder folder;
+  device::FakeGpu gpu;
+  const std::vector<int32_t> texts[] = {some_tokens(6 * kBlock, 1), some_tokens(6 * kBlock, 2)};
+  PrefixCacheOptions options = on_disk(folder);
+  {
+    Fixture before(kFull, 16, options, &gpu);
+    for (const std::vector<int32_t>& text : texts) before.visit(text);
+  }
+  options.staging_bytes = 4 * small_layout().block_bytes();
+  std::counting_semaphore<> may_go_on(0);
+  options.on_disk_news = [&] { EXPECT_TRUE(may_go_on.try_acquire_for(std::chrono::seconds(5))); };
+  Fixture fixture(kFull, 16, options, &gpu);
+  PrefixCache& cache = fixture.cache();
+  const SearchId ids[] = {cache.begin_find(texts[0]), cache.begin_find(texts[1])};
+  int rounds = 0;  // of six jobs; the places of a text are one, each block is one
+  for (; !(cache.is_found(ids[0]) && cache.is_found(ids[1])) && rounds < 1000; ++rounds) {
+    may_go_on.release(6);
+    for (int turn = 0; turn < 3; ++turn) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      cache.advance();
+    }
+  }
+  EXPECT_GE(rounds, 2);
+  may_go_on.release(100);
+  for (int i = 0; i < 2; ++i) {
+    PrefixHit hit = cache.end_find(ids[i]).value();
+    ASSERT_EQ(hit.cache.num_tokens(), 6 * kBlock);
+    EXPECT_EQ(CheckedSequence::resumed(std::move(hit.cache), texts[i]).fault(), "");
+  }
+  EXPECT_EQ(cache.counters().disk_blocks, 12);
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "cache/prefix_cache_testing.h"
 #include "cache/prefix_explain.h"
 #include "cache/slab_pool.h"
+#include "device/gpu_testing.h"
 
 namespace cachalot::cache {
 namespace {
@@ -331,13 +332,13 @@ TEST(PrefixCacheDisk, WritesWhatTheStrategySays) {
   }
 }
 
-// reference/infrastructure 8.2, O5: the precision and the weights are in the layout's fingerprint
-// (engine/model_cache_layout.h).
 // Between the turns of a search the owner may do anything.
-TEST(PrefixCacheDisk, ASearchGoesOnBetweenOtherThings) {
+void expect_search_goes_on(device::Gpu* gpu) {
   TestFolder folder;
+  PrefixCacheOptions options = on_disk(folder);
+  options.staging_bytes = 3 * small_layout().block_bytes();  // of twelve blocks
   const std::vector<int32_t> text = some_tokens(200);
-  Fixture(kFull, 64, on_disk(folder)).visit(text);
+  Fixture(kFull, 64, options, gpu).visit(text);
   const auto begin = [&](Fixture& fixture) { return fixture.cache().begin_find(text); };
   const auto moves_until = [&](Fixture& fixture, auto&& is_over) {
     for (int turn = 0; !is_over(); ++turn) {
@@ -347,7 +348,7 @@ TEST(PrefixCacheDisk, ASearchGoesOnBetweenOtherThings) {
     }
   };
   {
-    Fixture fixture(kFull, 64, on_disk(folder));
+    Fixture fixture(kFull, 64, options, gpu);
     const SearchId id = begin(fixture);
     EXPECT_FALSE(fixture.cache().is_found(id));
     // The same text, run meanwhile by one that has not looked for it.
@@ -362,7 +363,7 @@ TEST(PrefixCacheDisk, ASearchGoesOnBetweenOtherThings) {
   }
   {  // Dropped at any time, it gives back what it has taken.
     for (int turns = 0; turns < 6; ++turns) {
-      Fixture fixture(kFull, 64, on_disk(folder));
+      Fixture fixture(kFull, 64, options, gpu);
       const SearchId id = begin(fixture);
       for (int turn = 0; turn < turns; ++turn) {
         fixture.cache().advance();
@@ -374,7 +375,7 @@ TEST(PrefixCacheDisk, ASearchGoesOnBetweenOtherThings) {
     }
   }
   {  // Cleared while it reads, or under way when all ends.
-    Fixture fixture(kFull, 64, on_disk(folder));
+    Fixture fixture(kFull, 64, options, gpu);
     const SearchId first = begin(fixture), second = begin(fixture);
     fixture.cache().advance();
     fixture.cache().clear();
@@ -385,6 +386,14 @@ TEST(PrefixCacheDisk, ASearchGoesOnBetweenOtherThings) {
   }
 }
 
+TEST(PrefixCacheDisk, ASearchGoesOnBetweenOtherThings) {
+  expect_search_goes_on(nullptr);
+  device::FakeGpu gpu;
+  expect_search_goes_on(&gpu);
+}
+
+// reference/infrastructure 8.2, O5: the precision and the weights are in the layout's fingerprint
+// (engine/model_cache_layout.h).
 TEST(PrefixCacheDisk, AHitNeedsTheSameModelVersionAndPositionBase) {
   TestFolder folder;
   const std::vector<int32_t> text = some_tokens(100);

@@ -2,6 +2,7 @@
 // brings what the disk alone has. Internal to cache/.
 #pragma once
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -13,6 +14,7 @@
 #include "cache/disk_thread.h"
 #include "cache/prefix_cache.h"
 #include "cache/prefix_index.h"
+#include "device/buffer.h"
 
 namespace cachalot::cache {
 
@@ -35,7 +37,11 @@ struct PrefixSearch {
   std::vector<int32_t> tokens;
   std::vector<Link> links;
   Stage stage = Stage::looking_up;
-  int64_t job = 0;          // of the disk's thread
+  struct Job {
+    int64_t number;  // of the disk's thread
+    size_t end;      // of `reads`, behind those that it reads
+  };
+  std::deque<Job> jobs;     // that nothing has been made of yet; not empty before `found`
   bool is_dropped = false;  // nobody waits for it
   // Links that disk may give, and up to which a state may come from there: fewer once one has
   // failed.
@@ -47,13 +53,15 @@ struct PrefixSearch {
   size_t num_wanted = 0;  // links up to the last state that there is
   std::vector<RecordPlace> places;
   std::optional<RecordPlace> state_place;  // behind num_wanted links; none: in memory
+  RecordHeader state_header;
   std::vector<ReadRequest> reads;
   std::vector<std::byte> state;
   bool state_is_read = false;
 
   // While they are read: blocks that are read into, and those before them.
   std::vector<int32_t> filled, held;
-  size_t num_state_links = 0;  // `state` is that behind them
+  size_t num_begun = 0, num_placed = 0;  // of `reads`: that have a job; that are in their blocks
+  size_t num_state_links = 0;            // `state` is that behind them
   int64_t num_blocks_read = 0, num_bytes_read = 0;
 };
 
@@ -71,11 +79,13 @@ struct PrefixCache::Parts {
     for (auto& [id, search] : searches) release(*search);
   }
 
+  bool is_staged() const { return staging.size() > 0; }
   bool is_zero() const { return options.states.strategy == StateStrategy::zero; }
   // The end of the last block that a prompt's next visit can use.
   int64_t last_boundary(int64_t prompt_tokens) const {
     return std::max<int64_t>(0, prompt_tokens - 1) / layout.block_tokens() * layout.block_tokens();
   }
+  Status open_disk();
   bool wants_state(int64_t position, int64_t prompt_tokens) const;
   RecordHeader header_of(RecordKind kind, const Link& link) const;
   // payload: of the host.
@@ -102,9 +112,11 @@ struct PrefixCache::Parts {
   // As far as it goes without waiting; true: it is at its end.
   bool advance(PrefixSearch& search);
   void advance_all();
+  void wait_and_advance(PrefixSearch& search);  // at least one turn
   void look_up(PrefixSearch& search);
   void read(PrefixSearch& search);
-  void read_to_gpu(std::span<ReadRequest> requests);
+  void begin_reads(PrefixSearch& search);
+  void place_reads(PrefixSearch& search);
   void take_read(PrefixSearch& search);
   void release(PrefixSearch& search);  // the blocks that it holds
 
@@ -116,7 +128,9 @@ struct PrefixCache::Parts {
   bool disk_refuses = false;         // the last write
   int64_t num_write_faults = 0;      // times that it began to refuse, or ceased to
   CacheIdentity identity;
-  std::vector<std::byte> staging;  // a block of a GPU on its way to disk
+  std::vector<std::byte> written;         // a block of a GPU on its way to disk
+  device::Buffer staging;                 // blocks on their way from disk to a GPU
+  PrefixSearch* staging_owner = nullptr;  // who reads through it; the others wait
   PrefixCounters counters;
   std::map<SearchId, std::unique_ptr<PrefixSearch>> searches;
   SearchId next_search_id = 0;

@@ -29,9 +29,25 @@ std::unique_ptr<PrefixSearch> PrefixCache::Parts::begin_search(std::span<const i
 }
 
 bool PrefixCache::Parts::advance(PrefixSearch& search) {
-  while (search.stage != PrefixSearch::Stage::found && disk->is_done(search.job))
-    search.stage == PrefixSearch::Stage::looking_up ? read(search) : take_read(search);
-  return search.stage == PrefixSearch::Stage::found;
+  using Stage = PrefixSearch::Stage;
+  while (search.stage != Stage::found && disk->is_done(search.jobs.front().number)) {
+    if (search.stage == Stage::reading) {
+      place_reads(search);
+    } else if (staging_owner == nullptr) {
+      search.jobs.clear();
+      read(search);
+    } else {
+      break;
+    }
+  }
+  return search.stage == Stage::found;
+}
+
+void PrefixCache::Parts::wait_and_advance(PrefixSearch& search) {
+  const bool is_reading = search.stage == PrefixSearch::Stage::reading;
+  PrefixSearch& next = is_reading || staging_owner == nullptr ? search : *staging_owner;
+  disk->wait_for(next.jobs.front().number);
+  advance(next);
 }
 
 void PrefixCache::Parts::advance_all() {
@@ -60,7 +76,7 @@ void PrefixCache::Parts::look_up(PrefixSearch& search) {
   search.num_known = known.size();
   std::vector<bool> has_state;
   for (const KeptBlock* block : known) has_state.push_back(block->state_id >= 0);
-  search.job = disk->run([&search, has_state, zero = is_zero()](DiskStore& store) {
+  const auto look = [&search, has_state, zero = is_zero()](DiskStore& store) {
     search.places.clear();
     search.state_place.reset();
     size_t count = search.num_known;
@@ -77,7 +93,8 @@ void PrefixCache::Parts::look_up(PrefixSearch& search) {
       if (search.state_place) break;
     }
     search.num_wanted = count;
-  });
+  };
+  search.jobs.assign(1, {disk->run(look), 0});
 }
 
 // Finds room for what is to be read.
@@ -110,54 +127,59 @@ void PrefixCache::Parts::read(PrefixSearch& search) {
     search.reads.clear();
     return take_read(search);
   }
-  const bool is_on_gpu = has_bytes && pool.gpu() != nullptr;
-  if (is_on_gpu) read_to_gpu(search.reads);
-  RecordHeader of_state;
   if (search.state_place) {
-    of_state = header_of(RecordKind::state, links.back());
+    search.state_header = header_of(RecordKind::state, links.back());
     search.state.resize(static_cast<size_t>(boundary_state_bytes(layout)));
   }
-  search.job = disk->run([&search, of_state, is_on_gpu](DiskStore& store) {
-    if (!is_on_gpu) store.read_all(search.reads);
-    if (search.state_place)
-      search.state_is_read = store.read(of_state, *search.state_place, search.state);
-    store.close_files();
-  });
+  search.num_begun = search.num_placed = 0;
+  if (is_staged()) staging_owner = &search;
+  begin_reads(search);
 }
 
-// Payloads are blocks of the GPU: while some are copied there, the next are read.
-void PrefixCache::Parts::read_to_gpu(std::span<ReadRequest> requests) {
-  constexpr int64_t kStagingBytes = int64_t{32} << 20;  // of each half
-  device::Gpu& gpu = *pool.gpu();
-  const int64_t block_bytes = layout.block_bytes();
-  const auto group = static_cast<size_t>(std::max<int64_t>(1, kStagingBytes / block_bytes));
-  gpu.begin_tables();  // between steps; they give host memory from which copies are fast
-  std::byte* halves[2] = {};
-  for (std::byte*& half : halves)
-    half = gpu.table<std::byte>(static_cast<int64_t>(group) * block_bytes);
-  std::vector<std::byte*> blocks;
-  for (const ReadRequest& request : requests) blocks.push_back(request.payload.data());
-  const auto begin = [&](size_t first) -> int64_t {
-    if (first >= requests.size()) return 0;
-    const std::span some = requests.subspan(first, std::min(group, requests.size() - first));
-    for (size_t i = 0; i < some.size(); ++i) {
-      some[i].payload = {halves[first / group % 2] + static_cast<int64_t>(i) * block_bytes,
-                         static_cast<size_t>(block_bytes)};
+// As many as there is room for at a time, in parts: while one is copied to a GPU the next are read.
+void PrefixCache::Parts::begin_reads(PrefixSearch& search) {
+  const size_t all = search.reads.size();
+  const size_t room = is_staged() ? staging.size() / layout.block_bytes() : all;
+  const size_t part = is_staged() ? std::max<size_t>(1, room / 4) : all;
+  do {
+    const size_t first = search.num_begun, count = std::min(part, all - first);
+    if (search.is_dropped || first + count - search.num_placed > room) return;
+    search.num_begun += count;
+    const std::span some = std::span(search.reads).subspan(first, count);
+    for (size_t i = 0; is_staged() && i < count; ++i) {
+      const auto slot = static_cast<int64_t>((first + i) % room);
+      some[i].payload = {staging.data() + slot * layout.block_bytes(),
+                         static_cast<size_t>(layout.block_bytes())};
     }
-    return disk->run([some](DiskStore& store) { store.read_all(some); });
-  };
-  int64_t job = begin(0);
-  for (size_t first = 0; first < requests.size(); first += group) {
-    disk->wait_for(job);
-    job = begin(first + group);
+    const auto read = [&search, some, is_last = search.num_begun == all](DiskStore& store) {
+      store.read_all(some);
+      if (!is_last) return;
+      if (search.state_place)
+        search.state_is_read = store.read(search.state_header, *search.state_place, search.state);
+      store.close_files();
+    };
+    search.jobs.push_back({disk->run(read), search.num_begun});
+  } while (search.num_begun < all);
+}
+
+// What the first job has read goes to its blocks.
+void PrefixCache::Parts::place_reads(PrefixSearch& search) {
+  const size_t end = search.jobs.front().end;
+  search.jobs.pop_front();
+  if (is_staged() && !search.is_dropped) {
     std::vector<device::Gpu::Copy> copies;
-    for (size_t i = first; i < std::min(requests.size(), first + group); ++i) {
-      if (requests[i].is_read)
-        copies.push_back({blocks[i], requests[i].payload.data(), block_bytes});
+    for (size_t i = search.num_placed; i < end; ++i) {
+      if (search.reads[i].is_read)
+        copies.push_back({pool.blocks().data(search.filled[i]), search.reads[i].payload.data(),
+                          layout.block_bytes()});
     }
-    gpu.copy_all(copies);
+    pool.gpu()->copy_all(copies);
   }
-  gpu.begin_tables();
+  search.num_placed = end;
+  if (search.num_begun < search.reads.size()) begin_reads(search);
+  if (!search.jobs.empty()) return;
+  staging_owner = nullptr;
+  take_read(search);
 }
 
 void PrefixCache::Parts::take_read(PrefixSearch& search) {
