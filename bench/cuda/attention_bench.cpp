@@ -47,6 +47,8 @@ void bench_attention(Harness& h) {
        {Case{"Flash", 64, 512, 1, 8192, false}, Case{"Flash", 64, 512, 8, 8192, false},
         Case{"Flash", 64, 512, 16, 8192, false}, Case{"Flash", 64, 512, 32, 8192, false},
         Case{"Flash", 64, 512, 64, 8192, false}, Case{"Flash", 64, 512, 128, 8192, false},
+        // A full wave, and one row more.
+        Case{"Flash", 64, 512, 132, 8192, false}, Case{"Flash", 64, 512, 133, 8192, false},
         Case{"Pro", 128, 1024, 1, 8192, false}, Case{"Pro", 128, 1024, 8, 8192, false},
         Case{"Pro", 128, 1024, 64, 8192, false}, Case{"Flash", 64, 512, 4096, 1024, true},
         Case{"Flash", 64, 512, 4096, 32768, true}, Case{"Pro", 128, 1024, 4096, 32768, true}}) {
