@@ -48,12 +48,97 @@ class DenseProduct : public testing::CudaTest {
     EXPECT_TRUE(bytes.has_value());
     return put(*bytes);
   }
+  // From some rows on.
+  void expect_rows_alone(int64_t rows, int64_t columns);
+  void expect_many_as_few(int64_t rows, int64_t columns);
+  // Unquantised: many rows of floats, the same rows in bf16, and few.
+  void expect_wide_as_few(int64_t rows, int64_t columns);
 };
 
 const char* name(DenseForm form) {
   return form == DenseForm::official       ? "official"
          : form == DenseForm::official_fp8 ? "official-fp8"
                                            : "unquantised";
+}
+
+void DenseProduct::expect_rows_alone(int64_t rows, int64_t columns) {
+  Rng rng(2);
+  for (const DenseForm form :
+       {DenseForm::official, DenseForm::official_fp8, DenseForm::unquantised}) {
+    const DenseShape s{form, 13, rows, columns};
+    const Operands o = random_operands(rng, s);
+    const auto weight = streamed(o.weight);
+    const auto all = run(s, weight, o.x);
+    ASSERT_EQ(all, run(s, weight, o.x)) << name(form);
+    for (const int64_t m : {1, 2, 3, 4, 7, 8, 12}) {
+      DenseShape few = s;
+      few.m = m;
+      for (int64_t first = 0; first + m <= s.m; first += 5) {
+        const auto found = run(few, weight,
+                               std::vector<uint16_t>(o.x.begin() + first * columns,
+                                                     o.x.begin() + (first + m) * columns));
+        int64_t num_different = 0;
+        for (size_t i = 0; i < found.size(); ++i)
+          num_different += found[i] != all[first * s.rows + i];
+        EXPECT_EQ(num_different, 0)
+            << name(form) << " columns " << columns << " m " << m << " from row " << first;
+      }
+    }
+  }
+}
+
+void DenseProduct::expect_many_as_few(int64_t rows, int64_t columns) {
+  Rng rng(3);
+  const DenseShape s{DenseForm::official_fp8, 700, rows, columns};
+  const Operands o = random_operands(rng, s);
+  const auto weight = streamed(o.weight);
+  const auto all = run(s, weight, o.x);
+  for (const int64_t first : {0, 63, 130, 690}) {
+    DenseShape few = s;
+    few.m = 10;
+    const auto found = run(few, weight,
+                           std::vector<uint16_t>(o.x.begin() + first * columns,
+                                                 o.x.begin() + (first + few.m) * columns));
+    int64_t num_different = 0;
+    for (size_t i = 0; i < found.size(); ++i) num_different += found[i] != all[first * s.rows + i];
+    EXPECT_EQ(num_different, 0) << "rows " << rows << " columns " << columns << " from row "
+                                << first;
+  }
+}
+
+void DenseProduct::expect_wide_as_few(int64_t rows, int64_t columns) {
+  Rng rng(4);
+  DenseShape s{DenseForm::unquantised, 700, rows, columns, 2, true};
+  const Operands o = random_operands(rng, s);
+  const auto weight = streamed(o.weight);
+  const int64_t width = s.groups * columns;
+  const auto of_rows = [&](const DenseShape& shape, const auto& x) {
+    const Result<DensePlan> plan = make_dense_plan(device_, shape);
+    EXPECT_TRUE(plan.has_value()) << plan.error().message();
+    const auto x_there = put(x), y = room(shape.m * s.rows * 4),
+               scratch = room(std::max<int64_t>(16, plan->scratch_bytes));
+    launch_dense(*plan, stream_, x_there.data(), width, weight.data(), y.data(), s.rows,
+                 scratch.data());
+    return get<float>(y);
+  };
+  const std::vector<float> x = testing::floats_of(o.x);
+  const auto all = of_rows(s, x);
+  DenseShape narrow = s;
+  narrow.bf16_x = true;
+  ASSERT_TRUE(dense_takes_bf16_x(device_, narrow));
+  EXPECT_EQ(of_rows(narrow, o.x), all);
+  for (const int64_t m : {10, 40}) {
+    for (const int64_t first : {0, 63, 130, 660}) {
+      DenseShape few = s;
+      few.m = m;
+      const auto found = of_rows(
+          few, std::vector<float>(x.begin() + first * width, x.begin() + (first + m) * width));
+      EXPECT_TRUE(std::equal(found.begin(), found.end(), all.begin() + first * s.rows))
+          << "columns " << columns << " m " << m << " from row " << first;
+    }
+  }
+  narrow.m = 10;
+  EXPECT_FALSE(make_dense_plan(device_, narrow).has_value());
 }
 
 TEST_F(DenseProduct, EqualsTheFormulaOverOddShapes) {
@@ -105,103 +190,28 @@ TEST_F(DenseProduct, EqualsTheFormulaOverOddShapes) {
 
 // reference/infrastructure 5.2: a row's bits are those it has alone, and equal run to run.
 TEST_F(DenseProduct, ARowDoesNotDependOnTheOthers) {
-  Rng rng(2);
-  for (const DenseForm form :
-       {DenseForm::official, DenseForm::official_fp8, DenseForm::unquantised}) {
-    for (const int64_t columns : {1152, 4096}) {
-      DenseShape s{form, 13, 2128, columns};
-      const Operands o = random_operands(rng, s);
-      const auto weight = streamed(o.weight);
-      const auto all = run(s, weight, o.x);
-      ASSERT_EQ(all, run(s, weight, o.x)) << name(form);
-      for (const int64_t m : {1, 2, 3, 4, 7, 8, 12}) {
-        DenseShape few = s;
-        few.m = m;
-        for (int64_t first = 0; first + m <= s.m; first += 5) {
-          const auto found = run(few, weight,
-                                 std::vector<uint16_t>(o.x.begin() + first * columns,
-                                                       o.x.begin() + (first + m) * columns));
-          int64_t num_different = 0;
-          for (size_t i = 0; i < found.size(); ++i)
-            num_different += found[i] != all[first * s.rows + i];
-          EXPECT_EQ(num_different, 0)
-              << name(form) << " columns " << columns << " m " << m << " from row " << first;
-        }
-      }
-    }
-  }
+  for (const int64_t columns : {1152, 4096}) expect_rows_alone(2128, columns);
 }
 
 // The kernel for many rows has the bits of that for few.
 TEST_F(DenseProduct, ManyRowsHaveTheBitsOfFew) {
-  Rng rng(3);
   // Blocks of 64 rows and of 128; up to eight runs of 128 columns, and more.
-  struct Case {
-    int64_t rows, columns;
-  };
-  for (const Case& c : std::initializer_list<Case>{{2456, 384},
-                                                   {2456, 1024},
-                                                   {2456, 1152},
-                                                   {2456, 4096},
-                                                   {4424, 128},
-                                                   {4424, 640},
-                                                   {4424, 1024},
-                                                   {4424, 1280},
-                                                   {4424, 4224}}) {
-    const int64_t columns = c.columns;
-    const DenseShape s{DenseForm::official_fp8, 700, c.rows, columns};
-    const Operands o = random_operands(rng, s);
-    const auto weight = streamed(o.weight);
-    const auto all = run(s, weight, o.x);
-    for (const int64_t first : {0, 63, 130, 690}) {
-      DenseShape few = s;
-      few.m = 10;
-      const auto found = run(few, weight,
-                             std::vector<uint16_t>(o.x.begin() + first * columns,
-                                                   o.x.begin() + (first + few.m) * columns));
-      int64_t num_different = 0;
-      for (size_t i = 0; i < found.size(); ++i)
-        num_different += found[i] != all[first * s.rows + i];
-      EXPECT_EQ(num_different, 0) << "rows " << c.rows << " columns " << columns << " from row "
-                                  << first;
-    }
-  }
+  for (const int64_t columns : {384, 1024, 1152, 4096}) expect_many_as_few(2456, columns);
+  for (const int64_t columns : {128, 640, 1024, 1280, 4224}) expect_many_as_few(4424, columns);
 }
 
-// Unquantised: many rows of floats, the same rows in bf16, and few.
 TEST_F(DenseProduct, ManyUnquantisedRowsHaveTheBitsOfFew) {
-  Rng rng(4);
-  for (const int64_t columns : {1024, 2048}) {
-    DenseShape s{DenseForm::unquantised, 700, 8192, columns, 2, true};
-    const Operands o = random_operands(rng, s);
-    const auto weight = streamed(o.weight);
-    const int64_t width = s.groups * columns;
-    const auto of_rows = [&](const DenseShape& shape, const auto& x) {
-      const Result<DensePlan> plan = make_dense_plan(device_, shape);
-      EXPECT_TRUE(plan.has_value()) << plan.error().message();
-      const auto x_there = put(x), y = room(shape.m * s.rows * 4),
-                 scratch = room(std::max<int64_t>(16, plan->scratch_bytes));
-      launch_dense(*plan, stream_, x_there.data(), width, weight.data(), y.data(), s.rows,
-                   scratch.data());
-      return get<float>(y);
-    };
-    const std::vector<float> x = testing::floats_of(o.x);
-    const auto all = of_rows(s, x);
-    DenseShape narrow = s;
-    narrow.bf16_x = true;
-    ASSERT_TRUE(dense_takes_bf16_x(device_, narrow));
-    EXPECT_EQ(of_rows(narrow, o.x), all);
-    for (const int64_t first : {0, 63, 130, 690}) {
-      DenseShape few = s;
-      few.m = 10;
-      const auto found = of_rows(
-          few, std::vector<float>(x.begin() + first * width, x.begin() + (first + few.m) * width));
-      EXPECT_TRUE(std::equal(found.begin(), found.end(), all.begin() + first * s.rows))
-          << "columns " << columns << " from row " << first;
-    }
-    narrow.m = 10;
-    EXPECT_FALSE(make_dense_plan(device_, narrow).has_value());
+  for (const int64_t columns : {1024, 2048}) expect_wide_as_few(8192, columns);
+}
+
+// Of each kernel: rows that are prepared and that are not, blocks of 64 and of 128 rows with few
+// columns and with many, rows of floats.
+TEST_F(DenseProduct, SmallCase) {
+  expect_rows_alone(144, 1408);
+  for (const int64_t rows : {1280, 2816}) {
+    for (const int64_t columns : {128, 1152}) expect_many_as_few(rows, columns);
   }
+  expect_wide_as_few(4352, 1024);
 }
 
 TEST_F(DenseProduct, APlanNamesWhatItCannotTake) {

@@ -99,6 +99,12 @@ class ExpertLayer : public testing::CudaTest {
     return get<uint16_t>(out);
   }
 
+  // Of max_tokens tokens, some.
+  void expect_tokens_alone(const ExpertShape& shape);
+  // tokens_of[e] tokens take expert e.
+  void expect_many_as_few(const std::vector<int64_t>& tokens_of, int64_t k, int64_t hidden,
+                          int64_t inner);
+
   ExpertShape shape_;
   std::vector<Expert> experts_;
   DeviceBuffer gate_up_, down_;
@@ -177,30 +183,34 @@ TEST_F(ExpertLayer, EqualsTheFormula) {
   }
 }
 
-TEST_F(ExpertLayer, ATokenDoesNotDependOnTheOthers) {
-  for (const ExpertForm form : {ExpertForm::official, ExpertForm::official_fp8}) {
-    make({form, 100, 6, 4, 1152, 384, 10});  // most experts take two tiles, or three
-    Rng rng(5);
-    const Batch all = random_batch(rng, 100);
-    const auto expected = run(all);
-    ASSERT_EQ(expected, run(all));
-    for (const int64_t tokens : {1, 2, 3, 5, 6, 7, 9, 17, 30, 60}) {
-      for (int64_t first = 0; first + tokens <= 100; first += 19) {
-        Batch few;
-        few.x.assign(all.x.begin() + first * shape_.hidden_size,
-                     all.x.begin() + (first + tokens) * shape_.hidden_size);
-        few.ids.assign(all.ids.begin() + first * shape_.k,
-                       all.ids.begin() + (first + tokens) * shape_.k);
-        few.weights.assign(all.weights.begin() + first * shape_.k,
-                           all.weights.begin() + (first + tokens) * shape_.k);
-        const auto found = run(few);
-        int64_t num_different = 0;
-        for (size_t i = 0; i < found.size(); ++i)
-          num_different += found[i] != expected[first * shape_.hidden_size + i];
-        EXPECT_EQ(num_different, 0) << tokens << " tokens from " << first;
-      }
+void ExpertLayer::expect_tokens_alone(const ExpertShape& shape) {
+  make(shape);
+  Rng rng(5);
+  const int64_t count = shape.max_tokens;
+  const Batch all = random_batch(rng, count);
+  const auto expected = run(all);
+  ASSERT_EQ(expected, run(all));
+  for (const int64_t tokens : {1, 2, 3, 5, 6, 7, 9, 17, 30, 60}) {
+    for (int64_t first = 0; first + tokens <= count; first += 19) {
+      Batch few;
+      few.x.assign(all.x.begin() + first * shape_.hidden_size,
+                   all.x.begin() + (first + tokens) * shape_.hidden_size);
+      few.ids.assign(all.ids.begin() + first * shape_.k,
+                     all.ids.begin() + (first + tokens) * shape_.k);
+      few.weights.assign(all.weights.begin() + first * shape_.k,
+                         all.weights.begin() + (first + tokens) * shape_.k);
+      const auto found = run(few);
+      int64_t num_different = 0;
+      for (size_t i = 0; i < found.size(); ++i)
+        num_different += found[i] != expected[first * shape_.hidden_size + i];
+      EXPECT_EQ(num_different, 0) << tokens << " tokens from " << first;
     }
   }
+}
+
+TEST_F(ExpertLayer, ATokenDoesNotDependOnTheOthers) {
+  for (const ExpertForm form : {ExpertForm::official, ExpertForm::official_fp8})
+    expect_tokens_alone({form, 100, 6, 4, 1152, 384, 10});  // most experts take two tiles, or three
 }
 
 // tokens_of[e] pairs of expert e, in any order; -1 fills the rest up.
@@ -213,38 +223,66 @@ std::vector<int32_t> ids_of(Rng& rng, const std::vector<int64_t>& tokens_of, int
 }
 
 // The form for many tokens an expert has the bits of that for few, whatever the experts get.
-TEST_F(ExpertLayer, ManyTokensHaveTheBitsOfFew) {
-  struct Case {
-    std::vector<int64_t> tokens_of;
-    int64_t k, hidden, inner;
-  };
-  const std::vector<int64_t> ragged = {0, 1, 23, 24, 25, 119, 120, 121, 0, 33, 300, 48};
-  for (const Case& c : std::initializer_list<Case>{{ragged, 2, 1152, 384},
-                                                   {ragged, 3, 512, 128},
-                                                   {ragged, 1, 640, 2176},
-                                                   {{0, 517, 0}, 1, 256, 640},
-                                                   {{80, 96, 112, 64}, 4, 4096, 2048}}) {
-    Rng rng(7);
-    const std::vector<int32_t> ids = ids_of(rng, c.tokens_of, c.k);
-    const auto tokens = static_cast<int64_t>(ids.size()) / c.k;
-    make({ExpertForm::official_fp8, tokens, static_cast<int64_t>(c.tokens_of.size()), c.k, c.hidden,
-          c.inner, 10});
-    Batch b = random_batch(rng, tokens);
-    b.ids = ids;
-    const auto few = run(b);
-    const auto few_h = h_;
-    const auto many = run(b, 1);
-    int64_t num_different = 0;
-    for (size_t pair = 0; pair < ids.size(); ++pair) {
-      if (ids[pair] < 0) continue;
-      for (int64_t i = 0; i < c.inner; ++i)
-        num_different += few_h[pair * c.inner + i] != h_[pair * c.inner + i];
-    }
-    EXPECT_EQ(num_different, 0) << "inner activations, hidden " << c.hidden;
-    num_different = 0;
-    for (size_t i = 0; i < few.size(); ++i) num_different += few[i] != many[i];
-    EXPECT_EQ(num_different, 0) << "hidden " << c.hidden << " inner " << c.inner;
+void ExpertLayer::expect_many_as_few(const std::vector<int64_t>& tokens_of, int64_t k,
+                                     int64_t hidden, int64_t inner) {
+  Rng rng(7);
+  const std::vector<int32_t> ids = ids_of(rng, tokens_of, k);
+  const auto tokens = static_cast<int64_t>(ids.size()) / k;
+  make({ExpertForm::official_fp8, tokens, static_cast<int64_t>(tokens_of.size()), k, hidden, inner,
+        10});
+  Batch b = random_batch(rng, tokens);
+  b.ids = ids;
+  const auto few = run(b);
+  const auto few_h = h_;
+  const auto many = run(b, 1);
+  int64_t num_different = 0;
+  for (size_t pair = 0; pair < ids.size(); ++pair) {
+    if (ids[pair] < 0) continue;
+    for (int64_t i = 0; i < inner; ++i)
+      num_different += few_h[pair * inner + i] != h_[pair * inner + i];
   }
+  EXPECT_EQ(num_different, 0) << "inner activations, hidden " << hidden;
+  num_different = 0;
+  for (size_t i = 0; i < few.size(); ++i) num_different += few[i] != many[i];
+  EXPECT_EQ(num_different, 0) << "hidden " << hidden << " inner " << inner;
+}
+
+TEST_F(ExpertLayer, ManyTokensHaveTheBitsOfFew) {
+  const std::vector<int64_t> ragged = {0, 1, 23, 24, 25, 119, 120, 121, 0, 33, 300, 48};
+  expect_many_as_few(ragged, 2, 1152, 384);
+  expect_many_as_few(ragged, 3, 512, 128);
+  expect_many_as_few(ragged, 1, 640, 2176);
+  expect_many_as_few({0, 517, 0}, 1, 256, 640);
+  expect_many_as_few({80, 96, 112, 64}, 4, 4096, 2048);
+}
+
+// Of each kernel: up to two tokens, few an expert, more, and many.
+TEST_F(ExpertLayer, SmallCase) {
+  for (const ExpertForm form : {ExpertForm::official, ExpertForm::official_fp8})
+    expect_tokens_alone({form, 20, 6, 3, 256, 128, 10});
+  expect_many_as_few({0, 1, 25, 121}, 3, 256, 128);
+}
+
+TEST_F(ExpertLayer, APlanNamesWhatItCannotTake) {
+  const ExpertShape good{ExpertForm::official, 3, 4, 2, 256, 128, 10};
+  ASSERT_TRUE(make_expert_plan(device_, good).has_value());
+  const auto refusal = [&](auto change) {
+    ExpertShape shape = good;
+    change(shape);
+    const Result<ExpertPlan> plan = make_expert_plan(device_, shape);
+    return plan ? "none" : plan.error().message();
+  };
+  EXPECT_EQ(refusal([](ExpertShape& s) { s.num_experts = 513; }),
+            "expert layer: expected 1 to 512 experts, found 513");
+  EXPECT_EQ(refusal([](ExpertShape& s) { s.k = 0; }),
+            "expert layer: expected a pick a token, found 0");
+  EXPECT_EQ(refusal([](ExpertShape& s) { s.max_tokens = 12289; }),
+            "expert layer: expected 1 to 24576 pairs, found 24578");
+  EXPECT_EQ(refusal([](ExpertShape& s) { s.hidden_size = 200; }),
+            "expert layer: expected hidden_size in blocks of 128, found 200");
+  EXPECT_EQ(refusal([](ExpertShape& s) { s.moe_intermediate_size = 64; }),
+            "expert layer: expected moe_intermediate_size in blocks of 128, found 64");
+  EXPECT_NE(refusal([](ExpertShape& s) { s.hidden_size = int64_t{1} << 20; }), "none");
 }
 
 // What an id outside the experts names takes part in nothing.

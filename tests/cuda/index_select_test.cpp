@@ -227,6 +227,34 @@ TEST_F(IndexSelect, PrefillRefusesATopkThatDoesNotFit) {
   EXPECT_FALSE(make_index_prefill_plan(device, 0).has_value());
 }
 
+TEST_F(IndexSelect, APlanNamesWhatItCannotTake) {
+  const Side side(gpu_.get());
+  const auto refusal = [&](const IndexShape& shape) {
+    const Result<IndexPlan> plan = make_index_plan(device::cuda::device_of(side.ctx), shape);
+    return plan ? "none" : plan.error().message();
+  };
+  EXPECT_EQ(refusal({1, 1000, 512}), "none");
+  EXPECT_EQ(refusal({0, 1000, 512}), "index selection: expected 1 row to one an SM, found 0");
+  EXPECT_EQ(refusal({1, 1000, 0}), "index selection: expected topk from 1 to 65536, found 0");
+  EXPECT_EQ(refusal({1, 0, 512}), "index selection: expected 1 to 2^26 entries, found 0");
+  EXPECT_EQ(refusal({1000, 1000, 512}), "index selection: expected 1 row to one an SM, found 1000");
+}
+
+// Of each kernel: a prompt, one block a row, several.
+TEST_F(IndexSelect, SmallCase) {
+  Rng rng(17);
+  constexpr int64_t kRows = 256, kTopk = 32;
+  std::vector<Keys> keys = {random_keys(rng, 300, true)};
+  const Queries queries(rng, kRows);
+  expect_same(run_pieces(keys, queries, 40, {kRows}, kTopk, 1),
+              run_pieces(keys, queries, 40, {250, 6}, kTopk, 1), kTopk, "prompt");
+  std::vector<Keys> two = {random_keys(rng, 5000, false), random_keys(rng, 500, false)};
+  const Picks both = run(two, queries, {5000, 500}, kTopk);
+  two.pop_back();
+  const Picks alone = run(two, queries, {5000}, kTopk);
+  EXPECT_TRUE(std::equal(alone.selected.begin(), alone.selected.end(), both.selected.begin()));
+}
+
 TEST_F(IndexSelect, TheSizeOfBlocksDoesNotMatter) {
   Rng rng(14);
   constexpr int64_t kRows = 260, kCount = 5000, kTopk = 512;

@@ -343,6 +343,46 @@ TEST_F(SparseDecode, ARowDoesNotDependOnTheOthersNorOnTheForm) {
   }
 }
 
+// Of both forms.
+TEST_F(SparseDecode, SmallCase) {
+  Rng rng(16);
+  for (const Entries kind : {Entries::none, Entries::selected, Entries::all}) {
+    const Layer layer = random_layer(rng, kind, 64, 24, 4, {150, 40});
+    std::vector<Row> rows = {random_row(rng, layer, 1, 39, 0.3f)};
+    for (int64_t p = 110; p < 150; ++p) rows.push_back(random_row(rng, layer, 0, p, 0.3f));
+    const std::vector<float> expected = run(layer, rows);
+    for (const size_t row : {0, 1, 40}) {
+      const std::vector<float> found = run(layer, rows, row, row + 1);
+      EXPECT_TRUE(std::equal(found.begin(), found.end(),
+                             expected.begin() + static_cast<int64_t>(row) * layer.heads * kDim))
+          << "entries " << static_cast<int>(kind) << " row " << row;
+    }
+  }
+}
+
+TEST_F(SparseDecode, RefusesWhatItCannotTake) {
+  SparseDecodeParams good = {};
+  good.rows = 1;
+  good.heads = 64;
+  good.scale = kScale;
+  good.window = kWindow;
+  ASSERT_TRUE(check_sparse_decode(good).ok());
+  const auto refusal = [&](auto change) {
+    SparseDecodeParams p = good;
+    change(p);
+    return check_sparse_decode(p).message();
+  };
+  EXPECT_EQ(refusal([](SparseDecodeParams& p) { p.rows = 0; }),
+            "sparse decode: expected 1 to 2^21 rows, found 0");
+  EXPECT_EQ(refusal([](SparseDecodeParams& p) { p.heads = 96; }),
+            "sparse decode: expected 64 n heads, found 96");
+  EXPECT_EQ(refusal([](SparseDecodeParams& p) { p.window = 0; }),
+            "sparse decode: expected a window, found 0");
+  EXPECT_EQ(refusal([](SparseDecodeParams& p) { p.max_entries = -1; }),
+            "sparse decode: expected up to 2^22 entries, found -1");
+  EXPECT_FALSE(refusal([](SparseDecodeParams& p) { p.scale = NAN; }).empty());
+}
+
 TEST_F(SparseDecode, LeavesOtherShapesToThePlainVersion) {
   Side side(gpu_.get());
   SparseAttentionParams p{};

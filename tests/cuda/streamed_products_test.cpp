@@ -20,7 +20,10 @@ namespace cachalot::ops {
 namespace {
 
 using testing::Side;
-using StreamedProducts = testing::GpuTest;
+class StreamedProducts : public testing::GpuTest {
+ protected:
+  void expect_inputs_made(int64_t rows, int64_t columns);
+};
 
 const uint8_t* codes_of(const TestWeight& w) {
   return reinterpret_cast<const uint8_t*>(w.tensor.weight.data);
@@ -179,118 +182,139 @@ MatmulParams product(const float* x, int64_t m, const PackedWeight& w, float* y,
 }
 
 // Products of a call that take several launches run beside each other, and the ops after them
-// beside those: all of them after what makes x, and before what reads their results.
+// beside those: all of them after what makes x, which takes its time, and before what reads their
+// results, of which the largest come last.
 TEST_F(StreamedProducts, LaunchesBesideEachOther) {
   RngStream rng(4, RngPurpose::data, 0);
-  constexpr int64_t kColumns = 1024;
+  constexpr int64_t kColumns = 1024, kRawColumns = 8192, kLast = 256;
   Side host(nullptr), side(gpu_.get());
   device::ExecContext& ctx = side.ctx;
-  std::deque<PackedWeight> weights;
-  for (const WeightFormat format : {WeightFormat::fp8, WeightFormat::bf16, WeightFormat::fp8})
-    weights.push_back(streamed(host, *gpu_, format, kColumns, kColumns, rng));
-  const PackedWeight last = streamed(host, *gpu_, WeightFormat::fp8, 256, kColumns, rng);
-  for (const int64_t m : {1, 2, 7, 9, 40}) {
-    const int64_t n = m * kColumns;
-    for (int round = 0; round < 8; ++round) {
-      const std::vector<float> raw = make_bf16_rows(m, kColumns, rng);
-      const auto run = [&](bool at_once) {
-        float* const rows = side.array(raw);
-        auto* const x = side.room<float>(n);
-        auto* const other = side.room<float>(n);
-        float* const y[] = {side.room<float>(n), side.room<float>(n), side.room<float>(n),
-                            side.room<float>(m * 256), side.room<float>(m * 256)};
-        const auto wait = [&] {
-          if (!at_once) gpu_->synchronize();
-        };
-        rms_norm(ctx, {rows, kColumns, nullptr, x, kColumns, m, kColumns, 1e-6f, true});
-        wait();
-        bool beside = false;
-        std::vector<MatmulParams> products;
-        for (size_t i = 0; i < weights.size(); ++i)
-          products.push_back(product(x, m, weights[i], y[i], true));
-        if (at_once) {
-          products[0].lets_next_in = &beside;
-          grouped_matmul(ctx, products);
-          EXPECT_TRUE(beside);
-        } else {
-          for (const MatmulParams& p : products) {
+  const PackedWeight maker = streamed(host, *gpu_, WeightFormat::fp8, kColumns, kRawColumns, rng),
+                     last = streamed(host, *gpu_, WeightFormat::fp8, kLast, kColumns, rng);
+  struct Part {
+    WeightFormat format;
+    int64_t rows;
+  };
+  constexpr auto kFp8 = WeightFormat::fp8, kBf16 = WeightFormat::bf16;
+  for (const auto& parts :
+       std::initializer_list<std::vector<Part>>{{{kFp8, 12288}, {kBf16, 256}},
+                                                {{kFp8, 256}, {kBf16, 12288}},
+                                                {{kFp8, 1024}, {kBf16, 1024}, {kFp8, 1024}}}) {
+    std::deque<PackedWeight> weights;
+    for (const Part& part : parts)
+      weights.push_back(streamed(host, *gpu_, part.format, part.rows, kColumns, rng));
+    for (const int64_t m : {1, 2, 7, 9, 40}) {
+      for (int round = 0; round < 4; ++round) {
+        const std::vector<float> raw = make_bf16_rows(m, kRawColumns, rng);
+        const auto run = [&](bool at_once) {
+          float* const rows = side.array(raw);
+          auto* const x = side.room<float>(m * kColumns);
+          auto* const other = side.room<float>(m * kColumns);
+          auto* const of_other = side.room<float>(m * kLast);
+          std::vector<MatmulParams> products, readers;
+          for (size_t i = 0; i < parts.size(); ++i) {
+            auto* const y = side.room<float>(m * parts[i].rows);
+            products.push_back(product(x, m, weights[i], y, true));
+            if (parts[i].rows < kColumns) continue;
+            readers.push_back(
+                product(y + parts[i].rows - kColumns, m, last, side.room<float>(m * kLast), true));
+            readers.back().x_stride = parts[i].rows;
+          }
+          const auto wait = [&] {
+            if (!at_once) gpu_->synchronize();
+          };
+          gpu_->synchronize();
+          matmul(ctx, product(rows, m, maker, x, true));
+          wait();
+          bool beside = false;
+          if (at_once) {
+            products[0].lets_next_in = &beside;
+            grouped_matmul(ctx, products);
+            EXPECT_EQ(beside, m <= 8 || parts.size() == 3) << m;
+          } else {
+            for (const MatmulParams& p : products) {
+              matmul(ctx, p);
+              wait();
+            }
+          }
+          {
+            Together together(ctx, beside);
+            together.add(
+                RmsNormParams{x, kColumns, nullptr, other, kColumns, m, kColumns, 1e-6f, true});
+          }
+          wait();
+          for (const MatmulParams& p : readers) {
             matmul(ctx, p);
             wait();
           }
-        }
-        {
-          Together together(ctx, beside);
-          together.add(
-              RmsNormParams{x, kColumns, nullptr, other, kColumns, m, kColumns, 1e-6f, true});
-        }
-        wait();
-        matmul(ctx, product(y[0], m, last, y[3], true));
-        wait();
-        matmul(ctx, product(other, m, last, y[4], true));
-        std::vector<float> all;
-        for (const float* values : {y[0], y[1], y[2], static_cast<float*>(other)}) {
-          const std::vector<float> found = side.read(values, n);
-          all.insert(all.end(), found.begin(), found.end());
-        }
-        for (const float* values : {y[3], y[4]}) {
-          const std::vector<float> found = side.read(values, m * 256);
-          all.insert(all.end(), found.begin(), found.end());
-        }
-        return all;
-      };
-      const std::vector<float> expected = run(false);
-      testing::expect_same(run(true), expected, "m " + std::to_string(m));
+          matmul(ctx, product(other, m, last, of_other, true));
+          std::vector<float> all = side.read(of_other, m * kLast);
+          for (const std::vector<MatmulParams>* made : {&products, &readers}) {
+            for (const MatmulParams& p : *made) {
+              const std::vector<float> found = side.read(p.y, m * p.y_stride);
+              all.insert(all.end(), found.begin(), found.end());
+            }
+          }
+          return all;
+        };
+        const std::vector<float> expected = run(false);
+        testing::expect_same(
+            run(true), expected,
+            "m " + std::to_string(m) + ", first of " + std::to_string(parts[0].rows) + " rows");
+      }
     }
   }
 }
 
 // An op that makes the input, as a part of the product or before it.
-TEST_F(StreamedProducts, InputsThatAreMadeOnTheWay) {
+void StreamedProducts::expect_inputs_made(int64_t rows, int64_t columns) {
   RngStream rng(5, RngPurpose::data, 0);
-  constexpr int64_t kRows = 8192;
-  std::deque<std::vector<float>> weights_of_norms;
+  const std::vector<float> g = make_f32_rows(1, columns, rng);
   Side host(nullptr), side(gpu_.get());
   device::ExecContext& ctx = side.ctx;
+  side.constant(g);
   RmsNormParams norm_of{};
   SwigluParams swiglu_of{};
-  for (const int64_t columns : {384, 1024, 1536, 2048}) {
-    const PackedWeight w = streamed(host, *gpu_, WeightFormat::fp8, kRows, columns, rng);
-    const std::vector<float>& g =
-        side.constant(weights_of_norms.emplace_back(make_f32_rows(1, columns, rng)));
-    for (const int64_t m : {1, 2, 5, 8, 70}) {
-      const std::string what = std::to_string(m) + " of " + std::to_string(columns);
-      const DensePlan plan =
-          make_dense_plan(device::cuda::device_of(ctx), {.form = DenseForm::official_fp8,
-                                                         .m = m,
-                                                         .rows = kRows,
-                                                         .columns = columns,
-                                                         .float_rows = true})
-              .value();
-      EXPECT_TRUE(m > 1 || plan.makes_swiglu) << what;
-      EXPECT_TRUE(m > 1 || columns > 1024 || plan.makes_norm) << what;
-      float* const raw = side.array(make_bf16_rows(m, columns, rng));
-      float* const up = side.array(make_bf16_rows(m, columns, rng));
-      const auto run = [&](bool alone, const auto& make) {
-        auto* const x = side.room<float>(m * columns);
-        auto* const y = side.room<float>(m * kRows);
-        MatmulParams p = product(x, m, w, y, true);
-        make(p, x, alone);
-        matmul(ctx, p);
-        return side.read(y, m * kRows);
-      };
-      const auto norm = [&](MatmulParams& p, float* x, bool alone) {
-        norm_of = {raw, columns, g.data(), x, columns, m, columns, 1e-6f, true};
-        alone ? rms_norm(ctx, norm_of) : void(p.norm = &norm_of);
-      };
-      testing::expect_same(run(false, norm), run(true, norm), what + ", norm");
-      const auto activation = [&](MatmulParams& p, float* x, bool alone) {
-        swiglu_of = {raw, up, nullptr, m, columns, 0.5f, true, x, nullptr};
-        alone ? swiglu(ctx, swiglu_of) : void(p.swiglu = &swiglu_of);
-      };
-      testing::expect_same(run(false, activation), run(true, activation), what + ", swiglu");
-    }
+  const PackedWeight w = streamed(host, *gpu_, WeightFormat::fp8, rows, columns, rng);
+  for (const int64_t m : {1, 2, 5, 8, 70}) {
+    const std::string what = std::to_string(m) + " of " + std::to_string(columns);
+    const DensePlan plan =
+        make_dense_plan(device::cuda::device_of(ctx), {.form = DenseForm::official_fp8,
+                                                       .m = m,
+                                                       .rows = rows,
+                                                       .columns = columns,
+                                                       .float_rows = true})
+            .value();
+    EXPECT_TRUE(m > 1 || plan.makes_swiglu) << what;
+    EXPECT_TRUE(m > 1 || columns > 1024 || plan.makes_norm) << what;
+    float* const raw = side.array(make_bf16_rows(m, columns, rng));
+    float* const up = side.array(make_bf16_rows(m, columns, rng));
+    const auto run = [&](bool alone, const auto& make) {
+      auto* const x = side.room<float>(m * columns);
+      auto* const y = side.room<float>(m * rows);
+      MatmulParams p = product(x, m, w, y, true);
+      make(p, x, alone);
+      matmul(ctx, p);
+      return side.read(y, m * rows);
+    };
+    const auto norm = [&](MatmulParams& p, float* x, bool alone) {
+      norm_of = {raw, columns, g.data(), x, columns, m, columns, 1e-6f, true};
+      alone ? rms_norm(ctx, norm_of) : void(p.norm = &norm_of);
+    };
+    testing::expect_same(run(false, norm), run(true, norm), what + ", norm");
+    const auto activation = [&](MatmulParams& p, float* x, bool alone) {
+      swiglu_of = {raw, up, nullptr, m, columns, 0.5f, true, x, nullptr};
+      alone ? swiglu(ctx, swiglu_of) : void(p.swiglu = &swiglu_of);
+    };
+    testing::expect_same(run(false, activation), run(true, activation), what + ", swiglu");
   }
 }
+
+TEST_F(StreamedProducts, InputsThatAreMadeOnTheWay) {
+  for (const int64_t columns : {384, 1024, 1536, 2048}) expect_inputs_made(8192, columns);
+}
+
+TEST_F(StreamedProducts, SmallCase) { expect_inputs_made(8192, 384); }
 
 TEST_F(StreamedProducts, ExpertLayer) {
   RngStream rng(2, RngPurpose::data, 0);
