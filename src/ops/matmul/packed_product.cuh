@@ -303,26 +303,6 @@ __device__ __forceinline__ Job find_job(const Weight& w, const Rows& rows, int64
   return {0, 0, nullptr};
 }
 
-// Barriers of a block: 1 all consumers; 2 ..: a group's turn to fold.
-template <int kGroup>
-__device__ __forceinline__ void take_turn() {
-  tile::sync_threads<2 + kGroup, 2 * kLanes>();
-}
-template <int kGroup>
-__device__ __forceinline__ void give_turn() {
-  tile::arrive_threads<2 + kGroup, 2 * kLanes>();
-}
-template <int kGroup = 0>
-__device__ __forceinline__ void take_turn_of(int group) {
-  if (group == kGroup) return take_turn<kGroup>();
-  if constexpr (kGroup + 1 < kGroups) take_turn_of<kGroup + 1>(group);
-}
-template <int kGroup = 0>
-__device__ __forceinline__ void give_turn_to(int group) {
-  if (group == kGroup) return give_turn<kGroup>();
-  if constexpr (kGroup + 1 < kGroups) give_turn_to<kGroup + 1>(group);
-}
-
 // Shared memory: stages, x [kRows, x_stride], totals [kRows, 64].
 template <WeightFormat kFormat, bool kBf16, int kRows>
 __global__ void __launch_bounds__(kThreads)
@@ -330,6 +310,7 @@ __global__ void __launch_bounds__(kThreads)
                    int num_stages, int x_stride) {
   extern __shared__ __align__(128) uint8_t smem[];
   __shared__ Ring ring;
+  __shared__ tile::Mbarrier turns[kGroups];  // a group's, to fold: the one before it has folded
   __shared__ Job shared_job;
   constexpr int kInputs = kStageInputs<kFormat>;
   constexpr int kStageBytes = bytes_of_inputs(kFormat, kInputs) * kLanes;
@@ -344,7 +325,10 @@ __global__ void __launch_bounds__(kThreads)
   if (rows.data != nullptr) tile::wait_for_producers();
   Job job;
   if (fills) {
-    if (threadIdx.x % 32 == 0) ring.init(num_stages, kLanes / 32);
+    if (threadIdx.x % 32 == 0) {
+      for (tile::Mbarrier& turn : turns) turn.init(kLanes);
+      ring.init(num_stages, kLanes / 32);
+    }
     job = find_job<kRows>(w, rows, blockIdx.x);
     if (threadIdx.x % 32 == 0) shared_job = job;
     __syncwarp();
@@ -379,7 +363,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int k = threadIdx.x; k < w.padded_columns; k += kConsumers)
       x[r * x_stride + k] = k < w.columns ? from[k] : 0.0f;
   }
-  tile::sync_threads<6, kConsumers>();
+  tile::sync_threads<2, kConsumers>();
 
   const int group = tile::uniform(static_cast<int>(threadIdx.x) / kLanes);
   const int lane = threadIdx.x % kLanes;
@@ -390,12 +374,14 @@ __global__ void __launch_bounds__(kThreads)
                            panel_idx * ((w.columns + 127) / 128);
   for (int s = 0; s < group; ++s) consumer.skip();
   float total[kRows] = {};
+  uint32_t turn = 0;
   for (int s = group; s < panel_stages; s += kGroups) {
     const int inputs = min(kInputs, w.padded_columns - s * kInputs);
     const uint8_t* stage = consumer.wait();
     const auto take = [&] {
       if (s == 0) return;
-      take_turn_of(group);
+      turns[group].wait(turn);
+      turn ^= 1;
 #pragma unroll
       for (int r = 0; r < kRows; ++r) total[r] = totals[r * kLanes + lane];
     };
@@ -426,7 +412,7 @@ __global__ void __launch_bounds__(kThreads)
     if (s + 1 < panel_stages) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) totals[r * kLanes + lane] = total[r];
-      give_turn_to((group + 1) % kGroups);
+      turns[(group + 1) % kGroups].arrive();
     }
   }
   const int64_t row = panel_idx * kLanes + lane;
