@@ -21,7 +21,10 @@ using testing::Cut;
 using testing::kCuts;
 using testing::LayerMemory;
 using testing::Side;
-using PlainProducts = testing::GpuTest;
+class PlainProducts : public testing::GpuTest {
+ protected:
+  void expect_attention(const Cut& cut);
+};
 
 // A weight where the side's products read it.
 PackedWeight packed(Side& side, const TestWeight& weight) {
@@ -143,7 +146,7 @@ TEST_F(PlainProducts, Experts) {
   }
 }
 
-TEST_F(PlainProducts, Attention) {
+void PlainProducts::expect_attention(const Cut& cut) {
   std::mt19937 rng(3);
   struct Shape {
     int64_t heads, head_dim, rope_dim;
@@ -158,86 +161,89 @@ TEST_F(PlainProducts, Attention) {
     }
     return values;
   };
-  for (const Cut& cut : kCuts) {
-    for (const Shape& shape : {Shape{3, 64, 16}, Shape{2, 130, 66}}) {
-      for (const KvFormat format : {KvFormat::f32, KvFormat::bf16, KvFormat::fp8}) {
-        const tensor::RowLayout layout =
-            tensor::kv_row_layout(format, shape.head_dim, shape.rope_dim);
-        LayerMemory memory(rng, layout, layout, cut.sequences());
-        std::vector<std::byte> step(static_cast<size_t>(cut.rows() * layout.row_bytes()));
-        const auto fill = [&](std::byte* block, int64_t rows) {
-          const std::vector<float> x = numbers(rows * shape.head_dim, true);
-          for (int64_t i = 0; i < rows; ++i) {
-            encode_kv_row(format, x.data() + i * shape.head_dim, shape.head_dim, shape.rope_dim,
-                          {block + i * layout.data_bytes,
-                           block + rows * layout.data_bytes + i * layout.scale_bytes});
-          }
-        };
-        for (int64_t s = 0; s < cut.sequences(); ++s) {
-          std::byte* own =
-              memory.content.data() + s * (memory.ring_bytes() + memory.blocks_bytes());
-          fill(own, LayerMemory::kCapacity);
-          for (int64_t i = 0; i < LayerMemory::kNumBlocks; ++i)
-            fill(own + memory.ring_bytes() + i * memory.block_bytes(), LayerMemory::kRowsPerBlock);
+  for (const Shape& shape : {Shape{3, 64, 16}, Shape{2, 130, 66}}) {
+    for (const KvFormat format : {KvFormat::f32, KvFormat::bf16, KvFormat::fp8}) {
+      const tensor::RowLayout layout =
+          tensor::kv_row_layout(format, shape.head_dim, shape.rope_dim);
+      LayerMemory memory(rng, layout, layout, cut.sequences());
+      std::vector<std::byte> step(static_cast<size_t>(cut.rows() * layout.row_bytes()));
+      const auto fill = [&](std::byte* block, int64_t rows) {
+        const std::vector<float> x = numbers(rows * shape.head_dim, true);
+        for (int64_t i = 0; i < rows; ++i) {
+          encode_kv_row(format, x.data() + i * shape.head_dim, shape.head_dim, shape.rope_dim,
+                        {block + i * layout.data_bytes,
+                         block + rows * layout.data_bytes + i * layout.scale_bytes});
         }
-        fill(step.data(), cut.rows());
-        constexpr int64_t kTopk = 13, kRatio = 4;
-        std::vector<int32_t> picks, num_picks;
-        const std::vector<int64_t> first_row = cut.first_row();
-        for (int64_t s = 0; s < cut.sequences(); ++s) {
-          for (int64_t i = 0; i < cut.lengths[s]; ++i) {
-            const int64_t visible = (cut.first_position[s] + i + 1) / kRatio;
-            const auto count = static_cast<int32_t>(std::min(visible, kTopk));
-            num_picks.push_back(count);
-            for (int64_t j = 0; j < kTopk; ++j)
-              picks.push_back(j < count ? static_cast<int32_t>(j * visible / count) : -1);
-          }
+      };
+      for (int64_t s = 0; s < cut.sequences(); ++s) {
+        std::byte* own = memory.content.data() + s * (memory.ring_bytes() + memory.blocks_bytes());
+        fill(own, LayerMemory::kCapacity);
+        for (int64_t i = 0; i < LayerMemory::kNumBlocks; ++i)
+          fill(own + memory.ring_bytes() + i * memory.block_bytes(), LayerMemory::kRowsPerBlock);
+      }
+      fill(step.data(), cut.rows());
+      constexpr int64_t kTopk = 13, kRatio = 4;
+      std::vector<int32_t> picks, num_picks;
+      const std::vector<int64_t> first_row = cut.first_row();
+      for (int64_t s = 0; s < cut.sequences(); ++s) {
+        for (int64_t i = 0; i < cut.lengths[s]; ++i) {
+          const int64_t visible = (cut.first_position[s] + i + 1) / kRatio;
+          const auto count = static_cast<int32_t>(std::min(visible, kTopk));
+          num_picks.push_back(count);
+          for (int64_t j = 0; j < kTopk; ++j)
+            picks.push_back(j < count ? static_cast<int32_t>(j * visible / count) : -1);
         }
-        for (const bool bf16 : {false, true}) {
-          const std::vector<float> q = numbers(cut.rows() * shape.heads * shape.head_dim, bf16);
-          const std::vector<float> angles = numbers(cut.rows() * shape.rope_dim, false);
-          std::vector<float> sink = numbers(shape.heads, false);
-          sink[0] = -INFINITY;
-          for (const Keys keys : {window, selected, all, entries_only}) {
-            compare("attention " + std::to_string(shape.head_dim) + " format " +
-                        std::to_string(static_cast<int>(format)) + " keys " + std::to_string(keys) +
-                        (bf16 ? " bf16" : " f32"),
-                    [&](Side& side) {
-                      auto* out = side.room<float>(static_cast<int64_t>(q.size()));
-                      SparseAttentionParams p{};
-                      p.q = side.array(q);
-                      p.heads = shape.heads;
-                      p.head_dim = shape.head_dim;
-                      p.rope_dim = shape.rope_dim;
-                      p.sequences = side.sequences(first_row, cut.first_position);
-                      p.layer_rows = memory.layer_rows(side, memory.put(side));
-                      if (keys != entries_only)
-                        p.step_rows = side.step_rows(side.array(step), cut.rows(), layout);
-                      p.scale = 0.125f;
-                      p.sink = side.table(sink);
-                      p.window = keys == entries_only ? 0 : 100;
-                      p.ratio = keys == window ? 0 : keys == entries_only ? 1 : kRatio;
-                      if (keys == selected) {
-                        p.selected = side.array(picks);
-                        p.num_selected = side.array(num_picks);
-                        p.topk = kTopk;
-                      }
-                      p.format = format;
-                      p.bf16_math = bf16;
-                      p.out = out;
-                      if (keys == all) {
-                        const float* const table = side.array(angles);
-                        p.rotate_back = {table, table + cut.rows() * shape.rope_dim / 2};
-                      }
-                      sparse_attention(side.ctx, p);
-                      return side.read(out, static_cast<int64_t>(q.size()));
-                    });
-          }
+      }
+      for (const bool bf16 : {false, true}) {
+        const std::vector<float> q = numbers(cut.rows() * shape.heads * shape.head_dim, bf16);
+        const std::vector<float> angles = numbers(cut.rows() * shape.rope_dim, false);
+        std::vector<float> sink = numbers(shape.heads, false);
+        sink[0] = -INFINITY;
+        for (const Keys keys : {window, selected, all, entries_only}) {
+          compare("attention " + std::to_string(shape.head_dim) + " format " +
+                      std::to_string(static_cast<int>(format)) + " keys " + std::to_string(keys) +
+                      (bf16 ? " bf16" : " f32"),
+                  [&](Side& side) {
+                    auto* out = side.room<float>(static_cast<int64_t>(q.size()));
+                    SparseAttentionParams p{};
+                    p.q = side.array(q);
+                    p.heads = shape.heads;
+                    p.head_dim = shape.head_dim;
+                    p.rope_dim = shape.rope_dim;
+                    p.sequences = side.sequences(first_row, cut.first_position);
+                    p.layer_rows = memory.layer_rows(side, memory.put(side));
+                    if (keys != entries_only)
+                      p.step_rows = side.step_rows(side.array(step), cut.rows(), layout);
+                    p.scale = 0.125f;
+                    p.sink = side.table(sink);
+                    p.window = keys == entries_only ? 0 : 100;
+                    p.ratio = keys == window ? 0 : keys == entries_only ? 1 : kRatio;
+                    if (keys == selected) {
+                      p.selected = side.array(picks);
+                      p.num_selected = side.array(num_picks);
+                      p.topk = kTopk;
+                    }
+                    p.format = format;
+                    p.bf16_math = bf16;
+                    p.out = out;
+                    if (keys == all) {
+                      const float* const table = side.array(angles);
+                      p.rotate_back = {table, table + cut.rows() * shape.rope_dim / 2};
+                    }
+                    sparse_attention(side.ctx, p);
+                    return side.read(out, static_cast<int64_t>(q.size()));
+                  });
         }
       }
     }
   }
 }
+
+TEST_F(PlainProducts, Attention) {
+  for (const Cut& cut : kCuts) expect_attention(cut);
+}
+
+TEST_F(PlainProducts, SmallCase) { expect_attention(kCuts[3]); }
 
 }  // namespace
 }  // namespace cachalot::ops

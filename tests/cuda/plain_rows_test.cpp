@@ -18,7 +18,10 @@ using testing::Cut;
 using testing::kCuts;
 using testing::LayerMemory;
 using testing::Side;
-using PlainRows = testing::GpuTest;
+class PlainRows : public testing::GpuTest {
+ protected:
+  void expect_selection(const Cut& cut);
+};
 using Rng = std::mt19937;
 
 std::vector<float> floats(Rng& rng, int64_t count) {
@@ -155,62 +158,66 @@ TEST_F(PlainRows, StoreRecentRows) {
   }
 }
 
-TEST_F(PlainRows, SelectEntries) {
+void PlainRows::expect_selection(const Cut& cut) {
   Rng rng(5);
   struct Case {
     int64_t heads, dim, topk;
   };
-  for (const Cut& cut : kCuts) {
-    for (const Case& c : {Case{64, 128, 32}, Case{3, 32, 7}, Case{5, 64, 1}}) {
-      for (const IndexFormat format :
-           {IndexFormat::f32, IndexFormat::bf16, IndexFormat::fp4, IndexFormat::fp8}) {
-        const tensor::RowLayout layout = tensor::index_row_layout(format, c.dim);
-        LayerMemory memory(rng, layout, layout, cut.sequences());
-        if (format == IndexFormat::fp4) {  // codes and scales of some size
-          for (std::byte& byte : memory.content) byte = static_cast<std::byte>(rng() % 16 + 119);
-        } else if (format == IndexFormat::bf16) {
-          for (size_t i = 0; i + 2 <= memory.content.size(); i += 2) {
-            const uint16_t bits =
-                numeric::bf16_from_float(static_cast<float>(static_cast<int>(rng() % 17) - 8) / 4);
-            std::memcpy(memory.content.data() + i, &bits, 2);
-          }
-        } else if (format == IndexFormat::fp8) {
-          for (std::byte& byte : memory.content) byte = static_cast<std::byte>(rng() % 60);
+  for (const Case& c : {Case{64, 128, 32}, Case{3, 32, 7}, Case{5, 64, 1}}) {
+    for (const IndexFormat format :
+         {IndexFormat::f32, IndexFormat::bf16, IndexFormat::fp4, IndexFormat::fp8}) {
+      const tensor::RowLayout layout = tensor::index_row_layout(format, c.dim);
+      LayerMemory memory(rng, layout, layout, cut.sequences());
+      if (format == IndexFormat::fp4) {  // codes and scales of some size
+        for (std::byte& byte : memory.content) byte = static_cast<std::byte>(rng() % 16 + 119);
+      } else if (format == IndexFormat::bf16) {
+        for (size_t i = 0; i + 2 <= memory.content.size(); i += 2) {
+          const uint16_t bits =
+              numeric::bf16_from_float(static_cast<float>(static_cast<int>(rng() % 17) - 8) / 4);
+          std::memcpy(memory.content.data() + i, &bits, 2);
         }
-        // Few values, so that scores tie.
-        std::vector<float> q(static_cast<size_t>(cut.rows() * c.heads * c.dim));
-        for (float& value : q) value = static_cast<float>(static_cast<int>(rng() % 5) - 2);
-        std::vector<float> weight(static_cast<size_t>(cut.rows() * c.heads));
-        for (float& value : weight) value = static_cast<float>(static_cast<int>(rng() % 9) - 4) / 8;
-        weight[0] = std::numeric_limits<float>::quiet_NaN();
-        for (const bool bf16 : {false, true}) {
-          compare("index_select " + std::to_string(c.heads) + " format " +
-                      std::to_string(static_cast<int>(format)) + (bf16 ? " bf16" : " f32"),
-                  [&](Side& side) {
-                    auto* selected = side.room<int32_t>(cut.rows() * (c.topk + 1));
-                    int32_t* num_selected = selected + cut.rows() * c.topk;
-                    IndexSelectParams p{};
-                    p.q = side.array(q);
-                    p.weight = side.array(weight);
-                    p.heads = c.heads;
-                    p.dim = c.dim;
-                    p.sequences = side.sequences(cut.first_row(), cut.first_position);
-                    p.layer_rows = memory.layer_rows(side, memory.put(side));
-                    p.ratio = 1;
-                    p.topk = c.topk;
-                    p.format = format;
-                    p.bf16_math = bf16;
-                    p.round_scores = bf16;
-                    p.selected = selected;
-                    p.num_selected = num_selected;
-                    index_select(side.ctx, p);
-                    return side.read(selected, cut.rows() * (c.topk + 1));
-                  });
-        }
+      } else if (format == IndexFormat::fp8) {
+        for (std::byte& byte : memory.content) byte = static_cast<std::byte>(rng() % 60);
+      }
+      // Few values, so that scores tie.
+      std::vector<float> q(static_cast<size_t>(cut.rows() * c.heads * c.dim));
+      for (float& value : q) value = static_cast<float>(static_cast<int>(rng() % 5) - 2);
+      std::vector<float> weight(static_cast<size_t>(cut.rows() * c.heads));
+      for (float& value : weight) value = static_cast<float>(static_cast<int>(rng() % 9) - 4) / 8;
+      weight[0] = std::numeric_limits<float>::quiet_NaN();
+      for (const bool bf16 : {false, true}) {
+        compare("index_select " + std::to_string(c.heads) + " format " +
+                    std::to_string(static_cast<int>(format)) + (bf16 ? " bf16" : " f32"),
+                [&](Side& side) {
+                  auto* selected = side.room<int32_t>(cut.rows() * (c.topk + 1));
+                  int32_t* num_selected = selected + cut.rows() * c.topk;
+                  IndexSelectParams p{};
+                  p.q = side.array(q);
+                  p.weight = side.array(weight);
+                  p.heads = c.heads;
+                  p.dim = c.dim;
+                  p.sequences = side.sequences(cut.first_row(), cut.first_position);
+                  p.layer_rows = memory.layer_rows(side, memory.put(side));
+                  p.ratio = 1;
+                  p.topk = c.topk;
+                  p.format = format;
+                  p.bf16_math = bf16;
+                  p.round_scores = bf16;
+                  p.selected = selected;
+                  p.num_selected = num_selected;
+                  index_select(side.ctx, p);
+                  return side.read(selected, cut.rows() * (c.topk + 1));
+                });
       }
     }
   }
 }
+
+TEST_F(PlainRows, SelectEntries) {
+  for (const Cut& cut : kCuts) expect_selection(cut);
+}
+
+TEST_F(PlainRows, SmallCase) { expect_selection(kCuts[3]); }
 
 }  // namespace
 }  // namespace cachalot::ops

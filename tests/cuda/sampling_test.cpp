@@ -28,14 +28,13 @@ void expect_cpu_bits(device::Gpu& gpu, const Rows& rows, const std::string& what
   }
 }
 
-// More rows than run at a time, faulty ones among them.
-TEST_F(Sampling, HasTheBitsOfTheCpu) {
+// Random rows, faulty ones among them.
+void expect_cpu_bits(device::Gpu& gpu, int64_t num_rows, const std::vector<int64_t>& words) {
   std::mt19937 random(31);
-  for (const int64_t n : {1, 5, 64, 65, 512, 513, 3000, 20000}) {
-    constexpr int64_t kRows = 150;
+  for (const int64_t n : words) {
     std::vector<Request> requests;
     Rows rows;
-    for (int64_t row = 0; row < kRows; ++row) {
+    for (int64_t row = 0; row < num_rows; ++row) {
       const double spread = 0.25 * (1 + static_cast<int>(random() % 20));
       std::vector<float> of_row = testing::random_logits(random, static_cast<size_t>(n), spread);
       if (row % 29 == 3) of_row.back() = std::numeric_limits<float>::quiet_NaN();
@@ -51,9 +50,16 @@ TEST_F(Sampling, HasTheBitsOfTheCpu) {
       requests.push_back(std::move(request));
     }
     for (Request& request : requests) rows.rows.push_back(request.row());
-    expect_cpu_bits(*gpu_, rows, std::to_string(n) + " words");
+    expect_cpu_bits(gpu, rows, std::to_string(n) + " words");
   }
 }
+
+// More rows than run at a time.
+TEST_F(Sampling, HasTheBitsOfTheCpu) {
+  expect_cpu_bits(*gpu_, 150, {1, 5, 64, 65, 512, 513, 3000, 20000});
+}
+
+TEST_F(Sampling, SmallCase) { expect_cpu_bits(*gpu_, 15, {65, 3000}); }
 
 // A vocabulary of Flash's size: more weights reach top_p than are sorted at a time, and ties are
 // cut.
