@@ -185,7 +185,7 @@ class DistillerTest : public data::DataFiles {
     return out;
   }
 
-  ThreadPool pool_{2};
+  ThreadPool pool_{1};
   device::Arena arena_;
   device::ExecContext ctx_{&pool_, &arena_, device::machine_isa()};
   formats::WeightSource source_;
