@@ -73,6 +73,7 @@ class Automaton {
   // place to return to.
   bool is_tail(const CallEdge& edge) const;
   const Rule& rule(RuleId id) const { return rules_[static_cast<size_t>(id)]; }
+  std::span<const Rule> rules() const { return rules_; }
   RuleId root() const { return root_; }
   int32_t max_nesting() const { return max_nesting_; }
 

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "grammar/pattern_table.h"
+#include "grammar/utf8_bytes.h"
 #include "grammar/utf8_reader.h"
 
 namespace cachalot::grammar {
@@ -16,19 +17,6 @@ struct ByteSequence {
   std::array<uint8_t, 4> first{}, last{};
   size_t length = 0;
 };
-
-size_t encode_utf8(uint32_t code_point, std::array<uint8_t, 4>& out) {
-  if (code_point < 0x80) {
-    out[0] = static_cast<uint8_t>(code_point);
-    return 1;
-  }
-  const size_t length = code_point < 0x800 ? 2 : code_point < 0x10000 ? 3 : 4;
-  constexpr std::array<uint32_t, 5> kLead = {0, 0, 0xC0, 0xE0, 0xF0};
-  for (size_t i = length - 1; i > 0; --i, code_point >>= 6)
-    out[i] = static_cast<uint8_t>(0x80 | (code_point & 0x3F));
-  out[0] = static_cast<uint8_t>(kLead[length] | code_point);
-  return length;
-}
 
 // Cuts where the length changes, and where a continuation byte does not run over its whole range.
 void add_sequences(uint32_t first, uint32_t last, std::vector<ByteSequence>& out) {

@@ -1,6 +1,7 @@
 #include "grammar/pushdown.h"
 
 #include <algorithm>
+#include <bit>
 #include <functional>
 
 namespace cachalot::grammar {
@@ -24,11 +25,24 @@ Pushdown::Pushdown(std::shared_ptr<const Automaton> automaton) : automaton_(std:
   set_ids_.reserve(2 * kUsualSets);
   within_.reserve(2 * kUsualSets);
   sets_.resize(2);  // kDead, kEnded
+  seen_.resize(kMaxSeen);
   const Continuation cut = {kCutMark, -1, 0};
   cut_ = intern_node(std::span(&cut, 1));
   step_.may_end = automaton_->rule(automaton_->root()).may_be_empty;
   push_call(automaton_->root(), {kEndMark, -1, 0});
   start_ = close();
+}
+
+void Pushdown::reserve() {
+  const auto make_room = [](auto& table) { table.reserve(2 * (table.size() + kUsualSets)); };
+  make_room(continuations_);
+  make_room(configurations_);
+  make_room(nodes_);
+  make_room(sets_);
+  make_room(node_ids_);
+  make_room(set_ids_);
+  make_room(within_);
+  make_room(cuts_);
 }
 
 NodeId Pushdown::intern_node(std::span<const Continuation> continuations) {
@@ -53,7 +67,7 @@ NodeId Pushdown::intern_node(std::span<const Continuation> continuations) {
 
 SetId Pushdown::intern_set(std::vector<Configuration>& set, bool may_end, bool left_cut) {
   if (set.empty() && !may_end && !left_cut) return kDead;
-  std::sort(set.begin(), set.end());
+  if (!std::ranges::is_sorted(set)) std::ranges::sort(set);
   const std::span<const Configuration> items(set);
   const uint64_t hash = hash_of(items, 2 + may_end + 2 * left_cut);
   const auto [first, last] = set_ids_.equal_range(hash);
@@ -90,14 +104,27 @@ void Pushdown::reach(int32_t state, NodeId node) {
     if (std::find(reached.begin(), reached.end(), c) == reached.end()) reached.push_back(c);
     return;
   }
-  const auto key = [](const Configuration& known) {
-    return static_cast<uint64_t>(known.node) << 32 | static_cast<uint32_t>(known.state);
-  };
-  if (seen_.empty()) {
-    for (const Configuration& known : reached) seen_.insert(key(known));
+  if (reached.size() == kLookThrough) {
+    for (size_t i = 0; i < kLookThrough; ++i) see(static_cast<uint32_t>(i));
   }
-  if (seen_.insert(key(c)).second) reached.push_back(c);
+  reached.push_back(c);
+  if (!see(static_cast<uint32_t>(reached.size() - 1))) reached.pop_back();
   too_large_ |= reached.size() > kMaxConfigurations;
+}
+
+// Whether step_.reached[i] is new in the table of those.
+bool Pushdown::see(uint32_t i) {
+  const Configuration c = step_.reached[i];
+  const uint64_t key = static_cast<uint64_t>(c.node) << 32 | static_cast<uint32_t>(c.state);
+  constexpr int kShift = 64 - std::countr_zero(kMaxSeen);
+  for (size_t slot = (key * 0x9E3779B97F4A7C15u) >> kShift;; slot = (slot + 1) % kMaxSeen) {
+    Seen& seen = seen_[slot];
+    if (seen.step != num_steps_) {
+      seen = {num_steps_, i};
+      return true;
+    }
+    if (step_.reached[seen.at] == c) return false;
+  }
 }
 
 void Pushdown::return_to(const Continuation& continuation) {
@@ -180,7 +207,11 @@ void Pushdown::tidy(std::vector<Continuation>& continuations, int64_t horizon) c
 // Depths stay apart, for each has its own way to the limit on nesting.
 void Pushdown::unite(std::vector<Configuration>& configurations) {
   const auto place = [this](const Configuration& c) { return std::pair(c.state, depth(c.node)); };
-  if (configurations.size() < 2) return;
+  // Most often, and where sets are large, the states rise.
+  const auto falls = [](const Configuration& a, const Configuration& b) {
+    return a.state >= b.state;
+  };
+  if (std::ranges::adjacent_find(configurations, falls) == configurations.end()) return;
   std::ranges::sort(configurations, {}, place);
   std::vector<Continuation> all;
   auto kept = configurations.begin();
@@ -246,15 +277,35 @@ SetId Pushdown::close() {
   step.reached.clear();
   step.set.clear();
   step.calls.clear();
-  seen_.clear();
+  ++num_steps_;
   step.may_end = step.left_cut = too_large_ = false;
   return made;
 }
 
+// Most bytes are in no edge: they are found together.
+std::array<SetId, 256>& Pushdown::steps_of(SetId set) {
+  if (const int32_t row = sets_[static_cast<size_t>(set)].row; row >= 0)
+    return rows_[static_cast<size_t>(row)];
+  if (rows_.size() == kMaxRows) forget_steps();
+  sets_[static_cast<size_t>(set)].row = static_cast<int32_t>(rows_.size());
+  auto& row = rows_.emplace_back();
+  bytes_ += sizeof row;
+  row.fill(kDead);
+  for (const Configuration& c : configurations(set)) {
+    for (const ByteEdge& edge : automaton_->byte_edges(automaton_->state(c.state)))
+      std::fill(row.begin() + edge.first, row.begin() + edge.last + 1, -1);
+  }
+  return row;
+}
+
 SetId Pushdown::make_step(SetId set, uint8_t byte) {
+  if (steps_of(set)[byte] == kDead) return kDead;
   // Bytes that are in the same edges lead to the same set.
   uint8_t first = 0, last = 255;
+  ways_.clear();
+  size_t num_from = 0;
   for (const Configuration& c : configurations(set)) {
+    const size_t num_before = ways_.size();
     for (const ByteEdge& edge : automaton_->byte_edges(automaton_->state(c.state))) {
       if (edge.last < byte) {
         first = std::max<uint8_t>(first, edge.last + 1);
@@ -264,19 +315,22 @@ SetId Pushdown::make_step(SetId set, uint8_t byte) {
       } else {
         first = std::max(first, edge.first);
         last = std::min(last, edge.last);
-        reach(edge.target, c.node);
+        ways_.push_back({edge.target, c.node});
       }
     }
+    if (ways_.size() > num_before && ++num_from == 1) from_ = c;
   }
-  const SetId next = close();
-  if (rows_.size() == kMaxRows) forget_steps();
-  Set& from = sets_[static_cast<size_t>(set)];
-  if (from.row < 0) {
-    from.row = static_cast<int32_t>(rows_.size());
-    rows_.emplace_back().fill(-1);
-    bytes_ += sizeof(rows_[0]);
+  SetId next = kDead;
+  // Many ways of one configuration are gone once, whatever is beside it.
+  constexpr size_t kManyWays = 8;
+  if (num_from == 1 && ways_.size() >= kManyWays && configurations(set).size() > 1) {
+    std::vector<Configuration> alone = {from_};
+    next = step(intern_set(alone, false, false), byte);
+  } else {
+    for (const Configuration& way : ways_) reach(way.state, way.node);
+    next = close();
   }
-  auto& row = rows_[static_cast<size_t>(from.row)];
+  auto& row = steps_of(set);
   std::fill(row.begin() + first, row.begin() + last + 1, next);
   return next;
 }
@@ -360,25 +414,52 @@ SetId Pushdown::within_horizon(SetId set, int32_t horizon) {
   return intern_set(seen, may_end, left_cut);
 }
 
+// Counted calls are no place to cut: parts would end with every round. They stay, with what they
+// are counted in, where all of a node's lead down to one node that is called otherwise.
+Pushdown::Cut Pushdown::cut_of(NodeId node) {
+  if (const auto it = cuts_.find(node); it != cuts_.end()) return it->second;
+  const Node n = nodes_[static_cast<size_t>(node)];
+  Cut cut = {cut_, node};
+  std::vector<Continuation> counted;
+  for (uint32_t i = 0; i < n.size; ++i) {  // by index: cutting makes nodes
+    const Continuation c = continuations_[n.begin + i];
+    if (c.edge < 0 || automaton_->call_edge(c.edge).max == 1) break;
+    const Cut below = cut_of(c.below);
+    if (i > 0 && below.base != cut.base) break;
+    cut.base = below.base;
+    counted.push_back({c.edge, below.top, c.count});
+  }
+  if (counted.size() == n.size) {
+    std::sort(counted.begin(), counted.end());
+    counted.erase(std::unique(counted.begin(), counted.end()), counted.end());
+    cut.top = intern_node(counted);
+  } else {
+    cut = {cut_, node};
+  }
+  bytes_ += 48;
+  return cuts_[node] = cut;
+}
+
 std::vector<Pushdown::Part> Pushdown::parts(SetId set) {
-  std::vector<Configuration> all(configurations(set).begin(), configurations(set).end());
-  std::sort(all.begin(), all.end(), [](const Configuration& a, const Configuration& b) {
-    return std::pair(a.node, a.state) < std::pair(b.node, b.state);
-  });
+  struct Piece {
+    NodeId base;
+    Configuration cut;
+    auto operator<=>(const Piece&) const = default;
+  };
+  std::vector<Piece> pieces;
+  for (const Configuration& c :
+       std::vector(configurations(set).begin(), configurations(set).end())) {
+    const Cut cut = cut_of(c.node);
+    pieces.push_back({cut.base, {c.state, cut.top}});
+  }
+  std::sort(pieces.begin(), pieces.end());
   std::vector<Part> parts;
-  for (size_t i = 0; i < all.size();) {
-    const NodeId node = all[i].node;
-    // A counted call alone in its node is no place to cut: its part would end with every round.
-    Part part = {kDead, node};
-    NodeId top = cut_;
-    if (const auto below = continuations(node);
-        below.size() == 1 && below[0].edge >= 0 && automaton_->call_edge(below[0].edge).max != 1) {
-      const Continuation counted = {below[0].edge, cut_, below[0].count};
-      part.base = below[0].below;
-      top = intern_node(std::span(&counted, 1));
-    }
-    std::vector<Configuration> cut;
-    for (; i < all.size() && all[i].node == node; ++i) cut.push_back({all[i].state, top});
+  std::vector<Configuration> cut;
+  for (size_t i = 0; i < pieces.size();) {
+    Part part = {kDead, pieces[i].base};
+    cut.clear();
+    for (; i < pieces.size() && pieces[i].base == part.base; ++i) cut.push_back(pieces[i].cut);
+    cut.erase(std::unique(cut.begin(), cut.end()), cut.end());
     part.cut = intern_set(cut, false, false);
     parts.push_back(part);
   }

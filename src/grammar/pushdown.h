@@ -14,13 +14,14 @@
 // Threads  One at a time.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <iterator>
 #include <memory>
 #include <span>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #include "grammar/automaton.h"
@@ -65,6 +66,8 @@ class Pushdown {
   std::vector<int32_t> controls(SetId set);
   bool is_full() const { return bytes_ > kMaxStoreBytes; }
   size_t memory_bytes() const { return bytes_; }
+  // Makes room for as many sets again, so that hardly any step has to.
+  void reserve();
   // Grows with what steps cost; who takes many of them watches it.
   uint64_t work() const { return work_; }
 
@@ -90,6 +93,17 @@ class Pushdown {
   int32_t nesting(SetId set) const { return sets_[static_cast<size_t>(set)].nesting; }
   int32_t max_nesting() const { return automaton_->max_nesting(); }
   size_t num_configurations(SetId set) const { return sets_[static_cast<size_t>(set)].size; }
+  std::span<const Configuration> configurations(SetId set) const {
+    const Set& s = sets_[static_cast<size_t>(set)];
+    return std::span(configurations_).subspan(s.begin, s.size);
+  }
+  // The set of those configurations alone that are kept; whether the text may end is not kept.
+  template <typename Keep>
+  SetId some_of(SetId set, const Keep& keep) {
+    std::vector<Configuration> kept;
+    std::ranges::copy_if(configurations(set), std::back_inserter(kept), keep);
+    return intern_set(kept, false, false);
+  }
 
  private:
   struct Continuation {
@@ -125,29 +139,39 @@ class Pushdown {
     bool may_end = false, left_cut = false;
   };
 
+  // A node cut off above another, down to which counted calls alone lead.
+  struct Cut {
+    NodeId top = 0, base = 0;
+  };
+
+  struct Seen {
+    uint64_t step = 0;  // that it was seen in
+    uint32_t at = 0;    // in its step_.reached
+  };
+
+  static constexpr size_t kMaxSeen = 4 * kMaxConfigurations;
   static constexpr size_t kMaxRows = size_t{1} << 15;
 
+  std::array<SetId, 256>& steps_of(SetId set);
   SetId make_step(SetId set, uint8_t byte);
   void forget_steps();
   SetId intern_set(std::vector<Configuration>& set, bool may_end, bool left_cut);
   NodeId intern_node(std::span<const Continuation> continuations);
   NodeId node_within(NodeId node, int32_t horizon);
+  Cut cut_of(NodeId node);
   // Sorts them and leaves out what the others say; rounds beyond the horizon count as one.
   void tidy(std::vector<Continuation>& continuations, int64_t horizon = kUnbounded) const;
   void unite(std::vector<Configuration>& configurations);
   void return_to(const Continuation& continuation);
   void return_from(NodeId node);
   void reach(int32_t state, NodeId node);
+  bool see(uint32_t i);
   void call_from(const Automaton::State& state, NodeId node);
   void push_call(RuleId rule, Continuation continuation);
   SetId close();
   std::span<const Continuation> continuations(NodeId node) const {
     const Node& n = nodes_[static_cast<size_t>(node)];
     return std::span(continuations_).subspan(n.begin, n.size);
-  }
-  std::span<const Configuration> configurations(SetId set) const {
-    const Set& s = sets_[static_cast<size_t>(set)];
-    return std::span(configurations_).subspan(s.begin, s.size);
   }
 
   std::shared_ptr<const Automaton> automaton_;
@@ -159,12 +183,16 @@ class Pushdown {
   std::unordered_multimap<uint64_t, NodeId> node_ids_;
   std::unordered_multimap<uint64_t, SetId> set_ids_;
   std::unordered_map<uint64_t, NodeId> within_;  // by node and horizon
+  std::unordered_map<NodeId, Cut> cuts_;
   std::unordered_map<int64_t, SetId> control_steps_;
-  std::unordered_set<uint64_t> seen_;  // step_.reached, where that is long
+  std::vector<Seen> seen_;  // step_.reached, where that is long, by hash
+  uint64_t num_steps_ = 1;
   size_t bytes_ = 0;
   uint64_t work_ = 0;
   SetId start_ = kDead;
   NodeId cut_ = 0;
+  std::vector<Configuration> ways_;  // of one step, and one that has them
+  Configuration from_;
   Step step_;
   bool too_large_ = false;
 };

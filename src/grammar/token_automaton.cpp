@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <functional>
 #include <unordered_set>
+#include <utility>
 
 #include "base/check.h"
 
@@ -15,7 +17,8 @@ namespace {
 constexpr uint32_t kManyNodes = 2048;
 // Parts with so many tokens, which most are, do without a row.
 constexpr size_t kFewTokens = 512;
-constexpr size_t kMaxPreparedSets = 2048, kMaxPreparedParts = 1024, kMaxPreparedRows = 128;
+// Of preparing, as work() counts. A row, a part or a run costs so many nodes besides.
+constexpr uint64_t kMaxPreparedWork = 30'000'000, kNodesOfRow = 2048, kNodesOfRun = 16384;
 
 void set_bit(std::span<uint32_t> row, int32_t token) {
   row[static_cast<size_t>(token) / 32] |= 1u << (token % 32);
@@ -33,9 +36,14 @@ size_t num_bits(std::span<const uint32_t> row) {
 TokenAutomaton::TokenAutomaton(std::shared_ptr<const Automaton> automaton,
                                std::shared_ptr<const Vocabulary> vocabulary)
     : vocabulary_(std::move(vocabulary)),
-      pushdown_(std::move(automaton)),
+      pushdown_(automaton),
+      classes_(*automaton),
       runs_(pushdown_, vocabulary_->contents()),
       path_(static_cast<size_t>(vocabulary_->longest_token()) + 1) {
+  if (classes_.is_useful()) {
+    class_trie_.emplace(*vocabulary_, classes_);
+    class_path_.resize(class_trie_->longest() + 1);
+  }
   row_of_.reserve(kUsualSets);
   part_walks_.reserve(kUsualSets);
 }
@@ -59,11 +67,7 @@ SetId TokenAutomaton::step(SetId set, int32_t token) {
   if (vocabulary_->is_control(token)) return pushdown_.step_control(set, token);
   const std::string_view bytes = vocabulary_->text_bytes(token);
   if (bytes.empty()) return Pushdown::kDead;
-  for (const char byte : bytes) {
-    set = pushdown_.step(set, static_cast<uint8_t>(byte));
-    if (set == Pushdown::kDead) break;
-  }
-  return set;
+  return step_all(set, bytes);
 }
 
 Status TokenAutomaton::fill_row(SetId set, std::span<uint32_t> row) {
@@ -91,6 +95,11 @@ Status TokenAutomaton::fill_row(SetId set, std::span<uint32_t> row) {
 }
 
 void TokenAutomaton::prepare() {
+  prepare_rows();
+  pushdown_.reserve();
+}
+
+void TokenAutomaton::prepare_rows() {
   std::vector<SetId> sets;
   std::unordered_set<SetId> known;
   const auto add = [&](SetId set) {
@@ -100,7 +109,8 @@ void TokenAutomaton::prepare() {
   };
   std::vector<uint32_t> row(vocabulary_->row_words());
   add(start());
-  for (size_t i = 0; i < sets.size() && i < kMaxPreparedSets; ++i) {
+  const uint64_t begin = work();
+  for (size_t i = 0; i < sets.size() && work() - begin < kMaxPreparedWork; ++i) {
     const SetId set = sets[i];
     work_limit_ = pushdown_.work() + kMaxRowWork;
     // What lies within parts that were walked before was seen there; no part that is open is.
@@ -113,23 +123,24 @@ void TokenAutomaton::prepare() {
       has_open |= (*walked)->is_open;
       add(pushdown_.after(part.base));
     }
-    if (part_walks_.size() > kMaxPreparedParts || num_rows_made_ > kMaxPreparedRows) return;
     if (has_open && !fill_row(set, row).ok()) return;
     if (!has_new && !has_open) continue;
-    for (uint32_t byte = 0; byte < 256; ++byte)
-      add(pushdown_.step(set, static_cast<uint8_t>(byte)));
+    for (uint8_t byte = 0; byte < 0x80; ++byte) add(pushdown_.step(set, byte));
+    for (uint32_t cls = 0; cls < classes_.num_classes(); ++cls)
+      add(step_all(set, classes_.example(cls)));
     for (const int32_t token : pushdown_.controls(set)) add(pushdown_.step_control(set, token));
   }
 }
 
 Status TokenAutomaton::make_row(SetId set, std::span<uint32_t> row) {
   ++num_rows_made_;
+  num_walked_ += kNodesOfRow;
   work_limit_ = pushdown_.work() + kMaxRowWork;
   CACHALOT_ASSIGN_OR_RETURN(const bool is_whole, make_row_of_parts(set, row));
   if (!is_whole) {
     std::fill(row.begin(), row.end(), 0);
     Walk whole = {.row = row};
-    CACHALOT_RETURN_IF_ERROR(walk(0, num_nodes(), set, whole));
+    CACHALOT_RETURN_IF_ERROR(walk_all(set, whole));
   }
   for (const int32_t token : pushdown_.controls(set)) set_bit(row, token);
   if (pushdown_.may_end(set)) {
@@ -167,13 +178,111 @@ Status TokenAutomaton::walk(uint32_t begin, uint32_t end, SetId set, Walk& walk)
   return walk_nodes(begin, end, set, walk);
 }
 
+Status TokenAutomaton::walk_all(SetId set, Walk& walk) {
+  if (!class_trie_) return this->walk(0, num_nodes(), set, walk);
+  const Halves halves = halves_of(set);
+  if (halves.told == Pushdown::kDead) return this->walk(0, num_nodes(), set, walk);
+  size_t num_others = 0;
+  const SetId told = halves.told;
+  if (const SetId others = halves.others; others != Pushdown::kDead) {
+    CACHALOT_RETURN_IF_ERROR(this->walk(0, num_nodes(), others, walk));
+    num_others = walk.num_configurations;
+  }
+  CACHALOT_RETURN_IF_ERROR(walk_classes(told, num_others, walk));
+  if (walk.num_configurations < kMaxConfigurations) return {};
+  // What sets allow one by one is what they do together, but for the limit on what is in a set.
+  std::ranges::fill(walk.row, 0);
+  if (walk.leaves) walk.leaves->clear();
+  return this->walk(0, num_nodes(), set, walk);
+}
+
+Status TokenAutomaton::walk_classes(SetId set, size_t num_others, Walk& walk) {
+  const auto nodes = class_trie_->nodes();
+  const auto places = vocabulary_->trie();
+  class_path_[0] = {set, num_others};
+  class_tokens_.clear();
+  ++num_class_walks_;
+  for (uint32_t i = 0; i + 1 < nodes.size() && !walk.is_open;) {
+    const ClassNode& node = nodes[i];
+    ++num_walked_;
+    const ClassPlace& from = class_path_[node.depth];
+    ClassPlace here = {step_all(from.set, class_trie_->bytes(node.symbol)), from.num_others};
+    if (here.set == Pushdown::kDead) {
+      i = node.skip;
+      continue;
+    }
+    if (class_tokens_.empty() || class_tokens_.back().second != node.tokens) {
+      class_tokens_.emplace_back(node.tokens, nodes[i + 1].tokens);
+    } else {
+      class_tokens_.back().second = nodes[i + 1].tokens;
+    }
+    // Few sets come up again and again, and most of them need no more than this.
+    const auto at = static_cast<size_t>(here.set);
+    if (seen_in_.size() <= at) seen_in_.resize(2 * at + 2);
+    if (seen_in_[at] == num_class_walks_ && here.num_others == 0) {
+      class_path_[node.depth + 1u] = here;
+      ++i;
+      continue;
+    }
+    if (pushdown_.work() > work_limit_) return too_much_work();
+    note(here.set, walk);
+    const bool is_left = walk.leaves && pushdown_.left_cut(here.set);
+    if (is_left) {
+      for (const uint32_t place : class_trie_->places(i)) add_leave(place, walk);
+    }
+    const auto [told, others] = halves_of(here.set);
+    if (others != Pushdown::kDead) {
+      const size_t num_before = std::exchange(walk.num_configurations, 0);
+      for (const uint32_t place : class_trie_->places(i))
+        CACHALOT_RETURN_IF_ERROR(walk_nodes(place + 1, places[place].skip, others, walk));
+      here.set = told;
+      here.num_others += walk.num_configurations;
+      walk.num_configurations = std::max(num_before, walk.num_configurations);
+    } else if (!is_left && here.num_others == 0) {
+      seen_in_[at] = num_class_walks_;
+    }
+    walk.num_configurations =
+        std::max(walk.num_configurations, pushdown_.num_configurations(here.set) + here.num_others);
+    class_path_[node.depth + 1u] = here;
+    i = here.set == Pushdown::kDead ? node.skip : i + 1;
+  }
+  class_trie_->add_tokens(class_tokens_, walk.row);
+  return {};
+}
+
+TokenAutomaton::Halves TokenAutomaton::halves_of(SetId set) {
+  const auto at = static_cast<size_t>(set);
+  if (halves_.size() <= at) halves_.resize(2 * at + 2);
+  if (halves_[at].told < 0) {
+    const auto is_told = [this](const Configuration& c) { return classes_.is_told(c.state); };
+    const auto all = pushdown_.configurations(set);
+    const auto num_told = static_cast<size_t>(std::ranges::count_if(all, is_told));
+    if (num_told == all.size()) {
+      halves_[at] = {set, Pushdown::kDead};
+    } else if (num_told == 0) {
+      halves_[at] = {Pushdown::kDead, set};
+    } else {
+      const SetId told = pushdown_.some_of(set, is_told);
+      const SetId others = pushdown_.some_of(set, std::not_fn(is_told));
+      halves_[at] = {told, others};
+    }
+  }
+  return halves_[at];
+}
+
+void TokenAutomaton::add_leave(uint32_t node, Walk& walk) const {
+  walk.is_open |= walk.leaves->size() == kManyNodes;
+  if (!walk.is_open) walk.leaves->push_back(node);
+}
+
 Status TokenAutomaton::walk_nodes(uint32_t begin, uint32_t end, SetId set, Walk& walk) {
   const auto nodes = vocabulary_->trie();
   const auto tokens = vocabulary_->trie_tokens();
   if (begin == end) return {};
   path_[nodes[begin].depth] = set;
-  for (uint32_t i = begin; i < end;) {
+  for (uint32_t i = begin; i < end && !walk.is_open;) {
     const TrieNode& node = nodes[i];
+    ++num_walked_;
     const SetId next = pushdown_.step(path_[node.depth], node.byte);
     if (pushdown_.work() > work_limit_) return too_much_work();
     if (next == Pushdown::kDead) {
@@ -184,7 +293,7 @@ Status TokenAutomaton::walk_nodes(uint32_t begin, uint32_t end, SetId set, Walk&
     if (next != walk.noted) note(next, walk);
     for (uint32_t t = node.tokens; t < nodes[i + 1].tokens; ++t) set_bit(walk.row, tokens[t]);
     ++i;
-    if (walk.leaves && i < node.skip && pushdown_.left_cut(next)) walk.leaves->push_back(i - 1);
+    if (walk.leaves && i < node.skip && pushdown_.left_cut(next)) add_leave(i - 1, walk);
     if (i < end && node.skip - i >= kManyNodes) {
       CACHALOT_RETURN_IF_ERROR(this->walk(i, node.skip, next, walk));
       i = node.skip;
@@ -198,6 +307,7 @@ Status TokenAutomaton::walk_run(uint32_t begin, uint32_t end, SetId set, const C
   const auto nodes = vocabulary_->trie();
   const TokenContents& contents = vocabulary_->contents(begin, end);
   const int count = std::min(run.count + contents.before(begin).count, kMaxShortBytes);
+  num_walked_ += kNodesOfRun;
   run_row_.assign(walk.row.size(), 0);
   contents.add_tokens_of(run.inside, count, run_row_);
 
@@ -223,7 +333,7 @@ Status TokenAutomaton::walk_run(uint32_t begin, uint32_t end, SetId set, const C
       walk.row[token / 32] |= run_row_[token / 32] & (1u << (token % 32));
     }
   }
-  walk.leaves_in_run |= run.leaves_cut;
+  walk.is_open |= walk.leaves && run.leaves_cut;
   walk.nesting = std::max(walk.nesting, run.nesting);
   walk.num_configurations = std::max(walk.num_configurations, run.num_configurations);
   for (const auto& list : ends)
@@ -257,7 +367,7 @@ Status TokenAutomaton::walk_after_run(std::span<const uint32_t> list, bool goes_
       const SetId next = pushdown_.step(path_[known], static_cast<uint8_t>(here[known]));
       if (next == Pushdown::kDead) break;
       if (next != walk.noted) note(next, walk);
-      walk.leaves_in_run |= pushdown_.left_cut(next);
+      walk.is_open |= walk.leaves && pushdown_.left_cut(next);
       path_[++known] = next;
     }
     if (known < here.size()) continue;
@@ -272,11 +382,12 @@ Result<const TokenAutomaton::PartWalk*> TokenAutomaton::part_walk(SetId cut) {
     part_walks_.clear();
     part_bytes_ = 0;
   }
+  num_walked_ += kNodesOfRow;
   PartWalk made;
   made.row.resize(vocabulary_->row_words());
   Walk inside = {.row = made.row, .leaves = &made.leaves};
-  CACHALOT_RETURN_IF_ERROR(walk(0, num_nodes(), cut, inside));
-  made.is_open = inside.leaves_in_run;
+  CACHALOT_RETURN_IF_ERROR(walk_all(cut, inside));
+  made.is_open = inside.is_open;
   made.nesting = inside.nesting;
   made.num_configurations = inside.num_configurations;
   if (num_bits(made.row) <= kFewTokens) {

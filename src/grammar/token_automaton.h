@@ -15,12 +15,15 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
 #include "base/status.h"
+#include "grammar/character_classes.h"
 #include "grammar/character_runs.h"
+#include "grammar/class_trie.h"
 #include "grammar/pushdown.h"
 #include "grammar/vocabulary.h"
 
@@ -56,7 +59,8 @@ class TokenAutomaton {
   // Rows that were not there to copy.
   size_t num_rows_made() const { return num_rows_made_; }
   size_t memory_bytes() const {
-    return pushdown_.memory_bytes() + rows_.size() * row_bytes() + part_bytes_;
+    return pushdown_.memory_bytes() + rows_.size() * row_bytes() + part_bytes_ +
+           (class_trie_ ? class_trie_->memory_bytes() : 0);
   }
 
  private:
@@ -67,7 +71,7 @@ class TokenAutomaton {
     std::vector<uint32_t> row;
     std::vector<int32_t> tokens;
     std::vector<uint32_t> leaves;
-    // A run of characters may leave it anywhere: it is no use alone.
+    // It is left nearly anywhere, and so no use alone; the rest of this is not filled in.
     bool is_open = false;
     int32_t nesting = 0;
     size_t num_configurations = 0;
@@ -75,19 +79,41 @@ class TokenAutomaton {
   struct Walk {
     std::span<uint32_t> row;
     std::vector<uint32_t>* leaves = nullptr;
-    bool leaves_in_run = false;
+    bool is_open = false;
     int32_t nesting = 0;
     size_t num_configurations = 0;
     SetId noted = Pushdown::kDead;
   };
 
+  // The configurations of a set in states that the classes tell, and the others.
+  struct Halves {
+    SetId told = -1, others = -1;  // -1: not known yet
+  };
+  struct ClassPlace {
+    SetId set = Pushdown::kDead;
+    size_t num_others = 0;
+  };
+
+  // Grows with what walks cost, in nanoseconds or so.
+  uint64_t work() const { return 8 * num_walked_ + 256 * pushdown_.work(); }
   size_t row_bytes() const { return vocabulary_->row_words() * sizeof(uint32_t); }
   uint32_t num_nodes() const { return static_cast<uint32_t>(vocabulary_->trie().size() - 1); }
+  void prepare_rows();
   void note(SetId set, Walk& walk) const;
   Status too_much_work() const;
   // Trie nodes from begin to end, the children of one place and what is below them. `set` is the
   // set there.
   Status walk(uint32_t begin, uint32_t end, SetId set, Walk& walk);
+  // The whole trie, by classes of characters as far as they are told.
+  Status walk_all(SetId set, Walk& walk);
+  // num_others: configurations that are walked besides.
+  Status walk_classes(SetId set, size_t num_others, Walk& walk);
+  Halves halves_of(SetId set);
+  SetId step_all(SetId set, std::string_view bytes) {
+    for (const char byte : bytes) set = pushdown_.step(set, static_cast<uint8_t>(byte));
+    return set;
+  }
+  void add_leave(uint32_t node, Walk& walk) const;
   Status walk_nodes(uint32_t begin, uint32_t end, SetId set, Walk& walk);
   Status walk_run(uint32_t begin, uint32_t end, SetId set, const CharacterRun& run, Walk& walk);
   // The nodes of the list that are in range and come after characters of the run alone; goes_on:
@@ -101,8 +127,15 @@ class TokenAutomaton {
 
   std::shared_ptr<const Vocabulary> vocabulary_;
   Pushdown pushdown_;
+  CharacterClasses classes_;
+  std::optional<ClassTrie> class_trie_;
   CharacterRuns runs_;
   std::vector<SetId> path_;
+  std::vector<ClassPlace> class_path_;
+  std::vector<std::pair<uint32_t, uint32_t>> class_tokens_;
+  std::vector<uint64_t> seen_in_;  // by set: the last walk by classes that saw it
+  uint64_t num_class_walks_ = 0;
+  std::vector<Halves> halves_;  // by set
   std::unordered_map<SetId, size_t> row_of_;
   std::vector<std::vector<uint32_t>> rows_;
   std::unordered_map<SetId, PartWalk> part_walks_;
@@ -110,6 +143,7 @@ class TokenAutomaton {
   std::vector<uint32_t> run_row_;
   uint64_t work_limit_ = 0;
   size_t num_rows_made_ = 0;
+  uint64_t num_walked_ = 0;  // nodes of tries
 };
 
 }  // namespace cachalot::grammar

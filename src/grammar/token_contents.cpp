@@ -4,37 +4,10 @@
 #include <bit>
 
 #include "base/check.h"
+#include "grammar/utf8_bytes.h"
 
 namespace cachalot::grammar {
 namespace {
-
-// Reads UTF-8 byte by byte.
-struct Utf8Place {
-  int missing = 0;  // bytes of the character that is under way
-  uint32_t bits = 0;
-  uint8_t first = 0x80, last = 0xBF;
-
-  // False where the byte can not come here.
-  bool take(uint8_t byte) {
-    if (missing > 0) {
-      if (byte < first || byte > last) return false;
-      --missing;
-      bits = bits << 6 | (byte & 0x3Fu);
-      first = 0x80;
-      last = 0xBF;
-      return true;
-    }
-    if (byte < 0x80) return true;
-    if (byte < 0xC2 || byte > 0xF4) return false;
-    missing = byte < 0xE0 ? 1 : byte < 0xF0 ? 2 : 3;
-    bits = byte & (0x3Fu >> missing);
-    if (byte == 0xE0) first = 0xA0;
-    if (byte == 0xED) last = 0x9F;  // no surrogates
-    if (byte == 0xF0) first = 0x90;
-    if (byte == 0xF4) last = 0x8F;
-    return true;
-  }
-};
 
 void set_bit(std::span<uint32_t> row, int32_t token) {
   row[static_cast<size_t>(token) / 32] |= 1u << (token % 32);
