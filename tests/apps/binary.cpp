@@ -33,7 +33,8 @@ std::string drain(int fd, pid_t child = -1, const std::string& interrupt_at = ""
 }
 
 std::vector<std::string> words_of(const std::vector<std::string>& arguments) {
-  std::vector<std::string> words = {CACHALOT_BINARY};
+  const char* carried = std::getenv("CACHALOT_TEST_BINARY");  // as CACHALOT_TEST_DATA
+  std::vector<std::string> words = {carried == nullptr ? CACHALOT_BINARY : carried};
   words.insert(words.end(), arguments.begin(), arguments.end());
   return words;
 }

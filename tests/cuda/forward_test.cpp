@@ -96,12 +96,13 @@ class Run {
 
   // And the logits of the last rows. Probed: with what the layers make; nothing waits for the
   // device in between otherwise.
-  void step(std::vector<engine::StepInput> inputs, bool is_probed = true) {
+  void step(std::vector<engine::StepInput> inputs, bool is_probed = true,
+            int64_t most_logits = 300) {
     int64_t rows = 0;
     for (const engine::StepInput& input : inputs) rows += static_cast<int64_t>(input.tokens.size());
     streams_.make_room(rows * width());
     ASSERT_TRUE(runner_.forward(inputs, streams_.data(), is_probed ? &recorder : nullptr).ok());
-    std::vector<int64_t> chosen(static_cast<size_t>(std::min<int64_t>(rows, 300)));
+    std::vector<int64_t> chosen(static_cast<size_t>(std::min(rows, most_logits)));
     std::iota(chosen.begin(), chosen.end(), rows - static_cast<int64_t>(chosen.size()));
     const int64_t count = static_cast<int64_t>(chosen.size()) * config().vocab_size;
     logits_.make_room(count);
@@ -329,6 +330,30 @@ TEST(OfficialFp8, ARowDoesNotDependOnTheOthersAndIsAsNearToExact) {
               picks_of_official, picks_found, picks_between);
   EXPECT_LT(picks_found, 1.09 * picks_of_official);
   EXPECT_LT(picks_between, 1.48 * picks_of_official);
+}
+
+// The logits of a prompt's rows, `piece` rows a step, as the engine runs them.
+Values logits_of_rows(engine::LoadedModel& loaded, int64_t rows, int64_t piece) {
+  Run run(loaded, rows);
+  for (int64_t i = 0; i < rows; i += piece)
+    run.step({{&run.first, run.ids(i, piece)}}, false, piece);
+  Values all;
+  for (const Values& logits : run.recorder.results)
+    all.insert(all.end(), logits.begin(), logits.end());
+  return all;
+}
+
+// reference/infrastructure 8.1, V1.
+TEST(OfficialFp8, TokenByTokenHasTheBitsOfThePrompt) {
+  if (const auto gpu = device::Gpu::open(0); !gpu) GTEST_SKIP() << gpu.error().message();
+  const auto loaded = flash_layers("cuda", "official-fp8");
+  constexpr int64_t kTokens = 1025;
+  const Values expected = logits_of_rows(*loaded, kTokens, kTokens),
+               found = logits_of_rows(*loaded, kTokens, 1);
+  const int64_t vocab = loaded->transformer().config().vocab_size;
+  ASSERT_EQ(expected.size(), static_cast<size_t>(kTokens * vocab));
+  const auto at = std::mismatch(found.begin(), found.end(), expected.begin(), expected.end());
+  EXPECT_TRUE(at.first == found.end()) << "token " << (at.first - found.begin()) / vocab;
 }
 
 TEST(OfficialFp8, IsRefusedOnACpu) {
