@@ -76,7 +76,7 @@ double prompt_limit_s(const engine::Engine& engine, int64_t tokens, const Limits
   const auto n = static_cast<double>(tokens);
   double attention = 0;
   for (int i = 0; i < kSamples; ++i)
-    attention += step_cost(engine, n * (i + 0.5) / kSamples).attention_flops / kSamples;
+    attention += step_cost(engine, n * (i + 0.5) / kSamples).attention.flops / kSamples;
   const auto quantised = static_cast<double>(parameters.active_quantised);
   const auto wide =
       static_cast<double>(parameters.active_wide - parameters.of(formats::Component::head));

@@ -53,7 +53,7 @@ Result<formats::ModelConfig> config_of(const std::string& path, std::string_view
 
 struct Machine {
   device::Isa isa;
-  double flops, bytes_per_s;
+  double flops, f32_flops, bytes_per_s;
 };
 
 // Of a step that reads so many bytes: a step's weights and rows stay in caches where the next one
@@ -62,9 +62,8 @@ Machine measure(int threads, const std::string& precision, double step_bytes) {
   ThreadPool pool(threads);
   const device::Isa isa =
       device::chosen_isa().has_value() ? *device::chosen_isa() : device::machine_isa();
-  return {isa,
-          precision == "exact" ? device::measure_f32_peak(pool, isa)
-                               : device::measure_bf16_peak(pool, isa),
+  const double f32_flops = device::measure_f32_peak(pool, isa);
+  return {isa, precision == "exact" ? f32_flops : device::measure_bf16_peak(pool, isa), f32_flops,
           device::measure_read_bandwidth(
               pool, std::min(device::kUncachedBytes, static_cast<int64_t>(step_bytes)))};
 }
@@ -117,16 +116,19 @@ double peak_memory_bytes() {
 // The better of two measurements, of which one was made before the work and one after it: what a
 // neighbour takes from one of them would make a share too large.
 Machine better_of(const Machine& a, const Machine& b) {
-  return {a.isa, std::max(a.flops, b.flops), std::max(a.bytes_per_s, b.bytes_per_s)};
+  return {a.isa, std::max(a.flops, b.flops), std::max(a.f32_flops, b.f32_flops),
+          std::max(a.bytes_per_s, b.bytes_per_s)};
 }
 
-double limit_seconds(double flops, double bytes, const Machine& machine) {
-  return std::max(flops / machine.flops, bytes / machine.bytes_per_s);
+double limit_seconds(const OpCost& cost, const Machine& machine) {
+  return std::max(cost.flops / (cost.in_f32 ? machine.f32_flops : machine.flops),
+                  cost.bytes / machine.bytes_per_s);
 }
 
 double limit_seconds(const StepCost& cost, const Machine& machine) {
-  return limit_seconds(cost.matrix_flops, cost.matrix_bytes, machine) +
-         limit_seconds(cost.attention_flops, cost.attention_bytes, machine);
+  double seconds = limit_seconds(cost.attention, machine);
+  for (const OpCost& product : cost.products) seconds += limit_seconds(product, machine);
+  return seconds;
 }
 
 // Seconds of the steps in which all of `sequences` decode, greedily.
@@ -180,41 +182,49 @@ Result<std::string> run_batch_bench(const BatchBenchOptions& options) {
   } else {
     CACHALOT_ASSIGN_OR_RETURN(engine, engine::Engine::create(engine_options));
   }
-  std::vector<std::vector<double>> seconds(options.sequences.size());
   const double context =
       static_cast<double>(options.prompt_tokens) + static_cast<double>(options.decode_tokens) / 2;
-  const auto cost_of = [&](size_t i) { return step_cost(*engine, context, options.sequences[i]); };
-  const auto measure_for = [&](size_t i) {
-    return measure(options.threads, options.precision, bytes_of(cost_of(i)));
+  // Of some number of sequences, over all rounds. What memory gives moves within minutes: a step
+  // stands beside the limit that was measured around its round.
+  struct Steps {
+    std::vector<double> seconds, limits, times_limit;  // limits: one a round
+    Machine machine;                                   // of the last round
   };
-  std::vector<Machine> before;
-  for (size_t i = 0; i < seconds.size(); ++i) before.push_back(measure_for(i));
+  std::vector<Steps> all(options.sequences.size());
   for (int64_t round = 0; round < options.rounds; ++round) {
-    for (size_t i = 0; i < seconds.size(); ++i) {
+    for (size_t i = 0; i < all.size(); ++i) {
+      const StepCost cost = step_cost(*engine, context, options.sequences[i]);
+      const Machine before = measure(options.threads, options.precision, bytes_of(cost));
       CACHALOT_ASSIGN_OR_RETURN(const std::vector<double> steps,
                                 batch_seconds(*engine, options.sequences[i], options));
-      seconds[i].insert(seconds[i].end(), steps.begin(), steps.end());
+      Steps& of = all[i];
+      of.machine = better_of(before, measure(options.threads, options.precision, bytes_of(cost)));
+      of.limits.push_back(limit_seconds(cost, of.machine));
+      for (const double step : steps) {
+        of.seconds.push_back(step);
+        of.times_limit.push_back(step / of.limits.back());
+      }
     }
   }
   std::string rows;
-  for (size_t i = 0; i < seconds.size(); ++i) {
-    const Machine machine = better_of(before[i], measure_for(i));
-    const double limit = limit_seconds(cost_of(i), machine);
-    const double step = median(seconds[i]);
+  for (size_t i = 0; i < all.size(); ++i) {
+    const Steps& of = all[i];
+    const double step = median(of.seconds), times_limit = median(of.times_limit);
     // Limits are by the wall clock: on a machine that others use they come out too low.
-    if (!options.cpu_clock) CACHALOT_RETURN_IF_ERROR(check_share("bench batch", limit / step));
+    if (!options.cpu_clock) CACHALOT_RETURN_IF_ERROR(check_share("bench batch", 1 / times_limit));
     rows += fmt::format(
         "{}{{\"sequences\": {}, \"tokens_per_s\": {:.2f}, \"median_s\": {:.6f}, \"min_s\": "
-        "{:.6f}, \"steps\": {}, \"peak_gflops\": {:.1f}, \"read_gb_per_s\": {:.2f}, "
-        "\"limit_s\": {:.6f}, \"times_limit\": {:.3f}}}",
+        "{:.6f}, \"steps\": {}, \"peak_gflops\": {:.1f}, \"f32_gflops\": {:.1f}, "
+        "\"read_gb_per_s\": {:.2f}, \"limit_s\": {:.6f}, \"times_limit\": {:.3f}}}",
         i > 0 ? ", " : "", options.sequences[i], static_cast<double>(options.sequences[i]) / step,
-        step, *std::min_element(seconds[i].begin(), seconds[i].end()), seconds[i].size(),
-        machine.flops / 1e9, machine.bytes_per_s / 1e9, limit, step / limit);
+        step, *std::min_element(of.seconds.begin(), of.seconds.end()), of.seconds.size(),
+        of.machine.flops / 1e9, of.machine.f32_flops / 1e9, of.machine.bytes_per_s / 1e9,
+        median(of.limits), times_limit);
   }
   return fmt::format(
       "{{\"bench\": \"batch\", \"isa\": \"{}\", \"threads\": {}, \"precision\": \"{}\", "
       "\"batch\": [{}]}}",
-      device::isa_name(before[0].isa), engine->num_threads(), options.precision, rows);
+      device::isa_name(all[0].machine.isa), engine->num_threads(), options.precision, rows);
 }
 
 Result<std::string> run_model_bench(const ModelBenchOptions& options) {
@@ -249,8 +259,7 @@ Result<std::string> run_model_bench(const ModelBenchOptions& options) {
       better_of(before, measure(options.threads, options.precision, bytes_of(step)));
 
   const StepCost middle = step_cost(*engine, static_cast<double>(options.prompt_tokens) / 2);
-  const double prefill_flops =
-      (middle.matrix_flops + middle.attention_flops) * static_cast<double>(options.prompt_tokens);
+  const double prefill_flops = flops_of(middle) * static_cast<double>(options.prompt_tokens);
   const double decode_limit = limit_seconds(step, machine);
   const double prefill_share = prefill_flops / median(prefill) / machine.flops;
   const double decode_share = decode_limit / median(decode);
@@ -270,8 +279,7 @@ Result<std::string> run_model_bench(const ModelBenchOptions& options) {
       options.prompt_tokens, median(prefill),
       static_cast<double>(options.prompt_tokens) / median(prefill), prefill_flops, prefill_share,
       options.prompt_tokens, median(decode), *std::min_element(decode.begin(), decode.end()),
-      1.0 / median(decode), step.matrix_bytes + step.attention_bytes,
-      step.matrix_flops + step.attention_flops, decode_share);
+      1.0 / median(decode), bytes_of(step), flops_of(step), decode_share);
 }
 
 Result<std::string> run_context_bench(const ContextBenchOptions& options) {

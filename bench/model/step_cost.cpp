@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "base/rng.h"
-#include "formats/accounting.h"
 
 namespace cachalot::bench {
 
@@ -29,18 +28,20 @@ std::vector<int32_t> random_prompt(int64_t count, int64_t vocab_size) {
 
 StepCost step_cost(const engine::Engine& engine, double context, int64_t sequences) {
   const formats::ModelConfig& c = engine.config();
-  const formats::ParameterCount parameters =
-      formats::count_parameters(c, formats::tensor_inventory(c));
-  const model::ModelWeights& weights = engine.weights();
   const cache::CacheLayout& layout = engine.cache_layout();
   const auto n = static_cast<double>(sequences);
   const double chosen =
       static_cast<double>(c.num_experts_per_tok) / static_cast<double>(c.n_routed_experts);
   StepCost cost{};
-  cost.matrix_flops =
-      2.0 * n * static_cast<double>(parameters.active_quantised + parameters.active_wide);
-  cost.matrix_bytes = static_cast<double>(weights.num_bytes()) -
-                      static_cast<double>(weights.expert_bytes()) * std::pow(1.0 - chosen, n);
+  for (const model::WeightSlot& slot : engine.weights().slots) {
+    if (slot.matrix == nullptr || slot.name.starts_with("mtp.")) continue;
+    const bool is_expert = slot.name.find(".ffn.experts.") != std::string::npos;
+    const auto elements = static_cast<double>(slot.matrix->rows() * slot.matrix->columns());
+    const auto bytes = static_cast<double>(slot.matrix->num_bytes());
+    cost.products.push_back({2.0 * n * elements * (is_expert ? chosen : 1.0),
+                             bytes * (is_expert ? 1.0 - std::pow(1.0 - chosen, n) : 1.0),
+                             slot.matrix->format() == ops::WeightFormat::f32});
+  }
   const std::vector<formats::LayerConfig> layers = formats::layer_configs(c);
   for (int64_t layer = 0; layer < c.num_hidden_layers; ++layer) {
     const cache::LayerStreams& streams = layout.layer(layer);
@@ -49,18 +50,28 @@ StepCost step_cost(const engine::Engine& engine, double context, int64_t sequenc
     const bool csa = layers[layer].attention == formats::AttentionKind::csa;
     const double keys = std::min(context, static_cast<double>(c.sliding_window)) +
                         (csa ? std::min(entries, static_cast<double>(c.index_topk)) : entries);
-    cost.attention_flops += 4.0 * static_cast<double>(c.heads_dim()) * keys;
-    cost.attention_bytes += keys * static_cast<double>(streams.window.row_bytes());
+    cost.attention.flops += 4.0 * static_cast<double>(c.heads_dim()) * keys;
+    cost.attention.bytes += keys * static_cast<double>(streams.window.row_bytes());
     if (!csa) continue;
-    cost.attention_flops += 2.0 * static_cast<double>(c.index_n_heads * c.index_head_dim) * entries;
-    cost.attention_bytes += entries * static_cast<double>(streams.index_key.row_bytes());
+    cost.attention.flops += 2.0 * static_cast<double>(c.index_n_heads * c.index_head_dim) * entries;
+    cost.attention.bytes += entries * static_cast<double>(streams.index_key.row_bytes());
   }
-  cost.attention_flops *= n;
-  cost.attention_bytes *= n;
+  cost.attention.flops *= n;
+  cost.attention.bytes *= n;
   return cost;
 }
 
-double bytes_of(const StepCost& cost) { return cost.matrix_bytes + cost.attention_bytes; }
+double flops_of(const StepCost& cost) {
+  double flops = cost.attention.flops;
+  for (const OpCost& product : cost.products) flops += product.flops;
+  return flops;
+}
+
+double bytes_of(const StepCost& cost) {
+  double bytes = cost.attention.bytes;
+  for (const OpCost& product : cost.products) bytes += product.bytes;
+  return bytes;
+}
 
 Status check_share(const char* name, double share) {
   if (share <= 1) return {};

@@ -300,14 +300,6 @@ int64_t ModelWeights::num_bytes() const {
   return total;
 }
 
-int64_t ModelWeights::expert_bytes() const {
-  int64_t total = 0;
-  for (const LayerWeights& layer : layers) {
-    for (const ExpertWeights& expert : layer.ffn.experts) total += bytes(expert);
-  }
-  return total;
-}
-
 Result<std::unique_ptr<ModelWeights>> load_weights(device::ExecContext& ctx,
                                                    const ModelConfig& config,
                                                    const WeightProvider& source,

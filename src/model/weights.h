@@ -109,8 +109,7 @@ struct ModelWeights {
   std::vector<WeightSlot> slots;                 // all but the embedding and the hash tables
   std::unique_ptr<device::ConstantTwins> twins;  // where a GPU runs the model
 
-  int64_t num_bytes() const;     // of the packed matrices
-  int64_t expert_bytes() const;  // of the decoder layers' routed experts among them
+  int64_t num_bytes() const;  // of the packed matrices
 };
 
 // With a store the matrices lie there, their source is released once it is packed, and the store
