@@ -75,29 +75,26 @@ void each_chain(const MatmulParams& p, Body body) {
     body(begin, std::min(k, begin + p.chain_inputs));
 }
 
-// Chains after the first add to what y holds; rounding waits for the last. sums: task.m rows of
-// kPanelWidth floats.
+// totals, sums: task.m rows of kPanelWidth floats. Sums are added as wide as the panel; rounding
+// waits for the last.
 void run_chains(const MatmulKernels& kernels, const MatmulParams& p, const PanelTask& whole,
-                int64_t lanes, float* copy, float* sums) {
+                int64_t lanes, float* totals, float* sums) {
+  const int64_t width = whole.width, n = whole.m * width;
   each_chain(p, [&](int64_t begin, int64_t end) {
     PanelTask task = whole;
-    task.round_y = false;
     task.first_input = begin;
     task.k = end - begin;
-    task.panel += begin * whole.width * static_cast<int64_t>(sizeof(float));
+    task.panel += begin * width * static_cast<int64_t>(sizeof(float));
     task.x = static_cast<const float*>(whole.x) + begin * whole.m;
-    if (begin > 0) {
-      task.y = sums;
-      task.y_stride = PackedWeight::kPanelWidth;
-    }
-    run_task_on_copy(kernels, task, lanes, copy);
-    for (int64_t i = 0; begin > 0 && i < whole.m; ++i) {
-      for (int64_t lane = 0; lane < lanes; ++lane)
-        whole.y[i * whole.y_stride + lane] += sums[i * PackedWeight::kPanelWidth + lane];
-    }
+    task.y = begin == 0 ? totals : sums;
+    task.y_stride = width;
+    kernels.run(task);
+    for (int64_t i = 0; begin > 0 && i < n; ++i) totals[i] += sums[i];
   });
   if (whole.round_y)
-    kernels.round_rows(whole.y, whole.y_stride, whole.m, lanes, whole.y, whole.y_stride);
+    return kernels.round_rows(totals, width, whole.m, lanes, whole.y, whole.y_stride);
+  for (int64_t i = 0; i < whole.m; ++i)
+    std::copy_n(totals + i * width, lanes, whole.y + i * whole.y_stride);
 }
 
 // One panel times one block of rows. `scratch` is this worker's: the kernel's part, then a padded
