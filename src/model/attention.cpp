@@ -65,8 +65,11 @@ struct QueryProducts {
 QueryProducts query_products(Step& step, const AttentionWeights& weights, Matrix qn,
                              LinearParts parts = {}) {
   QueryProducts products{new_matrix(step, step.rows, weights.wq_b.rows()), {}};
+  std::optional<Matrix> quantised;  // one for all that ask for it
   const auto add = [&](const ops::PackedWeight& weight, Matrix y) {
-    parts.add({quantised_input(step, qn, step.rows, weight), &weight, y});
+    const bool as_it_is = takes_input_as_it_is(step, weight);
+    if (!as_it_is && !quantised) quantised = quantised_input(step, qn, step.rows, weight);
+    parts.add({as_it_is ? qn : *quantised, &weight, y});
   };
   add(weights.wq_b, products.q);
   if (weights.indexer && step.tape == nullptr) {

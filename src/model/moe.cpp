@@ -160,10 +160,10 @@ Matrix activate(Step& step, Matrix gate, Matrix up, const float* weight, int64_t
   return h;
 }
 
-Matrix routed_experts(Step& step, const FfnWeights& weights, const Dispatch& d, Matrix x) {
+// input: quantised as they ask.
+Matrix routed_experts(Step& step, const FfnWeights& weights, const Dispatch& d, Matrix input) {
   const auto& config = step.config;
   const int64_t num_pairs = d.num_pairs;
-  const Matrix input = quantised_input(step, x, step.rows, weights.experts[0].w1);
   const Matrix gate = new_matrix(step, num_pairs, config.moe_intermediate_size);
   const Matrix up = new_matrix(step, num_pairs, config.moe_intermediate_size);
   expert_products(step, weights, d, input, d.token_of_pair,
@@ -187,10 +187,9 @@ struct SharedProducts {
   Matrix up;
 };
 
-// Adds the products to `parts`.
-SharedProducts add_shared_products(Step& step, const ExpertWeights& weights, Matrix x,
+// Adds the products to `parts`. input: quantised as they ask.
+SharedProducts add_shared_products(Step& step, const ExpertWeights& weights, Matrix input,
                                    LinearParts& parts) {
-  const Matrix input = quantised_input(step, x, step.rows, weights.w1);
   const SharedProducts products{new_matrix(step, step.rows, weights.w1.rows()),
                                 new_matrix(step, step.rows, weights.w3.rows())};
   parts.add({input, &weights.w1, products.gate});
@@ -214,9 +213,9 @@ Matrix shared_down(Step& step, const ExpertWeights& weights, Matrix h, LinearPar
   return y;
 }
 
-Matrix shared_expert(Step& step, const ExpertWeights& weights, Matrix x) {
+Matrix shared_expert(Step& step, const ExpertWeights& weights, Matrix input) {
   LinearParts parts;
-  const SharedProducts products = add_shared_products(step, weights, x, parts);
+  const SharedProducts products = add_shared_products(step, weights, input, parts);
   linears(step, step.rows, parts);
   show_shared(step, products);
   const auto [gate, up] = products;
@@ -230,7 +229,8 @@ Matrix shared_expert(Step& step, const ExpertWeights& weights, Matrix x) {
 Matrix streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x) {
   CACHALOT_CHECK(x.stride == x.columns && step.tape == nullptr);
   LinearParts parts;
-  const SharedProducts products = add_shared_products(step, weights.shared_experts, x, parts);
+  const Matrix input = quantised_input(step, x, step.rows, weights.shared_experts.w1);
+  const SharedProducts products = add_shared_products(step, weights.shared_experts, input, parts);
   const Matrix logits = new_matrix(step, step.rows, weights.gate->rows());
   parts.add({x, &*weights.gate, logits, true});
   linears(step, step.rows, parts);
@@ -264,14 +264,25 @@ Matrix streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights
 }  // namespace
 
 Matrix ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x) {
-  if (!weights.gate) return shared_expert(step, weights.shared_experts, x);
+  const ops::PackedWeight& shared_w1 = weights.shared_experts.w1;
+  if (!weights.gate) {
+    return shared_expert(step, weights.shared_experts,
+                         quantised_input(step, x, step.rows, shared_w1));
+  }
   if (weights.streamed != nullptr) return streamed_experts(step, layer_idx, weights, x);
   const ops::RouterParams router =
       router_params(step, layer_idx, weights, linear_f32(step, x, step.rows, *weights.gate));
   autograd::route(step.context(), router);
   const Dispatch d = dispatch(step, chosen_experts(step, layer_idx, weights, router));
-  const Matrix routed = routed_experts(step, weights, d, x);
-  const Matrix shared = shared_expert(step, weights.shared_experts, x);
+  const ops::PackedWeight& routed_w1 = weights.experts[0].w1;
+  const Matrix input = quantised_input(step, x, step.rows, routed_w1);
+  const Matrix routed = routed_experts(step, weights, d, input);
+  // Where a tape records, each has an input of its own: the sum of x's gradients has that order.
+  const bool shares = step.tape == nullptr && takes_input_as_it_is(step, routed_w1) ==
+                                                  takes_input_as_it_is(step, shared_w1);
+  const Matrix shared =
+      shared_expert(step, weights.shared_experts,
+                    shares ? input : quantised_input(step, x, step.rows, shared_w1));
   const Matrix out = new_matrix(step, step.rows, step.config.hidden_size);
   autograd::moe_combine(step.context(), {routed.data, d.pair_of_choice, shared.data, step.rows,
                                          step.config.num_experts_per_tok, out.columns,
