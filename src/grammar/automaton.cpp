@@ -16,6 +16,8 @@ namespace {
 // while text is matched, where one count stands for many.
 constexpr int64_t kMaxWrittenOut = 8;
 constexpr int32_t kNever = INT32_MAX;
+// What joined states may hold, for each state that there was.
+constexpr size_t kMaxJoined = 16;
 
 using Kind = GrammarSource::Kind;
 
@@ -249,18 +251,33 @@ class Compiler {
     at(draft, from).empty_moves.push_back(to);
   }
 
-  // Removes the empty moves. States that may go on in the same ways become one.
+  // Removes the empty moves. States that may go on in the same ways become one, and so do states to
+  // which the same bytes lead from one state: of thousands of words one way is followed, not each.
+  // That could make many states of few; then each way stays alone.
   Status compact(const Draft& draft, size_t rule) {
+    Compact out;
+    CACHALOT_ASSIGN_OR_RETURN(bool is_done, compact(draft, rule, true, out));
+    if (!is_done) {
+      out = {};
+      CACHALOT_ASSIGN_OR_RETURN(is_done, compact(draft, rule, false, out));
+    }
+    for (const Compact::State& state : out.states)
+      num_compact_edges_ += state.bytes.size() + state.controls.size() + state.calls.size();
+    if (num_compact_edges_ > kMaxEdges) return too_large(rule);
+    rules.push_back(std::move(out));
+    return {};
+  }
+  // False where joining makes too much.
+  Result<bool> compact(const Draft& draft, size_t rule, bool joins, Compact& out) {
     std::vector<std::vector<int32_t>> closures;    // of the states that are kept
     std::map<std::vector<int32_t>, int32_t> kept;  // closure: state
     std::vector<int32_t> mark(draft.states.size(), -1);
     std::vector<int32_t> known(draft.states.size(), -1);
     int32_t stamp = 0;
-    const auto keep = [&](int32_t state) {
-      int32_t& id = known[static_cast<size_t>(state)];
-      if (id >= 0) return id;
-      std::vector<int32_t> stack = {state}, closure;
-      mark[static_cast<size_t>(state)] = stamp;
+    size_t num_members = 0;
+    const auto keep_all = [&](std::span<const int32_t> states) {
+      std::vector<int32_t> stack(states.begin(), states.end()), closure;
+      for (const int32_t state : states) mark[static_cast<size_t>(state)] = stamp;
       while (!stack.empty()) {
         const int32_t top = stack.back();
         stack.pop_back();
@@ -278,21 +295,33 @@ class Compiler {
       std::sort(closure.begin(), closure.end());
       work_ += closure.size();
       const auto [it, is_new] = kept.try_emplace(closure, static_cast<int32_t>(closures.size()));
-      if (is_new) closures.push_back(std::move(closure));
-      return id = it->second;
+      if (is_new) {
+        num_members += closure.size();
+        closures.push_back(std::move(closure));
+      }
+      return it->second;
     };
-    Compact out;
+    const auto keep = [&](int32_t state) {
+      int32_t& id = known[static_cast<size_t>(state)];
+      if (id < 0) id = keep_all(std::span(&state, 1));
+      return id;
+    };
+    const auto tidy = [](auto& edges) {
+      std::sort(edges.begin(), edges.end());
+      edges.erase(std::unique(edges.begin(), edges.end()), edges.end());
+    };
     keep(0);
+    std::vector<ByteEdge> bytes;
+    std::vector<int32_t> targets;
+    size_t num_edges = 0;
     for (size_t i = 0; i < closures.size(); ++i) {
       Compact::State& state = out.states.emplace_back();
+      bytes.clear();
       for (size_t k = 0; k < closures[i].size(); ++k) {  // closures grows below
         const int32_t member = closures[i][k];
         const Draft::State& s = draft.states[static_cast<size_t>(member)];
         state.is_final |= member == draft.final;
-        for (ByteEdge edge : s.bytes) {
-          edge.target = keep(edge.target);
-          state.bytes.push_back(edge);
-        }
+        bytes.insert(bytes.end(), s.bytes.begin(), s.bytes.end());
         for (ControlEdge edge : s.controls) {
           edge.target = keep(edge.target);
           state.controls.push_back(edge);
@@ -301,20 +330,26 @@ class Compiler {
           edge.target = keep(edge.target);
           state.calls.push_back(edge);
         }
-        if (work_ > 64 * kMaxEdges) return too_large(rule);
       }
-      const auto tidy = [this](auto& edges) {
-        std::sort(edges.begin(), edges.end());
-        edges.erase(std::unique(edges.begin(), edges.end()), edges.end());
-        num_compact_edges_ += edges.size();
-      };
+      tidy(bytes);
+      for (auto at = bytes.begin(); at != bytes.end();) {
+        ByteEdge edge = *at;
+        targets.clear();
+        do {
+          targets.push_back((at++)->target);
+        } while (joins && at != bytes.end() && at->first == edge.first && at->last == edge.last);
+        edge.target = targets.size() == 1 ? keep(targets[0]) : keep_all(targets);
+        state.bytes.push_back(edge);
+      }
       tidy(state.bytes);
       tidy(state.controls);
       tidy(state.calls);
-      if (num_compact_edges_ > kMaxEdges) return too_large(rule);
+      num_edges += state.bytes.size() + state.controls.size() + state.calls.size();
+      if (joins && num_members + num_edges > kMaxJoined * (draft.states.size() + 16)) return false;
+      if (work_ > 64 * kMaxEdges || num_compact_edges_ + num_edges > kMaxEdges)
+        return too_large(rule);
     }
-    rules.push_back(std::move(out));
-    return {};
+    return true;
   }
 
   const GrammarSource& source_;

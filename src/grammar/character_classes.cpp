@@ -19,7 +19,7 @@ constexpr uint32_t kEnd = kMaxCodePoint + 1;
 constexpr uint32_t kManyLetters = 13, kManyOthers = 64;
 // Bounds of the classes after each of three kinds of sets (choose() below), and of sets of a kind.
 constexpr uint32_t kMaxWithEntries = 16, kMaxWithSmall = 32;
-constexpr size_t kMaxSets = 512, kMaxTogether = 64;
+constexpr size_t kMaxSets = 512, kMaxTogether = 64, kMaxLetterSets = 8;
 
 using Ranges = std::vector<std::pair<uint32_t, uint32_t>>;  // first, last
 
@@ -30,9 +30,11 @@ uint32_t size_in(const Ranges& ranges, uint32_t from, uint32_t to) {
   }
   return size;
 }
+uint32_t num_letters(const Ranges& ranges) {
+  return size_in(ranges, 'a', 'z') + size_in(ranges, 'A', 'Z');
+}
 bool is_large(const Ranges& ranges) {
-  return size_in(ranges, 'a', 'z') + size_in(ranges, 'A', 'Z') >= kManyLetters ||
-         size_in(ranges, 0x80, kMaxCodePoint) >= kManyOthers;
+  return num_letters(ranges) >= kManyLetters || size_in(ranges, 0x80, kMaxCodePoint) >= kManyOthers;
 }
 std::string utf8_of(uint32_t code_point) {
   std::array<uint8_t, 4> bytes{};
@@ -205,6 +207,7 @@ class CharacterClasses::Builder {
                return !sets_[use.set].is_large || follows[use.set] != 0;
              });
     };
+    std::vector<char> is_in_loop(sets_.size());
     find_callers();
     for (size_t i = 0; i < num_states; ++i) {
       const auto state = static_cast<int32_t>(i);
@@ -212,9 +215,13 @@ class CharacterClasses::Builder {
       together_.clear();
       ++stamp_;
       if (is_run(state)) {
+        bool is_loop = false;
         for (const Use& use : uses_of(i)) {
-          if (sets_[use.set].is_large) add_together(use.target);
+          if (!sets_[use.set].is_large) continue;
+          add_together(use.target);
+          is_loop |= use.target == state;
         }
+        for (const Use& use : uses_of(i)) is_in_loop[use.set] |= is_loop;
       } else if (s.call_begin == s.call_end) {
         continue;
       }
@@ -226,7 +233,17 @@ class CharacterClasses::Builder {
           smalls[use.set] += !sets_[use.set].is_large;
       }
     }
-    for (const size_t set : most_used(smalls)) tell(set, kMaxWithSmall);
+    // Letters, if they are many, make many words of one: not those of whole dictionaries.
+    std::vector<size_t> letters;
+    for (const size_t set : most_used(smalls)) {
+      if (num_letters(*sets_[set].ranges) > 0 && !is_in_loop[set]) {
+        letters.push_back(set);
+      } else {
+        tell(set, kMaxWithSmall);
+      }
+    }
+    if (letters.size() > kMaxLetterSets) letters.clear();
+    for (const size_t set : letters) tell(set, kMaxWithSmall);
     finish();
   }
 

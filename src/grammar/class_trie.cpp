@@ -194,43 +194,40 @@ ClassTrie::ClassTrie(const Vocabulary& vocabulary, const CharacterClasses& class
 void ClassTrie::add_tokens(std::span<const std::pair<uint32_t, uint32_t>> ranges,
                            std::span<uint32_t> row) const {
   const auto num_tokens = static_cast<uint32_t>(tokens_.size());
-  std::vector<uint32_t> others;  // of a block nearly all of whose tokens are added
+  std::vector<uint32_t> added(row_words_);
   for (uint32_t begin = 0; begin < num_tokens && !ranges.empty(); begin += kBlock) {
     const uint32_t end = std::min(begin + kBlock, num_tokens);
     uint32_t count = 0;
-    size_t num_ranges = 0;
-    for (; num_ranges < ranges.size() && ranges[num_ranges].first < end; ++num_ranges) {
-      const auto& [from, to] = ranges[num_ranges];
-      count += std::min(to, end) - std::max(from, begin);
+    size_t num_ended = 0;
+    for (const auto& [from, to] : ranges) {
+      if (from < end) count += std::min(to, end) - std::max(from, begin);
       if (to > end) break;
+      ++num_ended;
     }
-    const uint32_t* all = rows_.data() + begin / kBlock * row_words_;
-    const auto here = ranges.first(std::min(num_ranges + 1, ranges.size()));
-    if (2 * count > kBlock) {
-      const uint32_t* added = all;
-      if (count < end - begin) {
-        others.assign(all, all + row_words_);
-        uint32_t at = begin;
-        const auto remove_until = [&](uint32_t until) {
-          for (; at < until; ++at)
-            others[static_cast<size_t>(tokens_[at]) / 32] &= ~(1u << (tokens_[at] % 32));
-        };
-        for (const auto& range : here) {
-          remove_until(std::min(range.first, end));
-          at = std::max(at, range.second);
-        }
-        remove_until(end);
-        added = others.data();
-      }
-      for (size_t word = 0; word < row_words_; ++word) row[word] |= added[word];
-    } else {
+    const auto here = ranges.first(std::min(num_ended + 1, ranges.size()));
+    ranges = ranges.subspan(num_ended);
+    if (2 * count < end - begin) {
       for (const auto& [from, to] : here) {
         for (uint32_t t = std::max(from, begin); t < std::min(to, end); ++t)
-          set_bit(row, tokens_[t]);
+          set_bit(added, tokens_[t]);
       }
+      continue;
     }
-    ranges = ranges.subspan(num_ranges);
+    // All of them, and out with those between the ranges.
+    const uint32_t* all = rows_.data() + begin / kBlock * row_words_;
+    for (size_t word = 0; word < row_words_; ++word) added[word] |= all[word];
+    uint32_t at = begin;
+    const auto remove_until = [&](uint32_t until) {
+      for (; at < until; ++at)
+        added[static_cast<size_t>(tokens_[at]) / 32] &= ~(1u << (tokens_[at] % 32));
+    };
+    for (const auto& range : here) {
+      remove_until(std::min(range.first, end));
+      at = std::max(at, range.second);
+    }
+    remove_until(end);
   }
+  for (size_t word = 0; word < row_words_; ++word) row[word] |= added[word];
 }
 
 }  // namespace cachalot::grammar

@@ -17,6 +17,8 @@ namespace {
 constexpr uint32_t kManyNodes = 2048;
 // Parts with so many tokens, which most are, do without a row.
 constexpr size_t kFewTokens = 512;
+// So many configurations that the classes do not tell are walked one by one.
+constexpr size_t kMaxAlone = 8;
 // Of preparing, as work() counts. A row, a part or a run costs so many nodes besides.
 constexpr uint64_t kMaxPreparedWork = 30'000'000, kNodesOfRow = 2048, kNodesOfRun = 16384;
 
@@ -179,27 +181,46 @@ Status TokenAutomaton::walk(uint32_t begin, uint32_t end, SetId set, Walk& walk)
 }
 
 Status TokenAutomaton::walk_all(SetId set, Walk& walk) {
-  if (!class_trie_) return this->walk(0, num_nodes(), set, walk);
-  const Halves halves = halves_of(set);
-  if (halves.told == Pushdown::kDead) return this->walk(0, num_nodes(), set, walk);
-  size_t num_others = 0;
-  const SetId told = halves.told;
-  if (const SetId others = halves.others; others != Pushdown::kDead) {
-    CACHALOT_RETURN_IF_ERROR(this->walk(0, num_nodes(), others, walk));
-    num_others = walk.num_configurations;
+  const Halves halves = class_trie_ ? halves_of(set) : Halves{Pushdown::kDead, set};
+  const size_t num_others = pushdown_.num_configurations(halves.others);
+  if (halves.told != Pushdown::kDead && num_others == 0) return walk_classes(set, walk);
+  if (num_others > kMaxAlone || pushdown_.num_configurations(set) == 1)
+    return this->walk(0, num_nodes(), set, walk);
+  // What sets allow one by one is what they do together, but for the limit on what is in a set; and
+  // the same ones come up beside others.
+  if (halves.told != Pushdown::kDead) CACHALOT_RETURN_IF_ERROR(add_walk(halves.told, walk));
+  for (size_t i = 0; i < num_others; ++i) {
+    const Configuration one = pushdown_.configurations(halves.others)[i];
+    const SetId alone =
+        pushdown_.some_of(halves.others, [&](const Configuration& c) { return c == one; });
+    CACHALOT_RETURN_IF_ERROR(add_walk(alone, walk));
   }
-  CACHALOT_RETURN_IF_ERROR(walk_classes(told, num_others, walk));
   if (walk.num_configurations < kMaxConfigurations) return {};
-  // What sets allow one by one is what they do together, but for the limit on what is in a set.
+  walk.is_open = false;
   std::ranges::fill(walk.row, 0);
   if (walk.leaves) walk.leaves->clear();
   return this->walk(0, num_nodes(), set, walk);
 }
 
-Status TokenAutomaton::walk_classes(SetId set, size_t num_others, Walk& walk) {
+Status TokenAutomaton::add_walk(SetId set, Walk& walk) {
+  CACHALOT_ASSIGN_OR_RETURN(const PartWalk* part, part_walk(set));
+  walk.is_open |= part->is_open;
+  walk.nesting = std::max(walk.nesting, part->nesting);
+  walk.num_configurations += part->num_configurations;
+  add_row(*part, walk.row);
+  for (const uint32_t leave : part->leaves) add_leave(leave, walk);
+  return {};
+}
+
+void TokenAutomaton::add_row(const PartWalk& part, std::span<uint32_t> row) {
+  for (size_t word = 0; word < part.row.size(); ++word) row[word] |= part.row[word];
+  for (const int32_t token : part.tokens) set_bit(row, token);
+}
+
+Status TokenAutomaton::walk_classes(SetId set, Walk& walk) {
   const auto nodes = class_trie_->nodes();
   const auto places = vocabulary_->trie();
-  class_path_[0] = {set, num_others};
+  class_path_[0] = {set, 0};
   class_tokens_.clear();
   ++num_class_walks_;
   for (uint32_t i = 0; i + 1 < nodes.size() && !walk.is_open;) {
@@ -412,8 +433,7 @@ Result<bool> TokenAutomaton::make_row_of_parts(SetId set, std::span<uint32_t> ro
     if (inside->is_open || pushdown_.depth(part.base) + inside->nesting >= pushdown_.max_nesting())
       return false;
     num_configurations += inside->num_configurations;
-    for (size_t word = 0; word < inside->row.size(); ++word) row[word] |= inside->row[word];
-    for (const int32_t token : inside->tokens) set_bit(row, token);
+    add_row(*inside, row);
     if (inside->leaves.empty()) continue;
     const SetId after = pushdown_.after(part.base);
     if (after == Pushdown::kDead) return false;

@@ -106,8 +106,11 @@ class TokenAutomaton {
   Status walk(uint32_t begin, uint32_t end, SetId set, Walk& walk);
   // The whole trie, by classes of characters as far as they are told.
   Status walk_all(SetId set, Walk& walk);
-  // num_others: configurations that are walked besides.
-  Status walk_classes(SetId set, size_t num_others, Walk& walk);
+  // All of the set's states are told.
+  Status walk_classes(SetId set, Walk& walk);
+  // As walk_all, once for each set.
+  Status add_walk(SetId set, Walk& walk);
+  static void add_row(const PartWalk& part, std::span<uint32_t> row);
   Halves halves_of(SetId set);
   SetId step_all(SetId set, std::string_view bytes) {
     for (const char byte : bytes) set = pushdown_.step(set, static_cast<uint8_t>(byte));
