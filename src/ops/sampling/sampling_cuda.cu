@@ -203,6 +203,27 @@ __device__ double run_sum(const double* values) {
   return sum;
 }
 
+// The first of a run's values, none of which is negative, with which base + sum exceeds the bound,
+// sum growing by one value after the other up to there; or kRunIds.
+__device__ int first_beyond(const double* values, double base, double bound, double& sum) {
+  constexpr int kAtOnce = 16;  // the sums do not wait for the comparisons
+  for (int first = 0; first < kRunIds; first += kAtOnce) {
+    double sums[kAtOnce];
+    double last = sum;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) sums[i] = last += values[first + i];
+    if (base + last > bound) {
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (base + sums[i] > bound) return first + i;
+        sum = sums[i];
+      }
+    }
+    sum = last;
+  }
+  return kRunIds;
+}
+
 // The sum and the count of a run's weights w, whose places past the end are zero. By the block.
 __device__ void sum_weights(const double* w, Run& run) {
   int count = 0;
@@ -395,13 +416,9 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(const __grid_constant__ 
       }
       __syncthreads();
       if (threadIdx.x != 0) continue;
-      for (int i = 0; i < kRunIds && chosen_run == p.num_runs; ++i) {
-        if (before + w[i] > bound) {
-          chosen_run = piece + i;
-        } else {
-          before += w[i];
-        }
-      }
+      if (chosen_run < p.num_runs) continue;
+      const int beyond = first_beyond(w, 0, bound, before);
+      if (beyond < kRunIds) chosen_run = piece + beyond;
     }
     atomicAdd(&num_drawable, num_allowed);
     __syncthreads();
@@ -411,10 +428,8 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(const __grid_constant__ 
     __syncthreads();
     if (threadIdx.x == 0) {
       double sum = 0;
-      for (int i = 0; i < kRunIds && out.id < 0; ++i) {
-        sum += w[i];
-        if (before + sum > bound) out.id = static_cast<int32_t>(first) + i;
-      }
+      const int beyond = first_beyond(w, before, bound, sum);
+      if (beyond < kRunIds) out.id = static_cast<int32_t>(first) + beyond;
       // The bound was rounded up to the sum of all: the last that could be drawn.
       for (int64_t id = p.vocab_size; out.id < 0;) {
         if (weights[--id] > 0) out.id = static_cast<int32_t>(id);
