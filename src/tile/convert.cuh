@@ -62,14 +62,6 @@ __device__ __forceinline__ void e4m3_to_f16(uint32_t codes, uint32_t& first, uin
       : "=r"(first), "=r"(second)
       : "r"(codes));
 }
-// A pair of f16 that came from e4m3 (at most three bits after the point, no f16 subnormals) to
-// bf16,
-// times a power of two: the bits of f16 with the exponent moved are 2^-112 of the value, which one
-// exact product mends. factor: 2^112 times the power, twice.
-__device__ __forceinline__ uint32_t f16_of_e4m3_to_bf16(uint32_t pair, uint32_t factor) {
-  return multiply_bf16((pair & 0x80008000u) | ((pair >> 3) & 0x0FFF0FFFu), factor);
-}
-inline constexpr uint32_t kTwoTo112 = 0x77807780;
 __device__ __forceinline__ float float_from_f16(uint16_t bits) {
   float value;
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
@@ -77,6 +69,7 @@ __device__ __forceinline__ float float_from_f16(uint16_t bits) {
 }
 // Four codes to two pairs of bf16, in order: 2^-120 times the values, which one exact product
 // mends. Not for NaN.
+inline constexpr uint32_t kTwoTo120 = 0x7B807B80;  // its factor, twice
 __device__ __forceinline__ void e4m3_to_bf16(uint32_t codes, uint32_t& first, uint32_t& second) {
   constexpr uint32_t kSign = 0x80008000u, kRest = 0x07F007F0u;
   const uint32_t swapped = __byte_perm(codes, 0, 0x3120);

@@ -124,9 +124,9 @@ struct ChainOrder {
 };
 
 __device__ __forceinline__ void to_bf16(uint32_t codes, uint32_t (&pairs)[2]) {
-  tile::e4m3_to_f16(codes, pairs[0], pairs[1]);
+  tile::e4m3_to_bf16(codes, pairs[0], pairs[1]);
 #pragma unroll
-  for (uint32_t& pair : pairs) pair = tile::f16_of_e4m3_to_bf16(pair, tile::kTwoTo112);
+  for (uint32_t& pair : pairs) pair = tile::multiply_bf16(pair, tile::kTwoTo120);
 }
 
 // A unit of all groups' units, past the last one the last.

@@ -323,14 +323,17 @@ class WarpSums {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           uint32_t top[2], bottom[2];
-          tile::e4m3_to_f16(a[s][2 * half], top[0], top[1]);
-          tile::e4m3_to_f16(a[s][2 * half + 1], bottom[0], bottom[1]);
           if constexpr (kForm == ProductForm::mma_bf16) {
+            tile::e4m3_to_bf16(a[s][2 * half], top[0], top[1]);
+            tile::e4m3_to_bf16(a[s][2 * half + 1], bottom[0], bottom[1]);
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
-              top[i] = tile::f16_of_e4m3_to_bf16(top[i], tile::kTwoTo112);
-              bottom[i] = tile::f16_of_e4m3_to_bf16(bottom[i], tile::kTwoTo112);
+              top[i] = tile::multiply_bf16(top[i], tile::kTwoTo120);
+              bottom[i] = tile::multiply_bf16(bottom[i], tile::kTwoTo120);
             }
+          } else {
+            tile::e4m3_to_f16(a[s][2 * half], top[0], top[1]);
+            tile::e4m3_to_f16(a[s][2 * half + 1], bottom[0], bottom[1]);
           }
 #pragma unroll
           for (int n = 0; n < kTiles; ++n) {
