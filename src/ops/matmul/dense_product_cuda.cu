@@ -337,6 +337,11 @@ void choose(DensePlan& plan) {
   cuda::allow_smem(dense_product_kernel<kForm, kTokens>, plan.smem_bytes);
 }
 
+// Of few rows of x in bf16 two blocks of less memory run on a multiprocessor: one alone takes as
+// long to expand its weights as they take to come.
+constexpr int64_t kPairRows = 2;
+constexpr int64_t kPairBytes = 56 * 1024;
+
 // Stages beside the activations, and what is left for sums: so that two kernels fit an SM and the
 // next one's ring fills while this one ends, or else all of the block's share.
 bool fit(DensePlan& plan, ProductForm form, int64_t budget, int min_stages) {
@@ -396,15 +401,18 @@ Result<DensePlan> make_dense_plan(const cuda::Device& device, const DenseShape& 
   const ProductForm form = s.form == DenseForm::official_fp8 ? ProductForm::wgmma_e4m3
                            : s.form == DenseForm::official   ? ProductForm::mma_f16
                                                              : ProductForm::mma_bf16;
+  const bool pairs = form == ProductForm::mma_bf16 && own_x && s.m <= kPairRows;
   plan.grid = static_cast<int>(
-      std::min<int64_t>(device.num_sms, StreamedLayout{kFp8, s.rows, s.columns}.num_units()));
+      std::min<int64_t>((pairs ? 2 : 1) * device.num_sms,
+                        StreamedLayout{kFp8, s.rows, s.columns}.num_units()));
   const int64_t reserved = 2048;  // the runtime's, the ring's barriers, the units' numbers
   const int64_t shared_budget = device.smem_per_sm_bytes / 2 - reserved;
   const int64_t whole_budget = device.smem_per_block_bytes - reserved;
   bool fits = false;
   plan.tokens = static_cast<int>(std::min<int64_t>(s.m, streamed::kMaxTokens));
   while (true) {
-    fits = fit(plan, form, shared_budget, 4) || fit(plan, form, whole_budget, 3);
+    fits = (pairs && fit(plan, form, kPairBytes, 2)) || fit(plan, form, shared_budget, 4) ||
+           fit(plan, form, whole_budget, 3);
     if (fits || plan.tokens == 1) break;
     plan.tokens /= 2;
   }
