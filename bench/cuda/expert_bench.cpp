@@ -81,7 +81,7 @@ void bench_experts(Harness& h) {
                                tiles =
                                    h.room(pairs * static_cast<int64_t>(sizeof(ops::ExpertTile))),
                                tile_pairs = h.room(pairs * ops::kMaxTileTokens * 4),
-                               arrivals = h.put(std::vector<uint64_t>{0}),
+                               arrivals = h.put(std::vector<uint64_t>(ops::kExpertArrivals)),
                                inner = h.room(pairs * m.inner * 2),
                                y = h.room(pairs * m.hidden * 2),
                                out = h.room(tokens * m.hidden * 2);

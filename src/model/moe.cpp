@@ -51,7 +51,6 @@ ops::RouterParams router_params(Step& step, int64_t layer_idx, const FfnWeights&
                                 Matrix logits) {
   const auto& config = step.config;
   const int64_t k = config.num_experts_per_tok;
-  show(step, "gate", logits, step.rows);
   const int32_t* fixed_ids = nullptr;
   if (!weights.tid2eid.empty()) {
     auto* table_ids = step.exec.arena->allocate<int32_t>(step.rows * k);
@@ -224,54 +223,71 @@ Matrix shared_expert(Step& step, const ExpertWeights& weights, Matrix input) {
   return shared_down(step, weights, h);
 }
 
-// All experts on a GPU that has them streamed: the choice is made beside the shared one's last
-// product.
-Matrix streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x) {
+// All experts on a GPU that has them streamed. Of few rows the choice is made before the shared
+// one's last product, beside which the experts then begin; else beside it.
+Output streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x,
+                        bool may_leave_sum) {
   CACHALOT_CHECK(x.stride == x.columns && step.tape == nullptr);
+  const Matrix logits = new_matrix(step, step.rows, weights.gate->rows());
+  const ops::RouterParams router = router_params(step, layer_idx, weights, logits);
   LinearParts parts;
   const Matrix input = quantised_input(step, x, step.rows, weights.shared_experts.w1);
   const SharedProducts products = add_shared_products(step, weights.shared_experts, input, parts);
-  const Matrix logits = new_matrix(step, step.rows, weights.gate->rows());
   parts.add({x, &*weights.gate, logits, true});
   linears(step, step.rows, parts);
-  const ops::RouterParams router = router_params(step, layer_idx, weights, logits);
+  show(step, "gate", logits, step.rows);
   show_shared(step, products);
+  const auto choose = [&](bool beside_products) {
+    ops::Together together(step.exec, beside_products);
+    step.run_waiting_with(together);
+    together.add(router);
+  };
+  constexpr int64_t kFewRows = 2;
+  const bool choose_first = step.rows <= kFewRows;
+  if (choose_first) choose(false);
   const auto [gate, up] = products;
   const auto clamp = static_cast<float>(step.config.swiglu_limit);
   const ops::SwigluParams hidden = activation(step, gate, up, nullptr, step.rows, clamp, gate);
   LinearParts down;
-  bool beside = false;
-  down.lets_next_in = &beside;
+  bool after_down = false;
+  down.lets_next_in = &after_down;
   if (step.probe == nullptr && takes_input_as_it_is(step, weights.shared_experts.w2)) {
     down.swiglu = &hidden;
   } else {
     ops::swiglu(step.exec, hidden);
   }
   const Matrix shared = shared_down(step, weights.shared_experts, gate, down);
-  ops::Together together(step.exec, beside);
-  step.run_waiting_with(together);
-  together.add(router);
-  together.run();
+  if (!choose_first) choose(after_down);
   const Routing routing = chosen_experts(step, layer_idx, weights, router);
-  const Matrix out = new_matrix(step, step.rows, step.config.hidden_size);
-  ops::expert_layer(step.exec,
-                    {weights.streamed.get(), step.rows, step.config.num_experts_per_tok, x.data,
-                     routing.ids, routing.weights, clamp, shared.data, out.data});
+  const int64_t k = step.config.num_experts_per_tok;
+  ops::ExpertLayerRows p{weights.streamed.get(), step.rows, k, x.data, routing.ids, routing.weights,
+                         clamp, shared.data, nullptr};
+  p.runs_beside = choose_first && after_down;
+  if (may_leave_sum) {
+    p.picks = step.exec.arena->allocate<uint16_t>(step.rows * k * x.columns);
+    ops::expert_layer(step.exec, p);
+    return {{}, ops::ExpertSum{p.picks, k, shared.data}};
+  }
+  const Matrix out = new_matrix(step, step.rows, x.columns);
+  p.out = out.data;
+  ops::expert_layer(step.exec, p);
   show(step, "ffn", out, step.rows);
-  return out;
+  return {out};
 }
 
 }  // namespace
 
-Matrix ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x) {
+Output ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x, bool may_leave_sum) {
   const ops::PackedWeight& shared_w1 = weights.shared_experts.w1;
   if (!weights.gate) {
-    return shared_expert(step, weights.shared_experts,
-                         quantised_input(step, x, step.rows, shared_w1));
+    return {shared_expert(step, weights.shared_experts,
+                          quantised_input(step, x, step.rows, shared_w1))};
   }
-  if (weights.streamed != nullptr) return streamed_experts(step, layer_idx, weights, x);
-  const ops::RouterParams router =
-      router_params(step, layer_idx, weights, linear_f32(step, x, step.rows, *weights.gate));
+  if (weights.streamed != nullptr)
+    return streamed_experts(step, layer_idx, weights, x, may_leave_sum);
+  const Matrix logits = linear_f32(step, x, step.rows, *weights.gate);
+  show(step, "gate", logits, step.rows);
+  const ops::RouterParams router = router_params(step, layer_idx, weights, logits);
   autograd::route(step.context(), router);
   const Dispatch d = dispatch(step, chosen_experts(step, layer_idx, weights, router));
   const ops::PackedWeight& routed_w1 = weights.experts[0].w1;
@@ -288,7 +304,7 @@ Matrix ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x) {
                                          step.config.num_experts_per_tok, out.columns,
                                          step.precision.bf16, out.data});
   show(step, "ffn", out, step.rows);
-  return out;
+  return {out};
 }
 
 }  // namespace cachalot::model

@@ -4,11 +4,13 @@
 #pragma once
 
 #include "model/linear.h"
+#include "model/residual.h"
 #include "model/step.h"
 
 namespace cachalot::model {
 
-// x [rows, hidden_size], the output of ffn_norm; the result likewise.
-Matrix ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x);
+// x [rows, hidden_size], the output of ffn_norm; the result likewise. may_leave_sum: or, where that
+// is faster, what it is the sum of.
+Output ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x, bool may_leave_sum);
 
 }  // namespace cachalot::model

@@ -84,14 +84,21 @@ bool has_boundary_op(const Step& step, const std::optional<HyperWeights>& weight
 
 namespace {
 void run_boundary(Step& step, const HyperWeights& weights, const std::vector<float>& norm,
-                  const float* y, Matrix streams, int64_t rows, const ResidualMix& mix,
-                  float* logits, Matrix out) {
-  ops::hyper_boundary(step.exec, {rows, out.columns, streams.data, y, &weights.fn,
-                                  weights.base.data(), weights.scale.data(), norm.data(), mix.post,
-                                  mix.comb, logits, out.data, step.config.hc_sinkhorn_iters,
-                                  hyper_eps(step), static_cast<float>(step.config.rms_norm_eps)});
+                  const std::optional<Output>& output, Matrix streams, int64_t rows,
+                  const ResidualMix& mix, float* logits, Matrix out) {
+  const bool is_sum = output && output->sum;
+  ops::hyper_boundary(
+      step.exec,
+      {rows, out.columns, streams.data, output && !is_sum ? output->y.data : nullptr, &weights.fn,
+       weights.base.data(), weights.scale.data(), norm.data(), mix.post, mix.comb, logits, out.data,
+       step.config.hc_sinkhorn_iters, hyper_eps(step), static_cast<float>(step.config.rms_norm_eps),
+       is_sum ? &*output->sum : nullptr});
 }
 }  // namespace
+
+bool boundary_takes_sums(const Step& step) {
+  return step.probe == nullptr && step.rows <= ops::kMaxSummedRows;
+}
 
 Boundary new_boundary(Step& step) {
   const int64_t n = step.config.hc_mult;
@@ -101,13 +108,13 @@ Boundary new_boundary(Step& step) {
 }
 
 void pass_boundary(Step& step, const HyperWeights& weights, const std::vector<float>& norm,
-                   const float* y, Matrix streams, const Boundary& boundary) {
+                   const std::optional<Output>& output, Matrix streams, const Boundary& boundary) {
   finish_waiting(step);
-  run_boundary(step, weights, norm, y, streams, step.rows, boundary.mix, boundary.logits,
+  run_boundary(step, weights, norm, output, streams, step.rows, boundary.mix, boundary.logits,
                boundary.x);
   step.waiting.push_back(ops::HyperCombParams{boundary.logits, boundary.mix.comb, step.rows,
                                               step.config.hc_sinkhorn_iters, hyper_eps(step)});
-  if (y != nullptr) show(step, "hc.streams", streams, step.rows);
+  if (output) show(step, "hc.streams", streams, step.rows);
   show(step, "norm", boundary.x, step.rows);
 }
 
@@ -117,7 +124,7 @@ Matrix collapse_streams(Step& step, const std::optional<HyperWeights>& weights,
   if (!weights) return rms_norm(step, streams, rows, norm, eps);
   if (has_boundary_op(step, weights, formats::ResidualKind::mhc)) {
     const Matrix x = new_matrix(step, rows, step.config.hidden_size);
-    run_boundary(step, *weights, norm, nullptr, streams, rows, {}, nullptr, x);
+    run_boundary(step, *weights, norm, {}, streams, rows, {}, nullptr, x);
     return x;
   }
   const int64_t n = step.config.hc_mult;

@@ -5,6 +5,7 @@
 
 #include "model/linear.h"
 #include "model/step.h"
+#include "ops/moe/expert_sum.h"
 
 namespace cachalot::model {
 
@@ -32,6 +33,15 @@ Matrix collapse_streams(Step& step, const std::optional<HyperWeights>& weights,
 bool has_boundary_op(const Step& step, const std::optional<HyperWeights>& weights,
                      formats::ResidualKind kind);
 
+// A sublayer's output: itself, or what it is the sum of.
+struct Output {
+  Matrix y;
+  std::optional<ops::ExpertSum> sum = {};
+};
+
+// Whether a boundary takes sums of the step's rows.
+bool boundary_takes_sums(const Step& step);
+
 // The same arrays before every sublayer of a call.
 struct Boundary {
   Matrix x;  // [rows, hidden_size], the next sublayer's input
@@ -39,9 +49,9 @@ struct Boundary {
   float* logits;  // of mix.comb
 };
 Boundary new_boundary(Step& step);
-// y null: nothing to merge, before the first sublayer. comb waits (Step::waiting) for ops of the
+// output absent: nothing to merge, before the first sublayer. comb waits (Step::waiting) for ops of the
 // sublayer that it can run with.
 void pass_boundary(Step& step, const HyperWeights& weights, const std::vector<float>& norm,
-                   const float* y, Matrix streams, const Boundary& boundary);
+                   const std::optional<Output>& output, Matrix streams, const Boundary& boundary);
 
 }  // namespace cachalot::model

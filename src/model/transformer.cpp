@@ -74,9 +74,9 @@ Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
   auto sublayer = [&](Before own, std::optional<Before> after, auto body) {
     const StepScope scope(step.context());
     if (boundary) {
-      const Matrix y = body(boundary->x);
-      if (!after) return merge(boundary->mix, y);
-      return pass_boundary(step, **after->hyper, *after->norm, y.data, streams, *boundary);
+      const Output output = body(boundary->x);
+      if (!after) return merge(boundary->mix, output.y);
+      return pass_boundary(step, **after->hyper, *after->norm, output, streams, *boundary);
     }
     ResidualMix mix;
     const Matrix before = streams;
@@ -84,18 +84,22 @@ Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
     const Matrix x = rms_norm(step, u, step.rows, *own.norm, eps);
     show(step, "norm", x, step.rows);
     if (*own.hyper) step.recompute(Recomputed::mixed, u.data);
-    const Matrix y = body(x);
+    const Output output = body(x);
     step.recompute(Recomputed::input, x.data);
-    merge(mix, y);
+    merge(mix, output.y);
     if (step.sublayer_idx % step.block_sublayers != 0)
       step.recompute(Recomputed::streams, before.data);
     ++step.sublayer_idx;
   };
   sublayer(before_attention(weights), before_ffn(weights),
-           [&](Matrix x) { return attention(step, layer_idx, layer, weights.attn, x); });
+           [&](Matrix x) { return Output{attention(step, layer_idx, layer, weights.attn, x)}; });
   sublayer(before_ffn(weights),
            next == nullptr ? std::nullopt : std::optional(before_attention(*next)),
-           [&](Matrix x) { return ffn(step, layer_idx, weights.ffn, x); });
+           [&](Matrix x) {
+             const bool may_leave_sum =
+                 boundary && next != nullptr && boundary_takes_sums(step);
+             return ffn(step, layer_idx, weights.ffn, x, may_leave_sum);
+           });
   if (step.probe != nullptr) {
     const OnHost<float> values(step.exec, streams.data, step.rows * streams.stride);
     step.probe->on_streams(layer_idx, values.data(), step.rows);
@@ -113,8 +117,7 @@ Matrix run_layers(Step& step, std::span<const formats::LayerConfig> layers, int6
     fits &= has_boundary_op(step, first_weights[layer - first].hc_attn, layers[layer].residual);
   if (fits) {
     boundary = new_boundary(step);
-    pass_boundary(step, *first_weights->hc_attn, first_weights->attn_norm, nullptr, streams,
-                  *boundary);
+    pass_boundary(step, *first_weights->hc_attn, first_weights->attn_norm, {}, streams, *boundary);
   }
   for (int64_t layer = first; layer < last; ++layer) {
     const formats::LayerConfig& config = layers[layer];

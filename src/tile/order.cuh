@@ -111,15 +111,16 @@ class Mbarrier {
 
 // --- The blocks of a grid that are all resident at once.
 
-// A counter in global memory that starts at zero and only grows: each wait of `num_blocks` blocks
-// adds num_blocks to it. One thread a block calls it; the others wait at a block barrier.
-__device__ __forceinline__ void wait_for_blocks(unsigned long long* counter, uint32_t num_blocks) {
+// A counter in global memory that starts at zero and only grows: each wait adds `all` to it, each
+// block of those that wait `own`. One thread a block calls it; the others wait at a block barrier.
+__device__ __forceinline__ void wait_for_blocks(unsigned long long* counter, uint32_t all,
+                                                uint32_t own = 1) {
   unsigned long long ticket;
-  asm volatile("atom.add.acq_rel.gpu.global.u64 %0, [%1], 1;"
+  asm volatile("atom.add.acq_rel.gpu.global.u64 %0, [%1], %2;"
                : "=l"(ticket)
-               : "l"(counter)
+               : "l"(counter), "l"(uint64_t{own})
                : "memory");
-  const unsigned long long target = (ticket / num_blocks + 1) * num_blocks;
+  const unsigned long long target = (ticket / all + 1) * all;
   unsigned long long seen;
   do {
     asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(seen) : "l"(counter) : "memory");

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "numeric/formats.h"
 #include "ops/hyper/hyper_connection.h"
 #include "ops/rows/together.h"
 #include "tests/cuda/cuda_fixture.h"
@@ -22,6 +23,13 @@ struct Inputs {
 
 struct Outputs {
   std::vector<float> streams, out, post, comb;
+};
+
+// In place of y.
+struct Sum {
+  int64_t k;
+  std::vector<uint16_t> picks;
+  std::vector<float> shared;
 };
 
 Inputs random_inputs(Rng& rng, int64_t tokens, int64_t d, int64_t mixes = 24) {
@@ -54,7 +62,8 @@ Inputs rows_of(const Inputs& in, int64_t first, int64_t tokens) {
 class HyperBoundary : public testing::GpuTest {
  protected:
   // logits: comb is made of them afterwards.
-  Outputs run(const Inputs& in, bool has_y = true, bool logits = false) {
+  Outputs run(const Inputs& in, bool has_y = true, bool logits = false,
+              const Sum* summed = nullptr) {
     const bool head = in.mixes == 4;
     Side host(nullptr), side(gpu_.get());
     PackedWeight fn =
@@ -83,6 +92,11 @@ class HyperBoundary : public testing::GpuTest {
     p.out = side.room<float>(in.tokens * in.d);
     p.sinkhorn_iters = 20;
     p.hc_eps = p.rms_norm_eps = 1e-6f;
+    ExpertSum sum{};
+    if (summed != nullptr) {
+      sum = {side.array(summed->picks), summed->k, side.array(summed->shared)};
+      p.sum = &sum;
+    }
     hyper_boundary(side.ctx, p);
     if (logits) {
       Together together(side.ctx);
@@ -189,6 +203,31 @@ TEST_F(HyperBoundary, CombMadeAfterwardsHasTheSameBits) {
     EXPECT_EQ(found.comb, expected.comb) << tokens;
     EXPECT_EQ(found.post, expected.post) << tokens;
     EXPECT_EQ(found.out, expected.out) << tokens;
+  }
+}
+
+TEST_F(HyperBoundary, ASumThatIsLeftToItHasTheBitsOfOneMadeBefore) {
+  Rng rng(11);
+  constexpr int64_t kWidth = 256;
+  for (const int64_t tokens : {1, 9, 16}) {
+    for (const int64_t k : {1, 6, 11}) {
+      Inputs in = random_inputs(rng, tokens, kWidth);
+      const Sum sum{k, testing::random_bf16(rng, tokens * k * kWidth),
+                    testing::floats_of(testing::random_bf16(rng, tokens * kWidth))};
+      for (int64_t at = 0; at < tokens * kWidth; ++at) {
+        float total = 0;
+        for (int64_t i = 0; i < k; ++i) {
+          const int64_t row = at / kWidth * k + i;
+          total += numeric::float_from_bf16(sum.picks[row * kWidth + at % kWidth]);
+        }
+        total += sum.shared[at];
+        in.y[at] = numeric::float_from_bf16(numeric::bf16_from_float(total));
+      }
+      const Outputs expected = run(in), found = run(in, false, false, &sum);
+      EXPECT_EQ(found.streams, expected.streams) << tokens << " of " << k;
+      EXPECT_EQ(found.out, expected.out) << tokens << " of " << k;
+      EXPECT_EQ(found.comb, expected.comb) << tokens << " of " << k;
+    }
   }
 }
 

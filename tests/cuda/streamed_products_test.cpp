@@ -9,6 +9,7 @@
 #include "ops/matmul/matmul_test_data.h"
 #include "ops/matmul/streamed_weight.h"
 #include "ops/moe/expert_layer_cuda.h"
+#include "ops/moe/router.h"
 #include "ops/moe/streamed_experts.h"
 #include "ops/moe/swiglu.h"
 #include "ops/norm/rms_norm.h"
@@ -320,21 +321,38 @@ TEST_F(StreamedProducts, InputsThatAreMadeOnTheWay) {
 
 TEST_F(StreamedProducts, SmallCase) { expect_inputs_made(8192, 384); }
 
-TEST_F(StreamedProducts, ExpertLayer) {
-  RngStream rng(2, RngPurpose::data, 0);
-  constexpr int64_t kExperts = 7, kPicks = 3, kHidden = 640, kInner = 384;
+constexpr int64_t kExperts = 7, kPicks = 3, kHidden = 640, kInner = 384;
+
+// Of a layer: w1, w3, w2 of each expert.
+struct LayerExperts {
   std::vector<TestWeight> weights;
   std::vector<PackedWeight> packed;
-  std::vector<std::byte> gate_up, down;
-  Side host(nullptr), side(gpu_.get());
-  device::ExecContext& ctx = side.ctx;
-  for (int64_t e = 0; e < kExperts; ++e) {
-    for (const bool last : {false, false, true}) {
+
+  LayerExperts(Side& host, RngStream& rng) {
+    for (int64_t i = 0; i < 3 * kExperts; ++i) {
+      const bool last = i % 3 == 2;
       weights.push_back(
           make_weight(WeightFormat::fp4, last ? kHidden : kInner, last ? kInner : kHidden, rng));
       packed.push_back(PackedWeight::pack(host.ctx, weights.back().tensor).value());
     }
-    const TestWeight* const w = &weights[weights.size() - 3];
+  }
+  StreamedExperts streamed(device::Gpu& gpu) const {
+    const auto every_third = [&](int64_t from) {
+      return ExpertWeightsRef{&packed[from], 3 * sizeof(PackedWeight)};
+    };
+    return StreamedExperts::create(gpu, every_third(0), every_third(1), every_third(2), kExperts)
+        .value();
+  }
+};
+
+TEST_F(StreamedProducts, ExpertLayer) {
+  RngStream rng(2, RngPurpose::data, 0);
+  std::vector<std::byte> gate_up, down;
+  Side host(nullptr), side(gpu_.get());
+  device::ExecContext& ctx = side.ctx;
+  const LayerExperts layer(host, rng);
+  for (int64_t e = 0; e < kExperts; ++e) {
+    const TestWeight* const w = &layer.weights[3 * e];
     const auto first = stream_fp4_gate_up(codes_of(w[0]), scales_of(w[0]), codes_of(w[1]),
                                           scales_of(w[1]), kInner, kHidden)
                            .value();
@@ -342,12 +360,7 @@ TEST_F(StreamedProducts, ExpertLayer) {
     gate_up.insert(gate_up.end(), first.begin(), first.end());
     down.insert(down.end(), second.begin(), second.end());
   }
-  const auto every_third = [&](int64_t from) {
-    return ExpertWeightsRef{&packed[from], 3 * sizeof(PackedWeight)};
-  };
-  const StreamedExperts experts =
-      StreamedExperts::create(*gpu_, every_third(0), every_third(1), every_third(2), kExperts)
-          .value();
+  const StreamedExperts experts = layer.streamed(*gpu_);
   const std::byte* const gate_up_there = side.array(gate_up);
   const std::byte* const down_there = side.array(down);
   for (const int64_t rows : {1, 2, 5, 70, 8200}) {  // more pairs than a call of the kernels takes
@@ -388,13 +401,84 @@ TEST_F(StreamedProducts, ExpertLayer) {
            shared_there + first * kHidden,
            {side.array(std::vector<int32_t>(1)), side.room<ExpertTile>(pairs),
             side.room<int32_t>(pairs * kMaxTileTokens),
-            side.array(std::vector<unsigned long long>(1)), side.room<uint16_t>(pairs * kInner),
-            side.room<uint16_t>(pairs * kHidden)},
+            side.array(std::vector<unsigned long long>(kExpertArrivals)),
+            side.room<uint16_t>(pairs * kInner), side.room<uint16_t>(pairs * kHidden)},
            piece});
       const std::vector<float> part = floats(side.read(piece, tokens * kHidden));
       expected.insert(expected.end(), part.begin(), part.end());
     }
     testing::expect_same(found, expected, std::to_string(rows) + " rows");
+  }
+}
+
+// The experts beside the products that follow their choice; and the sum left to who reads it.
+TEST_F(StreamedProducts, ExpertsBesideProducts) {
+  RngStream rng(6, RngPurpose::data, 0);
+  Side host(nullptr), side(gpu_.get());
+  device::ExecContext& ctx = side.ctx;
+  const StreamedExperts experts = LayerExperts(host, rng).streamed(*gpu_);
+  const PackedWeight gate = streamed(host, *gpu_, WeightFormat::bf16, kExperts, kHidden, rng);
+  const PackedWeight first = streamed(host, *gpu_, WeightFormat::fp8, 4096, kHidden, rng);
+  const PackedWeight down = streamed(host, *gpu_, WeightFormat::fp8, kHidden, 4096, rng);
+  for (const int64_t m : {1, 2, 5, 8, 40}) {
+    for (int round = 0; round < 8; ++round) {
+      const std::vector<float> raw = make_bf16_rows(m, kHidden, rng);
+      const auto run = [&](bool at_once, bool sum) {
+        float* const rows = side.array(raw);
+        auto* const x = side.room<float>(m * kHidden);
+        auto* const logits = side.room<float>(m * kExperts);
+        auto* const hidden = side.room<float>(m * 4096);
+        auto* const shared = side.room<float>(m * kHidden);
+        auto* const ids = side.room<int32_t>(m * kPicks);
+        auto* const weights = side.room<float>(m * kPicks);
+        auto* const out = side.room<float>(m * kHidden);
+        auto* const picks = side.room<uint16_t>(m * kPicks * kHidden);
+        const auto wait = [&] {
+          if (!at_once) gpu_->synchronize();
+        };
+        const auto multiply = [&](const MatmulParams& p) {
+          matmul(ctx, p);
+          wait();
+        };
+        rms_norm(ctx, {rows, kHidden, nullptr, x, kHidden, m, kHidden, 1e-6f, true});
+        wait();
+        multiply(product(x, m, gate, logits, false));
+        multiply(product(x, m, first, hidden, true));
+        {
+          Together together(ctx);
+          together.add(RouterParams{logits, m, kExperts, kPicks, nullptr, nullptr, 1.5f, ids,
+                                    weights});
+        }
+        wait();
+        MatmulParams last = product(hidden, m, down, shared, true);
+        bool after_down = false;
+        if (at_once) last.lets_next_in = &after_down;
+        multiply(last);
+        ExpertLayerRows p{&experts, m, kPicks, x, ids, weights, 10.0f, shared, sum ? out : nullptr};
+        if (!sum) p.picks = picks;
+        p.runs_beside = after_down;
+        EXPECT_TRUE(after_down || !at_once || m > 2);
+        expert_layer(ctx, p);
+        std::vector<float> values = side.read(shared, m * kHidden);
+        if (sum) {
+          const std::vector<float> sums = side.read(out, m * kHidden);
+          values.insert(values.end(), sums.begin(), sums.end());
+          return values;
+        }
+        const std::vector<float> y = floats(side.read(picks, m * kPicks * kHidden));
+        for (int64_t i = 0; i < m * kHidden; ++i) {
+          float total = 0;
+          for (int64_t k = 0; k < kPicks; ++k)
+            total += y[(i / kHidden * kPicks + k) * kHidden + i % kHidden];
+          values.push_back(
+              numeric::float_from_bf16(numeric::bf16_from_float(total + values[i])));
+        }
+        return values;
+      };
+      const std::vector<float> expected = run(false, true);
+      testing::expect_same(run(true, true), expected, "m " + std::to_string(m));
+      testing::expect_same(run(true, false), expected, "m " + std::to_string(m) + ", no sum");
+    }
   }
 }
 

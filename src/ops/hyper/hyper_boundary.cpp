@@ -13,6 +13,7 @@ void hyper_boundary(device::ExecContext& ctx, const HyperBoundaryRows& p) {
                  p.fn->rows() == (head ? 4 : 24));
   CACHALOT_CHECK((p.comb == nullptr) == head && (p.y == nullptr || !head));
   CACHALOT_CHECK(p.sinkhorn_iters >= 1);
+  CACHALOT_CHECK(p.sum == nullptr || (p.y == nullptr && !head && p.rows <= kMaxSummedRows));
   if (ctx.work != nullptr) count_product(*p.fn, p.rows, *ctx.work);
   if (p.rows > 0) hyper_boundary_cuda(ctx, p);
 }

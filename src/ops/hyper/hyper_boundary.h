@@ -9,10 +9,12 @@
 
 #include "device/exec_context.h"
 #include "ops/matmul/packed_weight.h"
+#include "ops/moe/expert_sum.h"
 
 namespace cachalot::ops {
 
 inline constexpr int64_t kMaxBoundaryWidth = 8192;
+inline constexpr int64_t kMaxSummedRows = 16;  // more are faster summed before
 // Of n streams of d channels.
 inline bool hyper_boundary_fits(int64_t n, int64_t d) {
   return n == 4 && d % 32 == 0 && d <= kMaxBoundaryWidth;
@@ -35,6 +37,7 @@ struct HyperBoundaryRows {
   int64_t sinkhorn_iters;
   float hc_eps;
   float rms_norm_eps;
+  const ExpertSum* sum = nullptr;  // makes y, which is then null: of up to kMaxSummedRows rows
 };
 void hyper_boundary(device::ExecContext& ctx, const HyperBoundaryRows& p);
 

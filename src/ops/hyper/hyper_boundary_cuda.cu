@@ -81,6 +81,42 @@ struct Weights {
   }
 };
 
+__device__ __forceinline__ bool mixes_in(const HyperBoundaryParams& p) {
+  return p.y != nullptr || p.sum.picks != nullptr;
+}
+
+// Channels [channel, channel + 4) of a sublayer's output.
+__device__ __forceinline__ Four load_output(const HyperBoundaryParams& p, int64_t token,
+                                            int channel) {
+  if (p.y != nullptr) return load_four(p.y + token * p.d + channel);
+  const Four shared = load_four(p.sum.shared + token * p.d + channel);
+  const int k = static_cast<int>(p.sum.k);
+  const uint16_t* const from = p.sum.picks + token * k * p.d + channel;
+  Four sum = {};
+  constexpr int kBatch = 8;  // loads under way
+  for (int first = 0; first < k; first += kBatch) {
+    tile::Vector8 v[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (first + i < k)
+        v[i] = tile::load_shared_state(
+            reinterpret_cast<const tile::Vector8*>(from + (first + i) * p.d));
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (first + i >= k) break;
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        sum.x[2 * j] += tile::low_bf16(v[i].word[j]);
+        sum.x[2 * j + 1] += tile::high_bf16(v[i].word[j]);
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) sum.x[i] = tile::round_to_bf16(sum.x[i] + shared.x[i]);
+  return sum;
+}
+
 // Channels [channel, channel + 4) of stream `stream` after the sublayer's output was mixed in.
 __device__ __forceinline__ Four mixed(const HyperBoundaryParams& p, int64_t token, int stream,
                                       int channel) {
@@ -88,7 +124,7 @@ __device__ __forceinline__ Four mixed(const HyperBoundaryParams& p, int64_t toke
   Four x[kStreams];
 #pragma unroll
   for (int j = 0; j < kStreams; ++j) x[j] = load_four(streams + j * p.d);
-  const Four y = load_four(p.y + token * p.d + channel);
+  const Four y = load_output(p, token, channel);
   const float post = tile::load_shared_state(p.post + token * kStreams + stream);
   float comb[kStreams];
 #pragma unroll
@@ -126,7 +162,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int64_t token = first + lane / 4;
     Four x = {};
     float* const own = p.streams + (token * kStreams + stream) * p.d + channel;
-    if (token < p.rows) x = p.y == nullptr ? load_four(own) : mixed(p, token, stream, channel);
+    if (token < p.rows) x = mixes_in(p) ? mixed(p, token, stream, channel) : load_four(own);
     const uint32_t b0 = tile::pack_bf16(x.x[0], x.x[1]), b1 = tile::pack_bf16(x.x[2], x.x[3]);
     float squares = x.x[0] * x.x[0];
 #pragma unroll
@@ -143,7 +179,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
     }
     __syncthreads();  // every warp has read the old streams, and the sums of the tokens before
-    if (p.y != nullptr && token < p.rows) store_four(own, x);
+    if (mixes_in(p) && token < p.rows) store_four(own, x);
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
@@ -437,6 +473,7 @@ void hyper_boundary_cuda(device::ExecContext& ctx, const HyperBoundaryRows& p) {
   piece.partial =
       ctx.arena->allocate<float>(hyper_boundary_scratch(std::min(p.rows, kMaxRows), p.d));
   piece.head = p.post == nullptr;
+  if (p.sum != nullptr) piece.sum = *p.sum;
   piece.sinkhorn_iters = p.sinkhorn_iters;
   piece.hc_eps = p.hc_eps;
   piece.rms_norm_eps = p.rms_norm_eps;

@@ -24,6 +24,7 @@
 #include <cstdint>
 
 #include "device/cuda/handles.h"
+#include "ops/moe/expert_sum.h"
 
 namespace cachalot::ops {
 
@@ -45,6 +46,7 @@ struct HyperBoundaryParams {
   int64_t sinkhorn_iters = 20;
   float hc_eps = 1e-6f;
   float rms_norm_eps = 1e-6f;
+  ExpertSum sum = {};  // with picks: what y, which is then null, would be
 };
 
 // rows 1 to 65535; d: hyper_boundary_fits(4, d) (hyper_boundary.h).

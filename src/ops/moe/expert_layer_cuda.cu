@@ -21,12 +21,12 @@ constexpr StreamedFormat kFp4 = StreamedFormat::fp4;
 
 __global__ void __launch_bounds__(PairRanks::kThreads, 1)
     dispatch_kernel(const int32_t* ids, int num_pairs, int num_experts, int tile_tokens,
-                    ExpertScratch s) {
+                    bool runs_beside, ExpertScratch s) {
   __shared__ PairRanks ranks;
   __shared__ int first_tile[PairRanks::kMaxExperts];
   __shared__ int sums[PairRanks::kMaxExperts / 32];
   ranks.clear(num_experts);
-  tile::wait_for_producers();
+  if (!runs_beside) tile::wait_for_producers();
   tile::launch_dependents();
 
   // Thread e has expert e.
@@ -45,6 +45,8 @@ __global__ void __launch_bounds__(PairRanks::kThreads, 1)
   ranks.each_pair(ids, num_pairs, num_experts, [&](int pair, int id, int rank) {
     s.pairs[(first_tile[id] + rank / tile_tokens) * kMaxTileTokens + rank % tile_tokens] = pair;
   });
+  // The next kernel waits for this one alone.
+  if (runs_beside) tile::wait_for_producers();
 }
 
 // The same for up to 32 pairs, so few that each block does it for itself.
@@ -104,6 +106,7 @@ struct LayerParams {
   float limit;
   bool float_rows;  // x of gate_up
   bool one_row;     // of x, which is loaded before the tiles are known
+  bool runs_beside;
   ProductParams gate_up;
   ProductParams down;
 };
@@ -174,14 +177,17 @@ struct Run {
   int index;  // of the tile
   int unit;   // of that tile
   int length;
+  int num_alone;  // the tiles, where each has blocks of its own; else 0
+  int alone;      // this block's
 
   __device__ __forceinline__ Run(int num_tiles, int units) {
     int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
     int total = num_tiles * units;
-    index = 0;
+    index = num_alone = alone = 0;
     const int own_blocks = blocks / max(1, num_tiles);
     if (own_blocks * num_tiles == blocks) {
-      index = block / own_blocks;
+      num_alone = num_tiles;
+      index = alone = block / own_blocks;
       block -= index * own_blocks;
       blocks = own_blocks;
       total = units;
@@ -287,7 +293,7 @@ __global__ void __launch_bounds__(experts::kThreads, 1)
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const bool fills = warp == experts::kConsumerWarps;
   if (fills && threadIdx.x % 32 == 0) ring.init(p.stages, experts::kChainWarps);
-  tile::wait_for_producers();
+  if (!p.runs_beside) tile::wait_for_producers();
   tile::launch_dependents();
   uint8_t* const x_smem = smem + p.stages * experts::kStageBytes;
   if (fills) {
@@ -321,9 +327,17 @@ __global__ void __launch_bounds__(experts::kThreads, 1)
   experts::Consumer consumer(ring, smem, experts::kStageBytes, p.stages);
   multiply_run<kForm, true, kTokens>(p, few, gate_up, consumer, x_smem);
   experts::sync_consumers();
-  if (threadIdx.x == 0) tile::wait_for_blocks(p.arrivals, gridDim.x);
+  if (threadIdx.x == 0) {
+    // Where a tile's blocks are its own they wait for each other alone. The counts stay multiples of
+    // the grid.
+    const bool alone = down.num_alone > 0 && down.num_alone <= kExpertArrivals;
+    tile::wait_for_blocks(p.arrivals + (alone ? down.alone : 0), gridDim.x,
+                          alone ? down.num_alone : 1);
+  }
   experts::sync_consumers();
   multiply_run<kForm, false, kTokens>(p, few, down, consumer, x_smem);
+  // The next kernel waits for this one alone.
+  if (p.runs_beside) tile::wait_for_producers();
 }
 
 // --- The sum.
@@ -458,7 +472,8 @@ void launch_products(const ExpertPlan& plan, const cuda::Stream& stream,
     dispatch.grid = dim3(1);
     dispatch.block = PairRanks::kThreads;
     cuda::launch(stream, dispatch, dispatch_kernel, params.ids, num_pairs,
-                 static_cast<int>(s.num_experts), config.smem_tokens, params.scratch);
+                 static_cast<int>(s.num_experts), config.smem_tokens, params.runs_beside,
+                 params.scratch);
   }
 
   LayerParams p = {};
@@ -488,6 +503,7 @@ void launch_products(const ExpertPlan& plan, const cuda::Stream& stream,
   fill(p.gate_up, {kFp4, 2 * s.moe_intermediate_size, s.hidden_size}, params.gate_up);
   p.gate_up.x = params.x;
   p.one_row = tokens == 1;
+  p.runs_beside = few && params.runs_beside;
   p.gate_up.out = params.scratch.h;
   p.gate_up.out_columns = s.moe_intermediate_size;
   fill(p.down, {kFp4, s.hidden_size, s.moe_intermediate_size}, params.down);
@@ -555,6 +571,7 @@ void launch_expert_layer(const ExpertPlan& plan, const cuda::Stream& stream,
   } else {
     launch_products(plan, stream, params);
   }
+  if (params.out == nullptr) return;
 
   cuda::LaunchShape combine;
   combine.grid =

@@ -51,12 +51,14 @@ struct ExpertScratch {
   int32_t* num_tiles;            // [1]
   ExpertTile* tiles;             // [max_tokens * k]
   int32_t* pairs;                // [max_tokens * k, kMaxTileTokens]: those of each tile
-  unsigned long long* arrivals;  // [1]: zero before the first call, then the kernels' own
+  // [kExpertArrivals]: zero before the first call, then the kernels' own
+  unsigned long long* arrivals;
   uint16_t* h;
   uint16_t* y;
   std::byte* many = nullptr;  // [plan.many_bytes], 16-byte aligned
 };
 inline constexpr int kMaxTileTokens = 16;
+inline constexpr int kExpertArrivals = 32;
 inline constexpr int64_t kMaxExpertPairs = 24576;  // of a call
 
 // How many tokens a tile has and how a block's shared memory is cut.
@@ -92,7 +94,10 @@ struct ExpertParams {
   const std::byte* down;
   const void* shared;  // or null
   ExpertScratch scratch;
-  void* out;
+  void* out;  // null: y stays without its sum
+  // Beside the kernel before, which lets the next one in (ops/matmul/launch_order.h) and of all this
+  // writes `shared` alone.
+  bool runs_beside = false;
 };
 
 // Kernels: tiles of tokens by expert (up to 32 pairs the next one finds them for itself), both

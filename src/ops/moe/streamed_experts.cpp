@@ -28,7 +28,7 @@ Result<StreamedExperts> StreamedExperts::create(device::Gpu& gpu, const ExpertWe
   };
   CACHALOT_RETURN_IF_ERROR(room(experts.gate_up, num_experts * gate_up.num_bytes()));
   CACHALOT_RETURN_IF_ERROR(room(experts.down, num_experts * down.num_bytes()));
-  CACHALOT_RETURN_IF_ERROR(room(experts.arrivals, 8));
+  CACHALOT_RETURN_IF_ERROR(room(experts.arrivals, kArrivals * static_cast<int64_t>(sizeof(uint64_t))));
   device::Buffer panels;
   CACHALOT_RETURN_IF_ERROR(room(panels, static_cast<int64_t>(w1[0].bytes().size())));
   device::ExecContext ctx{nullptr, nullptr, device::Isa::reference, &gpu};
@@ -50,6 +50,7 @@ Result<StreamedExperts> StreamedExperts::create(device::Gpu& gpu, const ExpertWe
 
 void expert_layer(device::ExecContext& ctx, const ExpertLayerRows& p) {
   CACHALOT_CHECK(ctx.gpu != nullptr && p.experts != nullptr);
+  CACHALOT_CHECK((p.out == nullptr) == (p.picks != nullptr));
   if (ctx.work != nullptr) {
     ctx.work->narrow +=
         p.rows * p.k * 3 * p.experts->hidden_size * p.experts->moe_intermediate_size;

@@ -17,7 +17,8 @@ struct StreamedExperts {
   int64_t moe_intermediate_size;
   device::Buffer gate_up;
   device::Buffer down;
-  device::Buffer arrivals;  // the kernels' own
+  static constexpr int64_t kArrivals = 32;
+  device::Buffer arrivals;  // [kArrivals], the kernels' own
 
   static bool can_stream(const PackedWeight& w1, const PackedWeight& w2);
   // The weights are of a host, and not needed afterwards. resource_exhausted.
@@ -36,7 +37,13 @@ struct ExpertLayerRows {
   const float* weights;  // [rows, k]
   float limit;           // swiglu_limit
   const float* shared;   // [rows, hidden_size]
-  float* out;            // [rows, hidden_size]
+  float* out;            // [rows, hidden_size]; null: see picks
+  // Instead of out, where ids ascend within a row and are experts': [rows, k, hidden_size] for an
+  // ExpertSum. Of up to kMaxExpertPairs pairs.
+  uint16_t* picks = nullptr;
+  // Beside the products that have just been launched (MatmulParams::lets_next_in), which of all
+  // this write `shared` alone.
+  bool runs_beside = false;
 };
 void expert_layer(device::ExecContext& ctx, const ExpertLayerRows& p);
 

@@ -1,11 +1,15 @@
 #include <algorithm>
 
+#include "base/check.h"
 #include "device/cuda/cuda_gpu.h"
 #include "ops/moe/expert_layer_cuda.h"
 #include "ops/moe/streamed_experts.h"
 #include "ops/on_gpu.h"
 
 namespace cachalot::ops {
+
+static_assert(StreamedExperts::kArrivals == kExpertArrivals &&
+              sizeof(unsigned long long) == sizeof(uint64_t));
 
 void expert_layer_cuda(device::ExecContext& ctx, const ExpertLayerRows& p) {
   const StreamedExperts& experts = *p.experts;
@@ -22,13 +26,14 @@ void expert_layer_cuda(device::ExecContext& ctx, const ExpertLayerRows& p) {
   CACHALOT_CHECK(plan.has_value());
   device::ArenaScope scope(*ctx.arena);
   const int64_t pairs = most * p.k;
+  CACHALOT_CHECK(p.picks == nullptr || p.rows <= most);
   const ExpertScratch scratch{
       ctx.arena->allocate<int32_t>(1),
       ctx.arena->allocate<ExpertTile>(pairs),
       ctx.arena->allocate<int32_t>(pairs * kMaxTileTokens),
       reinterpret_cast<unsigned long long*>(const_cast<std::byte*>(experts.arrivals.data())),
       ctx.arena->allocate<uint16_t>(pairs * experts.moe_intermediate_size),
-      ctx.arena->allocate<uint16_t>(pairs * experts.hidden_size),
+      p.picks != nullptr ? p.picks : ctx.arena->allocate<uint16_t>(pairs * experts.hidden_size),
       ctx.arena->allocate<std::byte>(plan->many_bytes)};
   for (int64_t first = 0; first < p.rows; first += most) {
     const int64_t at = first * experts.hidden_size;
@@ -41,7 +46,8 @@ void expert_layer_cuda(device::ExecContext& ctx, const ExpertLayerRows& p) {
                          .down = experts.down.data(),
                          .shared = p.shared + at,
                          .scratch = scratch,
-                         .out = p.out + at});
+                         .out = p.out == nullptr ? nullptr : p.out + at,
+                         .runs_beside = p.runs_beside && first == 0});
   }
 }
 
