@@ -96,13 +96,15 @@ __global__ void __launch_bounds__(kWeighThreads, 1)
 
 // --- Grid: tiles of dimensions, groups, rows.
 
-constexpr int kSumThreads = 256;  // all load; the first four warps sum
-constexpr int kBatch = 10;        // chunks in shared memory at a time
+constexpr int kSumThreads = 256;  // all load what comes first; the first four warps sum
+constexpr int kBatch = 5;         // chunks: two batches in shared memory, one summed, one loaded
 // So little that a block of the next kernel finds room beside it.
 struct SumSmem {
-  uint8_t keys[kBatch][kTileBytes];
-  RowKeys::Source source[kBatch * kChunk];
+  uint8_t keys[2 * kBatch][kTileBytes];
+  RowKeys::Source source[2 * kBatch * kChunk];
 };
+// Barriers: of those who load, and of all.
+constexpr int kSourcesFound = 1, kBatchSummed = 2;
 
 // What a thread of a warpgroup needs of a chunk's weights.
 struct OwnWeights {
@@ -121,21 +123,23 @@ struct OwnWeights {
   }
 };
 
-// One tile of `count` keys, in pieces of 16 bytes.
-template <bool kIsCodes, int kAtOnce>
-__device__ __forceinline__ void load_tile(SumSmem& s, int index, int count) {
+// One tile of `count` keys from key `begin` of those in shared memory on, in pieces of 16 bytes, by
+// thread `thread` of kThreads.
+template <bool kIsCodes, int kThreads, int kAtOnce>
+__device__ __forceinline__ void load_tile(SumSmem& s, int index, int begin, int count,
+                                          int thread) {
   constexpr int kKeyPieces = kIsCodes ? 4 : 8;
+  const int end = (begin + count) * kKeyPieces;
 #pragma unroll 1
-  for (int first = static_cast<int>(threadIdx.x); first < count * kKeyPieces;
-       first += kAtOnce * kSumThreads) {
+  for (int first = begin * kKeyPieces + thread; first < end; first += kAtOnce * kThreads) {
     tile::Vector16 v[kAtOnce];
     uint32_t scale[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      const int item = first + i * kSumThreads;
+      const int item = first + i * kThreads;
       v[i] = tile::Vector16{};
       scale[i] = 0;
-      if (item >= count * kKeyPieces) continue;
+      if (item >= end) continue;
       const RowKeys::Source from = s.source[item / kKeyPieces];
       if (from.data == nullptr) continue;
       v[i] = tile::load_shared_state(
@@ -144,8 +148,8 @@ __device__ __forceinline__ void load_tile(SumSmem& s, int index, int count) {
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      const int item = first + i * kSumThreads;
-      if (item >= count * kKeyPieces) continue;
+      const int item = first + i * kThreads;
+      if (item >= end) continue;
       const int row = item / kKeyPieces % kChunk, piece = item % kKeyPieces;
       uint8_t* const to = s.keys[item / kKeyPieces / kChunk];
       if (kIsCodes) {
@@ -157,20 +161,22 @@ __device__ __forceinline__ void load_tile(SumSmem& s, int index, int count) {
   }
 }
 
-// The tile of `batch` chunks' keys; to be seen after the block's barrier. kAtOnce: loads of a
-// thread under way.
-template <int kAtOnce>
-__device__ __forceinline__ void load_batch(const SparseDecodeParams& p, const RowKeys& keys,
-                                           SumSmem& s, int index, int first, int batch) {
-  for (int i = threadIdx.x; i < batch * kChunk; i += kSumThreads) {
+// The tile of chunks [first, last) to their places, by the last kThreads threads of the block; to be
+// seen after the block's barrier. kAtOnce: loads of a thread under way.
+template <int kThreads, int kAtOnce>
+__device__ __forceinline__ void load_chunks(const SparseDecodeParams& p, const RowKeys& keys,
+                                            SumSmem& s, int index, int first, int last) {
+  const int thread = static_cast<int>(threadIdx.x) - (kSumThreads - kThreads);
+  const int begin = first % (2 * kBatch) * kChunk, count = (last - first) * kChunk;
+  for (int i = thread; i < count; i += kThreads) {
     const int key = first * kChunk + i;
-    s.source[i] = RowKeys::source(keys.place(p, key, keys.pick(key)));
+    s.source[begin + i] = RowKeys::source(keys.place(p, key, keys.pick(key)));
   }
-  __syncthreads();
+  tile::sync_threads<kSourcesFound, kThreads>();
   if (index < kTiles - 1) {
-    load_tile<true, kAtOnce>(s, index, batch * kChunk);
+    load_tile<true, kThreads, kAtOnce>(s, index, begin, count, thread);
   } else {
-    load_tile<false, kAtOnce>(s, index, batch * kChunk);
+    load_tile<false, kThreads, kAtOnce>(s, index, begin, count, thread);
   }
   tile::publish_to_async();
 }
@@ -186,62 +192,65 @@ __global__ void __launch_bounds__(kSumThreads, 2)
   const int chunks = num_chunks(keys.total);
   const Weighed* weighed = handed_over(p, row, group, max_chunks);
   const int head = own_head();
-  load_batch<10>(p, keys, s, index, 0, min(kBatch, chunks));
+  load_chunks<kSumThreads, 10>(p, keys, s, index, 0, min(2 * kBatch, chunks));
   tile::wait_for_producers();
   __syncthreads();
+  const bool all_there = chunks <= 2 * kBatch;
+  if (threadIdx.x >= kGroupThreads) {
+    if (all_there) return;
+    for (int first = kBatch; first < chunks; first += kBatch) {
+      tile::sync_threads<kBatchSummed, kSumThreads>();
+      const int next = first + kBatch;  // where the batch lay that was summed last
+      if (next >= chunks) continue;
+      load_chunks<kSumThreads - kGroupThreads, 10>(p, keys, s, index, next,
+                                                   min(next + kBatch, chunks));
+    }
+    return;
+  }
   RunningHead running[2];
   float values[32];
+  constexpr int kAhead = 2;  // chunks whose weights are under way
+  OwnWeights next[kAhead];
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) {
+    if (i < chunks) next[i].load(weighed[i], head);
+  }
 #pragma unroll 1
-  for (int first = 0; first < chunks; first += kBatch) {
-    const int batch = min(kBatch, chunks - first);
-    if (first > 0) {
-      __syncthreads();
-      load_batch<2>(p, keys, s, index, first, batch);
-      __syncthreads();
-    }
-    if (threadIdx.x >= kGroupThreads) continue;
-    constexpr int kAhead = 2;  // chunks whose weights are under way
-    OwnWeights next[kAhead];
+  for (int begin = 0; begin < chunks; begin += kAhead) {
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      if (i < batch) next[i].load(weighed[first + i], head);
-    }
-#pragma unroll 1
-    for (int begin = 0; begin < batch; begin += kAhead) {
+    for (int j = 0; j < kAhead; ++j) {
+      const int i = begin + j;
+      if (i >= chunks) break;
+      if (!all_there && i > 0 && i % kBatch == 0)
+        tile::sync_threads<kBatchSummed, kSumThreads>();
+      const OwnWeights own = next[j];
+      if (i + kAhead < chunks) next[j].load(weighed[i + kAhead], head);
+      RunningHead::Factors factors[2];
 #pragma unroll
-      for (int j = 0; j < kAhead; ++j) {
-        const int i = begin + j;
-        if (i >= batch) break;
-        const OwnWeights own = next[j];
-        if (i + kAhead < batch) next[j].load(weighed[first + i + kAhead], head);
-        RunningHead::Factors factors[2];
+      for (int h = 0; h < 2; ++h) factors[h] = running[h].add(own.exponent[h], own.sum[h]);
+      uint32_t pair[16];
 #pragma unroll
-        for (int h = 0; h < 2; ++h) factors[h] = running[h].add(own.exponent[h], own.sum[h]);
-        uint32_t pair[16];
+      for (int h = 0; h < 4; ++h) {
 #pragma unroll
-        for (int h = 0; h < 4; ++h) {
-#pragma unroll
-          for (int word = 0; word < 4; ++word) pair[4 * h + word] = own.pairs[h].word[word];
-        }
-        scale_weights(pair, factors);
-        if (first + i > 0) scale_values(values, factors);
-        const uint32_t b = tile::smem_address(s.keys[i]);
-        tile::wgmma_fence();
-#pragma unroll
-        for (int step = 0; step < kChunk / 16; ++step) {
-          const uint32_t a[4] = {pair[4 * step], pair[4 * step + 1], pair[4 * step + 2],
-                                 pair[4 * step + 3]};
-          tile::wgmma_bf16_n64_columns(values, a, SwizzledTile::major_columns(b, step, kTileBytes),
-                                       first + i + step > 0 ? 1 : 0);
-        }
-        tile::wgmma_commit();
-        tile::wgmma_wait<0>();
-        tile::wgmma_arrived(values);
-        tile::wgmma_read(pair);
+        for (int word = 0; word < 4; ++word) pair[4 * h + word] = own.pairs[h].word[word];
       }
+      scale_weights(pair, factors);
+      if (i > 0) scale_values(values, factors);
+      const uint32_t b = tile::smem_address(s.keys[i % (2 * kBatch)]);
+      tile::wgmma_fence();
+#pragma unroll
+      for (int step = 0; step < kChunk / 16; ++step) {
+        const uint32_t a[4] = {pair[4 * step], pair[4 * step + 1], pair[4 * step + 2],
+                               pair[4 * step + 3]};
+        tile::wgmma_bf16_n64_columns(values, a, SwizzledTile::major_columns(b, step, kTileBytes),
+                                     i + step > 0 ? 1 : 0);
+      }
+      tile::wgmma_commit();
+      tile::wgmma_wait<0>();
+      tile::wgmma_arrived(values);
+      tile::wgmma_read(pair);
     }
   }
-  if (threadIdx.x >= kGroupThreads) return;
   const float* sink = p.sink + group * kHeads + head;
   const float inverse[2] = {running[0].finish(__ldg(sink)), running[1].finish(__ldg(sink + 8))};
   float* const out = p.out + (static_cast<int64_t>(row) * p.heads + group * kHeads + head) * kDim;
