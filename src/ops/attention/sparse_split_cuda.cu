@@ -3,6 +3,7 @@
 #include "device/cuda/launch.cuh"
 #include "ops/attention/sparse_chunk.cuh"
 #include "ops/attention/sparse_forms.h"
+#include "tile/first_turn.cuh"
 
 namespace cachalot::ops::sparse {
 namespace {
@@ -43,53 +44,63 @@ __global__ void __launch_bounds__(kWeighThreads, 1)
   WeighSmem& s = *reinterpret_cast<WeighSmem*>(aligned(bytes));
   const int chunk = blockIdx.x, group = blockIdx.y, row = blockIdx.z;
   RowKeys keys = RowKeys::before_total(p, row);
-  tile::wait_for_producers();
-  tile::launch_dependents();  // the next kernel may read what this one may
-  keys.find_total(p, row);
-  const int count = keys.total - chunk * kChunk;
-  if (count <= 0) return;
   const int own = static_cast<int>(threadIdx.x) / 4;
   const int key = chunk * kChunk + own;
-  // The key's bytes are found while the first queries are under way, and are under way while the
-  // others are stored.
   const float* const q = p.q + (static_cast<int64_t>(row) * p.heads + group * kHeads) * kDim;
   const int thread = static_cast<int>(threadIdx.x);
-  constexpr int kAtOnce = 16;
-  using OwnQueries = Queries<kWeighThreads, kAtOnce>;
-  const int picked = keys.pick(key);
-  OwnQueries queries;
-  queries.load(q, 0, thread);
-  const RowKeys::Source source = RowKeys::source(keys.place(p, key, picked));
-  const tile::Vector8 scales = load_scales(source);
-  tile::Vector16 pieces[kPieces];
+#pragma unroll 1
+  for (int turn = tile::first_turn(p.rows); turn < 2; ++turn) {
+    const bool is_real = turn == 1;
+    int count = kChunk;
+    keys.total = 0;
+    if (is_real) {
+      __syncthreads();  // what the first turn left is read
+      tile::wait_for_producers();
+      tile::launch_dependents();  // the next kernel may read what this one may
+      keys.find_total(p, row);
+      count = keys.total - chunk * kChunk;
+      if (count <= 0) return;
+    }
+    // The key's bytes are found while the first queries are under way, and are under way while the
+    // others are stored.
+    constexpr int kAtOnce = 16;
+    using OwnQueries = Queries<kWeighThreads, kAtOnce>;
+    const int picked = keys.pick(key);
+    OwnQueries queries;
+    queries.load(q, 0, thread);
+    const RowKeys::Source source = RowKeys::source(keys.place(p, key, picked));
+    const tile::Vector8 scales = load_scales(source);
+    tile::Vector16 pieces[kPieces];
 #pragma unroll
-  for (int i = 0; i < kPieces; ++i) pieces[i] = load_piece(source, i);
+    for (int i = 0; i < kPieces; ++i) pieces[i] = load_piece(source, i);
 #pragma unroll
-  for (int first = 0; first < OwnQueries::kPieces; first += kAtOnce) {
-    queries.store(s.q, first, thread);
-    if (first + kAtOnce < OwnQueries::kPieces) queries.load(q, first + kAtOnce, thread);
-  }
+    for (int first = 0; first < OwnQueries::kPieces; first += kAtOnce) {
+      queries.store(s.q, first, thread);
+      if (first + kAtOnce < OwnQueries::kPieces) queries.load(q, first + kAtOnce, thread);
+    }
 #pragma unroll
-  for (int i = 0; i < kPieces; ++i) store_piece(s.keys, own, i, pieces[i], scales);
-  tile::publish_to_async();
-  __syncthreads();
-  if (threadIdx.x >= kGroupThreads) return;
-  float d[32];
-  start_scores<0>(s.q, s.keys, d);
-  start_scores<1>(s.q, s.keys, d);
-  tile::wgmma_wait<0>();
-  const ChunkWeights w = weigh(d, count, p.scale * kLog2E);
-  Weighed& to = handed_over(p, row, group, static_cast<int>(gridDim.x))[chunk];
+    for (int i = 0; i < kPieces; ++i) store_piece(s.keys, own, i, pieces[i], scales);
+    tile::publish_to_async();
+    __syncthreads();
+    if (threadIdx.x >= kGroupThreads) continue;
+    float d[32];
+    start_scores<0>(s.q, s.keys, d);
+    start_scores<1>(s.q, s.keys, d);
+    tile::wgmma_wait<0>();
+    const ChunkWeights w = weigh(d, count, p.scale * kLog2E);
+    if (!is_real) continue;
+    Weighed& to = handed_over(p, row, group, static_cast<int>(gridDim.x))[chunk];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    to.pairs[i][threadIdx.x] =
-        tile::Vector16{{w.pair[4 * i], w.pair[4 * i + 1], w.pair[4 * i + 2], w.pair[4 * i + 3]}};
-  }
-  if (threadIdx.x % 4 == 0) {
+    for (int i = 0; i < 4; ++i) {
+      to.pairs[i][threadIdx.x] =
+          tile::Vector16{{w.pair[4 * i], w.pair[4 * i + 1], w.pair[4 * i + 2], w.pair[4 * i + 3]}};
+    }
+    if (threadIdx.x % 4 == 0) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      to.exponent[own_head() + 8 * i] = w.exponent[i];
-      to.sum[own_head() + 8 * i] = w.sum[i];
+      for (int i = 0; i < 2; ++i) {
+        to.exponent[own_head() + 8 * i] = w.exponent[i];
+        to.sum[own_head() + 8 * i] = w.sum[i];
+      }
     }
   }
 }

@@ -10,6 +10,7 @@
 #include "tile/convert.cuh"
 #include "tile/copy.cuh"
 #include "tile/mma.cuh"
+#include "tile/first_turn.cuh"
 #include "tile/order.cuh"
 
 namespace cachalot::ops {
@@ -157,12 +158,15 @@ __global__ void __launch_bounds__(kThreads, 2)
   // The mapping's weights do not depend on the kernel before.
   Weights<kTiles> w;
   w.load(p.fn + (stream * p.d + channel) * (16 * kTiles));
-  tile::wait_for_producers();
-  for (int64_t first = blockIdx.y * kTokens; first < p.rows; first += gridDim.y * kTokens) {
-    const int64_t token = first + lane / 4;
-    Four x = {};
+  bool is_real = tile::first_turn(p.rows) == 1;
+  if (is_real) tile::wait_for_producers();
+  int64_t first = blockIdx.y * kTokens;
+#pragma unroll 1
+  while (true) {
+    const int64_t token = min(first + lane / 4, p.rows - 1);
+    const bool is_there = is_real && first + lane / 4 < p.rows;
     float* const own = p.streams + (token * kStreams + stream) * p.d + channel;
-    if (token < p.rows) x = mixes_in(p) ? mixed(p, token, stream, channel) : load_four(own);
+    const Four x = mixes_in(p) ? mixed(p, token, stream, channel) : load_four(own);
     const uint32_t b0 = tile::pack_bf16(x.x[0], x.x[1]), b1 = tile::pack_bf16(x.x[2], x.x[3]);
     float squares = x.x[0] * x.x[0];
 #pragma unroll
@@ -179,7 +183,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
     }
     __syncthreads();  // every warp has read the old streams, and the sums of the tokens before
-    if (mixes_in(p) && token < p.rows) store_four(own, x);
+    if (mixes_in(p) && is_there) store_four(own, x);
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
@@ -189,12 +193,19 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (lane % 4 == 0) sums[warp][16 * kTiles][lane / 4] = squares;
     __syncthreads();
     // A warp has a token, a lane a sum; the sum of squares comes after the mixes.
-    if (first + warp < p.rows) {
+    if (is_real && first + warp < p.rows) {
       const int sum = lane == kMixes ? 16 * kTiles : min(lane, 16 * kTiles - 1);
       float total = sums[0][sum][warp];
 #pragma unroll
       for (int w = 1; w < kWarps; ++w) total += sums[w][sum][warp];
       p.partial[((first + warp) * gridDim.x + blockIdx.x) * kSumStride + lane] = total;
+    }
+    if (is_real) {
+      first += gridDim.y * kTokens;
+      if (first >= p.rows) break;
+    } else {
+      tile::wait_for_producers();
+      is_real = true;
     }
   }
 }
@@ -353,78 +364,86 @@ __global__ void __launch_bounds__(kRowThreads + 32, kVectors > 2 ? 1 : 2)
       for (int i = 0; i < 4; ++i) g[v].x[i] = tile::bits_to_float(own.word[i]);
     }
   }
-  tile::wait_for_producers();
-  Four x[kVectors][kStreams];
-  if (!makes_comb) {
-    const float* const from = p.partial + token * slices * kSumStride + lane;
-    float chain = 0;
+#pragma unroll 1
+  for (int turn = tile::first_turn(p.rows); turn < 2; ++turn) {
+    const bool is_real = turn == 1;
+    if (is_real) {
+      __syncthreads();  // what the first turn left is read
+      tile::wait_for_producers();
+    }
+    Four x[kVectors][kStreams];
+    if (!makes_comb) {
+      const float* const from = p.partial + token * slices * kSumStride + lane;
+      float chain = 0;
 #pragma unroll 8
-    for (int slice = warp; slice < slices; slice += kRowWarps)
-      chain += tile::load_shared_state(from + slice * kSumStride);
+      for (int slice = warp; slice < slices; slice += kRowWarps)
+        chain += tile::load_shared_state(from + slice * kSumStride);
+#pragma unroll
+      for (int v = 0; v < kVectors; ++v) {
+        const int at = first + v * kRowChannels;
+        if (at >= d) continue;
+#pragma unroll
+        for (int j = 0; j < kStreams; ++j)
+          x[v][j] = load_four(p.streams + (token * kStreams + j) * p.d + at);
+      }
+      chains[warp][lane] = chain;
+    }
+    __syncthreads();
+    float mix = chains[0][lane];
+#pragma unroll
+    for (int w = 1; w < kRowWarps; ++w) mix += chains[w][lane];
+    const float mean = __shfl_sync(kAllLanes, mix, kMixes) / static_cast<float>(kStreams * d);
+    const float logit = mix * (1.0f / sqrtf(mean + p.rms_norm_eps)) * scale + base;
+    if (makes_comb) {
+      if (kHead || !is_real) continue;
+      // The matrix's logits are the last 16 mixes.
+      const float own = __shfl_sync(kAllLanes, logit, (lane + 2 * kStreams) % 32);
+      if (p.logits == nullptr) {
+        make_comb(own, p.sinkhorn_iters, p.hc_eps, p.comb + token * 16);
+      } else if (lane < 16) {
+        p.logits[token * 16 + lane] = own;
+      }
+      continue;
+    }
+    const float s = sigmoid(logit);
+    if (!kHead && is_real && warp == 0 && lane / kStreams == 1)
+      p.post[token * kStreams + lane - kStreams] = 2.0f * s;
+    float pre[kStreams];
+#pragma unroll
+    for (int j = 0; j < kStreams; ++j) pre[j] = __shfl_sync(kAllLanes, s, j) + p.hc_eps;
+
+    // u and its norm.
+    Four u[kVectors];
+    float squares = 0;
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) {
+      if (first + v * kRowChannels >= d) continue;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float sum = pre[0] * x[v][0].x[i];
+#pragma unroll
+        for (int j = 1; j < kStreams; ++j) sum = fmaf(pre[j], x[v][j].x[i], sum);
+        u[v].x[i] = tile::round_to_bf16(sum);
+        squares = fmaf(u[v].x[i], u[v].x[i], squares);
+      }
+    }
+    squares = sum_lanes(squares);
+    if (lane == 0) warp_squares[warp] = squares;
+    tile::sync_threads<1, kRowThreads>();
+    float total = warp_squares[0];
+#pragma unroll
+    for (int w = 1; w < kRowWarps; ++w) total += warp_squares[w];
+    const float factor = 1.0f / sqrtf(total / static_cast<float>(d) + p.rms_norm_eps);
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
       const int at = first + v * kRowChannels;
       if (at >= d) continue;
+      Four out;
 #pragma unroll
-      for (int j = 0; j < kStreams; ++j)
-        x[v][j] = load_four(p.streams + (token * kStreams + j) * p.d + at);
+      for (int i = 0; i < 4; ++i)
+        out.x[i] = tile::round_to_bf16(g[v].x[i] * (u[v].x[i] * factor));
+      if (is_real) store_four(p.out + token * p.d + at, out);
     }
-    chains[warp][lane] = chain;
-  }
-  __syncthreads();
-  float mix = chains[0][lane];
-#pragma unroll
-  for (int w = 1; w < kRowWarps; ++w) mix += chains[w][lane];
-  const float mean = __shfl_sync(kAllLanes, mix, kMixes) / static_cast<float>(kStreams * d);
-  const float logit = mix * (1.0f / sqrtf(mean + p.rms_norm_eps)) * scale + base;
-  if (makes_comb) {
-    if (kHead) return;
-    // The matrix's logits are the last 16 mixes.
-    const float own = __shfl_sync(kAllLanes, logit, (lane + 2 * kStreams) % 32);
-    if (p.logits == nullptr) {
-      make_comb(own, p.sinkhorn_iters, p.hc_eps, p.comb + token * 16);
-    } else if (lane < 16) {
-      p.logits[token * 16 + lane] = own;
-    }
-    return;
-  }
-  const float s = sigmoid(logit);
-  if (!kHead && warp == 0 && lane / kStreams == 1)
-    p.post[token * kStreams + lane - kStreams] = 2.0f * s;
-  float pre[kStreams];
-#pragma unroll
-  for (int j = 0; j < kStreams; ++j) pre[j] = __shfl_sync(kAllLanes, s, j) + p.hc_eps;
-
-  // u and its norm.
-  Four u[kVectors];
-  float squares = 0;
-#pragma unroll
-  for (int v = 0; v < kVectors; ++v) {
-    if (first + v * kRowChannels >= d) continue;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      float sum = pre[0] * x[v][0].x[i];
-#pragma unroll
-      for (int j = 1; j < kStreams; ++j) sum = fmaf(pre[j], x[v][j].x[i], sum);
-      u[v].x[i] = tile::round_to_bf16(sum);
-      squares = fmaf(u[v].x[i], u[v].x[i], squares);
-    }
-  }
-  squares = sum_lanes(squares);
-  if (lane == 0) warp_squares[warp] = squares;
-  tile::sync_threads<1, kRowThreads>();
-  float total = warp_squares[0];
-#pragma unroll
-  for (int w = 1; w < kRowWarps; ++w) total += warp_squares[w];
-  const float factor = 1.0f / sqrtf(total / static_cast<float>(d) + p.rms_norm_eps);
-#pragma unroll
-  for (int v = 0; v < kVectors; ++v) {
-    const int at = first + v * kRowChannels;
-    if (at >= d) continue;
-    Four out;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) out.x[i] = tile::round_to_bf16(g[v].x[i] * (u[v].x[i] * factor));
-    store_four(p.out + token * p.d + at, out);
   }
 }
 

@@ -9,6 +9,7 @@
 #include "ops/matmul/streamed_weight.h"
 #include "ops/moe/swiglu.cuh"
 #include "ops/norm/rms_norm.cuh"
+#include "tile/first_turn.cuh"
 
 namespace cachalot::ops {
 namespace {
@@ -213,25 +214,31 @@ __global__ void __launch_bounds__(streamed::kThreads, kTokens > 8 ? 1 : 2)
   const int unit_step = kPairs / tokens, token_step = kPairs - unit_step * tokens;
 
   // Activations.
-  if (!p.runs_beside) tile::wait_for_producers();
-  if (p.lets_next_in) tile::launch_dependents();
-  if (p.prepared != nullptr) {
-    if (threadIdx.x == 0) {
-      const auto bytes = static_cast<uint32_t>(x.num_bytes());
-      x_ready.arrive_expecting(bytes);
-      x_ready.bulk_copy(x_smem, p.prepared + blockIdx.y * p.prepared_bytes, bytes);
+  const bool waits = p.prepared == nullptr && !p.runs_beside;
+#pragma unroll 1
+  for (int turn = waits ? tile::first_turn(p.m) : 1; turn < 2; ++turn) {
+    if (turn == 1) {
+      if (!p.runs_beside) tile::wait_for_producers();
+      if (p.lets_next_in) tile::launch_dependents();
     }
-    x_ready.wait(0);
-  } else if (p.making.made == Made::norm) {
-    make_norm(p, x, tokens, reinterpret_cast<float*>(smem + p.partial_offset));
-    streamed::sync_consumers();
-  } else if (p.making.made == Made::swiglu) {
-    make_swiglu(p, x);
-    streamed::sync_consumers();
-  } else {
-    load_rows<8>(p, x, first_token, first_group * p.group_blocks * 128, tokens, 0,
-                 tokens * streamed::whole_octets(blocks));
-    streamed::sync_consumers();
+    if (p.prepared != nullptr) {
+      if (threadIdx.x == 0) {
+        const auto bytes = static_cast<uint32_t>(x.num_bytes());
+        x_ready.arrive_expecting(bytes);
+        x_ready.bulk_copy(x_smem, p.prepared + blockIdx.y * p.prepared_bytes, bytes);
+      }
+      x_ready.wait(0);
+    } else if (p.making.made == Made::norm) {
+      make_norm(p, x, tokens, reinterpret_cast<float*>(smem + p.partial_offset));
+      streamed::sync_consumers();
+    } else if (p.making.made == Made::swiglu) {
+      make_swiglu(p, x);
+      streamed::sync_consumers();
+    } else {
+      load_rows<8>(p, x, first_token, first_group * p.group_blocks * 128, tokens, 0,
+                   tokens * streamed::whole_octets(blocks));
+      streamed::sync_consumers();
+    }
   }
 
   // Units, folded whenever there is no more room for their sums.

@@ -2,6 +2,8 @@
 #pragma once
 
 #include "ops/moe/router.h"
+#include "tile/copy.cuh"
+#include "tile/first_turn.cuh"
 #include "tile/order.cuh"
 
 namespace cachalot::ops::router {
@@ -47,50 +49,59 @@ __device__ inline void choose(const uint32_t* keys, int num_experts, int k, int3
 }
 
 // By kThreads threads, of up to kMost experts. values: shared memory, two an expert: its score, and
-// its key. Waits for the kernels before, unless
-// they have ended.
+// its key. Waits for the kernels before, unless they have ended.
 template <int kThreads, int kMost>
 __device__ __forceinline__ void route_row(const RouterParams& p, int64_t row, uint32_t* values,
                                           bool have_ended = false) {
   __shared__ int32_t chosen[kMaxChoices];
   __shared__ float scores[kMaxChoices];
-  if (!have_ended) tile::wait_for_producers();
   const int num_experts = static_cast<int>(p.n_routed_experts);
   const int k = static_cast<int>(p.num_experts_per_tok);
   const float* logits = p.logits + row * num_experts;
-  if (p.fixed_ids == nullptr) {
-    for (int e = threadIdx.x; e < num_experts; e += kThreads) {
-      const float value = score(logits[e]);
-      values[e] = __float_as_uint(value);
-      values[num_experts + e] = key_of(value + (p.bias != nullptr ? p.bias[e] : 0.0f));
+  const int lane = threadIdx.x;
+#pragma unroll 1
+  for (int turn = have_ended ? 1 : tile::first_turn(p.rows); turn < 2; ++turn) {
+    const bool is_real = turn == 1;
+    if (is_real && !have_ended) tile::wait_for_producers();
+    if (p.fixed_ids == nullptr) {
+      for (int e = threadIdx.x; e < num_experts; e += kThreads) {
+        const float value = score(tile::load_shared_state(logits + e));
+        values[e] = __float_as_uint(value);
+        values[num_experts + e] = key_of(value + (p.bias != nullptr ? p.bias[e] : 0.0f));
+      }
+      __syncthreads();
+    }
+    if (threadIdx.x < 32) {
+      if (p.fixed_ids == nullptr) {
+        if (num_experts <= 256) {
+          choose<8>(values + num_experts, num_experts, k, chosen);
+        } else {
+          choose<kMost / 32>(values + num_experts, num_experts, k, chosen);
+        }
+      } else {
+        for (int i = lane; i < k; i += 32)
+          chosen[i] = is_real ? tile::load_shared_state(p.fixed_ids + row * k + i) : 0;
+        __syncwarp();
+      }
+      // Ascending: an id's place is the number of those below it, and of equal ones before it.
+      for (int i = lane; i < k; i += 32) {
+        int place = 0;
+        for (int j = 0; j < k; ++j)
+          place += chosen[j] < chosen[i] || (chosen[j] == chosen[i] && j < i);
+        if (is_real) p.ids[row * k + place] = chosen[i];
+        scores[place] = p.fixed_ids == nullptr
+                            ? __uint_as_float(values[chosen[i]])
+                            : score(tile::load_shared_state(logits + chosen[i]));
+      }
+      __syncwarp();
+      float total = 0;
+      for (int i = 0; i < k; ++i) total += scores[i];
+      for (int i = lane; i < k; i += 32) {
+        const float weight = scores[i] / (1e-20f + total) * p.routed_scaling_factor;
+        if (is_real) p.weights[row * k + i] = weight;
+      }
     }
     __syncthreads();
-  }
-  if (threadIdx.x >= 32) return;
-  const int lane = threadIdx.x;
-  if (p.fixed_ids == nullptr) {
-    if (num_experts <= 256) {
-      choose<8>(values + num_experts, num_experts, k, chosen);
-    } else {
-      choose<kMost / 32>(values + num_experts, num_experts, k, chosen);
-    }
-  } else {
-    for (int i = lane; i < k; i += 32) chosen[i] = p.fixed_ids[row * k + i];
-    __syncwarp();
-  }
-  // Ascending: an id's place is the number of those below it, and of equal ones before it.
-  for (int i = lane; i < k; i += 32) {
-    int place = 0;
-    for (int j = 0; j < k; ++j) place += chosen[j] < chosen[i] || (chosen[j] == chosen[i] && j < i);
-    p.ids[row * k + place] = chosen[i];
-    scores[place] =
-        p.fixed_ids == nullptr ? __uint_as_float(values[chosen[i]]) : score(logits[chosen[i]]);
-  }
-  __syncwarp();
-  float total = 0;
-  for (int i = 0; i < k; ++i) total += scores[i];
-  for (int i = lane; i < k; i += 32) {
-    p.weights[row * k + i] = scores[i] / (1e-20f + total) * p.routed_scaling_factor;
   }
 }
 

@@ -11,6 +11,7 @@
 #include "ops/rope/head_rows.cuh"
 #include "ops/rows/together_impl.h"
 #include "tensor/rows_on_device.h"
+#include "tile/first_turn.cuh"
 
 namespace cachalot::ops {
 namespace {
@@ -118,11 +119,20 @@ __device__ __forceinline__ void run(const Activations& op, int64_t block, bool h
 }
 
 __device__ __forceinline__ void run(const HyperCombParams& p, int64_t block, bool have_ended) {
-  if (!have_ended) tile::wait_for_producers();
+  __shared__ float unused[kWarps][16];
   const int64_t row = block * kWarps + threadIdx.x / 32;
-  if (row >= p.rows) return;
+  if (row >= p.rows) {
+    if (!have_ended) tile::wait_for_producers();
+    return;
+  }
   const int lane = threadIdx.x % 32;
-  make_comb(p.logits[row * 16 + lane % 16], p.sinkhorn_iters, p.hc_eps, p.comb + row * 16);
+#pragma unroll 1
+  for (int turn = have_ended ? 1 : tile::first_turn(p.rows); turn < 2; ++turn) {
+    if (turn == 1 && !have_ended) tile::wait_for_producers();
+    make_comb(tile::load_shared_state(p.logits + row * 16 + lane % 16),
+              turn == 1 ? p.sinkhorn_iters : 2, p.hc_eps,
+              turn == 1 ? p.comb + row * 16 : unused[threadIdx.x / 32]);
+  }
 }
 
 // --- The kernel: the ops' blocks one after the other.
