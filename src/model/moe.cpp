@@ -260,9 +260,16 @@ Output streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights
   if (!choose_first) choose(after_down);
   const Routing routing = chosen_experts(step, layer_idx, weights, router);
   const int64_t k = step.config.num_experts_per_tok;
-  ops::ExpertLayerRows p{weights.streamed.get(), step.rows, k, x.data, routing.ids, routing.weights,
-                         clamp, shared.data, nullptr};
-  p.runs_beside = choose_first && after_down;
+  ops::ExpertLayerRows p{.experts = weights.streamed.get(),
+                         .rows = step.rows,
+                         .k = k,
+                         .x = x.data,
+                         .ids = routing.ids,
+                         .weights = routing.weights,
+                         .limit = clamp,
+                         .shared = shared.data,
+                         .out = nullptr,
+                         .runs_beside = choose_first && after_down};
   if (may_leave_sum) {
     p.picks = step.exec.arena->allocate<uint16_t>(step.rows * k * x.columns);
     ops::expert_layer(step.exec, p);

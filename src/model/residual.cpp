@@ -88,11 +88,10 @@ void run_boundary(Step& step, const HyperWeights& weights, const std::vector<flo
                   const ResidualMix& mix, float* logits, Matrix out) {
   const bool is_sum = output && output->sum;
   ops::hyper_boundary(
-      step.exec,
-      {rows, out.columns, streams.data, output && !is_sum ? output->y.data : nullptr, &weights.fn,
-       weights.base.data(), weights.scale.data(), norm.data(), mix.post, mix.comb, logits, out.data,
-       step.config.hc_sinkhorn_iters, hyper_eps(step), static_cast<float>(step.config.rms_norm_eps),
-       is_sum ? &*output->sum : nullptr});
+      step.exec, {rows, out.columns, streams.data, output && !is_sum ? output->y.data : nullptr,
+                  &weights.fn, weights.base.data(), weights.scale.data(), norm.data(), mix.post,
+                  mix.comb, logits, out.data, step.config.hc_sinkhorn_iters, hyper_eps(step),
+                  static_cast<float>(step.config.rms_norm_eps), is_sum ? &*output->sum : nullptr});
 }
 }  // namespace
 

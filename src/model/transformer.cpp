@@ -94,10 +94,8 @@ Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
   sublayer(before_attention(weights), before_ffn(weights),
            [&](Matrix x) { return Output{attention(step, layer_idx, layer, weights.attn, x)}; });
   sublayer(before_ffn(weights),
-           next == nullptr ? std::nullopt : std::optional(before_attention(*next)),
-           [&](Matrix x) {
-             const bool may_leave_sum =
-                 boundary && next != nullptr && boundary_takes_sums(step);
+           next == nullptr ? std::nullopt : std::optional(before_attention(*next)), [&](Matrix x) {
+             const bool may_leave_sum = boundary && next != nullptr && boundary_takes_sums(step);
              return ffn(step, layer_idx, weights.ffn, x, may_leave_sum);
            });
   if (step.probe != nullptr) {

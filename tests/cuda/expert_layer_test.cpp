@@ -77,7 +77,8 @@ class ExpertLayer : public testing::CudaTest {
     const int64_t pairs = shape_.max_tokens * shape_.k;
     const DeviceBuffer x = put(b.x), ids = put(b.ids), weights = put(b.weights);
     const DeviceBuffer num_tiles = room(4), tiles = room(pairs * sizeof(ExpertTile)),
-                       tile_pairs = room(pairs * kMaxTileTokens * 4), arrivals = room(8 * kExpertArrivals, 0),
+                       tile_pairs = room(pairs * kMaxTileTokens * 4),
+                       arrivals = room(8 * kExpertArrivals, 0),
                        h = room(pairs * shape_.moe_intermediate_size * 2),
                        y = room(pairs * shape_.hidden_size * 2),
                        many = room(std::max<int64_t>(expert_many_bytes(shape_), 1)),

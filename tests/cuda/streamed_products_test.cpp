@@ -446,8 +446,8 @@ TEST_F(StreamedProducts, ExpertsBesideProducts) {
         multiply(product(x, m, first, hidden, true));
         {
           Together together(ctx);
-          together.add(RouterParams{logits, m, kExperts, kPicks, nullptr, nullptr, 1.5f, ids,
-                                    weights});
+          together.add(
+              RouterParams{logits, m, kExperts, kPicks, nullptr, nullptr, 1.5f, ids, weights});
         }
         wait();
         MatmulParams last = product(hidden, m, down, shared, true);
@@ -470,8 +470,7 @@ TEST_F(StreamedProducts, ExpertsBesideProducts) {
           float total = 0;
           for (int64_t k = 0; k < kPicks; ++k)
             total += y[(i / kHidden * kPicks + k) * kHidden + i % kHidden];
-          values.push_back(
-              numeric::float_from_bf16(numeric::bf16_from_float(total + values[i])));
+          values.push_back(numeric::float_from_bf16(numeric::bf16_from_float(total + values[i])));
         }
         return values;
       };

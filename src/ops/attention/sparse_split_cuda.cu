@@ -137,8 +137,7 @@ struct OwnWeights {
 // One tile of `count` keys from key `begin` of those in shared memory on, in pieces of 16 bytes, by
 // thread `thread` of kThreads.
 template <bool kIsCodes, int kThreads, int kAtOnce>
-__device__ __forceinline__ void load_tile(SumSmem& s, int index, int begin, int count,
-                                          int thread) {
+__device__ __forceinline__ void load_tile(SumSmem& s, int index, int begin, int count, int thread) {
   constexpr int kKeyPieces = kIsCodes ? 4 : 8;
   const int end = (begin + count) * kKeyPieces;
 #pragma unroll 1
@@ -232,8 +231,7 @@ __global__ void __launch_bounds__(kSumThreads, 2)
     for (int j = 0; j < kAhead; ++j) {
       const int i = begin + j;
       if (i >= chunks) break;
-      if (!all_there && i > 0 && i % kBatch == 0)
-        tile::sync_threads<kBatchSummed, kSumThreads>();
+      if (!all_there && i > 0 && i % kBatch == 0) tile::sync_threads<kBatchSummed, kSumThreads>();
       const OwnWeights own = next[j];
       if (i + kAhead < chunks) next[j].load(weighed[i + kAhead], head);
       RunningHead::Factors factors[2];

@@ -9,8 +9,8 @@
 #include "ops/on_gpu.h"
 #include "tile/convert.cuh"
 #include "tile/copy.cuh"
-#include "tile/mma.cuh"
 #include "tile/first_turn.cuh"
+#include "tile/mma.cuh"
 #include "tile/order.cuh"
 
 namespace cachalot::ops {
@@ -440,8 +440,7 @@ __global__ void __launch_bounds__(kRowThreads + 32, kVectors > 2 ? 1 : 2)
       if (at >= d) continue;
       Four out;
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        out.x[i] = tile::round_to_bf16(g[v].x[i] * (u[v].x[i] * factor));
+      for (int i = 0; i < 4; ++i) out.x[i] = tile::round_to_bf16(g[v].x[i] * (u[v].x[i] * factor));
       if (is_real) store_four(p.out + token * p.d + at, out);
     }
   }

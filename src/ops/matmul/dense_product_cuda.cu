@@ -409,9 +409,8 @@ Result<DensePlan> make_dense_plan(const cuda::Device& device, const DenseShape& 
                            : s.form == DenseForm::official   ? ProductForm::mma_f16
                                                              : ProductForm::mma_bf16;
   const bool pairs = form == ProductForm::mma_bf16 && own_x && s.m <= kPairRows;
-  plan.grid = static_cast<int>(
-      std::min<int64_t>((pairs ? 2 : 1) * device.num_sms,
-                        StreamedLayout{kFp8, s.rows, s.columns}.num_units()));
+  plan.grid = static_cast<int>(std::min<int64_t>(
+      (pairs ? 2 : 1) * device.num_sms, StreamedLayout{kFp8, s.rows, s.columns}.num_units()));
   const int64_t reserved = 2048;  // the runtime's, the ring's barriers, the units' numbers
   const int64_t shared_budget = device.smem_per_sm_bytes / 2 - reserved;
   const int64_t whole_budget = device.smem_per_block_bytes - reserved;

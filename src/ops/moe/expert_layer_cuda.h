@@ -48,9 +48,9 @@ struct ExpertTile {
 
 // Device memory of one layer's call, written by its kernels.
 struct ExpertScratch {
-  int32_t* num_tiles;            // [1]
-  ExpertTile* tiles;             // [max_tokens * k]
-  int32_t* pairs;                // [max_tokens * k, kMaxTileTokens]: those of each tile
+  int32_t* num_tiles;  // [1]
+  ExpertTile* tiles;   // [max_tokens * k]
+  int32_t* pairs;      // [max_tokens * k, kMaxTileTokens]: those of each tile
   // [kExpertArrivals]: zero before the first call, then the kernels' own
   unsigned long long* arrivals;
   uint16_t* h;

@@ -89,9 +89,8 @@ __device__ __forceinline__ void route_row(const RouterParams& p, int64_t row, ui
         for (int j = 0; j < k; ++j)
           place += chosen[j] < chosen[i] || (chosen[j] == chosen[i] && j < i);
         if (is_real) p.ids[row * k + place] = chosen[i];
-        scores[place] = p.fixed_ids == nullptr
-                            ? __uint_as_float(values[chosen[i]])
-                            : score(tile::load_shared_state(logits + chosen[i]));
+        scores[place] = p.fixed_ids == nullptr ? __uint_as_float(values[chosen[i]])
+                                               : score(tile::load_shared_state(logits + chosen[i]));
       }
       __syncwarp();
       float total = 0;

@@ -28,7 +28,8 @@ Result<StreamedExperts> StreamedExperts::create(device::Gpu& gpu, const ExpertWe
   };
   CACHALOT_RETURN_IF_ERROR(room(experts.gate_up, num_experts * gate_up.num_bytes()));
   CACHALOT_RETURN_IF_ERROR(room(experts.down, num_experts * down.num_bytes()));
-  CACHALOT_RETURN_IF_ERROR(room(experts.arrivals, kArrivals * static_cast<int64_t>(sizeof(uint64_t))));
+  CACHALOT_RETURN_IF_ERROR(
+      room(experts.arrivals, kArrivals * static_cast<int64_t>(sizeof(uint64_t))));
   device::Buffer panels;
   CACHALOT_RETURN_IF_ERROR(room(panels, static_cast<int64_t>(w1[0].bytes().size())));
   device::ExecContext ctx{nullptr, nullptr, device::Isa::reference, &gpu};
