@@ -61,17 +61,20 @@ struct QueryProducts {
   std::optional<Matrix> index_q;  // absent where a tape records: made when it is asked for
 };
 
-// parts: without weights yet.
+// parts: without weights yet. has_q: q is made elsewhere.
 QueryProducts query_products(Step& step, const AttentionWeights& weights, Matrix qn,
-                             LinearParts parts = {}) {
-  QueryProducts products{new_matrix(step, step.rows, weights.wq_b.rows()), {}};
+                             LinearParts parts = {}, bool has_q = false) {
+  QueryProducts products{};
   std::optional<Matrix> quantised;  // one for all that ask for it
   const auto add = [&](const ops::PackedWeight& weight, Matrix y) {
     const bool as_it_is = takes_input_as_it_is(step, weight);
     if (!as_it_is && !quantised) quantised = quantised_input(step, qn, step.rows, weight);
     parts.add({as_it_is ? qn : *quantised, &weight, y});
   };
-  add(weights.wq_b, products.q);
+  if (!has_q) {
+    products.q = new_matrix(step, step.rows, weights.wq_b.rows());
+    add(weights.wq_b, products.q);
+  }
   if (weights.indexer && step.tape == nullptr) {
     products.index_q = new_matrix(step, step.rows, weights.indexer->wq_b.rows());
     add(weights.indexer->wq_b, *products.index_q);
@@ -375,22 +378,51 @@ std::span<const ops::MatmulParams> wo_a_products(Step& step, const AttentionWeig
   return {products, static_cast<size_t>(groups)};
 }
 
-// Source: reference/forward 3.8. out: of floats, or out_bf16 in bf16.
-Matrix output_projection(Step& step, const AttentionWeights& weights, Matrix out,
-                         const uint16_t* out_bf16) {
+ops::MatmulParams rounded_product(const Step& step, Matrix x, const ops::PackedWeight& weight,
+                                  Matrix y) {
+  ops::MatmulParams p{};
+  p.x = x.data;
+  p.m = step.rows;
+  p.x_stride = x.stride;
+  p.w = &weight;
+  p.y = y.data;
+  p.y_stride = y.stride;
+  p.math = matmul_math(step, weight);
+  p.round_y = step.precision.bf16;
+  return p;
+}
+
+// Source: reference/forward 3.8.
+Matrix output_projection(Step& step, const AttentionWeights& weights, Matrix out) {
   const auto& config = step.config;
   const Matrix low = new_matrix(step, step.rows, config.o_groups * config.o_lora_rank);
   const std::span<const ops::MatmulParams> products = wo_a_products(step, weights, out, low);
-  if (out_bf16 != nullptr) {
-    ops::grouped_matmul_bf16(step.exec, products, out_bf16);
-  } else {
-    autograd::matmul(step.context(), products, unquantised_gradient_format(step, weights.wo_a[0]));
-  }
+  autograd::matmul(step.context(), products, unquantised_gradient_format(step, weights.wo_a[0]));
   show(step, "wo_a", low, step.rows);
   const Matrix y =
       linear(step, quantised_input(step, low, step.rows, weights.wo_b), step.rows, weights.wo_b);
   show(step, "wo_b", y, step.rows);
   return y;
+}
+
+// The same of an out in bf16. So is what lies between, where the products take it.
+Matrix output_projection(Step& step, const AttentionWeights& weights, const uint16_t* out) {
+  const int64_t columns = step.config.o_groups * step.config.o_lora_rank;
+  const Matrix y = new_matrix(step, step.rows, weights.wo_b.rows());
+  const ops::MatmulParams wo_b = rounded_product(step, {}, weights.wo_b, y);
+  std::span<const ops::MatmulParams> wo_a = wo_a_products(step, weights, {}, {});
+  if (takes_input_as_it_is(step, weights.wo_b) &&
+      ops::products_take_bf16(step.exec, wo_a, true, true) &&
+      ops::products_take_bf16(step.exec, {&wo_b, 1}, true, false)) {
+    auto* low = step.exec.arena->allocate<uint16_t>(step.rows * columns);
+    ops::grouped_matmul_bf16(step.exec, wo_a, {out, low});
+    ops::grouped_matmul_bf16(step.exec, {&wo_b, 1}, {low, nullptr});
+    return y;
+  }
+  const Matrix low = new_matrix(step, step.rows, columns);
+  wo_a = wo_a_products(step, weights, {}, low);
+  ops::grouped_matmul_bf16(step.exec, wo_a, {out, nullptr});
+  return linear(step, quantised_input(step, low, step.rows, weights.wo_b), step.rows, weights.wo_b);
 }
 
 }  // namespace
@@ -458,7 +490,18 @@ bool runs_in_bf16(Step& step, const formats::LayerConfig& layer, const Attention
                   const ops::HeadRowsParams& q) {
   return ops::head_rows_takes_bf16(step.exec, q) &&
          ops::sparse_attention_takes_bf16(step.exec, core_params(step, layer, weights)) &&
-         ops::products_take_bf16(step.exec, wo_a_products(step, weights, {}, {}));
+         ops::products_take_bf16(step.exec, wo_a_products(step, weights, {}, {}), true, false);
+}
+
+// q = qn wq_b^T, to where its heads are kept in bf16; false: it cannot be done.
+bool makes_bf16_queries(Step& step, const AttentionWeights& weights, Matrix qn,
+                        ops::HeadRowsParams& q) {
+  if (q.to_bf16 == nullptr || !takes_input_as_it_is(step, weights.wq_b)) return false;
+  const ops::MatmulParams product = rounded_product(step, qn, weights.wq_b, {});
+  if (!ops::products_take_bf16(step.exec, {&product, 1}, false, true)) return false;
+  ops::grouped_matmul_bf16(step.exec, {&product, 1}, {nullptr, q.to_bf16});
+  q.from_bf16 = q.to_bf16;
+  return true;
 }
 
 // The same where nothing but the results is asked for: what follows the products over x together,
@@ -488,16 +531,28 @@ Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig
                                 low.columns,
                                 static_cast<float>(config.rms_norm_eps),
                                 step.precision.bf16};
+  ops::HeadRowsParams q_rows =
+      head_rows_of(step, {}, config.num_attention_heads, config.head_dim, rope);
+  q_rows.norm = step.precision.bf16 ? ops::HeadNorm::bf16_steps : ops::HeadNorm::weighted;
+  if (runs_in_bf16(step, layer, weights, q_rows)) {
+    q_rows.to_bf16 =
+        step.exec.arena->allocate<uint16_t>(q_rows.rows * q_rows.heads * q_rows.head_dim);
+  }
   LinearParts query_parts;
   bool beside = false;
   query_parts.lets_next_in = &beside;
-  if (takes_input_as_it_is(step, weights.wq_b) &&
+  if (q_rows.to_bf16 == nullptr && takes_input_as_it_is(step, weights.wq_b) &&
       (!weights.indexer || takes_input_as_it_is(step, weights.indexer->wq_b))) {
     query_parts.norm = &norm;
   } else {
     ops::rms_norm(step.exec, norm);
   }
-  const QueryProducts over_qn = query_products(step, weights, qn, query_parts);
+  const bool has_q = makes_bf16_queries(step, weights, qn, q_rows);
+  const QueryProducts over_qn = query_products(step, weights, qn, query_parts, has_q);
+  if (!has_q) {
+    q_rows.x = over_qn.q.data;
+    q_rows.row_stride = over_qn.q.stride;
+  }
   // An entry's rows and code are read from memory, in turn: slow while the products read theirs.
   const bool completes_entry = weights.compressor && !step.batch.has_entries &&
                                step.batch.sequences.num_entries(layer.ratio) > 0;
@@ -526,16 +581,12 @@ Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig
   }
   together.run();
 
-  ops::HeadRowsParams p =
-      head_rows_of(step, over_qn.q, config.num_attention_heads, config.head_dim, rope);
-  p.norm = step.precision.bf16 ? ops::HeadNorm::bf16_steps : ops::HeadNorm::weighted;
-  if (runs_in_bf16(step, layer, weights, p))
-    p.to_bf16 = step.exec.arena->allocate<uint16_t>(p.rows * p.heads * p.head_dim);
-  together.add(p);
-  Inputs inputs{qn, over_qn.q, {}, p.to_bf16};
+  together.add(q_rows);
+  Inputs inputs{qn, over_qn.q, {}, q_rows.to_bf16};
   if (has_queries) {
     inputs.queries = {*over_qn.index_q, weight};
-    p = head_rows_of(step, *over_qn.index_q, config.index_n_heads, config.index_head_dim, rope);
+    ops::HeadRowsParams p =
+        head_rows_of(step, *over_qn.index_q, config.index_n_heads, config.index_head_dim, rope);
     p.hadamard = step.precision.rotate_index;
     if (step.precision.index_fp4) p.snap = ops::HeadSnap::fp4;
     together.add(p);
@@ -558,12 +609,13 @@ Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
   if (q_bf16 != nullptr) {
     ops::SparseAttentionParams p = core_params(step, layer, weights);
     p.q_bf16 = q_bf16;
-    p.out_bf16 = reinterpret_cast<uint16_t*>(q.data);  // which nobody reads any more
+    p.out_bf16 = step.exec.arena->allocate<uint16_t>(step.rows * step.config.num_attention_heads *
+                                                     step.config.head_dim);
     ops::sparse_attention(step.exec, p);
-    return output_projection(step, weights, {}, p.out_bf16);
+    return output_projection(step, weights, p.out_bf16);
   }
   return output_projection(step, weights,
-                           core_attention(step, layer_idx, layer, weights, q, queries), nullptr);
+                           core_attention(step, layer_idx, layer, weights, q, queries));
 }
 
 }  // namespace cachalot::model

@@ -90,8 +90,10 @@ void sparse_attention_cuda(device::ExecContext&, const SparseAttentionParams&) {
 bool sparse_attention_takes_bf16(const device::ExecContext&, const SparseAttentionParams&) {
   return false;
 }
-bool products_take_bf16(const device::ExecContext&, std::span<const MatmulParams>) { return false; }
-void grouped_matmul_bf16(device::ExecContext&, std::span<const MatmulParams>, const uint16_t*) {
+bool products_take_bf16(const device::ExecContext&, std::span<const MatmulParams>, bool, bool) {
+  return false;
+}
+void grouped_matmul_bf16(device::ExecContext&, std::span<const MatmulParams>, const Bf16Rows&) {
   refuse();
 }
 

@@ -125,7 +125,7 @@ void DenseProduct::expect_wide_as_few(int64_t rows, int64_t columns) {
   const auto all = of_rows(s, x);
   DenseShape narrow = s;
   narrow.bf16_x = true;
-  ASSERT_TRUE(dense_takes_bf16_x(device_, narrow));
+  ASSERT_TRUE(dense_takes_bf16(device_, narrow));
   EXPECT_EQ(of_rows(narrow, o.x), all);
   for (const int64_t m : {10, 40}) {
     for (const int64_t first : {0, 63, 660}) {
@@ -212,6 +212,36 @@ TEST_F(DenseProduct, SmallCase) {
     for (const int64_t columns : {128, 1152}) expect_many_as_few(rows, columns);
   }
   expect_wide_as_few(4352, 1024);
+}
+
+// Where rows are floats, x and y of many may be bf16, which holds them.
+TEST_F(DenseProduct, ManyRowsMayBeBf16) {
+  Rng rng(5);
+  for (const DenseForm form : {DenseForm::official_fp8, DenseForm::unquantised}) {
+    DenseShape s{form, 300, 8192, 1024, 1, true};
+    const Operands o = random_operands(rng, s);
+    const auto weight = streamed(o.weight);
+    const auto floats = put(testing::floats_of(o.x)), narrow = put(o.x);
+    const auto run_as = [&](const DenseShape& shape) {
+      const Result<DensePlan> plan = make_dense_plan(device_, shape);
+      EXPECT_TRUE(plan.has_value()) << plan.error().message();
+      auto y = room(s.m * s.rows * (shape.bf16_y ? 2 : 4));
+      const auto scratch = room(std::max<int64_t>(16, plan->scratch_bytes));
+      launch_dense(*plan, stream_, shape.bf16_x ? narrow.data() : floats.data(), s.columns,
+                   weight.data(), y.data(), s.rows, scratch.data());
+      return y;
+    };
+    const auto all = get<float>(run_as(s));
+    s.bf16_x = true;
+    ASSERT_TRUE(dense_takes_bf16(device_, s));
+    EXPECT_EQ(get<float>(run_as(s)), all) << name(form);
+    s.bf16_y = true;
+    EXPECT_EQ(testing::floats_of(get<uint16_t>(run_as(s))), all) << name(form);
+    s.bf16_x = false;
+    EXPECT_EQ(testing::floats_of(get<uint16_t>(run_as(s))), all) << name(form);
+    s.m = 10;
+    EXPECT_FALSE(make_dense_plan(device_, s).has_value());
+  }
 }
 
 TEST_F(DenseProduct, APlanNamesWhatItCannotTake) {

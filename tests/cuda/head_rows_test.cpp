@@ -91,6 +91,16 @@ TEST_F(HeadRows, InBf16AreTheSame) {
     for (const uint16_t bits : side.read(narrow.to_bf16, count))
       found.push_back(numeric::float_from_bf16(bits));
     EXPECT_EQ(found, side.read(p.x, count)) << head_dim;
+
+    // From bf16 too, in place.
+    std::vector<uint16_t> raw;
+    for (const float value : x) raw.push_back(numeric::bf16_from_float(value));
+    const std::vector<uint16_t> expected = side.read(narrow.to_bf16, count);
+    narrow.x = nullptr;
+    narrow.to_bf16 = side.array(raw);
+    narrow.from_bf16 = narrow.to_bf16;
+    head_rows(side.ctx, narrow);
+    EXPECT_EQ(side.read(narrow.to_bf16, count), expected) << head_dim;
   }
 }
 

@@ -1,15 +1,25 @@
-// grouped_matmul over rows of bf16 instead of float, which some of a GPU's products take.
-// Shapes, numerics, errors  matmul.h. x [m, K of all products], contiguous; product i reads its own
-//         K columns, after those of the one before; the products' x is not read, and x_rows null.
+// grouped_matmul with rows of bf16 instead of float, which some of a GPU's products take: those of
+// many rows.
+// Shapes, numerics, errors  matmul.h. Of the two what is not null is bf16: x [m, K of all
+//         products], contiguous, of which product i reads its own K columns, after those of the one
+//         before; y [m, N of all products], contiguous, likewise, where all round theirs. The
+//         products' own x or y is then not touched; x_rows, norm and swiglu are null.
 #pragma once
 
 #include "ops/matmul/matmul.h"
 
 namespace cachalot::ops {
 
-bool products_take_bf16(const device::ExecContext& ctx, std::span<const MatmulParams> products);
-// CHECK: they do.
+struct Bf16Rows {
+  const uint16_t* x = nullptr;
+  uint16_t* y = nullptr;
+};
+
+// Whether the products' x, y or both may be bf16.
+bool products_take_bf16(const device::ExecContext& ctx, std::span<const MatmulParams> products,
+                        bool x, bool y);
+// CHECK: they may.
 void grouped_matmul_bf16(device::ExecContext& ctx, std::span<const MatmulParams> products,
-                         const uint16_t* x);
+                         const Bf16Rows& rows);
 
 }  // namespace cachalot::ops

@@ -11,7 +11,7 @@ namespace cachalot::ops {
 // Where a block for most multiprocessors comes out. official_fp8: one x is read by all;
 // unquantised: rows are floats.
 bool dense_many_fits(const DenseShape& shape, int64_t num_sms);
-bool dense_many_takes_bf16_x(const DenseShape& shape, int64_t num_sms);
+bool dense_many_takes_bf16(const DenseShape& shape, int64_t num_sms);
 // Of a plan that has its shape: the rest.
 void plan_dense_many(DensePlan& plan, int64_t num_sms);
 void launch_dense_many(const DensePlan& plan, const device::cuda::Stream& stream, const void* x,

@@ -45,7 +45,8 @@ struct Group {
 struct Params {
   const void* x;
   int64_t x_stride;
-  bool float_rows;
+  bool float_x;
+  bool float_y;
   int m;
   int blocks;         // of 128 inputs
   int tokens;         // of a block
@@ -82,7 +83,7 @@ __device__ __forceinline__ void prepare_block(const Params& p, const T* x) {
 __global__ void __launch_bounds__(256) prepare_kernel(const __grid_constant__ Params p) {
   tile::launch_dependents();
   tile::wait_for_producers();
-  if (p.float_rows) {
+  if (p.float_x) {
     prepare_block(p, static_cast<const float*>(p.x));
   } else {
     prepare_block(p, static_cast<const uint16_t*>(p.x));
@@ -362,7 +363,7 @@ class ManySums {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const Group& group = *unit.group;
     const int n = unit.index * kUnitRows + lane % 4 * 4;
-    const int value_bytes = p.float_rows ? 4 : 2;
+    const int value_bytes = p.float_y ? 4 : 2;
     const bool in_one = n + 4 <= group.rows && group.y_stride % 4 == 0 &&
                         reinterpret_cast<uintptr_t>(group.y) % (4 * value_bytes) == 0;
     constexpr int kPiece = Shape::kPieceTokens;
@@ -384,7 +385,7 @@ class ManySums {
         const uint2 pairs = make_uint2(tile::pack_bf16(v.x, v.y), tile::pack_bf16(v.z, v.w));
         const int64_t to = row * group.y_stride + n;
         if (in_one) {
-          if (p.float_rows) {
+          if (p.float_y) {
             *reinterpret_cast<float4*>(static_cast<float*>(group.y) + to) =
                 make_float4(tile::low_bf16(pairs.x), tile::high_bf16(pairs.x),
                             tile::low_bf16(pairs.y), tile::high_bf16(pairs.y));
@@ -398,7 +399,7 @@ class ManySums {
           if (n + i >= group.rows) continue;
           const uint32_t pair = i / 2 == 0 ? pairs.x : pairs.y;
           const uint32_t bits = i % 2 == 0 ? pair & 0xFFFF : pair >> 16;
-          if (p.float_rows) {
+          if (p.float_y) {
             static_cast<float*>(group.y)[to + i] = tile::low_bf16(bits);
           } else {
             static_cast<uint16_t*>(group.y)[to + i] = static_cast<uint16_t>(bits);
@@ -700,8 +701,8 @@ bool dense_many_fits(const DenseShape& s, int64_t num_sms) {
          items_of(s, kHalfTokens) >= num_sms * 3 / 4;
 }
 
-bool dense_many_takes_bf16_x(const DenseShape& s, int64_t num_sms) {
-  return is_wide(s) && dense_many_fits(s, num_sms) && is_wide_many(s, num_sms);
+bool dense_many_takes_bf16(const DenseShape& s, int64_t num_sms) {
+  return dense_many_fits(s, num_sms) && (!is_wide(s) || is_wide_many(s, num_sms));
 }
 
 void plan_dense_many(DensePlan& plan, int64_t num_sms) {
@@ -730,7 +731,8 @@ void launch_dense_many(const DensePlan& plan, const cuda::Stream& stream, const 
   Params p{};
   p.x = x;
   p.x_stride = x_stride;
-  p.float_rows = s.float_rows;
+  p.float_x = s.has_float_x();
+  p.float_y = s.has_float_y();
   p.m = static_cast<int>(s.m);
   p.blocks = static_cast<int>(s.columns / 128);
   p.tokens = plan.tokens;
@@ -751,10 +753,10 @@ void launch_dense_many(const DensePlan& plan, const cuda::Stream& stream, const 
   cuda::LaunchShape prepare;
   prepare.block = 256;
   if (is_wide(s)) {
-    const int64_t of_thread = s.bf16_x ? 8 : 16;
+    const int64_t of_thread = p.float_x ? 16 : 8;
     prepare.grid = dim3(static_cast<unsigned>((s.groups * s.columns / of_thread + 255) / 256),
                         static_cast<unsigned>(token_groups * plan.tokens));
-    cuda::launch(stream, prepare, s.bf16_x ? prepare_bf16_kernel : prepare_wide_kernel, p);
+    cuda::launch(stream, prepare, p.float_x ? prepare_wide_kernel : prepare_bf16_kernel, p);
     return launch_many<2, Operands::wide>(stream, p, plan.grid);
   }
   prepare.grid = dim3(static_cast<unsigned>(p.blocks), static_cast<unsigned>(token_groups));

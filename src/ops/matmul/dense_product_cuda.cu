@@ -381,8 +381,8 @@ bool fit(DensePlan& plan, ProductForm form, int64_t budget, int min_stages) {
 
 }  // namespace
 
-bool dense_takes_bf16_x(const cuda::Device& device, const DenseShape& s) {
-  return dense_many_takes_bf16_x(s, device.num_sms);
+bool dense_takes_bf16(const cuda::Device& device, const DenseShape& s) {
+  return dense_many_takes_bf16(s, device.num_sms);
 }
 
 Result<DensePlan> make_dense_plan(const cuda::Device& device, const DenseShape& s) {
@@ -394,7 +394,8 @@ Result<DensePlan> make_dense_plan(const cuda::Device& device, const DenseShape& 
   if (s.columns < 128 || s.columns % 128 != 0) return bad("columns in blocks of 128", s.columns);
   if (s.rows < 1 || s.rows >= (int64_t{1} << 30)) return bad("rows from 1 to 2^30", s.rows);
   if (s.groups < 1 || s.groups > kMaxDenseGroups) return bad("1 to 16 groups", s.groups);
-  if (s.bf16_x && !dense_takes_bf16_x(device, s)) return bad("more rows for an x in bf16", s.m);
+  if ((s.bf16_x || s.bf16_y) && !dense_takes_bf16(device, s))
+    return bad("more rows where some are bf16", s.m);
   const bool own_x = s.groups > 1 && !s.shared_x;
   if (own_x && s.rows % (16 * s.groups) != 0) return bad("16 n rows a group", s.rows);
   if (own_x && s.columns % 1024 != 0) return bad("1024 n columns a group", s.columns);
@@ -458,7 +459,7 @@ void launch_dense(const DensePlan& plan, const cuda::Stream& stream, const void*
   DenseGroup groups[kMaxDenseGroups];
   for (int64_t g = 0; g < s.groups; ++g) {
     groups[g] = {weight + g * StreamedLayout{kFp8, rows, s.columns}.num_bytes(), rows,
-                 static_cast<std::byte*>(y) + g * rows * (s.float_rows ? 4 : 2), y_stride};
+                 static_cast<std::byte*>(y) + g * rows * (s.has_float_y() ? 4 : 2), y_stride};
   }
   launch_dense(plan, stream, x, x_stride, {groups, static_cast<size_t>(s.groups)}, scratch, order);
 }

@@ -5,7 +5,7 @@
 //         rows_g] bf16. x [m, groups * columns] bf16, of which group g reads its own columns; with
 //         shared_x [m, columns], which all read. Strides count elements. x and the weights are
 //         16-byte aligned, a row of x too. float_rows: x and y are float; what x holds, bf16 can
-//         hold. bf16_x: x is bf16 all the same, where dense_takes_bf16_x.
+//         hold. bf16_x, bf16_y: x or y is bf16 all the same, where dense_takes_bf16.
 // Numerics  ops/matmul/streamed_product.cuh: the order of sums depends on columns alone. x is
 //         quantised inside (ACT8, runs of 128) but in the form mma_bf16.
 // Errors  make_dense_product: invalid_argument where the shape cannot run.
@@ -38,6 +38,10 @@ struct DenseShape {
   bool float_rows = false;
   bool shared_x = false;
   bool bf16_x = false;
+  bool bf16_y = false;
+
+  bool has_float_x() const { return float_rows && !bf16_x; }
+  bool has_float_y() const { return float_rows && !bf16_y; }
 };
 inline constexpr int kMaxDenseGroups = 16;
 
@@ -65,8 +69,8 @@ struct DensePlan {
                  const LaunchOrder& order) = nullptr;
 };
 
-// Whether the form for many rows takes it, unquantised.
-bool dense_takes_bf16_x(const device::cuda::Device& device, const DenseShape& shape);
+// Whether the form for many rows takes it.
+bool dense_takes_bf16(const device::cuda::Device& device, const DenseShape& shape);
 Result<DensePlan> make_dense_plan(const device::cuda::Device& device, const DenseShape& shape);
 
 // scratch: plan.scratch_bytes, 16-byte aligned; null where that is 0. Else x is quantised into it

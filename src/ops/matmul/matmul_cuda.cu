@@ -165,38 +165,51 @@ void make_input(device::ExecContext& ctx, const MatmulParams& all, const Launch*
   }
 }
 
-DenseShape shape_of_bf16(Products products) {
-  DenseShape shape = shape_of(products, Place::beside);
-  shape.bf16_x = true;
+DenseShape shape_of_bf16(Products products, bool x, bool y) {
+  DenseShape shape = shape_of(products, products.size() == 1 ? Place::alone : Place::beside);
+  shape.bf16_x = x;
+  shape.bf16_y = y;
   return shape;
 }
 
 }  // namespace
 
-bool products_take_bf16(const device::ExecContext& ctx, Products products) {
+bool products_take_bf16(const device::ExecContext& ctx, Products products, bool x, bool y) {
   if (ctx.gpu == nullptr || products.empty() || products.size() > kMaxDenseGroups) return false;
   const MatmulParams& first = products[0];
   for (const MatmulParams& p : products) {
-    if (p.w->on_gpu() != OnGpu::streamed_bf16 || p.w->format() != WeightFormat::fp8 ||
-        p.w->columns() != first.w->columns() || p.w->rows() != first.w->rows() || p.m != first.m ||
-        !p.round_y || p.math != MatmulMath::bf16 || p.x_rows != nullptr)
+    if (p.w->on_gpu() == OnGpu::panels || p.w->on_gpu() != first.w->on_gpu() ||
+        p.w->format() != WeightFormat::fp8 || p.w->columns() != first.w->columns() ||
+        p.w->rows() != first.w->rows() || p.m != first.m || !p.round_y ||
+        p.math != MatmulMath::bf16 || p.x_rows != nullptr || p.norm != nullptr ||
+        p.swiglu != nullptr)
       return false;
   }
-  return dense_takes_bf16_x(device::cuda::device_of(ctx), shape_of_bf16(products));
+  return dense_takes_bf16(device::cuda::device_of(ctx), shape_of_bf16(products, x, y));
 }
 
-void grouped_matmul_bf16(device::ExecContext& ctx, Products products, const uint16_t* x) {
-  CACHALOT_CHECK(products_take_bf16(ctx, products));
+void grouped_matmul_bf16(device::ExecContext& ctx, Products products, const Bf16Rows& rows) {
+  const bool bf16_x = rows.x != nullptr, bf16_y = rows.y != nullptr;
+  CACHALOT_CHECK(products_take_bf16(ctx, products, bf16_x, bf16_y));
   for (const MatmulParams& p : products) {
     if (ctx.work != nullptr) count_product(*p.w, p.m, *ctx.work);
   }
   Launch launch;
   launch.products = products;
-  const DenseShape shape = shape_of_bf16(products);
+  const DenseShape shape = shape_of_bf16(products, bf16_x, bf16_y);
   plan_fp8(device::cuda::device_of(ctx), shape, launch);
+  uint16_t* y = rows.y;
+  for (size_t i = 0; bf16_y && i < products.size(); ++i) {
+    launch.groups[i].y = y;
+    launch.groups[i].y_stride = shape.rows;
+    y += products[i].w->rows();
+  }
+  const MatmulParams& first = products[0];
   device::ArenaScope scope(*ctx.arena);
   auto* scratch = ctx.arena->allocate<std::byte>(launch.scratch_bytes);
-  launch_dense(launch.plan, device::cuda::stream_of(ctx), x, shape.groups * shape.columns,
+  launch_dense(launch.plan, device::cuda::stream_of(ctx),
+               bf16_x ? static_cast<const void*>(rows.x) : first.x,
+               bf16_x ? shape.groups * shape.columns : first.x_stride,
                {launch.groups, products.size()}, scratch);
 }
 

@@ -30,7 +30,7 @@ bool head_rows_takes_bf16(const device::ExecContext& ctx, const HeadRowsParams& 
 }
 
 void head_rows(device::ExecContext& ctx, const HeadRowsParams& p) {
-  CACHALOT_CHECK(p.to_bf16 == nullptr || head_rows_takes_bf16(ctx, p));
+  CACHALOT_CHECK((p.to_bf16 == nullptr && p.from_bf16 == nullptr) || head_rows_takes_bf16(ctx, p));
   if (ctx.gpu != nullptr && head_rows_cuda_fits(p)) return head_rows_cuda(ctx, p);
   norm(ctx, p);
   rope(ctx, {p.x, p.rows, p.row_stride, p.heads, p.head_dim, p.rope_dim, p.table, false, p.round});

@@ -32,11 +32,16 @@ struct Head {
   float cos[kRotated], sin[kRotated];
   int first_rotated;
 
-  // What does not depend on each other is under way at once.
-  __device__ __forceinline__ void load(const HeadRowsParams& p, const float* x, int64_t row,
-                                       int lane) {
+  // What does not depend on each other is under way at once. own: of the heads.
+  __device__ __forceinline__ void load(const HeadRowsParams& p, int64_t own, int lane) {
+    const int64_t row = own / p.heads;
+    if (p.from_bf16 != nullptr) {
+      load_pairs(p.from_bf16 + own * p.head_dim, lane);
+    } else {
+      const float* const x = p.x + row * p.row_stride + own % p.heads * p.head_dim + lane;
 #pragma unroll
-    for (int i = 0; i < kValues; ++i) v[i] = x[i * kLanes];
+      for (int i = 0; i < kValues; ++i) v[i] = x[i * kLanes];
+    }
     const int rotated = static_cast<int>(p.rope_dim) / kLanes;
     first_rotated = kValues - rotated;
 #pragma unroll
@@ -98,6 +103,23 @@ struct Head {
     for (float& each : v) each = round ? tile::round_to_bf16(each * factor) : each * factor;
   }
 
+  // The other way round than `store`.
+  __device__ __forceinline__ void load_pairs(const uint16_t* from, int lane) {
+    const bool odd = lane % 2 != 0;
+    uint32_t pairs[kValues / 2];
+#pragma unroll
+    for (int i = 0; i < kValues; i += 2) {
+      pairs[i / 2] =
+          *reinterpret_cast<const uint32_t*>(from + (i + lane % 2) * kLanes + lane / 2 * 2);
+    }
+#pragma unroll
+    for (int i = 0; i < kValues; i += 2) {
+      const float low = tile::low_bf16(pairs[i / 2]), high = tile::high_bf16(pairs[i / 2]);
+      const float other = __shfl_xor_sync(kAllLanes, odd ? low : high, 1);
+      v[i] = odd ? other : low;
+      v[i + 1] = odd ? high : other;
+    }
+  }
   // In bf16, which holds the values. Two lanes exchange some, so that each writes pairs.
   __device__ __forceinline__ void store(uint16_t* to, int lane, bool is_there) const {
     const bool odd = lane % 2 != 0;
@@ -165,8 +187,6 @@ __device__ __forceinline__ void head_row(const HeadRowsParams& p, float factor, 
   const int lane = threadIdx.x % kLanes;
   const int64_t heads = p.rows * p.heads;
   const int64_t at = min(own, heads - 1);  // all lanes take part in the exchanges
-  const int64_t row = at / p.heads;
-  float* const x = p.x + row * p.row_stride + at % p.heads * p.head_dim + lane;
   float g[kValues] = {};
   if (p.g != nullptr) {
 #pragma unroll
@@ -174,7 +194,7 @@ __device__ __forceinline__ void head_row(const HeadRowsParams& p, float factor, 
   }
   if (!have_ended) tile::wait_for_producers();
   Head<kValues> head;
-  head.load(p, x, row, lane);
+  head.load(p, at, lane);
   if (p.norm == HeadNorm::weighted) head.template norm<Norm::weighted>(p, g);
   if (p.norm == HeadNorm::bf16_steps) head.template norm<Norm::bf16_steps>(p, g);
   head.rotate(p.round, lane);
@@ -183,6 +203,7 @@ __device__ __forceinline__ void head_row(const HeadRowsParams& p, float factor, 
   if (p.snap == HeadSnap::fp4) head.snap_fp4();
   if (p.to_bf16 != nullptr) return head.store(p.to_bf16 + at * p.head_dim, lane, own < heads);
   if (own >= heads) return;
+  float* const x = p.x + at / p.heads * p.row_stride + at % p.heads * p.head_dim + lane;
 #pragma unroll
   for (int i = 0; i < kValues; ++i) x[i * kLanes] = head.v[i];
 }

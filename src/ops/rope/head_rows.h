@@ -4,7 +4,8 @@
 //         ops one after another. round: each rounds to bf16 where it may.
 // Shapes  x [rows, heads, head_dim], in place, row_stride between rows; g [head_dim]. to_bf16
 //         [rows, heads, head_dim], contiguous: on a GPU, where head_rows_takes_bf16 says so and
-//         `round`, the result goes there instead of into x.
+//         `round`, the result goes there instead of into x. from_bf16, likewise: x comes from there
+//         instead; the two may be one.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +36,7 @@ struct HeadRowsParams {
   HeadSnap snap;
   bool round;
   uint16_t* to_bf16 = nullptr;
+  const uint16_t* from_bf16 = nullptr;
 };
 bool head_rows_takes_bf16(const device::ExecContext& ctx, const HeadRowsParams& p);
 void head_rows(device::ExecContext& ctx, const HeadRowsParams& p);
