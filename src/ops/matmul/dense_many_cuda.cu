@@ -6,9 +6,11 @@
 #include "ops/matmul/dense_many.h"
 #include "ops/matmul/streamed_weight.h"
 #include "ops/quant/act8_run.cuh"
+#include "tile/cluster.cuh"
 #include "tile/convert.cuh"
 #include "tile/copy.cuh"
 #include "tile/mma.cuh"
+#include "tile/turns.cuh"
 #include "tile/wgmma_bf16.cuh"
 
 namespace cachalot::ops {
@@ -32,6 +34,12 @@ using Consumer = tile::BulkConsumer<kMaxStages>;
 // codes as CoreMatrices, then scales.
 __host__ __device__ constexpr int block_bytes(bool wide, int tokens) {
   return tokens * (wide ? 256 : 128 + 4);
+}
+
+// Where the scale of a row of codes lies: the four of two tiles of eight columns that a lane has
+// values of are neighbours.
+__device__ __forceinline__ int scale_place(int token) {
+  return token / 16 * 16 + token % 8 / 2 * 4 + token / 8 % 2 * 2 + token % 2;
 }
 
 struct Group {
@@ -76,7 +84,8 @@ __device__ __forceinline__ void prepare_block(const Params& p, const T* x) {
       *reinterpret_cast<uint32_t*>(to + B::offset(token, Values::place(i), 16 * p.tokens)) =
           q.codes[i];
     }
-    if (threadIdx.x % 16 == 0) *reinterpret_cast<float*>(to + p.tokens * 128 + token * 4) = q.scale;
+    if (threadIdx.x % 16 == 0)
+      *reinterpret_cast<float*>(to + p.tokens * 128 + scale_place(token) * 4) = q.scale;
   }
 }
 
@@ -158,30 +167,29 @@ struct Unit {
 };
 
 // codes: of e4m3, quantised as ACT8. short_codes: the same where a chain has at most one block of
-// inputs, so that the sum needs no place beside it; else it waits in shared memory while the next
-// chain is made. wide: x unquantised, the codes of W in bf16.
+// inputs, so that it needs no place beside the sum. wide: x unquantised, the codes of W in bf16.
 enum class Operands { codes, short_codes, wide };
 
-// How a block of kHalves halves is made up: a warpgroup for four units and a half of the tokens
-// (kWide: both, so that codes are expanded once), and one whose first warp fills the ring.
+// How a block of kHalves halves is made up: warpgroups for four units each and all tokens, or, where
+// a sum needs no place for a chain beside it, twice as many for half of the tokens each; and one
+// whose first warp fills the ring.
 template <int kHalves, Operands kOperands>
 struct ManyShape {
   static constexpr bool kShort = kOperands == Operands::short_codes;
   static constexpr bool kWide = kOperands == Operands::wide;
   static constexpr int kTokens = kHalves * kHalfTokens;
-  static constexpr int kOwnHalves = kWide ? kHalves : 1;        // of a warpgroup
+  static constexpr int kOwnHalves = kShort ? 1 : kHalves;       // of a warpgroup
   static constexpr int kWarps = kHalves / kOwnHalves * kUnits;  // that multiply
   static constexpr int kThreads = kWarps * 32 + kGroupThreads;
   static constexpr int kRegisters = kWarps == kUnits ? 240 : 112;
+  static constexpr bool kInTurns = kOperands == Operands::codes;
   static constexpr int kBlockBytes = block_bytes(kWide, kTokens);
   static constexpr int kStageBytes = kBlockBytes + kUnits * kUnitBytes;
-  // Of a warp: the sums of chains before, or sums of some tokens on their way to memory.
+  // Of a warp: sums of some tokens on their way to memory.
   static constexpr int kPieceTokens = 32;
   static constexpr int kRowFloats = kUnitRows + 4;
-  static constexpr int kOwnFloats =
-      kShort ? kPieceTokens * kRowFloats : kOwnHalves * kHalfTokens * kUnitRows;
-  static_assert(kOwnFloats >= kPieceTokens * kRowFloats);
-  static constexpr int kStages = kWide ? 3 : kHalves == 1 ? (kShort ? 8 : 7) : (kShort ? 5 : 4);
+  static constexpr int kOwnFloats = kPieceTokens * kRowFloats;
+  static constexpr int kStages = kWide ? 4 : kHalves == 1 ? 8 : kShort ? 5 : 6;
   static constexpr int kAlignment = tile::SwizzledTile::kGroupBytes;
   static constexpr int kSmemBytes =
       kStages * kStageBytes + kWarps * kOwnFloats * 4 + (kWide ? kAlignment : 0);
@@ -236,19 +244,40 @@ struct Steps<true, 128> {
   }
 };
 
-// An item: 128 outputs of the tokens of a block. By the warp that fills the ring: a lane a unit.
+// An item of a pair of blocks: 256 outputs, of which each has its half, of the tokens of a block.
+struct Items {
+  int token_groups;
+  int count;
+
+  __device__ __forceinline__ Items(const Params& p, int tokens)
+      : token_groups((p.m + tokens - 1) / tokens),
+        count((p.units + tile::kPair * kUnits - 1) / (tile::kPair * kUnits) * token_groups) {}
+  static __device__ __forceinline__ int first() {
+    return static_cast<int>(blockIdx.x) / tile::kPair;
+  }
+  static __device__ __forceinline__ int stride() {
+    return static_cast<int>(gridDim.x) / tile::kPair;
+  }
+  // The first of the eight units of block `rank`.
+  __device__ __forceinline__ int first_unit(int item, int rank) const {
+    return (item / token_groups * tile::kPair + rank) * kUnits;
+  }
+  __device__ __forceinline__ int token_group(int item) const { return item % token_groups; }
+};
+
+// By the warp that fills the ring: a lane a unit. Each block of the pair brings half of x to both.
 template <typename Shape>
-__device__ __forceinline__ void fill_ring(const Params& p, Ring& ring, uint8_t* smem, int num_items,
-                                          int token_groups) {
+__device__ __forceinline__ void fill_ring(const Params& p, Ring& ring, uint8_t* smem, int rank,
+                                          const Items& items) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int x_groups = Shape::kWide ? p.num_groups : 1;
+  constexpr int kPart = Shape::kBlockBytes / tile::kPair;
   tile::RingPlace place;
   int count = 0;
-  for (int item = static_cast<int>(blockIdx.x); item < num_items;
-       item += static_cast<int>(gridDim.x)) {
-    const Unit unit(p, item / token_groups * kUnits + lane % kUnits);
-    // An octet has one group where groups have an x each.
-    const int64_t x_group = int64_t{item % token_groups} * x_groups +
+  for (int item = Items::first(); item < items.count; item += Items::stride()) {
+    const Unit unit(p, items.first_unit(item, rank) + lane % kUnits);
+    // A pair has one group where groups have an x each.
+    const int64_t x_group = int64_t{items.token_group(item)} * x_groups +
                             (Shape::kWide ? static_cast<int>(unit.group - p.groups) : 0);
     const uint8_t* const x = p.prepared + x_group * p.blocks * Shape::kBlockBytes;
     ChainOrder order{p.blocks};
@@ -258,7 +287,8 @@ __device__ __forceinline__ void fill_ring(const Params& p, Ring& ring, uint8_t* 
       uint8_t* const to = smem + place.stage * Shape::kStageBytes;
       if (lane == 0) {
         full.arrive_expecting(Shape::kStageBytes);
-        full.bulk_copy(to, x + int64_t{order.block} * Shape::kBlockBytes, Shape::kBlockBytes);
+        tile::copy_to_pair(full, to + rank * kPart,
+                           x + int64_t{order.block} * Shape::kBlockBytes + rank * kPart, kPart);
       }
       __syncwarp();
       if (lane < kUnits) {
@@ -305,8 +335,8 @@ class UnitScales {
   int at_ = 0;
 };
 
-// A warp's sums of its unit and its halves of the tokens. A warpgroup waits for its products:
-// meanwhile the others add up.
+// A warp's sums of its unit and its halves of the tokens. A warpgroup waits for its products, half
+// of the tokens at a time: meanwhile the others add up.
 template <int kHalves, Operands kOperands>
 class ManySums {
  public:
@@ -317,38 +347,44 @@ class ManySums {
   static constexpr int kValues = Shape::kOwnHalves * kHalfValues;
 
   __device__ ManySums(Ring& ring, uint8_t* smem, int warp)
-      : ring_(ring, smem, Shape::kStageBytes, Shape::kStages),
+      : ring_(ring),
+        turns_(Shape::kInTurns ? warp / 4 : 0),
+        stages_(smem),
         first_half_(warp / kUnits * Shape::kOwnHalves),
         codes_(Shape::kBlockBytes + warp % kUnits * kUnitBytes +
                static_cast<int>(threadIdx.x) % 32 * 16),
         own_(reinterpret_cast<float*>(smem + Shape::kStages * Shape::kStageBytes) +
              warp * Shape::kOwnFloats) {}
 
+  // After the last item.
+  __device__ __forceinline__ void end() {
+    if constexpr (Shape::kInTurns) turns_.end();
+  }
+
   // Takes num_blocks stages.
   __device__ __forceinline__ void multiply(int num_blocks, UnitScales& scales) {
     // What is added to -0 stays as it is.
 #pragma unroll
-    for (int i = 0; i < kValues; ++i) sum_[i] = kShort ? -0.0f : 0.0f;
+    for (int i = 0; i < kValues; ++i) sum_[i] = -0.0f;
+    float chain[kShort ? 1 : kValues];
+    if constexpr (!kShort) {
+#pragma unroll
+      for (float& value : chain) value = 0;
+    }
     ChainOrder order{num_blocks};
-    [[maybe_unused]] bool holds = false;
 #pragma unroll 1
     for (int block = 0; block < num_blocks; ++block) {
-      add_block(scales.next());
-      [[maybe_unused]] const bool ends_chain = order.ends_chain();
-      order.advance();
+      add_block(scales.next(), chain);
       if constexpr (!kShort) {
+        const bool ends_chain = order.ends_chain();
+        order.advance();
         if (!ends_chain) continue;
 #pragma unroll
         for (int i = 0; i < kValues; ++i) {
-          held(i) = holds ? held(i) + sum_[i] : sum_[i];
-          sum_[i] = 0;
+          sum_[i] += chain[i];
+          chain[i] = 0;
         }
-        holds = true;
       }
-    }
-    if constexpr (!kShort) {
-#pragma unroll
-      for (int i = 0; i < kValues; ++i) sum_[i] = held(i);
     }
     // Chains without a block are zeros.
     if (num_blocks < kChains) {
@@ -411,64 +447,81 @@ class ManySums {
   }
 
  private:
-  // The next stage's.
-  __device__ __forceinline__ void add_block(float scale) {
-    const uint8_t* const stage = ring_.wait();
+  // The next stage's. chain: the sums of the chain; of one block nothing is kept there.
+  template <int kChainValues>
+  __device__ __forceinline__ void add_block(float scale, float (&chain)[kChainValues]) {
+    ring_.full[place_.stage].wait(place_.phase);
+    const uint8_t* const stage = stages_ + place_.stage * Shape::kStageBytes;
     uint32_t a[Step::kCount][4];
-    float d[Shape::kOwnHalves][kHalfValues];
 #pragma unroll
     for (int s = 0; s < 4; ++s)
       Step::expand(s, *reinterpret_cast<const uint4*>(stage + codes_ + s * 512), a);
+    const auto* const scales = reinterpret_cast<const float4*>(stage + Shape::kTokens * 128) +
+                               first_half_ * (kHalfTokens / 4) + threadIdx.x % 4;
 #pragma unroll
     for (int h = 0; h < Shape::kOwnHalves; ++h) {
+      float d[kHalfValues];
+      if constexpr (Shape::kInTurns) turns_.wait();
       tile::wgmma_fence();
-      Step::multiply(d[h], a, tile::smem_address(stage), first_half_ + h);
+      Step::multiply(d, a, tile::smem_address(stage), first_half_ + h);
       tile::wgmma_commit();
-    }
-    const auto* const scales = reinterpret_cast<const float2*>(stage + Shape::kTokens * 128) +
-                               first_half_ * (kHalfTokens / 2) + threadIdx.x % 4;
+      if constexpr (Shape::kInTurns) turns_.pass();
+      float4 of_tokens[kHalfTokens / 16];
+      if constexpr (!Shape::kWide) {
 #pragma unroll
-    for (int h = 0; h < Shape::kOwnHalves; ++h) {
-      const bool is_last = h + 1 == Shape::kOwnHalves;
-      is_last ? tile::wgmma_wait<0>() : tile::wgmma_wait<1>();
-      tile::wgmma_arrived(d[h]);
-      if (is_last) {
+        for (int n = 0; n < kHalfTokens / 16; ++n)
+          of_tokens[n] = scales[h * (kHalfTokens / 4) + n * 4];
+      }
+      tile::wgmma_wait<0>();
+      tile::wgmma_arrived(d);
+      if (h + 1 == Shape::kOwnHalves) {
 #pragma unroll
         for (int s = 0; s < Step::kCount; ++s) tile::wgmma_read(a[s]);
+        release();
       }
 #pragma unroll
       for (int n = 0; n < kHalfTokens / 8; ++n) {
         float first = scale, second = scale;
         if constexpr (!Shape::kWide) {
-          const float2 of_tokens = scales[h * (kHalfTokens / 2) + n * 4];
-          first = scale * of_tokens.x;
-          second = scale * of_tokens.y;
+          const float4& four = of_tokens[n / 2];
+          first = scale * (n % 2 == 0 ? four.x : four.z);
+          second = scale * (n % 2 == 0 ? four.y : four.w);
         }
 #pragma unroll
         for (int i = n * 4; i < n * 4 + 4; ++i) {
-          float& sum = sum_[h * kHalfValues + i];
+          const int at = h * kHalfValues + i;
           const float factor = i % 2 == 0 ? first : second;
-          sum = kShort ? sum + fmaf(d[h][i], factor, 0.0f) : fmaf(d[h][i], factor, sum);
+          if constexpr (kShort) {
+            sum_[at] += fmaf(d[i], factor, 0.0f);
+          } else {
+            chain[at] = fmaf(d[i], factor, chain[at]);
+          }
         }
       }
     }
-    ring_.release();
   }
-  // The sum of the chains before.
-  __device__ __forceinline__ float& held(int i) const {
-    return own_[i * 32 + static_cast<int>(threadIdx.x) % 32];
+  // Of the stage, to who fills it in both blocks, as half of it is filled from the other.
+  __device__ __forceinline__ void release() {
+    __syncwarp();
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    if (lane < tile::kPair) tile::arrive_in_pair(ring_.empty[place_.stage], lane);
+    place_.advance(Shape::kStages);
   }
 
-  Consumer ring_;
+  Ring& ring_;
+  tile::TwoTurns<1> turns_;
+  const uint8_t* stages_;
   int first_half_;
-  int codes_;           // where the lane's begin in a stage
-  float* own_;          // the warp's memory
-  float sum_[kValues];  // of the chain; kShort: of all
+  int codes_;   // where the lane's begin in a stage
+  float* own_;  // the warp's memory
+  tile::RingPlace place_;
+  float sum_[kValues];
 };
 
 template <int kHalves, Operands kOperands>
-__global__ void __launch_bounds__(ManyShape<kHalves, kOperands>::kThreads, 1)
-    many_kernel(const __grid_constant__ Params p) {
+__global__ void __cluster_dims__(tile::kPair, 1, 1)
+    __launch_bounds__(ManyShape<kHalves, kOperands>::kThreads, 1)
+        many_kernel(const __grid_constant__ Params p) {
   using Shape = ManyShape<kHalves, kOperands>;
   extern __shared__ __align__(1024) uint8_t bytes[];
   uint8_t* const smem =
@@ -476,31 +529,40 @@ __global__ void __launch_bounds__(ManyShape<kHalves, kOperands>::kThreads, 1)
                                  Shape::kAlignment
                    : bytes;
   __shared__ Ring ring;
-  if (threadIdx.x == 0) ring.init(Shape::kStages, Shape::kWarps);
-  __syncthreads();
+  // A stage is free when all warps of both blocks have said so.
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < Shape::kStages; ++i) {
+      ring.full[i].init(1);
+      ring.empty[i].init(tile::kPair * Shape::kWarps);
+    }
+    tile::Mbarrier::publish_inits();
+  }
+  tile::sync_pair();
   tile::launch_dependents();
   tile::wait_for_producers();
   const int warp = tile::uniform(static_cast<int>(threadIdx.x) / 32);
-  const int token_groups = (p.m + Shape::kTokens - 1) / Shape::kTokens;
-  const int num_items = (p.units + kUnits - 1) / kUnits * token_groups;
+  const int rank = tile::rank_in_pair();
+  const Items items(p, Shape::kTokens);
   if (warp >= Shape::kWarps) {
     tile::shrink_registers<kProducerRegisters>();
-    if (warp == Shape::kWarps) fill_ring<Shape>(p, ring, smem, num_items, token_groups);
+    if (warp == Shape::kWarps) fill_ring<Shape>(p, ring, smem, rank, items);
+    __syncwarp();
   } else {
     tile::grow_registers<Shape::kRegisters>();
     ManySums<kHalves, kOperands> sums(ring, smem, warp);
-    const auto unit_of = [&](int item) { return item / token_groups * kUnits + warp % kUnits; };
-    const int stride = static_cast<int>(gridDim.x);
-    int item = static_cast<int>(blockIdx.x);
+    const auto unit_of = [&](int item) { return items.first_unit(item, rank) + warp % kUnits; };
+    int item = Items::first();
     UnitScales scales(Unit(p, unit_of(item)), p.blocks);
-    for (; item < num_items; item += stride) {
-      UnitScales next_scales(Unit(p, unit_of(item + stride)), p.blocks);
+    for (; item < items.count; item += Items::stride()) {
+      UnitScales next_scales(Unit(p, unit_of(item + Items::stride())), p.blocks);
       sums.multiply(p.blocks, scales);
       scales = next_scales;
       if (unit_of(item) < p.units)
-        sums.store(p, Unit(p, unit_of(item)), item % token_groups * Shape::kTokens);
+        sums.store(p, Unit(p, unit_of(item)), items.token_group(item) * Shape::kTokens);
     }
+    sums.end();
   }
+  tile::sync_pair();  // what is under way to the other block has come
 }
 
 // x of the form unquantised: a thread 16 inputs of a row, whose first and second two of each four
@@ -664,8 +726,10 @@ bool is_wide(const DenseShape& s) { return s.form == DenseForm::unquantised; }
 int64_t units_of(const DenseShape& s) {
   return StreamedLayout{StreamedFormat::fp8, s.rows, s.columns}.num_units();
 }
+// Items of two blocks each.
 int64_t items_of(const DenseShape& s, int64_t tokens) {
-  return (units_of(s) + kUnits - 1) / kUnits * ((s.m + tokens - 1) / tokens);
+  return (units_of(s) + tile::kPair * kUnits - 1) / (tile::kPair * kUnits) *
+         ((s.m + tokens - 1) / tokens);
 }
 
 template <int kHalves, Operands kOperands>
@@ -684,10 +748,11 @@ void allow_many() {
 
 // Whether a block of 128 outputs and two halves of tokens for each multiprocessor comes out.
 bool takes_whole_blocks(const DenseShape& s, int64_t num_sms) {
-  return items_of(s, 2 * kHalfTokens) >= num_sms;
+  return items_of(s, 2 * kHalfTokens) * tile::kPair >= num_sms;
 }
 bool is_wide_many(const DenseShape& s, int64_t num_sms) {
-  return is_wide(s) && s.rows % (s.groups * kUnits * 16) == 0 && takes_whole_blocks(s, num_sms);
+  return is_wide(s) && s.rows % (s.groups * tile::kPair * kUnits * 16) == 0 &&
+         takes_whole_blocks(s, num_sms);
 }
 
 }  // namespace
@@ -698,7 +763,7 @@ bool dense_many_fits(const DenseShape& s, int64_t num_sms) {
            units_of(s) / kWideUnits >= num_sms;
   }
   return s.form == DenseForm::official_fp8 && (s.shared_x || s.groups == 1) && s.m >= kHalfTokens &&
-         items_of(s, kHalfTokens) >= num_sms * 3 / 4;
+         items_of(s, kHalfTokens) * tile::kPair >= num_sms * 3 / 4;
 }
 
 bool dense_many_takes_bf16(const DenseShape& s, int64_t num_sms) {
@@ -713,7 +778,8 @@ void plan_dense_many(DensePlan& plan, int64_t num_sms) {
     return;
   }
   plan.tokens = takes_whole_blocks(s, num_sms) ? 2 * kHalfTokens : kHalfTokens;
-  plan.grid = static_cast<int>(std::min(num_sms, items_of(s, plan.tokens)));
+  plan.grid =
+      static_cast<int>(std::min(num_sms / tile::kPair, items_of(s, plan.tokens)) * tile::kPair);
   plan.scratch_bytes = (s.m + plan.tokens - 1) / plan.tokens * (s.columns / 128) *
                        (is_wide(s) ? s.groups : 1) * block_bytes(is_wide(s), plan.tokens);
   if (is_wide(s)) return allow_many<2, Operands::wide>();
