@@ -242,7 +242,7 @@ TEST_F(JudgeLawsTest, JointTrainingMakesABetterJudgeAndBetterAnswers) {
   EXPECT_LT(praised.bad, after.bad + 0.1);
   EXPECT_GT(goodness_after, goodness_before + 0.15);
   EXPECT_GT(mean(audit, 27, 3), audit[0] + 0.15);
-  EXPECT_GT(mean(score, 27, 3), score[0]);
+  EXPECT_GT(mean(score, 27, 3), 0.9);
 }
 
 }  // namespace
