@@ -47,7 +47,7 @@ class Verifier {
     CACHALOT_ASSIGN_OR_RETURN(
         runner_, GoldenRunner::create(model_.transformer(), model_.context(),
                                       std::max<int64_t>(length_, kInvarianceTokens), 3));
-    if (options.precision == "official") {
+    if (options.precision == "official" || options.precision == "official-fp8") {
       CACHALOT_RETURN_IF_ERROR(verify_official(model_, *runner_, expected_, ids_, report));
       return verify_invariance(*runner_, options.invariance, report);
     }

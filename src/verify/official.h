@@ -15,7 +15,8 @@ namespace cachalot::verify {
 // runs alone, from the golden streams that enter it; the head and the MTP block from those that
 // leave the last. Each must give golden rows, and each of its ops what float64 gives for its
 // inputs, within the bound of an edge (op_trace.h): a row that is not the golden one is named with
-// the op at which it parts.
+// the op at which it parts. On FP8
+// cores ops alone are compared.
 Status verify_official(engine::LoadedModel& model, GoldenRunner& runner,
                        const formats::SafetensorsFile& expected,
                        const std::vector<std::vector<int32_t>>& ids, GoldenReport& report);
