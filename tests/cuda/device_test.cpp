@@ -5,6 +5,7 @@
 
 #include "device/cuda/error.h"
 #include "tests/cuda/cuda_fixture.h"
+#include "tests/cuda/kernel_order.h"
 
 namespace cachalot::device::cuda {
 namespace {
@@ -52,6 +53,21 @@ TEST_F(CudaDevice, AGraphReplaysWhatWasRecorded) {
   end.synchronize();
   EXPECT_GT(Event::elapsed_us(begin, end), 0);
   EXPECT_EQ(get<uint8_t>(buffer), std::vector<uint8_t>(16, 9));
+}
+
+// A kernel that waits waits for all before it, whether or not the one before it has waited: a kernel
+// has ended when those before it have. Kernels that run beside others rely on it.
+TEST_F(CudaDevice, AWaitIsForAllKernelsBefore) {
+  const DeviceBuffer values = room(testing::kOrderBlocks * 4), stale = put(std::vector<int>{0});
+  for (int value = 1; value <= 200; ++value)
+    testing::launch_three(stream_, value, values.as<int>(), stale.as<int>());
+  const Graph graph = Graph::capture(
+      stream_, [&] { testing::launch_three(stream_, 0, values.as<int>(), stale.as<int>()); });
+  for (int round = 0; round < 50; ++round) {
+    fill(stream_, values.data(), 1, values.size());
+    graph.launch(stream_);
+  }
+  EXPECT_EQ(get<int>(stale), std::vector<int>{0});
 }
 
 TEST(CudaDeviceDeathTest, AFailedCallEndsTheProcessWithItsName) {
