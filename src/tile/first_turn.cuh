@@ -12,7 +12,7 @@
 
 namespace cachalot::tile {
 
-inline constexpr int64_t kFewRows = 8;
+inline constexpr int64_t kFewRows = 2;
 __device__ __forceinline__ int first_turn(int64_t rows) { return rows <= kFewRows ? 0 : 1; }
 
 }  // namespace cachalot::tile
