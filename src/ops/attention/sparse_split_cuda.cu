@@ -203,10 +203,10 @@ __global__ void __launch_bounds__(kSumThreads, 2)
   const Weighed* weighed = handed_over(p, row, group, max_chunks);
   const int head = own_head();
   load_chunks<kSumThreads, 10>(p, keys, s, index, 0, min(2 * kBatch, chunks));
-  tile::wait_for_producers();
   __syncthreads();
   const bool all_there = chunks <= 2 * kBatch;
   if (threadIdx.x >= kGroupThreads) {
+    tile::wait_for_producers();
     if (all_there) return;
     for (int first = kBatch; first < chunks; first += kBatch) {
       tile::sync_threads<kBatchSummed, kSumThreads>();
@@ -220,44 +220,50 @@ __global__ void __launch_bounds__(kSumThreads, 2)
   RunningHead running[2];
   float values[32];
   constexpr int kAhead = 2;  // chunks whose weights are under way
-  OwnWeights next[kAhead];
-#pragma unroll
-  for (int i = 0; i < kAhead; ++i) {
-    if (i < chunks) next[i].load(weighed[i], head);
-  }
 #pragma unroll 1
-  for (int begin = 0; begin < chunks; begin += kAhead) {
+  for (int turn = tile::first_turn(p.rows); turn < 2; ++turn) {
+    if (turn == 1) tile::wait_for_producers();
+    const int end = turn == 1 ? chunks : min(chunks, kAhead);
+    running[0] = running[1] = RunningHead();
+    OwnWeights next[kAhead];
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      const int i = begin + j;
-      if (i >= chunks) break;
-      if (!all_there && i > 0 && i % kBatch == 0) tile::sync_threads<kBatchSummed, kSumThreads>();
-      const OwnWeights own = next[j];
-      if (i + kAhead < chunks) next[j].load(weighed[i + kAhead], head);
-      RunningHead::Factors factors[2];
+    for (int i = 0; i < kAhead; ++i) {
+      if (i < end) next[i].load(weighed[i], head);
+    }
+#pragma unroll 1
+    for (int begin = 0; begin < end; begin += kAhead) {
 #pragma unroll
-      for (int h = 0; h < 2; ++h) factors[h] = running[h].add(own.exponent[h], own.sum[h]);
-      uint32_t pair[16];
+      for (int j = 0; j < kAhead; ++j) {
+        const int i = begin + j;
+        if (i >= end) break;
+        if (!all_there && i > 0 && i % kBatch == 0) tile::sync_threads<kBatchSummed, kSumThreads>();
+        const OwnWeights own = next[j];
+        if (i + kAhead < end) next[j].load(weighed[i + kAhead], head);
+        RunningHead::Factors factors[2];
 #pragma unroll
-      for (int h = 0; h < 4; ++h) {
+        for (int h = 0; h < 2; ++h) factors[h] = running[h].add(own.exponent[h], own.sum[h]);
+        uint32_t pair[16];
 #pragma unroll
-        for (int word = 0; word < 4; ++word) pair[4 * h + word] = own.pairs[h].word[word];
+        for (int h = 0; h < 4; ++h) {
+#pragma unroll
+          for (int word = 0; word < 4; ++word) pair[4 * h + word] = own.pairs[h].word[word];
+        }
+        scale_weights(pair, factors);
+        if (i > 0) scale_values(values, factors);
+        const uint32_t b = tile::smem_address(s.keys[i % (2 * kBatch)]);
+        tile::wgmma_fence();
+#pragma unroll
+        for (int step = 0; step < kChunk / 16; ++step) {
+          const uint32_t a[4] = {pair[4 * step], pair[4 * step + 1], pair[4 * step + 2],
+                                 pair[4 * step + 3]};
+          tile::wgmma_bf16_n64_columns(values, a, SwizzledTile::major_columns(b, step, kTileBytes),
+                                       i + step > 0 ? 1 : 0);
+        }
+        tile::wgmma_commit();
+        tile::wgmma_wait<0>();
+        tile::wgmma_arrived(values);
+        tile::wgmma_read(pair);
       }
-      scale_weights(pair, factors);
-      if (i > 0) scale_values(values, factors);
-      const uint32_t b = tile::smem_address(s.keys[i % (2 * kBatch)]);
-      tile::wgmma_fence();
-#pragma unroll
-      for (int step = 0; step < kChunk / 16; ++step) {
-        const uint32_t a[4] = {pair[4 * step], pair[4 * step + 1], pair[4 * step + 2],
-                               pair[4 * step + 3]};
-        tile::wgmma_bf16_n64_columns(values, a, SwizzledTile::major_columns(b, step, kTileBytes),
-                                     i + step > 0 ? 1 : 0);
-      }
-      tile::wgmma_commit();
-      tile::wgmma_wait<0>();
-      tile::wgmma_arrived(values);
-      tile::wgmma_read(pair);
     }
   }
   const float* sink = p.sink + group * kHeads + head;

@@ -59,11 +59,10 @@ struct Launch {
   bool overlaps = false;
 
   const MatmulParams& first() const { return products[0]; }
-  int64_t weight_bytes() const {
-    int64_t bytes = 0;
-    for (const MatmulParams& p : products)
-      bytes += p.w->rows() * p.w->columns() * (is_bf16(p) ? 2 : 1);
-    return bytes;
+  int64_t num_weights() const {
+    int64_t count = 0;
+    for (const MatmulParams& p : products) count += p.w->rows() * p.w->columns();
+    return count;
   }
   Bf16Products bf16() const {
     return {first().x, first().m, first().x_stride, first().w->columns(), {parts, products.size()}};
@@ -244,9 +243,10 @@ void grouped_matmul_cuda(device::ExecContext& ctx, Products products) {
     } else if (first.m > 0) {
       Launch next = plan_launch(device::cuda::device_of(ctx), products);
       count = next.products.size();
-      // Of two beside each other the larger first: it reads its weights before it waits.
+      // Of two beside each other the one with more weights first, which it reads before it waits: those
+      // of fp8 are half the bytes, but their x takes longer to get ready.
       if (planned && planned->overlaps && next.overlaps && !order.runs_beside &&
-          next.weight_bytes() > planned->weight_bytes())
+          next.num_weights() > planned->num_weights())
         std::swap(*planned, next);
       run_planned(&next);
       if (!is_made)
