@@ -62,10 +62,11 @@ Before before_attention(const LayerWeights& weights) {
 Before before_ffn(const LayerWeights& weights) { return {&weights.hc_ffn, &weights.ffn_norm}; }
 
 // boundary: with one op between sublayers, where the first one's input already lies. next: the
-// layer after this one, null after the last.
+// layer after this one, null after the last. stores_window: nobody reads the old rows of its ring
+// any more.
 Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                  const LayerWeights& weights, const LayerWeights* next,
-                 const std::optional<Boundary>& boundary, Matrix streams) {
+                 const std::optional<Boundary>& boundary, bool stores_window, Matrix streams) {
   const float eps = static_cast<float>(step.config.rms_norm_eps);
   const auto merge = [&](const ResidualMix& mix, Matrix y) {
     streams = residual_after(step, mix, y, streams);
@@ -93,6 +94,7 @@ Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
   };
   sublayer(before_attention(weights), before_ffn(weights),
            [&](Matrix x) { return Output{attention(step, layer_idx, layer, weights.attn, x)}; });
+  if (stores_window) step.waiting.push_back(window_rows(step, layer_idx));
   sublayer(before_ffn(weights),
            next == nullptr ? std::nullopt : std::optional(before_attention(*next)), [&](Matrix x) {
              const bool may_leave_sum = boundary && next != nullptr && boundary_takes_sums(step);
@@ -117,6 +119,14 @@ Matrix run_layers(Step& step, std::span<const formats::LayerConfig> layers, int6
     boundary = new_boundary(step);
     pass_boundary(step, *first_weights->hc_attn, first_weights->attn_norm, {}, streams, *boundary);
   }
+  // Whether the layer's ring takes its rows as soon as its own attention has read the old ones.
+  const auto stores_window = [&](int64_t layer) {
+    if (step.tape != nullptr || !has_window(layers[layer], layer)) return false;
+    for (int64_t later = layer + 1; later < last; ++later) {
+      if (layers[later].kv_source == layer) return false;
+    }
+    return true;
+  };
   for (int64_t layer = first; layer < last; ++layer) {
     const formats::LayerConfig& config = layers[layer];
     if (has_window(config, layer)) {
@@ -131,11 +141,12 @@ Matrix run_layers(Step& step, std::span<const formats::LayerConfig> layers, int6
     }
     const LayerWeights* const weights = first_weights + (layer - first);
     streams = run_layer(step, layer, config, *weights, layer + 1 < last ? weights + 1 : nullptr,
-                        boundary, streams);
+                        boundary, stores_window(layer), streams);
   }
   ops::Together together(step.exec);
   for (int64_t layer = first; layer < last; ++layer) {
-    if (has_window(layers[layer], layer)) together.add(window_rows(step, layer));
+    if (has_window(layers[layer], layer) && !stores_window(layer))
+      together.add(window_rows(step, layer));
   }
   return streams;
 }
