@@ -211,7 +211,7 @@ TEST_F(DenseProduct, SmallCase) {
   for (const int64_t rows : {1280, 2816}) {
     for (const int64_t columns : {128, 1152}) expect_many_as_few(rows, columns);
   }
-  expect_wide_as_few(4352, 1024);
+  expect_wide_as_few(4608, 1024);
 }
 
 // Where rows are floats, x and y of many may be bf16, which holds them.
