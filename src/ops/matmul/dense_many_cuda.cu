@@ -170,8 +170,8 @@ struct Unit {
 // inputs, so that it needs no place beside the sum. wide: x unquantised, the codes of W in bf16.
 enum class Operands { codes, short_codes, wide };
 
-// How a block of kHalves halves is made up: warpgroups for four units each and all tokens, or, where
-// a sum needs no place for a chain beside it, twice as many for half of the tokens each; and one
+// How a block of kHalves halves is made up: warpgroups for four units each and all tokens; where a
+// sum needs no place for a chain beside it, twice as many for half of the tokens each; and one
 // whose first warp fills the ring.
 template <int kHalves, Operands kOperands>
 struct ManyShape {
