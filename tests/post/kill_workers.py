@@ -3,10 +3,10 @@
 
   kill_workers.py --binary build/release/cachalot --config tests/post/nano.toml --kills 20 --work DIR [--workers 2] [--seed N] -- --model.init_from=models/nano
 
-Every kill (SIGKILL) is of the trainer or of one worker, which then starts again. What was killed when is counted: while answers were sampled,
-whether the log's last frame was torn, or between (rewards, updates, checkpoints). The last checkpoint's files must be equal byte for byte
-to those of a run whose trainer samples itself, and so must every value of metrics.jsonl but times, and every text and reward of
-samples.jsonl. Exit status 0 if they are."""
+Every kill (SIGKILL) is of the trainer or of one worker, which then starts again. What was killed when is counted: before a step's first token, while answers
+were sampled, or in rewards, updates and checkpoints; and whether the log's last frame was torn. The last checkpoint's files must be equal byte for byte
+to those of a run whose trainer samples itself, and so must every value of metrics.jsonl but times, every text and reward of
+samples.jsonl, and the logs that are kept, frame by frame. Exit status 0 if they are."""
 import argparse
 import hashlib
 import json
@@ -22,15 +22,19 @@ import time
 
 
 def frames(path):
-    """Kinds of a log's whole frames, and whether something follows them."""
-    data, at, kinds = path.read_bytes() if path else b"", 0, []
+    """Payloads of a log's whole frames (docs/formats/rollout_log.md), and whether something follows them."""
+    data, at, payloads = path.read_bytes() if path else b"", 0, []
     while at + 9 <= len(data):
         size = int.from_bytes(data[at:at + 4], "little")
         if at + 8 + size > len(data):
             break
-        kinds.append(data[at + 8])
+        payloads.append(data[at + 8:at + 8 + size])
         at += 8 + size
-    return kinds, at < len(data)
+    return payloads, at < len(data)
+
+
+def kinds(path):
+    return {payload[0] for payload in frames(path)[0]}
 
 
 class Run:
@@ -41,6 +45,8 @@ class Run:
             self.port = free.getsockname()[1]
         self.trainer = None
         self.workers = [None] * args.workers
+        self.started = [0.0] * args.workers
+        self.seen = None
 
     def start_trainer(self):
         command = [self.args.binary, self.args.verb, *self.args.config,
@@ -51,14 +57,21 @@ class Run:
     def start_worker(self, i):
         command = [self.args.binary, "rollout", f"127.0.0.1:{self.port}", f"--work={self.directory}-worker-{i}", f"--name=worker-{i}",
                    "--threads=1", "--sequences=5"]
+        self.started[i] = time.monotonic()
         self.workers[i] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def last_log(self):
         return max((self.directory / "rollouts").glob("step-*.log"), default=None)
 
     def is_sampling(self):
-        kinds, _ = frames(self.last_log())
-        return 3 in kinds and 6 not in kinds
+        """With tokens that were not there after the last kill."""
+        log = self.last_log()
+        found = kinds(log)
+        return 3 in found and 6 not in found and (log, log.stat().st_size) != self.seen
+
+    def remember(self):
+        log = self.last_log()
+        self.seen = (log, log.stat().st_size) if log else None
 
     def is_over(self):
         for i, worker in enumerate(self.workers):
@@ -68,6 +81,17 @@ class Run:
         if code not in (None, 0):
             sys.exit(f"kill_workers: the trainer ended with {code}:\n{self.trainer.stdout.read().decode(errors='replace')[-2000:]}")
         return code == 0
+
+    def await_workers(self):
+        """They end with the run; one that was started in its last moments may have come too late to hear of it, and waits for the trainer."""
+        over = time.monotonic()
+        for i, worker in enumerate(self.workers):
+            try:
+                if worker.wait(timeout=30) != 0:
+                    sys.exit(f"kill_workers: expected worker {i} to end with the run, found that it failed")
+            except subprocess.TimeoutExpired:
+                if over - self.started[i] > 20:
+                    sys.exit(f"kill_workers: expected worker {i} to end with the run, found it waiting")
 
     def end(self):
         for process in [self.trainer, *self.workers]:
@@ -101,8 +125,14 @@ def samples(directory):
     return lines
 
 
+def logs(directory):
+    """Of each log its frames, in whatever order they came: every token with its log-probability, every end and reward, and none twice."""
+    return {log.name: sorted(frames(log)[0]) for log in (directory / "rollouts").glob("step-*.log")}
+
+
 def compare(expected, found):
-    for what, of in (("the last checkpoint", lambda d: (newest(d).name, digests(newest(d)))), ("metrics.jsonl", metrics), ("samples.jsonl", samples)):
+    for what, of in (("the last checkpoint", lambda d: (newest(d).name, digests(newest(d)))), ("metrics.jsonl", metrics), ("samples.jsonl", samples),
+                     ("rollouts", logs)):
         if of(expected) != of(found):
             sys.exit(f"kill_workers: {found}: {what}: expected that of {expected}, found another")
 
@@ -127,7 +157,7 @@ def main():
     whole = time.monotonic() - begin
 
     rng = random.Random(args.seed)
-    counts = {"the trainer": 0, "a worker": 0, "while answers were sampled": 0, "in a frame": 0, "between": 0}
+    counts = {"the trainer": 0, "a worker": 0, "before a step's first token": 0, "while answers were sampled": 0, "in an update": 0, "in a frame": 0}
     finished = 0
     while sum(counts[k] for k in ("the trainer", "a worker")) < args.kills or finished == 0:
         directory = args.work / f"killed-{finished}"
@@ -158,20 +188,19 @@ def main():
                 log = run.last_log()
                 if victim == args.workers and log and rng.random() < 0.5:
                     os.truncate(log, max(0, log.stat().st_size - rng.randrange(1, 8)))
-                kinds, is_torn = frames(log)
+                found, is_torn = kinds(log), frames(log)[1]
                 counts["the trainer" if victim == args.workers else "a worker"] += 1
-                counts["while answers were sampled" if 3 in kinds and 6 not in kinds else "between"] += 1
+                counts["before a step's first token" if 3 not in found else "while answers were sampled" if 6 not in found else "in an update"] += 1
                 counts["in a frame"] += is_torn
+                run.remember()
                 run.start_trainer() if victim == args.workers else run.start_worker(victim)
-            for worker in run.workers:
-                worker.wait(timeout=30)
-            if any(worker.returncode for worker in run.workers):
-                sys.exit("kill_workers: expected workers to end with the run, found one that failed")
+            run.await_workers()
         finally:
             run.end()
         compare(undisturbed, directory)
         shutil.rmtree(directory)
         finished += 1
+        print(f"{finished} runs: {counts}", flush=True)
     print(f"{sum(counts[k] for k in ('the trainer', 'a worker'))} kills: " + ", ".join(f"{n} {k}" for k, n in counts.items()) +
           f"; {finished} runs, each equal to the undisturbed one ({whole:.1f} s)")
 
