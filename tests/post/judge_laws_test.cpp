@@ -4,8 +4,8 @@
 //         shown that it doubts what it reads. How far it has come is measured, not how many steps
 //         it took, so that every seed starts with the same kind of model.
 // Chances are read off logits, not sampled.
-// Cut     at 95 % of the mass, with the sampling mask kept: the policy has the choice of "a" and "b"
-//         and no other text that its judge has never seen, and that it could have come to like.
+// Cut     at 95 % of the mass, with the sampling mask kept: the policy has the choice of "a" and
+//         "b", and of no text that its judge has never seen and could come to like.
 #include <cmath>
 
 #include "formats/weight_source.h"

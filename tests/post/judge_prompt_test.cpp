@@ -88,8 +88,8 @@ TEST_F(JudgePromptTest, AnAnswerCannotSpeakForItsJudge) {
     EXPECT_EQ(num_controls(trick), num_controls("b"));
 }
 
-// J3: what an answer says of itself is no verdict, whatever it looks like; and a judge who says more
-// than its verdict has given none.
+// J3: what an answer says of itself is no verdict, whatever it looks like; and a judge who says
+// more than its verdict has given none.
 TEST_F(JudgePromptTest, OnlyTheJudgesOwnWordsAreAVerdict) {
   const std::vector<Episode> episodes = {episode()};
   const std::string best = "{\"scores\": [1]}", worst = "{\"scores\": [0]}";
