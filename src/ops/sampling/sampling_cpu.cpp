@@ -49,9 +49,9 @@ bool is_plain_greedy(const SamplingRow& params) {
          params.presence_penalty == 0.0;
 }
 
-// The first of the largest logits, where all are below +inf and one is above -inf; else -1. Sixteen
-// maxima side by side, of which compilers make vectors.
-int64_t first_largest(const float* logits, int64_t n) {
+// The largest of n logits, all below +inf; else +inf. Sixteen maxima side by side, of which
+// compilers make vectors.
+float largest_of(const float* logits, int64_t n) {
   constexpr int64_t kLanes = 16;
   constexpr float kInf = std::numeric_limits<float>::infinity();
   float largest[kLanes];
@@ -69,10 +69,26 @@ int64_t first_largest(const float* logits, int64_t n) {
     refused[0] |= logits[i] < kInf ? 0 : 1;
     largest[0] = std::max(largest[0], logits[i]);
   }
-  const float best = *std::max_element(largest, largest + kLanes);
-  if (best == -kInf || std::any_of(refused, refused + kLanes, [](int32_t r) { return r != 0; }))
-    return -1;
-  return std::find(logits, logits + n, best) - logits;
+  if (std::any_of(refused, refused + kLanes, [](int32_t r) { return r != 0; })) return kInf;
+  return *std::max_element(largest, largest + kLanes);
+}
+
+// The first of the largest logits, where all are below +inf and one is above -inf; else -1. It is
+// looked for in its run of ids alone.
+int64_t first_largest(const float* logits, int64_t n) {
+  constexpr int64_t kRunIds = 256;
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  float best = -kInf;
+  int64_t run = -1;
+  for (int64_t i = 0; i < n; i += kRunIds) {
+    const float largest = largest_of(logits + i, std::min(kRunIds, n - i));
+    if (largest == kInf) return -1;
+    if (largest > best) {
+      best = largest;
+      run = i;
+    }
+  }
+  return run < 0 ? -1 : std::find(logits + run, logits + n, best) - logits;
 }
 
 void penalise(const SamplingRow& params, const TokenCount& count, Candidates tokens) {

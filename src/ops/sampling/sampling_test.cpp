@@ -156,6 +156,23 @@ TEST(Sample, TemperatureZeroIsTheLowestOfTheBest) {
   EXPECT_EQ(distribution_of({1, 3, 2, 3, -kInf}, params)[0].id, 2);
 }
 
+TEST(Sample, TemperatureZeroLooksThroughAllRunsOfIds) {
+  Request params;
+  params.temperature = 0;
+  for (const int32_t n : {1, 17, 256, 257, 1000}) {
+    for (const int32_t place : {0, n / 3, n / 2, n - 1}) {
+      std::vector<float> logits(static_cast<size_t>(n), -1.0f);
+      logits[0] = 1;
+      logits[static_cast<size_t>(place)] = logits.back() = 2;
+      EXPECT_EQ(distribution_of(logits, params)[0].id, place) << n;
+      logits.back() = std::numeric_limits<float>::quiet_NaN();
+      const SampledToken token = sample_one(logits, params);
+      EXPECT_EQ(token.fault, SamplingFault::not_finite);
+      EXPECT_EQ(token.faulty_id, n - 1);
+    }
+  }
+}
+
 TEST(Sample, DrawsAreDistributedAsComputed) {
   std::mt19937 random(9);
   const std::vector<float> logits = random_logits(random, 60, 1.5);
