@@ -49,6 +49,16 @@ tensor::RowRef ring_row(const tensor::RowRing& ring, int64_t slot) {
           ring.base + ring.capacity * ring.layout.data_bytes + slot * ring.layout.scale_bytes};
 }
 
+// A ring is a few kilobytes, over before the processor has learnt to read it ahead.
+constexpr int64_t kRowsAhead = 16;
+void ask_ahead(const tensor::RowRing& ring, int64_t slot) {
+  const int64_t ahead = slot + kRowsAhead;
+  const std::byte* row =
+      ring.base + (ahead < ring.capacity ? ahead : ahead - ring.capacity) * ring.layout.data_bytes;
+  __builtin_prefetch(row);
+  __builtin_prefetch(row + 64);
+}
+
 // Neighbouring rows of one sequence.
 struct Block {
   int64_t sequence;
@@ -245,6 +255,7 @@ void Attention::attend_block(const Block& block, HeadGroup g, const Scratch& s) 
         std::clamp<int64_t>(recent.first_position - oldest.window_begin(), 0, num_positions);
     int64_t slot = in_ring > 0 ? oldest.window_begin() % ring.capacity : 0;
     for (int64_t i = 0; i < in_ring; ++i) {
+      if (!direct_) ask_ahead(ring, slot);
       s.window[i] = key(ring_row(ring, slot), s.window_rows + i * row_stride_);
       if (++slot == ring.capacity) slot = 0;
     }
