@@ -47,10 +47,9 @@ void Pushdown::reserve() {
 
 NodeId Pushdown::intern_node(std::span<const Continuation> continuations) {
   const uint64_t hash = hash_of(continuations, 1);
-  const auto [first, last] = node_ids_.equal_range(hash);
-  for (auto it = first; it != last; ++it) {
-    if (std::ranges::equal(this->continuations(it->second), continuations)) return it->second;
-  }
+  const NodeId known = node_ids_.find(
+      hash, [&](NodeId id) { return std::ranges::equal(this->continuations(id), continuations); });
+  if (known >= 0) return known;
   Node node;
   node.begin = static_cast<uint32_t>(continuations_.size());
   node.size = static_cast<uint32_t>(continuations.size());
@@ -60,7 +59,7 @@ NodeId Pushdown::intern_node(std::span<const Continuation> continuations) {
   continuations_.insert(continuations_.end(), continuations.begin(), continuations.end());
   nodes_.push_back(node);
   const auto id = static_cast<NodeId>(nodes_.size() - 1);
-  node_ids_.emplace(hash, id);
+  node_ids_.add(hash, id);
   bytes_ += continuations.size_bytes() + sizeof(Node) + 48;
   return id;
 }
@@ -70,14 +69,12 @@ SetId Pushdown::intern_set(std::vector<Configuration>& set, bool may_end, bool l
   if (!std::ranges::is_sorted(set)) std::ranges::sort(set);
   const std::span<const Configuration> items(set);
   const uint64_t hash = hash_of(items, 2 + may_end + 2 * left_cut);
-  const auto [first, last] = set_ids_.equal_range(hash);
-  for (auto it = first; it != last; ++it) {
-    const Set& known = sets_[static_cast<size_t>(it->second)];
-    if (known.may_end == may_end && known.left_cut == left_cut &&
-        std::ranges::equal(configurations(it->second), items)) {
-      return it->second;
-    }
-  }
+  const SetId known = set_ids_.find(hash, [&](SetId id) {
+    const Set& other = sets_[static_cast<size_t>(id)];
+    return other.may_end == may_end && other.left_cut == left_cut &&
+           std::ranges::equal(configurations(id), items);
+  });
+  if (known >= 0) return known;
   Set made;
   made.begin = static_cast<uint32_t>(configurations_.size());
   made.size = static_cast<uint32_t>(set.size());
@@ -85,10 +82,14 @@ SetId Pushdown::intern_set(std::vector<Configuration>& set, bool may_end, bool l
   made.left_cut = left_cut;
   for (const Configuration& c : set)
     made.nesting = std::max(made.nesting, depth(c.node) + automaton_->state(c.state).nesting);
+  if (set.size() == 1) {
+    const auto edges = automaton_->byte_edges(automaton_->state(set[0].state));
+    made.has_one_way = edges.size() == 1;
+  }
   configurations_.insert(configurations_.end(), set.begin(), set.end());
   sets_.push_back(made);
   const auto id = static_cast<SetId>(sets_.size() - 1);
-  set_ids_.emplace(hash, id);
+  set_ids_.add(hash, id);
   bytes_ += items.size_bytes() + sizeof(Set) + 48;
   return id;
 }
@@ -117,7 +118,7 @@ bool Pushdown::see(uint32_t i) {
   const Configuration c = step_.reached[i];
   const uint64_t key = static_cast<uint64_t>(c.node) << 32 | static_cast<uint32_t>(c.state);
   constexpr int kShift = 64 - std::countr_zero(kMaxSeen);
-  for (size_t slot = (key * 0x9E3779B97F4A7C15u) >> kShift;; slot = (slot + 1) % kMaxSeen) {
+  for (size_t slot = (key * 0x9E3779B97F4A7C15u) >> kShift;; slot = (slot + 1) & (kMaxSeen - 1)) {
     Seen& seen = seen_[slot];
     if (seen.step != num_steps_) {
       seen = {num_steps_, i};
@@ -299,6 +300,15 @@ std::array<SetId, 256>& Pushdown::steps_of(SetId set) {
 }
 
 SetId Pushdown::make_step(SetId set, uint8_t byte) {
+  if (const Set& from = sets_[static_cast<size_t>(set)]; from.has_one_way) {
+    const Configuration& c = configurations_[from.begin];
+    const ByteEdge& edge = automaton_->byte_edges(automaton_->state(c.state))[0];
+    if (byte < edge.first || byte > edge.last) return kDead;
+    if (from.next >= 0) return from.next;
+    reach(edge.target, c.node);
+    const SetId next = close();
+    return sets_[static_cast<size_t>(set)].next = next;
+  }
   if (steps_of(set)[byte] == kDead) return kDead;
   // Bytes that are in the same edges lead to the same set.
   uint8_t first = 0, last = 255;

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "grammar/automaton.h"
+#include "grammar/id_table.h"
 
 namespace cachalot::grammar {
 
@@ -125,6 +126,9 @@ class Pushdown {
     bool may_end = false, left_cut = false;
     int32_t nesting = 0;
     int32_t row = -1;
+    // One configuration with one edge, as inside words: no row, but the set that it leads to.
+    bool has_one_way = false;
+    SetId next = -1;
   };
   struct Pending {
     int32_t rank;
@@ -180,8 +184,7 @@ class Pushdown {
   std::vector<Node> nodes_;
   std::vector<Set> sets_;
   std::deque<std::array<SetId, 256>> rows_;  // never moved: they are many
-  std::unordered_multimap<uint64_t, NodeId> node_ids_;
-  std::unordered_multimap<uint64_t, SetId> set_ids_;
+  IdTable node_ids_, set_ids_;
   std::unordered_map<uint64_t, NodeId> within_;  // by node and horizon
   std::unordered_map<NodeId, Cut> cuts_;
   std::unordered_map<int64_t, SetId> control_steps_;

@@ -20,7 +20,7 @@ constexpr size_t kFewTokens = 512;
 // So many configurations that the classes do not tell are walked one by one.
 constexpr size_t kMaxAlone = 8;
 // Of preparing, as work() counts. A row, a part or a run costs so many nodes besides.
-constexpr uint64_t kMaxPreparedWork = 30'000'000, kNodesOfRow = 2048, kNodesOfRun = 16384;
+constexpr uint64_t kMaxPreparedWork = 60'000'000, kNodesOfRow = 2048, kNodesOfRun = 16384;
 
 void set_bit(std::span<uint32_t> row, int32_t token) {
   row[static_cast<size_t>(token) / 32] |= 1u << (token % 32);
