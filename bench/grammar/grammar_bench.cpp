@@ -142,6 +142,9 @@ constexpr std::pair<std::string_view, std::string_view> kPatterns[] = {
     {"hexadecimal", "[0-9a-f]{32}(-[0-9a-f]{4,12}){0,9}"},
     {"addresses", "([a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\.[a-zA-Z]{2,};)+"},
     {"ambiguous", "(([a-z]{1,9}|[a-f]{2,40}|\\w+ ?){1,30}[.!])+"},
+    {"table", "(([^,\\n]{0,30},){3,12}[^,\\n]{0,30}\\n){2,200}"},
+    {"nested", "((([a-z]{1,3}){1,3}){1,3}){1,3}"},
+    {"overlapping", "([a-e]|[d-h]|[g-k]|[j-n]|[m-q]|[p-t]|[s-w]|[v-z]|[aeiou]+ ){1,50}"},
 };
 
 GrammarSource regex_grammar(std::string_view pattern) {
@@ -151,14 +154,41 @@ GrammarSource regex_grammar(std::string_view pattern) {
   return source;
 }
 
+std::string random_word(RngStream& rng, uint32_t longest) {
+  std::string word;
+  for (uint32_t n = 3 + rng.next_u32() % longest; n > 0; --n)
+    word += static_cast<char>('a' + rng.next_u32() % 26);
+  return word;
+}
+
+// So many words, with what else may stand in the place of one; up to 10 more after spaces.
+std::string words(int count, std::string_view other) {
+  RngStream rng(2, RngPurpose::data, 0);
+  std::string any(other);
+  for (int i = 0; i < count; ++i)
+    any += fmt::format("{}{}", any.empty() ? "" : "|", random_word(rng, 8));
+  return fmt::format("({0})( ({0})){{0,10}}", any);
+}
+
+// Of which any may be meant.
+std::string many_patterns() {
+  RngStream rng(3, RngPurpose::data, 0);
+  std::string patterns;
+  for (int i = 0; i < 200; ++i) {
+    patterns +=
+        fmt::format(R"({}{{"type": "string", "pattern": "^{}[a-z0-9]{{{},{}}}(-[A-Z]+)?$"}})",
+                    i == 0 ? "" : ", ", random_word(rng, 8).substr(0, static_cast<size_t>(i % 3)),
+                    1 + i % 4, 5 + i % 20);
+  }
+  return fmt::format(R"({{"anyOf": [{}]}})", patterns);
+}
+
 // 3,000 values and 200 properties.
 std::string large_schema() {
   RngStream rng(1, RngPurpose::data, 0);
   std::string values, properties;
   for (int i = 0; i < 3000; ++i) {
-    std::string value;
-    for (uint32_t n = 3 + rng.next_u32() % 20; n > 0; --n)
-      value += static_cast<char>('a' + rng.next_u32() % 26);
+    const std::string value = random_word(rng, 20);
     values += fmt::format("{}\"{}\"", i == 0 ? "" : ", ", value);
     if (i % 15 == 0) {
       properties +=
@@ -189,6 +219,16 @@ int main(int argc, char** argv) {
   for (const auto& one : kPatterns) run(one.first, [&] { return regex_grammar(one.second); });
   const auto large = *parse_json(large_schema(), "schema");
   run("large schema", [&] { return *json_schema_grammar(large); });
+  for (const auto& [name, text] :
+       {std::pair<std::string_view, std::string>{
+            "bounded strings",
+            R"({"type": "array", "items": {"type": "string", "minLength": 3, "maxLength": 226}})"},
+        {"any of 200 patterns", many_patterns()}}) {
+    const auto one = *parse_json(text, "schema");
+    run(name, [&one] { return *json_schema_grammar(one); });
+  }
+  run("500 words", [] { return regex_grammar(words(500, "")); });
+  run("300 words or letters", [] { return regex_grammar(words(300, "[a-z]+")); });
   run("grammar", [] {
     return *parse_grammar_text(
         "root ::= sum\nsum ::= product (\" + \" product)*\nproduct ::= atom (\" * \" atom)*\n"
