@@ -4,8 +4,9 @@
 //          text may end.
 // Cost     A row that was made before is copied. Otherwise the parts of a set that do not depend on
 //          what surrounds them are walked once for the grammar, and a row walks the tokens that
-//          leave such a part. Tokens of a set's usual characters are not walked (character_runs.h).
-//          kMaxRowWork bounds a row, whatever the grammar.
+//          leave such a part. Words whose characters the grammar does not tell apart are walked as
+//          one (class_trie.h); where it tells too many apart, tokens of a set's usual characters
+//          are not walked (character_runs.h). kMaxRowWork bounds a row, whatever the grammar.
 //          prepare() does the first of it.
 // Memory   kMaxRowBytes of rows and kMaxStoreBytes of sets (pushdown.h).
 // Errors   invalid_argument for a token that the grammar does not allow; resource_exhausted where a
