@@ -49,8 +49,8 @@ struct Boundary {
   float* logits;  // of mix.comb
 };
 Boundary new_boundary(Step& step);
-// output absent: nothing to merge, before the first sublayer. comb waits (Step::waiting) for ops of the
-// sublayer that it can run with.
+// output absent: nothing to merge, before the first sublayer. comb waits (Step::waiting) for ops
+// of the sublayer that it can run with.
 void pass_boundary(Step& step, const HyperWeights& weights, const std::vector<float>& norm,
                    const std::optional<Output>& output, Matrix streams, const Boundary& boundary);
 

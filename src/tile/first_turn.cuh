@@ -1,6 +1,6 @@
-// Instructions come slowly, line after line, to a kernel that runs each of them once. Where its blocks
-// are few and wait for the kernel before, they take a turn more meanwhile: one that runs the code on
-// whatever lies there and leaves nothing.
+// Instructions come slowly, line after line, to a kernel that runs each of them once. Where its
+// blocks are few and wait for the kernel before, they take a turn more meanwhile: one that runs the
+// code on whatever lies there and leaves nothing.
 //   for (int turn = first_turn(rows); turn < 2; ++turn) {
 //     if (turn == 1) wait_for_producers();
 //     ...; if (turn == 1) p.y[i] = ...

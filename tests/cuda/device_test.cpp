@@ -55,8 +55,8 @@ TEST_F(CudaDevice, AGraphReplaysWhatWasRecorded) {
   EXPECT_EQ(get<uint8_t>(buffer), std::vector<uint8_t>(16, 9));
 }
 
-// A kernel that waits waits for all before it, whether or not the one before it has waited: a kernel
-// has ended when those before it have. Kernels that run beside others rely on it.
+// A kernel that waits waits for all before it, whether or not the one before it has waited: a
+// kernel has ended when those before it have. Kernels that run beside others rely on it.
 TEST_F(CudaDevice, AWaitIsForAllKernelsBefore) {
   const DeviceBuffer values = room(testing::kOrderBlocks * 4), stale = put(std::vector<int>{0});
   for (int value = 1; value <= 200; ++value)

@@ -171,8 +171,8 @@ __device__ __forceinline__ void load_tile(SumSmem& s, int index, int begin, int 
   }
 }
 
-// The tile of chunks [first, last) to their places, by the last kThreads threads of the block; to be
-// seen after the block's barrier. kAtOnce: loads of a thread under way.
+// The tile of chunks [first, last) to their places, by the last kThreads threads of the block; to
+// be seen after the block's barrier. kAtOnce: loads of a thread under way.
 template <int kThreads, int kAtOnce>
 __device__ __forceinline__ void load_chunks(const SparseDecodeParams& p, const RowKeys& keys,
                                             SumSmem& s, int index, int first, int last) {

@@ -243,8 +243,8 @@ void grouped_matmul_cuda(device::ExecContext& ctx, Products products) {
     } else if (first.m > 0) {
       Launch next = plan_launch(device::cuda::device_of(ctx), products);
       count = next.products.size();
-      // Of two beside each other the one with more weights first, which it reads before it waits: those
-      // of fp8 are half the bytes, but their x takes longer to get ready.
+      // Of two beside each other the one with more weights first, which it reads before it waits:
+      // those of fp8 are half the bytes, but their x takes longer to get ready.
       if (planned && planned->overlaps && next.overlaps && !order.runs_beside &&
           next.num_weights() > planned->num_weights())
         std::swap(*planned, next);

@@ -328,8 +328,8 @@ __global__ void __launch_bounds__(experts::kThreads, 1)
   multiply_run<kForm, true, kTokens>(p, few, gate_up, consumer, x_smem);
   experts::sync_consumers();
   if (threadIdx.x == 0) {
-    // Where a tile's blocks are its own they wait for each other alone. The counts stay multiples of
-    // the grid.
+    // Where a tile's blocks are its own they wait for each other alone. The counts stay multiples
+    // of the grid.
     const bool alone = down.num_alone > 0 && down.num_alone <= kExpertArrivals;
     tile::wait_for_blocks(p.arrivals + (alone ? down.alone : 0), gridDim.x,
                           alone ? down.num_alone : 1);

@@ -95,8 +95,8 @@ struct ExpertParams {
   const void* shared;  // or null
   ExpertScratch scratch;
   void* out;  // null: y stays without its sum
-  // Beside the kernel before, which lets the next one in (ops/matmul/launch_order.h) and of all this
-  // writes `shared` alone.
+  // Beside the kernel before, which lets the next one in (ops/matmul/launch_order.h) and of all
+  // this writes `shared` alone.
   bool runs_beside = false;
 };
 

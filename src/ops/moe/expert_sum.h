@@ -1,5 +1,6 @@
 // The experts' results of a layer before their last sum, for an op that does the sum as it reads.
-// Numerics  ops/moe/expert_layer_cuda.h: from 0 a row's picks in turn, then shared, rounded to bf16.
+// Numerics  ops/moe/expert_layer_cuda.h: from 0 a row's picks in turn, then shared, rounded to
+//           bf16.
 #pragma once
 
 #include <cstdint>
