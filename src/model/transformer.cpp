@@ -119,9 +119,11 @@ Matrix run_layers(Step& step, std::span<const formats::LayerConfig> layers, int6
     boundary = new_boundary(step);
     pass_boundary(step, *first_weights->hc_attn, first_weights->attn_norm, {}, streams, *boundary);
   }
-  // Whether the layer's ring takes its rows as soon as its own attention has read the old ones.
+  // Whether the layer's ring takes its rows as soon as its own attention has read the old ones: on
+  // a GPU, with ops of the FFN. On a CPU nothing runs together, and waiting would take memory.
   const auto stores_window = [&](int64_t layer) {
-    if (step.tape != nullptr || !has_window(layers[layer], layer)) return false;
+    if (step.exec.gpu == nullptr || step.tape != nullptr || !has_window(layers[layer], layer))
+      return false;
     for (int64_t later = layer + 1; later < last; ++later) {
       if (layers[later].kv_source == layer) return false;
     }
