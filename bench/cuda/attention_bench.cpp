@@ -98,7 +98,7 @@ void bench_attention(Harness& h) {
       std::memcpy(q_bytes.data() + i * value_bytes,
                   c.prefill ? static_cast<const void*>(&bits) : &q[i], value_bytes);
     }
-    const cuda::DeviceBuffer q_buffer = h.repeat(q_bytes, c.rows / q_rows),
+    const cuda::DeviceBuffer q_buffer = h.repeat(q_bytes, (c.rows + q_rows - 1) / q_rows),
                              layer_rows_buffer = h.put(layer_rows), step_buffer = h.put(step),
                              first_row_buffer = h.put(first_row),
                              first_position_buffer = h.put(first_position),
