@@ -27,6 +27,7 @@ struct Case {
   const char* precision;
   const char* fault;
   const char* name;
+  friend void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 };
 class GpuRoundings : public ::testing::TestWithParam<Case> {};
 
