@@ -7,7 +7,7 @@
 #include "base/test_data.h"
 #include "data/data_testing.h"
 #include "formats/weight_source.h"
-#include "ops/loss/label_logprob.h"
+#include "post/label_loss_testing.h"
 #include "post/peak_memory_testing.h"
 #include "post/rollout_engine.h"
 #include "train/final_states.h"
@@ -18,27 +18,6 @@ namespace {
 
 constexpr int64_t kPrompt = 6, kAnswer = 8;
 constexpr int32_t kDomain = 16;  // tokens of a domain
-
-// The cross entropy of what comes next, over so many labels.
-class NextTokenLoss : public train::LogitsLoss {
- public:
-  explicit NextTokenLoss(int64_t num_labels) : num_labels_(num_labels) {}
-  void add(autograd::Context ctx, const Lot& lot) override {
-    const std::vector<double> coefficients(lot.labels.size(),
-                                           -1 / static_cast<double>(num_labels_));
-    ops::label_logprob(ctx.exec, {.logits = lot.logits,
-                                  .logits_stride = lot.vocab_size,
-                                  .labels = lot.labels.data(),
-                                  .rows = std::ssize(lot.labels),
-                                  .vocab_size = lot.vocab_size,
-                                  .coefficients = coefficients.data(),
-                                  .d_logits = ctx.tape->grad(lot.logits),
-                                  .d_logits_stride = lot.vocab_size});
-  }
-
- private:
-  int64_t num_labels_;
-};
 
 class DistillerTest : public data::DataFiles {
  protected:
@@ -122,7 +101,7 @@ class DistillerTest : public data::DataFiles {
         labels.push_back(labels_of(own));
       }
       for (size_t n = 0; n < tokens.size(); ++n) samples.push_back({tokens[n], labels[n]});
-      NextTokenLoss loss(kSamples * kAnswer);
+      testing::LabelLoss loss(kSamples * kAnswer);
       const train::Update update{0.003 * (1 - static_cast<double>(i) / kSteps), {{samples, &loss}}};
       EXPECT_TRUE(trainer->update(update).has_value());
     }

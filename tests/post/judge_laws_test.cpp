@@ -9,8 +9,8 @@
 #include <cmath>
 
 #include "formats/weight_source.h"
-#include "ops/loss/label_logprob.h"
 #include "post/judges.h"
+#include "post/label_loss_testing.h"
 #include "rl_run_testing.h"
 #include "text/chat_literals.h"
 #include "train/initialize.h"
@@ -25,27 +25,6 @@ const Rubric kRubric{{{"It is a."}}};
 constexpr char kVerdict[] = "{\"scores\": [";
 const std::vector<std::string> kShown = {"", " good", "!", "   "};  // what follows the letter
 constexpr int kTasks = 5;  // that training sees; as many again are held out
-
-// The cross entropy of the labels.
-class ShownLoss : public train::LogitsLoss {
- public:
-  explicit ShownLoss(int64_t num_labels) : num_labels_(num_labels) {}
-  void add(autograd::Context ctx, const Lot& lot) override {
-    const std::vector<double> coefficients(lot.labels.size(),
-                                           -1 / static_cast<double>(num_labels_));
-    ops::label_logprob(ctx.exec, {.logits = lot.logits,
-                                  .logits_stride = lot.vocab_size,
-                                  .labels = lot.labels.data(),
-                                  .rows = std::ssize(lot.labels),
-                                  .vocab_size = lot.vocab_size,
-                                  .coefficients = coefficients.data(),
-                                  .d_logits = ctx.tape->grad(lot.logits),
-                                  .d_logits_stride = lot.vocab_size});
-  }
-
- private:
-  int64_t num_labels_;
-};
 
 // Mean chances of the score 1, over tasks.
 struct Scores {
@@ -145,7 +124,7 @@ class JudgeLawsTest : public testing::RlRunTest {
     }
     std::vector<train::Sample> samples;
     for (size_t n = 0; n < tokens.size(); ++n) samples.push_back({tokens[n], labels[n]});
-    ShownLoss loss(num_labels);
+    testing::LabelLoss loss(num_labels);
     ASSERT_TRUE(trainer.update({learning_rate, {{samples, &loss}}}).has_value());
   }
 
