@@ -1,15 +1,21 @@
 #!/usr/bin/env python3
-"""Whole steps of reinforcement learning by trl with transformers and by Cachalot: one model, the same prompts, as many answers of the same length, in turns.
+"""Whole steps of reinforcement learning by trl with transformers and by Cachalot: one model, the
+same prompts, as many answers of the same length, in turns.
 
     P=$(bench/transformers/setup); ninja -C build/release cachalot
     $P bench/post/trl_compare.py
-    $P bench/post/trl_compare.py --rounds 1 --steps 1 --dtype bfloat16 --experts grouped_mm     # another of trl's settings, once
+    # another of trl's settings, once
+    $P bench/post/trl_compare.py --rounds 1 --steps 1 --dtype bfloat16 --experts grouped_mm
 
-The model is nano's shape without its MTP block with made-up weights (bench/transformers/models.py), so answers hardly ever end before their window. Both
-sides sample with transformers' or the engine's cache, all answers of a step at once, ask a reference for its log-probabilities (beta above 0), and make
-one update of all answers. Each side's first step of a round is not timed. A round makes both sides anew, so a slow machine slows both.
-Printed: seconds of a step by phase, tokens per second, the share of the cores' time that no thread of the side used, and the same in processor time, which
-other programs on the machine disturb less. update: all but sampling and rewards, the reference too."""
+The model is nano's shape without its MTP block with made-up weights (bench/transformers/models.py),
+so answers hardly ever end before their window. Both sides sample with transformers' or the engine's
+cache, all answers of a step at once, ask a reference for its log-probabilities (beta above 0), and
+make one update of all answers. Each side's first step of a round is not timed. A round makes both
+sides anew, so a slow machine slows both. Printed: seconds of a step by phase, tokens per second,
+the share of the cores' time that no thread of the side used, and the same in processor time, which
+other programs on the machine disturb less. update: all but sampling and rewards, the reference too.
+"""
+
 import argparse
 import json
 import os
@@ -35,17 +41,21 @@ BOS = "<｜begin▁of▁sentence｜>"
 
 
 def make_tokenizer():
-    return transformers.PreTrainedTokenizerFast(tokenizer_file=str(models.ROOT / "models/nano/tokenizer.json"), bos_token=BOS,
-                                                eos_token="<｜end▁of▁sentence｜>", pad_token="<｜▁pad▁｜>")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(models.ROOT / "models/nano/tokenizer.json"),
+        bos_token=BOS,
+        eos_token="<｜end▁of▁sentence｜>",
+        pad_token="<｜▁pad▁｜>",
+    )
 
 
 def make_prompts(tokenizer, count, length):
-    """Pieces of this repository's documents that are `length` tokens, the first of them BOS, on both sides."""
+    """Pieces of this repository's documents of `length` tokens on both sides, the first BOS."""
     text = "\n".join(f.read_text() for f in sorted((models.ROOT / "docs").glob("*.md")))
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     prompts = []
     for first in range(0, len(ids) - length, length):
-        prompt = tokenizer.decode(ids[first:first + length - 1])
+        prompt = tokenizer.decode(ids[first : first + length - 1])
         if len(tokenizer(BOS + prompt, add_special_tokens=False)["input_ids"]) == length:
             prompts.append(prompt)
         if len(prompts) == count:
@@ -55,6 +65,7 @@ def make_prompts(tokenizer, count, length):
 
 class Clock:
     """Seconds, and seconds of all threads' processor time."""
+
     def __init__(self):
         self.wall, self.cpu = time.perf_counter(), time.process_time()
 
@@ -70,7 +81,9 @@ class TimedTrainer(trl.GRPOTrainer):
     def timed(self, phase, call, *args, **kwargs):
         begin = Clock()
         out = call(*args, **kwargs)
-        self.spent[phase] = [a + b for a, b in zip(Clock().since(begin), self.spent.get(phase, (0, 0)))]
+        self.spent[phase] = [
+            a + b for a, b in zip(Clock().since(begin), self.spent.get(phase, (0, 0)))
+        ]
         return out
 
     def _generate(self, *args, **kwargs):
@@ -90,7 +103,9 @@ class StepTimes(transformers.TrainerCallback):
     def on_step_end(self, *args, **kwargs):
         step = {phase: tuple(spent) for phase, spent in self.trainer.spent.items()}
         whole = Clock().since(self.begin)
-        step["update"] = tuple(w - s - r for w, s, r in zip(whole, step["sampling"], step["rewards"]))
+        step["update"] = tuple(
+            w - s - r for w, s, r in zip(whole, step["sampling"], step["rewards"])
+        )
         step["tokens"] = self.trainer.num_tokens
         self.steps.append(step)
 
@@ -98,16 +113,49 @@ class StepTimes(transformers.TrainerCallback):
 def run_trl(args, directory, tokenizer, prompts):
     answers = args.prompts * args.group
     config = trl.GRPOConfig(
-        output_dir=str(WORK / "trl"), max_steps=args.steps + 1, per_device_train_batch_size=answers, num_generations=args.group,
-        max_completion_length=args.answer, generation_kwargs={"min_new_tokens": args.answer}, learning_rate=1e-6, lr_scheduler_type="constant",
-        optim="adamw_torch_fused", weight_decay=0.0, beta=0.001, epsilon=10.0, loss_type="grpo", scale_rewards="none", temperature=1.0, top_p=1.0,
-        router_aux_loss_coef=0.0, top_k=0, use_cpu=True, bf16=False, gradient_checkpointing=False, torch_compile=args.compile, save_strategy="no", logging_strategy="no",
-        report_to="none", disable_tqdm=True, shuffle_dataset=False, dataloader_pin_memory=False,
-        model_init_kwargs={"dtype": args.dtype, "attn_implementation": "eager", "experts_implementation": args.experts})
+        output_dir=str(WORK / "trl"),
+        max_steps=args.steps + 1,
+        per_device_train_batch_size=answers,
+        num_generations=args.group,
+        max_completion_length=args.answer,
+        generation_kwargs={"min_new_tokens": args.answer},
+        learning_rate=1e-6,
+        lr_scheduler_type="constant",
+        optim="adamw_torch_fused",
+        weight_decay=0.0,
+        beta=0.001,
+        epsilon=10.0,
+        loss_type="grpo",
+        scale_rewards="none",
+        temperature=1.0,
+        top_p=1.0,
+        router_aux_loss_coef=0.0,
+        top_k=0,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        torch_compile=args.compile,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        shuffle_dataset=False,
+        dataloader_pin_memory=False,
+        model_init_kwargs={
+            "dtype": args.dtype,
+            "attn_implementation": "eager",
+            "experts_implementation": args.experts,
+        },
+    )
     times = StepTimes()
-    trainer = TimedTrainer(model=str(directory), reward_funcs=lambda completions, **_: [len(c) % 7 / 7 for c in completions], args=config,
-                           processing_class=tokenizer, train_dataset=datasets.Dataset.from_list([{"prompt": BOS + p} for p in prompts]),
-                           callbacks=[times])
+    trainer = TimedTrainer(
+        model=str(directory),
+        reward_funcs=lambda completions, **_: [len(c) % 7 / 7 for c in completions],
+        args=config,
+        processing_class=tokenizer,
+        train_dataset=datasets.Dataset.from_list([{"prompt": BOS + p} for p in prompts]),
+        callbacks=[times],
+    )
     times.trainer = trainer
     trainer.num_tokens = answers * (args.prompt + args.answer)
     trainer.train()
@@ -127,7 +175,13 @@ def run_ours(args, directory, prompts):
     run = WORK / "ours"
     shutil.rmtree(run, ignore_errors=True)
     tasks = WORK / "tasks.jsonl"
-    tasks.write_text("".join(json.dumps({"prompt": p, "check": {"kind": "rules", "rules": [{"max_words": 9}]}}) + "\n" for p in prompts))
+    tasks.write_text(
+        "".join(
+            json.dumps({"prompt": p, "check": {"kind": "rules", "rules": [{"max_words": 9}]}})
+            + "\n"
+            for p in prompts
+        )
+    )
     config = WORK / "rl.toml"
     config.write_text(f"""run_dir = "{run}"
 precision = "{PRECISIONS[args.dtype]}"
@@ -150,7 +204,10 @@ prompt_format = "raw"
 [[rl.tasks]]
 path = "{tasks}"
 """)
-    process = subprocess.Popen([str(args.binary), "rl", str(config), f"--threads={args.threads}"], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [str(args.binary), "rl", str(config), f"--threads={args.threads}"],
+        stdout=subprocess.DEVNULL,
+    )
     # A step's samples are written when it has its rewards, its metrics when it is over.
     judged, over, rows = [], [], []
     while process.poll() is None and len(rows) < args.steps + 1:
@@ -161,22 +218,42 @@ path = "{tasks}"
         over += [now] * (len(rows) - len(over))
     if process.wait() != 0:
         sys.exit("trl_compare: cachalot rl failed")
-    return [{"sampling": (rows[i]["time/rollouts"], judged[i] - over[i - 1]), "rewards": (rows[i]["time/rewards"], 0),
-             "update": (rows[i]["time/updates"], over[i] - judged[i]),
-             "tokens": args.prompts * args.group * args.prompt + rows[i]["throughput/sampled_tokens"]} for i in range(1, len(rows))]
+    return [
+        {
+            "sampling": (rows[i]["time/rollouts"], judged[i] - over[i - 1]),
+            "rewards": (rows[i]["time/rewards"], 0),
+            "update": (rows[i]["time/updates"], over[i] - judged[i]),
+            "tokens": args.prompts * args.group * args.prompt
+            + rows[i]["throughput/sampled_tokens"],
+        }
+        for i in range(1, len(rows))
+    ]
 
 
 def summary(steps, threads):
     """Medians over steps."""
     wall, cpu = ({p: statistics.median(s[p][of] for s in steps) for p in PHASES} for of in (0, 1))
     tokens = statistics.median(s["tokens"] for s in steps)
-    step, step_cpu = (statistics.median(sum(s[p][of] for p in PHASES) for s in steps) for of in (0, 1))
-    return {"wall": wall, "cpu": cpu, "step": step, "step_cpu": step_cpu, "tokens": tokens, "idle": max(0.0, 1 - step_cpu / (step * threads))}
+    step, step_cpu = (
+        statistics.median(sum(s[p][of] for p in PHASES) for s in steps) for of in (0, 1)
+    )
+    return {
+        "wall": wall,
+        "cpu": cpu,
+        "step": step,
+        "step_cpu": step_cpu,
+        "tokens": tokens,
+        "idle": max(0.0, 1 - step_cpu / (step * threads)),
+    }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binary", type=pathlib.Path, default=models.ROOT / "build/release/cachalot")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--binary", type=pathlib.Path, default=models.ROOT / "build/release/cachalot"
+    )
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--prompt", type=int, default=64, help="tokens of a prompt")
@@ -184,7 +261,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2, help="timed steps of a round, each side")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dtype", choices=PRECISIONS, default="float32", help="of both sides' arithmetic")
+    parser.add_argument(
+        "--dtype", choices=PRECISIONS, default="float32", help="of both sides' arithmetic"
+    )
     parser.add_argument("--experts", default="eager", help="transformers' experts_implementation")
     parser.add_argument("--compile", action="store_true", help="torch.compile in trl")
     parser.add_argument("--micro-batch-tokens", type=int, default=1024, help="ours")
@@ -199,17 +278,25 @@ def main():
         sides["trl"] += run_trl(args, directory, tokenizer, prompts)
         sides["cachalot"] += run_ours(args, directory, prompts)
     found = {side: summary(steps, args.threads) for side, steps in sides.items()}
-    print(f"nano without MTP, {args.threads} threads, {args.prompts} prompts of {args.prompt} tokens, {args.group} answers of {args.answer} to each; "
-          f"trl {trl.__version__}, transformers {transformers.__version__} ({args.dtype}, {args.experts} experts); medians of {len(sides['trl'])} steps")
+    print(
+        f"nano without MTP, {args.threads} threads, {args.prompts} prompts of {args.prompt} tokens, {args.group} answers of {args.answer} to each; "
+        f"trl {trl.__version__}, transformers {transformers.__version__} ({args.dtype}, {args.experts} experts); medians of {len(sides['trl'])} steps"
+    )
     for side, of in found.items():
         phases = ", ".join(f"{p} {of['wall'][p]:.2f} s ({of['cpu'][p]:.2f})" for p in PHASES)
-        print(f"{side}: a step {of['step']:.2f} s ({of['step_cpu']:.2f} of processor time): {phases}; {of['tokens'] / of['step']:.0f} tokens/s, "
-              f"update {of['tokens'] / of['wall']['update']:.0f} tokens/s, idle {100 * of['idle']:.0f} %")
+        print(
+            f"{side}: a step {of['step']:.2f} s ({of['step_cpu']:.2f} of processor time): {phases}; {of['tokens'] / of['step']:.0f} tokens/s, "
+            f"update {of['tokens'] / of['wall']['update']:.0f} tokens/s, idle {100 * of['idle']:.0f} %"
+        )
     theirs, ours = found["trl"], found["cachalot"]
     share = ours["tokens"] / theirs["tokens"]
     step, step_cpu = (share * theirs[of] / ours[of] for of in ("step", "step_cpu"))
-    update, update_cpu = (share * theirs[of]["update"] / ours[of]["update"] for of in ("wall", "cpu"))
-    print(f"ratios: step {step:.2f} (wanted 5), update {update:.2f} (wanted 2.5); of processor time {step_cpu:.2f} and {update_cpu:.2f}")
+    update, update_cpu = (
+        share * theirs[of]["update"] / ours[of]["update"] for of in ("wall", "cpu")
+    )
+    print(
+        f"ratios: step {step:.2f} (wanted 5), update {update:.2f} (wanted 2.5); of processor time {step_cpu:.2f} and {update_cpu:.2f}"
+    )
 
 
 if __name__ == "__main__":

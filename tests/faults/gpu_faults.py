@@ -7,6 +7,7 @@ and nvcc are.
 The sources are a copy, build/gpu-faults, whose builds share the compiler's cache. A fault is gpu_patches/FAULT.patch. Writes the
 table anew, with what came of each. Which order events come in is chance, so a test gets five runs. Exit status 1 where a fault
 is missed."""
+
 import csv
 import os
 import subprocess
@@ -28,12 +29,20 @@ def build():
 
 
 def outcome(test):
-    """"passed", "failed" or what else came of the one test."""
-    done = subprocess.run(["build/cuda/cuda_kernels_test", f"--gtest_filter={test}", "--gtest_repeat=5"], cwd=COPY,
-                          capture_output=True, text=True, errors="replace", timeout=600)
+    """ "passed", "failed" or what else came of the one test."""
+    done = subprocess.run(
+        ["build/cuda/cuda_kernels_test", f"--gtest_filter={test}", "--gtest_repeat=5"],
+        cwd=COPY,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=600,
+    )
     if f"[  FAILED  ] {test}" in done.stdout:
         return "failed"
-    return "passed" if done.returncode == 0 and f"[       OK ] {test} " in done.stdout else "not run"
+    return (
+        "passed" if done.returncode == 0 and f"[       OK ] {test} " in done.stdout else "not run"
+    )
 
 
 def main():
@@ -42,7 +51,12 @@ def main():
     wanted = sys.argv[1:] or [row["fault"] for row in rows]
     if not os.path.exists(COPY):
         subprocess.run(["git", "-C", ROOT, "worktree", "add", "--detach", COPY], check=True)
-    run("git", "checkout", "--detach", subprocess.check_output(["git", "-C", ROOT, "rev-parse", "HEAD"], text=True).strip())
+    run(
+        "git",
+        "checkout",
+        "--detach",
+        subprocess.check_output(["git", "-C", ROOT, "rev-parse", "HEAD"], text=True).strip(),
+    )
     build()
     for test in sorted({row["test"] for row in rows}):
         if (found := outcome(test)) != "passed":
@@ -59,7 +73,9 @@ def main():
         missed += row["verdict"] == "missed"
         print(f"{row['fault']} -> {row['test']}: {row['verdict']}", flush=True)
     with open(TABLE, "w", encoding="utf-8", newline="") as lines:
-        writer = csv.DictWriter(lines, ["fault", "test", "verdict"], delimiter="\t", lineterminator="\n")
+        writer = csv.DictWriter(
+            lines, ["fault", "test", "verdict"], delimiter="\t", lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(rows)
     return 1 if missed else 0
