@@ -25,27 +25,34 @@ inline Vec::F second_of_pairs(Vec::I pairs) {
   return one_of_pairs<!kOddFirst>(pairs);
 }
 
-// Four e4m3 codes per lane. Shifted into place they are bf16 values times 2^-120, exact even for
-// e4m3's subnormals, which become bf16's; a multiplication by 2^120 finishes. That takes denormal
-// inputs as they are: never run it with them flushed. NaN codes come out as 480; kNanCodes adds the
-// steps that make them NaN.
+// Of four e4m3 codes per lane those of the odd inputs, or of the even ones: in the halves of a lane
+// as bf16 values times 2^-120, exact even for e4m3's subnormals, which become bf16's. NaN codes
+// come out as 480; kNanCodes adds the steps that make them NaN.
+template <bool kOdd, bool kNanCodes>
+inline Vec::I fp8_words(Vec::I codes) {
+  const Vec::I high = kOdd ? codes : Vec::shift_left_16(codes, 8);
+  const Vec::I words = Vec::bit_and(Vec::shift_right_signed_16(high, 4), Vec::splat16(0x87F0));
+  if constexpr (!kNanCodes) return words;
+  const Vec::I nan = Vec::splat16(0x07F0);
+  return Vec::bit_or(words, Vec::all_ones_where_equal_16(Vec::bit_and(words, nan), nan));
+}
+// One half of the lanes as the values themselves. That takes denormal inputs as they are: never run
+// it with them flushed.
+template <bool kHigh>
+inline Vec::F fp8_floats(Vec::I words) {
+  const Vec::I half =
+      kHigh ? Vec::bit_and(words, Vec::splat32(0xFFFF0000)) : Vec::low_half_up(words);
+  return Vec::mul(Vec::as_float(half), Vec::as_float(Vec::splat32(uint32_t{127 + 120} << 23)));
+}
+
 template <bool kOddFirst, bool kNanCodes>
 inline void decode_fp8(Vec::I codes, Vec::F out[4]) {
-  const Vec::I kept = Vec::splat16(0x87F0);
-  Vec::I odd = Vec::bit_and(Vec::shift_right_signed_16(codes, 4), kept);
-  Vec::I even = Vec::bit_and(Vec::shift_right_signed_16(Vec::shift_left_16(codes, 8), 4), kept);
-  if constexpr (kNanCodes) {
-    const Vec::I nan = Vec::splat16(0x07F0);
-    odd = Vec::bit_or(odd, Vec::all_ones_where_equal_16(Vec::bit_and(odd, nan), nan));
-    even = Vec::bit_or(even, Vec::all_ones_where_equal_16(Vec::bit_and(even, nan), nan));
-  }
-  const Vec::F up = Vec::as_float(Vec::splat32(uint32_t{127 + 120} << 23));
-  const Vec::I high = Vec::splat32(0xFFFF0000);
-  const int first = kOddFirst ? 1 : 0;
-  out[first] = Vec::mul(Vec::as_float(Vec::low_half_up(even)), up);
-  out[1 - first] = Vec::mul(Vec::as_float(Vec::low_half_up(odd)), up);
-  out[2 + first] = Vec::mul(Vec::as_float(Vec::bit_and(even, high)), up);
-  out[3 - first] = Vec::mul(Vec::as_float(Vec::bit_and(odd, high)), up);
+  const Vec::I first = fp8_words<kOddFirst, kNanCodes>(codes);
+  const Vec::I second = fp8_words<!kOddFirst, kNanCodes>(codes);
+  out[0] = fp8_floats<false>(first);
+  out[1] = fp8_floats<false>(second);
+  out[2] = fp8_floats<true>(first);
+  out[3] = fp8_floats<true>(second);
 }
 
 // The bytes of bf16(e2m1 code), by code.

@@ -18,6 +18,9 @@ constexpr int64_t kMaxRows = 192;
 constexpr int64_t kLeastRows = 48;
 constexpr int64_t kCachedBytes = int64_t{768} << 10;
 constexpr int64_t kRowTile = 6;  // rows of the register tile
+// Inputs of a strip that is decoded at a time: its floats and x's of a few row tiles share a
+// first-level cache of 32 KB.
+constexpr int64_t kInputs = 256, kCodedInputs = 128;
 // Tasks per thread that even out their finishing times.
 constexpr int64_t kTasksPerThread = 6;
 // Fewer rows of a thread would decode too much for themselves.
@@ -50,17 +53,18 @@ MatmulPlan plan_matmul(const MatmulProblem& p) {
       direct && p.k > 0
           ? std::clamp(kCachedBytes / row_bytes / kRowTile * kRowTile, kLeastRows, kMaxRows)
           : kMaxRows;
+  const int64_t k_block = direct ? kInputs : kCodedInputs;
   int64_t blocks = std::max<int64_t>(1, ceil_div(p.m, most));
   if (is_by_rows(p)) {
     blocks = ceil_div(blocks, p.num_threads) * p.num_threads;
-    return {ceil_div(p.m, blocks), 256, true};
+    return {ceil_div(p.m, blocks), k_block, true};
   }
   const int64_t wanted = p.num_threads == 1 ? 1 : kTasksPerThread * p.num_threads;
   if (panels * blocks + p.panels_beside < wanted) {
     blocks = std::max(
         blocks, std::min(ceil_div(wanted, panels + p.panels_beside), ceil_div(p.m, kRowTile)));
   }
-  return {ceil_div(std::max<int64_t>(p.m, 1), blocks), 256};
+  return {ceil_div(std::max<int64_t>(p.m, 1), blocks), k_block};
 }
 
 std::string to_string(const MatmulProblem& p) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "ops/matmul/decode_simd.h"
+#include "ops/matmul/few_rows_simd.h"
 #include "ops/matmul/matmul_kernels.h"
 #include "ops/matmul/micro_simd.h"
 #include "ops/matmul/pack_simd.h"
@@ -181,6 +182,17 @@ int64_t scratch_bytes(int64_t k_block) {
   return k_block * Vec::kStripLanes * 4 + k_block / 32 * PackedWeight::kPanelWidth * 4;
 }
 
+// Of an output's inputs in its panel.
+inline int64_t bytes_of(WeightFormat format, int64_t inputs) {
+  switch (format) {
+    case WeightFormat::f32: return inputs * 4;
+    case WeightFormat::bf16: return inputs * 2;
+    case WeightFormat::fp8: return inputs;
+    case WeightFormat::fp4: return inputs / 32 * 17;
+  }
+  return 0;
+}
+
 // Decodes a strip of a k block once, then multiplies every row tile with it.
 template <bool kOddFirst>
 void tiled(const PanelTask& t) {
@@ -191,22 +203,27 @@ void tiled(const PanelTask& t) {
   const auto* x = static_cast<const float*>(t.x);
   auto* tile = reinterpret_cast<float*>(t.scratch);
   float* scales = tile + t.k_block * Vec::kStripLanes;
+  const std::byte* part = t.panel;
   for (int64_t begin = 0; begin < k; begin += t.k_block) {
     const int64_t count = smaller(t.k_block, k - begin);
     const bool from_y = begin > 0 || t.accumulate;
+    const int64_t lane_bytes = bytes_of(t.format, count);
+    part += lane_bytes * width;
     for (int64_t lane = 0; lane < width; lane += lanes) {
       decode_strip<kOddFirst>({t, begin, begin + count, lane, lanes, tile, scales});
+      const Ahead next_codes{part + lane_bytes * lane, lane_bytes * lanes / count};
       each_row_tile(t.m, lanes, [&]<int kRows, int kVectors>(int64_t row) {
         const float* rows = x + row * k + begin * kRows;
         float* y = t.y + row * t.y_stride + lane;
-        // The first strip finds x in the third-level cache: ask for the next row tile's part
-        // meanwhile.
-        const Ahead next{rows + k * kRows, kRows * 4};
-        if (group == 0 && lane == 0) {
+        // The first row tile asks memory for the strip's share of the next k block, the others, as
+        // the first strip finds x far away, for the next one's part of x.
+        const Ahead next = row == 0 ? next_codes : Ahead{rows + k * kRows, kRows * 4};
+        const bool asks = row == 0 || lane == 0;
+        if (group == 0 && asks) {
           micro_f32<kRows, kVectors, true>(rows, count, tile, lanes, y, t.y_stride, from_y, next);
         } else if (group == 0) {
           micro_f32<kRows, kVectors, false>(rows, count, tile, lanes, y, t.y_stride, from_y, {});
-        } else if (lane == 0) {
+        } else if (asks) {
           micro_groups<kRows, kVectors, true>(rows, count, group, tile, lanes, y, t.y_stride,
                                               scales, !from_y, next);
         } else {
@@ -244,8 +261,12 @@ void run_in_order(const PanelTask& t) {
   const int64_t width = t.width;
   const auto* x = static_cast<const float*>(t.x);
   const std::byte* panel = t.panel;
-  if (t.group != 0) {
-    t.m == 1 ? one_row<kOddFirst>(t) : tiled<kOddFirst>(t);
+  if (t.group != 0 && t.m == 1) {
+    one_row<kOddFirst>(t);
+  } else if (t.group != 0 && t.m <= kFewRows) {
+    if constexpr (kFewRows > 0) few_rows<kOddFirst>(t);
+  } else if (t.group != 0) {
+    tiled<kOddFirst>(t);
   } else if (t.m >= kTiledRows) {
     tiled<kOddFirst>(t);
   } else if (t.format == WeightFormat::f32) {

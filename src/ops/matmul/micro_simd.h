@@ -33,6 +33,17 @@ struct Accumulators {
       for (int j = 0; j < kVectors; ++j) v[r][j] = Vec::fma(a, w[j], v[r][j]);
     }
   }
+  // y = fma(chain, scale, y), y starting as 0 where `first`.
+  void add_scaled(const Vec::F* scale, float* y, int64_t y_stride, bool first) const {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kVectors; ++j) {
+        float* out = y + r * y_stride + j * Vec::kLanes;
+        Vec::store(out, Vec::fma(v[r][j], scale[j], first ? Vec::zero() : Vec::load(out)));
+      }
+    }
+  }
   void store(float* y, int64_t y_stride) const {
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
@@ -98,15 +109,10 @@ CACHALOT_KERNEL void micro_groups(const float* x, int64_t k, int64_t group, cons
       for (int j = 0; j < kVectors; ++j) b[j] = Vec::load(w + j * Vec::kLanes);
       acc.step(x, b);
     }
+    Vec::F scale[kVectors];
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-      for (int j = 0; j < kVectors; ++j) {
-        float* out = y + r * y_stride + j * Vec::kLanes;
-        const Vec::F total = first ? Vec::zero() : Vec::load(out);
-        Vec::store(out, Vec::fma(acc.v[r][j], Vec::load(scales + j * Vec::kLanes), total));
-      }
-    }
+    for (int j = 0; j < kVectors; ++j) scale[j] = Vec::load(scales + j * Vec::kLanes);
+    acc.add_scaled(scale, y, y_stride, first);
   }
 }
 
