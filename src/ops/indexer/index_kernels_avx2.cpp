@@ -1,9 +1,13 @@
 #include "ops/attention/vector_avx2.h"
 //
+#include "ops/indexer/fp4_keys_avx2.h"
 #include "ops/indexer/index_kernels_body.h"
 
 namespace cachalot::ops {
 
-const IndexKernels kIndexAvx2 = kKernels;
+static_assert(kTileLanes == kIndexRunKeys);
+const IndexKernels kIndexAvx2 = {
+    kKernels.prepare_queries, kKernels.query_stride, kKernels.pack_keys, pack_fp4_floats,
+    kKernels.multiply,        kKernels.reduce,       kKernels.above};
 
 }  // namespace cachalot::ops

@@ -325,37 +325,46 @@ TEST(IndexSelect, Fp4KeysInBlocksOfRuns) {
 // Every code of a pair under every scale: the panel has the bits of the decoded rows' panel, or the
 // version says that it has not.
 TEST(IndexSelect, Fp4PanelsHaveTheBitsOfDecodedKeys) {
-  if (device::machine_isa() != Isa::avx512bf16) GTEST_SKIP() << "no version for this processor";
-  for (const int64_t dim : {32, 64, 128}) {
-    const tensor::RowLayout layout = tensor::index_row_layout(IndexFormat::fp4, dim);
-    std::vector<std::byte> block(kIndexTileKeys * layout.row_bytes());
-    std::byte* first = block.data();
-    const tensor::RowBlocks rows{&first, kIndexTileKeys, layout};
-    int num_exact = 0;
-    for (int scale = 0; scale < 255; ++scale) {
-      std::vector<float> keys(kIndexTileKeys * dim);
-      for (int64_t e = 0; e < kIndexTileKeys; ++e) {
-        const tensor::RowRef row = rows.row(e);
-        for (int64_t i = 0; i < dim / 2; ++i)
-          row.data[i] = static_cast<std::byte>(e * dim / 2 + i + scale);
-        for (int64_t i = 0; i < dim / 32; ++i)
-          row.scale[i] = static_cast<std::byte>(i == 0 ? scale : 100 + (e + i) % 50);
-        decode_index_row(Isa::reference, IndexFormat::fp4, row, dim, &keys[e * dim]);
+  struct Version {
+    Isa isa;
+    int64_t value_bytes;
+    int num_exact;  // of the scales
+  };
+  for (const auto& [isa, value_bytes, exact_scales] :
+       {Version{Isa::avx2, 4, 255}, Version{Isa::avx512bf16, 2, 251}}) {
+    if (isa > device::machine_isa()) continue;
+    const IndexKernels& kernels = index_kernels(isa, true);
+    for (const int64_t dim : {32, 64, 128}) {
+      const tensor::RowLayout layout = tensor::index_row_layout(IndexFormat::fp4, dim);
+      std::vector<std::byte> block(kIndexTileKeys * layout.row_bytes());
+      std::byte* first = block.data();
+      const tensor::RowBlocks rows{&first, kIndexTileKeys, layout};
+      int num_exact = 0;
+      for (int scale = 0; scale < 255; ++scale) {
+        std::vector<float> keys(kIndexTileKeys * dim);
+        for (int64_t e = 0; e < kIndexTileKeys; ++e) {
+          const tensor::RowRef row = rows.row(e);
+          for (int64_t i = 0; i < dim / 2; ++i)
+            row.data[i] = static_cast<std::byte>(e * dim / 2 + i + scale);
+          for (int64_t i = 0; i < dim / 32; ++i)
+            row.scale[i] = static_cast<std::byte>(i == 0 ? scale : 100 + (e + i) % 50);
+          decode_index_row(Isa::reference, IndexFormat::fp4, row, dim, &keys[e * dim]);
+        }
+        Fp4Run runs[4];
+        for (int64_t i = 0; i < 4; ++i) {
+          const tensor::RowRef row = rows.row(i * kIndexRunKeys);
+          runs[i] = {row.data, row.scale};
+        }
+        std::vector<float> found(kIndexTileKeys * dim), expected(kIndexTileKeys * dim);
+        if (!kernels.pack_fp4_keys(runs, dim, found.data())) continue;
+        ++num_exact;
+        kernels.pack_keys(keys.data(), dim, kIndexTileKeys, dim, expected.data());
+        ASSERT_EQ(0, std::memcmp(found.data(), expected.data(),
+                                 static_cast<size_t>(kIndexTileKeys * dim * value_bytes)))
+            << device::isa_name(isa) << ", dim " << dim << ", scale " << scale;
       }
-      Fp4Run runs[4];
-      for (int64_t i = 0; i < 4; ++i) {
-        const tensor::RowRef row = rows.row(i * kIndexRunKeys);
-        runs[i] = {row.data, row.scale};
-      }
-      std::vector<float> found(kIndexTileKeys * dim), expected(kIndexTileKeys * dim);
-      const IndexKernels& kernels = index_kernels(Isa::avx512bf16, true);
-      if (!kernels.pack_fp4_keys(runs, dim, found.data())) continue;
-      ++num_exact;
-      kernels.pack_keys(keys.data(), dim, kIndexTileKeys, dim, expected.data());
-      ASSERT_EQ(0, std::memcmp(found.data(), expected.data(), kIndexTileKeys * dim / 2 * 4))
-          << "dim " << dim << ", scale " << scale;
+      EXPECT_EQ(num_exact, exact_scales);
     }
-    EXPECT_EQ(num_exact, 251);
   }
 }
 
