@@ -38,7 +38,7 @@ inline std::vector<std::string> random_texts(const GrammarSource& source) {
         break;
       }
       // What a mask looks at besides.
-      for (const Pushdown::Part& part : pushdown.parts(pushdown.within_horizon(set, 16)))
+      for (const Pushdown::Part& part : pushdown.parts(pushdown.within_horizon(set, 16), true))
         pushdown.after(part.base);
       const uint8_t byte = bytes[rng.next_u32() % bytes.size()];
       text += static_cast<char>(byte);

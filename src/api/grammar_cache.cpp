@@ -16,7 +16,7 @@ Result<std::shared_ptr<CachedGrammar>> GrammarCache::find(
   CACHALOT_ASSIGN_OR_RETURN(const grammar::GrammarSource source, write());
   auto made = std::make_shared<CachedGrammar>();
   CACHALOT_ASSIGN_OR_RETURN(made->automaton, grammar::TokenAutomaton::create(source, vocabulary_));
-  made->automaton->prepare();
+  CACHALOT_RETURN_IF_ERROR(made->automaton->prepare());
   const std::scoped_lock lock(mutex_);
   if (const auto found = places_.find(name); found != places_.end()) {
     entries_.erase(found->second);

@@ -6,8 +6,10 @@
 #include <functional>
 #include <map>
 #include <queue>
+#include <tuple>
 
 #include "base/check.h"
+#include "grammar/rule_automaton.h"
 
 namespace cachalot::grammar {
 namespace {
@@ -16,8 +18,8 @@ namespace {
 // while text is matched, where one count stands for many.
 constexpr int64_t kMaxWrittenOut = 8;
 constexpr int32_t kNever = INT32_MAX;
-// What joined states may hold, for each state that there was.
-constexpr size_t kMaxJoined = 16;
+// What joined states may hold, for each state that there was and some more.
+constexpr size_t kMaxJoined = 16, kFewStates = 256;
 
 using Kind = GrammarSource::Kind;
 
@@ -33,16 +35,21 @@ struct Draft {
   int32_t final = 0;
 };
 
-// A rule of the automaton without empty moves; targets are local.
-struct Compact {
-  struct State {
-    std::vector<ByteEdge> bytes;
-    std::vector<ControlEdge> controls;
-    std::vector<CallEdge> calls;
-    bool is_final = false;
-  };
-  std::vector<State> states;  // the first is the start
-};
+// Cuts edges, which are sorted, at each other's ends: visits each stretch of bytes with the edges
+// that are there.
+template <typename Visit>
+void for_stretches(std::span<const ByteEdge> edges, const Visit& visit) {
+  std::vector<ByteEdge> here;
+  for (size_t next = 0, at = 0; next < edges.size() || !here.empty();) {
+    if (here.empty()) at = edges[next].first;
+    for (; next < edges.size() && edges[next].first == at; ++next) here.push_back(edges[next]);
+    size_t end = next < edges.size() ? edges[next].first : 256;
+    for (const ByteEdge& edge : here) end = std::min<size_t>(end, edge.last + 1u);
+    visit(static_cast<uint8_t>(at), static_cast<uint8_t>(end - 1), here);
+    std::erase_if(here, [&](const ByteEdge& edge) { return edge.last < end; });
+    at = end;
+  }
+}
 
 class Compiler {
  public:
@@ -80,7 +87,7 @@ class Compiler {
                     name(rule), kMaxStates, kMaxEdges));
   }
 
-  std::vector<Compact> rules;
+  std::vector<RuleAutomaton> rules;
   std::vector<char> may_be_empty;  // by rule
 
  private:
@@ -251,28 +258,31 @@ class Compiler {
     at(draft, from).empty_moves.push_back(to);
   }
 
-  // Removes the empty moves. States that may go on in the same ways become one, and so do states to
-  // which the same bytes lead from one state: of thousands of words one way is followed, not each.
-  // That could make many states of few; then each way stays alone.
+  // Removes the empty moves. States to which the same byte, token or call leads from one state are
+  // joined, so that of thousands of words one way is followed, not each. That could make many
+  // states of few; then each way stays alone. Last, states that go on alike become one.
   Status compact(const Draft& draft, size_t rule) {
-    Compact out;
-    CACHALOT_ASSIGN_OR_RETURN(bool is_done, compact(draft, rule, true, out));
-    if (!is_done) {
+    RuleAutomaton out;
+    const size_t work_before = work_;
+    if (!compact(draft, true, out)) {
       out = {};
-      CACHALOT_ASSIGN_OR_RETURN(is_done, compact(draft, rule, false, out));
+      work_ = work_before;
+      if (!compact(draft, false, out)) return too_large(rule);
     }
-    for (const Compact::State& state : out.states)
+    merge_alike(out);
+    for (const RuleAutomaton::State& state : out.states)
       num_compact_edges_ += state.bytes.size() + state.controls.size() + state.calls.size();
     if (num_compact_edges_ > kMaxEdges) return too_large(rule);
     rules.push_back(std::move(out));
     return {};
   }
-  // False where joining makes too much.
-  Result<bool> compact(const Draft& draft, size_t rule, bool joins, Compact& out) {
+  // False where it makes too much.
+  bool compact(const Draft& draft, bool joins, RuleAutomaton& out) {
     std::vector<std::vector<int32_t>> closures;    // of the states that are kept
     std::map<std::vector<int32_t>, int32_t> kept;  // closure: state
     std::vector<int32_t> mark(draft.states.size(), -1);
     std::vector<int32_t> known(draft.states.size(), -1);
+    std::vector<int32_t> targets;
     int32_t stamp = 0;
     size_t num_members = 0;
     const auto keep_all = [&](std::span<const int32_t> states) {
@@ -306,48 +316,71 @@ class Compiler {
       if (id < 0) id = keep_all(std::span(&state, 1));
       return id;
     };
-    const auto tidy = [](auto& edges) {
-      std::sort(edges.begin(), edges.end());
-      edges.erase(std::unique(edges.begin(), edges.end()), edges.end());
+    // One edge to all targets of these, or each to its own.
+    const auto join = [&](std::span<int32_t> targets, const auto& add) {
+      std::sort(targets.begin(), targets.end());
+      const auto end = std::unique(targets.begin(), targets.end());
+      work_ += targets.size();
+      if (joins && end - targets.begin() > 1) {
+        add(keep_all({targets.begin(), end}));
+      } else {
+        for (auto to = targets.begin(); to != end; ++to) add(keep(*to));
+      }
+    };
+    // Those of equal labels follow each other.
+    const auto join_equal = [&](const auto& edges, const auto& is_equal, auto& joined) {
+      for (size_t first = 0, next = 0; first < edges.size(); first = next) {
+        targets.clear();
+        for (; next < edges.size() && is_equal(edges[first], edges[next]); ++next)
+          targets.push_back(edges[next].target);
+        join(targets, [&](int32_t target) {
+          joined.push_back(edges[first]);
+          joined.back().target = target;
+        });
+      }
     };
     keep(0);
     std::vector<ByteEdge> bytes;
-    std::vector<int32_t> targets;
+    std::vector<ControlEdge> controls;
+    std::vector<CallEdge> calls;
     size_t num_edges = 0;
     for (size_t i = 0; i < closures.size(); ++i) {
-      Compact::State& state = out.states.emplace_back();
+      RuleAutomaton::State& state = out.states.emplace_back();
       bytes.clear();
-      for (size_t k = 0; k < closures[i].size(); ++k) {  // closures grows below
-        const int32_t member = closures[i][k];
+      controls.clear();
+      calls.clear();
+      for (const int32_t member : closures[i]) {
         const Draft::State& s = draft.states[static_cast<size_t>(member)];
         state.is_final |= member == draft.final;
         bytes.insert(bytes.end(), s.bytes.begin(), s.bytes.end());
-        for (ControlEdge edge : s.controls) {
-          edge.target = keep(edge.target);
-          state.controls.push_back(edge);
-        }
-        for (CallEdge edge : s.calls) {
-          edge.target = keep(edge.target);
-          state.calls.push_back(edge);
-        }
+        controls.insert(controls.end(), s.controls.begin(), s.controls.end());
+        calls.insert(calls.end(), s.calls.begin(), s.calls.end());
       }
-      tidy(bytes);
-      for (auto at = bytes.begin(); at != bytes.end();) {
-        ByteEdge edge = *at;
-        targets.clear();
-        do {
-          targets.push_back((at++)->target);
-        } while (joins && at != bytes.end() && at->first == edge.first && at->last == edge.last);
-        edge.target = targets.size() == 1 ? keep(targets[0]) : keep_all(targets);
-        state.bytes.push_back(edge);
+      std::sort(bytes.begin(), bytes.end());
+      std::sort(controls.begin(), controls.end());
+      const auto label = [](const CallEdge& edge) {
+        return std::tuple(edge.rule, edge.min, edge.max);
+      };
+      std::ranges::sort(calls, {}, label);
+      if (joins) {
+        for_stretches(bytes, [&](uint8_t first, uint8_t last, std::span<const ByteEdge> edges) {
+          targets.clear();
+          for (const ByteEdge& edge : edges) targets.push_back(edge.target);
+          join(targets, [&](int32_t target) { state.bytes.push_back({first, last, target}); });
+        });
+      } else {
+        for (const ByteEdge& edge : bytes)
+          state.bytes.push_back({edge.first, edge.last, keep(edge.target)});
       }
-      tidy(state.bytes);
-      tidy(state.controls);
-      tidy(state.calls);
+      join_equal(
+          controls, [](const auto& a, const auto& b) { return a.token == b.token; },
+          state.controls);
+      join_equal(
+          calls, [&](const auto& a, const auto& b) { return label(a) == label(b); }, state.calls);
       num_edges += state.bytes.size() + state.controls.size() + state.calls.size();
-      if (joins && num_members + num_edges > kMaxJoined * (draft.states.size() + 16)) return false;
-      if (work_ > 64 * kMaxEdges || num_compact_edges_ + num_edges > kMaxEdges)
-        return too_large(rule);
+      if (joins && num_members + num_edges > kMaxJoined * (draft.states.size() + kFewStates))
+        return false;
+      if (work_ > 64 * kMaxEdges || num_compact_edges_ + num_edges > kMaxEdges) return false;
     }
     return true;
   }
@@ -361,7 +394,7 @@ class Compiler {
 };
 
 // As Automaton::is_tail.
-bool is_tail(const CallEdge& edge, const Compact::State& target) {
+bool is_tail(const CallEdge& edge, const RuleAutomaton::State& target) {
   return edge.min == 1 && edge.max == 1 && target.is_final && target.bytes.empty() &&
          target.controls.empty() && target.calls.empty();
 }
@@ -371,9 +404,9 @@ bool is_tail(const CallEdge& edge, const Compact::State& target) {
 // depends on, so states are settled in rising order.
 class NestingFinder {
  public:
-  explicit NestingFinder(const std::vector<Compact>& rules) {
+  explicit NestingFinder(const std::vector<RuleAutomaton>& rules) {
     int32_t first = 0;
-    for (const Compact& rule : rules) {
+    for (const RuleAutomaton& rule : rules) {
       starts_.push_back(first);
       first += static_cast<int32_t>(rule.states.size());
     }
@@ -385,7 +418,7 @@ class NestingFinder {
       rule_of_[static_cast<size_t>(starts_[r])] = static_cast<int32_t>(r);
       for (size_t s = 0; s < rules[r].states.size(); ++s) {
         const int32_t from = starts_[r] + static_cast<int32_t>(s);
-        const Compact::State& state = rules[r].states[s];
+        const RuleAutomaton::State& state = rules[r].states[s];
         const auto by_target = [&](int32_t target) -> auto& {
           return by_target_[static_cast<size_t>(starts_[r] + target)];
         };
@@ -450,7 +483,7 @@ struct Ranks {
   std::vector<int32_t> ranks;
   int32_t circle = -1;
 };
-Ranks rank(const std::vector<Compact>& rules) {
+Ranks rank(const std::vector<RuleAutomaton>& rules) {
   std::vector<int32_t> num_callers(rules.size());
   const auto for_called = [&rules](size_t rule, const auto& visit) {
     for (const CallEdge& edge : rules[rule].states[0].calls) visit(static_cast<size_t>(edge.rule));
@@ -519,7 +552,7 @@ Result<Automaton> Automaton::compile(const GrammarSource& source) {
   }
   // Edges that lead nowhere go, with those that call what no text satisfies.
   for (size_t r = 0; r < compiler.rules.size(); ++r) {
-    for (Compact::State& state : compiler.rules[r].states) {
+    for (RuleAutomaton::State& state : compiler.rules[r].states) {
       const auto is_dead = [&](const auto& edge) { return nesting_of(r, edge.target) == kNever; };
       std::erase_if(state.bytes, is_dead);
       std::erase_if(state.controls, is_dead);
@@ -547,7 +580,7 @@ Result<Automaton> Automaton::compile(const GrammarSource& source) {
       end = static_cast<uint32_t>(edges.size());
     };
     for (size_t s = 0; s < compiler.rules[r].states.size(); ++s) {
-      const Compact::State& from = compiler.rules[r].states[s];
+      const RuleAutomaton::State& from = compiler.rules[r].states[s];
       State state;
       append(out.byte_edges_, from.bytes, state.byte_begin, state.byte_end);
       append(out.control_edges_, from.controls, state.control_begin, state.control_end);

@@ -19,7 +19,7 @@ constexpr uint32_t kEnd = kMaxCodePoint + 1;
 constexpr uint32_t kManyLetters = 13, kManyOthers = 64;
 // Bounds of the classes after each of three kinds of sets (choose() below), and of sets of a kind.
 constexpr uint32_t kMaxWithEntries = 16, kMaxWithSmall = 32;
-constexpr size_t kMaxSets = 512, kMaxTogether = 64, kMaxLetterSets = 8;
+constexpr size_t kMaxSets = 512, kMaxTogether = 64, kMaxLetterSets = 8, kFewSets = 8;
 
 using Ranges = std::vector<std::pair<uint32_t, uint32_t>>;  // first, last
 
@@ -232,6 +232,10 @@ class CharacterClasses::Builder {
         for (const Use& use : uses_of(static_cast<size_t>(one)))
           smalls[use.set] += !sets_[use.set].is_large;
       }
+    }
+    // Where there are few sets in all, each is followed, so that all states are told.
+    if (sets_.size() <= kFewSets) {
+      for (size_t set = 0; set < sets_.size(); ++set) smalls[set] += !sets_[set].is_large;
     }
     // Letters, if they are many, make many words of one: not those of whole dictionaries.
     std::vector<size_t> letters;

@@ -47,6 +47,23 @@ void add_sequences(uint32_t first, uint32_t last, std::vector<ByteSequence>& out
   out.push_back(sequence);
 }
 
+uint64_t hash_of(const GrammarSource::Node& node) {
+  uint64_t hash = static_cast<uint64_t>(node.kind);
+  const auto add = [&hash](int32_t value) {
+    hash = (hash ^ static_cast<uint32_t>(value)) * 0x9E3779B97F4A7C15u;
+    hash ^= hash >> 29;
+  };
+  add(node.a);
+  add(node.b);
+  for (const Expression child : node.children) add(child);
+  for (const auto& [from, label, to] : node.edges) {
+    add(from);
+    add(label);
+    add(to);
+  }
+  return hash;
+}
+
 }  // namespace
 
 CodePoints merged(CodePoints ranges) {
@@ -99,13 +116,19 @@ GrammarSource::GrammarSource() {
 }
 
 Expression GrammarSource::add(Node node) {
+  const uint64_t hash = hash_of(node);
+  const Expression known =
+      ids_.find(hash, [&](Expression e) { return nodes_[static_cast<size_t>(e)] == node; });
+  if (known >= 0) return known;
   weight_ += 1 + node.children.size() + node.edges.size();
   if (weight_ > kMaxExpressions) {
     overflowed_ = true;
     return never();
   }
   nodes_.push_back(std::move(node));
-  return static_cast<Expression>(nodes_.size() - 1);
+  const auto id = static_cast<Expression>(nodes_.size() - 1);
+  ids_.add(hash, id);
+  return id;
 }
 
 Expression GrammarSource::bytes(uint8_t first, uint8_t last) {
@@ -172,6 +195,15 @@ Expression GrammarSource::repeat(Expression part, int64_t min, int64_t max) {
   if (max == 0 || part == empty()) return empty();
   if (part == never()) return min == 0 ? empty() : never();
   if (min == 1 && max == 1) return part;
+  if (const Node& inner = node(part); inner.kind == Kind::repeat) {
+    // So many of n rounds make any number from n * least to n * most; from `min` on without a gap?
+    const int64_t least = inner.a, most = inner.b, from = std::max<int64_t>(min, 1);
+    if (min == max || ((min > 0 || least <= 1) && from * (most - least) >= least - 1)) {
+      const bool is_unbounded = max == kUnbounded || most == kUnbounded;
+      return repeat(inner.children[0], std::min(min * least, kUnbounded),
+                    is_unbounded ? kUnbounded : max * most);
+    }
+  }
   return add({.kind = Kind::repeat,
               .a = static_cast<int32_t>(min),
               .b = static_cast<int32_t>(max),

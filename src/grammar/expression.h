@@ -1,6 +1,7 @@
 // A grammar as data: rules, each an expression over bytes and control tokens. Front ends write it;
 // automaton.h compiles it.
 // Text     Byte-level: code points stand for their UTF-8 bytes.
+// Nodes    Equal expressions are one node.
 // Limits   kMaxExpressions nodes; past that every call gives the same node and overflowed() holds,
 //          which compiling reports.
 // Threads  One at a time.
@@ -11,6 +12,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "grammar/id_table.h"
 
 namespace cachalot::grammar {
 
@@ -41,6 +44,8 @@ class GrammarSource {
     int32_t from = 0;
     Expression label = 0;
     int32_t to = 0;
+
+    bool operator==(const GraphEdge&) const = default;
   };
   struct Node {
     Kind kind = Kind::empty;
@@ -49,6 +54,8 @@ class GrammarSource {
     int32_t a = 0, b = 0;
     std::vector<Expression> children;
     std::vector<GraphEdge> edges;
+
+    bool operator==(const Node&) const = default;
   };
   struct Rule {
     std::string name;
@@ -66,7 +73,8 @@ class GrammarSource {
   Expression control(int32_t token);
   Expression sequence(std::vector<Expression> parts);
   Expression choice(std::vector<Expression> options);
-  // max = kUnbounded: any number. 0 <= min <= max; larger bounds count as unbounded.
+  // max = kUnbounded: any number. 0 <= min <= max; larger bounds count as unbounded. Of a
+  // repetition, where any number from a least to a most one comes out: one repetition.
   Expression repeat(Expression part, int64_t min, int64_t max);
   Expression optional(Expression part) { return repeat(part, 0, 1); }
   // An automaton whose edges are expressions, from state 0 to state `final`.
@@ -106,6 +114,7 @@ class GrammarSource {
   Expression add(Node node);
 
   std::vector<Node> nodes_;
+  IdTable ids_;  // of nodes
   std::vector<Rule> rules_;
   RuleId root_ = 0;
   size_t weight_ = 0;

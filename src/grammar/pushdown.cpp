@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <functional>
+#include <tuple>
 
 namespace cachalot::grammar {
 namespace {
@@ -18,6 +19,8 @@ uint64_t hash_of(std::span<const T> items, uint64_t hash) {
   return hash;
 }
 
+int64_t one_less(int32_t rounds) { return rounds == kUnbounded ? kUnbounded : rounds - 1; }
+
 }  // namespace
 
 Pushdown::Pushdown(std::shared_ptr<const Automaton> automaton) : automaton_(std::move(automaton)) {
@@ -26,10 +29,10 @@ Pushdown::Pushdown(std::shared_ptr<const Automaton> automaton) : automaton_(std:
   within_.reserve(2 * kUsualSets);
   sets_.resize(2);  // kDead, kEnded
   seen_.resize(kMaxSeen);
-  const Continuation cut = {kCutMark, -1, 0};
+  const Continuation cut = {kCutMark, -1};
   cut_ = intern_node(std::span(&cut, 1));
   step_.may_end = automaton_->rule(automaton_->root()).may_be_empty;
-  push_call(automaton_->root(), {kEndMark, -1, 0});
+  push_call(automaton_->root(), {kEndMark, -1});
   start_ = close();
 }
 
@@ -54,7 +57,7 @@ NodeId Pushdown::intern_node(std::span<const Continuation> continuations) {
   node.begin = static_cast<uint32_t>(continuations_.size());
   node.size = static_cast<uint32_t>(continuations.size());
   for (const Continuation& continuation : continuations) {
-    if (continuation.edge >= 0) node.depth = std::max(node.depth, depth(continuation.below) + 1);
+    if (continuation.target >= 0) node.depth = std::max(node.depth, depth(continuation.below) + 1);
   }
   continuations_.insert(continuations_.end(), continuations.begin(), continuations.end());
   nodes_.push_back(node);
@@ -128,16 +131,21 @@ bool Pushdown::see(uint32_t i) {
   }
 }
 
+Pushdown::Continuation Pushdown::rounds(Continuation continuation, int64_t least, int64_t most) {
+  continuation.least = static_cast<int32_t>(least);
+  continuation.most = static_cast<int32_t>(most);
+  if (most == 0) continuation.rule = -1;
+  return continuation;
+}
+
 void Pushdown::return_to(const Continuation& continuation) {
-  if (continuation.edge == kEndMark) step_.may_end = true;
-  if (continuation.edge == kCutMark) step_.left_cut = true;
-  if (continuation.edge < 0) return;
-  const CallEdge& edge = automaton_->call_edge(continuation.edge);
-  const int32_t count = continuation.count + 1;
-  if (count >= edge.min) reach(edge.target, continuation.below);
-  if (count >= edge.max) return;
-  const int32_t next = edge.max == kUnbounded ? std::min(count, edge.min) : count;
-  push_call(edge.rule, {continuation.edge, continuation.below, next});
+  if (continuation.target == kEndMark) step_.may_end = true;
+  if (continuation.target == kCutMark) step_.left_cut = true;
+  if (continuation.target < 0) return;
+  if (continuation.least == 0) reach(continuation.target, continuation.below);
+  if (continuation.most == 0) return;
+  push_call(continuation.rule,
+            rounds(continuation, std::max(continuation.least - 1, 0), one_less(continuation.most)));
 }
 
 void Pushdown::return_from(NodeId node) {
@@ -161,48 +169,30 @@ void Pushdown::call_from(const Automaton::State& state, NodeId node) {
       for (const Continuation& continuation : continuations(node))
         push_call(edge.rule, continuation);
     } else if (depth(node) + automaton_->state(edge.target).nesting < automaton_->max_nesting()) {
-      push_call(edge.rule, {static_cast<int32_t>(id), node, 0});
+      push_call(edge.rule,
+                rounds({edge.target, node, edge.rule}, edge.min - 1, one_less(edge.max)));
     }
   }
 }
 
-void Pushdown::tidy(std::vector<Continuation>& continuations, int64_t horizon) const {
+// Ranges of rounds that meet become one.
+void Pushdown::tidy(std::vector<Continuation>& continuations) {
   std::sort(continuations.begin(), continuations.end());
-  continuations.erase(std::unique(continuations.begin(), continuations.end()), continuations.end());
-  auto kept = continuations.begin();
-  for (auto at = kept; at != continuations.end();) {
-    const auto end = std::find_if(at, continuations.end(), [&](const Continuation& c) {
-      return c.edge != at->edge || c.below != at->below;
-    });
-    if (end - at == 1) {
-      *kept++ = *at++;
-      continue;
+  const auto meet = [](const Continuation& a, const Continuation& b) {
+    return a.target == b.target && a.below == b.below && (a.rule == b.rule || a.most == 0) &&
+           b.least <= int64_t{a.most} + 1;
+  };
+  size_t kept = 0;
+  for (const Continuation& c : continuations) {
+    if (kept > 0 && meet(continuations[kept - 1], c)) {
+      Continuation& last = continuations[kept - 1];
+      last.rule = c.rule;
+      last.most = std::max(last.most, c.most);
+    } else {
+      continuations[kept++] = c;
     }
-    // Rounds are still allowed from the least to the most of a count, and both fall as counts rise:
-    // of the counts that leave no gap to what is covered the one that goes lowest is enough.
-    const CallEdge& edge = automaton_->call_edge(at->edge);
-    const auto least = [&](const Continuation& c) {
-      return std::clamp<int64_t>(int64_t{edge.min} - c.count, 1, horizon + 1);
-    };
-    const auto most = [&](const Continuation& c) {
-      return edge.max == kUnbounded ? horizon + 1
-                                    : std::min<int64_t>(int64_t{edge.max} - c.count, horizon + 1);
-    };
-    for (int64_t covered = horizon + 2; at != end && covered > 1;) {  // from there on
-      covered = std::min(covered, most(*at) + 1);
-      auto lowest = at;
-      for (auto it = at; it != end && most(*it) + 1 >= covered; ++it) {
-        if (least(*it) < least(*lowest)) lowest = it;
-      }
-      if (least(*lowest) < covered) {
-        covered = least(*lowest);
-        *kept++ = *lowest;
-      }
-      at = lowest + 1;
-    }
-    at = end;
   }
-  continuations.erase(kept, continuations.end());
+  continuations.resize(kept);
 }
 
 // Depths stay apart, for each has its own way to the limit on nesting.
@@ -386,7 +376,7 @@ SetId Pushdown::after(NodeId base) {
   return made;
 }
 
-// A count matters only as far as it is from its bounds, and no farther than the horizon.
+// Rounds beyond the horizon are as one.
 NodeId Pushdown::node_within(NodeId node, int32_t horizon) {
   const uint64_t key = static_cast<uint64_t>(node) << 32 | static_cast<uint32_t>(horizon);
   if (const auto it = within_.find(key); it != within_.end()) return it->second;
@@ -394,20 +384,13 @@ NodeId Pushdown::node_within(NodeId node, int32_t horizon) {
   std::vector<Continuation> seen;
   for (uint32_t i = 0; i < n.size; ++i) {
     Continuation c = continuations_[n.begin + i];
-    if (c.edge >= 0) {
-      const CallEdge& edge = automaton_->call_edge(c.edge);
-      // The lowest count with the same distances, each cut at the horizon.
-      const int64_t to_min = std::clamp<int64_t>(int64_t{edge.min} - c.count, 0, horizon + 1);
-      const int64_t to_max = edge.max == kUnbounded
-                                 ? horizon + 1
-                                 : std::min<int64_t>(int64_t{edge.max} - c.count, horizon + 1);
-      if (to_max == horizon + 1)
-        c.count = to_min == horizon + 1 ? 0 : static_cast<int32_t>(edge.min - to_min);
+    if (c.target >= 0) {
       c.below = node_within(c.below, horizon);
+      c = rounds(c, std::min(c.least, horizon + 1), c.most > horizon ? kUnbounded : c.most);
     }
     seen.push_back(c);
   }
-  tidy(seen, horizon);
+  tidy(seen);
   const NodeId made = intern_node(seen);
   within_.emplace(key, made);
   bytes_ += 48;
@@ -424,8 +407,8 @@ SetId Pushdown::within_horizon(SetId set, int32_t horizon) {
   return intern_set(seen, may_end, left_cut);
 }
 
-// Counted calls are no place to cut: parts would end with every round. They stay, with what they
-// are counted in, where all of a node's lead down to one node that is called otherwise.
+// The rounds of counted calls stay, with what they are counted in, where all of a node's lead down
+// to one node that is called otherwise.
 Pushdown::Cut Pushdown::cut_of(NodeId node) {
   if (const auto it = cuts_.find(node); it != cuts_.end()) return it->second;
   const Node n = nodes_[static_cast<size_t>(node)];
@@ -433,11 +416,12 @@ Pushdown::Cut Pushdown::cut_of(NodeId node) {
   std::vector<Continuation> counted;
   for (uint32_t i = 0; i < n.size; ++i) {  // by index: cutting makes nodes
     const Continuation c = continuations_[n.begin + i];
-    if (c.edge < 0 || automaton_->call_edge(c.edge).max == 1) break;
+    if (c.target < 0 || c.most == 0) break;
     const Cut below = cut_of(c.below);
     if (i > 0 && below.base != cut.base) break;
     cut.base = below.base;
-    counted.push_back({c.edge, below.top, c.count});
+    counted.push_back(c);
+    counted.back().below = below.top;
   }
   if (counted.size() == n.size) {
     std::sort(counted.begin(), counted.end());
@@ -450,7 +434,7 @@ Pushdown::Cut Pushdown::cut_of(NodeId node) {
   return cuts_[node] = cut;
 }
 
-std::vector<Pushdown::Part> Pushdown::parts(SetId set) {
+std::vector<Pushdown::Part> Pushdown::parts(SetId set, bool with_rounds) {
   struct Piece {
     NodeId base;
     Configuration cut;
@@ -459,7 +443,7 @@ std::vector<Pushdown::Part> Pushdown::parts(SetId set) {
   std::vector<Piece> pieces;
   for (const Configuration& c :
        std::vector(configurations(set).begin(), configurations(set).end())) {
-    const Cut cut = cut_of(c.node);
+    const Cut cut = with_rounds ? cut_of(c.node) : Cut{cut_, c.node};
     pieces.push_back({cut.base, {c.state, cut.top}});
   }
   std::sort(pieces.begin(), pieces.end());

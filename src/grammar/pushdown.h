@@ -5,8 +5,8 @@
 //          sets are one set with one id, wherever in the text they come up: a set says all that
 //          matters about the text before it.
 // Merging  Configurations in one state at one depth become one, whose node continues as all do. Of
-//          a counted call over one node those counts are kept that allow as many rounds as all of
-//          them do: where a text can be cut into rounds in many ways, that is one or two.
+//          a counted call over one node the numbers of rounds that may follow are kept as ranges:
+//          where a text can be cut into rounds in many ways, that is one or two.
 // Cost     A step is at most kMaxConfigurations; ambiguity merges stacks instead of multiplying
 //          them. Where a step would need more, or more nesting than the grammar allows, the byte is
 //          refused. Sets that are kept take at most kMaxStoreBytes; then is_full() holds and every
@@ -81,11 +81,12 @@ class Pushdown {
     NodeId base = 0;
   };
   SetId within_horizon(SetId set, int32_t horizon);
-  std::vector<Part> parts(SetId set);
+  // with_rounds: a part ends after all rounds of a counted call, not after each.
+  std::vector<Part> parts(SetId set, bool with_rounds);
   // Nothing but the end of the text comes after the node.
   bool is_bottom(NodeId node) const {
     const auto ways = continuations(node);
-    return ways.size() == 1 && ways[0].edge == kEndMark;
+    return ways.size() == 1 && ways[0].target == kEndMark;
   }
   bool left_cut(SetId set) const { return sets_[static_cast<size_t>(set)].left_cut; }
   SetId after(NodeId base);
@@ -107,10 +108,12 @@ class Pushdown {
   }
 
  private:
+  // After the rule, first any number of rounds of a counted call, from the least to the most.
   struct Continuation {
-    int32_t edge = 0;  // a call edge, or one of the two marks below
+    int32_t target = 0;  // a state, or one of the two marks below
     NodeId below = 0;
-    int32_t count = 0;  // rounds that were done before
+    RuleId rule = -1;  // of the rounds, if there are any
+    int32_t least = 0, most = 0;
 
     auto operator<=>(const Continuation&) const = default;
   };
@@ -163,9 +166,9 @@ class Pushdown {
   NodeId intern_node(std::span<const Continuation> continuations);
   NodeId node_within(NodeId node, int32_t horizon);
   Cut cut_of(NodeId node);
-  // Sorts them and leaves out what the others say; rounds beyond the horizon count as one.
-  void tidy(std::vector<Continuation>& continuations, int64_t horizon = kUnbounded) const;
+  static void tidy(std::vector<Continuation>& continuations);
   void unite(std::vector<Configuration>& configurations);
+  static Continuation rounds(Continuation continuation, int64_t least, int64_t most);
   void return_to(const Continuation& continuation);
   void return_from(NodeId node);
   void reach(int32_t state, NodeId node);

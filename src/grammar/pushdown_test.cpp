@@ -118,6 +118,42 @@ TEST(Pushdown, CountedRepetitionsAreWhatTheirDefinitionSays) {
   EXPECT_GT(num_no, 10000);
 }
 
+TEST(Pushdown, RepetitionsOfRepetitionsHaveTheRoundsOfBoth) {
+  for (int i = 0; i < 4 * 4 * 4 * 4; ++i) {
+    const int least = i % 4, min = i / 4 % 4, most = least + i / 16 % 4, max = min + i / 64;
+    GrammarSource source;
+    const RuleId root = source.add_rule("root");
+    const Expression inner = source.repeat(source.bytes('a', 'a'), least, most);
+    source.set_body(root, source.repeat(inner, min, max));
+    const auto automaton = Automaton::compile(source);
+    ASSERT_TRUE(automaton);
+    Pushdown pushdown(std::make_shared<const Automaton>(*automaton));
+    SetId set = pushdown.start();
+    for (int size = 0; size < 40; ++size) {
+      bool expected = false;
+      for (int rounds = min; rounds <= max; ++rounds)
+        expected |= rounds * least <= size && size <= rounds * most;
+      ASSERT_EQ(set != Pushdown::kDead && pushdown.may_end(set), expected)
+          << fmt::format("(a{{{},{}}}){{{},{}}}, {}", least, most, min, max, size);
+      set = pushdown.step(set, 'a');
+    }
+  }
+}
+
+// Words that a class of letters has all are no states of their own.
+TEST(Pushdown, RulesAreTheSmallestAutomata) {
+  for (const auto& [grammar, num_states] :
+       {std::pair("root ::= \"cat\" | \"car\" | \"dog\" | [a-z]+", 2u),
+        {"root ::= \"ab\" | \"cb\"", 3u},
+        {"root ::= ([a-c] [d-f])* | ([a-b] [d-f])*", 2u},
+        {"root ::= \"é\" | \"è\" | [à-ö]", 3u},
+        {"root ::= \"a\" root \"b\" | \"a\" root \"c\" | \"x\"", 4u}}) {
+    const auto automaton = Automaton::compile(*parse_grammar_text(grammar));
+    ASSERT_TRUE(automaton) << grammar;
+    EXPECT_EQ(automaton->states().size(), num_states) << grammar;
+  }
+}
+
 TEST(Pushdown, WaysToCutATextIntoRoundsDoNotMultiply) {
   for (const char* grammar : {"root ::= ([a-z]{1,90} | [a-f]{2,400} | [a-z ]{1,9}){1,300} \"!\"",
                               "root ::= (([a-z]{1,200}){1,200} \" \"?){1,200} \"!\"",

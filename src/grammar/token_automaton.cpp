@@ -15,6 +15,8 @@ namespace {
 
 // Fewer nodes of the trie than this are walked rather than looked at as a run of characters.
 constexpr uint32_t kManyNodes = 2048;
+// More nodes of the trie than this below the places at which a round is left: it is no part.
+constexpr size_t kManyBelow = 8192;
 // Parts with so many tokens, which most are, do without a row.
 constexpr size_t kFewTokens = 512;
 // So many configurations that the classes do not tell are walked one by one.
@@ -96,12 +98,13 @@ Status TokenAutomaton::fill_row(SetId set, std::span<uint32_t> row) {
   return {};
 }
 
-void TokenAutomaton::prepare() {
-  prepare_rows();
+Status TokenAutomaton::prepare() {
+  CACHALOT_RETURN_IF_ERROR(prepare_rows());
   pushdown_.reserve();
+  return {};
 }
 
-void TokenAutomaton::prepare_rows() {
+Status TokenAutomaton::prepare_rows() {
   std::vector<SetId> sets;
   std::unordered_set<SetId> known;
   const auto add = [&](SetId set) {
@@ -117,28 +120,46 @@ void TokenAutomaton::prepare_rows() {
     work_limit_ = pushdown_.work() + kMaxRowWork;
     // What lies within parts that were walked before was seen there; no part that is open is.
     bool has_new = false, has_open = false;
-    for (const Pushdown::Part& part : pushdown_.parts(set)) {
+    for (const Pushdown::Part& part : pushdown_.parts(set, true)) {
       const size_t num_before = part_walks_.size();
-      const auto walked = part_walk(part.cut);
-      if (!walked) return;
+      CACHALOT_ASSIGN_OR_RETURN(const PartWalk* walked, part_walk(part.cut));
       has_new |= part_walks_.size() != num_before;
-      has_open |= (*walked)->is_open;
+      has_open |= walked->is_open;
       add(pushdown_.after(part.base));
     }
-    if (has_open && !fill_row(set, row).ok()) return;
+    if (has_open) CACHALOT_RETURN_IF_ERROR(fill_row(set, row));
     if (!has_new && !has_open) continue;
+    for (const Pushdown::Part& part : pushdown_.parts(set, false))
+      CACHALOT_RETURN_IF_ERROR(part_walk(part.cut).error());
     for (uint8_t byte = 0; byte < 0x80; ++byte) add(pushdown_.step(set, byte));
     for (uint32_t cls = 0; cls < classes_.num_classes(); ++cls)
       add(step_all(set, classes_.example(cls)));
     for (const int32_t token : pushdown_.controls(set)) add(pushdown_.step_control(set, token));
   }
+  return {};
 }
 
 Status TokenAutomaton::make_row(SetId set, std::span<uint32_t> row) {
   ++num_rows_made_;
   num_walked_ += kNodesOfRow;
   work_limit_ = pushdown_.work() + kMaxRowWork;
-  CACHALOT_ASSIGN_OR_RETURN(const bool is_whole, make_row_of_parts(set, row));
+  // A round of a counted call is the same part whatever the count: where the parts with all rounds
+  // are not there yet, those without them are tried first.
+  const std::vector<Pushdown::Part> parts = pushdown_.parts(set, true);
+  const bool is_known = std::ranges::all_of(
+      parts, [this](const Pushdown::Part& part) { return part_walks_.contains(part.cut); });
+  bool is_whole = false;
+  if (!is_known) {
+    const std::vector<Pushdown::Part> rounds = pushdown_.parts(set, false);
+    CACHALOT_ASSIGN_OR_RETURN(const size_t num_below, num_nodes_below(rounds));
+    if (num_below <= kManyBelow) {
+      CACHALOT_ASSIGN_OR_RETURN(is_whole, make_row_of_parts(rounds, row));
+    }
+  }
+  if (!is_whole) {
+    std::fill(row.begin(), row.end(), 0);
+    CACHALOT_ASSIGN_OR_RETURN(is_whole, make_row_of_parts(parts, row));
+  }
   if (!is_whole) {
     std::fill(row.begin(), row.end(), 0);
     Walk whole = {.row = row};
@@ -422,16 +443,30 @@ Result<const TokenAutomaton::PartWalk*> TokenAutomaton::part_walk(SetId cut) {
   return &(part_walks_[cut] = std::move(made));
 }
 
-Result<bool> TokenAutomaton::make_row_of_parts(SetId set, std::span<uint32_t> row) {
+Result<size_t> TokenAutomaton::num_nodes_below(std::span<const Pushdown::Part> parts) {
   const auto nodes = vocabulary_->trie();
-  Walk outside = {.row = row};
-  size_t num_configurations = 0;
-  for (const Pushdown::Part& part : pushdown_.parts(set)) {
+  size_t count = 0;
+  for (const Pushdown::Part& part : parts) {
+    CACHALOT_ASSIGN_OR_RETURN(const PartWalk* inside, part_walk(part.cut));
+    for (const uint32_t leave : inside->leaves) count += nodes[leave].skip - leave - 1;
+  }
+  return count;
+}
+
+Result<bool> TokenAutomaton::make_row_of_parts(std::span<const Pushdown::Part> parts,
+                                               std::span<uint32_t> row) {
+  const auto nodes = vocabulary_->trie();
+  for (const Pushdown::Part& part : parts) {
     // No other set has such a part: it would be walked for this row alone.
     if (pushdown_.is_bottom(part.base) && !part_walks_.contains(part.cut)) return false;
     CACHALOT_ASSIGN_OR_RETURN(const PartWalk* inside, part_walk(part.cut));
     if (inside->is_open || pushdown_.depth(part.base) + inside->nesting >= pushdown_.max_nesting())
       return false;
+  }
+  Walk outside = {.row = row};
+  size_t num_configurations = 0;
+  for (const Pushdown::Part& part : parts) {
+    CACHALOT_ASSIGN_OR_RETURN(const PartWalk* inside, part_walk(part.cut));
     num_configurations += inside->num_configurations;
     add_row(*inside, row);
     if (inside->leaves.empty()) continue;

@@ -30,7 +30,7 @@
 
 namespace cachalot::grammar {
 
-inline constexpr uint64_t kMaxRowWork = uint64_t{1} << 23;
+inline constexpr uint64_t kMaxRowWork = uint64_t{1} << 16;
 inline constexpr size_t kMaxRowBytes = size_t{48} << 20;
 
 class TokenAutomaton {
@@ -49,8 +49,9 @@ class TokenAutomaton {
   Status status() const;
 
   // Makes rows, and what rows are made of, for sets that are near the start, before they are asked
-  // for: milliseconds that somebody should spend who is not waited for.
-  void prepare();
+  // for: milliseconds that somebody should spend who is not waited for. Fails where one of them is
+  // too much work.
+  Status prepare();
 
   // `row` has vocabulary().row_words() words.
   Status fill_row(SetId set, std::span<uint32_t> row);
@@ -99,7 +100,7 @@ class TokenAutomaton {
   uint64_t work() const { return 8 * num_walked_ + 256 * pushdown_.work(); }
   size_t row_bytes() const { return vocabulary_->row_words() * sizeof(uint32_t); }
   uint32_t num_nodes() const { return static_cast<uint32_t>(vocabulary_->trie().size() - 1); }
-  void prepare_rows();
+  Status prepare_rows();
   void note(SetId set, Walk& walk) const;
   Status too_much_work() const;
   // Trie nodes from begin to end, the children of one place and what is below them. `set` is the
@@ -126,8 +127,10 @@ class TokenAutomaton {
                         SetId set, const CharacterRun& run, Walk& walk);
   Result<const PartWalk*> part_walk(SetId cut);
   Status make_row(SetId set, std::span<uint32_t> row);
+  // Of the trie, below the places at which the parts are left.
+  Result<size_t> num_nodes_below(std::span<const Pushdown::Part> parts);
   // False where the limits on nesting and size may tell the parts from the whole.
-  Result<bool> make_row_of_parts(SetId set, std::span<uint32_t> row);
+  Result<bool> make_row_of_parts(std::span<const Pushdown::Part> parts, std::span<uint32_t> row);
 
   std::shared_ptr<const Vocabulary> vocabulary_;
   Pushdown pushdown_;
