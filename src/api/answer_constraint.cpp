@@ -167,8 +167,10 @@ std::string grammar_text(const AnswerConstraint& constraint, const AnswerTools& 
                   static_cast<int>(tools.family), tools.starts_in_reasoning, tools.is_offered,
                   static_cast<int>(tools.choice), tools.parallel, python_json(constraint.value));
   for (const grammar::CallableTool& tool : tools.tools) {
-    text += fmt::format("\n{} {} {}", tool.is_strict, tool.tool.name,
-                        python_json(json::value(tool.tool.parameters)));
+    text +=
+        fmt::format("\n{} {} {} {} {}", tool.is_strict, tool.tool.name,
+                    python_json(json::value(tool.tool.parameters)),
+                    static_cast<int>(tool.input.syntax), python_json(json::value(tool.input.text)));
   }
   return text;
 }

@@ -228,7 +228,10 @@ Status read_tool_fields(Fields& fields, ChatAsk& ask) {
   if (const json::array* list = fields.array("tools")) {
     CACHALOT_ASSIGN_OR_RETURN(ask.tools, read_tools(*list));
   }
-  if (fields.filled("mcp_servers") != nullptr) ask.tools.hosted.push_back("mcp_servers");
+  // Of Anthropic's own machines, as the tools that run there.
+  for (const char* name : {"mcp_servers", "container"}) {
+    if (fields.filled(name) != nullptr) ask.tools.hosted.push_back(name);
+  }
   CACHALOT_ASSIGN_OR_RETURN(ask.selection,
                             read_tool_choice(fields.filled("tool_choice"), ask.tools));
   return fields.status();

@@ -165,6 +165,18 @@ TEST(Messages, ErrorsInAnthropicsShape) {
   EXPECT_NE(overflow.find(" tokens > 4096 maximum"), std::string::npos);
 }
 
+TEST(Messages, WhatRunsOnAnthropicsMachinesIsNamed) {
+  const auto model = testing::served();
+  const HttpAnswer answer = play(
+      *model,
+      ask(R"("container": "c", "mcp_servers": [{"type": "url", "url": "https://x", "name": "x"}],
+                  "tools": [{"type": "mcp_toolset", "mcp_server_name": "x"}])"),
+      "hm</think>Hi");
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  ASSERT_EQ(answer.headers.size(), 1u);
+  EXPECT_EQ(answer.headers[0].value, "mcp_toolset, mcp_servers, container");
+}
+
 TEST(Messages, RunOnARandomModel) {
   TinyServer server;
   const json::value whole = parsed(server.run(ask(R"("temperature": 0)")));

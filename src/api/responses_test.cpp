@@ -24,7 +24,7 @@ constexpr std::string_view kTools =
         {"type": "object", "properties": {"command": {"type": "string"}},
          "required": ["command"]}},
         {"type": "custom", "name": "apply_patch", "description": "Patches.", "format":
-        {"type": "grammar", "syntax": "lark", "definition": "start: x"}},
+        {"type": "grammar", "syntax": "lark", "definition": "start: /(.|\\n)+/"}},
         {"type": "namespace", "name": "mcp", "tools": [{"type": "function", "name": "find"}]},
         {"type": "web_search"}, {"type": "local_shell"}, {"type": "image_generation"}])";
 
@@ -136,6 +136,40 @@ TEST(Responses, StreamTheItemsThatTheWholeHas) {
   EXPECT_EQ(at(last, "response/output/1/content"), at(whole, "output/1/content"));
 }
 
+TEST(Responses, ACustomToolsTextIsBoundOrRefusedByName) {
+  TinyServer server;
+  const auto tool = [](std::string_view format) {
+    return R"("tool_choice": "required", "tools": [{"type": "custom", "name": "t", "format": )" +
+           std::string(format) + "}]";
+  };
+  for (const char* format :
+       {R"({"type": "grammar", "syntax": "regex", "definition": "[ab]{3}"})",
+        R"({"type": "grammar", "syntax": "lark", "definition": "start: X~3\nX: \"a\" | \"b\""})"}) {
+    const json::value answer =
+        parsed(server.run(ask(tool(format) + R"(, "reasoning": {"effort": "none"})")));
+    const json::value& output = answer.at("output");
+    ASSERT_FALSE(output.as_array().empty());
+    const json::value& call = output.as_array().back();
+    EXPECT_EQ(text_at(call, "type"), "custom_tool_call") << python_json(answer);
+    const std::string input = text_at(call, "input");
+    EXPECT_EQ(input.size(), 3u);
+    EXPECT_EQ(input.find_first_not_of("ab"), std::string::npos) << input;
+  }
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({"type": "text"})", "a call"},
+      {R"({"type": "schema"})", "400 tools[0].format.type invalid_value"},
+      {R"({"type": "grammar", "definition": "x"})", "400 tools[0].format.syntax invalid_value"},
+      {R"({"type": "grammar", "syntax": "gbnf", "definition": "x"})",
+       "400 tools[0].format.syntax invalid_value"},
+      {R"({"type": "grammar", "syntax": "regex"})", "400 tools[0].format.definition invalid_value"},
+      {R"({"type": "grammar", "syntax": "regex", "definition": "(?=a)b"})",
+       "400 tools[0].format.definition unsupported_value"},
+      {R"({"type": "grammar", "syntax": "lark", "definition": "start: x"})",
+       "400 tools[0].format.definition invalid_value"}};
+  for (const auto& [format, error] : cases)
+    EXPECT_EQ(error_of(server.model(), ask(tool(format))), error) << format;
+}
+
 TEST(Responses, RefuseByName) {
   const auto model = testing::served();
   EXPECT_EQ(error_of(*model, ask(R"("previous_response_id": "resp_1")")),
@@ -187,7 +221,7 @@ TEST(Breakage, Row01And02And06EveryToolTypeIsAccepted) {
   EXPECT_EQ(answer.headers[0].value, "web_search, local_shell, image_generation");
   const std::string prompt = prompt_of(*model, ask(kTools));
   EXPECT_NE(prompt.find("\"name\": \"mcp::find\""), std::string::npos);
-  EXPECT_NE(prompt.find("start: x"), std::string::npos);
+  EXPECT_NE(prompt.find("start: /("), std::string::npos);
   EXPECT_EQ(prompt.find("web_search"), std::string::npos);
 }
 

@@ -9,31 +9,64 @@
 namespace cachalot::api {
 namespace {
 
+using Syntax = grammar::InputGrammar::Syntax;
+
 std::string text_of(const Fields& fields, std::string_view key) {
   const json::value* value = fields.find(key);
   return value != nullptr && value->is_string() ? std::string(std::string_view(value->get_string()))
                                                 : std::string();
 }
 
-json::object custom_function(const Fields& body, const std::string& name) {
+json::object custom_function(const Fields& body, const ClientTool& tool) {
   std::string description = text_of(body, "description");
-  if (const json::value* format = body.find("format"); format != nullptr && format->is_object()) {
-    const json::object* around = &format->get_object();
-    const json::value* inner = around->if_contains("grammar");
-    if (inner != nullptr && inner->is_object()) around = &inner->get_object();
-    const Fields grammar(*around);
-    const std::string definition = text_of(grammar, "definition");
-    if (!definition.empty()) {
-      description += fmt::format("\n\nThe input is written in this {} grammar:\n{}",
-                                 text_of(grammar, "syntax"), definition);
-    }
+  if (!tool.input.text.empty()) {
+    description +=
+        fmt::format("\n\nThe input is written in this {} grammar:\n{}",
+                    tool.input.syntax == Syntax::lark ? "lark" : "regex", tool.input.text);
   }
-  return {{"name", name},
+  return {{"name", tool.shown},
           {"description", description},
           {"parameters",
            json::object{{"type", "object"},
                         {"properties", json::object{{"input", json::object{{"type", "string"}}}}},
                         {"required", json::array{"input"}}}}};
+}
+
+// {"type": "text"}, or {"type": "grammar", "syntax", "definition"} with the last two, in chat
+// completions, one level down.
+Status read_input_format(Fields& body, ClientTool& tool) {
+  const json::object* format = body.object("format");
+  CACHALOT_RETURN_IF_ERROR(body.status());
+  if (format == nullptr) return {};
+  Fields fields(*format, body.place("format"));
+  std::string type;
+  fields.text("type", &type);
+  const json::object* inner = fields.object("grammar");
+  CACHALOT_RETURN_IF_ERROR(fields.status());
+  if (type.empty() || type == "text") return {};
+  if (type != "grammar") {
+    return invalid_argument(fmt::format("{}: expected text or grammar, found \"{}\"",
+                                        fields.place("type"), type.substr(0, 64)));
+  }
+  Fields grammar(inner != nullptr ? *inner : *format,
+                 inner != nullptr ? fields.place("grammar") : body.place("format"));
+  std::string syntax;
+  grammar.text("syntax", &syntax);
+  grammar.text("definition", &tool.input.text);
+  CACHALOT_RETURN_IF_ERROR(grammar.status());
+  if (syntax != "lark" && syntax != "regex") {
+    return invalid_argument(fmt::format("{}: expected lark or regex, found \"{}\"",
+                                        grammar.place("syntax"), syntax.substr(0, 64)));
+  }
+  const std::string place = grammar.place("definition");
+  if (tool.input.text.empty())
+    return invalid_argument(fmt::format("{}: expected a grammar, found nothing", place));
+  tool.input.syntax = syntax == "lark" ? Syntax::lark : Syntax::regex;
+  const Status error = grammar::input_source(tool.input).error();
+  if (error.ok()) return {};
+  return Status(error.code() == StatusCode::unsupported ? StatusCode::unsupported
+                                                        : StatusCode::invalid_argument,
+                fmt::format("{}: {}", place, error.message()));
 }
 
 class ToolReader {
@@ -105,7 +138,8 @@ class ToolReader {
     CACHALOT_RETURN_IF_ERROR(body.status());
     text::ToolDefinition definition;
     if (is_custom) {
-      definition.function = custom_function(body, tool.shown);
+      CACHALOT_RETURN_IF_ERROR(read_input_format(body, tool));
+      definition.function = custom_function(body, tool);
     } else if (nested != nullptr) {
       definition.function = *nested;
       definition.function["name"] = tool.shown;
@@ -273,7 +307,8 @@ Result<std::vector<grammar::CallableTool>> callable_tools(const ClientTools& too
     const std::vector<std::string>& shown = selection.shown;
     const bool may_be_called =
         shown.empty() || std::find(shown.begin(), shown.end(), tools.tools[i].shown) != shown.end();
-    if (may_be_called) out.push_back({std::move(offered[i]), tools.tools[i].is_strict});
+    const ClientTool& tool = tools.tools[i];
+    if (may_be_called) out.push_back({std::move(offered[i]), tool.is_strict, tool.input});
   }
   return out;
 }

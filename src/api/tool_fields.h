@@ -18,6 +18,7 @@ struct ClientTool {
   std::string name_space;  // empty: none
   bool is_custom = false;  // takes a text, not JSON: shown as a function of one string, "input"
   bool is_strict = false;
+  grammar::InputGrammar input = {};  // of a custom tool
 };
 
 struct ClientTools {

@@ -7,6 +7,8 @@
 #include "grammar/content_text.h"
 #include "grammar/json_schema.h"
 #include "grammar/json_text.h"
+#include "grammar/lark_text.h"
+#include "grammar/regex.h"
 #include "text/chat_literals.h"
 #include "text/dsml_tags.h"
 
@@ -107,6 +109,7 @@ class ToolWriter {
 
   Result<Expression> parameters(const CallableTool& tool, const std::string& where) {
     if (tool.tool.parameters.empty()) return source_.empty();
+    if (!tool.input.text.empty()) return bound_input(tool, where);
     schemas_.push_back(tool.tool.parameters);
     const json::value& schema = schemas_.back();
     JsonSchemaWriter writer(source_, text_, schema);
@@ -136,6 +139,15 @@ class ToolWriter {
     }
     CACHALOT_RETURN_IF_ERROR(writer.finish());
     return source_.ordered(items, others, source_.literal("\n"));
+  }
+
+  Result<Expression> bound_input(const CallableTool& tool, const std::string& where) {
+    const auto input = input_source(tool.input);
+    if (!input) {
+      return Status(input.error().code(), fmt::format("{}: {}", where, input.error().message()));
+    }
+    const std::string& name = tool.tool.parameters.at("properties").as_object().begin()->key();
+    return parameter(source_.literal(name), {source_.include(*input), source_.never()});
   }
 
   struct Value {
@@ -189,6 +201,18 @@ class ToolWriter {
 };
 
 }  // namespace
+
+Result<GrammarSource> input_source(const InputGrammar& input) {
+  const CodePoints left_out = {{kBar, kBar}};
+  if (input.syntax == InputGrammar::Syntax::lark) return parse_lark_text(input.text, left_out);
+  GrammarSource source;
+  const RuleId root = source.add_rule("input");
+  RegexOptions options;
+  options.write = [&](const CodePoints& set) { return source.code_points(without(set, left_out)); };
+  CACHALOT_ASSIGN_OR_RETURN(const Regex regex, parse_regex(input.text, source, options));
+  source.set_body(root, regex.expression);
+  return source;
+}
 
 void add_reasoning(GrammarSource& source, const Vocabulary& vocabulary, text::PromptFamily family,
                    bool offers_tools) {

@@ -5,8 +5,8 @@
 // Tokens   Control tokens (the end of reasoning, the DSML mark) stand where the vocabulary has
 //          them; a vocabulary without them has their spelling as text.
 // Narrower Text outside the calls never spells a tool tag or a reasoning mark; a fence left open
-//          rules calls out. Arguments come in the schema's order. A string argument with a pattern
-//          or a length has no U+FF5C.
+//          rules calls out. Arguments come in the schema's order. A string argument with a pattern,
+//          a length or a grammar has no U+FF5C.
 // Errors   As json_schema.h for tools that are strict; for others, what cannot be enforced is not:
 //          any value is taken there. invalid_argument for names that no tag can hold.
 // Threads  One at a time; tools are borrowed while the grammar is written.
@@ -27,9 +27,18 @@ namespace cachalot::grammar {
 void add_reasoning(GrammarSource& source, const Vocabulary& vocabulary, text::PromptFamily family,
                    bool offers_tools);
 
+// What the text of a tool that takes a text, and no JSON, must be. Empty: any text.
+struct InputGrammar {
+  enum class Syntax { regex, lark };
+  Syntax syntax = Syntax::regex;
+  std::string text = {};
+};
+Result<GrammarSource> input_source(const InputGrammar& input);
+
 struct CallableTool {
   text::OfferedTool tool;
   bool is_strict = false;
+  InputGrammar input = {};  // of its one parameter
 };
 
 // tool_choice: "auto", "required" (or a name, with that tool alone in the list), "none".

@@ -2,6 +2,7 @@
 // deviation.
 #include "grammar/completion_grammar.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -195,6 +196,30 @@ TEST(ToolGrammar, ArgumentsFollowTheSchema) {
       takes(options, set(parameter("key", true, "12345678") + parameter("a_b", false, "true"))));
   EXPECT_FALSE(takes(options, set(parameter("key", true, "123456789"))));
   EXPECT_FALSE(takes(options, set(parameter("a", false, "1"))));
+}
+
+TEST(ToolGrammar, ATextIsBoundByItsGrammar) {
+  std::vector<CallableTool> tools = {
+      tool("f", R"({"type": "object", "properties": {"input": {"type": "string"}},
+               "required": ["input"]})")};
+  const auto says = [&](std::string_view text, std::string_view is_string = "true") {
+    return takes({.starts_in_reasoning = false, .choice = ToolChoice::required, .tools = tools},
+                 call(fmt::format("<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"input\" "
+                                  "string=\"{}\">{}</｜DSML｜parameter>\n</｜DSML｜invoke>",
+                                  is_string, text)));
+  };
+  EXPECT_TRUE(says("anything"));
+  tools[0].input = {InputGrammar::Syntax::regex, "[0-9]+|[^0-9]<"};
+  EXPECT_TRUE(says("17"));
+  EXPECT_TRUE(says("é<"));
+  EXPECT_FALSE(says("｜<"));
+  EXPECT_FALSE(says("anything"));
+  EXPECT_FALSE(says("17", "false"));
+  tools[0].input = {InputGrammar::Syntax::lark, "start: (WORD \"\\n\")+\nWORD: /[a-z]+/"};
+  EXPECT_TRUE(says("ab\nc\n"));
+  EXPECT_FALSE(says("ab\nc"));
+  tools[0].input.text = "start: nothing";
+  EXPECT_FALSE(says("ab"));
 }
 
 TEST(ToolGrammar, WhatAToolAsksBeyondTheGrammarIsRefusedIfItIsStrict) {

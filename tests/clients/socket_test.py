@@ -52,7 +52,7 @@ class Tools(SocketTest):
     def test_tools_that_run_elsewhere_are_accepted_and_named(self):
         tools = [{"type": "web_search"}, {"type": "local_shell"}, {"type": "image_generation"},
                  {"type": "custom", "name": "apply_patch", "format": {"type": "grammar", "syntax": "lark",
-                                                                     "definition": "start: x"}},
+                                                                     "definition": "start: /x+/"}},
                  {"type": "namespace", "name": "mcp", "tools": [{"type": "function", "name": "find"}]},
                  {"type": "function", **WEATHER}]
         for stream in [False, True]:
