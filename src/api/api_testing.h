@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -122,7 +123,9 @@ inline std::string prompt_of(const ServedModel& model, const HttpRequest& reques
 
 class TinyServer {
  public:
-  explicit TinyServer(ServedModelOptions options = served_options())
+  // `change`: of the engine's options.
+  explicit TinyServer(ServedModelOptions options = served_options(),
+                      const std::function<void(engine::EngineOptions&)>& change = {})
       : model_(served(std::move(options))) {
     auto config = formats::parse_config(kTinyModel, "tiny model").value();
     auto source = std::make_unique<model::RandomWeights>(config, 1);
@@ -133,6 +136,7 @@ class TinyServer {
     engine.cache_bytes = int64_t{64} << 20;
     engine.cache_block_tokens = 8;
     engine.prefix_cache.emplace();
+    if (change) change(engine);
     engine_ = engine::Engine::create(
                   engine::LoadedModel::create(std::move(config), std::move(source), model).value(),
                   engine)
