@@ -204,6 +204,27 @@ TEST_F(DenseProduct, ManyUnquantisedRowsHaveTheBitsOfFew) {
   for (const int64_t columns : {1024, 2048}) expect_wide_as_few(8192, columns);
 }
 
+// reference/infrastructure 4.4: a card of fewer multiprocessors has other plans.
+TEST_F(DenseProduct, FewerMultiprocessorsChangeNoBit) {
+  Rng rng(6);
+  const testing::cuda::Device whole = device_;
+  for (const DenseForm form :
+       {DenseForm::official, DenseForm::official_fp8, DenseForm::unquantised}) {
+    for (const int64_t m : {3, 13, 700}) {
+      const DenseShape s{form, m, 2456, 1152};
+      const Operands o = random_operands(rng, s);
+      const auto weight = streamed(o.weight);
+      const auto expected = run(s, weight, o.x);
+      for (const int num_sms : {2, 7, 66}) {
+        device_.num_sms = num_sms;
+        EXPECT_TRUE(run(s, weight, o.x) == expected)
+            << name(form) << " m " << m << ", " << num_sms << " multiprocessors";
+      }
+      device_ = whole;
+    }
+  }
+}
+
 // Of each kernel: rows that are prepared and that are not, blocks of 64 and of 128 rows with few
 // columns and with many, rows of floats.
 TEST_F(DenseProduct, SmallCase) {

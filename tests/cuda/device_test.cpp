@@ -1,11 +1,14 @@
 // Streams, graphs and memory of the GPU.
 #include "device/cuda/device.h"
 
+#include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "device/cuda/error.h"
 #include "tests/cuda/cuda_fixture.h"
 #include "tests/cuda/kernel_order.h"
+#include "tests/cuda/strict_float.h"
 
 namespace cachalot::device::cuda {
 namespace {
@@ -68,6 +71,27 @@ TEST_F(CudaDevice, AWaitIsForAllKernelsBefore) {
     graph.launch(stream_);
   }
   EXPECT_EQ(get<int>(stale), std::vector<int>{0});
+}
+
+// The canary for options of the compiler that change values: contraction, flushed denormals,
+// divisions and roots that are not IEEE's.
+TEST_F(CudaDevice, CodeIsCompiledStrictly) {
+  constexpr int64_t kCount = 5000;
+  testing::Rng rng(1);
+  const std::vector<float> values = testing::random_floats(rng, kCount + 2);
+  const DeviceBuffer results = room(4 * kCount * 4);
+  testing::launch_strict_float(stream_, put(values).as<float>(), results.as<float>(), kCount);
+  const std::vector<float> found = get<float>(results);
+  int64_t num_contracted = 0, num_reciprocal = 0, num_denormal = 0;
+  for (int64_t i = 0; i < kCount; ++i) {
+    const float a = values[i], b = values[i + 1], c = values[i + 2];
+    const float expected[] = {a * b + c, a / b, std::sqrt(std::fabs(a)), a * 0x1p-126f};
+    for (int k = 0; k < 4; ++k) ASSERT_EQ(found[4 * i + k], expected[k]) << "result " << k;
+    num_contracted += std::fma(a, b, c) != expected[0];
+    num_reciprocal += a * (1 / b) != expected[1];
+    num_denormal += std::fabs(expected[3]) < 0x1p-126f && expected[3] != 0;
+  }
+  EXPECT_GT(std::min({num_contracted, num_reciprocal, num_denormal}), kCount / 10);
 }
 
 TEST(CudaDeviceDeathTest, AFailedCallEndsTheProcessWithItsName) {

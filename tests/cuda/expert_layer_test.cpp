@@ -257,6 +257,24 @@ TEST_F(ExpertLayer, ManyTokensHaveTheBitsOfFew) {
   expect_many_as_few({80, 96, 112, 64}, 4, 4096, 2048);
 }
 
+// reference/infrastructure 4.4: a card of fewer multiprocessors has other plans.
+TEST_F(ExpertLayer, FewerMultiprocessorsChangeNoBit) {
+  const testing::cuda::Device whole = device_;
+  for (const ExpertForm form : {ExpertForm::official, ExpertForm::official_fp8}) {
+    make({form, 100, 6, 4, 1152, 384, 10});
+    Rng rng(8);
+    for (const int64_t tokens : {1, 9, 100}) {
+      const Batch b = random_batch(rng, tokens);
+      const auto expected = run(b);
+      for (const int num_sms : {1, 7, 66}) {
+        device_.num_sms = num_sms;
+        EXPECT_TRUE(run(b) == expected) << tokens << " tokens, " << num_sms << " multiprocessors";
+      }
+      device_ = whole;
+    }
+  }
+}
+
 // Of each kernel: up to two tokens, few an expert, more, and many.
 TEST_F(ExpertLayer, SmallCase) {
   for (const ExpertForm form : {ExpertForm::official, ExpertForm::official_fp8})

@@ -187,15 +187,16 @@ Recorder run(const Case& c, const char* device) {
 }
 
 // Random weights of Flash's shapes: a window layer, CSA with a hash table, HCA, CSA.
-std::unique_ptr<engine::LoadedModel> flash_layers(const char* device, const char* precision) {
+std::unique_ptr<engine::LoadedModel> flash_layers(const char* device, const char* precision,
+                                                  int threads = 0) {
   formats::ModelConfig config = formats::flash_config();
   config.num_hidden_layers = 4;
   config.num_nextn_predict_layers = 0;
   config.num_hash_layers = 2;
   config.compress_ratios = {0, 4, 128, 4};
   config.vocab_size = 4096;
-  return engine::LoadedModel::random(config, 3,
-                                     {.path = "", .precision = precision, .device = device})
+  return engine::LoadedModel::random(
+             config, 3, {.path = "", .precision = precision, .device = device, .threads = threads})
       .value();
 }
 
@@ -354,6 +355,21 @@ TEST(OfficialFp8, TokenByTokenHasTheBitsOfThePrompt) {
   ASSERT_EQ(expected.size(), static_cast<size_t>(kTokens * vocab));
   const auto at = std::mismatch(found.begin(), found.end(), expected.begin(), expected.end());
   EXPECT_TRUE(at.first == found.end()) << "token " << (at.first - found.begin()) / vocab;
+}
+
+// reference/infrastructure 4.4, K5: of the host's threads, as of runs.
+TEST(OfficialFp8, ThreadsAndRunsChangeNoBit) {
+  if (const auto gpu = device::Gpu::open(0); !gpu) GTEST_SKIP() << gpu.error().message();
+  constexpr int64_t kTokens = 600;
+  Values expected;
+  for (const int threads : {1, 3}) {
+    const auto loaded = flash_layers("cuda", "official-fp8", threads);
+    for (const int64_t piece : {kTokens, kTokens, int64_t{1}, int64_t{1}}) {
+      const Values found = logits_of_rows(*loaded, kTokens, piece);
+      if (expected.empty()) expected = found;
+      EXPECT_TRUE(found == expected) << threads << " threads, pieces of " << piece;
+    }
+  }
 }
 
 TEST(OfficialFp8, IsRefusedOnACpu) {
