@@ -430,11 +430,12 @@ class ManySums {
       }
     }
   }
-  // Of the stage, to who fills it in both blocks, as half of it is filled from the other.
+  // Of the stage, to who fills it in both blocks, as half of it is filled from the other. By each
+  // lane: see tile::BulkRing.
   __device__ __forceinline__ void release() {
-    __syncwarp();
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    if (lane < tile::kPair) tile::arrive_in_pair(ring_.empty[place_.stage], lane);
+#pragma unroll
+    for (int rank = 0; rank < tile::kPair; ++rank)
+      tile::arrive_in_pair(ring_.empty[place_.stage], rank);
     place_.advance(Shape::kStages);
   }
 
@@ -463,7 +464,7 @@ __global__ void __cluster_dims__(tile::kPair, 1, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < Shape::kStages; ++i) {
       ring.full[i].init(1);
-      ring.empty[i].init(tile::kPair * Shape::kWarps);
+      ring.empty[i].init(tile::kPair * Shape::kWarps * 32);
     }
     tile::Mbarrier::publish_inits();
   }
