@@ -1,4 +1,4 @@
-// sorting, string_edits, lookup: lists and letters.
+// sorting, string_edits, lookup, repeats: lists and letters.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -123,6 +123,19 @@ Task make_lookup(int difficulty, Draw draw) {
                         names[0], num_hops);
   return exact_answer_task(joined(lines, "\n") + "\n" + question, reasoning + "\n",
                            names[static_cast<size_t>(num_hops)]);
+}
+
+// 2 + difficulty words and numbers, each in quotes or not.
+Task make_repeats(int difficulty, Draw draw) {
+  const int64_t count = 2 + difficulty;
+  std::vector<std::string> items = draw.names(count, 2), shown;
+  for (std::string& item : items) {
+    if (draw.coin()) item = fmt::format("{}", draw.digits(draw.between(1, 2)));
+    shown.push_back(draw.coin() ? "\"" + item + "\"" : item);
+  }
+  return exact_answer_task(
+      fmt::format("Repeat, parted by commas and without quotes: {}", joined(shown, " ")), {},
+      joined(items, ", "));
 }
 
 }  // namespace cachalot::data

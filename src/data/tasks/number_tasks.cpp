@@ -1,4 +1,4 @@
-// arithmetic and numbers.
+// arithmetic, numbers and sums.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -94,6 +94,22 @@ Task make_numbers(int difficulty, Draw draw) {
   return exact_answer_task(
       fmt::format("Which decimal number is {} in base {}?", in_base(value, base), base), {},
       fmt::format("{}", value));
+}
+
+// 3 + difficulty digits; what is left never falls below 0.
+Task make_sums(int difficulty, Draw draw) {
+  int64_t total = draw.digits(1);
+  std::string expression = fmt::format("{}", total), reasoning;
+  for (int i = 0; i < 2 + difficulty; ++i) {
+    const int64_t digit = draw.digits(1);
+    const bool takes = draw.coin() && digit <= total;
+    const int64_t next = takes ? total - digit : total + digit;
+    expression += fmt::format(" {} {}", takes ? '-' : '+', digit);
+    reasoning += fmt::format("{} {} {} = {}\n", total, takes ? '-' : '+', digit, next);
+    total = next;
+  }
+  return exact_answer_task(fmt::format("What is {}?", expression), std::move(reasoning),
+                           fmt::format("{}", total));
 }
 
 }  // namespace cachalot::data

@@ -35,6 +35,8 @@ constexpr std::array<Family, kNumTaskFamilies> kFamilies = {{
     {TaskFamily::programs, "programs", make_programs},
     {TaskFamily::friends, "friends", make_friends},
     {TaskFamily::quick, "quick", make_quick},
+    {TaskFamily::sums, "sums", make_sums},
+    {TaskFamily::repeats, "repeats", make_repeats},
 }};
 
 std::string_view trimmed(std::string_view text) {

@@ -36,8 +36,10 @@ enum class TaskFamily {
   programs,      // write a small program, which is run
   friends,       // tools over accounts of everyday names, a change at least
   quick,         // quick instructions: an action, a domain, a title
+  sums,          // digits added and subtracted one after another
+  repeats,       // say again what was said
 };
-inline constexpr int kNumTaskFamilies = 17;
+inline constexpr int kNumTaskFamilies = 19;
 // Difficulty 0 is meant to be learnable by a model of ten million parameters; each step adds
 // digits, items, hops or rules. The needles' text doubles with each: 32 words at 0, a million at
 // 15.

@@ -68,5 +68,7 @@ Task make_logic_grid(int difficulty, Draw draw);
 Task make_programs(int difficulty, Draw draw);
 Task make_friends(int difficulty, Draw draw);
 Task make_quick(int difficulty, Draw draw);
+Task make_sums(int difficulty, Draw draw);
+Task make_repeats(int difficulty, Draw draw);
 
 }  // namespace cachalot::data

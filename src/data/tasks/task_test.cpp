@@ -136,7 +136,8 @@ TEST(Tasks, ArePinned) {
       {TaskFamily::algebra, "40a6444fc18725f1"},  {TaskFamily::fractions, "90703756a13c84f4"},
       {TaskFamily::units, "697f32ebea7f1d56"},    {TaskFamily::logic_grid, "41b83028273d1b38"},
       {TaskFamily::programs, "2f48317702976b8a"}, {TaskFamily::friends, "7e6424bc0b2a21f0"},
-      {TaskFamily::quick, "dba8234588cafd8e"}};
+      {TaskFamily::quick, "dba8234588cafd8e"},    {TaskFamily::sums, "0ff86e2043e20096"},
+      {TaskFamily::repeats, "2663c2fbd9e68925"}};
   for (const auto& [family, hash] : later)
     EXPECT_EQ(hash_of(std::span(&family, 1)), hash) << task_family_name(family);
 }
@@ -162,7 +163,7 @@ TEST(Tasks, ReasoningIsTrue) {
   int64_t num_lines = 0;
   for_each_task([&](const Task& task, uint64_t) {
     if (task.family != TaskFamily::arithmetic && task.family != TaskFamily::countdown &&
-        task.family != TaskFamily::units)
+        task.family != TaskFamily::units && task.family != TaskFamily::sums)
       return;
     std::string_view rest = task.reasoning;
     std::string last;
@@ -195,6 +196,31 @@ TEST(Tasks, ArithmeticAgreesWithTheExpressionEvaluator) {
       const std::string text = task.prompt.substr(8, task.prompt.find('.') - 8);
       ASSERT_EQ("Answer: " + std::to_string(evaluate_expression(text)->value), task.answer.content);
     }
+  }
+}
+
+TEST(Tasks, SumsAgreeWithTheExpressionEvaluatorAndNeverFallBelowNothing) {
+  for (int difficulty = 0; difficulty <= kMaxDifficulty; ++difficulty) {
+    for (uint64_t index = 0; index < 50; ++index) {
+      const Task task = make_task(TaskFamily::sums, difficulty, kSeed, index);
+      const auto found = evaluate_expression(task.prompt.substr(8, task.prompt.find('?') - 8));
+      ASSERT_EQ("Answer: " + std::to_string(found->value), task.answer.content);
+      ASSERT_EQ(std::ssize(found->numbers), 3 + difficulty);
+      ASSERT_EQ(task.reasoning.find("= -"), std::string::npos);
+    }
+  }
+}
+
+TEST(Tasks, RepeatsAreTheItemsWithoutTheirQuotes) {
+  for (uint64_t index = 0; index < 100; ++index) {
+    const Task task = make_task(TaskFamily::repeats, 4, kSeed, index);
+    const size_t begin = task.prompt.find(": ") + 2;
+    std::string items = task.prompt.substr(begin, task.prompt.find('\n') - begin);
+    std::erase(items, '"');
+    ASSERT_EQ(std::ranges::count(items, ' '), 5);
+    std::string said = task.answer.content.substr(8);
+    std::erase(said, ',');
+    ASSERT_EQ(said, items);
   }
 }
 
