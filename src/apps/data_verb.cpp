@@ -143,6 +143,7 @@ struct TasksOptions {
   double reasoning_share = 0.5;
   std::string chat = "v4";
   std::vector<std::string> efforts;  // of rows of jsonl
+  bool texts = false;
 };
 
 // The index-th task, and its own draws.
@@ -154,19 +155,27 @@ data::Task drawn_task(const TasksOptions& options, std::span<const data::TaskFam
   return data::make_task(families[index % families.size()], difficulty, options.seed, index);
 }
 
-// What `cachalot sft` reads.
+// What `cachalot sft` reads; or whole texts, for `cachalot data tokenizer`.
 Status write_conversations(const TasksOptions& options,
                            std::span<const data::TaskFamily> families) {
+  CACHALOT_ASSIGN_OR_RETURN(const text::PromptFamily chat, text::parse_prompt_family(options.chat));
   std::string rows;
   for (int64_t i = 0; i < options.count; ++i) {
     const auto index = static_cast<uint64_t>(i);
     RngStream rng(options.seed, RngPurpose::data, index);
     const data::Task task = drawn_task(options, families, index, rng);
     const std::string& effort = options.efforts[rng.next_u32() % options.efforts.size()];
-    rows += python_json(data::task_conversation(task, effort)) + "\n";
+    json::object row;
+    if (options.texts) {
+      CACHALOT_ASSIGN_OR_RETURN(const std::string text, data::task_text(task, chat, effort));
+      row["text"] = text;
+    } else {
+      row = data::task_conversation(task, effort);
+    }
+    rows += python_json(row) + "\n";
   }
   CACHALOT_RETURN_IF_ERROR(write_file_atomically(options.out, rows));
-  fmt::print("{}: {} conversations\n", options.out, options.count);
+  fmt::print("{}: {} {}\n", options.out, options.count, options.texts ? "texts" : "conversations");
   return {};
 }
 
@@ -295,6 +304,8 @@ void add_data_verb(CLI::App& app, int* exit_code) {
                    "none, high (with the way to the answer), max (which goes it twice)")
       ->delimiter(',')
       ->check(CLI::IsMember({"none", "high", "max"}));
+  command->add_flag("--texts", tasks->texts,
+                    "of --conversations: whole texts, control tokens too, for `data tokenizer`");
   command->add_option("--families", tasks->families, "a,b,c (default: all)")->delimiter(',');
   command->add_option("--count", tasks->count, "tasks")->check(at_least(1));
   command->add_option("--min-difficulty", tasks->min_difficulty, "the easiest, from 0")

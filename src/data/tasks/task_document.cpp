@@ -46,9 +46,18 @@ text::ChatRequest task_request(const Task& task) {
   return request;
 }
 
-Result<std::vector<int32_t>> task_document(const text::Tokenizer& tokenizer, const Task& task,
-                                           text::PromptFamily family, bool with_reasoning) {
-  const bool thinking = with_reasoning && !task.reasoning.empty();
+namespace {
+
+// The way to the answer that is told at this effort; none: none.
+std::string reasoning_at(const Task& task, std::string_view effort) {
+  if (effort == "none") return {};
+  if (effort != "max" || task.reasoning.empty()) return task.reasoning;
+  return task.reasoning + "Once more.\n" + task.reasoning;
+}
+
+Result<text::EncodedPrompt> encoded(const Task& task, text::PromptFamily family,
+                                    std::string_view effort) {
+  const std::string reasoning = reasoning_at(task, effort);
   std::vector<text::Message> messages;
   text::ChatRequest request = task_request(task);
   if (!request.tools.empty()) {
@@ -57,18 +66,34 @@ Result<std::vector<int32_t>> task_document(const text::Tokenizer& tokenizer, con
     system.tools = std::move(request.tools);
   }
   messages.insert(messages.end(), request.messages.begin(), request.messages.end());
-  const std::vector<text::Message> answer = answer_messages(task, thinking ? task.reasoning : "");
+  const std::vector<text::Message> answer = answer_messages(task, reasoning);
   messages.insert(messages.end(), answer.begin(), answer.end());
   text::EncodeOptions options;
   options.family = family;
-  options.thinking = thinking;
-  CACHALOT_ASSIGN_OR_RETURN(const text::EncodedPrompt prompt, text::encode_chat(messages, options));
+  options.thinking = !reasoning.empty();
+  if (options.thinking) {
+    CACHALOT_ASSIGN_OR_RETURN(options.effort, text::parse_reasoning_effort(effort));
+  }
+  return text::encode_chat(messages, options);
+}
+
+}  // namespace
+
+Result<std::vector<int32_t>> task_document(const text::Tokenizer& tokenizer, const Task& task,
+                                           text::PromptFamily family, bool with_reasoning) {
+  CACHALOT_ASSIGN_OR_RETURN(const text::EncodedPrompt prompt,
+                            encoded(task, family, with_reasoning ? "high" : "none"));
   return tokenizer.encode_segments(prompt.views());
 }
 
+Result<std::string> task_text(const Task& task, text::PromptFamily family,
+                              std::string_view effort) {
+  CACHALOT_ASSIGN_OR_RETURN(const text::EncodedPrompt prompt, encoded(task, family, effort));
+  return prompt.flat();
+}
+
 json::object task_conversation(const Task& task, std::string_view effort) {
-  std::string reasoning = effort == "none" ? std::string() : task.reasoning;
-  if (effort == "max" && !reasoning.empty()) reasoning += "Once more.\n" + task.reasoning;
+  const std::string reasoning = reasoning_at(task, effort);
   json::array messages;
   const text::ChatRequest request = task_request(task);
   for (const text::Message& message : request.messages) {

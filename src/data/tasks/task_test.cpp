@@ -460,6 +460,22 @@ TEST(Tasks, ConversationsEndInTheAnswer) {
   });
 }
 
+TEST(Tasks, TextsHoldPromptReasoningAndAnswer) {
+  for_each_task([](const Task& task, uint64_t index) {
+    if (index > 2) return;
+    for (const std::string effort : {"none", "high", "max"}) {
+      const std::string text = task_text(task, text::PromptFamily::v4, effort).value();
+      const size_t asked = text.find(task.prompt);
+      ASSERT_NE(asked, std::string::npos);
+      ASSERT_NE(text.find(task.answer.content, asked), std::string::npos);
+      const bool thinks = effort != "none" && !task.reasoning.empty();
+      ASSERT_EQ(text.find("<think>" + task.reasoning, asked) != std::string::npos, thinks);
+      ASSERT_EQ(text.find("Once more.", asked) != std::string::npos, thinks && effort == "max");
+      ASSERT_EQ(text.find("Reasoning Effort") != std::string::npos, thinks && effort == "max");
+    }
+  });
+}
+
 TEST(Tools, WrongCallsAreErrorsAndChangeNothing) {
   const Task task = make_task(TaskFamily::tools, 0, kSeed, 0);
   const auto world = task.environment();
