@@ -217,8 +217,10 @@ class Pipeline {
     const std::string log = path(stage.name + ".log"), score_log = path(stage.name + ".score");
     while (static_cast<int64_t>(rounds.size()) < stage.rounds) {
       const auto num_rounds = static_cast<int64_t>(rounds.size());
-      if (num_rounds > 0 &&
-          num_rounds - 1 - static_cast<int64_t>(best_round(rounds)) >= stage.patience)
+      // Where nothing has been right yet, no round can have been the best.
+      const size_t best = num_rounds > 0 ? best_round(rounds) : 0;
+      if (num_rounds > 0 && rounds[best].correct > 0 &&
+          num_rounds - 1 - static_cast<int64_t>(best) >= stage.patience)
         break;
       std::vector<int64_t> steps = train::list_checkpoints(path(stage.name));
       const int64_t until = (num_rounds + 1) * stage.round_steps;

@@ -7,8 +7,8 @@
 // Places  in commands: pipeline_places.h.
 // Rounds  A stage with a `score` (an evaluation that ends in JSON) is done in rounds of round_steps
 //         steps, by `command`, then by `resume`; after each its newest checkpoint is scored, until
-//         the best score is `patience` rounds old, or `rounds` have been. {model:NAME} then is the
-//         best round's.
+//         the best score, which is above 0, is `patience` rounds old, or `rounds` have been.
+//         {model:NAME} then is the best round's.
 // Lanes   Neighbours with a `lane` are done in order within it, `parallel` lanes at a time.
 // Files   RUN/pipeline.toml; RUN/NAME.log: what the commands have printed; RUN/NAME.rounds;
 //         RUN/NAME.done: seconds and the command, so that a stage that was done by another one is

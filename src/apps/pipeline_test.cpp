@@ -133,6 +133,21 @@ TEST_F(PipelineTest, RoundsEndWhereTheScoreRisesNoMore) {
   EXPECT_EQ(read("seen"), seen);
 }
 
+// Three rounds without a right answer are no reason to end.
+TEST_F(PipelineTest, RoundsBeforeTheFirstRightAnswerTakeNoPatience) {
+  const std::string make =
+      "d={run}/sft/checkpoints/step-$(printf %010d {steps}); mkdir -p $d; "
+      "echo {steps} >> {run}/seen; "
+      "echo '{\"step\": {steps}, \"tokens\": {steps}0, \"a\": 1}' >> {run}/sft/metrics.jsonl";
+  const std::string score =
+      "case $(basename {model:sft}) in *04) c=2;; *) c=0;; esac; "
+      "echo '{\"tasks\": [{\"family\": \"a\", \"difficulty\": 0, \"correct\": '$c', \"count\": "
+      "10}]}'";
+  ASSERT_TRUE(*run({{"sft", make, make, score, "round_steps = 1\nrounds = 9\n"}}));
+  EXPECT_EQ(read("seen"), "1\n2\n3\n4\n5\n6\n");
+  EXPECT_EQ(read_rounds(path("run/sft.rounds"))->size(), 6u);
+}
+
 TEST_F(PipelineTest, ValuesArePutIn) {
   const std::vector<std::string> files = {path("values.toml")};
   ASSERT_TRUE(
