@@ -38,7 +38,7 @@ class Evaluation {
     }
     CACHALOT_RETURN_IF_ERROR(open_sources());
     CACHALOT_ASSIGN_OR_RETURN(sampling_, sampling_params(options_.run, 0));
-    options_.run.max_sequences = options_.parallel + 1;  // a prompt beside the answers
+    options_.run.max_sequences = options_.parallel + 2;  // a prompt and its stem
     CACHALOT_ASSIGN_OR_RETURN(session_, open_session(options_.run, true));
     format_.tokenizer = session_.tokenizer.get();
     CACHALOT_ASSIGN_OR_RETURN(format_.family,

@@ -9,6 +9,11 @@
 #include "base/log.h"
 
 namespace cachalot::post {
+namespace {
+
+constexpr int64_t kLeastStem = 64;  // tokens: fewer run with each prompt
+
+}  // namespace
 
 std::vector<int64_t> routed_layers(const formats::ModelConfig& config) {
   const std::vector<formats::LayerConfig> layers = formats::layer_configs(config);
@@ -46,6 +51,7 @@ Rollouts::Rollouts(engine::Engine& engine, const RolloutPlan& plan, RolloutLog& 
 Rollouts::~Rollouts() {
   cancel_all();
   for (const auto& [number, running] : running_) engine_.close(running.sequence);
+  if (stem_) engine_.close(*stem_);
 }
 
 std::vector<int32_t> Rollouts::tokens_of(int64_t number) const {
@@ -79,7 +85,9 @@ Result<std::optional<int64_t>> Rollouts::next_group(int64_t num_begun) const {
 }
 
 Result<bool> Rollouts::make_room(int64_t num_sequences) {
-  while (static_cast<int64_t>(running_.size()) + num_sequences > options_.max_sequences) {
+  if (stem_) ++num_sequences;
+  while (!running_.empty() &&
+         static_cast<int64_t>(running_.size()) + num_sequences > options_.max_sequences) {
     if (wants_pause_ && wants_pause_()) return false;
     CACHALOT_RETURN_IF_ERROR(step());
   }
@@ -106,7 +114,7 @@ Result<bool> Rollouts::run_group(int64_t group) {
   if (fresh.empty()) return true;
   CACHALOT_ASSIGN_OR_RETURN(bool has_room, make_room(2));
   if (!has_room) return false;
-  CACHALOT_ASSIGN_OR_RETURN(const engine::SequenceId prompt, engine_.open());
+  CACHALOT_ASSIGN_OR_RETURN(const engine::SequenceId prompt, open_prompt(group));
   Status status = run_prompt(group, prompt);
   for (size_t i = 0; status.ok() && has_room && i < fresh.size(); ++i) {
     const Result<bool> room = make_room(2);  // the prompt's own counts
@@ -121,9 +129,36 @@ Result<bool> Rollouts::run_group(int64_t group) {
   return has_room;
 }
 
+Result<engine::SequenceId> Rollouts::open_prompt(int64_t group) {
+  const std::span<const int32_t> prompt = plan_.groups[group].prompt;
+  const std::span<const int32_t> last = std::exchange(last_prompt_, prompt);
+  // Training wants the experts of every row, and the stem takes a sequence's room.
+  if (options_.for_training || options_.max_sequences < 4) return engine_.open();
+  const auto begins = [&](std::span<const int32_t> stem) {
+    return stem.size() < prompt.size() && std::ranges::equal(stem, prompt.first(stem.size()));
+  };
+  if (!stem_ || !begins(engine_.tokens(*stem_))) {
+    if (stem_) engine_.close(*stem_);
+    stem_.reset();
+    const auto end = std::ranges::mismatch(last, prompt).in2;
+    const auto length = std::min(end - prompt.begin(), std::ssize(prompt) - 1);
+    if (length < kLeastStem) return engine_.open();
+    CACHALOT_ASSIGN_OR_RETURN(stem_, engine_.open());
+    engine::Request request;
+    request.prompt.assign(prompt.begin(), prompt.begin() + length);
+    request.max_new_tokens = 0;
+    CACHALOT_ASSIGN_OR_RETURN(const engine::Completion run,
+                              engine_.generate(*stem_, std::move(request)));
+    CACHALOT_RETURN_IF_ERROR(see_to_ended());
+    counts_.prefilled_tokens += run.prompt_tokens;
+  }
+  return engine_.fork(*stem_);
+}
+
 Status Rollouts::run_prompt(int64_t group, engine::SequenceId sequence) {
   engine::Request request;
-  request.prompt = plan_.groups[group].prompt;
+  const std::vector<int32_t>& prompt = plan_.groups[group].prompt;
+  request.prompt.assign(prompt.begin() + std::ssize(engine_.tokens(sequence)), prompt.end());
   request.max_new_tokens = 0;
   request.wants_choices = options_.for_training;
   CACHALOT_ASSIGN_OR_RETURN(const engine::Completion run,

@@ -1,6 +1,7 @@
 // Samples a plan's answers with an engine, token by token into the log.
 // Source  reference/post-training 2.2, 9.3 (preemptible and fault-tolerant rollouts).
-// Groups  A group's prompt runs once; its answers fork it and share its blocks.
+// Groups  A group's prompt runs once; its answers fork it and share its blocks. Not for training,
+//         what prompts begin with alike (tools) runs once for all.
 // Resume  Answers that the log has begun go on from there: from their rows where pause() has saved
 //         them, else by one prefill of prompt and logged tokens. Either way their bits are those of
 //         an undisturbed run.
@@ -15,6 +16,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -93,6 +95,8 @@ class Rollouts {
   // False: paused.
   Result<bool> run_group(int64_t group);
   Result<bool> make_room(int64_t num_sequences);
+  // A sequence that holds a beginning of the group's prompt, or nothing.
+  Result<engine::SequenceId> open_prompt(int64_t group);
   Status run_prompt(int64_t group, engine::SequenceId sequence);
   Status start_from_log(int64_t number);
   // Goes on in a sequence that holds the beginning of the answer's tokens.
@@ -114,7 +118,10 @@ class Rollouts {
   std::vector<int64_t> layers_;
   std::function<bool()> wants_pause_;
   std::map<int64_t, Running> running_;  // by answer
-  Status error_;                        // the first error of any answer
+  // What the last prompts began with, and that prompt.
+  std::optional<engine::SequenceId> stem_;
+  std::span<const int32_t> last_prompt_;
+  Status error_;  // the first error of any answer
   RolloutCounts counts_;
 };
 

@@ -137,6 +137,31 @@ TEST_F(RolloutsTest, TheGroupsPromptRunsOnceAndItsBlocksAreShared) {
   EXPECT_EQ(engine->counts().rows, prompts + rollouts.counts().sampled_tokens);
 }
 
+TEST_F(RolloutsTest, WhatPromptsBeginWithRunsOnceWhereNothingIsTrained) {
+  Policy policy(train::TrainingPrecision::fp4_qat());
+  auto engine = policy.engine();
+  RolloutPlan plan = small_plan(4, 1, 24);
+  constexpr int64_t kAlike = 100;
+  for (RolloutGroup& group : plan.groups) {
+    std::vector<int32_t> alike(kAlike);
+    for (size_t i = 0; i < alike.size(); ++i) alike[i] = static_cast<int32_t>(3 + i * i % 90);
+    group.prompt.insert(group.prompt.begin(), alike.begin(), alike.end());
+  }
+  const auto answers = [&](const std::string& name, int64_t max_sequences, int64_t* prefilled) {
+    RolloutLog log = RolloutLog::open(path(name), log_head(plan, policy.config(), false)).value();
+    Rollouts rollouts(*engine, plan, log, {.max_sequences = max_sequences, .for_training = false});
+    EXPECT_TRUE(rollouts.run().value());
+    *prefilled = rollouts.counts().prefilled_tokens;
+    std::vector<std::vector<int32_t>> ids;
+    for (const RolloutAnswer& answer : log.answers()) ids.push_back(answer.ids);
+    return ids;
+  };
+  int64_t apart = 0, shared = 0;
+  EXPECT_EQ(answers("apart", 3, &apart), answers("shared", 6, &shared));  // 3: no room for it
+  // The first prompt runs alone, then the others' beginning once.
+  EXPECT_EQ(shared, apart - 2 * kAlike);
+}
+
 TEST_F(RolloutsTest, NeitherDraftsNorRoomNorThreadsShowInABit) {
   Policy policy(train::TrainingPrecision::fp4_qat());
   RolloutPlan plan = small_plan(3, 3, 20);
