@@ -67,9 +67,11 @@ struct RowKeys {
 
   // Three steps from a key to its bytes, the first two of which each load what the next needs. No
   // step chooses between what it loads and something else: it would wait.
-  __device__ __forceinline__ int pick(int key) const {  // of no entry: anything
-    if (selected == nullptr) return key - window;
-    return tile::load_shared_state(selected + max(0, min(key, total - 1) - window));
+  __device__ __forceinline__ int pick(const SparseDecodeParams& p, int key) const {
+    // Of no entry: anything.
+    const auto* const from = selected == nullptr ? reinterpret_cast<const int32_t*>(p.step_rows)
+                                                 : selected + max(0, min(key, total - 1) - window);
+    return tile::load_shared_state(from);
   }
   struct Place {
     bool is_entry;
@@ -81,7 +83,7 @@ struct RowKeys {
   __device__ __forceinline__ Place place(const SparseDecodeParams& p, int key, int picked) const {
     Place place = {key >= window && key < total, nullptr, nullptr, 0, 0};
     if (total > window) {
-      const int entry = place.is_entry ? picked : 0;
+      const int entry = !place.is_entry ? 0 : selected == nullptr ? key - window : picked;
       // Off by one at most: entries are below 2^22.
       int index = static_cast<int>(static_cast<float>(entry) * blocks_per_row);
       if (index * block_rows > entry) --index;

@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kWeighThreads, 1)
     // others are stored.
     constexpr int kAtOnce = 16;
     using OwnQueries = Queries<kWeighThreads, kAtOnce>;
-    const int picked = keys.pick(key);
+    const int picked = keys.pick(p, key);
     OwnQueries queries;
     queries.load(q, 0, thread);
     const RowKeys::Source source = RowKeys::source(keys.place(p, key, picked));
@@ -180,7 +180,7 @@ __device__ __forceinline__ void load_chunks(const SparseDecodeParams& p, const R
   const int begin = first % (2 * kBatch) * kChunk, count = (last - first) * kChunk;
   for (int i = thread; i < count; i += kThreads) {
     const int key = first * kChunk + i;
-    s.source[begin + i] = RowKeys::source(keys.place(p, key, keys.pick(key)));
+    s.source[begin + i] = RowKeys::source(keys.place(p, key, keys.pick(p, key)));
   }
   tile::sync_threads<kSourcesFound, kThreads>();
   if (index < kTiles - 1) {

@@ -51,11 +51,11 @@ class Producer {
     const RowKeys keys(p_, row);
     const int chunks = num_chunks(keys.total);
     tile::wait_copies();  // those of no key that the last row ended with
-    const RowKeys::Source first = RowKeys::source(keys.place(p_, own_, keys.pick(own_)));
+    const RowKeys::Source first = RowKeys::source(keys.place(p_, own_, keys.pick(p_, own_)));
     stage(first);
     load(first);
-    RowKeys::Place place = keys.place(p_, key(1), keys.pick(key(1)));
-    int picked = keys.pick(key(2));
+    RowKeys::Place place = keys.place(p_, key(1), keys.pick(p_, key(1)));
+    int picked = keys.pick(p_, key(2));
 
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
@@ -75,12 +75,15 @@ class Producer {
       // Here its loads are done, as those of the bytes before must be too.
       const RowKeys::Source next = RowKeys::source(place);
       place = keys.place(p_, key(chunk + 2), picked);
-      picked = keys.pick(key(chunk + 3));
+      picked = keys.pick(p_, key(chunk + 3));
       stage(next);
       s_.empty[buffer][1].wait(parity);
 #pragma unroll
       for (int i = kStaged; i < kPieces; ++i) {
-        store_piece(to, own_, i, loaded_[i - kStaged], scales);
+        tile::Vector16 piece = loaded_[i - kStaged];
+#pragma unroll
+        for (uint32_t& word : piece.word) word &= is_key_;
+        store_piece(to, own_, i, piece, scales);
       }
       load(next);
       tile::publish_to_async();
@@ -90,16 +93,27 @@ class Producer {
 
  private:
   __device__ __forceinline__ int key(int chunk) const { return chunk * kChunk + own_; }
+  // Of no key, other bytes instead of a choice between bytes and zeros, which would wait for them;
+  // codes become zeros on their way or when they are stored.
+  __device__ __forceinline__ RowKeys::Source some(const RowKeys::Source& from) const {
+    if (from.data != nullptr) return from;
+    return {reinterpret_cast<const uint8_t*>(p_.step_rows), 0};
+  }
   __device__ __forceinline__ void stage(const RowKeys::Source& from) {
-    scales_ = load_scales(from);
+    const RowKeys::Source bytes = some(from);
+    scales_ =
+        tile::load_shared_state(reinterpret_cast<const tile::Vector8*>(bytes.data + bytes.scales));
 #pragma unroll
     for (int i = 0; i < kStaged; ++i) {
-      tile::start_copy_or_zero(staged_ + i * kProducers, piece_of(from, i), from.data != nullptr);
+      tile::start_copy_or_zero(staged_ + i * kProducers, piece_of(bytes, i), from.data != nullptr);
     }
   }
   __device__ __forceinline__ void load(const RowKeys::Source& from) {
+    is_key_ = from.data != nullptr ? ~0u : 0u;
+    const RowKeys::Source bytes = some(from);
 #pragma unroll
-    for (int i = kStaged; i < kPieces; ++i) loaded_[i - kStaged] = load_piece(from, i);
+    for (int i = kStaged; i < kPieces; ++i)
+      loaded_[i - kStaged] = tile::load_shared_state(piece_of(bytes, i));
   }
 
   const SparseDecodeParams& p_;
@@ -108,6 +122,7 @@ class Producer {
   int own_;
   uint32_t phases_ = 0;  // of the two places
   tile::Vector8 scales_;
+  uint32_t is_key_;  // a mask of what is loaded
   tile::Vector16 loaded_[kPieces - kStaged];
 };
 
