@@ -144,8 +144,9 @@ __device__ __forceinline__ Four mixed(const HyperBoundaryParams& p, int64_t toke
 }
 
 // A block: 32 channels of all four streams, a warp 16 of one; of every gridDim.y-th eight tokens.
-// Writes X' and the slice's sums.
-template <int kTiles>
+// Writes X' and the slice's sums. kTakesFirstTurn: see tile/first_turn.cuh; the registers that it
+// takes would be missing where there are many rows.
+template <int kTiles, bool kTakesFirstTurn>
 __global__ void __launch_bounds__(kThreads, 2)
     sums_kernel(const __grid_constant__ HyperBoundaryParams p) {
   static_assert(kWarps == kTokens);
@@ -158,7 +159,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   // The mapping's weights do not depend on the kernel before.
   Weights<kTiles> w;
   w.load(p.fn + (stream * p.d + channel) * (16 * kTiles));
-  bool is_real = tile::first_turn(p.rows) == 1;
+  bool is_real = !kTakesFirstTurn;
   if (is_real) tile::wait_for_producers();
   int64_t first = blockIdx.y * kTokens;
 #pragma unroll 1
@@ -334,8 +335,8 @@ __device__ __forceinline__ float sigmoid(float z) {
 
 // A block: one row. kVectors: of four channels, a thread. A warp more makes comb, which out does
 // not need.
-template <int kVectors, bool kHead>
-__global__ void __launch_bounds__(kRowThreads + 32, kVectors > 2 ? 1 : 2)
+template <int kVectors, bool kHead, bool kTakesFirstTurn>
+__global__ void __launch_bounds__(kRowThreads + 32, kTakesFirstTurn || kVectors > 2 ? 1 : 2)
     row_kernel(const __grid_constant__ HyperBoundaryParams p) {
   __shared__ float chains[kRowWarps][kSumStride];
   __shared__ float warp_squares[kRowWarps];
@@ -365,10 +366,10 @@ __global__ void __launch_bounds__(kRowThreads + 32, kVectors > 2 ? 1 : 2)
     }
   }
 #pragma unroll 1
-  for (int turn = tile::first_turn(p.rows); turn < 2; ++turn) {
+  for (int turn = kTakesFirstTurn ? 0 : 1; turn < 2; ++turn) {
     const bool is_real = turn == 1;
     if (is_real) {
-      __syncthreads();  // what the first turn left is read
+      if (kTakesFirstTurn) __syncthreads();  // what the first turn left is read
       tile::wait_for_producers();
     }
     Four x[kVectors][kStreams];
@@ -446,15 +447,16 @@ __global__ void __launch_bounds__(kRowThreads + 32, kVectors > 2 ? 1 : 2)
   }
 }
 
-template <int kVectors, bool kHead>
+template <int kVectors, bool kHead, bool kFew>
 void launch_row(const cuda::Stream& stream, const HyperBoundaryParams& p) {
   cuda::LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(p.rows));
   shape.block = kRowThreads + 32;
-  cuda::launch(stream, shape, row_kernel<kVectors, kHead>, p);
+  cuda::launch(stream, shape, row_kernel<kVectors, kHead, kFew>, p);
 }
 
-template <bool kHead>
+// kFew: rows that take a first turn.
+template <bool kHead, bool kFew>
 void launch(const cuda::Stream& stream, const HyperBoundaryParams& p) {
   cuda::LaunchShape shape;
   // A block keeps its weights for all the tokens that it takes.
@@ -465,10 +467,10 @@ void launch(const cuda::Stream& stream, const HyperBoundaryParams& p) {
            static_cast<unsigned>(std::min<int64_t>((p.rows + tokens - 1) / tokens, many ? 1 : 8)));
   shape.block = kThreads;
   constexpr int kTiles = kHead ? 1 : 2;
-  cuda::launch(stream, shape, many ? many_sums_kernel<kTiles> : sums_kernel<kTiles>, p);
-  if (p.d <= kRowChannels) return launch_row<1, kHead>(stream, p);
-  if (p.d <= 2 * kRowChannels) return launch_row<2, kHead>(stream, p);
-  launch_row<4, kHead>(stream, p);
+  cuda::launch(stream, shape, many ? many_sums_kernel<kTiles> : sums_kernel<kTiles, kFew>, p);
+  if (p.d <= kRowChannels) return launch_row<1, kHead, kFew>(stream, p);
+  if (p.d <= 2 * kRowChannels) return launch_row<2, kHead, kFew>(stream, p);
+  launch_row<4, kHead, kFew>(stream, p);
 }
 
 }  // namespace
@@ -476,7 +478,9 @@ void launch(const cuda::Stream& stream, const HyperBoundaryParams& p) {
 int64_t hyper_boundary_scratch(int64_t rows, int64_t d) { return rows * (d / kSlice) * kSumStride; }
 
 void launch_hyper_boundary(const cuda::Stream& stream, const HyperBoundaryParams& p) {
-  p.head ? launch<true>(stream, p) : launch<false>(stream, p);
+  const bool few = p.rows <= tile::kFewRows;
+  if (p.head) return few ? launch<true, true>(stream, p) : launch<true, false>(stream, p);
+  few ? launch<false, true>(stream, p) : launch<false, false>(stream, p);
 }
 
 void hyper_boundary_cuda(device::ExecContext& ctx, const HyperBoundaryRows& p) {
