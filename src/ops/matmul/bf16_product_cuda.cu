@@ -183,8 +183,6 @@ __global__ void __launch_bounds__(kThreads, 2) few_tokens_kernel(const __grid_co
     const Part& part = p.parts[find_part(p, unit)];
     bf16_tiles::fold_runs<1>(part.out, to, kFewTokens, unit - part.first, 0, p.m);
   }
-  // The next kernel waits for this one alone.
-  if (p.runs_beside) tile::wait_for_producers();
 }
 
 // Any number of tokens, prepared. A block: kUnits units of a part, kTiles tiles of 8 tokens.

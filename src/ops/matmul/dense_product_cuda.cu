@@ -269,8 +269,6 @@ __global__ void __launch_bounds__(streamed::kThreads, kTokens > 8 ? 1 : 2)
     }
     partial.start_over();
   }
-  // The next kernel waits for this one alone.
-  if (p.runs_beside) tile::wait_for_producers();
 }
 
 template <ProductForm kForm, int kTokens>

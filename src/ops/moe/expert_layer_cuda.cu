@@ -45,8 +45,6 @@ __global__ void __launch_bounds__(PairRanks::kThreads, 1)
   ranks.each_pair(ids, num_pairs, num_experts, [&](int pair, int id, int rank) {
     s.pairs[(first_tile[id] + rank / tile_tokens) * kMaxTileTokens + rank % tile_tokens] = pair;
   });
-  // The next kernel waits for this one alone.
-  if (runs_beside) tile::wait_for_producers();
 }
 
 // The same for up to 32 pairs, so few that each block does it for itself.
@@ -336,8 +334,6 @@ __global__ void __launch_bounds__(experts::kThreads, 1)
   }
   experts::sync_consumers();
   multiply_run<kForm, false, kTokens>(p, few, down, consumer, x_smem);
-  // The next kernel waits for this one alone.
-  if (p.runs_beside) tile::wait_for_producers();
 }
 
 // --- The sum.

@@ -179,8 +179,6 @@ __global__ void __launch_bounds__(kThreads, 2)
   while (i + 1 < parts.count && blockIdx.x >= parts.part[i + 1].first_block) ++i;
   const Part& part = parts.part[i];
   All::run_kind(part.kind, part.op, blockIdx.x - part.first_block, parts.beside);
-  // The next kernel waits for this one alone.
-  if (parts.beside) tile::wait_for_producers();
 }
 
 // --- On the host.
