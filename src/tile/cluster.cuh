@@ -47,4 +47,23 @@ __device__ __forceinline__ void copy_to_pair(const Mbarrier& barrier, void* to, 
       : "memory");
 }
 
+// --- Clusters of any size.
+
+// All threads of all blocks, whole warps: what was written to shared memory before one has arrived
+// can be seen after the wait.
+__device__ __forceinline__ void arrive_in_cluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void wait_in_cluster() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// The same place of shared memory in block `rank`: for loads, stores and atomics between a wait
+// after that block has begun and an arrival before it ends.
+template <typename T>
+__device__ __forceinline__ T* in_block_of_cluster(T* here, int rank) {
+  uint64_t there;
+  asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(here), "r"(rank));
+  return reinterpret_cast<T*>(there);
+}
+
 }  // namespace cachalot::tile

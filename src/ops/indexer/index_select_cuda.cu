@@ -9,6 +9,8 @@
 #include "ops/indexer/index_score.cuh"
 #include "ops/indexer/index_select_cuda.h"
 #include "tensor/rows_on_device.h"
+#include "tile/cluster.cuh"
+#include "tile/first_turn.cuh"
 
 namespace cachalot::ops {
 namespace {
@@ -49,15 +51,17 @@ constexpr int kRingBytes = kRingDepth * kWarps * static_cast<int>(sizeof(WarpKey
 class KeyRing {
  public:
   __device__ __forceinline__ KeyRing(KeyPlaces& places, WarpKeys* slots, int first, int last)
-      : places_(places), slots_(slots), next_(first), last_(last) {
+      : places_(places), slots_(slots), next_(first), last_(last) {}
+  __device__ __forceinline__ void begin() {
     KeyPlaces::Place at[kRingDepth];
 #pragma unroll
-    for (int i = 0; i < kRingDepth; ++i) at[i] = places.next();
-    place_ = places.next();
+    for (int i = 0; i < kRingDepth; ++i) at[i] = places_.next();
+    place_ = places_.next();
 #pragma unroll
     for (int i = 0; i < kRingDepth; ++i) start(i, at[i]);
   }
-  __device__ __forceinline__ KeyCodes take() {
+  // The next group; once more where goes_on is false.
+  __device__ __forceinline__ KeyCodes take(bool goes_on) {
     tile::wait_copy_groups<kRingDepth - 1>();
     __syncwarp();
     const int lane = threadIdx.x % 32;
@@ -69,6 +73,7 @@ class KeyRing {
       keys.scales[i] = from.scales[lane / 4 + 8 * i];
     }
     __syncwarp();
+    if (!goes_on) return keys;
     start(slot_, place_);
     place_ = places_.next();
     slot_ = slot_ + 1 == kRingDepth ? 0 : slot_ + 1;
@@ -127,8 +132,13 @@ __global__ void __launch_bounds__(kClearThreads) clear_kernel(tile::Vector16* to
   if (i < words) to[i] = tile::Vector16{};
 }
 
-__global__ void __launch_bounds__(kThreads, 1)
+constexpr int kCluster = 4;
+// kGather: blocks, a cluster, that gather a row's keys in the first one, which then has them alone;
+// 0: as many blocks as the grid is wide, which keep their keys and wait for each other.
+template <int kGather>
+__global__ void __cluster_dims__(kGather == 0 ? 1 : kGather, 1, 1) __launch_bounds__(kThreads, 1)
     index_select_kernel(const __grid_constant__ IndexParams p, int topk, int64_t scratch_stride) {
+  constexpr bool kAlone = kGather > 0;
   extern __shared__ uint8_t bytes[];
   __shared__ __align__(16) uint32_t bins[kBins];
   __shared__ uint32_t warps[kWarps];
@@ -146,8 +156,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int block = blockIdx.x;
   const int num_blocks = static_cast<int>(gridDim.x);
   tile::launch_dependents();
-  for (int i = threadIdx.x; i < kBins; i += kThreads) bins[i] = 0;
-  if (threadIdx.x < kCounts) counts[threadIdx.x] = 0;
 
   // What the host makes.
   const RowOf of(p.sequences, row);
@@ -158,165 +166,200 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int last_group = min(groups, first_group + per_block);
   const int warpgroup = static_cast<int>(threadIdx.x) / kGroupThreads;
   const int group = first_group + warpgroup;
-  KeyPlaces places(p.layer_rows[of.sequence].index_keys, visible, group, kWarpgroups);
-  tile::wait_for_producers();
-
   int32_t* const selected = p.selected + static_cast<int64_t>(row) * topk;
-  if (block == 0 && threadIdx.x == 0) p.num_selected[row] = min(visible, topk);
   if (visible <= topk) {
+    tile::wait_for_producers();
+    if (block == 0 && threadIdx.x == 0) p.num_selected[row] = visible;
     for (int i = block * kThreads + threadIdx.x; i < topk; i += num_blocks * kThreads) {
       selected[i] = i < visible ? i : -1;
     }
     return;
   }
+  for (int i = threadIdx.x; i < kBins; i += kThreads) bins[i] = 0;
+  if (threadIdx.x < kCounts) counts[threadIdx.x] = 0;
+  if (kGather > 1) tile::arrive_in_cluster();  // the bins are empty
+  KeyPlaces places(p.layer_rows[of.sequence].index_keys, visible, group, kWarpgroups);
+  KeyRing ring(places, reinterpret_cast<WarpKeys*>(ones + kOnesBytes) + warp, group, last_group);
+  const int end_key = min(visible, last_group * kGroup);
+  // Keys that no kernel of this step writes do not wait.
+  const bool are_old = end_key <= of.first_position / static_cast<int>(p.ratio);
+  if (are_old) ring.begin();
+  fill_ones(ones, static_cast<int>(threadIdx.x), kThreads);
+
   auto* const scratch = reinterpret_cast<RowScratch*>(p.scratch + blockIdx.y * scratch_stride);
   auto* const all_counts = reinterpret_cast<uint32_t*>(scratch + 1);
-
-  // This block's scores as ordered keys, and how many lie in each bin.
-  const int first_key = first_group * kGroup;
-  const int num_keys = min(visible, last_group * kGroup) - first_key;
-  KeyRing ring(places, reinterpret_cast<WarpKeys*>(ones + kOnesBytes) + warp, group, last_group);
-  arrange_query(p.q + static_cast<int64_t>(row) * kHeads * kDim,
-                p.weight + static_cast<int64_t>(row) * kHeads, query, weights_of_lanes,
-                static_cast<int>(threadIdx.x));
-  fill_ones(ones, static_cast<int>(threadIdx.x), kThreads);
-  tile::publish_to_async();
-  __syncthreads();
-  const HeadWeights weights = weights_of_lanes[lane % 4];
+  // Whose keys and bins a block fills: its own, or the cluster's first one's.
+  const int first_key = kAlone ? 0 : first_group * kGroup;
+  uint16_t* const all_keys = kGather > 1 ? tile::in_block_of_cluster(keys, 0) : keys;
+  uint32_t* const all_bins = kGather > 1 ? tile::in_block_of_cluster(bins, 0) : bins;
   const int own =
       warp % 4 * kWarpKeys + lane / 4 + lane % 2 * 8;  // a key of a group, in lanes t < 2
-  for (int i = warpgroup; i < last_group - first_group; i += kWarpgroups) {
-    const KeyWords words(ring.take());
-    float d[32];
-    start_products(words, tile::smem_address(query), d);
-    tile::wgmma_wait<0>();
-    tile::wgmma_arrived(d);
-    read_by_wgmma(words);
-    Scores scores;
-    const Terms terms(d, weights);
-    start_sums(terms, tile::smem_address(ones), scores);
-    tile::wgmma_wait<0>();
-    tile::wgmma_arrived(scores.d);
-    read_by_wgmma(terms);
-    const int at = i * kGroup + own;
-    if (lane % 4 < 2 && at < num_keys) {
-      const int of = lane % 2;
-      const uint32_t key = ordered_key((of == 0 ? scores.of_row(0) : scores.of_row(1)) *
-                                       (of == 0 ? words.factor[0] : words.factor[1]));
-      keys[at] = static_cast<uint16_t>(key);
-      atomicAdd(&bins[key / kSubBins], 1);
+#pragma unroll 1
+  for (int turn = tile::first_turn(p.rows); turn < 2; ++turn) {
+    const bool is_real = turn == 1;
+    if (is_real) {
+      __syncthreads();  // what the first turn left is read
+      tile::wait_for_producers();
+      if (!are_old) ring.begin();
+      if (block == 0 && threadIdx.x == 0) p.num_selected[row] = topk;
     }
-  }
-  __syncthreads();
-  const bool alone = num_blocks == 1;
-  if (!alone) {
-    for (int i = threadIdx.x; i < kBins; i += kThreads) {
-      if (bins[i] != 0) atomicAdd(&scratch->bins[i], bins[i]);
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) tile::wait_for_blocks(&scratch->arrivals, num_blocks);
-    __syncthreads();
-  }
 
-  // The bin in which the topk-th largest lies; a thread has 16 bins.
-  constexpr int kOwnBins = kBins / kBinThreads;
-  uint32_t own_bins[kOwnBins];
-  uint32_t own_sum = 0;
-#pragma unroll
-  for (int i = 0; i < kOwnBins / 4; ++i) {
-    tile::Vector16 v = {};
-    if (threadIdx.x < kBinThreads) {
-      const int at = static_cast<int>(threadIdx.x) * kOwnBins + i * 4;
-      v = alone ? *reinterpret_cast<const tile::Vector16*>(bins + at)
-                : tile::load_shared_state(
-                      reinterpret_cast<const tile::Vector16*>(scratch->bins + at));
-    }
-#pragma unroll
-    for (int j = 0; j < 4; ++j) own_sum += own_bins[i * 4 + j] = v.word[j];
-  }
-  uint32_t above = sum_after(own_sum, warps);
-  const auto k = static_cast<uint32_t>(topk);
-  if (above < k && above + own_sum >= k) {
-#pragma unroll
-    for (int i = kOwnBins - 1; i >= 0; --i) {
-      if (above < k && above + own_bins[i] >= k) {
-        threshold_bin = static_cast<int>(threadIdx.x) * kOwnBins + i;
-        above_bin = above;
+    // Scores as ordered keys, and how many lie in each bin.
+    arrange_query(p.q + static_cast<int64_t>(row) * kHeads * kDim,
+                  p.weight + static_cast<int64_t>(row) * kHeads, query, weights_of_lanes,
+                  static_cast<int>(threadIdx.x));
+    tile::publish_to_async();
+    __syncthreads();
+    if (kGather > 1 && is_real) tile::wait_in_cluster();
+    const HeadWeights weights = weights_of_lanes[lane % 4];
+    const int last = is_real ? last_group : group + 1;
+#pragma unroll 1
+    for (int i = group; i < last; i += kWarpgroups) {
+      const KeyWords words(ring.take(is_real));
+      float d[32];
+      start_products(words, tile::smem_address(query), d);
+      tile::wgmma_wait<0>();
+      tile::wgmma_arrived(d);
+      read_by_wgmma(words);
+      Scores scores;
+      const Terms terms(d, weights);
+      start_sums(terms, tile::smem_address(ones), scores);
+      tile::wgmma_wait<0>();
+      tile::wgmma_arrived(scores.d);
+      read_by_wgmma(terms);
+      const int at = i * kGroup + own;
+      if (is_real && lane % 4 < 2 && at < end_key) {
+        const int of = lane % 2;
+        const uint32_t key = ordered_key((of == 0 ? scores.of_row(0) : scores.of_row(1)) *
+                                         (of == 0 ? words.factor[0] : words.factor[1]));
+        all_keys[at - first_key] = static_cast<uint16_t>(key);
+        atomicAdd(&all_bins[key / kSubBins], 1);
       }
-      above += own_bins[i];
     }
-  }
-  __syncthreads();
-
-  // How many keys of each block lie above the bin, and on each place within it.
-  const int bin = threshold_bin;
-  for (int i = threadIdx.x; i < num_keys; i += kThreads) {
-    const int key = keys[i];
-    if (key / kSubBins > bin) atomicAdd(&counts[kSubBins], 1);
-    if (key / kSubBins == bin) atomicAdd(&counts[key % kSubBins], 1);
-  }
-  __syncthreads();
-  if (alone) {
-    if (threadIdx.x < kCounts) totals[threadIdx.x] = counts[threadIdx.x], before[threadIdx.x] = 0;
-  } else {
-    if (threadIdx.x < kCounts) all_counts[block * kCounts + threadIdx.x] = counts[threadIdx.x];
-    __syncthreads();
-    if (threadIdx.x == 0) tile::wait_for_blocks(&scratch->arrivals, num_blocks);
-    __syncthreads();
-    for (int i = warp; i < kCounts; i += kWarps) {
-      uint32_t total = 0, earlier = 0;
-      for (int b = lane; b < num_blocks; b += 32) {
-        const uint32_t count = tile::load_shared_state(all_counts + b * kCounts + i);
-        total += count;
-        if (b < block) earlier += count;
+    if (kGather > 1 && is_real) {
+      tile::arrive_in_cluster();
+      tile::wait_in_cluster();
+      if (block > 0) return;
+    } else {
+      __syncthreads();
+    }
+    if (!kAlone && is_real) {
+      for (int i = threadIdx.x; i < kBins; i += kThreads) {
+        if (bins[i] != 0) atomicAdd(&scratch->bins[i], bins[i]);
       }
-      total = __reduce_add_sync(kAllLanes, total);
-      earlier = __reduce_add_sync(kAllLanes, earlier);
-      if (lane == 0) totals[i] = total, before[i] = earlier;
+      __syncthreads();
+      if (threadIdx.x == 0) tile::wait_for_blocks(&scratch->arrivals, num_blocks);
+      __syncthreads();
+    }
+    const int num_keys = !is_real ? 0 : kAlone ? visible : end_key - first_key;
+
+    // The bin in which the topk-th largest lies; a thread has 16 bins.
+    constexpr int kOwnBins = kBins / kBinThreads;
+    uint32_t own_bins[kOwnBins];
+    uint32_t own_sum = 0;
+#pragma unroll
+    for (int i = 0; i < kOwnBins / 4; ++i) {
+      tile::Vector16 v = {};
+      if (threadIdx.x < kBinThreads) {
+        const int at = static_cast<int>(threadIdx.x) * kOwnBins + i * 4;
+        v = kAlone ? *reinterpret_cast<const tile::Vector16*>(bins + at)
+                   : tile::load_shared_state(
+                         reinterpret_cast<const tile::Vector16*>(scratch->bins + at));
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) own_sum += own_bins[i * 4 + j] = v.word[j];
+    }
+    uint32_t above = sum_after(own_sum, warps);
+    const auto k = static_cast<uint32_t>(topk);
+    if (above < k && above + own_sum >= k) {
+#pragma unroll
+      for (int i = kOwnBins - 1; i >= 0; --i) {
+        if (above < k && above + own_bins[i] >= k) {
+          threshold_bin = static_cast<int>(threadIdx.x) * kOwnBins + i;
+          above_bin = above;
+        }
+        above += own_bins[i];
+      }
+    }
+    __syncthreads();
+
+    // How many keys of each block lie above the bin, and on each place within it.
+    const int bin = threshold_bin;
+    for (int i = threadIdx.x; i < num_keys; i += kThreads) {
+      const int key = keys[i];
+      if (key / kSubBins > bin) atomicAdd(&counts[kSubBins], 1);
+      if (key / kSubBins == bin) atomicAdd(&counts[key % kSubBins], 1);
+    }
+    __syncthreads();
+    if (kAlone) {
+      if (threadIdx.x < kCounts) totals[threadIdx.x] = counts[threadIdx.x], before[threadIdx.x] = 0;
+    } else {
+      if (is_real) {
+        if (threadIdx.x < kCounts) all_counts[block * kCounts + threadIdx.x] = counts[threadIdx.x];
+        __syncthreads();
+        if (threadIdx.x == 0) tile::wait_for_blocks(&scratch->arrivals, num_blocks);
+        __syncthreads();
+      }
+      for (int i = warp; i < kCounts; i += kWarps) {
+        uint32_t total = 0, earlier = 0;
+        for (int b = lane; b < num_blocks; b += 32) {
+          const uint32_t count = tile::load_shared_state(all_counts + b * kCounts + i);
+          total += count;
+          if (b < block) earlier += count;
+        }
+        total = __reduce_add_sync(kAllLanes, total);
+        earlier = __reduce_add_sync(kAllLanes, earlier);
+        if (lane == 0) totals[i] = total, before[i] = earlier;
+      }
+    }
+    __syncthreads();
+
+    // The threshold, how many keys equal to it are taken, and this block's first place.
+    int place = kSubBins - 1;
+    uint32_t taken = above_bin;
+    uint32_t start = before[kSubBins];
+    while (is_real && taken + totals[place] < k) {
+      taken += totals[place];
+      start += before[place];
+      --place;
+    }
+    const uint32_t equal_wanted = k - taken;
+    uint32_t equal_before = before[place];
+    start += min(equal_before, equal_wanted);
+    const int threshold = bin * kSubBins + place;
+
+    // Each warp a run of keys: counted, then written in order.
+    const int per_warp = (num_keys + kWarps - 1) / kWarps;
+    const int begin = min(num_keys, warp * per_warp);
+    const int end = min(num_keys, begin + per_warp);
+    uint32_t num_above = 0, num_equal = 0;
+    for (int i = begin; i < end; i += 32) {
+      const int key = i + lane < end ? keys[i + lane] : -1;
+      num_above += __popc(__ballot_sync(kAllLanes, key > threshold));
+      num_equal += __popc(__ballot_sync(kAllLanes, key == threshold));
+    }
+    if (lane == 0) warp_above[warp] = num_above, warp_equal[warp] = num_equal;
+    __syncthreads();
+    uint32_t to = start - min(equal_before, equal_wanted);
+    for (int w = 0; w < warp; ++w) to += warp_above[w], equal_before += warp_equal[w];
+    to += min(equal_before, equal_wanted);
+    const uint32_t lower = (1u << lane) - 1;
+    for (int i = begin; i < end; i += 32) {
+      const int key = i + lane < end ? keys[i + lane] : -1;
+      const uint32_t equal = __ballot_sync(kAllLanes, key == threshold);
+      const bool take = key > threshold ||
+                        (key == threshold && equal_before + __popc(equal & lower) < equal_wanted);
+      const uint32_t takes = __ballot_sync(kAllLanes, take);
+      if (take) selected[to + __popc(takes & lower)] = first_key + i + lane;
+      to += __popc(takes);
+      equal_before += __popc(equal);
     }
   }
-  __syncthreads();
+}
 
-  // The threshold, how many keys equal to it are taken, and this block's first place.
-  int place = kSubBins - 1;
-  uint32_t taken = above_bin;
-  uint32_t start = before[kSubBins];
-  while (taken + totals[place] < k) {
-    taken += totals[place];
-    start += before[place];
-    --place;
-  }
-  const uint32_t equal_wanted = k - taken;
-  uint32_t equal_before = before[place];
-  start += min(equal_before, equal_wanted);
-  const int threshold = bin * kSubBins + place;
-
-  // Each warp a run of keys: counted, then written in order.
-  const int per_warp = (num_keys + kWarps - 1) / kWarps;
-  const int begin = min(num_keys, warp * per_warp);
-  const int end = min(num_keys, begin + per_warp);
-  uint32_t num_above = 0, num_equal = 0;
-  for (int i = begin; i < end; i += 32) {
-    const int key = i + lane < end ? keys[i + lane] : -1;
-    num_above += __popc(__ballot_sync(kAllLanes, key > threshold));
-    num_equal += __popc(__ballot_sync(kAllLanes, key == threshold));
-  }
-  if (lane == 0) warp_above[warp] = num_above, warp_equal[warp] = num_equal;
-  __syncthreads();
-  uint32_t to = start - min(equal_before, equal_wanted);
-  for (int w = 0; w < warp; ++w) to += warp_above[w], equal_before += warp_equal[w];
-  to += min(equal_before, equal_wanted);
-  const uint32_t lower = (1u << lane) - 1;
-  for (int i = begin; i < end; i += 32) {
-    const int key = i + lane < end ? keys[i + lane] : -1;
-    const uint32_t equal = __ballot_sync(kAllLanes, key == threshold);
-    const bool take = key > threshold ||
-                      (key == threshold && equal_before + __popc(equal & lower) < equal_wanted);
-    const uint32_t takes = __ballot_sync(kAllLanes, take);
-    if (take) selected[to + __popc(takes & lower)] = first_key + i + lane;
-    to += __popc(takes);
-    equal_before += __popc(equal);
-  }
+auto kernel_of(const IndexPlan& plan) {
+  if (plan.cluster == 0) return index_select_kernel<0>;
+  return plan.cluster == 1 ? index_select_kernel<1> : index_select_kernel<kCluster>;
 }
 
 }  // namespace
@@ -334,21 +377,26 @@ Result<IndexPlan> make_index_plan(const cuda::Device& device, const IndexShape& 
   IndexPlan plan;
   plan.shape = s;
   const int64_t groups = (s.max_visible + kGroup - 1) / kGroup;
-  // Blocks that share a row wait for each other twice: few entries are one block's, more are shared
-  // by blocks with some groups for every warpgroup.
-  constexpr int64_t kGroupsAlone = 8 * kWarpgroups, kGroupsOfBlock = 4 * kWarpgroups;
-  const int64_t blocks =
-      groups <= kGroupsAlone ? 1 : (groups + kGroupsOfBlock - 1) / kGroupsOfBlock;
-  plan.blocks_per_row = static_cast<int>(std::min(blocks, device.num_sms / s.rows));
-  const int64_t keys = (groups + plan.blocks_per_row - 1) / plan.blocks_per_row * kGroup;
+  // Blocks that share a row wait for each other twice in memory: few entries are a cluster's or a
+  // block's, more are shared by blocks with some groups for every warpgroup. More blocks than that
+  // lose more by counting in the same bins than they gain.
+  constexpr int64_t kGroupsOfBlock = 4 * kWarpgroups;
+  const bool has_room = s.rows * kCluster <= device.num_sms;
+  if (groups <= (has_room ? kCluster * kGroupsOfBlock : 2 * kGroupsOfBlock))
+    plan.cluster = has_room ? kCluster : 1;
+  const int64_t shared =
+      std::min((groups + kGroupsOfBlock - 1) / kGroupsOfBlock, device.num_sms / s.rows);
+  plan.blocks_per_row = plan.cluster > 0 ? plan.cluster : static_cast<int>(shared);
+  const int64_t keepers = plan.cluster > 0 ? 1 : plan.blocks_per_row;
+  const int64_t keys = (groups + keepers - 1) / keepers * kGroup;
   constexpr int64_t kFixedBytes = kAlignment + kQueryBytes + kOnesBytes + kRingBytes;
   const int64_t most = device.smem_per_block_bytes - 20 * 1024;
   if (kFixedBytes + keys * 2 > most) return bad("rows whose entries fit the shared memory", s.rows);
   // By powers of two: as a sequence grows the launch stays the same for long.
   const auto key_bytes = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(keys * 2)));
   plan.smem_bytes = std::min(most, kFixedBytes + key_bytes);
-  if (plan.blocks_per_row > 1) plan.scratch_bytes = s.rows * row_scratch_bytes(plan.blocks_per_row);
-  cuda::allow_smem(index_select_kernel, plan.smem_bytes);
+  if (plan.cluster == 0) plan.scratch_bytes = s.rows * row_scratch_bytes(plan.blocks_per_row);
+  cuda::allow_smem(kernel_of(plan), plan.smem_bytes);
   return plan;
 }
 
@@ -366,7 +414,7 @@ void launch_index_select(const IndexPlan& plan, const cuda::Stream& stream,
   shape.grid = dim3(static_cast<unsigned>(plan.blocks_per_row), static_cast<unsigned>(params.rows));
   shape.block = kThreads;
   shape.smem_bytes = plan.smem_bytes;
-  cuda::launch(stream, shape, index_select_kernel, params, static_cast<int>(plan.shape.topk),
+  cuda::launch(stream, shape, kernel_of(plan), params, static_cast<int>(plan.shape.topk),
                row_scratch_bytes(plan.blocks_per_row));
 }
 

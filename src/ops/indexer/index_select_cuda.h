@@ -33,6 +33,7 @@ struct IndexShape {
 struct IndexPlan {
   IndexShape shape;
   int blocks_per_row = 0;
+  int cluster = 0;  // of a row's blocks; 0: they wait for each other in memory
   int64_t smem_bytes = 0;
   int64_t scratch_bytes = 0;
 };
