@@ -113,6 +113,7 @@ constexpr int kBatch = 5;         // chunks: two batches in shared memory, one s
 struct SumSmem {
   uint8_t keys[2 * kBatch][kTileBytes];
   RowKeys::Source source[2 * kBatch * kChunk];
+  uint8_t scale[2 * kBatch * kChunk];
 };
 // Barriers: of those who load, and of all.
 constexpr int kSourcesFound = 1, kBatchSummed = 2;
@@ -134,59 +135,65 @@ struct OwnWeights {
   }
 };
 
-// One tile of `count` keys from key `begin` of those in shared memory on, in pieces of 16 bytes, by
-// thread `thread` of kThreads.
-template <bool kIsCodes, int kThreads, int kAtOnce>
-__device__ __forceinline__ void load_tile(SumSmem& s, int index, int begin, int count, int thread) {
-  constexpr int kKeyPieces = kIsCodes ? 4 : 8;
-  const int end = (begin + count) * kKeyPieces;
-#pragma unroll 1
-  for (int first = begin * kKeyPieces + thread; first < end; first += kAtOnce * kThreads) {
-    tile::Vector16 v[kAtOnce];
-    uint32_t scale[kAtOnce];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int item = first + i * kThreads;
-      v[i] = tile::Vector16{};
-      scale[i] = 0;
-      if (item >= end) continue;
-      const RowKeys::Source from = s.source[item / kKeyPieces];
-      if (from.data == nullptr) continue;
-      v[i] = tile::load_shared_state(
-          reinterpret_cast<const tile::Vector16*>(from.data + index * 64) + item % kKeyPieces);
-      if (kIsCodes) scale[i] = tile::load_shared_state(from.data + from.scales + index);
-    }
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) {
-      const int item = first + i * kThreads;
-      if (item >= end) continue;
-      const int row = item / kKeyPieces % kChunk, piece = item % kKeyPieces;
-      uint8_t* const to = s.keys[item / kKeyPieces / kChunk];
-      if (kIsCodes) {
-        store_codes(to, row, piece, v[i], scale[i]);
-      } else {
-        *reinterpret_cast<tile::Vector16*>(to + SwizzledTile::offset(row, piece)) = v[i];
-      }
-    }
-  }
-}
-
 // The tile of chunks [first, last) to their places, by the last kThreads threads of the block; to
-// be seen after the block's barrier. kAtOnce: loads of a thread under way.
-template <int kThreads, int kAtOnce>
+// be seen after the block's barrier. may_store: before what lies there is overwritten. Its loops
+// stay loops: a block waits longer for code that it runs once than for what the code does.
+template <int kThreads, typename MayStore>
 __device__ __forceinline__ void load_chunks(const SparseDecodeParams& p, const RowKeys& keys,
-                                            SumSmem& s, int index, int first, int last) {
+                                            SumSmem& s, int index, int first, int last,
+                                            const MayStore& may_store) {
   const int thread = static_cast<int>(threadIdx.x) - (kSumThreads - kThreads);
-  const int begin = first % (2 * kBatch) * kChunk, count = (last - first) * kChunk;
-  for (int i = thread; i < count; i += kThreads) {
-    const int key = first * kChunk + i;
-    s.source[begin + i] = RowKeys::source(keys.place(p, key, keys.pick(p, key)));
+  const int begin = first % (2 * kBatch) * kChunk, end = begin + (last - first) * kChunk;
+#pragma unroll 1
+  for (int i = begin + thread; i < end; i += kThreads) {
+    const int key = first * kChunk + i - begin;
+    s.source[i] = RowKeys::source(keys.place(p, key, keys.pick(p, key)));
   }
   tile::sync_threads<kSourcesFound, kThreads>();
-  if (index < kTiles - 1) {
-    load_tile<true, kThreads, kAtOnce>(s, index, begin, count, thread);
-  } else {
-    load_tile<false, kThreads, kAtOnce>(s, index, begin, count, thread);
+  const bool is_codes = index < kTiles - 1;
+  constexpr int kMost = (kThreads / kGroupThreads * kBatch * kChunk + kThreads - 1) / kThreads;
+  uint32_t scale[kMost];
+#pragma unroll
+  for (int i = 0; i < kMost; ++i) {
+    const int at = begin + thread + i * kThreads;
+    if (at >= end) break;
+    const RowKeys::Source from = s.source[at];
+    scale[i] = 0;
+    if (from.data == nullptr) continue;
+    tile::prefetch_line(from.data + index * 64);
+    if (is_codes) scale[i] = tile::load_shared_state(from.data + from.scales + index);
+  }
+  may_store();
+  // Pieces of 16 bytes: four of codes a key, whose values take the places of two, or eight.
+  const int shift = is_codes ? 2 : 3;
+  const auto row_of = [&](int item) { return item >> shift; };
+  const auto piece_of = [&](int item) { return item & ((1 << shift) - 1); };
+#pragma unroll 1
+  for (int item = (begin << shift) + thread; item < end << shift; item += kThreads) {
+    const RowKeys::Source from = s.source[row_of(item)];
+    uint8_t* const to =
+        s.keys[row_of(item) / kChunk] +
+        SwizzledTile::offset(row_of(item) % kChunk, is_codes ? 2 * piece_of(item) : piece_of(item));
+    tile::start_copy_or_zero(
+        to, reinterpret_cast<const tile::Vector16*>(from.data + index * 64) + piece_of(item),
+        from.data != nullptr);
+  }
+#pragma unroll
+  for (int i = 0; i < kMost; ++i) {
+    const int at = begin + thread + i * kThreads;
+    if (at < end) s.scale[at] = static_cast<uint8_t>(scale[i]);
+  }
+  tile::wait_copies();
+  tile::sync_threads<kSourcesFound, kThreads>();
+  if (is_codes) {
+#pragma unroll 1
+    for (int item = (begin << 2) + thread; item < end << 2; item += kThreads) {
+      const int key = item >> 2, row = key % kChunk, piece = item & 3;
+      uint8_t* const to = s.keys[key / kChunk];
+      const tile::Vector16 codes =
+          *reinterpret_cast<const tile::Vector16*>(to + SwizzledTile::offset(row, 2 * piece));
+      store_codes(to, row, piece, codes, s.scale[key]);
+    }
   }
   tile::publish_to_async();
 }
@@ -202,19 +209,18 @@ __global__ void __launch_bounds__(kSumThreads, 2)
   const int chunks = num_chunks(keys.total);
   const Weighed* weighed = handed_over(p, row, group, max_chunks);
   const int head = own_head();
-  load_chunks<kSumThreads, 10>(p, keys, s, index, 0, min(2 * kBatch, chunks));
+  load_chunks<kSumThreads>(p, keys, s, index, 0, min(2 * kBatch, chunks), [] {});
   __syncthreads();
   const bool all_there = chunks <= 2 * kBatch;
   if (threadIdx.x >= kGroupThreads) {
-    tile::wait_for_producers();
     if (all_there) return;
-    for (int first = kBatch; first < chunks; first += kBatch) {
-      tile::sync_threads<kBatchSummed, kSumThreads>();
-      const int next = first + kBatch;  // where the batch lay that was summed last
-      if (next >= chunks) continue;
-      load_chunks<kSumThreads - kGroupThreads, 10>(p, keys, s, index, next,
-                                                   min(next + kBatch, chunks));
+    // A batch is under way while the one is summed in whose place it comes.
+    const auto wait = [] { tile::sync_threads<kBatchSummed, kSumThreads>(); };
+    for (int next = 2 * kBatch; next < chunks; next += kBatch) {
+      load_chunks<kSumThreads - kGroupThreads>(p, keys, s, index, next, min(next + kBatch, chunks),
+                                               wait);
     }
+    wait();
     return;
   }
   RunningHead running[2];
