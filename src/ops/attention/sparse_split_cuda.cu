@@ -136,9 +136,10 @@ struct OwnWeights {
 };
 
 // The tile of chunks [first, last) to their places, by the last kThreads threads of the block; to
-// be seen after the block's barrier. may_store: before what lies there is overwritten. Its loops
-// stay loops: a block waits longer for code that it runs once than for what the code does.
-template <int kThreads, typename MayStore>
+// be seen after the block's barrier. may_store: before what lies there is overwritten. kAtOnce: of a
+// thread's pieces, whose code lies in a row; 1 where blocks are few, which wait longer for code that
+// they run once than for what the code does.
+template <int kThreads, int kAtOnce, typename MayStore>
 __device__ __forceinline__ void load_chunks(const SparseDecodeParams& p, const RowKeys& keys,
                                             SumSmem& s, int index, int first, int last,
                                             const MayStore& may_store) {
@@ -168,7 +169,7 @@ __device__ __forceinline__ void load_chunks(const SparseDecodeParams& p, const R
   const int shift = is_codes ? 2 : 3;
   const auto row_of = [&](int item) { return item >> shift; };
   const auto piece_of = [&](int item) { return item & ((1 << shift) - 1); };
-#pragma unroll 1
+#pragma unroll kAtOnce
   for (int item = (begin << shift) + thread; item < end << shift; item += kThreads) {
     const RowKeys::Source from = s.source[row_of(item)];
     uint8_t* const to =
@@ -186,7 +187,7 @@ __device__ __forceinline__ void load_chunks(const SparseDecodeParams& p, const R
   tile::wait_copies();
   tile::sync_threads<kSourcesFound, kThreads>();
   if (is_codes) {
-#pragma unroll 1
+#pragma unroll kAtOnce
     for (int item = (begin << 2) + thread; item < end << 2; item += kThreads) {
       const int key = item >> 2, row = key % kChunk, piece = item & 3;
       uint8_t* const to = s.keys[key / kChunk];
@@ -198,7 +199,8 @@ __device__ __forceinline__ void load_chunks(const SparseDecodeParams& p, const R
   tile::publish_to_async();
 }
 
-// Two blocks fit an SM, so that all find one while the first kernel runs.
+// Two blocks fit an SM, so that all find one while the first kernel runs. kAtOnce: load_chunks.
+template <int kAtOnce>
 __global__ void __launch_bounds__(kSumThreads, 2)
     sum_kernel(const __grid_constant__ SparseDecodeParams p, int max_chunks) {
   extern __shared__ uint8_t bytes[];
@@ -209,7 +211,7 @@ __global__ void __launch_bounds__(kSumThreads, 2)
   const int chunks = num_chunks(keys.total);
   const Weighed* weighed = handed_over(p, row, group, max_chunks);
   const int head = own_head();
-  load_chunks<kSumThreads>(p, keys, s, index, 0, min(2 * kBatch, chunks), [] {});
+  load_chunks<kSumThreads, kAtOnce>(p, keys, s, index, 0, min(2 * kBatch, chunks), [] {});
   __syncthreads();
   const bool all_there = chunks <= 2 * kBatch;
   if (threadIdx.x >= kGroupThreads) {
@@ -217,8 +219,8 @@ __global__ void __launch_bounds__(kSumThreads, 2)
     // A batch is under way while the one is summed in whose place it comes.
     const auto wait = [] { tile::sync_threads<kBatchSummed, kSumThreads>(); };
     for (int next = 2 * kBatch; next < chunks; next += kBatch) {
-      load_chunks<kSumThreads - kGroupThreads>(p, keys, s, index, next, min(next + kBatch, chunks),
-                                               wait);
+      load_chunks<kSumThreads - kGroupThreads, kAtOnce>(p, keys, s, index, next,
+                                                        min(next + kBatch, chunks), wait);
     }
     wait();
     return;
@@ -279,11 +281,14 @@ __global__ void __launch_bounds__(kSumThreads, 2)
               out + index * kTileDims);
 }
 
+constexpr int kManyAtOnce = 10;
+
 }  // namespace
 
 void prepare_split() {
   cuda::allow_smem(weigh_kernel, sizeof(WeighSmem) + kAlignment);
-  cuda::allow_smem(sum_kernel, sizeof(SumSmem) + kAlignment);
+  for (auto* kernel : {sum_kernel<1>, sum_kernel<kManyAtOnce>})
+    cuda::allow_smem(kernel, sizeof(SumSmem) + kAlignment);
 }
 
 int64_t split_scratch_bytes(const SparseDecodeParams& p) {
@@ -304,7 +309,8 @@ void launch_split(const cuda::Stream& stream, const SparseDecodeParams& p) {
   sum.grid = dim3(kTiles, groups, rows);
   sum.block = kSumThreads;
   sum.smem_bytes = sizeof(SumSmem) + kAlignment;
-  cuda::launch(stream, sum, sum_kernel, p, static_cast<int>(chunks));
+  cuda::launch(stream, sum, p.rows <= tile::kFewRows ? sum_kernel<1> : sum_kernel<kManyAtOnce>, p,
+               static_cast<int>(chunks));
 }
 
 }  // namespace cachalot::ops::sparse
