@@ -194,8 +194,9 @@ __global__ void __cluster_dims__(kGather == 0 ? 1 : kGather, 1, 1) __launch_boun
   uint32_t* const all_bins = kGather > 1 ? tile::in_block_of_cluster(bins, 0) : bins;
   const int own =
       warp % 4 * kWarpKeys + lane / 4 + lane % 2 * 8;  // a key of a group, in lanes t < 2
+  constexpr int kFewBlocks = 32;                       // which wait long enough
 #pragma unroll 1
-  for (int turn = tile::first_turn(p.rows); turn < 2; ++turn) {
+  for (int turn = num_blocks <= kFewBlocks ? tile::first_turn(p.rows) : 1; turn < 2; ++turn) {
     const bool is_real = turn == 1;
     if (is_real) {
       __syncthreads();  // what the first turn left is read
