@@ -26,4 +26,14 @@ model::ForwardBatch BatchBuilder::build(std::span<const StepInput> inputs,
           layer_rows_.data()};
 }
 
+model::ForwardBatch BatchBuilder::build(std::span<cache::SequenceCache* const> sequences,
+                                        const int32_t* drawn) {
+  static constexpr int32_t kAnyId[] = {0};
+  inputs_.clear();
+  for (cache::SequenceCache* sequence : sequences) inputs_.push_back({sequence, kAnyId});
+  model::ForwardBatch batch = build(inputs_);
+  batch.drawn = drawn;
+  return batch;
+}
+
 }  // namespace cachalot::engine

@@ -26,9 +26,12 @@ class BatchBuilder {
   // until the next call, and until a sequence's blocks change.
   model::ForwardBatch build(std::span<const StepInput> inputs,
                             std::span<const int64_t> first_positions = {});
+  // The same of a token for each sequence, drawn by an op before (model/forward_batch.h).
+  model::ForwardBatch build(std::span<cache::SequenceCache* const> sequences, const int32_t* drawn);
 
  private:
   int64_t num_layers_;
+  std::vector<StepInput> inputs_;
   std::vector<int32_t> tokens_;
   std::vector<int64_t> first_row_;
   std::vector<int64_t> first_position_;

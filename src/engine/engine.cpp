@@ -29,6 +29,7 @@ Engine::Engine(const EngineOptions& options)
       max_requests_(options.max_requests),
       max_answers_(options.max_answers),
       max_drafts_(options.max_drafts),
+      goes_on_(options.goes_on),
       promises_{options.prefill_chunk_tokens, options.max_token_gap_seconds},
       clock_(options.clock ? options.clock : steady_seconds),
       prefix_options_(options.prefix_cache) {}
@@ -102,6 +103,7 @@ Status Engine::set_weights(std::unique_ptr<LoadedModel> model, int64_t version) 
         fmt::format("weights {}: expected the config and the precision of weights {}, found others",
                     version, weights_version_));
   }
+  steps_->drop_all();
   std::vector<Sequence*> with_state;
   for (auto& [id, sequence] : sequences_) {
     if (sequence.cache && !sequence.is_busy) with_state.push_back(&sequence);

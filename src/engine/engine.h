@@ -45,6 +45,9 @@ struct EngineOptions {
   int64_t prefill_chunk_tokens = 512;  // tokens of prompts that run at once
   double max_token_gap_seconds = 0;    // scheduler.h; 0: its default
   int64_t max_drafts = 4;              // the most a request may ask for
+  // Where a step decodes alone the next begins before its tokens are read, which saves a GPU the
+  // wait for the host. Empty: on a GPU. Changes no token.
+  std::optional<bool> goes_on;
   // Seconds, from any start: what deadlines and the cost of steps are measured with. Empty: a clock
   // that never steps back.
   std::function<double()> clock;
@@ -55,6 +58,7 @@ struct EngineOptions {
 // What has happened since the start.
 struct EngineCounts {
   int64_t steps = 0;
+  int64_t gone_on = 0;  // of them, those that began before the tokens of the one before were read
   int64_t rows = 0;
   int64_t preemptions = 0;
   int64_t forks = 0;  // of answers
@@ -143,6 +147,9 @@ class Engine {
   void plan();
   void apply(const StepPlan& plan);
   void launch(const StepPlan& plan);
+  // Whether the step after the one under way is of the same answers' next tokens, whatever these
+  // are.
+  bool can_go_on();
   double collect();  // seconds of the drafts
   void make_room_for(std::span<const StepRunner::Rows> rows);
   // Where the next piece of its prompt, which begins at `position`, ends at the latest.
@@ -169,6 +176,7 @@ class Engine {
   int64_t max_requests_;
   int64_t max_answers_;
   int64_t max_drafts_;
+  std::optional<bool> goes_on_;
   Promises promises_;
   std::function<double()> clock_;
   std::optional<cache::PrefixCacheOptions> prefix_options_;

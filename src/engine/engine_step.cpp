@@ -262,6 +262,26 @@ void Engine::make_room_for(std::span<const StepRunner::Rows> rows) {
   prefix_->make_room(needed);
 }
 
+bool Engine::can_go_on() {
+  if (!goes_on_.value_or(pool_->gpu() != nullptr)) return false;
+  if (step_rows_.empty() || step_rows_.size() != generations_.size() ||
+      step_rows_.size() > ops::Drawing::kMaxRows)
+    return false;
+  {
+    const std::scoped_lock lock(mutex_);
+    if (!submitted_.empty() || !cancelled_.empty()) return false;
+  }
+  const double now_s = clock_();
+  const int64_t unit = pool_->layout().block_tokens();
+  return std::ranges::all_of(step_rows_, [&](const StepRunner::Rows& rows) {
+    const Generation& one = *rows.generation;
+    if (!rows.is_decoded || !one.can_go_on() || one.candidate().deadline_s <= now_s) return false;
+    // Neither step fills a block, which is kept between steps.
+    const int64_t in_block = one.sequence().num_cached() % unit;
+    return prefix_ == nullptr || (in_block > 0 && in_block + 1 < unit);
+  });
+}
+
 void Engine::keep_prefix(Generation& generation, bool is_end) {
   Sequence& sequence = generation.sequence();
   if (prefix_ != nullptr && sequence.num_cached() > 0)
@@ -299,6 +319,8 @@ std::optional<Phase> Engine::phase(RequestId id) const {
 }
 
 void Engine::remove_finished() {
+  steps_->drop_finished();
+  std::erase_if(step_rows_, [](const auto& rows) { return rows.generation->is_finished(); });
   for (size_t i = 0; i < generations_.size(); ++i) {
     if (!generations_[i]->is_finished()) continue;
     Generation& generation = *generations_[i];
@@ -329,14 +351,24 @@ bool Engine::step() {
   remove_finished();
   if (!generations_.empty()) {
     const double start_s = clock_();
-    plan();
-    const double planned_s = clock_();
-    apply(plan_);
-    const double applied_s = clock_();
-    launch(plan_);
+    double planned_s = start_s, applied_s = start_s;
+    if (steps_->is_under_way()) {
+      if (prefix_ != nullptr) prefix_->advance();
+    } else {
+      plan();
+      planned_s = clock_();
+      apply(plan_);
+      applied_s = clock_();
+      launch(plan_);
+    }
     int64_t decoded = 0, pieces = 0;
     for (const StepRunner::Rows& rows : step_rows_)
       (rows.is_decoded ? decoded : pieces) += rows.count;
+    if (can_go_on() && steps_->go_on()) {
+      ++counts_.steps;
+      ++counts_.gone_on;
+      counts_.rows += decoded;
+    }
     const double drafting_s = collect();
     remove_finished();
     // What starts and ends answers comes apart: it is no cost of rows.

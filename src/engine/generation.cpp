@@ -221,6 +221,16 @@ Status Generation::ask_masks() {
   return {};
 }
 
+bool Generation::can_go_on() const {
+  const Request& r = request();
+  if (phase_ != Phase::decoding || num_planned_ != 1 || policy_.most() > 0) return false;
+  if (r.wants_choices || r.wants_allowed_sets || r.wants_label_logprobs || r.num_top_logprobs >= 0)
+    return false;
+  const cache::SequenceCache& cache = *sequence_.cache;
+  return static_cast<int64_t>(result_->ids.size()) + 1 < r.max_new_tokens &&
+         cache.min_rewind_tokens() <= cache.num_tokens();
+}
+
 void Generation::add_sampling_rows(std::vector<ops::SamplingRow>& rows) {
   if (mask_ != nullptr) mask_status_ = ask_masks();
   for (int64_t i = 0; i < num_planned_; ++i) {

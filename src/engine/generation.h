@@ -86,6 +86,9 @@ class Generation {
   // [count, vocab_size] and, where they are asked for, the allowed sets
   // [count, id_set_words(vocab_size)] and the likeliest tokens.
   void take_prompt(double now_s);
+  // Whether, while a step of its last token runs, the step after it may begin before anybody has
+  // read what is drawn: it is of one row again, unless the answer ends.
+  bool can_go_on() const;
   void add_sampling_rows(std::vector<ops::SamplingRow>& rows);
   void take(const ops::SampledToken* sampled, const float* logits, const uint64_t* allowed,
             TopTokens top, double now_s);

@@ -21,6 +21,15 @@ Status Runner::forward(std::span<const StepInput> inputs, float* streams,
   return {};
 }
 
+Status Runner::forward_drawn(std::span<cache::SequenceCache* const> sequences, const int32_t* drawn,
+                             float* streams) {
+  for (cache::SequenceCache* sequence : sequences)
+    CACHALOT_RETURN_IF_ERROR(sequence->reserve(sequence->num_tokens() + 1));
+  model_.forward(ctx_, builder_.build(sequences, drawn), streams);
+  for (cache::SequenceCache* sequence : sequences) sequence->advance(1);
+  return {};
+}
+
 Status Runner::forward_layer(int64_t layer, std::span<const StepInput> inputs, float* streams,
                              model::ForwardProbe* probe) {
   CACHALOT_RETURN_IF_ERROR(reserve(inputs));

@@ -27,6 +27,10 @@ class Runner {
   Status forward(std::span<const StepInput> inputs, float* streams,
                  model::ForwardProbe* probe = nullptr);
 
+  // The same of a token for each sequence that an op before has drawn (model/forward_batch.h).
+  Status forward_drawn(std::span<cache::SequenceCache* const> sequences, const int32_t* drawn,
+                       float* streams);
+
   // One decoder layer alone over streams that are given, in place; lengths do not change.
   Status forward_layer(int64_t layer, std::span<const StepInput> inputs, float* streams,
                        model::ForwardProbe* probe);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "cache/ring_rows.h"
 #include "ops/loss/label_logprob.h"
@@ -48,9 +49,52 @@ void StepRunner::launch(std::span<const Rows> rows) {
   rows_.clear();
 }
 
+bool StepRunner::go_on() {
+  going_on_.clear();
+  logit_rows_.clear();
+  sampling_rows_.clear();
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    Generation& generation = *rows_[i].generation;
+    CACHALOT_CHECK(rows_[i].is_decoded && rows_[i].count == 1 && generation.can_go_on());
+    going_on_.push_back(&*generation.sequence().cache);
+    logit_rows_.push_back(first_rows_[i]);
+    generation.add_sampling_rows(sampling_rows_);
+    first_rows_[i] = static_cast<int64_t>(i);
+  }
+  make_logits(false);
+  drawing_.start(runner_.context(), sample_params());
+  is_drawn_ = true;
+  has_next_ = runner_.forward_drawn(going_on_, drawing_.ids(), streams_.data()).ok();
+  return has_next_;
+}
+
+void StepRunner::drop_finished() {
+  size_t num_left = 0;
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    Generation& generation = *rows_[i].generation;
+    if (generation.is_finished()) {
+      cache::SequenceCache& cache = *generation.sequence().cache;
+      CACHALOT_CHECK(cache.rewind(cache.num_tokens() - 1).ok());  // can_go_on()
+      continue;
+    }
+    rows_[num_left] = rows_[i];
+    first_rows_[num_left++] = first_rows_[i];
+  }
+  rows_.resize(num_left);
+  first_rows_.resize(num_left);
+}
+
+void StepRunner::drop_all() { rows_.clear(); }
+
 double StepRunner::collect(CostModel& cost) {
   if (rows_.empty()) return 0;
   take_decoded();
+  if (is_drawn_) {
+    is_drawn_ = false;
+    cost.since_draftless = 0;
+    if (!std::exchange(has_next_, false)) rows_.clear();
+    return 0;
+  }
   for (size_t i = 0; i < rows_.size(); ++i) {
     Generation& generation = *rows_[i].generation;
     if (rows_[i].is_decoded) continue;
@@ -58,7 +102,9 @@ double StepRunner::collect(CostModel& cost) {
     if (generation.wants_prompt_logits()) give_prompt_logits(rows_[i], first_rows_[i]);
     if (!generation.is_finished()) generation.take_prompt(clock_());
   }
-  return draft(cost);
+  const double seconds = draft(cost);
+  rows_.clear();
+  return seconds;
 }
 
 Status StepRunner::take_shortage() {
@@ -70,27 +116,34 @@ Status StepRunner::take_shortage() {
   return shortage;
 }
 
-void StepRunner::take_decoded() {
-  const model::Transformer& model = runner_.model();
+bool StepRunner::draw_decoded() {
   logit_rows_.clear();
-  for (size_t i = 0; i < rows_.size(); ++i) {
-    for (int64_t r = 0; rows_[i].is_decoded && r < rows_[i].count; ++r)
-      logit_rows_.push_back(first_rows_[i] + r);
-  }
-  if (logit_rows_.empty()) return;
-  const int64_t vocab_size = model.config().vocab_size, words = ops::id_set_words(vocab_size);
-  const auto num_rows = static_cast<int64_t>(logit_rows_.size());
-  make_logits(false);
-  bool wants_sets = false;
   sampling_rows_.clear();
-  for (const Rows& rows : rows_) {
-    if (!rows.is_decoded) continue;
-    rows.generation->add_sampling_rows(sampling_rows_);
-    const Request& request = rows.generation->request();
+  bool wants_sets = false;
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    if (!rows_[i].is_decoded) continue;
+    for (int64_t r = 0; r < rows_[i].count; ++r) logit_rows_.push_back(first_rows_[i] + r);
+    rows_[i].generation->add_sampling_rows(sampling_rows_);
+    const Request& request = rows_[i].generation->request();
     wants_sets = wants_sets || request.wants_allowed_sets || request.wants_label_logprobs;
   }
-  if (wants_sets) id_sets_.resize(static_cast<size_t>(num_rows * words));
+  if (logit_rows_.empty()) return false;
+  make_logits(false);
+  const int64_t words = ops::id_set_words(runner_.model().config().vocab_size);
+  if (wants_sets) id_sets_.resize(logit_rows_.size() * static_cast<size_t>(words));
   sample(wants_sets ? id_sets_.data() : nullptr);
+  return wants_sets;
+}
+
+void StepRunner::take_decoded() {
+  bool wants_sets = false;
+  if (is_drawn_) {
+    drawing_.finish(runner_.context(), sampled_);
+    find_faulty();
+  } else {
+    wants_sets = draw_decoded();
+  }
+  const int64_t words = ops::id_set_words(runner_.model().config().vocab_size);
   int64_t row = 0;
   for (const Rows& rows : rows_) {
     if (!rows.is_decoded) continue;
@@ -137,7 +190,7 @@ void StepRunner::make_logits(bool of_mtp) {
   }
 }
 
-void StepRunner::sample(uint64_t* allowed) {
+ops::SampleParams StepRunner::sample_params() {
   const int64_t vocab_size = runner_.model().config().vocab_size;
   sampled_.resize(sampling_rows_.size());
   top_stride_ = 0;
@@ -152,12 +205,22 @@ void StepRunner::sample(uint64_t* allowed) {
                       sampled_.data()};
   p.top = top_.data();
   p.top_stride = top_stride_;
+  return p;
+}
+
+void StepRunner::sample(uint64_t* allowed) {
+  ops::SampleParams p = sample_params();
   p.allowed = allowed;
   ops::sample(runner_.context(), p);
+  find_faulty();
+}
+
+void StepRunner::find_faulty() {
   const bool is_faulty = std::ranges::any_of(sampled_, [](const ops::SampledToken& token) {
     return token.fault != ops::SamplingFault::none;
   });
-  host_logits_ = is_faulty ? logits_.on_host(p.rows * vocab_size) : nullptr;
+  const int64_t count = static_cast<int64_t>(sampled_.size()) * runner_.model().config().vocab_size;
+  host_logits_ = is_faulty ? logits_.on_host(count) : nullptr;
 }
 
 void StepRunner::take_prompt_logprobs(const Rows& rows, int64_t first_row) {

@@ -2,7 +2,8 @@
 // need them, one pass of the MTP block a draft. Internal to engine/.
 //
 // Use     launch(), then collect(); what is between them may not touch the answers of the step.
-//         Sampling of all rows is collect()'s.
+//         Sampling of all rows is collect()'s, or go_on()'s, which comes before it: then the next
+//         step is under way when collect() returns, and its own go_on() and collect() are next.
 // Threads one owner.
 #pragma once
 
@@ -39,9 +40,16 @@ class StepRunner {
 
   // Makes room for the rows and runs them. An answer that gets no room fails; the others go on.
   void launch(std::span<const Rows> rows);
+  bool is_under_way() const { return !rows_.empty(); }
+  // Of a step of decoded rows, one an answer, each of which can_go_on(): draws their tokens and
+  // launches the step of these, which nobody has read yet. False: there is no room for it.
+  bool go_on();
   // Gives every answer what came of its rows, and drafts. Adds to `cost` what drafting took, and
   // returns it in seconds.
   double collect(CostModel& cost);
+  // Answers that have finished have no rows in the step under way: their caches step back.
+  void drop_finished();
+  void drop_all();  // rows; the caches are the caller's matter
   // What the step was short of on a GPU: it ran with the host's memory, which has been given back.
   // ok: nothing. Between steps.
   Status take_shortage();
@@ -56,6 +64,8 @@ class StepRunner {
   // logits_ and sampling_rows_ to sampled_, top_ and host_logits_; the allowed sets where `allowed`
   // is not null.
   void sample(uint64_t* allowed);
+  ops::SampleParams sample_params();
+  void find_faulty();
   // Logits of logit_rows_ of the streams: the model's, or the MTP block's.
   void make_logits(bool of_mtp);
   const float* faulty_logits(int64_t row) const {
@@ -63,6 +73,8 @@ class StepRunner {
                                    : host_logits_ + row * runner_.model().config().vocab_size;
   }
   const float* row(int64_t i) { return streams_.data() + i * width(); }
+  // Whether the allowed sets are asked for.
+  bool draw_decoded();
   void take_decoded();
   // Of the rows from first_row on, of logits, sets and tokens.
   void give_label_logprobs(const Rows& rows, int64_t first_row);
@@ -89,6 +101,10 @@ class StepRunner {
   const float* host_logits_ = nullptr;
   std::vector<ops::SamplingRow> sampling_rows_;
   std::vector<ops::SampledToken> sampled_;
+  ops::Drawing drawing_;
+  bool is_drawn_ = false;  // the step under way, by drawing_
+  bool has_next_ = false;  // and the one after it is launched
+  std::vector<cache::SequenceCache*> going_on_;
   std::vector<ops::TokenLogprob> top_;  // [rows, top_stride_]
   int64_t top_stride_ = 0;
   std::vector<uint64_t> id_sets_;  // [logit rows, id_set_words]: what may be drawn, or was

@@ -19,6 +19,9 @@ struct ForwardBatch {
   const tensor::LayerRows* const* layer_rows = nullptr;
   // The compressed rows of the batch's own tokens are there already: they are read, not written.
   bool has_entries = false;
+  // Not null: the ids are these, in the context's memory, where an op before has put them; of
+  // `tokens` the number alone counts.
+  const int32_t* drawn = nullptr;
 };
 
 }  // namespace cachalot::model

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "ops/sampling/sampling.h"
+
 namespace cachalot::model {
 namespace {
 
@@ -30,7 +32,11 @@ std::span<const int64_t> place_list(device::ExecContext& ctx, std::span<const in
 
 ForwardBatch place_tables(device::ExecContext& ctx, const ForwardBatch& batch,
                           std::span<const formats::LayerConfig> layers) {
-  if (ctx.gpu == nullptr) return batch;
+  if (ctx.gpu == nullptr) {
+    ForwardBatch out = batch;
+    if (batch.drawn != nullptr) out.tokens = {batch.drawn, batch.tokens.size()};
+    return out;
+  }
   device::Gpu& gpu = *ctx.gpu;
   gpu.begin_tables();
   const tensor::Sequences& sequences = batch.sequences;
@@ -54,6 +60,10 @@ ForwardBatch place_tables(device::ExecContext& ctx, const ForwardBatch& batch,
     }
   }
   out.layer_rows = layer_rows;
+  if (batch.drawn != nullptr) {
+    ops::copy_ids(ctx, batch.drawn, static_cast<int64_t>(out.tokens.size()),
+                  gpu.on_device(const_cast<int32_t*>(out.tokens.data())));
+  }
   return out;
 }
 

@@ -84,6 +84,15 @@ void expert_layer_cuda(device::ExecContext&, const ExpertLayerRows&) { refuse();
 void expert_products_cuda(device::ExecContext&, const ExpertProductsParams&) { refuse(); }
 void index_select_cuda(device::ExecContext&, const IndexSelectParams&) { refuse(); }
 void sample_cuda(device::ExecContext&, const SampleParams&) { refuse(); }
+int64_t drawn_bytes_cuda() { refuse(); }
+void copy_ids_cuda(device::ExecContext&, const int32_t*, int64_t, int32_t*) { refuse(); }
+void start_drawing_cuda(device::ExecContext&, const SampleParams&, std::byte*, std::byte*) {
+  refuse();
+}
+void finish_drawing_cuda(device::ExecContext&, const std::byte*, std::span<const char>,
+                         std::span<SampledToken>) {
+  refuse();
+}
 bool together_cuda_fits(const RowOp&) { refuse(); }
 void together_cuda(device::ExecContext&, std::span<const RowOp>, bool) { refuse(); }
 void sparse_attention_cuda(device::ExecContext&, const SparseAttentionParams&) { refuse(); }

@@ -21,11 +21,18 @@ void expect_cpu_bits(device::Gpu& gpu, const Rows& rows, const std::string& what
   cachalot::testing::Side cpu(nullptr), side(&gpu);
   cpu.ctx.isa = device::machine_isas().back();
   const Outcome expected = testing::outcome_of(cpu.ctx, rows.logits.data(), n, rows.rows);
-  const Outcome found = testing::outcome_of(side.ctx, side.array(rows.logits), n, rows.rows);
+  const float* const logits = side.array(rows.logits);
+  const Outcome found = testing::outcome_of(side.ctx, logits, n, rows.rows);
   for (size_t row = 0; row < rows.rows.size(); ++row) {
     const auto at = static_cast<int64_t>(row);
     testing::expect_same_row(expected, at, found, at, what + ", row " + std::to_string(row));
   }
+  testing::expect_drawn_alike(side.ctx, logits, n, rows.rows, expected,
+                              [&](const int32_t* ids, int64_t count) {
+                                auto* copy = side.room<int32_t>(count);
+                                copy_ids(side.ctx, ids, count, copy);
+                                return side.read(copy, count);
+                              });
 }
 
 // Random rows, faulty ones among them.

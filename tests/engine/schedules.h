@@ -28,13 +28,14 @@ struct ScheduleCounts {
   int64_t disk_hits = 0;
   int64_t rebuilt_hits = 0;  // whose state was made again
   int64_t evicted_blocks = 0;
+  int64_t gone_on = 0;                 // steps
   std::map<Phase, int64_t> cancelled;  // by the phase that the cancel came in
 
   void print() const {
     std::printf("answers %ld, preemptions %ld, forks %ld, drafts accepted %ld, rejected %ld",
                 answers, preemptions, forks, accepted_drafts, rejected_drafts);
-    std::printf(", hits %ld, partial %ld, disk %ld, rebuilt %ld, evicted blocks %ld", hits,
-                partial_hits, disk_hits, rebuilt_hits, evicted_blocks);
+    std::printf(", hits %ld, partial %ld, disk %ld, rebuilt %ld, evicted blocks %ld, gone on %ld",
+                hits, partial_hits, disk_hits, rebuilt_hits, evicted_blocks, gone_on);
     for (const auto& [phase, count] : cancelled)
       std::printf(", cancelled %s %ld", std::string(phase_name(phase)).c_str(), count);
     std::printf("\n");
@@ -49,6 +50,7 @@ struct ScheduleCounts {
     EXPECT_GE(disk_hits, least);
     EXPECT_GE(rebuilt_hits, least);
     EXPECT_GE(evicted_blocks, least);
+    EXPECT_GE(gone_on, least);
     for (const Phase phase : {Phase::waiting, Phase::prefilling, Phase::decoding, Phase::paused}) {
       const auto found = cancelled.find(phase);
       EXPECT_GE(found == cancelled.end() ? 0 : found->second, least) << phase_name(phase);
@@ -183,14 +185,16 @@ class Schedules {
                             .num_blocks = 9 + below(rng, 14),
                             .chunk_tokens = 1 + below(rng, 24),
                             .prefix_cache = prefix_cache(rng),
-                            .device = device_};
+                            .device = device_,
+                            .goes_on = below(rng, 2) == 0};
     auto engine = small.make();
     std::vector<Coming> all(static_cast<size_t>(2 + below(rng, 9)));
     for (Coming& one : all) {
       one.kind = static_cast<uint64_t>(below(rng, kKinds));
       one.request = kind(one.kind);
       one.request.num_answers = below(rng, 3) == 0 ? 2 + below(rng, 2) : 1;
-      one.request.num_drafts = below(rng, 5);
+      // A step of drafts is not gone on from.
+      one.request.num_drafts = *small.goes_on && below(rng, 4) > 0 ? 0 : below(rng, 5);
       one.request.adapts_drafts = below(rng, 2) == 0;
       one.request.priority = static_cast<int32_t>(below(rng, 3));
       one.at_step = below(rng, 20);
@@ -233,6 +237,7 @@ class Schedules {
     counts_.partial_hits += prefix.partial_hits;
     counts_.disk_hits += prefix.disk_hits;
     counts_.evicted_blocks += prefix.evicted_blocks;
+    counts_.gone_on += counts.gone_on;
     if (small.prefix_cache && small.prefix_cache->states.strategy == cache::StateStrategy::zero)
       counts_.rebuilt_hits += prefix.hits;
   }

@@ -39,6 +39,7 @@ struct SmallEngine {
   uint64_t weights = 1;
   std::optional<cache::PrefixCacheOptions> prefix_cache = {};
   std::string device = "cpu";
+  std::optional<bool> goes_on = {};
 
   std::unique_ptr<LoadedModel> model() const {
     auto config = formats::parse_config(kSmallModel, "small model").value();
@@ -55,6 +56,7 @@ struct SmallEngine {
     options.cache_block_tokens = 8;
     options.prefill_chunk_tokens = chunk_tokens;
     options.prefix_cache = prefix_cache;
+    options.goes_on = goes_on;
     const auto layout =
         model_cache_layout(model.transformer().config(), model.transformer().precision(),
                            {options.cache_block_tokens})

@@ -27,8 +27,10 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "base/rng.h"
+#include "device/buffer.h"
 #include "device/exec_context.h"
 
 namespace cachalot::ops {
@@ -102,6 +104,28 @@ struct SampleParams {
 };
 
 void sample(device::ExecContext& ctx, const SampleParams& p);
+
+// Ids that the host need not know: to [count] = from, both in the context's memory.
+void copy_ids(device::ExecContext& ctx, const int32_t* from, int64_t count, int32_t* to);
+
+// sample() in two parts, between which ops may read the ids; on a GPU the host waits in the second
+// part alone. p: up to kMaxRows rows, neither num_top nor allowed.
+// Threads one owner, who finishes what he has started before he starts again.
+class Drawing {
+ public:
+  static constexpr int64_t kMaxRows = 64;
+
+  void start(device::ExecContext& ctx, const SampleParams& p);  // writes no tokens
+  // One a row, in the context's memory; of a faulty row 0.
+  const int32_t* ids() const;
+  void finish(device::ExecContext& ctx, std::span<SampledToken> tokens);
+
+ private:
+  std::vector<SampledToken> tokens_;
+  std::vector<int32_t> ids_;
+  std::vector<char> wants_model_logprob_;
+  device::Buffer there_, here_;  // a GPU's rows, and their copy on the host
+};
 
 // The random numbers with which the token at `position` of a sequence is drawn.
 inline RngStream sampling_stream(uint64_t seed, int64_t position) {

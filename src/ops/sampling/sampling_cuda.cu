@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "device/cuda/cuda_gpu.h"
+#include "device/cuda/late_read.h"
 #include "device/cuda/launch.cuh"
 #include "ops/sampling/exp_nonpositive.h"
 #include "ops/sampling/ranked.cuh"
@@ -81,6 +82,7 @@ struct Rows {
   double* weights;  // [rows, vocab_size]; logits before step 4
   Run* runs;        // [rows, num_runs]
   Sampled* sampled;
+  int32_t* ids;   // or null: of ops that read them at once
   TopLogit* top;  // [rows, top_stride]
   int64_t top_stride;
   uint64_t* allowed;  // [rows, id_set_words]
@@ -446,6 +448,15 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(const __grid_constant__ 
     out.largest_logit = static_cast<float>(largest_logit);
   }
   p.sampled[row_idx] = out;
+  if (p.ids != nullptr) p.ids[row_idx] = max(out.id, 0);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    copy_ids_kernel(const int32_t* from, int64_t count, int32_t* to) {
+  tile::launch_dependents();
+  tile::wait_for_producers();
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < count) to[i] = from[i];
 }
 
 // A warp: 64 ids of a row.
@@ -542,20 +553,23 @@ Row placed(device::Gpu& gpu, const SamplingRow& from, int64_t vocab_size) {
   return row;
 }
 
-void sample_rows(device::ExecContext& ctx, const SampleParams& p) {
+bool has_top(const SampleParams& p) {
+  return std::any_of(p.params, p.params + p.rows,
+                     [](const SamplingRow& row) { return row.num_top > 0; });
+}
+
+// sampled, ids: of the GPU's memory; ids may be null. The other arrays lie in the arena.
+Rows launch_rows(device::ExecContext& ctx, const SampleParams& p, Sampled* sampled, int32_t* ids) {
   device::Gpu& gpu = *ctx.gpu;
-  const device::ArenaScope scope(*ctx.arena);
   const int64_t num_words = id_set_words(p.vocab_size);
-  bool has_top_k = false, has_filter = false, has_top = false;
+  bool has_top_k = false, has_filter = false;
   Row* rows = gpu.table<Row>(p.rows);
   for (int64_t i = 0; i < p.rows; ++i) {
     const SamplingRow& row = p.params[i];
     rows[i] = placed(gpu, row, p.vocab_size);
     has_top_k = has_top_k || row.top_k > 0;
     has_filter = has_filter || row.top_p < 1 || row.min_p > 0;
-    has_top = has_top || row.num_top > 0;
   }
-  Sampled* sampled = gpu.table<Sampled>(p.rows);
   Rows k{};
   k.logits = p.logits;
   k.logits_stride = p.logits_stride;
@@ -564,7 +578,8 @@ void sample_rows(device::ExecContext& ctx, const SampleParams& p) {
   k.rows = gpu.on_device(rows);
   k.weights = ctx.arena->allocate<double>(p.rows * p.vocab_size);
   k.runs = ctx.arena->allocate<Run>(p.rows * k.num_runs);
-  k.sampled = gpu.on_device(sampled);
+  k.sampled = sampled;
+  k.ids = ids;
   k.top_stride = p.top_stride;
   k.top = ctx.arena->allocate<TopLogit>(p.rows * p.top_stride);
   k.allowed = ctx.arena->allocate<uint64_t>(p.allowed == nullptr ? 0 : p.rows * num_words);
@@ -594,34 +609,62 @@ void sample_rows(device::ExecContext& ctx, const SampleParams& p) {
     cuda::launch(stream, grid((num_words + kThreads / 32 - 1) / (kThreads / 32)), allowed_kernel,
                  k);
   }
-  if (has_top) cuda::launch(stream, per_row(kRankedThreads), top_kernel, k);
+  if (has_top(p)) cuda::launch(stream, per_row(kRankedThreads), top_kernel, k);
+  return k;
+}
 
+// Of a row without a fault.
+struct Softmax {
+  double largest, log_total;
+  explicit Softmax(const Sampled& from)
+      : largest(from.largest_logit), log_total(std::log(from.softmax_total)) {}
+  double logprob(double logit) const { return logit - largest - log_total; }
+};
+
+SampledToken token_of(const Sampled& from, bool wants_model_logprob) {
+  SampledToken token;
+  token.fault = from.fault;
+  token.faulty_id = from.faulty_id;
+  if (from.fault != SamplingFault::none) return token;
+  token.id = from.id;
+  token.num_allowed = from.num_allowed;
+  token.logprob = std::log(from.weight / from.total);
+  if (wants_model_logprob) token.model_logprob = Softmax(from).logprob(from.logit);
+  return token;
+}
+
+void sample_rows(device::ExecContext& ctx, const SampleParams& p) {
+  device::Gpu& gpu = *ctx.gpu;
+  const device::ArenaScope scope(*ctx.arena);
+  const int64_t num_words = id_set_words(p.vocab_size);
+  Sampled* sampled = gpu.table<Sampled>(p.rows);
+  const Rows k = launch_rows(ctx, p, gpu.address_on_device(sampled), nullptr);
   gpu.copy(sampled, k.sampled, p.rows * static_cast<int64_t>(sizeof(Sampled)));
-  TopLogit* top = gpu.table<TopLogit>(has_top ? p.rows * p.top_stride : 0);
-  if (has_top) gpu.copy(top, k.top, p.rows * p.top_stride * static_cast<int64_t>(sizeof(TopLogit)));
+  TopLogit* top = gpu.table<TopLogit>(has_top(p) ? p.rows * p.top_stride : 0);
+  if (has_top(p))
+    gpu.copy(top, k.top, p.rows * p.top_stride * static_cast<int64_t>(sizeof(TopLogit)));
   for (int64_t i = 0; i < p.rows; ++i) {
     const Sampled& from = sampled[i];
-    SampledToken& token = p.tokens[i] = {};
-    token.fault = from.fault;
-    token.faulty_id = from.faulty_id;
+    p.tokens[i] = token_of(from, p.params[i].wants_model_logprob);
     if (from.fault != SamplingFault::none) continue;
-    token.id = from.id;
-    token.num_allowed = from.num_allowed;
-    token.logprob = std::log(from.weight / from.total);
     if (p.allowed != nullptr) {
       gpu.copy(p.allowed + i * num_words, k.allowed + i * num_words,
                num_words * static_cast<int64_t>(sizeof(uint64_t)));
     }
-    if (rows[i].wants_softmax == 0) continue;
-    const double largest = from.largest_logit, log_total = std::log(from.softmax_total);
-    if (p.params[i].wants_model_logprob) token.model_logprob = from.logit - largest - log_total;
     for (int64_t t = 0; t < p.params[i].num_top; ++t) {
       const TopLogit& one = top[i * p.top_stride + t];
       p.top[i * p.top_stride + t] = {one.id,
-                                     one.id < 0 ? -kInfinity : one.logit - largest - log_total};
+                                     one.id < 0 ? -kInfinity : Softmax(from).logprob(one.logit)};
     }
   }
 }
+
+// What a Drawing has of a GPU.
+struct Drawn {
+  int32_t ids[Drawing::kMaxRows];
+  Sampled sampled[Drawing::kMaxRows];
+};
+static_assert(Drawing::kMaxRows <= kMaxRows);
 
 }  // namespace
 
@@ -637,6 +680,32 @@ void sample_cuda(device::ExecContext& ctx, const SampleParams& p) {
     if (p.allowed != nullptr) piece.allowed += row * num_words;
     sample_rows(ctx, piece);
   }
+}
+
+void copy_ids_cuda(device::ExecContext& ctx, const int32_t* from, int64_t count, int32_t* to) {
+  cuda::LaunchShape shape;
+  shape.grid = dim3(static_cast<unsigned>((count + kThreads - 1) / kThreads));
+  shape.block = kThreads;
+  cuda::launch(cuda::stream_of(ctx), shape, copy_ids_kernel, from, count, to);
+}
+
+int64_t drawn_bytes_cuda() { return sizeof(Drawn); }
+
+void start_drawing_cuda(device::ExecContext& ctx, const SampleParams& p, std::byte* there,
+                        std::byte* here) {
+  const device::ArenaScope scope(*ctx.arena);
+  auto* const drawn = reinterpret_cast<Drawn*>(there);
+  launch_rows(ctx, p, drawn->sampled, drawn->ids);
+  cuda::start_read(ctx, here, there, drawn_bytes_cuda());
+}
+
+void finish_drawing_cuda(device::ExecContext& ctx, const std::byte* here,
+                         std::span<const char> wants_model_logprob,
+                         std::span<SampledToken> tokens) {
+  cuda::wait_for_read(ctx);
+  const Sampled* const sampled = reinterpret_cast<const Drawn*>(here)->sampled;
+  for (size_t i = 0; i < tokens.size(); ++i)
+    tokens[i] = token_of(sampled[i], wants_model_logprob[i] != 0);
 }
 
 }  // namespace cachalot::ops

@@ -50,4 +50,12 @@ SampleRowKernel sample_row_cpu;
 
 void sample_cuda(device::ExecContext& ctx, const SampleParams& p);
 
+// Drawing on a GPU. there: of its memory, begins with the ids; here: pinned, both of drawn_bytes.
+int64_t drawn_bytes_cuda();
+void copy_ids_cuda(device::ExecContext& ctx, const int32_t* from, int64_t count, int32_t* to);
+void start_drawing_cuda(device::ExecContext& ctx, const SampleParams& p, std::byte* there,
+                        std::byte* here);
+void finish_drawing_cuda(device::ExecContext& ctx, const std::byte* here,
+                         std::span<const char> wants_model_logprob, std::span<SampledToken> tokens);
+
 }  // namespace cachalot::ops

@@ -282,6 +282,9 @@ TEST(Sample, ARowHasItsBitsAloneInAnyBatchAndForAnyThreads) {
       const Outcome together = outcome_of(ctx, logits, rows);
       for (int64_t row = 0; row < kRows; ++row)
         expect_same_row(alone[row], 0, together, row, name + ", row " + std::to_string(row));
+      expect_drawn_alike(
+          ctx, logits.data(), n, rows, together,
+          [](const int32_t* ids, int64_t count) { return std::vector(ids, ids + count); });
       std::vector<float> back_logits;
       for (int64_t row = kRows - 1; row >= 0; --row) {
         back_logits.insert(back_logits.end(), logits.begin() + row * n,

@@ -119,10 +119,8 @@ inline Outcome outcome_of(device::ExecContext& ctx, const std::vector<float>& lo
   return outcome_of(ctx, logits.data(), static_cast<int64_t>(logits.size() / rows.size()), rows);
 }
 
-inline void expect_same_row(const Outcome& expected, int64_t expected_row, const Outcome& found,
-                            int64_t row, const std::string& what) {
-  const SampledToken& a = expected.tokens[expected_row];
-  const SampledToken& b = found.tokens[row];
+inline void expect_same_token(const SampledToken& a, const SampledToken& b,
+                              const std::string& what) {
   EXPECT_EQ(a.id, b.id) << what;
   EXPECT_EQ(a.fault, b.fault) << what;
   EXPECT_EQ(a.faulty_id, b.faulty_id) << what;
@@ -130,6 +128,33 @@ inline void expect_same_row(const Outcome& expected, int64_t expected_row, const
   EXPECT_EQ(std::bit_cast<uint64_t>(a.logprob), std::bit_cast<uint64_t>(b.logprob)) << what;
   EXPECT_EQ(std::bit_cast<uint64_t>(a.model_logprob), std::bit_cast<uint64_t>(b.model_logprob))
       << what;
+}
+
+// A Drawing of the rows gives what sample() gave. read: count ids of the context's memory.
+template <typename Read>
+void expect_drawn_alike(device::ExecContext& ctx, const float* logits, int64_t n,
+                        std::vector<SamplingRow> rows, const Outcome& expected, const Read& read) {
+  for (SamplingRow& row : rows) row.num_top = 0;
+  Drawing drawing;
+  for (size_t first = 0; first < rows.size(); first += Drawing::kMaxRows) {
+    const auto count = std::min<size_t>(Drawing::kMaxRows, rows.size() - first);
+    drawing.start(ctx, {logits + static_cast<int64_t>(first) * n, n, static_cast<int64_t>(count), n,
+                        rows.data() + first, nullptr});
+    const std::vector<int32_t> ids = read(drawing.ids(), static_cast<int64_t>(count));
+    std::vector<SampledToken> tokens(count);
+    drawing.finish(ctx, tokens);
+    for (size_t i = 0; i < count; ++i) {
+      const SampledToken& token = expected.tokens[first + i];
+      expect_same_token(token, tokens[i], "drawn, row " + std::to_string(first + i));
+      EXPECT_EQ(ids[i], std::max(token.id, 0));
+    }
+  }
+}
+
+inline void expect_same_row(const Outcome& expected, int64_t expected_row, const Outcome& found,
+                            int64_t row, const std::string& what) {
+  const SampledToken& a = expected.tokens[expected_row];
+  expect_same_token(a, found.tokens[row], what);
   if (a.fault != SamplingFault::none) return;
   for (int64_t i = 0; i < kTopStride; ++i) {
     const TokenLogprob& one = expected.top[expected_row * kTopStride + i];
