@@ -136,9 +136,9 @@ struct OwnWeights {
 };
 
 // The tile of chunks [first, last) to their places, by the last kThreads threads of the block; to
-// be seen after the block's barrier. may_store: before what lies there is overwritten. kAtOnce: of a
-// thread's pieces, whose code lies in a row; 1 where blocks are few, which wait longer for code that
-// they run once than for what the code does.
+// be seen after the block's barrier. may_store: before what lies there is overwritten. kAtOnce: of
+// a thread's pieces, whose code lies in a row; 1 where blocks are few, which wait longer for code
+// that they run once than for what the code does.
 template <int kThreads, int kAtOnce, typename MayStore>
 __device__ __forceinline__ void load_chunks(const SparseDecodeParams& p, const RowKeys& keys,
                                             SumSmem& s, int index, int first, int last,
