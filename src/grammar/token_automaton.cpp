@@ -15,8 +15,9 @@ namespace {
 
 // Fewer nodes of the trie than this are walked rather than looked at as a run of characters.
 constexpr uint32_t kManyNodes = 2048;
-// More nodes of the trie than this below the places at which a round is left: it is no part.
-constexpr size_t kManyBelow = 8192;
+// More nodes of the trie than this below the places at which a round is left: it is no part. Where
+// putting parts together has walked so many, the whole is walked instead, by classes for less.
+constexpr size_t kManyBelow = 4096;
 // Parts with so many tokens, which most are, do without a row.
 constexpr size_t kFewTokens = 512;
 // So many configurations that the classes do not tell are walked one by one.
@@ -448,6 +449,7 @@ Result<size_t> TokenAutomaton::num_nodes_below(std::span<const Pushdown::Part> p
   size_t count = 0;
   for (const Pushdown::Part& part : parts) {
     CACHALOT_ASSIGN_OR_RETURN(const PartWalk* inside, part_walk(part.cut));
+    if (inside->is_open) return SIZE_MAX;
     for (const uint32_t leave : inside->leaves) count += nodes[leave].skip - leave - 1;
   }
   return count;
@@ -464,6 +466,7 @@ Result<bool> TokenAutomaton::make_row_of_parts(std::span<const Pushdown::Part> p
       return false;
   }
   Walk outside = {.row = row};
+  const uint64_t num_before = num_walked_;
   size_t num_configurations = 0;
   for (const Pushdown::Part& part : parts) {
     CACHALOT_ASSIGN_OR_RETURN(const PartWalk* inside, part_walk(part.cut));
@@ -472,8 +475,10 @@ Result<bool> TokenAutomaton::make_row_of_parts(std::span<const Pushdown::Part> p
     if (inside->leaves.empty()) continue;
     const SetId after = pushdown_.after(part.base);
     if (after == Pushdown::kDead) return false;
-    for (const uint32_t leave : inside->leaves)
+    for (const uint32_t leave : inside->leaves) {
       CACHALOT_RETURN_IF_ERROR(walk(leave + 1, nodes[leave].skip, after, outside));
+      if (num_walked_ - num_before > kManyBelow) return false;
+    }
     num_configurations += outside.num_configurations;
   }
   return num_configurations < kMaxConfigurations;

@@ -129,7 +129,7 @@ class TokenAutomaton {
   Status make_row(SetId set, std::span<uint32_t> row);
   // Of the trie, below the places at which the parts are left.
   Result<size_t> num_nodes_below(std::span<const Pushdown::Part> parts);
-  // False where the limits on nesting and size may tell the parts from the whole.
+  // False where the limits on nesting and size may tell the parts from the whole, or it costs more.
   Result<bool> make_row_of_parts(std::span<const Pushdown::Part> parts, std::span<uint32_t> row);
 
   std::shared_ptr<const Vocabulary> vocabulary_;
