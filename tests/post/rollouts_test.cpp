@@ -158,8 +158,8 @@ TEST_F(RolloutsTest, WhatPromptsBeginWithRunsOnceWhereNothingIsTrained) {
   };
   int64_t apart = 0, shared = 0;
   EXPECT_EQ(answers("apart", 3, &apart), answers("shared", 6, &shared));  // 3: no room for it
-  // The first prompt runs alone, then the others' beginning once, whose last token each of the three
-  // runs itself.
+  // The first prompt runs alone, then the others' beginning once, whose last token each of the
+  // three runs itself.
   EXPECT_EQ(shared, apart - 2 * kAlike + 3);
 }
 
