@@ -217,7 +217,7 @@ TEST_F(RlRunTest, WhatIsWrongIsNamed) {
     return summary ? "" : summary.error().message();
   };
   EXPECT_NE(error({"rl.group_sise=3"}).find("\"group_size\"?"), std::string::npos);
-  EXPECT_NE(error({"rl.tasks=[{family='sums'}]"}).find("arithmetic"), std::string::npos);
+  EXPECT_NE(error({"rl.tasks=[{family='sonnets'}]"}).find("arithmetic"), std::string::npos);
   EXPECT_NE(error({"rl.tasks=[{path='" + path("none.jsonl") + "'}]"}).find("none.jsonl"),
             std::string::npos);
   EXPECT_NE(error({"rl.end_texts=['two tokens']"}).find("one token each"), std::string::npos);
