@@ -348,21 +348,28 @@ __global__ void __launch_bounds__(kRowThreads + 32, kTakesFirstTurn || kVectors 
   const bool makes_comb = warp == kRowWarps;
   const int first = static_cast<int>(threadIdx.x) * 4;
   tile::launch_dependents();
+  // A wide row that takes a first turn barely fits the registers: its weights come late, in the
+  // real turn from the L1 cache, and u takes the place of a stream.
+  constexpr bool kIsTight = kVectors > 2 && kTakesFirstTurn;
+  const auto weights = [&](int at) {
+    const tile::Vector16 own =
+        tile::load_constant(reinterpret_cast<const tile::Vector16*>(p.norm + at));
+    Four four;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) four.x[i] = tile::bits_to_float(own.word[i]);
+    return four;
+  };
   Four g[kVectors];
   float base = 0, scale = 0;
   if (lane < (kHead ? kStreams : kMixes)) {
     base = __ldg(p.base + lane);
     scale = __ldg(p.scale + (lane < kStreams ? 0 : lane < 2 * kStreams ? 1 : 2));
   }
-  if (!makes_comb) {
+  if (!kIsTight && !makes_comb) {
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
       const int at = first + v * kRowChannels;
-      if (at >= d) continue;
-      const tile::Vector16 own =
-          tile::load_constant(reinterpret_cast<const tile::Vector16*>(p.norm + at));
-#pragma unroll
-      for (int i = 0; i < 4; ++i) g[v].x[i] = tile::bits_to_float(own.word[i]);
+      if (at < d) g[v] = weights(at);
     }
   }
 #pragma unroll 1
@@ -414,7 +421,8 @@ __global__ void __launch_bounds__(kRowThreads + 32, kTakesFirstTurn || kVectors 
     for (int j = 0; j < kStreams; ++j) pre[j] = __shfl_sync(kAllLanes, s, j) + p.hc_eps;
 
     // u and its norm.
-    Four u[kVectors];
+    Four own[kVectors];
+    const auto u = [&](int v) -> Four& { return kIsTight ? x[v][0] : own[v]; };
     float squares = 0;
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
@@ -424,8 +432,8 @@ __global__ void __launch_bounds__(kRowThreads + 32, kTakesFirstTurn || kVectors 
         float sum = pre[0] * x[v][0].x[i];
 #pragma unroll
         for (int j = 1; j < kStreams; ++j) sum = fmaf(pre[j], x[v][j].x[i], sum);
-        u[v].x[i] = tile::round_to_bf16(sum);
-        squares = fmaf(u[v].x[i], u[v].x[i], squares);
+        u(v).x[i] = tile::round_to_bf16(sum);
+        squares = fmaf(u(v).x[i], u(v).x[i], squares);
       }
     }
     squares = sum_lanes(squares);
@@ -439,9 +447,10 @@ __global__ void __launch_bounds__(kRowThreads + 32, kTakesFirstTurn || kVectors 
     for (int v = 0; v < kVectors; ++v) {
       const int at = first + v * kRowChannels;
       if (at >= d) continue;
+      if (kIsTight) g[v] = weights(at);
       Four out;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) out.x[i] = tile::round_to_bf16(g[v].x[i] * (u[v].x[i] * factor));
+      for (int i = 0; i < 4; ++i) out.x[i] = tile::round_to_bf16(g[v].x[i] * (u(v).x[i] * factor));
       if (is_real) store_four(p.out + token * p.d + at, out);
     }
   }
