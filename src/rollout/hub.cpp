@@ -34,6 +34,8 @@ constexpr auto kAwait = asio::as_tuple(asio::use_awaitable);
 constexpr auto kTick = std::chrono::milliseconds(500);
 constexpr auto kLookTime = std::chrono::milliseconds(20);  // between two looks at wants_pause()
 constexpr auto kFarewellTime = std::chrono::seconds(2);
+// A worker that waits for a trainer asks several times a second: by then all are known.
+constexpr auto kGreetingTime = std::chrono::seconds(1);
 constexpr size_t kMaxName = 128;
 constexpr size_t kPieceBytes = size_t{1} << 20;
 constexpr int kNotAcceptedTime = 100;  // milliseconds until accept() is tried again
@@ -286,8 +288,9 @@ Result<std::unique_ptr<Hub>> Hub::listen(HubOptions options) {
 }
 
 Hub::~Hub() {
-  const auto end = std::chrono::steady_clock::now() + kFarewellTime;
-  while (desk_.is_closed() && desk_.num_untold() > 0 && std::chrono::steady_clock::now() < end)
+  const auto end = Clock::now() + kFarewellTime;
+  while (desk_.is_closed() && Clock::now() < end &&
+         (desk_.num_untold() > 0 || Clock::now() < listened_ + kGreetingTime))
     std::this_thread::sleep_for(kLookTime);
   listener_->stop();
   thread_ = {};

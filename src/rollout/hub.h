@@ -12,6 +12,7 @@
 // Threads Calls come from the trainer's; a thread of its own answers the workers.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <thread>
@@ -34,7 +35,8 @@ class Hub : public post::AnswerSampler {
  public:
   // Errors  listen_on()'s.
   static Result<std::unique_ptr<Hub>> listen(HubOptions options);
-  // Tells workers that ask within two seconds that there is no more.
+  // After finish(): tells workers that ask within two seconds that there is no more, and listens
+  // for a second in all, for those that wait for a trainer that was there before.
   ~Hub() override;
   Hub(const Hub&) = delete;
   Hub& operator=(const Hub&) = delete;
@@ -58,6 +60,7 @@ class Hub : public post::AnswerSampler {
   LeaseDesk desk_;
   Offer weights_;  // their fields
   post::RolloutCounts counts_;
+  const std::chrono::steady_clock::time_point listened_ = std::chrono::steady_clock::now();
   std::unique_ptr<Listener> listener_;
   std::jthread thread_;
 };

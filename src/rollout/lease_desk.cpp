@@ -99,6 +99,7 @@ Result<std::optional<Offer>> LeaseDesk::claim(const std::string& worker, Clock::
     workers_.erase(worker);
     return cancelled("the run is over");
   }
+  workers_.insert(worker);
   if (!step_) return std::optional<Offer>();
   std::optional<int64_t> group;
   for (size_t g = 0; g < step_->plan->groups.size() && !group; ++g) {
@@ -110,7 +111,6 @@ Result<std::optional<Offer>> LeaseDesk::claim(const std::string& worker, Clock::
   if (!group) group = take_away(now);
   if (!group) return std::optional<Offer>();
   leases_[++last_lease_] = {*group, worker, 0, now};
-  workers_.insert(worker);
   Offer offer = step_->weights;
   offer.lease = last_lease_;
   offer.step = step_->plan->step;

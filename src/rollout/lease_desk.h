@@ -47,7 +47,7 @@ class LeaseDesk {
   bool is_closed() const;
   // Of this step. prefilled_tokens is not known.
   post::RolloutCounts counts() const;
-  // Workers that were offered a group and not yet told that there is no more.
+  // Workers that have asked and were not yet told that there is no more.
   size_t num_untold() const;
 
   // The workers'. Nothing: no group is free; ask again. Errors: cancelled after close().

@@ -189,9 +189,12 @@ TEST_F(LeaseDeskTest, WorkersAreToldThatTheRunIsOver) {
   claim("a");
   claim("b");
   EXPECT_TRUE(desk_.end().ok());
+  EXPECT_FALSE(desk_.claim("had none", now_).value().has_value());
   desk_.close();
-  EXPECT_EQ(desk_.num_untold(), 2u);
+  EXPECT_EQ(desk_.num_untold(), 3u);
   EXPECT_EQ(desk_.claim("a", now_).error().code(), StatusCode::cancelled);
+  EXPECT_EQ(desk_.num_untold(), 2u);
+  EXPECT_EQ(desk_.claim("had none", now_).error().code(), StatusCode::cancelled);
   EXPECT_EQ(desk_.num_untold(), 1u);
 }
 
