@@ -31,6 +31,7 @@ Pushdown::Pushdown(std::shared_ptr<const Automaton> automaton) : automaton_(std:
   seen_.resize(kMaxSeen);
   const Continuation cut = {kCutMark, -1};
   cut_ = intern_node(std::span(&cut, 1));
+  find_byte_classes();
   step_.may_end = automaton_->rule(automaton_->root()).may_be_empty;
   push_call(automaton_->root(), {kEndMark, -1});
   start_ = close();
@@ -273,20 +274,33 @@ SetId Pushdown::close() {
   return made;
 }
 
+void Pushdown::find_byte_classes() {
+  std::array<bool, 257> begins{};
+  for (const Automaton::State& state : automaton_->states()) {
+    for (const ByteEdge& edge : automaton_->byte_edges(state))
+      begins[edge.first] = begins[edge.last + 1u] = true;
+  }
+  for (size_t byte = 0; byte < class_of_.size(); ++byte) {
+    num_classes_ += byte == 0 || begins[byte];
+    class_of_[byte] = static_cast<uint8_t>(num_classes_ - 1);
+  }
+}
+
 // Most bytes are in no edge: they are found together.
-std::array<SetId, 256>& Pushdown::steps_of(SetId set) {
-  if (const int32_t row = sets_[static_cast<size_t>(set)].row; row >= 0)
-    return rows_[static_cast<size_t>(row)];
-  if (rows_.size() == kMaxRows) forget_steps();
-  sets_[static_cast<size_t>(set)].row = static_cast<int32_t>(rows_.size());
-  auto& row = rows_.emplace_back();
-  bytes_ += sizeof row;
-  row.fill(kDead);
+SetId* Pushdown::steps_of(SetId set) {
+  if (SetId* known = sets_[static_cast<size_t>(set)].steps) return known;
+  if (num_tables_ == kMaxTables) forget_steps();
+  if (num_tables_ % kTablesOfSlab == 0)
+    slabs_.push_back(std::make_unique_for_overwrite<SetId[]>(kTablesOfSlab * num_classes_));
+  SetId* steps = slabs_.back().get() + num_tables_++ % kTablesOfSlab * num_classes_;
+  sets_[static_cast<size_t>(set)].steps = steps;
+  bytes_ += num_classes_ * sizeof(SetId);
+  std::fill_n(steps, num_classes_, kDead);
   for (const Configuration& c : configurations(set)) {
     for (const ByteEdge& edge : automaton_->byte_edges(automaton_->state(c.state)))
-      std::fill(row.begin() + edge.first, row.begin() + edge.last + 1, -1);
+      std::fill(steps + class_of_[edge.first], steps + class_of_[edge.last] + 1, -1);
   }
-  return row;
+  return steps;
 }
 
 SetId Pushdown::make_step(SetId set, uint8_t byte) {
@@ -299,7 +313,7 @@ SetId Pushdown::make_step(SetId set, uint8_t byte) {
     const SetId next = close();
     return sets_[static_cast<size_t>(set)].next = next;
   }
-  if (steps_of(set)[byte] == kDead) return kDead;
+  if (steps_of(set)[class_of_[byte]] == kDead) return kDead;
   // Bytes that are in the same edges lead to the same set.
   uint8_t first = 0, last = 255;
   ways_.clear();
@@ -330,16 +344,17 @@ SetId Pushdown::make_step(SetId set, uint8_t byte) {
     for (const Configuration& way : ways_) reach(way.state, way.node);
     next = close();
   }
-  auto& row = steps_of(set);
-  std::fill(row.begin() + first, row.begin() + last + 1, next);
+  SetId* steps = steps_of(set);
+  std::fill(steps + class_of_[first], steps + class_of_[last] + 1, next);
   return next;
 }
 
 // Steps can be made again.
 void Pushdown::forget_steps() {
-  for (Set& set : sets_) set.row = -1;
-  bytes_ -= rows_.size() * sizeof(rows_[0]);
-  rows_.clear();
+  for (Set& set : sets_) set.steps = nullptr;
+  bytes_ -= num_tables_ * num_classes_ * sizeof(SetId);
+  slabs_.clear();
+  num_tables_ = 0;
 }
 
 SetId Pushdown::step_control(SetId set, int32_t token) {

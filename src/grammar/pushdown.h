@@ -17,7 +17,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <deque>
 #include <iterator>
 #include <memory>
 #include <span>
@@ -53,9 +52,8 @@ class Pushdown {
 
   SetId start() const { return start_; }
   SetId step(SetId set, uint8_t byte) {
-    const int32_t row = sets_[static_cast<size_t>(set)].row;
-    if (row >= 0) {
-      const SetId next = rows_[static_cast<size_t>(row)][byte];
+    if (const SetId* steps = sets_[static_cast<size_t>(set)].steps) {
+      const SetId next = steps[class_of_[byte]];
       if (next >= 0) return next;
     }
     return make_step(set, byte);
@@ -127,11 +125,11 @@ class Pushdown {
   struct Set {
     uint32_t begin = 0, size = 0;  // in configurations_
     bool may_end = false, left_cut = false;
-    int32_t nesting = 0;
-    int32_t row = -1;
-    // One configuration with one edge, as inside words: no row, but the set that it leads to.
+    // One configuration with one edge, as inside words: no table, but the set that it leads to.
     bool has_one_way = false;
+    int32_t nesting = 0;
     SetId next = -1;
+    SetId* steps = nullptr;  // by class of bytes
   };
   struct Pending {
     int32_t rank;
@@ -157,9 +155,10 @@ class Pushdown {
   };
 
   static constexpr size_t kMaxSeen = 4 * kMaxConfigurations;
-  static constexpr size_t kMaxRows = size_t{1} << 15;
+  static constexpr size_t kMaxTables = size_t{1} << 15, kTablesOfSlab = 64;
 
-  std::array<SetId, 256>& steps_of(SetId set);
+  void find_byte_classes();
+  SetId* steps_of(SetId set);
   SetId make_step(SetId set, uint8_t byte);
   void forget_steps();
   SetId intern_set(std::vector<Configuration>& set, bool may_end, bool left_cut);
@@ -186,7 +185,11 @@ class Pushdown {
   std::vector<Configuration> configurations_;
   std::vector<Node> nodes_;
   std::vector<Set> sets_;
-  std::deque<std::array<SetId, 256>> rows_;  // never moved: they are many
+  // Bytes that no edge tells apart, numbered from the lowest on.
+  std::array<uint8_t, 256> class_of_{};
+  size_t num_classes_ = 0;
+  std::vector<std::unique_ptr<SetId[]>> slabs_;  // of tables of steps
+  size_t num_tables_ = 0;
   IdTable node_ids_, set_ids_;
   std::unordered_map<uint64_t, NodeId> within_;  // by node and horizon
   std::unordered_map<NodeId, Cut> cuts_;
