@@ -160,9 +160,13 @@ class ClassTrie::Builder {
       out_.places_[ends[order[static_cast<size_t>(made)]]++] = place;
 
     const size_t words = vocabulary_.row_words();
-    out_.rows_.resize((out_.tokens_.size() + kBlock - 1) / kBlock * words);
-    for (size_t t = 0; t < out_.tokens_.size(); ++t)
-      set_bit(std::span(out_.rows_).subspan(t / kBlock * words, words), out_.tokens_[t]);
+    const auto make_rows = [&](uint32_t block, std::vector<uint32_t>& rows) {
+      rows.resize((out_.tokens_.size() + block - 1) / block * words);
+      for (size_t t = 0; t < out_.tokens_.size(); ++t)
+        set_bit(std::span(rows).subspan(t / block * words, words), out_.tokens_[t]);
+    };
+    make_rows(kBlock, out_.rows_);
+    make_rows(kLargeBlock, out_.large_rows_);
   }
   // Counts become begins.
   void set_begins(std::vector<uint32_t>& counts, uint32_t ClassNode::*begin) {
@@ -195,39 +199,60 @@ void ClassTrie::add_tokens(std::span<const std::pair<uint32_t, uint32_t>> ranges
                            std::span<uint32_t> row) const {
   const auto num_tokens = static_cast<uint32_t>(tokens_.size());
   std::vector<uint32_t> added(row_words_);
-  for (uint32_t begin = 0; begin < num_tokens && !ranges.empty(); begin += kBlock) {
-    const uint32_t end = std::min(begin + kBlock, num_tokens);
-    uint32_t count = 0;
-    size_t num_ended = 0;
-    for (const auto& [from, to] : ranges) {
-      if (from < end) count += std::min(to, end) - std::max(from, begin);
-      if (to > end) break;
-      ++num_ended;
-    }
-    const auto here = ranges.first(std::min(num_ended + 1, ranges.size()));
-    ranges = ranges.subspan(num_ended);
-    if (2 * count < end - begin) {
-      for (const auto& [from, to] : here) {
-        for (uint32_t t = std::max(from, begin); t < std::min(to, end); ++t)
-          set_bit(added, tokens_[t]);
+  for (uint32_t begin = 0; begin < num_tokens && !ranges.empty(); begin += kLargeBlock) {
+    const uint32_t end = std::min(begin + kLargeBlock, num_tokens);
+    const Within all = ranges_within(ranges, begin, end);
+    if (all.num_tokens + kBlock / 2 >= end - begin) {
+      add_all_but(large_rows_.data() + begin / kLargeBlock * row_words_, all.ranges, begin, end,
+                  added);
+    } else if (all.num_tokens > 0) {
+      auto left = all.ranges;
+      for (uint32_t at = begin; at < end; at += kBlock) {
+        const uint32_t until = std::min(at + kBlock, end);
+        const Within here = ranges_within(left, at, until);
+        left = left.subspan(here.num_ended);
+        if (2 * here.num_tokens >= until - at) {
+          add_all_but(rows_.data() + at / kBlock * row_words_, here.ranges, at, until, added);
+          continue;
+        }
+        for (const auto& [from, to] : here.ranges) {
+          for (uint32_t t = std::max(from, at); t < std::min(to, until); ++t)
+            set_bit(added, tokens_[t]);
+        }
       }
-      continue;
     }
-    // All of them, and out with those between the ranges.
-    const uint32_t* all = rows_.data() + begin / kBlock * row_words_;
-    for (size_t word = 0; word < row_words_; ++word) added[word] |= all[word];
-    uint32_t at = begin;
-    const auto remove_until = [&](uint32_t until) {
-      for (; at < until; ++at)
-        added[static_cast<size_t>(tokens_[at]) / 32] &= ~(1u << (tokens_[at] % 32));
-    };
-    for (const auto& range : here) {
-      remove_until(std::min(range.first, end));
-      at = std::max(at, range.second);
-    }
-    remove_until(end);
+    ranges = ranges.subspan(all.num_ended);
   }
   for (size_t word = 0; word < row_words_; ++word) row[word] |= added[word];
+}
+
+ClassTrie::Within ClassTrie::ranges_within(std::span<const std::pair<uint32_t, uint32_t>> ranges,
+                                           uint32_t begin, uint32_t end) {
+  Within within;
+  for (const auto& [from, to] : ranges) {
+    if (from < end) within.num_tokens += std::min(to, end) - std::max(from, begin);
+    if (to > end) break;
+    ++within.num_ended;
+  }
+  within.ranges = ranges.first(std::min(within.num_ended + 1, ranges.size()));
+  return within;
+}
+
+// The row's tokens, and out with those between the ranges.
+void ClassTrie::add_all_but(const uint32_t* all,
+                            std::span<const std::pair<uint32_t, uint32_t>> ranges, uint32_t begin,
+                            uint32_t end, std::span<uint32_t> added) const {
+  for (size_t word = 0; word < row_words_; ++word) added[word] |= all[word];
+  uint32_t at = begin;
+  const auto remove_until = [&](uint32_t until) {
+    for (; at < until; ++at)
+      added[static_cast<size_t>(tokens_[at]) / 32] &= ~(1u << (tokens_[at] % 32));
+  };
+  for (const auto& [from, to] : ranges) {
+    remove_until(std::min(from, end));
+    at = std::max(at, to);
+  }
+  remove_until(end);
 }
 
 }  // namespace cachalot::grammar

@@ -45,12 +45,23 @@ class ClassTrie {
   }
   size_t memory_bytes() const {
     return nodes_.size() * sizeof(ClassNode) +
-           (tokens_.size() + places_.size() + rows_.size()) * sizeof(uint32_t);
+           (tokens_.size() + places_.size() + rows_.size() + large_rows_.size()) * sizeof(uint32_t);
   }
 
  private:
   class Builder;
-  static constexpr uint32_t kBlock = 4096;
+  // Of ranges, those that are in a block.
+  struct Within {
+    std::span<const std::pair<uint32_t, uint32_t>> ranges;
+    uint32_t num_tokens = 0;
+    size_t num_ended = 0;
+  };
+  static constexpr uint32_t kBlock = 4096, kLargeBlock = 8 * kBlock;
+
+  static Within ranges_within(std::span<const std::pair<uint32_t, uint32_t>> ranges, uint32_t begin,
+                              uint32_t end);
+  void add_all_but(const uint32_t* all, std::span<const std::pair<uint32_t, uint32_t>> ranges,
+                   uint32_t begin, uint32_t end, std::span<uint32_t> added) const;
 
   size_t row_words_ = 0;
   uint32_t longest_ = 0;
@@ -58,7 +69,7 @@ class ClassTrie {
   std::vector<std::string> bytes_;  // by symbol
   std::vector<int32_t> tokens_;
   std::vector<uint32_t> places_;
-  std::vector<uint32_t> rows_;  // of each kBlock tokens
+  std::vector<uint32_t> rows_, large_rows_;  // of each kBlock tokens, of each kLargeBlock
 };
 
 }  // namespace cachalot::grammar
