@@ -205,7 +205,8 @@ Status TokenAutomaton::walk(uint32_t begin, uint32_t end, SetId set, Walk& walk)
 Status TokenAutomaton::walk_all(SetId set, Walk& walk) {
   const Halves halves = class_trie_ ? halves_of(set) : Halves{Pushdown::kDead, set};
   const size_t num_others = pushdown_.num_configurations(halves.others);
-  if (halves.told != Pushdown::kDead && num_others == 0) return walk_classes(set, walk);
+  if (halves.told != Pushdown::kDead && num_others == 0)
+    return walk_classes(set, {}, UINT32_MAX, walk);
   if (num_others > kMaxAlone || pushdown_.num_configurations(set) == 1)
     return this->walk(0, num_nodes(), set, walk);
   // What sets allow one by one is what they do together, but for the limit on what is in a set; and
@@ -220,7 +221,10 @@ Status TokenAutomaton::walk_all(SetId set, Walk& walk) {
   if (walk.num_configurations < kMaxConfigurations) return {};
   walk.is_open = false;
   std::ranges::fill(walk.row, 0);
-  if (walk.leaves) walk.leaves->clear();
+  if (walk.leaves) {
+    walk.leaves->clear();
+    walk.class_leaves->clear();
+  }
   return this->walk(0, num_nodes(), set, walk);
 }
 
@@ -230,7 +234,8 @@ Status TokenAutomaton::add_walk(SetId set, Walk& walk) {
   walk.nesting = std::max(walk.nesting, part->nesting);
   walk.num_configurations += part->num_configurations;
   add_row(*part, walk.row);
-  for (const uint32_t leave : part->leaves) add_leave(leave, walk);
+  for (const uint32_t leave : part->leaves) add_leave(leave, *walk.leaves, walk);
+  for (const uint32_t leave : part->class_leaves) add_leave(leave, *walk.class_leaves, walk);
   return {};
 }
 
@@ -239,57 +244,96 @@ void TokenAutomaton::add_row(const PartWalk& part, std::span<uint32_t> row) {
   for (const int32_t token : part.tokens) set_bit(row, token);
 }
 
-Status TokenAutomaton::walk_classes(SetId set, Walk& walk) {
+Status TokenAutomaton::walk_classes(SetId set, std::span<const Entry> entries, uint64_t most,
+                                    Walk& walk) {
   const auto nodes = class_trie_->nodes();
-  const auto places = vocabulary_->trie();
-  class_path_[0] = {set, 0};
+  const auto num_nodes = static_cast<uint32_t>(nodes.size() - 1);
+  const uint64_t last_walked = num_walked_ + most;
+  class_sets_.resize(std::max<size_t>(class_sets_.size(), 1));
+  class_sets_[0] = set;
+  class_path_[0] = {0, set == Pushdown::kDead ? 0u : 1u, 0, num_nodes};
   class_tokens_.clear();
   ++num_class_walks_;
-  for (uint32_t i = 0; i + 1 < nodes.size() && !walk.is_open;) {
+  size_t entry = 0;
+  for (uint32_t i = 0; i < num_nodes && !walk.is_open;) {
     const ClassNode& node = nodes[i];
-    ++num_walked_;
     const ClassPlace& from = class_path_[node.depth];
-    ClassPlace here = {step_all(from.set, class_trie_->bytes(node.symbol)), from.num_others};
-    if (here.set == Pushdown::kDead) {
-      i = node.skip;
-      continue;
+    ClassPlace& here = class_path_[node.depth + 1u];
+    here = {from.end, from.end, from.num_others, 0};
+    const std::string_view bytes = class_trie_->bytes(node.symbol);
+    for (size_t at = from.begin; at < from.end; ++at)
+      add_to(here, step_all(class_sets_[at], bytes));
+    num_walked_ += std::max<size_t>(from.end - from.begin, 1);
+    if (here.begin < here.end) {
+      if (class_tokens_.empty() || class_tokens_.back().second != node.tokens) {
+        class_tokens_.emplace_back(node.tokens, nodes[i + 1].tokens);
+      } else {
+        class_tokens_.back().second = nodes[i + 1].tokens;
+      }
+      const auto only = static_cast<size_t>(class_sets_[here.begin]);
+      const bool is_seen = here.end == here.begin + 1 && here.num_others == 0 &&
+                           only < seen_in_.size() && seen_in_[only] == num_class_walks_;
+      if (!is_seen) {
+        if (num_walked_ > last_walked) walk.is_open = true;
+        CACHALOT_RETURN_IF_ERROR(look_at(i, here, walk));
+      }
     }
-    if (class_tokens_.empty() || class_tokens_.back().second != node.tokens) {
-      class_tokens_.emplace_back(node.tokens, nodes[i + 1].tokens);
-    } else {
-      class_tokens_.back().second = nodes[i + 1].tokens;
-    }
-    // Few sets come up again and again, and most of them need no more than this.
-    const auto at = static_cast<size_t>(here.set);
-    if (seen_in_.size() <= at) seen_in_.resize(2 * at + 2);
-    if (seen_in_[at] == num_class_walks_ && here.num_others == 0) {
-      class_path_[node.depth + 1u] = here;
+    for (; entry < entries.size() && entries[entry].node == i; ++entry)
+      add_to(here, entries[entry].set);
+    if (here.begin < here.end) {
       ++i;
       continue;
     }
-    if (pushdown_.work() > work_limit_) return too_much_work();
-    note(here.set, walk);
-    const bool is_left = walk.leaves && pushdown_.left_cut(here.set);
-    if (is_left) {
-      for (const uint32_t place : class_trie_->places(i)) add_leave(place, walk);
+    const uint32_t until = from.begin < from.end ? node.skip : from.until;
+    const uint32_t next = entry < entries.size() ? std::min(entries[entry].node, until) : until;
+    for (uint32_t depth = node.depth + 1u; next < until && depth <= nodes[next].depth; ++depth)
+      class_path_[depth] = {from.end, from.end, 0, until};
+    i = next;
+  }
+  class_trie_->add_tokens(class_tokens_, walk.row);
+  return {};
+}
+
+void TokenAutomaton::add_to(ClassPlace& place, SetId set) {
+  if (set == Pushdown::kDead) return;
+  for (size_t i = place.begin; i < place.end; ++i) {
+    if (class_sets_[i] == set) return;
+  }
+  if (place.end == class_sets_.size()) class_sets_.resize(2 * place.end);
+  class_sets_[place.end++] = set;
+}
+
+// Few sets come up again and again, and most of them need to be looked at once.
+Status TokenAutomaton::look_at(uint32_t node, ClassPlace& here, Walk& walk) {
+  size_t num_configurations = 0, kept = here.begin;
+  for (size_t i = here.begin; i < here.end; ++i) {
+    const SetId set = class_sets_[i];
+    const auto at = static_cast<size_t>(set);
+    if (seen_in_.size() <= at) seen_in_.resize(2 * at + 2);
+    num_configurations += pushdown_.num_configurations(set);
+    if (seen_in_[at] == num_class_walks_ && here.num_others == 0) {
+      class_sets_[kept++] = set;
+      continue;
     }
-    const auto [told, others] = halves_of(here.set);
+    if (pushdown_.work() > work_limit_) return too_much_work();
+    note(set, walk);
+    const bool is_left = walk.leaves && pushdown_.left_cut(set);
+    if (is_left) add_leave(node, *walk.class_leaves, walk);
+    const auto [told, others] = halves_of(set);
     if (others != Pushdown::kDead) {
+      const auto places = vocabulary_->trie();
       const size_t num_before = std::exchange(walk.num_configurations, 0);
-      for (const uint32_t place : class_trie_->places(i))
+      for (const uint32_t place : class_trie_->places(node))
         CACHALOT_RETURN_IF_ERROR(walk_nodes(place + 1, places[place].skip, others, walk));
-      here.set = told;
       here.num_others += walk.num_configurations;
       walk.num_configurations = std::max(num_before, walk.num_configurations);
     } else if (!is_left && here.num_others == 0) {
       seen_in_[at] = num_class_walks_;
     }
-    walk.num_configurations =
-        std::max(walk.num_configurations, pushdown_.num_configurations(here.set) + here.num_others);
-    class_path_[node.depth + 1u] = here;
-    i = here.set == Pushdown::kDead ? node.skip : i + 1;
+    if (told != Pushdown::kDead) class_sets_[kept++] = told;
   }
-  class_trie_->add_tokens(class_tokens_, walk.row);
+  here.end = kept;
+  walk.num_configurations = std::max(walk.num_configurations, num_configurations + here.num_others);
   return {};
 }
 
@@ -313,9 +357,9 @@ TokenAutomaton::Halves TokenAutomaton::halves_of(SetId set) {
   return halves_[at];
 }
 
-void TokenAutomaton::add_leave(uint32_t node, Walk& walk) const {
-  walk.is_open |= walk.leaves->size() == kManyNodes;
-  if (!walk.is_open) walk.leaves->push_back(node);
+void TokenAutomaton::add_leave(uint32_t node, std::vector<uint32_t>& leaves, Walk& walk) {
+  walk.is_open |= leaves.size() == kManyNodes;
+  if (!walk.is_open) leaves.push_back(node);
 }
 
 Status TokenAutomaton::walk_nodes(uint32_t begin, uint32_t end, SetId set, Walk& walk) {
@@ -336,7 +380,8 @@ Status TokenAutomaton::walk_nodes(uint32_t begin, uint32_t end, SetId set, Walk&
     if (next != walk.noted) note(next, walk);
     for (uint32_t t = node.tokens; t < nodes[i + 1].tokens; ++t) set_bit(walk.row, tokens[t]);
     ++i;
-    if (walk.leaves && i < node.skip && pushdown_.left_cut(next)) add_leave(i - 1, walk);
+    if (walk.leaves && i < node.skip && pushdown_.left_cut(next))
+      add_leave(i - 1, *walk.leaves, walk);
     if (i < end && node.skip - i >= kManyNodes) {
       CACHALOT_RETURN_IF_ERROR(this->walk(i, node.skip, next, walk));
       i = node.skip;
@@ -428,7 +473,7 @@ Result<const TokenAutomaton::PartWalk*> TokenAutomaton::part_walk(SetId cut) {
   num_walked_ += kNodesOfRow;
   PartWalk made;
   made.row.resize(vocabulary_->row_words());
-  Walk inside = {.row = made.row, .leaves = &made.leaves};
+  Walk inside = {.row = made.row, .leaves = &made.leaves, .class_leaves = &made.class_leaves};
   CACHALOT_RETURN_IF_ERROR(walk_all(cut, inside));
   made.is_open = inside.is_open;
   made.nesting = inside.nesting;
@@ -440,7 +485,8 @@ Result<const TokenAutomaton::PartWalk*> TokenAutomaton::part_walk(SetId cut) {
     }
     made.row = {};
   }
-  part_bytes_ += sizeof made + (made.row.size() + made.tokens.size() + made.leaves.size()) * 4;
+  part_bytes_ += sizeof made + 4 * (made.row.size() + made.tokens.size() + made.leaves.size() +
+                                    made.class_leaves.size());
   return &(part_walks_[cut] = std::move(made));
 }
 
@@ -451,6 +497,8 @@ Result<size_t> TokenAutomaton::num_nodes_below(std::span<const Pushdown::Part> p
     CACHALOT_ASSIGN_OR_RETURN(const PartWalk* inside, part_walk(part.cut));
     if (inside->is_open) return SIZE_MAX;
     for (const uint32_t leave : inside->leaves) count += nodes[leave].skip - leave - 1;
+    for (const uint32_t leave : inside->class_leaves)
+      count += class_trie_->nodes()[leave].skip - leave - 1;
   }
   return count;
 }
@@ -468,18 +516,38 @@ Result<bool> TokenAutomaton::make_row_of_parts(std::span<const Pushdown::Part> p
   Walk outside = {.row = row};
   const uint64_t num_before = num_walked_;
   size_t num_configurations = 0;
+  entries_.clear();
   for (const Pushdown::Part& part : parts) {
     CACHALOT_ASSIGN_OR_RETURN(const PartWalk* inside, part_walk(part.cut));
     num_configurations += inside->num_configurations;
     add_row(*inside, row);
-    if (inside->leaves.empty()) continue;
+    if (inside->leaves.empty() && inside->class_leaves.empty()) continue;
     const SetId after = pushdown_.after(part.base);
     if (after == Pushdown::kDead) return false;
-    for (const uint32_t leave : inside->leaves) {
-      CACHALOT_RETURN_IF_ERROR(walk(leave + 1, nodes[leave].skip, after, outside));
-      if (num_walked_ - num_before > kManyBelow) return false;
+    const auto walk_below = [&](SetId set, std::span<const uint32_t> leaves) -> Result<bool> {
+      for (const uint32_t leave : leaves) {
+        CACHALOT_RETURN_IF_ERROR(walk(leave + 1, nodes[leave].skip, set, outside));
+        if (num_walked_ - num_before > kManyBelow) return false;
+      }
+      return true;
+    };
+    CACHALOT_ASSIGN_OR_RETURN(bool is_done, walk_below(after, inside->leaves));
+    const Halves halves =
+        inside->class_leaves.empty() ? Halves{Pushdown::kDead, Pushdown::kDead} : halves_of(after);
+    for (const uint32_t leave : inside->class_leaves) {
+      if (halves.told != Pushdown::kDead) entries_.push_back({leave, halves.told});
+      if (halves.others == Pushdown::kDead || !is_done) continue;
+      CACHALOT_ASSIGN_OR_RETURN(is_done, walk_below(halves.others, class_trie_->places(leave)));
     }
+    if (!is_done) return false;
     num_configurations += outside.num_configurations;
+  }
+  if (!entries_.empty()) {
+    std::ranges::sort(entries_);
+    Walk below = {.row = row};
+    CACHALOT_RETURN_IF_ERROR(walk_classes(Pushdown::kDead, entries_, kManyBelow, below));
+    if (below.is_open) return false;
+    num_configurations += below.num_configurations;
   }
   return num_configurations < kMaxConfigurations;
 }

@@ -67,12 +67,12 @@ class TokenAutomaton {
 
  private:
   // What the tokens do in a part that is cut off: which end inside, and the trie nodes at which
-  // they leave it.
+  // they leave it: where the part was walked by classes, nodes of the trie over those.
   struct PartWalk {
     // A row, or, where they are few, the tokens themselves.
     std::vector<uint32_t> row;
     std::vector<int32_t> tokens;
-    std::vector<uint32_t> leaves;
+    std::vector<uint32_t> leaves, class_leaves;
     // It is left nearly anywhere, and so no use alone; the rest of this is not filled in.
     bool is_open = false;
     int32_t nesting = 0;
@@ -81,6 +81,7 @@ class TokenAutomaton {
   struct Walk {
     std::span<uint32_t> row;
     std::vector<uint32_t>* leaves = nullptr;
+    std::vector<uint32_t>* class_leaves = nullptr;
     bool is_open = false;
     int32_t nesting = 0;
     size_t num_configurations = 0;
@@ -91,9 +92,18 @@ class TokenAutomaton {
   struct Halves {
     SetId told = -1, others = -1;  // -1: not known yet
   };
-  struct ClassPlace {
+  // Below a node of the trie over classes a set goes on that the classes tell.
+  struct Entry {
+    uint32_t node = 0;
     SetId set = Pushdown::kDead;
+
+    auto operator<=>(const Entry&) const = default;
+  };
+  // Sets that go on beside each other at one depth, in class_sets_.
+  struct ClassPlace {
+    size_t begin = 0, end = 0;
     size_t num_others = 0;
+    uint32_t until = 0;  // where there are none: entries alone before this node
   };
 
   // Grows with what walks cost, in nanoseconds or so.
@@ -108,8 +118,12 @@ class TokenAutomaton {
   Status walk(uint32_t begin, uint32_t end, SetId set, Walk& walk);
   // The whole trie, by classes of characters as far as they are told.
   Status walk_all(SetId set, Walk& walk);
-  // All of the set's states are told.
-  Status walk_classes(SetId set, Walk& walk);
+  // From the root, where a set is given, and from the entries, which are sorted. `most` nodes are
+  // walked; then the walk is open.
+  Status walk_classes(SetId set, std::span<const Entry> entries, uint64_t most, Walk& walk);
+  void add_to(ClassPlace& place, SetId set);
+  // At the sets with which a node is reached, of which those that are told stay.
+  Status look_at(uint32_t node, ClassPlace& here, Walk& walk);
   // As walk_all, once for each set.
   Status add_walk(SetId set, Walk& walk);
   static void add_row(const PartWalk& part, std::span<uint32_t> row);
@@ -118,7 +132,7 @@ class TokenAutomaton {
     for (const char byte : bytes) set = pushdown_.step(set, static_cast<uint8_t>(byte));
     return set;
   }
-  void add_leave(uint32_t node, Walk& walk) const;
+  static void add_leave(uint32_t node, std::vector<uint32_t>& leaves, Walk& walk);
   Status walk_nodes(uint32_t begin, uint32_t end, SetId set, Walk& walk);
   Status walk_run(uint32_t begin, uint32_t end, SetId set, const CharacterRun& run, Walk& walk);
   // The nodes of the list that are in range and come after characters of the run alone; goes_on:
@@ -139,6 +153,8 @@ class TokenAutomaton {
   CharacterRuns runs_;
   std::vector<SetId> path_;
   std::vector<ClassPlace> class_path_;
+  std::vector<SetId> class_sets_;
+  std::vector<Entry> entries_;
   std::vector<std::pair<uint32_t, uint32_t>> class_tokens_;
   std::vector<uint64_t> seen_in_;  // by set: the last walk by classes that saw it
   uint64_t num_class_walks_ = 0;
