@@ -57,5 +57,52 @@ TEST(SchedulesOnTheGpu, APrefixThatHasLeftTheGpuHasTheBitsOfARunAlone) {
   EXPECT_GE(engine->prefix_counters().host_blocks, 4);
 }
 
+// Blocks that requests begin with are there once: so, and only so, there is room for three of them
+// at a time, none of which changes what the others read.
+TEST(SchedulesOnTheGpu, RequestsThatBeginAlikeHoldTheSameBlocks) {
+  if (const auto gpu = device::Gpu::open(0); !gpu) GTEST_SKIP() << gpu.error().message();
+  testing::SmallEngine small;
+  small.num_blocks = 13;  // of eight positions: five in common, two more of each; or else 21
+  small.device = "cuda";
+  small.prefix_cache.emplace();
+  small.prefix_cache->states.strategy = cache::StateStrategy::full;
+  auto engine = small.make();
+  std::vector<Request> requests;
+  for (uint64_t i = 0; i < 4; ++i) {
+    std::vector<int32_t> prompt = testing::random_ids(40, 1);
+    for (const int32_t id : testing::random_ids(4, 2 + i)) prompt.push_back(id);
+    requests.push_back(testing::request(std::move(prompt), 8, i));
+  }
+  const auto expect_as_alone = [&](const Event& event, size_t i) {
+    testing::expect_same(event.result->value(), testing::alone({}, requests[i]));
+  };
+  std::vector<int> num_tokens(requests.size());
+  int num_finished = 0;
+  const auto submit = [&](size_t i) {
+    Request one = requests[i];
+    one.on_event = [&, i](const Event& event) {
+      if (event.kind == Event::Kind::token) ++num_tokens[i];
+      if (event.kind != Event::Kind::finished) return true;
+      ++num_finished;
+      expect_as_alone(event, i);
+      // The first of the three to end finds the others under way.
+      if (num_finished == 2) {
+        for (size_t j = 1; j < requests.size(); ++j) EXPECT_GT(num_tokens[j], 0) << j;
+      }
+      return true;
+    };
+    ASSERT_TRUE(engine->submit(std::move(one)).has_value());
+  };
+  submit(0);
+  while (engine->step()) {
+  }
+  for (size_t i = 1; i < requests.size(); ++i) submit(i);
+  while (engine->step()) {
+  }
+  EXPECT_EQ(num_finished, 4);
+  EXPECT_EQ(engine->prefix_counters().hits, 3);
+  EXPECT_EQ(engine->counts().preemptions, 0);
+}
+
 }  // namespace
 }  // namespace cachalot::engine
