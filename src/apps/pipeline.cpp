@@ -335,17 +335,18 @@ void check_places(const PipelineConfig& config, size_t stage, post::ConfigTable&
 void put_values(const json::object& values, PipelineConfig& config, post::ConfigTable& table) {
   for (const auto& [name, value] : values) {
     const bool is_whole = value.is_int64();
-    if ((!is_whole && !value.is_string()) || !is_stage_name(name) || name == "run" ||
-        name == "steps") {
+    if ((!is_whole && !value.is_double() && !value.is_string()) || !is_stage_name(name) ||
+        name == "run" || name == "steps") {
       table.add_error(invalid_argument(
-          fmt::format("values.{}: expected a text or a whole number, named in lower-case letters, "
+          fmt::format("values.{}: expected a text or a number, named in lower-case letters, "
                       "digits, - and _, and not run or steps, found {}",
                       std::string_view(name), json_kind_name(value))));
       continue;
     }
     const std::string place = fmt::format("{{{}}}", std::string_view(name));
-    const std::string text =
-        is_whole ? fmt::format("{}", value.get_int64()) : std::string(value.get_string());
+    const std::string text = is_whole            ? fmt::format("{}", value.get_int64())
+                             : value.is_double() ? fmt::format("{}", value.get_double())
+                                                 : std::string(value.get_string());
     for (PipelineStage& stage : config.stages) {
       for (auto* words : {&stage.command, &stage.resume, &stage.score}) {
         for (std::string& word : *words) {

@@ -152,13 +152,17 @@ TEST_F(PipelineTest, ValuesArePutIn) {
   const std::vector<std::string> files = {path("values.toml")};
   ASSERT_TRUE(
       write_file_atomically(files[0],
-                            "run_dir = 'r'\n[values]\nseed = '1'\n"
-                            "[[stages]]\nname = 'a'\ncommand = ['x{seed}y{seed}', '{run}']\n")
+                            "run_dir = 'r'\n[values]\nseed = '1'\nrate = 2e-4\n"
+                            "[[stages]]\nname = 'a'\ncommand = ['x{seed}y{seed}', '{rate}', "
+                            "'{run}']\n")
           .ok());
-  const std::vector<std::string> given = {"values.seed=23"};
-  const Result<PipelineConfig> read = read_pipeline_config(files, given);
-  ASSERT_TRUE(read.has_value()) << read.error().message();
-  EXPECT_EQ(read->stages[0].command, (std::vector<std::string>{"x23y23", "{run}"}));
+  const auto command = [&](const std::vector<std::string>& given) {
+    const Result<PipelineConfig> read = read_pipeline_config(files, given);
+    EXPECT_TRUE(read.has_value()) << read.error().message();
+    return read ? read->stages[0].command : std::vector<std::string>();
+  };
+  EXPECT_EQ(command({"values.seed=23"}), (std::vector<std::string>{"x23y23", "0.0002", "{run}"}));
+  EXPECT_EQ(command({"values.rate=3e-4"}), (std::vector<std::string>{"x1y1", "0.0003", "{run}"}));
   const std::vector<std::string> wrong = {"values.seed=[2]"};
   EXPECT_NE(
       read_pipeline_config(files, wrong).error().message().find("values.seed: expected a text"),
