@@ -93,17 +93,13 @@ class DistillerTest : public data::DataFiles {
     constexpr int64_t kSteps = 80, kSamples = 12;
     for (int64_t i = 0; i < kSteps; ++i) {
       std::vector<std::vector<int32_t>> tokens, labels;
-      std::vector<train::Sample> samples;
       for (int64_t n = 0; n < kSamples; ++n) {
         std::vector<int32_t>& own = tokens.emplace_back(prompt_of(k, 5000 + i * kSamples + n));
         for (int64_t t = 0; t < kAnswer; ++t)
           own.push_back(256 * k + (5 * (own.back() - 256 * k) + 3 + k) % kDomain);
         labels.push_back(labels_of(own));
       }
-      for (size_t n = 0; n < tokens.size(); ++n) samples.push_back({tokens[n], labels[n]});
-      testing::LabelLoss loss(kSamples * kAnswer);
-      const train::Update update{0.003 * (1 - static_cast<double>(i) / kSteps), {{samples, &loss}}};
-      EXPECT_TRUE(trainer->update(update).has_value());
+      testing::learn(*trainer, tokens, labels, 0.003 * (1 - static_cast<double>(i) / kSteps));
     }
     train::ParameterStore out = base();
     out.copy_values(trainer->parameters());

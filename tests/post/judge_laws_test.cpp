@@ -100,16 +100,13 @@ class JudgeLawsTest : public testing::RlRunTest {
   // One supervised step; so many of the verdicts are wrong.
   void show(train::Trainer& trainer, double learning_rate, double share_wrong) {
     std::vector<std::vector<int32_t>> tokens, labels;
-    int64_t num_labels = 0;
     const auto add = [&](const std::string& asked, const std::string& said) {
       std::vector<int32_t>& all = tokens.emplace_back(prompt_of(asked));
       const size_t first = all.size();
       for (const int32_t id : tokenizer_->encode(said)) all.push_back(id);
       labels.emplace_back(all.size(), -1);
-      for (size_t t = first; t <= all.size(); ++t) {
+      for (size_t t = first; t <= all.size(); ++t)
         labels.back()[t - 1] = t < all.size() ? all[t] : id_of(std::string(text::kEos));
-        ++num_labels;
-      }
     };
     RngStream rng(kSeed, RngPurpose::data, static_cast<uint64_t>(trainer.position().step));
     for (int i = 0; i < 4; ++i) {
@@ -122,10 +119,7 @@ class JudgeLawsTest : public testing::RlRunTest {
             fmt::format("{}{}]}}", kVerdict, is_good == is_right ? 1 : 0));
       }
     }
-    std::vector<train::Sample> samples;
-    for (size_t n = 0; n < tokens.size(); ++n) samples.push_back({tokens[n], labels[n]});
-    testing::LabelLoss loss(num_labels);
-    ASSERT_TRUE(trainer.update({learning_rate, {{samples, &loss}}}).has_value());
+    testing::learn(trainer, tokens, labels, learning_rate);
   }
 
   struct Start {
