@@ -2,6 +2,10 @@
 // implementations in verify/posttrain_eval_test.cpp.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <map>
+
+#include "base/rng.h"
 #include "post/contest_rating.h"
 #include "post/majority_vote.h"
 #include "post/pass_at_k.h"
@@ -57,6 +61,45 @@ TEST(ContestRating, IsMonotoneInTheNumberOfCorrectAnswers) {
     EXPECT_GT(*rating, before) << c;
     before = *rating;
   }
+}
+
+// EV1: contests that are drawn answer by answer, by the definition, have the mean of the exact law,
+// within a few standard errors of so many.
+TEST(ContestRating, IsTheMeanOfDrawnContests) {
+  const std::vector<Human> humans = {{1300, 2600}, {900, 2400}, {500, 1900},
+                                     {250, 1500},  {0, 1000},   {0, 800}};
+  const std::vector<Problem> problems = {
+      {8, 1, {500, 450, 400}}, {8, 3, {900, 800, 700}}, {5, 4, {250, 240, 100}}};
+  constexpr int64_t kDraws = 3, kContests = 100'000;
+  std::map<double, double> ratings;  // of totals
+  const auto rating = [&](double total) {
+    double& known = ratings[total];
+    if (known == 0)
+      known = *rating_of_rank(rank_of(total, humans, RankTies::best), humans, ExpectedPlace::sum);
+    return known;
+  };
+  RngStream rng(3, RngPurpose::data, 0);
+  double sum = 0, squares = 0;
+  for (int64_t i = 0; i < kContests; ++i) {
+    double total = 0;
+    for (const Problem& problem : problems) {
+      for (int64_t fails = 0; fails < kDraws; ++fails) {
+        const double wrong_left = static_cast<double>(problem.n - problem.c - fails);
+        if (rng.next_unit() * static_cast<double>(problem.n - fails) < wrong_left) continue;
+        total += problem.score_after_fails[fails];
+        break;
+      }
+    }
+    const double value = rating(total);
+    sum += value;
+    squares += value * value;
+  }
+  const double mean = sum / kContests;
+  const double error = std::sqrt((squares / kContests - mean * mean) / kContests);
+  const Result<double> exact = expected_rating(*total_law(problems, kDraws), humans, {});
+  ASSERT_TRUE(exact.has_value());
+  EXPECT_NEAR(*exact, mean, 5 * error);
+  EXPECT_LT(error, 2);
 }
 
 TEST(ContestRating, RanksWithoutARootAreErrors) {

@@ -105,6 +105,30 @@ TEST_F(RlRunTest, TruncatedAnswersAreWrong) {
   EXPECT_EQ(recorder.values("reward/mean")[0], 1 - truncated);
 }
 
+// EV4: a mode's answers go as far as its own window, and no further.
+TEST_F(RlRunTest, EveryModeHasItsWindow) {
+  const std::vector<std::pair<std::string, double>> windows = {
+      {"none", 4}, {"high", 12}, {"max", 36}};
+  std::string tasks;
+  for (const auto& [effort, window] : windows) {
+    tasks += fmt::format("{{path='{0}',name='{1}',effort='{1}',max_new_tokens={2}}},",
+                         path("tasks.jsonl"), effort, window);
+  }
+  const Recorder recorder = run_whole(
+      "windows", {"rl.tasks=[" + tasks + "]", "rl.prompt_format=chat", "rl.end_texts=[]",
+                  "rl.steps=2", "rl.prompts_per_step=6", "schedule.micro_batch_tokens=1024"});
+  double shorter = 0;
+  for (size_t i = 0; i < windows.size(); ++i) {
+    const auto& [effort, window] = windows[i];
+    for (const double length : recorder.values(fmt::format("task/{}.{}/length", i, effort))) {
+      EXPECT_GT(length, shorter) << effort;  // few end by chance
+      EXPECT_LE(length, window) << effort;
+    }
+    shorter = window;
+  }
+  EXPECT_GT(recorder.values("reward/truncated")[0], 0.5);
+}
+
 class JudgedRunTest : public RlRunTest {
  protected:
   void SetUp() override {
