@@ -3,7 +3,9 @@
 // prints a line per grammar, or for the one of that name,
 //   name, rows, us to compile and prepare, us of the first row, us of new rows (median, 99 %,
 //   highest), us of rows seen before (median), us to accept a token (median)
-// "random" is 40 expressions of classes that overlap, counted three deep in one another.
+// and for several of one name how many of them are refused when they are prepared or in a walk, and
+// how many have a row above 200 us: "random" is 40 expressions of classes that overlap, counted
+// three deep in one another.
 // A row is new when its set of configurations comes up for the first time in this grammar. Texts
 // are random walks under the mask in which short tokens and ends come up often; each is walked
 // again on automata that know nothing yet, and the lowest of its times counts.
@@ -69,8 +71,9 @@ struct Step {
 };
 
 // Walks on from where the automaton's other walks have been. The first time through the tokens are
-// drawn; after that they are `steps`', and each time is the lowest so far.
-void walk(const std::shared_ptr<TokenAutomaton>& automaton, RngStream rng,
+// drawn; after that they are `steps`', and each time is the lowest so far. False where a row is
+// refused.
+bool walk(const std::shared_ptr<TokenAutomaton>& automaton, RngStream rng,
           std::vector<Step>& steps) {
   const bool is_first = steps.empty();
   const Vocabulary& vocabulary = automaton->vocabulary();
@@ -81,19 +84,17 @@ void walk(const std::shared_ptr<TokenAutomaton>& automaton, RngStream rng,
     const double a = microseconds();
     const Status status = matcher.fill_row(row);
     const double row_us = microseconds() - a;
-    if (!status.ok()) {
-      fmt::print(stderr, "{}\n", status.message());
-      return;
-    }
+    if (!status.ok()) return false;
     if (is_first) {
       steps.push_back(
           {automaton->num_rows_made() != rows_before, row_us, 1e9, pick(vocabulary, row, rng)});
     }
     steps[i].row_us = std::min(steps[i].row_us, row_us);
     const double b = microseconds();
-    if (!matcher.accept(steps[i].token).ok()) return;
+    if (!matcher.accept(steps[i].token).ok()) return false;
     steps[i].accept_us = std::min(steps[i].accept_us, microseconds() - b);
   }
+  return true;
 }
 
 // Each round has a source.
@@ -103,21 +104,28 @@ void measure(std::string_view name, const std::shared_ptr<const Vocabulary>& voc
   constexpr uint64_t kWalks = 4, kReplays = 5;
   std::vector<double> fresh, seen, accepts, first;
   double compile = 1e9;
+  uint64_t num_sources = 0, num_refused = 0, num_refused_late = 0, num_slow = 0;
   const double begin = microseconds();
   for (uint64_t round = 0; round < min_rounds || microseconds() - begin < seconds * 1e6; ++round) {
     std::vector<std::vector<Step>> walks(kWalks);
+    bool is_refused = false;
+    ++num_sources;
     for (uint64_t replay = 0; replay < kReplays; ++replay) {
       const double start = microseconds();
       const auto automaton = *TokenAutomaton::create(source(round), vocabulary);
-      if (const Status status = automaton->prepare(); !status.ok()) {
-        fmt::print(stderr, "{}: {}\n", name, status.message());
-        break;
-      }
+      if (!automaton->prepare().ok()) break;
       compile = std::min(compile, microseconds() - start);
       for (uint64_t i = 0; i < kWalks; ++i)
-        walk(automaton, RngStream(round, RngPurpose::data, i), walks[i]);
+        is_refused |= !walk(automaton, RngStream(round, RngPurpose::data, i), walks[i]);
     }
-    if (walks[0].empty()) continue;
+    if (walks[0].empty()) {
+      ++num_refused;
+      continue;
+    }
+    num_refused_late += is_refused;
+    num_slow += std::ranges::any_of(walks, [](const auto& steps) {
+      return std::ranges::any_of(steps, [](const Step& step) { return step.row_us > 200; });
+    });
     first.push_back(walks[0][0].row_us);
     for (const auto& steps : walks) {
       for (const Step& step : steps) {
@@ -130,6 +138,10 @@ void measure(std::string_view name, const std::shared_ptr<const Vocabulary>& voc
              fresh.size() + seen.size(), compile, quantile(first, 0.5), quantile(fresh, 0.5),
              quantile(fresh, 0.99), quantile(fresh, 1), quantile(seen, 0.5),
              quantile(accepts, 0.5));
+  if (min_rounds > 1) {
+    fmt::print("{} sources: {} refused when prepared, {} in a walk, {} with a row above 200 us\n",
+               num_sources, num_refused, num_refused_late, num_slow);
+  }
   std::fflush(stdout);
 }
 
