@@ -2,33 +2,26 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <charconv>
 #include <map>
 #include <optional>
 
-#include "grammar/utf8_reader.h"
+#include "grammar/grammar_reader.h"
 
 namespace cachalot::grammar {
 namespace {
-
-constexpr int kMaxDepth = 128;
-constexpr int64_t kMaxCount = 100'000;
 
 bool is_name_character(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
          c == '_';
 }
 
-class Parser {
+class Parser : GrammarReader {
  public:
-  explicit Parser(std::string_view text) : text_(text), in_(text) {}
+  explicit Parser(std::string_view text) : GrammarReader(text) {}
 
   Result<GrammarSource> parse() {
-    if (text_.size() > kMaxGrammarBytes) {
-      return resource_exhausted(fmt::format("grammar: expected at most {} bytes, found {}",
-                                            kMaxGrammarBytes, text_.size()));
-    }
+    CACHALOT_RETURN_IF_ERROR(check_size());
     rule("root");
     skip_space();
     while (!in_.at_end()) {
@@ -55,20 +48,6 @@ class Parser {
   }
 
  private:
-  ptrdiff_t line() const {
-    return 1 + std::count(text_.begin(), text_.begin() + static_cast<ptrdiff_t>(in_.at()), '\n');
-  }
-  Status found(std::string_view expected) const {
-    std::string what = "the end";
-    if (!in_.at_end()) {
-      const auto c = static_cast<unsigned char>(in_.peek());
-      what = c > 0x20 && c < 0x7F ? fmt::format("\"{}\"", in_.peek())
-                                  : fmt::format("byte 0x{:02x}", c);
-    }
-    return invalid_argument(
-        fmt::format("grammar, line {}: expected {}, found {}", line(), expected, what));
-  }
-
   void skip_space() { skip_space(in_); }
   static void skip_space(Utf8Reader& in) {
     for (; !in.at_end(); in.skip(1)) {
@@ -203,44 +182,12 @@ class Parser {
   }
 
   Result<uint32_t> character() {
-    if (in_.take("\\")) {
-      const char c = in_.peek();
-      in_.skip(in_.at_end() ? 0 : 1);
-      switch (c) {
-        case 'n': return uint32_t{'\n'};
-        case 'r': return uint32_t{'\r'};
-        case 't': return uint32_t{'\t'};
-        case '\\':
-        case '"':
-        case '[':
-        case ']':
-        case '-':
-        case '^':
-        case '/': return static_cast<uint32_t>(c);
-        case 'x': return hex(2);
-        case 'u': return hex(4);
-        case 'U': return hex(8);
-        default: return found("an escape that is known before this");
-      }
-    }
+    if (in_.take("\\")) return escape("\\\"[]-^/");
     if (in_.peek() == '\n') return found("the end of the text or class in its line");
     const auto c = in_.next();
     if (!c) return found("a character");
     return *c;
   }
-  Result<uint32_t> hex(size_t length) {
-    uint32_t value = 0;
-    const std::string_view digits = in_.rest().substr(0, length);
-    const auto [end, error] =
-        std::from_chars(digits.data(), digits.data() + digits.size(), value, 16);
-    if (error != std::errc() || end != digits.data() + length || value > kMaxCodePoint)
-      return found(fmt::format("{} hexadecimal digits of a code point", length));
-    in_.skip(length);
-    return value;
-  }
-
-  std::string_view text_;
-  Utf8Reader in_;
   GrammarSource source_;
   std::map<std::string, RuleId> rules_;
   std::vector<bool> is_defined_;

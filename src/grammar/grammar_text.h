@@ -1,5 +1,5 @@
 // Grammars written as text: the notation of GBNF.
-// Notation name ::= alternatives; "text" with the escapes \n \r \t \\ \" \[ \] \- \^ \/ \xHH
+// Notation name ::= alternatives; "text" with the escapes \n \r \t \f \\ \" \[ \] \- \^ \/ \xHH
 //          \uHHHH \UHHHHHHHH; [classes] with ranges, ^ and the same escapes; . for any character;
 //          ( ) groups; | between alternatives; * + ? {m} {m,} {m,n} after what they repeat; #
 //          comments to the end of the line. A rule ends where the next begins. The rule `root` is

@@ -10,45 +10,35 @@
 namespace cachalot::grammar {
 namespace {
 
-Result<TextMatcher> matcher_of(std::string_view text) {
-  CACHALOT_ASSIGN_OR_RETURN(const GrammarSource source, parse_grammar_text(text));
-  return TextMatcher::create(source);
-}
-
-void expect(std::string_view grammar, const std::vector<std::string>& yes,
-            const std::vector<std::string>& no) {
-  auto matcher = matcher_of(grammar);
-  ASSERT_TRUE(matcher) << matcher.error().message();
-  for (const auto& text : yes) EXPECT_TRUE(matcher->matches(text)) << grammar << " : " << text;
-  for (const auto& text : no) EXPECT_FALSE(matcher->matches(text)) << grammar << " : " << text;
-}
+constexpr Notation kGbnf = {parse_grammar_text};
 
 TEST(GrammarText, EveryConstruct) {
-  expect("root ::= \"a\" [b-d] [^x]? .", {"abx", "aby!", "ab水é"}, {"ab", "axy", "abx!"});
-  expect("root ::= (\"a\" | \"b\" \"c\")+ \"d\"{2} \"e\"{1,} \"f\"{0,1}", {"addee", "abcaddef"},
-         {"dde", "ade", "addeff"});
-  expect("# a comment\nroot ::= item # another\n  item*\nitem ::= \"x\"\n  | \"y\"", {"xyx"}, {""});
-  expect("root ::= \"\\x41\\u00e9\\U0001F600\\n\\t\\\"\\\\\" [\\]\\^\\-]",
-         {"Aé😀\n\t\"\\]", "Aé😀\n\t\"\\-"}, {"A"});
-  expect("root ::= \"\" | \"a\"", {"", "a"}, {"aa"});
-  expect("root-rule ::= \"b\"\nroot ::= root-rule", {"b"}, {"a"});
+  kGbnf.expect("root ::= \"a\" [b-d] [^x]? .", {"abx", "aby!", "ab水é"}, {"ab", "axy", "abx!"});
+  kGbnf.expect("root ::= (\"a\" | \"b\" \"c\")+ \"d\"{2} \"e\"{1,} \"f\"{0,1}",
+               {"addee", "abcaddef"}, {"dde", "ade", "addeff"});
+  kGbnf.expect("# a comment\nroot ::= item # another\n  item*\nitem ::= \"x\"\n  | \"y\"", {"xyx"},
+               {""});
+  kGbnf.expect("root ::= \"\\x41\\u00e9\\U0001F600\\n\\t\\\"\\\\\" [\\]\\^\\-]",
+               {"Aé😀\n\t\"\\]", "Aé😀\n\t\"\\-"}, {"A"});
+  kGbnf.expect("root ::= \"\" | \"a\"", {"", "a"}, {"aa"});
+  kGbnf.expect("root-rule ::= \"b\"\nroot ::= root-rule", {"b"}, {"a"});
 }
 
 TEST(GrammarText, RecursionNests) {
-  expect("root ::= \"(\" root* \")\"", {"()", "(()(()))"}, {"(", "(()", "())"});
+  kGbnf.expect("root ::= \"(\" root* \")\"", {"()", "(()(()))"}, {"(", "(()", "())"});
   // Palindromes need both halves at once.
-  expect("root ::= \"a\" root \"a\" | \"b\" root \"b\" | \"c\"?", {"", "abba", "abcba", "aabaabaa"},
-         {"ab", "abca"});
+  kGbnf.expect("root ::= \"a\" root \"a\" | \"b\" root \"b\" | \"c\"?",
+               {"", "abba", "abcba", "aabaabaa"}, {"ab", "abca"});
   // Ambiguous: the middle of every addition may come first.
   std::string sum = "1";
   for (int i = 0; i < 200; ++i) sum += "+1";
-  expect("root ::= term (\"+\" root)?\nterm ::= \"1\" | \"(\" root \")\"", {sum, "(1+1)+1"},
-         {sum + "+"});
+  kGbnf.expect("root ::= term (\"+\" root)?\nterm ::= \"1\" | \"(\" root \")\"", {sum, "(1+1)+1"},
+               {sum + "+"});
 }
 
 // Each element is one call, and the call is the last thing its rule does: no limit on depth.
 TEST(GrammarText, ListsByRightRecursionAreUnbounded) {
-  auto matcher = matcher_of("root ::= \"a\" root | \"b\" other | \"\"\nother ::= \"c\" root");
+  auto matcher = kGbnf.matcher_of("root ::= \"a\" root | \"b\" other | \"\"\nother ::= \"c\" root");
   ASSERT_TRUE(matcher);
   std::string text;
   for (int i = 0; i < 20000; ++i) text += i % 3 == 0 ? "bc" : "a";
@@ -56,7 +46,7 @@ TEST(GrammarText, ListsByRightRecursionAreUnbounded) {
 }
 
 TEST(GrammarText, NestingIsBounded) {
-  auto matcher = matcher_of("root ::= \"(\" root \")\" | \"x\"");
+  auto matcher = kGbnf.matcher_of("root ::= \"(\" root \")\" | \"x\"");
   ASSERT_TRUE(matcher);
   const auto nested = [](size_t n) { return std::string(n, '(') + "x" + std::string(n, ')'); };
   EXPECT_TRUE(matcher->matches(nested(250)));
@@ -87,23 +77,18 @@ TEST(GrammarText, ErrorsNameThePlace) {
       {"root ::= \"a\"{100001}", "100000"},
       {"root ::= *", "a rule name"},
   };
-  for (const auto& [text, what] : cases) {
-    const auto matcher = matcher_of(text);
-    ASSERT_FALSE(matcher.has_value()) << text;
-    EXPECT_NE(matcher.error().message().find(what), std::string::npos)
-        << text << ": " << matcher.error().message();
-  }
+  kGbnf.expect_errors(cases);
 }
 
 TEST(GrammarText, HostileGrammarsAreBounded) {
-  EXPECT_FALSE(matcher_of("root ::= " + std::string(100000, '(')).has_value());
-  EXPECT_FALSE(matcher_of(std::string(kMaxGrammarBytes + 1, '#')).has_value());
+  EXPECT_FALSE(kGbnf.matcher_of("root ::= " + std::string(100000, '(')).has_value());
+  EXPECT_FALSE(kGbnf.matcher_of(std::string(kMaxGrammarBytes + 1, '#')).has_value());
   // Rules that may be empty, each by the next.
   std::string chain = "root ::= r0\n";
   for (int i = 0; i < 5000; ++i)
     chain += "r" + std::to_string(i) + " ::= r" + std::to_string(i + 1) + "\n";
   chain += "r5000 ::= \"\" | \"a\"\n";
-  auto empty_chain = matcher_of(chain);
+  auto empty_chain = kGbnf.matcher_of(chain);
   ASSERT_TRUE(empty_chain.has_value());
   EXPECT_TRUE(empty_chain->matches("a"));
   // Every rule twice as large as the one before.
@@ -112,7 +97,7 @@ TEST(GrammarText, HostileGrammarsAreBounded) {
     const std::string next = "r" + std::to_string(i + 1);
     doubling += "r" + std::to_string(i) + " ::= " + next + " " + next + "\n";
   }
-  auto doubled = matcher_of(doubling + "r60 ::= \"a\" | \"aa\"\n");
+  auto doubled = kGbnf.matcher_of(doubling + "r60 ::= \"a\" | \"aa\"\n");
   ASSERT_TRUE(doubled.has_value());
   EXPECT_TRUE(doubled->begins(std::string(3000, 'a')));
 }

@@ -2,21 +2,16 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <charconv>
 #include <map>
 #include <optional>
 #include <string>
 
-#include "grammar/grammar_text.h"
+#include "grammar/grammar_reader.h"
 #include "grammar/regex.h"
-#include "grammar/utf8_reader.h"
 
 namespace cachalot::grammar {
 namespace {
-
-constexpr int kMaxDepth = 128;
-constexpr int64_t kMaxCount = 100'000;
 
 // What %import common has, in the notation itself.
 constexpr std::string_view kCommon = R"(
@@ -56,16 +51,13 @@ bool is_terminal(std::string_view name) {
   return at != std::string_view::npos && is_upper(name[at]);
 }
 
-class Parser {
+class Parser : GrammarReader {
  public:
   Parser(std::string_view text, const CodePoints& left_out)
-      : text_(text), in_(text), left_out_(left_out) {}
+      : GrammarReader(text), left_out_(left_out) {}
 
   Result<GrammarSource> parse() {
-    if (text_.size() > kMaxGrammarBytes) {
-      return resource_exhausted(fmt::format("grammar: expected at most {} bytes, found {}",
-                                            kMaxGrammarBytes, text_.size()));
-    }
+    CACHALOT_RETURN_IF_ERROR(check_size());
     const RuleId root = source_.add_rule("a text");
     if (text_.find("%ignore") != std::string_view::npos) {
       const Expression between = source_.call(source_.add_rule("what is ignored"));
@@ -99,19 +91,6 @@ class Parser {
     const auto [it, is_new] = rules_.try_emplace(prefix_ + std::string(name));
     if (is_new) it->second.id = source_.add_rule(it->first);
     return it->second;
-  }
-  ptrdiff_t line() const {
-    return 1 + std::count(text_.begin(), text_.begin() + static_cast<ptrdiff_t>(in_.at()), '\n');
-  }
-  Status found(std::string_view expected) const {
-    std::string what = "the end";
-    if (!in_.at_end()) {
-      const auto c = static_cast<unsigned char>(in_.peek());
-      what = c > 0x20 && c < 0x7F ? fmt::format("\"{}\"", in_.peek())
-                                  : fmt::format("byte 0x{:02x}", c);
-    }
-    return invalid_argument(
-        fmt::format("grammar, line {}: expected {}, found {}", line(), expected, what));
   }
   Status not_done(std::string_view what) const {
     return unsupported(fmt::format("grammar, line {}: {} is not supported", line(), what));
@@ -362,36 +341,10 @@ class Parser {
   }
   Result<uint32_t> character() {
     if (in_.peek() == '\n') return found("the end of the text in its line");
-    if (in_.take("\\")) {
-      const char c = in_.peek();
-      in_.skip(in_.at_end() ? 0 : 1);
-      switch (c) {
-        case 'n': return uint32_t{'\n'};
-        case 'r': return uint32_t{'\r'};
-        case 't': return uint32_t{'\t'};
-        case 'f': return uint32_t{'\f'};
-        case '\\':
-        case '"':
-        case '/': return static_cast<uint32_t>(c);
-        case 'x': return hex(2);
-        case 'u': return hex(4);
-        case 'U': return hex(8);
-        default: return found("an escape that is known before this");
-      }
-    }
+    if (in_.take("\\")) return escape("\\\"/");
     const auto c = in_.next();
     if (!c) return found("a character");
     return *c;
-  }
-  Result<uint32_t> hex(size_t length) {
-    uint32_t value = 0;
-    const std::string_view digits = in_.rest().substr(0, length);
-    const auto [end, error] =
-        std::from_chars(digits.data(), digits.data() + digits.size(), value, 16);
-    if (error != std::errc() || end != digits.data() + length || value > kMaxCodePoint)
-      return found(fmt::format("{} hexadecimal digits of a code point", length));
-    in_.skip(length);
-    return value;
   }
   Result<Expression> pattern() {
     std::string pattern;
@@ -415,8 +368,6 @@ class Parser {
                   fmt::format("grammar, line {}: {}", line(), regex.error().message()));
   }
 
-  std::string_view text_;
-  Utf8Reader in_;
   const CodePoints& left_out_;
   GrammarSource source_;
   std::map<std::string, Rule> rules_;

@@ -10,44 +10,34 @@
 namespace cachalot::grammar {
 namespace {
 
-Result<TextMatcher> matcher_of(std::string_view text) {
-  CACHALOT_ASSIGN_OR_RETURN(const GrammarSource source, parse_lark_text(text));
-  return TextMatcher::create(source);
-}
-
-void expect(std::string_view grammar, const std::vector<std::string>& yes,
-            const std::vector<std::string>& no) {
-  auto matcher = matcher_of(grammar);
-  ASSERT_TRUE(matcher) << matcher.error().message();
-  for (const auto& text : yes) EXPECT_TRUE(matcher->matches(text)) << grammar << " : " << text;
-  for (const auto& text : no) EXPECT_FALSE(matcher->matches(text)) << grammar << " : " << text;
-}
+constexpr Notation kLark = {[](std::string_view text) { return parse_lark_text(text); }};
 
 TEST(LarkText, EveryConstruct) {
-  expect(
+  kLark.expect(
       "start: \"a\" b? [C] // a comment\n  | (\"x\" -> x)+ # another\n  | D~2 D~1..2\n"
       "?b: \"b\"\nC.2: \"c\"i | /[0-9]{2}/\nD: \"d\"..\"f\"",
       {"a", "ab", "abc", "aC", "a17", "xx", "def", "defd"}, {"b", "ac1", "de", "defde", "ax"});
-  expect("start:\n  | \"\\n\\t\\\"\\\\\\x41\\u00e9\"\n  | /\\/\\w+\\//", {"\n\t\"\\Aé", "/ab/"},
-         {"//"});
-  expect("start: \"水\"* \"é\"", {"é", "水水é"}, {"水"});
-  expect("start: \"a\" |", {"", "a"}, {"aa"});
+  kLark.expect("start:\n  | \"\\n\\t\\\"\\\\\\x41\\u00e9\"\n  | /\\/\\w+\\//",
+               {"\n\t\"\\Aé", "/ab/"}, {"//"});
+  kLark.expect("start: \"水\"* \"é\"", {"é", "水水é"}, {"水"});
+  kLark.expect("start: \"a\" |", {"", "a"}, {"aa"});
 }
 
 TEST(LarkText, ARuleMayCallItselfFirst) {
-  expect("start: start \"+\" term | start \"-\" term | term\nterm: /[0-9]+/ | \"(\" start \")\"",
-         {"1", "1+2-3", "(1+2)-(3)"}, {"+", "1+", "(1"});
+  kLark.expect(
+      "start: start \"+\" term | start \"-\" term | term\nterm: /[0-9]+/ | \"(\" start \")\"",
+      {"1", "1+2-3", "(1+2)-(3)"}, {"+", "1+", "(1"});
 }
 
 TEST(LarkText, WhatIsIgnoredStandsBetweenTerminalsAlone) {
-  expect(
+  kLark.expect(
       "start: \"let\" NAME \"=\" NUMBER\nNAME: LETTER+\n%import common (LETTER, NUMBER)\n"
       "%import common.WS\n%ignore WS\n%ignore /#[^\\n]*/",
       {"letx=1", "let x = 2.5e3", " let x # why\n= 1 "}, {"le t x = 1", "let x = 1 2", "let="});
 }
 
 TEST(LarkText, CommonTerminalsAreLarks) {
-  expect(
+  kLark.expect(
       "start: I \" \" S \" \" C\n%import common.SIGNED_NUMBER -> I\n"
       "%import common.ESCAPED_STRING -> S\n%import common.CNAME -> C",
       {"-1.5 \"a\\\"b\" _x1", "+.5 \"\" a"}, {"1 \"a\"b\" x", "1 \"a\\\" x", "1 \"\" 1x"});
@@ -55,7 +45,8 @@ TEST(LarkText, CommonTerminalsAreLarks) {
 
 // What Codex sends with its tool for patches is of this kind.
 TEST(LarkText, PatchesByLines) {
-  expect(R"(start: begin hunk+ end
+  kLark.expect(
+      R"(start: begin hunk+ end
 begin: "*** Begin Patch" LF
 end: "*** End Patch" LF?
 
@@ -71,11 +62,11 @@ last: "*** End of File" LF
 
 %import common.LF
 )",
-         {"*** Begin Patch\n*** Add File: a b.c\n+x\n+\n*** End Patch",
-          "*** Begin Patch\n*** Update File: é\n@@ f()\n-x\n+y\n z\n*** End of File\n"
-          "*** Add File: b\n+1\n*** End Patch\n"},
-         {"*** Begin Patch\n*** End Patch", "*** Begin Patch\n*** Add File: a\nx\n*** End Patch",
-          "*** Begin Patch\n*** Update File: \n*** End Patch"});
+      {"*** Begin Patch\n*** Add File: a b.c\n+x\n+\n*** End Patch",
+       "*** Begin Patch\n*** Update File: é\n@@ f()\n-x\n+y\n z\n*** End of File\n"
+       "*** Add File: b\n+1\n*** End Patch\n"},
+      {"*** Begin Patch\n*** End Patch", "*** Begin Patch\n*** Add File: a\nx\n*** End Patch",
+       "*** Begin Patch\n*** Update File: \n*** End Patch"});
 }
 
 TEST(LarkText, LeavesCharactersOut) {
@@ -111,13 +102,8 @@ TEST(LarkText, ErrorsNameThePlace) {
       {"%import python.NAME\nstart: NAME", "common"},
       {"%import common.NOTHING\nstart: NOTHING", "common.NOTHING"},
   };
-  for (const auto& [text, what] : cases) {
-    const auto matcher = matcher_of(text);
-    ASSERT_FALSE(matcher.has_value()) << text;
-    EXPECT_NE(matcher.error().message().find(what), std::string::npos)
-        << text << ": " << matcher.error().message();
-  }
-  EXPECT_FALSE(matcher_of("start: " + std::string(100000, '(')).has_value());
+  kLark.expect_errors(cases);
+  EXPECT_FALSE(kLark.matcher_of("start: " + std::string(100000, '(')).has_value());
 }
 
 }  // namespace
