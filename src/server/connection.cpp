@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <iterator>
 #include <utility>
 #include <variant>
@@ -325,7 +326,12 @@ void Connection::submit_requests(api::Call& call, std::string& out) {
   is_cancelled_.assign(requests.size(), false);
   wants_end_ = false;
   prompt_tokens_ = 0;
+  uint64_t num_answers = 0;
+  for (const engine::Request& request : requests)
+    num_answers += static_cast<uint64_t>(request.num_answers);
   for (size_t i = 0; i < requests.size(); ++i) {
+    // A call may ask for more answers than run at once: who asks for fewer does not wait for it.
+    requests[i].priority = -std::bit_width(num_answers - 1);
     prompt_tokens_ += static_cast<int64_t>(requests[i].prompt.size());
     const Status submitted = state_.engine->submit(live_, i, std::move(requests[i]));
     if (!submitted.ok()) call.refuse(i, submitted, out);

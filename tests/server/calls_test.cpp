@@ -184,6 +184,20 @@ TEST(Calls, SilenceIsFilledWithKeepAlives) {
   EXPECT_NE(rest.find("data: [DONE]"), std::string::npos);
 }
 
+TEST(Calls, OneWithManyAnswersHoldsUpNobody) {
+  SmallServerOptions options;
+  options.max_sequences = 2;
+  options.context_tokens = 200000;
+  const SmallServer server(std::move(options));
+  const std::string expected = text_of(post(server.port(), "/v1/completions", completion(9, 40)));
+  RawClient running(server.port());
+  running.send(post_bytes("/v1/completions", completion(3, 20000, R"("stream":true,"n":8)")));
+  ASSERT_TRUE(running.read_some(30).starts_with("HTTP/1.1 200"));
+  EXPECT_EQ(text_of(post(server.port(), "/v1/completions", completion(9, 40))), expected);
+  EXPECT_EQ(server.metric(kRunning), 1);
+  EXPECT_EQ(server.metric("cachalot_requests_finished_total"), 2);
+}
+
 TEST(Calls, TooManyRequestsAreToldToComeAgain) {
   SmallServerOptions options;
   options.max_sequences = 1;
