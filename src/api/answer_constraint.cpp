@@ -80,17 +80,6 @@ constexpr std::array kStructured = {
     Spelling{"json_object", Kind::json_object},
 };
 
-Status add(AnswerConstraint& all, Result<AnswerConstraint> one) {
-  if (!one) return one.error();
-  if (one->kind == Kind::none) return {};
-  if (all.kind != Kind::none) {
-    return invalid_argument(fmt::format(
-        "{}: expected one constraint of the answer, found {} beside", one->where, all.where));
-  }
-  all = *std::move(one);
-  return {};
-}
-
 Status read_structured(Fields& fields, AnswerConstraint& all) {
   const json::object* structured = fields.object("structured_outputs");
   CACHALOT_RETURN_IF_ERROR(fields.status());
@@ -100,7 +89,7 @@ Status read_structured(Fields& fields, AnswerConstraint& all) {
     const json::value* value = inner.filled(spelling.name);
     if (value == nullptr) continue;
     CACHALOT_RETURN_IF_ERROR(
-        add(all, constraint_of(spelling.kind, *value, inner.place(spelling.name))));
+        add_constraint(all, constraint_of(spelling.kind, *value, inner.place(spelling.name))));
   }
   for (const std::string_view name : {"structural_tag", "whitespace_pattern"}) {
     if (const json::value* value = inner.filled(name)) {
@@ -177,6 +166,17 @@ std::string grammar_text(const AnswerConstraint& constraint, const AnswerTools& 
 
 }  // namespace
 
+Status add_constraint(AnswerConstraint& all, Result<AnswerConstraint> one) {
+  if (!one) return one.error();
+  if (one->kind == Kind::none) return {};
+  if (all.kind != Kind::none) {
+    return invalid_argument(fmt::format(
+        "{}: expected one constraint of the answer, found {} beside", one->where, all.where));
+  }
+  all = *std::move(one);
+  return {};
+}
+
 Result<AnswerConstraint> read_format(const json::value& format, const std::string& where) {
   if (!format.is_object()) return wrong(where, "an object with a type", format);
   Fields fields(format.get_object(), where);
@@ -221,13 +221,13 @@ Result<AnswerConstraint> read_format(const json::value& format, const std::strin
 Result<AnswerConstraint> read_constraint(Fields& fields) {
   AnswerConstraint all;
   if (const json::value* format = fields.filled("response_format"))
-    CACHALOT_RETURN_IF_ERROR(add(all, read_format(*format, "response_format")));
+    CACHALOT_RETURN_IF_ERROR(add_constraint(all, read_format(*format, "response_format")));
   CACHALOT_RETURN_IF_ERROR(read_structured(fields, all));
   for (const Spelling& spelling : kTopLevel) {
     const json::value* value = fields.filled(spelling.name);
     if (value == nullptr) continue;
     CACHALOT_RETURN_IF_ERROR(
-        add(all, constraint_of(spelling.kind, *value, std::string(spelling.name))));
+        add_constraint(all, constraint_of(spelling.kind, *value, std::string(spelling.name))));
   }
   for (const std::string_view name : {"guided_whitespace_pattern", "structural_tag"}) {
     if (const json::value* value = fields.filled(name)) {

@@ -27,6 +27,8 @@ struct AnswerConstraint {
 Result<AnswerConstraint> read_constraint(Fields& fields);
 // Of {"type": "text" | "json_object" | "json_schema", ...}, in OpenAI's nested or flat form.
 Result<AnswerConstraint> read_format(const json::value& format, const std::string& where);
+// Makes `one` the constraint. Errors: its own, or that there is another already.
+Status add_constraint(AnswerConstraint& all, Result<AnswerConstraint> one);
 
 struct AnswerTools {
   text::PromptFamily family = text::PromptFamily::v4;

@@ -260,6 +260,12 @@ TEST(Chat, RefusesByName) {
   EXPECT_EQ(error(R"("functions": [{"name": "f"}])"), "400 functions unsupported_value");
   EXPECT_EQ(error(R"("modalities": ["text", "audio"])"), "400 modalities invalid_value");
   EXPECT_EQ(error(R"("best_of": 3)"), "400 best_of unsupported_value");
+  EXPECT_EQ(error(R"("prompt_logprobs": 0)"), "400 prompt_logprobs unsupported_value");
+  EXPECT_EQ(error(R"("return_token_ids": true)"), "400 return_token_ids unsupported_value");
+  EXPECT_EQ(error(R"("add_generation_prompt": false)"),
+            "400 add_generation_prompt unsupported_value");
+  EXPECT_EQ(error(R"("continue_final_message": true)"),
+            "400 continue_final_message unsupported_value");
   EXPECT_EQ(error(R"("guided_regex": "a", "guided_choice": ["b"])"),
             "400 guided_choice invalid_value");
   EXPECT_EQ(error(R"("response_format": {"type": "xml"})"),
@@ -291,7 +297,9 @@ TEST(Chat, EmptyAndNullAreAbsent) {
         R"("stop": [], "logit_bias": {}, "max_tokens": null, "n": null, "stream_options": null)",
         R"("user": "u", "metadata": {"a": 1}, "store": true, "service_tier": "x", "seed": 3,
            "prompt_cache_key": "k", "prediction": {}, "verbosity": "low", "cache_salt": "s",
-           "chat_template_kwargs": {}, "reasoning": {}, "grammar": "", "guided_json": null)"}) {
+           "chat_template_kwargs": {}, "reasoning": {}, "grammar": "", "guided_json": null)",
+        R"("echo": false, "top_n_sigma": -1, "typical_p": 1, "mirostat": 0, "best_of": 1,
+           "add_generation_prompt": true, "continue_final_message": false)"}) {
     EXPECT_EQ(prompt_of(*model, chat(fields)), plain) << fields;
   }
 }
@@ -331,7 +339,8 @@ TEST(Chat, ContinuesAnAssistantMessage) {
   const auto model = testing::served();
   const std::string prompt =
       prompt_of(*model, post(std::string(kPath), R"({"messages": [{"role": "user", "content": "A"},
-      {"role": "assistant", "content": "Roses are"}], "thinking": {"type": "disabled"}})"));
+      {"role": "assistant", "content": "Roses are"}], "thinking": {"type": "disabled"},
+      "add_generation_prompt": false, "continue_final_message": true})"));
   EXPECT_TRUE(prompt.ends_with("</think>Roses are")) << prompt;
 }
 

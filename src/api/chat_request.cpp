@@ -55,16 +55,25 @@ void refuse_unknown(Fields& fields) {
   refuse_unknown_sampling(fields);
   // Each changes the answer, and has a newer name or no place here.
   for (const std::string_view name : {"functions", "function_call", "audio", "chat_template",
-                                      "documents", "response_prefix", "suffix", "echo"}) {
-    const json::value* value = fields.filled(name);
-    if (value == nullptr || (value->is_bool() && !value->get_bool())) continue;
-    fields.fail(not_done(name, *value));
-  }
+                                      "documents", "response_prefix", "suffix", "echo"})
+    fields.refuse(name);
   std::vector<std::string> modalities;
   fields.texts("modalities", &modalities);
   for (const std::string& modality : modalities) {
     if (modality != "text") fields.fail("modalities", "text", json::value(modality));
   }
+}
+
+// An answer that ends the messages is continued, and nothing else is.
+Status check_end(Fields& fields, const std::vector<text::Message>& messages) {
+  bool begins_answer = true, continues = false;
+  fields.boolean("add_generation_prompt", &begins_answer);
+  fields.boolean("continue_final_message", &continues);
+  CACHALOT_RETURN_IF_ERROR(fields.status());
+  if (messages.empty() || messages.back().role == text::Role::assistant) return {};
+  if (!begins_answer) return not_done("add_generation_prompt", false);
+  if (continues) return not_done("continue_final_message", true);
+  return {};
 }
 
 }  // namespace
@@ -77,7 +86,7 @@ Result<ChatAsk> read_chat(json::object& body, const ServedModel& model, bool thi
   }
   Fields fields(body);
   ChatAsk ask;
-  ask.generation = read_generation_fields(fields, model);
+  ask.generation = read_generation_fields(fields, model, model.options().max_answers);
   read_logprobs(fields, &ask.generation);
   ask.thinking = read_thinking(fields, model, thinks_otherwise);
   refuse_unknown(fields);
@@ -101,6 +110,7 @@ Result<ChatAsk> read_chat(json::object& body, const ServedModel& model, bool thi
         "messages[{}]: expected tools and response_format beside the messages, found them in one",
         i));
   }
+  CACHALOT_RETURN_IF_ERROR(check_end(fields, ask.messages));
   return ask;
 }
 

@@ -268,9 +268,9 @@ Routed completions(const HttpRequest& request, const ServedModel& model) {
   ServedModel::Name name;
   if (const auto error = read_model(fields, ErrorShape::openai, model, &name))
     return error_answer(*error, ErrorShape::openai);
-  GenerationFields asked = read_generation_fields(fields, model);
+  GenerationFields asked = read_generation_fields(fields, model, model.options().max_answers);
   const bool says_most = fields.find("max_tokens") || fields.find("max_completion_tokens") ||
-                         fields.find("max_output_tokens");
+                         fields.find("max_output_tokens") || fields.find("n_predict");
   if (!says_most) asked.max_tokens = kDefaultMaxTokens;
   fields.integer("logprobs", &asked.num_top_logprobs, 0, kMaxTopLogprobs);
   Shape shape;

@@ -152,6 +152,7 @@ TEST(Completions, RefuseByName) {
   EXPECT_EQ(error(R"({"prompt": "a", "best_of": 2})"), "400 best_of unsupported_value");
   EXPECT_EQ(error(R"({"prompt": "a", "prompt_embeds": "AA=="})"),
             "400 prompt_embeds unsupported_value");
+  EXPECT_EQ(error(R"({"prompt": "a", "n_probs": 3})"), "400 n_probs unsupported_value");
   EXPECT_EQ(error(R"({"prompt": "a", "best_of": 1, "stop": null, "seed": null})"), "a call");
   EXPECT_EQ(error(R"b({"prompt": "a", "guided_regex": "(?=a)"})b"),
             "400 guided_regex unsupported_value");

@@ -59,6 +59,14 @@ std::string Fields::place(std::string_view key) const {
   return where_.empty() ? std::string(key) : fmt::format("{}.{}", where_, key);
 }
 
+void Fields::refuse(std::string_view key, double neutral) {
+  const json::value* value = filled(key);
+  if (value == nullptr || (value->is_bool() && !value->get_bool())) return;
+  const double number = value->is_number() ? value->to_number<double>() : NAN;
+  if (number == neutral || number == 0) return;
+  fail(not_done(place(key), *value));
+}
+
 void Fields::fail(std::string_view key, std::string_view expected, const json::value& found) {
   fail(invalid_argument(
       fmt::format("{}: expected {}, found {}", place(key), expected, shown(found))));

@@ -39,6 +39,10 @@ class Fields {
   // Ids in [0, limit).
   void ids(std::string_view key, int64_t limit, std::vector<int32_t>* out);
 
+  // For a field that changes the answer and that nothing here does: refused by name where it asks
+  // for something, which empty, false, 0 and `neutral` do not.
+  void refuse(std::string_view key, double neutral = 0);
+
   void fail(std::string_view key, std::string_view expected, const json::value& found);
   void fail(Status status);
   std::string place(std::string_view key) const;

@@ -18,7 +18,7 @@ constexpr size_t kMaxStopBytes = 1024;
 constexpr size_t kMaxSaltBytes = 1024;
 constexpr double kMaxAdjustment = 1e6;
 
-// A field that nothing here does, and the number at which it asks for nothing.
+// A field that nothing here does, and a number beside 0 at which it asks for nothing.
 struct Unknown {
   std::string_view name;
   double neutral = 0;
@@ -29,11 +29,15 @@ constexpr std::array kUnknown = {
     Unknown{"length_penalty", 1},
     Unknown{"early_stopping"},
     Unknown{"logits_processors"},
-    Unknown{"prompt_logprobs"},
+    Unknown{"n_probs"},
+    Unknown{"logprob_token_ids"},
+    Unknown{"return_token_ids"},
+    Unknown{"return_tokens_as_token_ids"},
     Unknown{"prompt_embeds"},
     Unknown{"truncate_prompt_tokens"},
     Unknown{"typical_p", 1},
     Unknown{"top_a"},
+    Unknown{"top_n_sigma", -1},
     Unknown{"tfs_z", 1},
     Unknown{"epsilon_cutoff"},
     Unknown{"eta_cutoff"},
@@ -51,15 +55,6 @@ constexpr std::array kUnknown = {
     Unknown{"adapters"},
     Unknown{"custom_logit_processor"},
 };
-
-bool asks_for_nothing(const json::value& value, double neutral) {
-  if (value.is_bool()) return !value.get_bool();
-  if (value.is_number()) {
-    const auto number = value.to_number<double>();
-    return number == neutral || number == 0;
-  }
-  return false;
-}
 
 void read_logit_bias(Fields& fields, int64_t vocab_size, engine::SamplingParams* sampling) {
   const json::object* biases = fields.object("logit_bias");
@@ -112,7 +107,8 @@ void read_sampling(Fields& fields, const ServedModel& model, engine::SamplingPar
 void read_ends(Fields& fields, const ServedModel& model, GenerationFields* out) {
   constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
   // The later spelling wins.
-  for (const std::string_view key : {"max_tokens", "max_output_tokens", "max_completion_tokens"})
+  for (const std::string_view key :
+       {"n_predict", "max_tokens", "max_output_tokens", "max_completion_tokens"})
     fields.integer(key, &out->max_tokens, -1, kMost);
   fields.integer("min_tokens", &out->min_tokens, 0, kMost);
   fields.boolean("ignore_eos", &out->ignores_end);
@@ -136,13 +132,14 @@ void read_ends(Fields& fields, const ServedModel& model, GenerationFields* out) 
 
 }  // namespace
 
-GenerationFields read_generation_fields(Fields& fields, const ServedModel& model) {
+GenerationFields read_generation_fields(Fields& fields, const ServedModel& model,
+                                        int64_t max_answers) {
   GenerationFields out;
   out.sampling = model.options().sampling;
   if (model.options().max_tokens > 0) out.max_tokens = model.options().max_tokens;
   read_sampling(fields, model, &out.sampling);
   read_ends(fields, model, &out);
-  fields.integer("n", &out.num_answers, 1, model.options().max_answers);
+  fields.integer("n", &out.num_answers, 1, max_answers);
   bool skips_controls = true;
   fields.boolean("skip_special_tokens", &skips_controls);
   out.shows_controls = !skips_controls;
@@ -168,11 +165,10 @@ std::optional<ApiError> check_context(size_t prompt_tokens, std::string_view par
 }
 
 void refuse_unknown_sampling(Fields& fields) {
-  for (const Unknown& unknown : kUnknown) {
-    const json::value* value = fields.filled(unknown.name);
-    if (value == nullptr || asks_for_nothing(*value, unknown.neutral)) continue;
-    fields.fail(not_done(unknown.name, *value));
-  }
+  for (const Unknown& unknown : kUnknown) fields.refuse(unknown.name, unknown.neutral);
+  // At 0 too: those of the prompt's tokens and no others.
+  const json::value* of_prompt = fields.filled("prompt_logprobs");
+  if (of_prompt != nullptr) fields.fail(not_done("prompt_logprobs", *of_prompt));
 }
 
 engine::Request make_request(const GenerationFields& asked, std::vector<int32_t> prompt,

@@ -39,7 +39,9 @@ inline constexpr int64_t kMaxTopLogprobs = 20;
 // temperature, top_p, top_k, min_p, the penalties, logit_bias, seed, n, stop, stop_token_ids,
 // max_tokens and its spellings, min_tokens, ignore_eos, stream, stream_options,
 // skip_special_tokens, include_stop_str_in_output, cache_salt. Defaults are the model's.
-GenerationFields read_generation_fields(Fields& fields, const ServedModel& model);
+// `max_answers`: of n; 1 where the API's answer has no place for more.
+GenerationFields read_generation_fields(Fields& fields, const ServedModel& model,
+                                        int64_t max_answers);
 
 // The prompt and one token fit; otherwise the error, in which `param` is the prompt's field.
 std::optional<ApiError> check_context(size_t prompt_tokens, std::string_view param,

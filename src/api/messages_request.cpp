@@ -240,12 +240,14 @@ Status read_tool_fields(Fields& fields, ChatAsk& ask) {
 Result<AnswerConstraint> read_output_format(Fields& fields) {
   CACHALOT_ASSIGN_OR_RETURN(AnswerConstraint constraint, read_constraint(fields));
   if (const json::value* format = fields.filled("output_format"))
-    return read_format(*format, "output_format");
+    CACHALOT_RETURN_IF_ERROR(add_constraint(constraint, read_format(*format, "output_format")));
   const json::object* config = fields.object("output_config");
   CACHALOT_RETURN_IF_ERROR(fields.status());
   if (config != nullptr) {
-    if (const json::value* format = Fields(*config).filled("format"))
-      return read_format(*format, "output_config.format");
+    if (const json::value* format = Fields(*config).filled("format")) {
+      CACHALOT_RETURN_IF_ERROR(
+          add_constraint(constraint, read_format(*format, "output_config.format")));
+    }
   }
   return constraint;
 }
@@ -258,9 +260,9 @@ Result<MessagesAsk> read_messages(const json::object& body, const ServedModel& m
   MessagesAsk out;
   ChatAsk& ask = out.chat;
   ask.call_id_prefix = "toolu_";
-  ask.generation = read_generation_fields(fields, model);
-  ask.generation.num_answers = 1;
+  ask.generation = read_generation_fields(fields, model, 1);
   refuse_unknown_sampling(fields);
+  for (const std::string_view name : {"logprobs", "top_logprobs"}) fields.refuse(name);
   ask.thinking = read_thinking(fields, model, thinks_otherwise);
   if (const json::value* thinking = fields.find("thinking"); thinking && thinking->is_object()) {
     std::string display;

@@ -146,13 +146,20 @@ TEST(Messages, ErrorsInAnthropicsShape) {
   EXPECT_EQ(
       error_of(*model, post("/v1/messages", R"({"model": "gpt-4", "messages": []})")).substr(0, 19),
       "404 not_found_error");
-  for (const char* body :
-       {R"({"messages": 3})", R"({"messages": []})", R"({})",
-        R"({"messages": [{"role": "tool", "content": "x"}]})",
-        R"({"messages": [{"role": "user", "content": 3}]})",
-        R"({"messages": [{"role": "user", "content": [{"type": "image"}]}]})",
-        R"({"messages": [{"role": "user", "content": "x"}], "tool_choice": {"type": "any"}})",
-        R"({"messages": [{"role": "user", "content": "x"}], "top_k": "3"})"}) {
+  for (
+      const char* body :
+      {R"({"messages": 3})", R"({"messages": []})", R"({})",
+       R"({"messages": [{"role": "tool", "content": "x"}]})",
+       R"({"messages": [{"role": "user", "content": 3}]})",
+       R"({"messages": [{"role": "user", "content": [{"type": "image"}]}]})",
+       R"({"messages": [{"role": "user", "content": "x"}], "tool_choice": {"type": "any"}})",
+       R"({"messages": [{"role": "user", "content": "x"}], "top_k": "3"})",
+       R"({"messages": [{"role": "user", "content": "x"}], "n": 2})",
+       R"({"messages": [{"role": "user", "content": "x"}], "logprobs": true})",
+       R"({"messages": [{"role": "user", "content": "x"}], "guided_regex": "a",
+            "output_format": {"type": "json_schema", "schema": {}}})",
+       R"({"messages": [{"role": "user", "content": "x"}], "output_format": {"type": "json_object"},
+            "output_config": {"format": {"type": "json_object"}}})"}) {
     EXPECT_EQ(error_of(*model, post("/v1/messages", body)).substr(0, 25),
               "400 invalid_request_error")
         << body;

@@ -206,13 +206,11 @@ Status read_input(Fields& fields, std::vector<Message>& messages) {
   return {};
 }
 
-void refuse_stored(Fields& fields) {
+// What is not stored here, and what is asked for by `include`.
+void refuse_unknown(Fields& fields) {
   for (const std::string_view name :
-       {"previous_response_id", "conversation", "background", "prompt"}) {
-    const json::value* value = fields.filled(name);
-    if (value == nullptr || (value->is_bool() && !value->get_bool())) continue;
-    fields.fail(not_done(name, *value));
-  }
+       {"previous_response_id", "conversation", "background", "prompt", "logprobs"})
+    fields.refuse(name);
 }
 
 }  // namespace
@@ -222,10 +220,9 @@ Result<ResponsesAsk> read_responses(const json::object& body, const ServedModel&
   Fields fields(body);
   ResponsesAsk out;
   ChatAsk& ask = out.chat;
-  ask.generation = read_generation_fields(fields, model);
-  ask.generation.num_answers = 1;
+  ask.generation = read_generation_fields(fields, model, 1);
   refuse_unknown_sampling(fields);
-  refuse_stored(fields);
+  refuse_unknown(fields);
   ask.thinking = read_thinking(fields, model, thinks_otherwise);
   if (const json::object* reasoning = fields.object("reasoning")) {
     Fields inner(*reasoning, "reasoning");
@@ -257,9 +254,8 @@ Result<ResponsesAsk> read_responses(const json::object& body, const ServedModel&
   CACHALOT_RETURN_IF_ERROR(fields.status());
   if (text != nullptr) {
     // Only verbosity may be there, which says nothing here.
-    if (const json::value* format = Fields(*text).filled("format")) {
-      CACHALOT_ASSIGN_OR_RETURN(ask.constraint, read_format(*format, "text.format"));
-    }
+    if (const json::value* format = Fields(*text).filled("format"))
+      CACHALOT_RETURN_IF_ERROR(add_constraint(ask.constraint, read_format(*format, "text.format")));
   }
   CACHALOT_RETURN_IF_ERROR(read_input(fields, ask.messages));
   return out;

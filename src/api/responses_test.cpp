@@ -189,6 +189,11 @@ TEST(Responses, RefuseByName) {
   EXPECT_EQ(error_of(*model, ask("", R"(["x"])")), "400 input[0] invalid_value");
   EXPECT_EQ(error_of(*model, ask(R"("text": {"format": {"type": "xml"}})")),
             "400 text.format.type invalid_value");
+  EXPECT_EQ(error_of(*model, ask(R"("guided_regex": "a", "text": {"format": {"type":
+                                     "json_object"}})")),
+            "400 text.format invalid_value");
+  EXPECT_EQ(error_of(*model, ask(R"("n": 2)")), "400 n invalid_value");
+  EXPECT_EQ(error_of(*model, ask(R"("logprobs": true)")), "400 logprobs unsupported_value");
   // Probes with nothing, and items of tools that run elsewhere.
   EXPECT_EQ(error_of(*model, ask(R"("max_output_tokens": 1)", "[]")), "a call");
   EXPECT_EQ(error_of(*model, ask("", R"([{"type": "web_search_call", "id": "x"},

@@ -47,10 +47,6 @@ Routed tokenize_content(Fields& fields, const ServedModel& model) {
 Result<std::vector<int32_t>> prompt_ids(json::object& body, Fields& fields, bool thinks,
                                         const ServedModel& model) {
   if (fields.find("messages") != nullptr) {
-    bool is_whole = true;
-    fields.boolean("add_generation_prompt", &is_whole);
-    CACHALOT_RETURN_IF_ERROR(fields.status());
-    if (!is_whole) return not_done("add_generation_prompt", false);
     CACHALOT_ASSIGN_OR_RETURN(const ChatAsk ask, read_chat(body, model, thinks));
     CACHALOT_ASSIGN_OR_RETURN(text::ChatPrompt prompt, render_chat(ask, model));
     return std::move(prompt.ids);
