@@ -79,20 +79,22 @@ void ThreadPool::run_erased(int64_t num_tasks, void* fn, Invoke invoke) {
   }
 }
 
-// Whoever lowers what is left of a share holds a task of the run that stored it, and so may read
-// that run's fields: it is not over before this task is.
+// Whoever lowers what is left of a share from above 0 holds a task of the run that stored it, and
+// so may read that run's fields: it is not over before this worker has said what it did. It says so
+// once a share, since all workers write where they say it.
 void ThreadPool::drain(int worker_idx) {
   for (int i = 0; i < num_threads_; ++i) {
+    int32_t num_done = 0;
     const int owner = (worker_idx + i) % num_threads_;
     std::atomic<int32_t>& share = shares_[owner].left;
-    for (int32_t left = share.load(std::memory_order_relaxed); left > 0;) {
-      if (!share.compare_exchange_weak(left, left - 1, std::memory_order_acquire,
-                                       std::memory_order_relaxed))
-        continue;
+    while (share.load(std::memory_order_relaxed) > 0) {
+      const int32_t left = share.fetch_sub(1, std::memory_order_acquire);
+      if (left <= 0) break;
       invoke_(fn_, share_begin(owner + 1) - left, worker_idx);
-      if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
-      left = share.load(std::memory_order_relaxed);
+      ++num_done;
     }
+    if (num_done > 0 && pending_.fetch_sub(num_done, std::memory_order_acq_rel) == num_done)
+      pending_.notify_one();
   }
 }
 
@@ -115,7 +117,7 @@ void ThreadPool::work(int worker_idx) {
     seen = generation_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
     // Who finds work wakes the next sleeper: a run that is over by then wakes no more of them.
-    if (has_tasks_left()) generation_.notify_one();
+    if (num_threads_ > 2 && has_tasks_left()) generation_.notify_one();
     drain(worker_idx);
   }
 }

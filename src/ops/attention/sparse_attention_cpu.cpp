@@ -226,15 +226,18 @@ void Attention::run_blocks() {
     s.sums = sums_in_out() ? nullptr : arena.allocate<float>(own * group_heads_ * padded_dim_);
   }
   const tensor::Sequences& sequences = p_.sequences;
+  const auto blocks_of = [&](int64_t sequence) {  // about equal
+    return (sequences.num_rows(sequence) + block_tokens_ - 1) / block_tokens_;
+  };
   int64_t num_blocks = 0;
-  for (int64_t i = 0; i < sequences.count; ++i)
-    num_blocks += (sequences.num_rows(i) + block_tokens_ - 1) / block_tokens_;
+  for (int64_t i = 0; i < sequences.count; ++i) num_blocks += blocks_of(i);
   Block* blocks = arena.allocate<Block>(num_blocks);
   Block* block = blocks;
   for (int64_t i = 0; i < sequences.count; ++i) {
-    const int64_t last = sequences.first_row[i + 1];
-    for (int64_t row = sequences.first_row[i]; row < last; row += block_tokens_)
-      *block++ = {i, row, std::min(last, row + block_tokens_)};
+    const int64_t first = sequences.first_row[i], num_rows = sequences.num_rows(i);
+    const int64_t count = blocks_of(i);
+    for (int64_t b = 0; b < count; ++b)
+      *block++ = {i, first + num_rows * b / count, first + num_rows * (b + 1) / count};
   }
   ctx_.pool->run(num_blocks * num_groups_, [&](int64_t task, int worker) {
     attend_block(blocks[task / num_groups_], group(task % num_groups_), scratch[worker]);

@@ -22,9 +22,9 @@ Kernel* pick_kernel(device::Isa isa, Kernel* reference, Kernel* avx2, Kernel* av
   return reference;
 }
 
-// A task touches about this many values: some microseconds of work, an order above the cost of
-// handing it to a thread.
-inline constexpr int64_t kValuesPerTask = int64_t{1} << 13;
+// A task touches about this many values: half a microsecond of work or more, an order above the
+// cost of taking a task, and few enough that threads share the rows of a small step evenly.
+inline constexpr int64_t kValuesPerTask = int64_t{1} << 11;
 
 // fn(first_row, last_row) over [0, rows).
 template <typename Fn>

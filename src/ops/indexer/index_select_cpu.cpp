@@ -108,19 +108,27 @@ class IndexSelect {
   bool packs_fp4_ = false;
 };
 
-// Rows into blocks; with few blocks the keys of each into ranges.
+// Rows into blocks, those of a sequence about equal; with few blocks the keys of each into ranges.
 void IndexSelect::cut(const ScoredRows* scored, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    num_blocks_ += (scored[i].last - scored[i].first + block_tokens_ - 1) / block_tokens_;
-  }
+  const auto blocks_of = [&](const ScoredRows& rows) {
+    return (rows.last - rows.first + block_tokens_ - 1) / block_tokens_;
+  };
+  for (int64_t i = 0; i < count; ++i) num_blocks_ += blocks_of(scored[i]);
   const int64_t threads = ctx_.pool->num_threads();
   const bool few = threads > 1 && num_blocks_ < 2 * threads;
   const int64_t wanted_ranges = few ? (4 * threads + num_blocks_ - 1) / num_blocks_ : 1;
   blocks_ = ctx_.arena->allocate<Block>(num_blocks_);
   Block* block = blocks_;
   for (int64_t i = 0; i < count; ++i) {
-    for (int64_t row = scored[i].first; row < scored[i].last; row += block_tokens_) {
-      *block = {scored[i].sequence, row, std::min(scored[i].last, row + block_tokens_), 0, 1, 0};
+    const ScoredRows& rows = scored[i];
+    const int64_t num_rows = rows.last - rows.first, num_blocks = blocks_of(rows);
+    for (int64_t b = 0; b < num_blocks; ++b) {
+      *block = {rows.sequence,
+                rows.first + num_rows * b / num_blocks,
+                rows.first + num_rows * (b + 1) / num_blocks,
+                0,
+                1,
+                0};
       block->num_tiles = (visible(*block, block->last - 1) + kIndexTileKeys - 1) / kIndexTileKeys;
       block->num_ranges = std::min(
           wanted_ranges, std::clamp<int64_t>(block->num_tiles / kMinRangeTiles, 1, kMaxRanges));
