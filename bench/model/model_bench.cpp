@@ -163,6 +163,12 @@ Result<std::vector<double>> batch_seconds(engine::Engine& engine, int64_t sequen
       seconds.push_back(taken);
   }
   if (!failed.ok()) return failed;
+  if (seconds.empty()) {
+    return invalid_argument(
+        fmt::format("bench batch: expected steps in which all of {} sequences decode, found none: "
+                    "the first end before the last begin; give more --decode-tokens",
+                    sequences));
+  }
   return seconds;
 }
 
