@@ -58,22 +58,26 @@ Status GpuPlace::finish_experts(FfnWeights& ffn) {
   if (panels_used_ == 0) return {};
   panels_used_ = 0;
   const device::Buffer panels = std::move(panels_);  // until the end
-  if (ffn.experts.size() > kMaxExperts ||
-      !ops::StreamedExperts::can_stream(ffn.experts[0].w1, ffn.experts[0].w2)) {
+  const auto keep_panels = [&]() -> Status {
     for (ExpertWeights& expert : ffn.experts) {
       for (PackedWeight* weight : {&expert.w1, &expert.w3, &expert.w2})
         CACHALOT_RETURN_IF_ERROR(weight->move_to(*ctx_.gpu));
     }
     return {};
+  };
+  if (ffn.experts.size() > kMaxExperts ||
+      !ops::StreamedExperts::can_stream(ffn.experts[0].w1, ffn.experts[0].w2)) {
+    return keep_panels();
   }
   const auto all = [&](PackedWeight ExpertWeights::*weight) {
     return ops::ExpertWeightsRef{&(ffn.experts[0].*weight), sizeof(ExpertWeights)};
   };
-  CACHALOT_ASSIGN_OR_RETURN(ops::StreamedExperts streamed,
-                            ops::StreamedExperts::create(
-                                *ctx_.gpu, all(&ExpertWeights::w1), all(&ExpertWeights::w3),
-                                all(&ExpertWeights::w2), static_cast<int64_t>(ffn.experts.size())));
-  ffn.streamed = std::make_unique<ops::StreamedExperts>(std::move(streamed));
+  Result<ops::StreamedExperts> streamed = ops::StreamedExperts::create(
+      *ctx_.gpu, all(&ExpertWeights::w1), all(&ExpertWeights::w3), all(&ExpertWeights::w2),
+      static_cast<int64_t>(ffn.experts.size()));
+  if (!streamed && streamed.error().code() == StatusCode::unsupported) return keep_panels();
+  if (!streamed) return streamed.error();
+  ffn.streamed = std::make_unique<ops::StreamedExperts>(std::move(*streamed));
   for (ExpertWeights& expert : ffn.experts) {
     for (PackedWeight* weight : {&expert.w1, &expert.w3, &expert.w2})
       *weight = without_bytes(*weight);

@@ -26,12 +26,6 @@ __host__ __device__ constexpr int block_bytes(bool wide, int tokens) {
   return tokens * (wide ? 256 : 128 + 4);
 }
 
-// Where the scale of a row of codes lies: the four of two tiles of eight columns that a lane has
-// values of are neighbours.
-__device__ __forceinline__ int scale_place(int token) {
-  return token / 16 * 16 + token % 8 / 2 * 4 + token / 8 % 2 * 2 + token % 2;
-}
-
 struct Group {
   const uint8_t* weight;
   void* y;

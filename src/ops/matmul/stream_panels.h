@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "base/host_device.h"
-#include "ops/matmul/streamed_weight.h"
+#include "ops/matmul/streamed_fp4.h"
 
 namespace cachalot::ops {
 
@@ -18,15 +18,19 @@ struct StreamPanels {
   std::byte* to;
   // Eight rows of these panels, then eight of another's: the gate (0) or the up (1) of an expert.
   int half = -1;
+  int32_t* misfits = nullptr;  // fp4: of how many rows the scales do not fit is added
 
-  // fp8: four codes of a row; fp4, bf16: two values.
+  // fp8: four codes of a row; fp4: 32 values; bf16: two.
   CACHALOT_HD int64_t num_items() const {
-    return rows * layout.columns / (layout.format == StreamedFormat::fp8 ? 4 : 2);
+    const int64_t of_item = layout.format == StreamedFormat::fp8   ? 4
+                            : layout.format == StreamedFormat::fp4 ? 32
+                                                                   : 2;
+    return rows * layout.columns / of_item;
   }
   CACHALOT_HD void move(int64_t item) const {
     if (layout.format == StreamedFormat::fp8) return move_fp8(item % rows, item / rows * 4);
     if (layout.format == StreamedFormat::bf16) return move_bf16(item % rows, item / rows * 2);
-    move_fp4(item % rows, item / rows / 16 * 32, item / rows % 16);
+    move_fp4(item % rows, item / rows * 32);
   }
 
  private:
@@ -48,18 +52,40 @@ struct StreamPanels {
                 panels + panel * 128 * layout.columns + (k / 2 * width_of(panel) + row % 64) * 4,
                 4);
   }
-  // Inputs k + i and k + i + 16, which share a byte there.
-  CACHALOT_HD void move_fp4(int64_t row, int64_t k, int64_t i) const {
+  CACHALOT_HD void move_fp4(int64_t row, int64_t k) const {
+    const StreamedFp4 there{layout.rows, layout.columns};
     const int64_t panel = row / 64, width = width_of(panel), lane = row % 64;
-    const std::byte* from = panels + panel * 64 * layout.columns / 32 * 17 + k / 32 * 17 * width;
-    const auto code = [&](int64_t input) {
+    const std::byte* const from = panels + panel * 64 * layout.columns / 32 * 17 + lane;
+    const auto scale = [&](int64_t group) { return static_cast<int>(from[group * 17 * width]); };
+    const auto code = [&](int64_t group, int64_t input) {
       const int64_t byte = width + input / 8 * width * 4 + lane / 8 * 32 + lane % 8 / 4 * 16 +
-                           input % 4 / 2 * 8 + lane % 4 * 2 + input % 2;
-      return static_cast<int>(from[byte]) >> (input % 8 / 4 * 4) & 15;
+                           input % 4 / 2 * 8 + lane % 4 * 2 + input % 2 - lane;
+      return static_cast<int>(from[group * 17 * width + byte]) >> (input % 8 / 4 * 4) & 15;
     };
+    const StreamedFp4::RowScales scales(layout.columns / 32, scale, [&](int64_t group) {
+      int all = 0;
+      for (int64_t input = 0; input < 32; ++input) all |= code(group, input);
+      return (all & 7) == 0;
+    });
     const int64_t row_there = half < 0 ? row : row / 8 * 16 + half * 8 + row % 8;
-    to[layout.fp4_code(row_there, k + i)] = static_cast<std::byte>(code(i) << 4 | code(i + 16));
-    if (i == 0) to[layout.fp4_scale(row_there, k)] = from[lane];
+    const int64_t group = k / 32;
+    for (int64_t at = 0; at < 16; at += 4) {
+      const uint32_t word =
+          StreamedFp4::word([&](int i) { return code(group, at + i / 4 * 16 + i % 4); });
+      std::memcpy(to + there.codes(row_there, k + at), &word, sizeof(word));
+    }
+    to[there.below(row_there, k)] = static_cast<std::byte>(scales.below(scale(group)));
+    if (group != 0) return;
+    to[there.row_scale(row_there)] = static_cast<std::byte>(scales.largest);
+    if (!scales.fits) count_misfit();
+  }
+  CACHALOT_HD void count_misfit() const {
+    if (misfits == nullptr) return;
+#ifdef __CUDA_ARCH__
+    atomicAdd(misfits, 1);
+#else
+    ++*misfits;
+#endif
   }
 };
 

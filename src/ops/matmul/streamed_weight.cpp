@@ -1,10 +1,12 @@
 #include "ops/matmul/streamed_weight.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 
 #include "base/check.h"
 #include "numeric/formats.h"
+#include "ops/matmul/streamed_fp4.h"
 
 namespace cachalot::ops {
 namespace {
@@ -28,20 +30,31 @@ struct Fp4Row {
 };
 
 template <typename RowOf>
-std::vector<std::byte> stream_fp4_rows(const StreamedLayout& layout, const RowOf& row_of) {
+Result<std::vector<std::byte>> stream_fp4_rows(const StreamedFp4& layout, const RowOf& row_of) {
   std::vector<std::byte> bytes(static_cast<size_t>(layout.num_bytes()));
-  for (int64_t unit = 0; unit < layout.num_units(); ++unit) {
-    for (int64_t i = 0; i < layout.unit_rows(); ++i) {
-      const int64_t row = unit * layout.unit_rows() + i;
-      const Fp4Row from = row_of(row);
-      if (from.codes == nullptr) continue;
-      const auto code = [&](int64_t k) { return from.codes[k / 2] >> (k % 2 * 4) & 15; };
-      for (int64_t k = 0; k < layout.columns; k += 32) {
-        for (int64_t at = k; at < k + 16; ++at)
-          bytes[layout.fp4_code(row, at)] = static_cast<std::byte>(code(at) << 4 | code(at + 16));
-        bytes[layout.fp4_scale(row, k)] = static_cast<std::byte>(from.scales[k / 32]);
-      }
+  for (int64_t row = 0; row < layout.padded_rows(); ++row) {
+    const Fp4Row from = row_of(row);
+    if (from.codes == nullptr) continue;
+    const auto code = [&](int64_t k) { return from.codes[k / 2] >> (k % 2 * 4) & 15; };
+    const StreamedFp4::RowScales scales(
+        layout.columns / 32, [&](int64_t g) { return from.scales[g]; },
+        [&](int64_t g) {
+          const uint8_t* const first = from.codes + g * 16;
+          return std::all_of(first, first + 16, [](uint8_t two) { return (two & 0x77) == 0; });
+        });
+    if (!scales.fits) {
+      return invalid_argument("weight row " + std::to_string(row) + ": expected scales at most 2^" +
+                              std::to_string(StreamedFp4::kMaxBelow) + " apart, found others");
     }
+    for (int64_t k = 0; k < layout.columns; k += 32) {
+      for (int64_t at = k; at < k + 16; at += 4) {
+        const uint32_t word =
+            StreamedFp4::word([&](int i) { return code(at + i / 4 * 16 + i % 4); });
+        std::memcpy(bytes.data() + layout.codes(row, at), &word, sizeof(word));
+      }
+      bytes[layout.below(row, k)] = static_cast<std::byte>(scales.below(from.scales[k / 32]));
+    }
+    bytes[layout.row_scale(row)] = static_cast<std::byte>(scales.largest);
   }
   return bytes;
 }
@@ -69,7 +82,7 @@ Result<std::vector<std::byte>> stream_fp4(const uint8_t* codes, const uint8_t* s
                                           int64_t columns) {
   CACHALOT_CHECK(rows > 0 && columns > 0 && columns % kStreamedBlock == 0);
   CACHALOT_RETURN_IF_ERROR(check_scales(scales, rows * (columns / 32)));
-  return stream_fp4_rows({StreamedFormat::fp4, rows, columns}, [=](int64_t row) -> Fp4Row {
+  return stream_fp4_rows({rows, columns}, [=](int64_t row) -> Fp4Row {
     if (row >= rows) return {nullptr, nullptr};
     return {codes + row * (columns / 2), scales + row * (columns / 32)};
   });
@@ -82,7 +95,7 @@ Result<std::vector<std::byte>> stream_fp4_gate_up(const uint8_t* gate_codes,
   CACHALOT_CHECK(rows > 0 && rows % 8 == 0 && columns > 0 && columns % kStreamedBlock == 0);
   CACHALOT_RETURN_IF_ERROR(check_scales(gate_scales, rows * (columns / 32)));
   CACHALOT_RETURN_IF_ERROR(check_scales(up_scales, rows * (columns / 32)));
-  return stream_fp4_rows({StreamedFormat::fp4, 2 * rows, columns}, [=](int64_t row) -> Fp4Row {
+  return stream_fp4_rows({2 * rows, columns}, [=](int64_t row) -> Fp4Row {
     const int64_t at = row / 16 * 8 + row % 8;
     const bool gate = row % 16 < 8;
     if (at >= rows) return {nullptr, nullptr};

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
@@ -61,13 +62,21 @@ TEST(StreamedFp4, EveryLaneFindsItsFragmentOfGateAndUp) {
   constexpr int64_t kRows = 40, kColumns = 768;
   const std::vector<uint8_t> codes[2] = {random_bytes(rng, kRows * kColumns / 2, 256),
                                          random_bytes(rng, kRows * kColumns / 2, 256)};
-  const std::vector<uint8_t> scales[2] = {random_bytes(rng, kRows * kColumns / 32, 255),
-                                          random_bytes(rng, kRows * kColumns / 32, 255)};
+  const std::vector<uint8_t> scales[2] = {random_bytes(rng, kRows * kColumns / 32, 12),
+                                          random_bytes(rng, kRows * kColumns / 32, 12)};
   const auto bytes = stream_fp4_gate_up(codes[0].data(), scales[0].data(), codes[1].data(),
                                         scales[1].data(), kRows, kColumns);
   ASSERT_TRUE(bytes.has_value());
   const int64_t unit_bytes = 6 * 4 * 1088;
-  ASSERT_EQ(static_cast<int64_t>((*bytes).size()), 2 * unit_bytes);
+  ASSERT_EQ(static_cast<int64_t>((*bytes).size()), 2 * unit_bytes + 2 * 64);
+  const auto largest = [&](int64_t half, int64_t row) {
+    const uint8_t* const own = scales[half].data() + row * (kColumns / 32);
+    return row < kRows ? *std::max_element(own, own + kColumns / 32) : 0;
+  };
+  for (int64_t i = 0; i < 2 * 64; ++i) {
+    EXPECT_EQ(static_cast<int>((*bytes)[2 * unit_bytes + i]),
+              largest(i % 16 / 8, i / 16 * 8 + i % 8));
+  }
   for (int64_t unit = 0; unit < 2; ++unit) {
     for (int64_t block = 0; block < 6; ++block) {
       const std::byte* stage =
@@ -79,17 +88,25 @@ TEST(StreamedFp4, EveryLaneFindsItsFragmentOfGateAndUp) {
           for (int64_t lane = 0; lane < 32; ++lane) {
             for (int64_t half = 0; half < 2; ++half) {  // gate, up
               const int64_t row = unit * 32 + group * 8 + lane / 4;
+              uint32_t word;
+              std::memcpy(
+                  &word, stage + at * 1024 + step / 2 * 512 + lane * 16 + (step % 2 * 2 + half) * 4,
+                  4);
               for (int64_t i = 0; i < 8; ++i) {
                 const int64_t k = block * 128 + step * 32 + 16 * (i / 4) + 4 * (lane % 4) + i % 4;
-                const auto byte = static_cast<int>(stage[at * 1024 + step / 2 * 512 + lane * 16 +
-                                                         (step % 2 * 2 + half) * 4 + i % 4]);
                 const int expected =
                     row < kRows ? codes[half][(row * kColumns + k) / 2] >> (k % 2 * 4) & 15 : 0;
-                ASSERT_EQ(i < 4 ? byte >> 4 : byte & 15, expected) << "row " << row << " k " << k;
+                EXPECT_EQ(word >> (4 * i) & 7, static_cast<uint32_t>(expected & 7));
+                ASSERT_EQ(word >> (i % 4 * 8 + (i < 4 ? 7 : 3)) & 1,
+                          static_cast<uint32_t>(expected >> 3))
+                    << "row " << row << " k " << k;
               }
-              EXPECT_EQ(static_cast<int>(
-                            stage[in_stage * 4 * 1024 + at * 64 + lane / 4 * 8 + step * 2 + half]),
-                        row < kRows ? scales[half][row * (kColumns / 32) + block * 4 + step] : 0);
+              const int below = static_cast<int>(
+                  stage[in_stage * 4 * 1024 + at * 64 + lane / 4 * 8 + half * 4 + step]);
+              EXPECT_EQ(below, row < kRows
+                                   ? largest(half, row) -
+                                         scales[half][row * (kColumns / 32) + block * 4 + step]
+                                   : 0);
             }
           }
         }
@@ -100,16 +117,18 @@ TEST(StreamedFp4, EveryLaneFindsItsFragmentOfGateAndUp) {
 
 // A model's panels become what the official arrays become.
 std::vector<std::byte> moved(const TestWeight& weight, const StreamedLayout& layout,
-                             std::vector<std::byte> to, int half) {
+                             std::vector<std::byte> to, int half, int32_t* misfits = nullptr) {
   ThreadPool pool(1);
   device::Arena arena;
   device::ExecContext ctx{&pool, &arena, device::Isa::reference};
   const PackedWeight packed = PackedWeight::pack(ctx, weight.tensor).value();
-  to.resize(static_cast<size_t>(layout.num_bytes()));
+  to.resize(static_cast<size_t>(layout.format == StreamedFormat::fp4
+                                    ? StreamedFp4{layout.rows, layout.columns}.num_bytes()
+                                    : layout.num_bytes()));
   const std::byte* panels = packed.bytes().data();
   const auto* scales = reinterpret_cast<const std::byte*>(packed.panel_scales(0));
   const StreamPanels p{layout,    packed.rows(), panels, scales == nullptr ? 0 : scales - panels,
-                       to.data(), half};
+                       to.data(), half,          misfits};
   for (int64_t i = 0; i < p.num_items(); ++i) p.move(i);
   return to;
 }
@@ -170,6 +189,40 @@ TEST(StreamPanels, Bf16EveryLaneFindsItsFragment) {
       }
     }
   }
+}
+
+// Of rows whose scales lie far apart, those of zeros do not count.
+TEST(StreamedFp4, ScalesOfARowLieTwelveBinadesApartAtMost) {
+  RngStream rng(6, RngPurpose::data, 0);
+  const TestWeight w = make_weight(WeightFormat::fp4, 64, 256, rng);
+  auto* const codes = const_cast<uint8_t*>(codes_of(w));
+  auto* const scales = const_cast<uint8_t*>(scales_of(w));
+  const StreamedFp4 layout{64, 256};
+  std::fill(scales, scales + 64 * 8, 100);
+  const auto expect = [&](int own, int32_t misfits, int below, int largest) {
+    scales[40 * 8 + 5] = static_cast<uint8_t>(own);
+    int32_t found = 0;
+    const std::vector<std::byte> bytes = moved(w, {StreamedFormat::fp4, 64, 256}, {}, -1, &found);
+    EXPECT_EQ(found, misfits) << own;
+    const auto streamed = stream_fp4(codes, scales, 64, 256);
+    ASSERT_EQ(streamed.has_value(), misfits == 0) << own;
+    if (!streamed) {
+      EXPECT_EQ(streamed.error().message(),
+                "weight row 40: expected scales at most 2^11 apart, found others");
+      return;
+    }
+    EXPECT_EQ(*streamed, bytes);
+    EXPECT_EQ(static_cast<int>(bytes[layout.below(40, 160)]), below) << own;
+    EXPECT_EQ(static_cast<int>(bytes[layout.row_scale(40)]), largest) << own;
+  };
+  expect(89, 0, 11, 100);
+  expect(88, 1, 0, 0);
+  expect(111, 0, 0, 111);
+  expect(112, 1, 0, 0);
+  uint8_t* const group = codes + (40 * 256 + 160) / 2;
+  std::fill(group, group + 16, 0x80);  // 0 and -0
+  expect(88, 0, 11, 100);
+  expect(112, 0, 0, 100);
 }
 
 TEST(StreamedWeight, ANanScaleIsRefused) {

@@ -15,7 +15,6 @@ namespace cachalot::ops {
 namespace {
 
 namespace cuda = device::cuda;
-constexpr StreamedFormat kFp4 = StreamedFormat::fp4;
 
 // --- Tokens by expert, in tiles of up to tile_tokens tokens.
 
@@ -78,6 +77,7 @@ struct FewTiles {
 
 struct ProductParams {
   const uint8_t* weight;
+  int64_t row_scales;  // where an expert's begin
   int64_t expert_bytes;
   int64_t unit_bytes;
   int units;      // of an expert
@@ -132,22 +132,41 @@ __device__ __forceinline__ float silu(float x) { return x / (1.0f + exp_f32_devi
 // Two chains of a unit, [chain][token][row], each token's rows in other banks than the next one's.
 constexpr int kTokenStride = experts::kUnitRows + 4;
 
+// The first of the two rows of a unit whose sums a lane writes, and how much further the other is.
+template <bool kGateUp>
+__device__ __forceinline__ int own_row() {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  return kGateUp ? lane / 8 * 16 + lane % 8 : lane;
+}
+template <bool kGateUp>
+inline constexpr int kToOtherRow = kGateUp ? 8 : 32;
+
+// Their scales, e8m0: on their way while the unit is multiplied, so they stay as they are.
+template <bool kGateUp>
+__device__ __forceinline__ uint2 load_row_scales(const ProductParams& product, int expert,
+                                                 int unit) {
+  const uint8_t* const from = product.weight + expert * product.expert_bytes + product.row_scales +
+                              unit * experts::kUnitRows + own_row<kGateUp>();
+  return make_uint2(__ldg(from), __ldg(from + kToOtherRow<kGateUp>));
+}
+
 // What becomes of a unit's sums: gate and up of 32 columns, or 64 outputs. After sync_consumers.
 template <bool kGateUp>
 __device__ __forceinline__ void write_unit(const LayerParams& p, const WarpTile& t, float weight,
-                                           int unit, const float* chains) {
+                                           uint2 row_scales, int unit, const float* chains) {
   const ProductParams& product = kGateUp ? p.gate_up : p.down;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const auto sum = [&](int token, int row) {
-    const float* at = chains + token * kTokenStride + row;
-    return at[0] + at[p.smem_tokens * kTokenStride];
+  const auto sum = [&](int token, int which) {
+    const float* at =
+        chains + token * kTokenStride + own_row<kGateUp>() + which * kToOtherRow<kGateUp>;
+    return (at[0] + at[p.smem_tokens * kTokenStride]) *
+           tile::e8m0_to_float(which == 0 ? row_scales.x : row_scales.y);
   };
   if constexpr (kGateUp) {
     for (int token = warp; token < t.tile.num_tokens; token += experts::kConsumerWarps) {
-      const int row = lane / 8 * 16 + lane % 8;
-      float gate = tile::round_to_bf16(sum(token, row));
-      float up = tile::round_to_bf16(sum(token, row + 8));
+      float gate = tile::round_to_bf16(sum(token, 0));
+      float up = tile::round_to_bf16(sum(token, 1));
       // Comparisons, so that NaN stays NaN.
       if (p.limit > 0) {
         if (gate > p.limit) gate = p.limit;
@@ -161,10 +180,9 @@ __device__ __forceinline__ void write_unit(const LayerParams& p, const WarpTile&
   } else {
     for (int i = warp; i < 2 * t.tile.num_tokens; i += experts::kConsumerWarps) {
       const int token = i / 2;
-      const int row = i % 2 * 32 + lane;
       const int64_t pair = __shfl_sync(0xFFFFFFFFu, t.pair, token);
-      product.out[pair * product.out_columns + unit * experts::kUnitRows + row] =
-          tile::bf16_bits(sum(token, row));
+      product.out[pair * product.out_columns + unit * experts::kUnitRows + i % 2 * 32 + lane] =
+          tile::bf16_bits(sum(token, i % 2));
     }
   }
 }
@@ -264,11 +282,12 @@ __device__ __forceinline__ void multiply_run(const LayerParams& p, const FewTile
     // Under way while this tile is at work.
     const WarpTile next = run.length > 0 ? read_tile(p, few, run.index + 1) : t;
     for (int i = 0; i < units; ++i, ++run.unit) {
+      const uint2 row_scales = load_row_scales<kGateUp>(product, t.tile.expert, run.unit);
       float* const to = chains + (upper ? buffer : 0);
       experts::multiply_unit(consumer, x, product.blocks, t.tile.num_tokens)
           .store(to + chain, kTokenStride, t.tile.num_tokens);
       experts::sync_consumers();  // also for x: it is read
-      write_unit<kGateUp>(p, t, weight, run.unit, to);
+      write_unit<kGateUp>(p, t, weight, row_scales, run.unit, to);
       upper = !upper;
     }
     if (run.length == 0) break;
@@ -488,21 +507,21 @@ void launch_products(const ExpertPlan& plan, const cuda::Stream& stream,
   p.pair_weights = params.weights;
   p.limit = s.limit;
   p.float_rows = s.float_rows;
-  const auto fill = [](ProductParams& product, const StreamedLayout& layout,
-                       const std::byte* weight) {
+  const auto fill = [](ProductParams& product, const StreamedFp4& layout, const std::byte* weight) {
     product.weight = reinterpret_cast<const uint8_t*>(weight);
     product.expert_bytes = layout.num_bytes();
     product.unit_bytes = layout.unit_bytes();
     product.units = static_cast<int>(layout.num_units());
     product.blocks = static_cast<int>(layout.num_blocks());
+    product.row_scales = layout.row_scale(0);
   };
-  fill(p.gate_up, {kFp4, 2 * s.moe_intermediate_size, s.hidden_size}, params.gate_up);
+  fill(p.gate_up, {2 * s.moe_intermediate_size, s.hidden_size}, params.gate_up);
   p.gate_up.x = params.x;
   p.one_row = tokens == 1;
   p.runs_beside = few && params.runs_beside;
   p.gate_up.out = params.scratch.h;
   p.gate_up.out_columns = s.moe_intermediate_size;
-  fill(p.down, {kFp4, s.hidden_size, s.moe_intermediate_size}, params.down);
+  fill(p.down, {s.hidden_size, s.moe_intermediate_size}, params.down);
   p.down.x = params.scratch.h;
   p.down.out = params.scratch.y;
   p.down.out_columns = s.hidden_size;

@@ -1,4 +1,4 @@
-// The experts' products where an expert has many tokens: tiles of up to 120 of them, each weight
+// The experts' products where an expert has many tokens: tiles of up to 128 of them, each weight
 // read and expanded once a tile.
 // Source, shapes, special  expert_layer_cuda.h: from the picks to h and y, official_fp8.
 // Numerics  the sums of expert_product.cuh, in the same order with the same instructions (wgmma

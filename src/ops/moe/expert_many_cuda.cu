@@ -13,8 +13,8 @@ namespace cachalot::ops {
 namespace {
 
 namespace cuda = device::cuda;
-constexpr int kTileTokens = 120;  // at most
-constexpr int kColumnStep = 24;   // a tile has a multiple of so many columns
+constexpr int kTileTokens = 128;  // at most
+constexpr int kColumnStep = 16;   // a tile has a multiple of so many columns
 
 // Some tokens of one expert: its slots are columns of the products.
 struct alignas(16) Tile {
@@ -147,8 +147,8 @@ __global__ void __launch_bounds__(kQuantiseThreads)
             quantised + B::offset(column, Values::place(j), 16 * own.columns)) = q.codes[j];
       }
       if (threadIdx.x % 16 == 0) {
-        *reinterpret_cast<float*>(quantised + own.columns * 128 + column * 4) =
-            q.scale * tile::kE2m1InE4m3;
+        *reinterpret_cast<float*>(quantised + own.columns * 128 + scale_place(column) * 4) =
+            q.scale * tile::kE2m1TableInE4m3;
       }
     }
   }
@@ -180,8 +180,9 @@ struct ManyParams {
   const uint8_t* weight;
   int64_t expert_bytes;
   int64_t unit_bytes;
-  int units;   // of an expert
-  int blocks;  // of 128 inputs
+  int64_t row_scales;  // where an expert's begin
+  int units;           // of an expert
+  int blocks;          // of 128 inputs
   bool gate_up;
   float limit;
   const uint8_t* x;
@@ -259,13 +260,12 @@ __device__ __forceinline__ void fill_ring(const ManyParams& p, Ring& ring, uint8
   }
 }
 
-// A warpgroup's sums over a unit and kParts times kColumnStep columns, places as in mma.cuh.
-constexpr int kPartValues = kColumnStep / 2;  // of a lane
-template <int kParts>
-using UnitSums = float[kParts * kPartValues];
+// A warpgroup's sums over a unit, places as in mma.cuh.
+template <int kColumns>
+using UnitSums = float[kColumns / 2];
 
-// The columns are multiplied in parts. A warpgroup waits for each, and meanwhile the others add up:
-// two products of one warpgroup under way gain nothing.
+// A warpgroup waits for its products, of many columns in two parts, and meanwhile the others add
+// up.
 class UnitMultiplier {
  public:
   // held: kHeldBytes of the warpgroup's own.
@@ -275,16 +275,16 @@ class UnitMultiplier {
         held_(held + threadIdx.x % kGroupThreads) {}
 
   // Takes num_blocks stages.
-  template <int kParts>
-  __device__ __forceinline__ void multiply(int num_blocks, UnitSums<kParts>& chain) {
-    constexpr int kValues = kParts * kPartValues;
+  template <int kColumns>
+  __device__ __forceinline__ void multiply(int num_blocks, UnitSums<kColumns>& chain) {
+    constexpr int kValues = kColumns / 2;
 #pragma unroll
     for (int v = 0; v < kValues; ++v) chain[v] = 0;
     ChainOrder order{num_blocks};
     bool holds = false;
 #pragma unroll 1
     for (int i = 0; i < num_blocks; ++i) {
-      add_block<kParts>(chain);
+      add_block<kColumns>(chain);
       if (!order.advance() || i + 1 == num_blocks) continue;
       holds = true;
 #pragma unroll
@@ -302,55 +302,50 @@ class UnitMultiplier {
 
  private:
   // The next stage's.
-  template <int kParts>
-  __device__ __forceinline__ void add_block(UnitSums<kParts>& chain) {
-    using B = tile::CoreMatrices<kParts * kColumnStep>;
+  template <int kColumns>
+  __device__ __forceinline__ void add_block(UnitSums<kColumns>& chain) {
+    constexpr int kFirst = kColumns > 96 ? 64 : kColumns;
     const uint8_t* const stage = ring_.wait();
     experts::BlockShare w;
     w.read(stage + weights_, 1, 0);
-    uint32_t a[4][4];  // [32 inputs]
-    float2 scale[4];   // of rows g, g + 8
+    uint32_t a[4][4];
+    w.expand(a);
+    add_columns<kColumns, 0, kFirst>(stage, a, chain);
+    if constexpr (kFirst < kColumns) add_columns<kColumns, kFirst, kColumns>(stage, a, chain);
+  }
+  // Columns kBegin to kEnd, the last ones last.
+  template <int kColumns, int kBegin, int kEnd>
+  __device__ __forceinline__ void add_columns(const uint8_t* stage, const uint32_t (&a)[4][4],
+                                              UnitSums<kColumns>& chain) {
+    using B = tile::CoreMatrices<kColumns>;
+    constexpr int kOwn = kEnd - kBegin;
+    const uint64_t x = B::descriptor(tile::smem_address(stage) + kBegin * 16);
+    float d[kOwn / 2];
+    tile::wgmma_fence();
 #pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      tile::e2m1_to_e4m3(w.word(s, 0), a[s][0], a[s][2]);
-      tile::e2m1_to_e4m3(w.word(s, 1), a[s][1], a[s][3]);
-      scale[s] = w.scale(s);
+    for (int s = 0; s < 4; ++s)
+      tile::WgmmaE4m3<kOwn>::multiply(d, a[s], B::advance(x, s * B::kStepBytes), s);
+    tile::wgmma_commit();
+    float4 of_tokens[kOwn / 16];
+    const auto* const scales =
+        reinterpret_cast<const float4*>(stage + kColumns * 128 + kBegin * 4) + threadIdx.x % 4;
+#pragma unroll
+    for (int n = 0; n < kOwn / 16; ++n) of_tokens[n] = scales[n * 4];
+    tile::wgmma_wait<0>();
+    tile::wgmma_arrived(d);
+    if constexpr (kEnd == kColumns) {
+#pragma unroll
+      for (int s = 0; s < 4; ++s) tile::wgmma_read(a[s]);
+      ring_.release();
     }
-    const uint64_t x = B::descriptor(tile::smem_address(stage));
-    const uint8_t* const x_scales = stage + kParts * kColumnStep * 128 + threadIdx.x % 4 * 8;
 #pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      float d[4][kPartValues];
-      tile::wgmma_fence();
-#pragma unroll
-      for (int s = 0; s < 4; ++s) {
-        tile::WgmmaE4m3<kColumnStep>::multiply(
-            d[s], a[s], B::advance(x, s * B::kStepBytes + part * kColumnStep * 16), 0);
-      }
-      tile::wgmma_commit();
-      float2 of_tokens[kColumnStep / 8];
-#pragma unroll
-      for (int n = 0; n < kColumnStep / 8; ++n) {
-        of_tokens[n] =
-            *reinterpret_cast<const float2*>(x_scales + (part * kColumnStep + n * 8) * 4);
-      }
-      tile::wgmma_wait<0>();
-#pragma unroll
-      for (int s = 0; s < 4; ++s) {
-        tile::wgmma_arrived(d[s]);
-        if (part + 1 == kParts) tile::wgmma_read(a[s]);
-      }
-#pragma unroll
-      for (int v = 0; v < kPartValues; ++v) {
-        const auto row_scale = [&](int s) { return v / 2 % 2 == 0 ? scale[s].x : scale[s].y; };
-        float total = d[0][v] * row_scale(0);
-#pragma unroll
-        for (int s = 1; s < 4; ++s) total = fmaf(d[s][v], row_scale(s), total);
-        float& sum = chain[part * kPartValues + v];
-        sum = fmaf(total, v % 2 == 0 ? of_tokens[v / 4].x : of_tokens[v / 4].y, sum);
-      }
+    for (int v = 0; v < kOwn / 2; ++v) {
+      const float4& four = of_tokens[v / 8];
+      float& sum = chain[kBegin / 2 + v];
+      const float first = v / 4 % 2 == 0 ? four.x : four.z;
+      const float second = v / 4 % 2 == 0 ? four.y : four.w;
+      sum = fmaf(d[v], v % 2 == 0 ? first : second, sum);
     }
-    ring_.release();
   }
 
   tile::BulkConsumer<kStages> ring_;
@@ -370,9 +365,10 @@ __device__ __forceinline__ void sync_group(int group) {
 }
 
 // Turns the sums into values of h or y: by way of shared memory, so that rows are written in runs.
-template <int kParts>
+template <int kColumns>
 __device__ __forceinline__ void write_unit(const ManyParams& p, const Tile& own, int unit,
-                                           int group, uint8_t* held, const UnitSums<kParts>& sums) {
+                                           int group, uint8_t* held,
+                                           const UnitSums<kColumns>& sums) {
   const int thread = static_cast<int>(threadIdx.x) % kGroupThreads;
   const int lane = thread % 32, warp = thread / 32;
   const int values = p.gate_up ? experts::kUnitRows / 2 : experts::kUnitRows;  // of a token
@@ -388,18 +384,22 @@ __device__ __forceinline__ void write_unit(const ManyParams& p, const Tile& own,
       thread < own.num_tokens ? tile::load_shared_state(p.slot_pairs + own.first_slot + thread) : 0;
   const float weight =
       p.gate_up && thread < own.num_tokens ? tile::load_shared_state(p.pair_weights + pair) : 0.0f;
+  const uint8_t* const of_rows = p.weight + own.expert * p.expert_bytes + p.row_scales +
+                                 unit * experts::kUnitRows + warp * 16 + lane / 4;
+  const float row_scales[2] = {tile::e8m0_to_float(__ldg(of_rows)),
+                               tile::e8m0_to_float(__ldg(of_rows + 8))};
   sync_group(group);  // all have taken what they held
   weights[thread] = weight;
   pairs[thread] = pair;
   if (p.gate_up) sync_group(group);
 #pragma unroll
-  for (int n = 0; n < kParts * kColumnStep / 8; ++n) {
+  for (int n = 0; n < kColumns / 8; ++n) {
     const int column = n * 8 + lane % 4 * 2;
     if (p.gate_up) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        float gate = tile::round_to_bf16(sums[n * 4 + i]);
-        float up = tile::round_to_bf16(sums[n * 4 + 2 + i]);
+        float gate = tile::round_to_bf16(sums[n * 4 + i] * row_scales[0]);
+        float up = tile::round_to_bf16(sums[n * 4 + 2 + i] * row_scales[1]);
         // Comparisons, so that NaN stays NaN.
         if (p.limit > 0) {
           if (gate > p.limit) gate = p.limit;
@@ -412,7 +412,8 @@ __device__ __forceinline__ void write_unit(const ManyParams& p, const Tile& own,
     } else {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        *place(column + i % 2, warp * 16 + lane / 4 + i / 2 * 8) = tile::bf16_bits(sums[n * 4 + i]);
+        *place(column + i % 2, warp * 16 + lane / 4 + i / 2 * 8) =
+            tile::bf16_bits(sums[n * 4 + i] * row_scales[i / 2]);
       }
     }
   }
@@ -450,18 +451,21 @@ __global__ void __launch_bounds__(kThreads, 1)
       const int index = item / shares;
       const Tile own = load_tile(p.tiles + index);
       const int unit = (item - index * shares) * kWarpgroups + group;
-      const auto take = [&]<int kParts>() {
-        UnitSums<kParts> sums;
-        multiplier.multiply<kParts>(p.blocks, sums);
-        if (unit < p.units) write_unit<kParts>(p, own, unit, group, held, sums);
+      const auto take = [&]<int kColumns>() {
+        UnitSums<kColumns> sums;
+        multiplier.multiply<kColumns>(p.blocks, sums);
+        if (unit < p.units) write_unit<kColumns>(p, own, unit, group, held, sums);
       };
-      static_assert(kTileTokens == 5 * kColumnStep);
+      static_assert(kTileTokens == 8 * kColumnStep);
       switch (own.columns / kColumnStep) {
-        case 1: take.template operator()<1>(); break;
-        case 2: take.template operator()<2>(); break;
-        case 3: take.template operator()<3>(); break;
-        case 4: take.template operator()<4>(); break;
-        default: take.template operator()<5>(); break;
+        case 1: take.template operator()<kColumnStep>(); break;
+        case 2: take.template operator()<2 * kColumnStep>(); break;
+        case 3: take.template operator()<3 * kColumnStep>(); break;
+        case 4: take.template operator()<4 * kColumnStep>(); break;
+        case 5: take.template operator()<5 * kColumnStep>(); break;
+        case 6: take.template operator()<6 * kColumnStep>(); break;
+        case 7: take.template operator()<7 * kColumnStep>(); break;
+        default: take.template operator()<8 * kColumnStep>(); break;
       }
     }
   }
@@ -505,11 +509,12 @@ void launch_expert_many(const ExpertPlan& plan, const cuda::Stream& stream,
     quantise(static_cast<const uint16_t*>(params.x), k, s.hidden_size, scratch.x);
   }
 
-  const auto multiply = [&](const StreamedLayout& layout, const std::byte* weight, bool gate_up) {
+  const auto multiply = [&](const StreamedFp4& layout, const std::byte* weight, bool gate_up) {
     ManyParams p = {};
     p.weight = reinterpret_cast<const uint8_t*>(weight);
     p.expert_bytes = layout.num_bytes();
     p.unit_bytes = layout.unit_bytes();
+    p.row_scales = layout.row_scale(0);
     p.units = static_cast<int>(layout.num_units());
     p.blocks = static_cast<int>(layout.num_blocks());
     p.gate_up = gate_up;
@@ -527,10 +532,9 @@ void launch_expert_many(const ExpertPlan& plan, const cuda::Stream& stream,
     shape.smem_bytes = kSmemBytes;
     cuda::launch(stream, shape, many_products_kernel, p);
   };
-  constexpr StreamedFormat kFp4 = StreamedFormat::fp4;
-  multiply({kFp4, 2 * s.moe_intermediate_size, s.hidden_size}, params.gate_up, true);
+  multiply({2 * s.moe_intermediate_size, s.hidden_size}, params.gate_up, true);
   quantise(static_cast<const uint16_t*>(params.scratch.h), 1, s.moe_intermediate_size, scratch.h);
-  multiply({kFp4, s.hidden_size, s.moe_intermediate_size}, params.down, false);
+  multiply({s.hidden_size, s.moe_intermediate_size}, params.down, false);
 }
 
 }  // namespace cachalot::ops

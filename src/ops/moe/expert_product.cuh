@@ -1,28 +1,29 @@
 // The inner part of the experts' products on the GPU: 8 warps take a unit of 64 output rows with
-// FP4 weights (ops/matmul/streamed_weight.h) from a ring that a ninth fills, for a tile of up to
+// FP4 weights (ops/matmul/streamed_fp4.h) from a ring that a ninth fills, for a tile of up to
 // kTokens tokens. Warps 0 to 3 take 16 rows each in every other stage of four 128-input blocks,
 // warps 4 to 7 the same rows in the stages between, so that one half waits while the other
 // computes.
 //
 // The order of sums, the same for every number of tokens and every grid:
-//   block    128 inputs: each 32 of them in the tensor core, from zero, then scaled and added
-//            ascending by fma
+//   block    128 inputs, ascending, in the tensor core, from zero: codes of x times W relative to
+//            its row's largest scale, which e4m3 holds exactly
 //   chain c  blocks b with b / 4 % 2 == c, ascending: fma(block, scale of x, chain)
-//   sum      chain 0 + chain 1
+//   sum      (chain 0 + chain 1) times the row's largest scale
 // so it depends on K alone.
 //
-// Forms  official_fp8: codes of e4m3 on both sides; the tensor core truncates its sums over 32
-//          inputs (tests/cuda/quantised_reference.h has the bound).
-//        official: the same codes, exact in f16, fp32 sums.
+// Forms  official_fp8: e4m3 on both sides; the tensor core truncates its sums
+//          (tests/cuda/quantised_reference.h has the bound).
+//        official: the same values in f16, fp32 sums.
 #pragma once
 
 #include <type_traits>
 
-#include "ops/matmul/streamed_weight.h"
+#include "ops/matmul/streamed_fp4.h"
 #include "ops/moe/expert_layer_cuda.h"
 #include "ops/quant/act8.cuh"
 #include "tile/convert.cuh"
 #include "tile/copy.cuh"
+#include "tile/e2m1.cuh"
 #include "tile/mma.cuh"
 #include "tile/once.cuh"
 
@@ -36,7 +37,7 @@ inline constexpr int kMaxStages = 8;
 inline constexpr int kUnitRows = 64;
 inline constexpr int kStageBlocks = 4;
 inline constexpr int kBlockCodeBytes = kUnitRows * 64;
-inline constexpr int kBlockScaleBytes = kUnitRows * 4;
+inline constexpr int kBlockScaleBytes = kUnitRows * 4;  // by how much scales lie below
 inline constexpr int kStageBytes = kStageBlocks * (kBlockCodeBytes + kBlockScaleBytes);
 using Ring = tile::BulkRing<kMaxStages>;
 using Producer = tile::OnceProducer<kMaxStages>;
@@ -51,7 +52,6 @@ class Activations {
  public:
   static constexpr bool kFp8 = kForm == ExpertForm::official_fp8;
   using B = tile::CoreMatrices<kTokens>;
-  static constexpr float kFactor = kFp8 ? tile::kE2m1InE4m3 : tile::kE2m1InF16;
 
   // official_fp8: from one 16-byte step of k to the next. Few tokens' matrices lie over each other;
   // 16 bytes over, one column's values lie in different banks.
@@ -111,7 +111,7 @@ class Activations {
   __device__ __forceinline__ uint64_t descriptor(int block, int step) const {
     return B::advance(first_, (block * 8 + step * 2) * stride_);
   }
-  // Four consecutive 16-bit values (as load orders them) of token `token` from k on.
+  // Four consecutive 16-bit values of token `token` from k on.
   __device__ __forceinline__ uint2 quad(int block, int token, int k) const {
     return *reinterpret_cast<const uint2*>(values_ + token * row_bytes(blocks_) + block * 256 +
                                            k * 2);
@@ -126,14 +126,12 @@ class Activations {
     if constexpr (kFp8) {
       *reinterpret_cast<uint32_t*>(values_ + B::offset(token, block * 128 + k, stride_)) = q.codes;
     } else {
-      uint32_t first, second;  // values 0 1, 2 3
-      tile::e4m3_to_f16(q.codes, first, second);
-      // e2m1_to_f16 gives 1 3, 0 2 of each four.
+      tile::Vector8 values;
+      tile::e4m3_to_f16(q.codes, values.word[0], values.word[1]);
       *reinterpret_cast<tile::Vector8*>(values_ + token * row_bytes(blocks_) + block * 256 +
-                                        k * 2) =
-          tile::Vector8{{__byte_perm(first, second, 0x7632), __byte_perm(first, second, 0x5410)}};
+                                        k * 2) = values;
     }
-    if (k == 0) scales_[block * kTokens + token] = q.scale * kFactor;
+    if (k == 0) scales_[block * kTokens + token] = q.scale * tile::kE2m1TableInE4m3;
   }
 
   uint8_t* values_;
@@ -148,7 +146,7 @@ class Activations {
 // Its share of a block: 16 rows.
 struct BlockShare {
   uint4 codes[2];  // [64 inputs]
-  uint2 scales;    // bytes [32 inputs][row / 8]
+  uint2 below;     // [row / 8], bytes [32 inputs]
 
   __device__ __forceinline__ void read(const uint8_t* stage, int in_stage, int block) {
     const int group = static_cast<int>(threadIdx.x) / 32 % 4;
@@ -156,18 +154,25 @@ struct BlockShare {
     const uint8_t* from = stage + (block * 4 + group) * 1024 + lane * 16;
     codes[0] = *reinterpret_cast<const uint4*>(from);
     codes[1] = *reinterpret_cast<const uint4*>(from + 512);
-    scales = *reinterpret_cast<const uint2*>(stage + in_stage * kBlockCodeBytes +
-                                             (block * 4 + group) * 64 + lane / 4 * 8);
+    below = *reinterpret_cast<const uint2*>(stage + in_stage * kBlockCodeBytes +
+                                            (block * 4 + group) * 64 + lane / 4 * 8);
   }
-  // Of 32 inputs `step`: of rows g (half 0) or g + 8.
+  // A of wgmma (tile/mma.cuh).
+  __device__ __forceinline__ void expand(uint32_t (&a)[4][4]) const {
+#pragma unroll
+    for (int s = 0; s < 4; ++s) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {  // rows g, g + 8
+        const tile::E2m1Table table(__byte_perm(half == 0 ? below.x : below.y, 0, 0x4440 | s));
+        tile::e2m1_to_e4m3(word(s, half), table, a[s][half], a[s][half + 2]);
+      }
+    }
+  }
+
+ private:
   __device__ __forceinline__ uint32_t word(int step, int half) const {
     const uint4& v = codes[step / 2];
     return step % 2 == 0 ? (half == 0 ? v.x : v.y) : (half == 0 ? v.z : v.w);
-  }
-  // Of 32 inputs `step` and rows g, g + 8.
-  __device__ __forceinline__ float2 scale(int step) const {
-    const uint32_t pair = (step < 2 ? scales.x : scales.y) >> (16 * (step % 2));
-    return make_float2(tile::e8m0_to_float(pair & 255), tile::e8m0_to_float(pair >> 8 & 255));
   }
 };
 
@@ -193,19 +198,18 @@ class ChainSums {
       return share;
     };
     if constexpr (A::kFp8) {
-      Products even, odd;
       if (in_stage == kStageBlocks) {
-        const BlockShare w0 = read(0), w1 = read(1);
-        start(even, w0, x, block);
-        start(odd, w1, x, block + 1);
+        Products even, odd;
+        start(even, read(0), x, block);
+        start(odd, read(1), x, block + 1);
         const BlockShare w2 = read(2);
-        finish<1>(even, w0, x, block);
+        finish<1>(even, x, block);
         start(even, w2, x, block + 2);
         const BlockShare w3 = read(3);
-        finish<1>(odd, w1, x, block + 1);
+        finish<1>(odd, x, block + 1);
         start(odd, w3, x, block + 3);
-        finish<1>(even, w2, x, block + 2);
-        finish<0>(odd, w3, x, block + 3);
+        finish<1>(even, x, block + 2);
+        finish<0>(odd, x, block + 3);
         return;
       }
     }
@@ -214,7 +218,7 @@ class ChainSums {
       if constexpr (A::kFp8) {
         Products products;
         start(products, w, x, block + i);
-        finish<0>(products, w, x, block + i);
+        finish<0>(products, x, block + i);
       } else {
         add_f16(w, x, block + i, tokens);
       }
@@ -233,80 +237,56 @@ class ChainSums {
   }
 
  private:
-  // Of a block, 32 inputs each, and what the tensor cores read meanwhile.
+  // Of a block, and what the tensor cores read meanwhile.
   struct Products {
-    float d[4][kValues];
+    float d[kValues];
     uint32_t a[4][4];
   };
   static __device__ __forceinline__ void start(Products& products, const BlockShare& w, const A& x,
                                                int block) {
     auto& [d, a] = products;
-#pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      tile::e2m1_to_e4m3(w.word(s, 0), a[s][0], a[s][2]);
-      tile::e2m1_to_e4m3(w.word(s, 1), a[s][1], a[s][3]);
-    }
+    w.expand(a);
     tile::wgmma_fence();
 #pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      tile::WgmmaE4m3<kTokens>::multiply(d[s], a[s], x.descriptor(block, s), 0);
-    }
+    for (int s = 0; s < 4; ++s)
+      tile::WgmmaE4m3<kTokens>::multiply(d, a[s], x.descriptor(block, s), s);
     tile::wgmma_commit();
   }
   // kPending: how many blocks were started after this one.
   template <int kPending>
-  __device__ __forceinline__ void finish(Products& products, const BlockShare& w, const A& x,
-                                         int block) {
+  __device__ __forceinline__ void finish(Products& products, const A& x, int block) {
     auto& [d, a] = products;
-    float2 scale[4];
-#pragma unroll
-    for (int s = 0; s < 4; ++s) scale[s] = w.scale(s);
     tile::wgmma_wait<kPending>();
+    tile::wgmma_arrived(d);
 #pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      tile::wgmma_arrived(d[s]);
-      tile::wgmma_read(a[s]);
-    }
-    float total[kValues];
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) {
-      total[i] = d[0][i] * (i / 2 % 2 == 0 ? scale[0].x : scale[0].y);
-#pragma unroll
-      for (int s = 1; s < 4; ++s) {
-        total[i] = fmaf(d[s][i], i / 2 % 2 == 0 ? scale[s].x : scale[s].y, total[i]);
-      }
-    }
-    promote(total, x, block);
+    for (int s = 0; s < 4; ++s) tile::wgmma_read(a[s]);
+    promote(d, x, block);
   }
 
   __device__ __forceinline__ void add_f16(const BlockShare& w, const A& x, int block, int tokens) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    float total[kValues];
+    uint32_t a[4][4];
+    w.expand(a);
+    float d[kTiles][4] = {};
 #pragma unroll
     for (int s = 0; s < 4; ++s) {
-      uint32_t top[4], bottom[4];
-      tile::e2m1_to_f16(w.word(s, 0), top);
-      tile::e2m1_to_f16(w.word(s, 1), bottom);
-      const float2 scale = w.scale(s);
 #pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-        const int token = n * 8 + lane / 4;
-        float d[4] = {0, 0, 0, 0};
+      for (int half = 0; half < 2; ++half) {
+        uint32_t top[2], bottom[2];
+        tile::e4m3_to_f16(a[s][2 * half], top[0], top[1]);
+        tile::e4m3_to_f16(a[s][2 * half + 1], bottom[0], bottom[1]);
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
+        for (int n = 0; n < kTiles; ++n) {
+          const int token = n * 8 + lane / 4;
           const uint2 b = token < tokens ? x.quad(block, token, s * 32 + half * 16 + lane % 4 * 4)
                                          : make_uint2(0, 0);
-          tile::mma_f16(d, top[2 * half], bottom[2 * half], top[2 * half + 1], bottom[2 * half + 1],
-                        b.x, b.y);
-        }
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          float& t = total[4 * n + i];
-          const float row_scale = i / 2 == 0 ? scale.x : scale.y;
-          t = s == 0 ? d[i] * row_scale : fmaf(d[i], row_scale, t);
+          tile::mma_f16(d[n], top[0], bottom[0], top[1], bottom[1], b.x, b.y);
         }
       }
     }
+    float total[kValues];
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) total[i] = d[i / 4][i % 4];
     promote(total, x, block);
   }
 

@@ -1,5 +1,7 @@
 #include "ops/moe/streamed_experts.h"
 
+#include <string>
+
 #include "ops/matmul/stream_panels.h"
 #include "ops/on_gpu.h"
 
@@ -19,8 +21,7 @@ Result<StreamedExperts> StreamedExperts::create(device::Gpu& gpu, const ExpertWe
                                                 const ExpertWeightsRef& w2, int64_t num_experts) {
   CACHALOT_CHECK(can_stream(w1[0], w2[0]));
   const int64_t inner = w1[0].rows(), outer = w2[0].rows();
-  const StreamedLayout gate_up{StreamedFormat::fp4, 2 * inner, outer};
-  const StreamedLayout down{StreamedFormat::fp4, outer, inner};
+  const StreamedFp4 gate_up{2 * inner, outer}, down{outer, inner};
   StreamedExperts experts{num_experts, outer, inner, {}, {}, {}};
   const auto room = [&](device::Buffer& buffer, int64_t num_bytes) -> Status {
     CACHALOT_ASSIGN_OR_RETURN(buffer, device::Buffer::create(num_bytes, &gpu));
@@ -30,22 +31,32 @@ Result<StreamedExperts> StreamedExperts::create(device::Gpu& gpu, const ExpertWe
   CACHALOT_RETURN_IF_ERROR(room(experts.down, num_experts * down.num_bytes()));
   CACHALOT_RETURN_IF_ERROR(
       room(experts.arrivals, kArrivals * static_cast<int64_t>(sizeof(uint64_t))));
-  device::Buffer panels;
+  device::Buffer panels, misfits;
   CACHALOT_RETURN_IF_ERROR(room(panels, static_cast<int64_t>(w1[0].bytes().size())));
+  CACHALOT_RETURN_IF_ERROR(room(misfits, sizeof(int32_t)));
   device::ExecContext ctx{nullptr, nullptr, device::Isa::reference, &gpu};
-  const auto move = [&](const PackedWeight& w, const StreamedLayout& layout, std::byte* to,
-                        int half) {
+  const auto move = [&](const PackedWeight& w, const StreamedFp4& layout, std::byte* to, int half) {
     const auto num_bytes = static_cast<int64_t>(w.bytes().size());
     CACHALOT_CHECK(num_bytes <= panels.size());
     gpu.copy(panels.data(), w.bytes().data(), num_bytes);  // after what the stream still runs
-    stream_panels_cuda(ctx, {layout, w.rows(), panels.data(), 0, to, half});
+    stream_panels_cuda(ctx, {{StreamedFormat::fp4, layout.rows, layout.columns},
+                             w.rows(),
+                             panels.data(),
+                             0,
+                             to,
+                             half,
+                             reinterpret_cast<int32_t*>(misfits.data())});
   };
   for (int64_t e = 0; e < num_experts; ++e) {
     move(w1[e], gate_up, experts.gate_up.data() + e * gate_up.num_bytes(), 0);
     move(w3[e], gate_up, experts.gate_up.data() + e * gate_up.num_bytes(), 1);
     move(w2[e], down, experts.down.data() + e * down.num_bytes(), -1);
   }
+  int32_t found = 0;
+  gpu.copy(&found, misfits.data(), sizeof(found));
   gpu.synchronize();
+  if (found > 0)
+    return unsupported("experts: " + std::to_string(found) + " rows with scales too far apart");
   return experts;
 }
 

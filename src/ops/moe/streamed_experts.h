@@ -21,7 +21,7 @@ struct StreamedExperts {
   device::Buffer arrivals;  // [kArrivals], the kernels' own
 
   static bool can_stream(const PackedWeight& w1, const PackedWeight& w2);
-  // The weights are of a host, and not needed afterwards. resource_exhausted.
+  // Weights of a host, not needed afterwards. resource_exhausted; unsupported (streamed_fp4.h).
   static Result<StreamedExperts> create(device::Gpu& gpu, const ExpertWeightsRef& w1,
                                         const ExpertWeightsRef& w3, const ExpertWeightsRef& w2,
                                         int64_t num_experts);

@@ -6,6 +6,13 @@
 
 namespace cachalot::ops {
 
+// Where the scale of row `row` of codes lies, whose rows are the columns of a product on the tensor
+// cores (tile/mma.cuh, D): the four of two tiles of eight columns that a lane has values of are
+// neighbours.
+__device__ __forceinline__ int scale_place(int row) {
+  return row / 16 * 16 + row % 8 / 2 * 4 + row / 8 % 2 * 2 + row % 2;
+}
+
 template <typename T>
 struct RunValues;
 
