@@ -69,9 +69,8 @@ struct StreamPanels {
     });
     const int64_t row_there = half < 0 ? row : row / 8 * 16 + half * 8 + row % 8;
     const int64_t group = k / 32;
-    for (int64_t at = 0; at < 16; at += 4) {
-      const uint32_t word =
-          StreamedFp4::word([&](int i) { return code(group, at + i / 4 * 16 + i % 4); });
+    for (int64_t at = 0; at < 32; at += 8) {
+      const uint32_t word = StreamedFp4::word([&](int i) { return code(group, at + i); });
       std::memcpy(to + there.codes(row_there, k + at), &word, sizeof(word));
     }
     to[there.below(row_there, k)] = static_cast<std::byte>(scales.below(scale(group)));

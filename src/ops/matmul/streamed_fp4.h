@@ -7,6 +7,8 @@
 //         rows, in the order of the wgmma fragments (tile/mma.cuh), then n times how far the scales
 //         lie below the row's largest. Of 16 rows: 1024 bytes of codes, four bytes for eight
 //         inputs (word); 64 bytes, [row % 8][row / 8][input / 32], in binades, at most kMaxBelow.
+//         Of the products of a block, each with 32 inputs, the first takes the first eight inputs
+//         of each 32, the next the next: so a lane's inputs of a row have one scale (place).
 //         After the last unit an e8m0 byte for each row: its largest scale. Scales of zeros alone
 //         do not count. Rows past the last are zero.
 #pragma once
@@ -34,11 +36,17 @@ struct StreamedFp4 {
   CACHALOT_HD int64_t unit_bytes() const { return num_blocks() * kBlockBytes; }
   CACHALOT_HD int64_t num_bytes() const { return num_units() * unit_bytes() + padded_rows(); }
 
-  // Where values lie. The four bytes of inputs k to k + 3 and k + 16 to k + 19; k % 32 < 16.
+  // The place of input k of a block, and of the three after it, among those of the products: the
+  // activations lie so. k % 4 == 0.
+  static CACHALOT_HD constexpr int place(int k) {
+    return k % 32 / 8 * 32 + k % 8 / 4 * 16 + k / 32 * 4;
+  }
+
+  // Where values lie. The four bytes of inputs k to k + 7; k % 8 == 0.
   CACHALOT_HD int64_t codes(int64_t row, int64_t k) const {
-    const int64_t block = k / kStreamedBlock, step = k % kStreamedBlock / 32;
+    const int64_t block = k / kStreamedBlock, group = k % kStreamedBlock / 32, step = k % 32 / 8;
     return stage(row, block) + (block % kStageBlocks * 4 + row % 64 / 16) * 1024 + step / 2 * 512 +
-           row % 8 * 64 + k % 16 / 4 * 16 + (step % 2 * 2 + row % 16 / 8) * 4;
+           row % 8 * 64 + group * 16 + (step % 2 * 2 + row % 16 / 8) * 4;
   }
   CACHALOT_HD int64_t below(int64_t row, int64_t k) const {
     const int64_t block = k / kStreamedBlock, in_stage = block % kStageBlocks;

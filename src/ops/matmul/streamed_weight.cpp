@@ -47,9 +47,8 @@ Result<std::vector<std::byte>> stream_fp4_rows(const StreamedFp4& layout, const 
                               std::to_string(StreamedFp4::kMaxBelow) + " apart, found others");
     }
     for (int64_t k = 0; k < layout.columns; k += 32) {
-      for (int64_t at = k; at < k + 16; at += 4) {
-        const uint32_t word =
-            StreamedFp4::word([&](int i) { return code(at + i / 4 * 16 + i % 4); });
+      for (int64_t at = k; at < k + 32; at += 8) {
+        const uint32_t word = StreamedFp4::word([&](int i) { return code(at + i); });
         std::memcpy(bytes.data() + layout.codes(row, at), &word, sizeof(word));
       }
       bytes[layout.below(row, k)] = static_cast<std::byte>(scales.below(from.scales[k / 32]));

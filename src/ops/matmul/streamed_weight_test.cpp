@@ -93,7 +93,7 @@ TEST(StreamedFp4, EveryLaneFindsItsFragmentOfGateAndUp) {
                   &word, stage + at * 1024 + step / 2 * 512 + lane * 16 + (step % 2 * 2 + half) * 4,
                   4);
               for (int64_t i = 0; i < 8; ++i) {
-                const int64_t k = block * 128 + step * 32 + 16 * (i / 4) + 4 * (lane % 4) + i % 4;
+                const int64_t k = block * 128 + lane % 4 * 32 + step * 8 + i;
                 const int expected =
                     row < kRows ? codes[half][(row * kColumns + k) / 2] >> (k % 2 * 4) & 15 : 0;
                 EXPECT_EQ(word >> (4 * i) & 7, static_cast<uint32_t>(expected & 7));

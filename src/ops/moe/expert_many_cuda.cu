@@ -143,8 +143,8 @@ __global__ void __launch_bounds__(kQuantiseThreads)
       if (column >= own.columns) continue;  // whole warps
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        *reinterpret_cast<uint32_t*>(
-            quantised + B::offset(column, Values::place(j), 16 * own.columns)) = q.codes[j];
+        const int at = B::offset(column, StreamedFp4::place(Values::place(j)), 16 * own.columns);
+        *reinterpret_cast<uint32_t*>(quantised + at) = q.codes[j];
       }
       if (threadIdx.x % 16 == 0) {
         *reinterpret_cast<float*>(quantised + own.columns * 128 + scale_place(column) * 4) =

@@ -5,8 +5,8 @@
 // computes.
 //
 // The order of sums, the same for every number of tokens and every grid:
-//   block    128 inputs, ascending, in the tensor core, from zero: codes of x times W relative to
-//            its row's largest scale, which e4m3 holds exactly
+//   block    128 inputs, in the order of StreamedFp4::place, in the tensor core, from zero: codes of
+//            x times W relative to its row's largest scale, which e4m3 holds exactly
 //   chain c  blocks b with b / 4 % 2 == c, ascending: fma(block, scale of x, chain)
 //   sum      (chain 0 + chain 1) times the row's largest scale
 // so it depends on K alone.
@@ -72,8 +72,8 @@ class Activations {
       : values_(smem),
         scales_(reinterpret_cast<float*>(smem + value_bytes(max_tokens, blocks))),
         blocks_(blocks),
-        stride_(stride(max_tokens)) {
-    if constexpr (kFp8) first_ = B::descriptor(tile::smem_address(smem), stride_);
+        units_(stride(max_tokens) / 16) {
+    if constexpr (kFp8) first_ = B::descriptor(tile::smem_address(smem), 16 * units_);
   }
 
   // Rows of bf16, or of float that bf16 can hold (row(m) for m < tokens, by whole warps; 16-byte
@@ -109,9 +109,9 @@ class Activations {
 
   // Of 32 inputs `step` of a block.
   __device__ __forceinline__ uint64_t descriptor(int block, int step) const {
-    return B::advance(first_, (block * 8 + step * 2) * stride_);
+    return B::advance(first_, (block * 8 + step * 2) * units_ * 16);
   }
-  // Four consecutive 16-bit values of token `token` from k on.
+  // Four consecutive 16-bit values of token `token`, the first at place k of the block.
   __device__ __forceinline__ uint2 quad(int block, int token, int k) const {
     return *reinterpret_cast<const uint2*>(values_ + token * row_bytes(blocks_) + block * 256 +
                                            k * 2);
@@ -123,13 +123,15 @@ class Activations {
 
  private:
   __device__ __forceinline__ void store(const Act8Four& q, int token, int block, int k) {
+    const int at = StreamedFp4::place(k);
     if constexpr (kFp8) {
-      *reinterpret_cast<uint32_t*>(values_ + B::offset(token, block * 128 + k, stride_)) = q.codes;
+      *reinterpret_cast<uint32_t*>(values_ + B::offset(token, block * 128 + at, 16 * units_)) =
+          q.codes;
     } else {
       tile::Vector8 values;
       tile::e4m3_to_f16(q.codes, values.word[0], values.word[1]);
       *reinterpret_cast<tile::Vector8*>(values_ + token * row_bytes(blocks_) + block * 256 +
-                                        k * 2) = values;
+                                        at * 2) = values;
     }
     if (k == 0) scales_[block * kTokens + token] = q.scale * tile::kE2m1TableInE4m3;
   }
@@ -137,7 +139,7 @@ class Activations {
   uint8_t* values_;
   float* scales_;
   int blocks_;
-  int stride_;
+  int units_;  // of 16 bytes: the stride
   uint64_t first_ = 0;  // official_fp8: the descriptor of block 0
 };
 
@@ -157,15 +159,15 @@ struct BlockShare {
     below = *reinterpret_cast<const uint2*>(stage + in_stage * kBlockCodeBytes +
                                             (block * 4 + group) * 64 + lane / 4 * 8);
   }
-  // A of wgmma (tile/mma.cuh).
+  // A of wgmma (tile/mma.cuh): of a row's inputs a lane has those of one scale.
   __device__ __forceinline__ void expand(uint32_t (&a)[4][4]) const {
+    const uint32_t own = 0x4440 | threadIdx.x % 4;
 #pragma unroll
-    for (int s = 0; s < 4; ++s) {
+    for (int half = 0; half < 2; ++half) {  // rows g, g + 8
+      const tile::E2m1Table table(__byte_perm(half == 0 ? below.x : below.y, 0, own));
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {  // rows g, g + 8
-        const tile::E2m1Table table(__byte_perm(half == 0 ? below.x : below.y, 0, 0x4440 | s));
+      for (int s = 0; s < 4; ++s)
         tile::e2m1_to_e4m3(word(s, half), table, a[s][half], a[s][half + 2]);
-      }
     }
   }
 
