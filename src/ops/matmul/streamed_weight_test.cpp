@@ -94,6 +94,9 @@ TEST(StreamedFp4, EveryLaneFindsItsFragmentOfGateAndUp) {
                   4);
               for (int64_t i = 0; i < 8; ++i) {
                 const int64_t k = block * 128 + lane % 4 * 32 + step * 8 + i;
+                // Where the activations have it, which the lane's product of this step takes.
+                ASSERT_EQ(StreamedFp4::place(static_cast<int>(k % 128 - k % 4)) + k % 4,
+                          step * 32 + i / 4 * 16 + lane % 4 * 4 + i % 4);
                 const int expected =
                     row < kRows ? codes[half][(row * kColumns + k) / 2] >> (k % 2 * 4) & 15 : 0;
                 EXPECT_EQ(word >> (4 * i) & 7, static_cast<uint32_t>(expected & 7));

@@ -109,6 +109,8 @@ __device__ __forceinline__ Tile load_tile(const Tile* from) {
 }
 
 constexpr int kQuantiseThreads = 256;  // half a warp has a run of 128
+constexpr int kRunPieces = 8;          // of 16 codes each, a warp's to write
+static_assert(kQuantiseThreads == 32 * kRunPieces);
 
 // 128 inputs of a tile, by way of shared memory, so that they are written in one run. Row of x =
 // pair / pairs_per_row; columns past the last token are zeros.
@@ -116,12 +118,15 @@ template <typename T>
 __global__ void __launch_bounds__(kQuantiseThreads)
     quantise_kernel(const T* x, int pairs_per_row, int blocks, Scratch s, uint8_t* to) {
   using B = tile::CoreMatrices<kColumnStep>;
-  __shared__ __align__(16) uint8_t quantised[block_bytes(kTileTokens)];
+  // All columns' 16 codes are followed by 16 bytes: a column's pieces lie in different banks.
+  __shared__ __align__(16) uint8_t quantised[block_bytes(kTileTokens) + kRunPieces * 16];
   tile::wait_for_producers();
   tile::launch_dependents();
   const int index = static_cast<int>(blockIdx.y);
   if (index >= tile::load_shared_state(s.num_tiles)) return;
   const Tile own = load_tile(s.tiles + index);
+  const int stride = 16 * own.columns + 16;
+  auto* const scales = reinterpret_cast<float*>(quantised + kRunPieces * stride);
   const int block = static_cast<int>(blockIdx.x);
   using Values = RunValues<T>;
   constexpr int kBatch = 4;  // loads under way
@@ -143,21 +148,22 @@ __global__ void __launch_bounds__(kQuantiseThreads)
       if (column >= own.columns) continue;  // whole warps
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const int at = B::offset(column, StreamedFp4::place(Values::place(j)), 16 * own.columns);
+        const int at = B::offset(column, StreamedFp4::place(Values::place(j)), stride);
         *reinterpret_cast<uint32_t*>(quantised + at) = q.codes[j];
       }
       if (threadIdx.x % 16 == 0) {
-        *reinterpret_cast<float*>(quantised + own.columns * 128 + scale_place(column) * 4) =
-            q.scale * tile::kE2m1TableInE4m3;
+        scales[scale_place(column)] = q.scale * tile::kE2m1TableInE4m3;
       }
     }
   }
   __syncthreads();
-  const int num_bytes = block_bytes(own.columns);
   auto* const out = reinterpret_cast<uint4*>(to + tile_offset(own.first_slot, blocks) +
-                                             int64_t{block} * num_bytes);
-  for (int i = static_cast<int>(threadIdx.x); i < num_bytes / 16; i += kQuantiseThreads)
-    out[i] = reinterpret_cast<const uint4*>(quantised)[i];
+                                             int64_t{block} * block_bytes(own.columns));
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const auto* const codes = reinterpret_cast<const uint4*>(quantised + warp * stride);
+  for (int i = lane; i < own.columns; i += 32) out[warp * own.columns + i] = codes[i];
+  if (warp == 0 && lane < own.columns / 4)
+    out[kRunPieces * own.columns + lane] = reinterpret_cast<const uint4*>(scales)[lane];
 }
 
 // --- The products. A block takes three units of a tile at a time, a warpgroup each; a warp of the
