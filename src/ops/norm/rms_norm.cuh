@@ -33,12 +33,16 @@ __device__ __forceinline__ float norm_factor(float sum, int64_t columns, float e
   return 1.0f / sqrtf(mean + eps);
 }
 
-// Of a value times its row's factor. g: its weight.
+// Of a value times its row's factor. g: its weight, where it has one.
+template <Norm kNorm>
+__device__ __forceinline__ float weigh(float value, bool has_weight, float g, bool round) {
+  if constexpr (kNorm == Norm::bf16_steps) return tile::round_to_bf16(value);
+  const float weighted = has_weight ? g * value : value;
+  return round ? tile::round_to_bf16(weighted) : weighted;
+}
 template <Norm kNorm>
 __device__ __forceinline__ float weigh(float value, const float* g, bool round) {
-  if constexpr (kNorm == Norm::bf16_steps) return tile::round_to_bf16(value);
-  const float weighted = g != nullptr ? *g * value : value;
-  return round ? tile::round_to_bf16(weighted) : weighted;
+  return weigh<kNorm>(value, g != nullptr, g != nullptr ? *g : 1.0f, round);
 }
 
 }  // namespace cachalot::ops

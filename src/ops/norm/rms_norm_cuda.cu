@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kLaneThreads)
 #pragma unroll
   for (int i = 0; i < kValues; ++i)
     p.y[row * p.y_stride + i * kChains + lane] =
-        weigh<kNorm>(v[i] * factor, p.g != nullptr ? &g[i] : nullptr, p.round_y);
+        weigh<kNorm>(v[i] * factor, p.g != nullptr, g[i], p.round_y);
 }
 
 template <Norm kNorm, int kValues>

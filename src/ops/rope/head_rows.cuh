@@ -61,7 +61,7 @@ struct Head {
     const float factor = norm_factor<kNorm>(sum, kValues * kLanes, p.eps);
 #pragma unroll
     for (int i = 0; i < kValues; ++i)
-      v[i] = weigh<kNorm>(v[i] * factor, p.g != nullptr ? &g[i] : nullptr, p.round);
+      v[i] = weigh<kNorm>(v[i] * factor, p.g != nullptr, g[i], p.round);
   }
 
   __device__ __forceinline__ void rotate(bool round, int lane) {
