@@ -233,20 +233,29 @@ TEST_F(HyperBoundary, ASumThatIsLeftToItHasTheBitsOfOneMadeBefore) {
 
 TEST_F(HyperBoundary, ATokenDoesNotDependOnTheOthers) {
   Rng rng(9);
-  for (const int64_t count : {37, 331}) {  // 331: by the kernel for many
-    const Inputs all = random_inputs(rng, count, 1024);
-    const Outputs expected = run(all);
-    const Outputs again = run(all);
+  struct Case {
+    int64_t count, d;
+    bool has_y;
+    int64_t mixes;
+  };
+  // From 128 tokens on by the kernel for many: of it, tokens that no warp, not all warps, and some
+  // warps more than once have; the width of a block and others.
+  for (const Case& c : {Case{37, 1024, true, 24}, Case{128, 32, true, 24}, Case{129, 96, true, 24},
+                        Case{331, 1024, true, 24}, Case{250, 512, false, 24},
+                        Case{140, 256, false, 4}}) {
+    const Inputs all = random_inputs(rng, c.count, c.d, c.mixes);
+    const Outputs expected = run(all, c.has_y);
+    const Outputs again = run(all, c.has_y);
     EXPECT_EQ(again.out, expected.out);
     EXPECT_EQ(again.comb, expected.comb);
     for (const int64_t tokens : {1, 2, 5, 17}) {
-      for (int64_t first = 0; first + tokens <= count; first += count / 4) {
-        const Outputs found = run(rows_of(all, first, tokens));
+      for (int64_t first = 0; first + tokens <= c.count; first += c.count / 4) {
+        const Outputs found = run(rows_of(all, first, tokens), c.has_y);
         const auto same = [&](const auto& part, const auto& whole, int64_t width) {
           return std::equal(part.begin(), part.end(), whole.begin() + first * width);
         };
-        EXPECT_TRUE(same(found.out, expected.out, 1024)) << tokens << " from " << first;
-        EXPECT_TRUE(same(found.streams, expected.streams, 4096)) << tokens << " from " << first;
+        EXPECT_TRUE(same(found.out, expected.out, c.d)) << tokens << " from " << first;
+        EXPECT_TRUE(same(found.streams, expected.streams, 4 * c.d)) << tokens << " from " << first;
         EXPECT_TRUE(same(found.post, expected.post, 4)) << tokens << " from " << first;
         EXPECT_TRUE(same(found.comb, expected.comb, 16)) << tokens << " from " << first;
       }

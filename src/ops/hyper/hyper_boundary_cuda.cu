@@ -211,113 +211,234 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
-// The same for many rows: a warp has its channels of all four streams, so that each value is read
-// once, and of 32 tokens eight.
+// The same for many rows. A block keeps its weights in shared memory. A warp has 16 tokens at a
+// time, the next of which are on their way meanwhile, and all products of them, whose sums it adds
+// in registers: the warps of a block do not wait for each other.
 constexpr int kManyRows = 128;  // from which it is the faster one
-constexpr int kManyGroups = kWarps / 2;
-constexpr int kManyTokens = kManyGroups * kTokens;
+constexpr int kGroups = 2;      // of eight tokens
+constexpr int kWarpTokens = kGroups * kTokens;
+constexpr int kManyTokens = kWarps * kWarpTokens;
+constexpr int kProducts = kWarps;  // of a token: 16 channels of a stream each
+constexpr int kPlanes = 3;
 
-// What becomes of a token's four channels, on its way.
-struct Mix {
-  Four x[kStreams], y;
-  Four post, comb[kStreams];
+// What a warp needs of its tokens.
+struct ManyStage {
+  static constexpr int kPieces = kSlice / 4;  // of 16 bytes
+  tile::Vector16 rows[kStreams + 1][kWarpTokens][kPieces];  // the streams', and y
+  tile::Vector16 mix[kWarpTokens][1 + kStreams];            // post, comb
 
-  __device__ __forceinline__ void load(const HyperBoundaryParams& p, int64_t token, int channel) {
-    const float* const streams = p.streams + token * kStreams * p.d + channel;
-#pragma unroll
-    for (int j = 0; j < kStreams; ++j) x[j] = load_four(streams + j * p.d);
-    if (p.y == nullptr) return;
-    y = load_four(p.y + token * p.d + channel);
-    post = load_four(p.post + token * kStreams);
-#pragma unroll
-    for (int j = 0; j < kStreams; ++j)
-      comb[j] = load_four(p.comb + token * kStreams * kStreams + j * kStreams);
+  // Where a piece of a token's row lies: four pieces each of two tokens are in different banks.
+  static __device__ __forceinline__ int place(int token, int piece) {
+    return piece ^ token % 2 * (kPieces / 2);
   }
-  __device__ __forceinline__ Four mixed(int stream) const {
-    Four out;
+
+  // On their way until the copies' group is waited for; from `first` on, those past the last as the
+  // last.
+  __device__ __forceinline__ void start(const HyperBoundaryParams& p, int first) {
+    const int lane = threadIdx.x % 32;
+    const auto copy = [](tile::Vector16& to, const float* from) {
+      tile::start_copy(&to, reinterpret_cast<const tile::Vector16*>(from));
+    };
+    const int last = static_cast<int>(p.rows) - 1, d = static_cast<int>(p.d);
+    const int piece = lane % kPieces;
+    const int channel = static_cast<int>(blockIdx.x) * kSlice + piece * 4;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      float value = post.x[stream] * y.x[i];
+    for (int i = 0; i < kWarpTokens * kPieces / 32; ++i) {
+      const int token = i * (32 / kPieces) + lane / kPieces;
+      const int64_t row = min(first + token, last);
+      const float* const streams = p.streams + channel + row * (kStreams * d);
 #pragma unroll
-      for (int j = 0; j < kStreams; ++j) value = fmaf(comb[j].x[stream], x[j].x[i], value);
-      out.x[i] = tile::round_to_bf16(value);
+      for (int j = 0; j < kStreams; ++j)
+        copy(rows[j][token][place(token, piece)], streams + j * d);
+      if (p.y != nullptr) copy(rows[kStreams][token][place(token, piece)], p.y + channel + row * d);
     }
-    return out;
+    if (p.y == nullptr) return;
+    for (int i = lane; i < kWarpTokens * (1 + kStreams); i += 32) {
+      const int token = i / (1 + kStreams), part = i % (1 + kStreams);
+      const int64_t row = min(first + token, last);
+      copy(mix[token][part], part == 0 ? p.post + row * kStreams
+                                       : p.comb + (row * kStreams + part - 1) * kStreams);
+    }
   }
+
+  __device__ __forceinline__ Four row(int r, int token, int piece) const {
+    return floats(rows[r][token][place(token, piece)]);
+  }
+  static __device__ __forceinline__ Four floats(const tile::Vector16& v) {
+    Four four;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) four.x[i] = tile::bits_to_float(v.word[i]);
+    return four;
+  }
+};
+
+// A lane's values of a token: of its four channels of each product's 16.
+struct TokenPairs {
+  uint32_t pair[kProducts][2];
+  float squares;  // the sum over all products
+
+  // X' of token `own` of the stage. to: its lane's place in memory, where it is to be written.
+  __device__ __forceinline__ void mix(const ManyStage& stage, int own, bool has_y, float* to, int d,
+                                      bool writes) {
+    const int lane = threadIdx.x % 32;
+    Four post, comb[kStreams];
+    if (has_y) {
+      post = ManyStage::floats(stage.mix[own][0]);
+#pragma unroll
+      for (int j = 0; j < kStreams; ++j) comb[j] = ManyStage::floats(stage.mix[own][1 + j]);
+    }
+    float sums[kProducts];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int piece = half * 4 + lane % 4;
+      Four x[kStreams];
+#pragma unroll
+      for (int j = 0; j < kStreams; ++j) x[j] = stage.row(j, own, piece);
+      if (has_y) {
+        const Four y = stage.row(kStreams, own, piece);
+        Four out[kStreams];
+#pragma unroll
+        for (int stream = 0; stream < kStreams; ++stream) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            float value = post.x[stream] * y.x[i];
+#pragma unroll
+            for (int j = 0; j < kStreams; ++j) value = fmaf(comb[j].x[stream], x[j].x[i], value);
+            out[stream].x[i] = value;
+          }
+        }
+#pragma unroll
+        for (int stream = 0; stream < kStreams; ++stream) x[stream] = out[stream];
+      }
+#pragma unroll
+      for (int stream = 0; stream < kStreams; ++stream) {
+        uint32_t(&own_pair)[2] = pair[stream * 2 + half];
+        Four v;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          own_pair[i] = tile::pack_bf16(x[stream].x[2 * i], x[stream].x[2 * i + 1]);
+          v.x[2 * i] = tile::low_bf16(own_pair[i]);
+          v.x[2 * i + 1] = tile::high_bf16(own_pair[i]);
+        }
+        if (writes) store_four(to + stream * d + half * 16, v);
+        float sum = v.x[0] * v.x[0];
+#pragma unroll
+        for (int i = 1; i < 4; ++i) sum = fmaf(v.x[i], v.x[i], sum);
+        sum += __shfl_xor_sync(kAllLanes, sum, 1);
+        sum += __shfl_xor_sync(kAllLanes, sum, 2);
+        sums[stream * 2 + half] = sum;
+      }
+    }
+    squares = sums[0];
+#pragma unroll
+    for (int i = 1; i < kProducts; ++i) squares += sums[i];
+  }
+};
+
+template <int kTiles>
+struct ManySmem {
+  tile::Vector16 weights[kProducts][kTiles][kPlanes][32];  // a lane's, as A
+  ManyStage stages[kWarps][2];
 };
 
 template <int kTiles>
 __global__ void __launch_bounds__(kThreads, 1)
     many_sums_kernel(const __grid_constant__ HyperBoundaryParams p) {
-  __shared__ float sums[kManyGroups][kWarps][16 * kTiles + 1][kTokens + 1];
+  extern __shared__ __align__(128) uint8_t bytes[];
+  auto& s = *reinterpret_cast<ManySmem<kTiles>*>(bytes);
   const int warp = tile::uniform(static_cast<int>(threadIdx.x) / 32);
   const int lane = threadIdx.x % 32;
-  const int half = warp % 2, group = warp / 2;
-  const int channel = static_cast<int>(blockIdx.x) * kSlice + half * 16 + lane % 4 * 4;
   tile::launch_dependents();
-  Weights<kTiles> w[kStreams];
+  {
+    Weights<kTiles> w;
+    const int64_t channel =
+        static_cast<int64_t>(blockIdx.x) * kSlice + warp % 2 * 16 + lane % 4 * 4;
+    w.load(p.fn + (warp / 2 * p.d + channel) * (16 * kTiles));
 #pragma unroll
-  for (int stream = 0; stream < kStreams; ++stream)
-    w[stream].load(p.fn + (stream * p.d + channel) * (16 * kTiles));
-  tile::wait_for_producers();
-  const int64_t step = int64_t{gridDim.y} * kManyTokens;
-  int64_t first = int64_t{blockIdx.y} * kManyTokens;
-  const auto own = [&](int64_t from) { return from + group * kTokens + lane / 4; };
-  Mix mix;
-  mix.load(p, min(own(first), p.rows - 1), channel);
-  for (; first < p.rows; first += step) {
-    const int64_t token = own(first);
-    Four x[kStreams];
+    for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
-    for (int stream = 0; stream < kStreams; ++stream)
-      x[stream] = p.y == nullptr ? mix.x[stream] : mix.mixed(stream);
-    // Each lane writes what it alone has read.
-    if (p.y != nullptr && token < p.rows) {
-#pragma unroll
-      for (int stream = 0; stream < kStreams; ++stream)
-        store_four(p.streams + (token * kStreams + stream) * p.d + channel, x[stream]);
+      for (int plane = 0; plane < kPlanes; ++plane) {
+        const uint32_t(&a)[4] = w.a[tile][plane];
+        s.weights[warp][tile][plane][lane] = tile::Vector16{{a[0], a[1], a[2], a[3]}};
+      }
     }
-    mix.load(p, min(own(first + step), p.rows - 1), channel);
+  }
+  __syncthreads();
+  tile::wait_for_producers();
+  const int rows = static_cast<int>(p.rows), d = static_cast<int>(p.d);
+  const bool has_y = p.y != nullptr;
+  float* const streams = p.streams + static_cast<int>(blockIdx.x) * kSlice + lane % 4 * 4;
+  float* const partial = p.partial + static_cast<int>(blockIdx.x) * kSumStride + lane / 4;
+  ManyStage* stage = &s.stages[warp][0];
+  ManyStage* other = &s.stages[warp][1];
+  int first = warp * kWarpTokens;
+  if (first < rows) stage->start(p, first);
+  tile::end_copy_group();
+#pragma unroll 1
+  for (; first < rows; first += kManyTokens) {
+    if (first + kManyTokens < rows) other->start(p, first + kManyTokens);
+    tile::end_copy_group();
+    tile::wait_copy_groups<1>();
+    __syncwarp();
+    TokenPairs tokens[kGroups];
 #pragma unroll
-    for (int stream = 0; stream < kStreams; ++stream) {
-      const Four& v = x[stream];
-      const uint32_t b0 = tile::pack_bf16(v.x[0], v.x[1]), b1 = tile::pack_bf16(v.x[2], v.x[3]);
-      float squares = v.x[0] * v.x[0];
+    for (int g = 0; g < kGroups; ++g) {
+      const int own = g * kTokens + lane / 4;
+      float* const to = streams + int64_t{first + own} * (kStreams * d);
+      tokens[g].mix(*stage, own, has_y, to, d, has_y && first + own < rows);
+    }
+    __syncwarp();  // the stage is read
+
+    float total[kGroups][kTiles][4];
 #pragma unroll
-      for (int i = 1; i < 4; ++i) squares = fmaf(v.x[i], v.x[i], squares);
-      squares += __shfl_xor_sync(kAllLanes, squares, 1);
-      squares += __shfl_xor_sync(kAllLanes, squares, 2);
-      float d[kTiles][4] = {};
+    for (int product = 0; product < kProducts; ++product) {
+      float sums[kGroups][kTiles][4] = {};
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
-        for (int plane = 0; plane < 3; ++plane) {
-          const uint32_t(&a)[4] = w[stream].a[tile][plane];
-          tile::mma_bf16(d[tile], a[0], a[1], a[2], a[3], b0, b1);
+        for (int plane = 0; plane < kPlanes; ++plane) {
+          const tile::Vector16 a = s.weights[product][tile][plane][lane];
+#pragma unroll
+          for (int g = 0; g < kGroups; ++g) {
+            const uint32_t(&b)[2] = tokens[g].pair[product];
+            tile::mma_bf16(sums[g][tile], a.word[0], a.word[1], a.word[2], a.word[3], b[0], b[1]);
+          }
         }
       }
-      auto& to = sums[group][stream * 2 + half];
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
+      for (int g = 0; g < kGroups; ++g) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i)
-          to[tile * 16 + i / 2 * 8 + lane / 4][lane % 4 * 2 + i % 2] = d[tile][i];
+        for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            float& sum = total[g][tile][i];
+            sum = product == 0 ? sums[g][tile][i] : sum + sums[g][tile][i];
+          }
+        }
       }
-      if (lane % 4 == 0) to[16 * kTiles][lane / 4] = squares;
     }
-    __syncthreads();
-    // A warp has four tokens, a lane a sum.
-    const int sum = lane == kMixes ? 16 * kTiles : min(lane, 16 * kTiles - 1);
+
+    // The mixes, then the sum of squares and zeros.
 #pragma unroll
-    for (int i = 0; i < kManyTokens / kWarps; ++i) {
-      const int in_group = half * (kTokens / 2) + i;
-      const int64_t to = first + group * kTokens + in_group;
-      float total = sums[group][0][sum][in_group];
+    for (int g = 0; g < kGroups; ++g) {
 #pragma unroll
-      for (int w = 1; w < kWarps; ++w) total += sums[group][w][sum][in_group];
-      if (to < p.rows) p.partial[(to * gridDim.x + blockIdx.x) * kSumStride + lane] = total;
+      for (int which = 0; which < 2; ++which) {
+        const int own = lane % 4 * 2 + which;
+        const float squares = __shfl_sync(kAllLanes, tokens[g].squares, own * 4);
+        const int token = first + g * kTokens + own;
+        float* const to = partial + int64_t{token} * (static_cast<int>(gridDim.x) * kSumStride);
+#pragma unroll
+        for (int eight = 0; eight < kSumStride / 8; ++eight) {
+          float value = 0;
+          if (eight < 2 * kTiles) value = total[g][eight / 2 % kTiles][eight % 2 * 2 + which];
+          if (eight == kMixes / 8 && lane / 4 == 0) value = squares;
+          if (token < rows) to[eight * 8] = value;
+        }
+      }
     }
-    __syncthreads();
+    ManyStage* const free = stage;
+    stage = other;
+    other = free;
   }
 }
 
@@ -468,15 +589,18 @@ void launch_row(const cuda::Stream& stream, const HyperBoundaryParams& p) {
 template <bool kHead, bool kFew>
 void launch(const cuda::Stream& stream, const HyperBoundaryParams& p) {
   cuda::LaunchShape shape;
-  // A block keeps its weights for all the tokens that it takes.
-  const bool many = p.rows >= kManyRows;
-  const int tokens = many ? kManyTokens : kTokens;
-  shape.grid =
-      dim3(static_cast<unsigned>(p.d / kSlice),
-           static_cast<unsigned>(std::min<int64_t>((p.rows + tokens - 1) / tokens, many ? 1 : 8)));
-  shape.block = kThreads;
   constexpr int kTiles = kHead ? 1 : 2;
-  cuda::launch(stream, shape, many ? many_sums_kernel<kTiles> : sums_kernel<kTiles, kFew>, p);
+  shape.grid = dim3(static_cast<unsigned>(p.d / kSlice));
+  shape.block = kThreads;
+  if (p.rows >= kManyRows) {
+    shape.smem_bytes = sizeof(ManySmem<kTiles>);
+    cuda::allow_smem(many_sums_kernel<kTiles>, shape.smem_bytes);
+    cuda::launch(stream, shape, many_sums_kernel<kTiles>, p);
+  } else {
+    // A block keeps its weights for all the tokens that it takes.
+    shape.grid.y = static_cast<unsigned>(std::min<int64_t>((p.rows + kTokens - 1) / kTokens, 8));
+    cuda::launch(stream, shape, sums_kernel<kTiles, kFew>, p);
+  }
   if (p.d <= kRowChannels) return launch_row<1, kHead, kFew>(stream, p);
   if (p.d <= 2 * kRowChannels) return launch_row<2, kHead, kFew>(stream, p);
   launch_row<4, kHead, kFew>(stream, p);
