@@ -53,15 +53,16 @@ struct Head {
   }
 
   template <Norm kNorm>
-  __device__ __forceinline__ void norm(const HeadRowsParams& p, const float (&g)[kValues]) {
+  __device__ __forceinline__ void norm(const HeadRowsParams& p, int lane) {
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < kValues; ++i) sum = add_square<kNorm>(sum, v[i]);
     sum = __shfl_sync(kAllLanes, fold_chains(sum), 0, kLanes);
     const float factor = norm_factor<kNorm>(sum, kValues * kLanes, p.eps);
+    const float* const g = p.g == nullptr ? nullptr : p.g + lane;
 #pragma unroll
     for (int i = 0; i < kValues; ++i)
-      v[i] = weigh<kNorm>(v[i] * factor, p.g != nullptr, g[i], p.round);
+      v[i] = weigh<kNorm>(v[i] * factor, g == nullptr ? g : g + i * kLanes, p.round);
   }
 
   __device__ __forceinline__ void rotate(bool round, int lane) {
@@ -187,16 +188,11 @@ __device__ __forceinline__ void head_row(const HeadRowsParams& p, float factor, 
   const int lane = threadIdx.x % kLanes;
   const int64_t heads = p.rows * p.heads;
   const int64_t at = min(own, heads - 1);  // all lanes take part in the exchanges
-  float g[kValues] = {};
-  if (p.g != nullptr) {
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) g[i] = __ldg(p.g + i * kLanes + lane);
-  }
   if (!have_ended) tile::wait_for_producers();
   Head<kValues> head;
   head.load(p, at, lane);
-  if (p.norm == HeadNorm::weighted) head.template norm<Norm::weighted>(p, g);
-  if (p.norm == HeadNorm::bf16_steps) head.template norm<Norm::bf16_steps>(p, g);
+  if (p.norm == HeadNorm::weighted) head.template norm<Norm::weighted>(p, lane);
+  if (p.norm == HeadNorm::bf16_steps) head.template norm<Norm::bf16_steps>(p, lane);
   head.rotate(p.round, lane);
   if (p.hadamard) head.hadamard(factor, p.round, lane);
   if (p.snap == HeadSnap::fp8) head.snap_fp8(static_cast<int>(p.head_dim - p.rope_dim) / kLanes);
