@@ -1,14 +1,11 @@
-// Weights in the order in which the GPU's products stream them: units of 16 (fp8, bf16) or 64 (fp4)
-// output rows, each a run of bytes that the copy engine takes in stages, or a warp as it lies, and
-// the tensor cores take as it lies.
+// Weights in the order in which the GPU's products stream them: units of 16 output rows, each a run
+// of bytes that the copy engine takes in stages, or a warp as it lies, and the tensor cores take as
+// it lies. For FP4: StreamedFp4.
 // Source  reference/forward 0.5 (LIN8, LIN4, LINB); the official arrays of codes and e8m0 scales
 // in.
-// Layout  a unit holds its 128-input blocks in stages of 8 (fp8) or 4 (fp4), the last stage of a
-//         unit with what is left. A stage of n blocks: n times the codes of its rows x 128 inputs,
-//         16 rows after 16 rows, in the order of the wgmma fragments (tile/mma.cuh), then n times
-//         the scales. Of 16 rows:
-//           fp8: 2048 bytes of codes; one fp32 scale; the stage filled up to 16 bytes
-//           fp4: 1024 bytes of codes, two a byte; 64 e8m0 bytes, [row % 8][input / 32][row / 8]
+// Layout  a unit of fp8 holds its 128-input blocks in stages of 8, the last stage with what is
+//         left. A stage of n blocks: n times the 2048 bytes of codes of 16 rows x 128 inputs in the
+//         order of the wgmma fragments (tile/mma.cuh), then n fp32 scales, filled up to 16 bytes.
 //         A unit of bf16 has no stages: 512 bytes for every 16 inputs.
 //         Rows past the last are zero.
 // Errors  invalid_argument: a NaN scale (255). Shapes are the caller's: CHECK.
@@ -29,22 +26,16 @@ inline constexpr int kStreamedRows = 16;  // whose fragments lie together
 inline constexpr int kStreamedBlock = 128;
 
 struct StreamedLayout {
-  StreamedFormat format;
+  StreamedFormat format;  // the places: not for fp4
   int64_t rows;
   int64_t columns;  // a multiple of 128, of bf16 of 16
 
-  CACHALOT_HD int unit_rows() const { return format == StreamedFormat::fp4 ? 64 : 16; }
-  CACHALOT_HD int blocks_per_stage() const { return format == StreamedFormat::fp8 ? 8 : 4; }
   CACHALOT_HD int64_t num_blocks() const { return columns / kStreamedBlock; }
-  int64_t num_units() const { return (rows + unit_rows() - 1) / unit_rows(); }
-  CACHALOT_HD int64_t stage_bytes(int64_t blocks) const {
-    return format == StreamedFormat::fp8 ? (blocks * (2048 + 4) + 15) / 16 * 16 : blocks * 4 * 1088;
-  }
+  int64_t num_units() const { return (rows + kStreamedRows - 1) / kStreamedRows; }
   CACHALOT_HD int64_t unit_bytes() const {
     if (format == StreamedFormat::bf16) return columns * 32;
-    const int64_t rest = num_blocks() % blocks_per_stage();
-    return num_blocks() / blocks_per_stage() * stage_bytes(blocks_per_stage()) +
-           (rest != 0 ? stage_bytes(rest) : 0);
+    const int64_t rest = num_blocks() % kStageBlocks;
+    return num_blocks() / kStageBlocks * stage_bytes(kStageBlocks) + stage_bytes(rest);
   }
   int64_t num_bytes() const { return num_units() * unit_bytes(); }
 
@@ -58,36 +49,27 @@ struct StreamedLayout {
     const Stage stage = stage_of(row, block);
     return stage.first_byte + stage.num_blocks * 2048 + stage.block * 4;
   }
-  // The byte of input k, in its high nibble, and input k + 16; k % 32 < 16.
-  CACHALOT_HD int64_t fp4_code(int64_t row, int64_t k) const {
-    const Stage stage = stage_of(row, k / kStreamedBlock);
-    const int64_t step = k % kStreamedBlock / 32;
-    return stage.first_byte + (stage.block * 4 + row % 64 / 16) * 1024 + step / 2 * 512 +
-           row % 8 * 64 + k % 16 / 4 * 16 + (step % 2 * 2 + row % 16 / 8) * 4 + k % 4;
-  }
   // The bytes of input k.
   CACHALOT_HD int64_t bf16_value(int64_t row, int64_t k) const {
     return row / 16 * unit_bytes() + k / 16 * 512 + row % 8 * 64 + k % 16 / 4 * 16 +
            (k % 4 / 2 * 2 + row % 16 / 8) * 4 + k % 2 * 2;
   }
-  CACHALOT_HD int64_t fp4_scale(int64_t row, int64_t k) const {
-    const Stage stage = stage_of(row, k / kStreamedBlock);
-    return stage.first_byte + stage.num_blocks * 4096 + (stage.block * 4 + row % 64 / 16) * 64 +
-           row % 8 * 8 + k % kStreamedBlock / 32 * 2 + row % 16 / 8;
-  }
 
  private:
+  static constexpr int64_t kStageBlocks = 8;
   struct Stage {
     int64_t first_byte;
     int64_t num_blocks;
     int64_t block;  // of the stage
   };
+  static CACHALOT_HD int64_t stage_bytes(int64_t blocks) {
+    return (blocks * (2048 + 4) + 15) / 16 * 16;
+  }
   CACHALOT_HD Stage stage_of(int64_t row, int64_t block) const {
-    const int64_t in_stage = block % blocks_per_stage();
+    const int64_t in_stage = block % kStageBlocks;
     const int64_t left = num_blocks() - block + in_stage;
-    return {row / unit_rows() * unit_bytes() +
-                block / blocks_per_stage() * stage_bytes(blocks_per_stage()),
-            left < blocks_per_stage() ? left : blocks_per_stage(), in_stage};
+    return {row / kStreamedRows * unit_bytes() + block / kStageBlocks * stage_bytes(kStageBlocks),
+            left < kStageBlocks ? left : kStageBlocks, in_stage};
   }
 };
 
