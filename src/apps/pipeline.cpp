@@ -314,17 +314,27 @@ class Pipeline {
   mutable std::mutex mutex_;  // of what is shown, and of the page
 };
 
+// Whether stage `first` is done when `stage` begins: not where they are in lanes beside each other.
+bool is_done_before(const PipelineConfig& config, size_t first, size_t stage) {
+  if (first >= stage) return false;
+  const auto between = std::span(config.stages).subspan(first, stage + 1 - first);
+  return between.front().lane == between.back().lane ||
+         std::ranges::find(between, "", &PipelineStage::lane) != between.end();
+}
+
 // Places that name no stage before; of a score, the stage itself may be named.
 void check_places(const PipelineConfig& config, size_t stage, post::ConfigTable& table) {
   const PipelineStage& at = config.stages[stage];
   for (const auto* words : {&at.command, &at.resume, &at.score}) {
-    const auto before = std::span(config.stages).first(stage + (words == &at.score ? 1 : 0));
     for (const std::string& word : *words) {
       for (const std::string& name : places_of(word)) {
-        if (std::ranges::find(before, name, &PipelineStage::name) != before.end()) continue;
+        const auto found = std::ranges::find(config.stages, name, &PipelineStage::name);
+        const auto index = static_cast<size_t>(found - config.stages.begin());
+        if (is_done_before(config, index, stage) || (words == &at.score && index == stage))
+          continue;
         table.add_error(invalid_argument(fmt::format(
             "stages.{}: expected {{model:NAME}} or {{tokens:NAME}} with the name of a stage "
-            "before, found {}",
+            "before, of its own lane where both are in lanes, found {}",
             stage, json_quoted(word))));
       }
     }

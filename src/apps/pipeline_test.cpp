@@ -266,6 +266,14 @@ TEST_F(PipelineTest, WhatIsWrongIsNamed) {
             "stages.0: expected {model:NAME} or {tokens:NAME} with the name of a stage before");
   expect_in({{"a", "true"}, {"b", "echo {model:a}"}},
             "expected a checkpoint of stage a, found none");
+  const std::string x = "lane = 'x'\n", y = "lane = 'y'\n";
+  expect_in({{"a", "true", "", "", x}, {"b", "echo {model:a}", "", "", y}},
+            "stages.1: expected {model:NAME} or {tokens:NAME} with the name of a stage before, of "
+            "its own lane where both are in lanes");
+  expect_in({{"a", "true", "", "", x}, {"b", "echo {model:a}", "", "", x}},
+            "expected a checkpoint of stage a, found none");
+  expect_in({{"a", "true", "", "", x}, {"c", "true"}, {"b", "echo {model:a}", "", "", y}},
+            "expected a checkpoint of stage a, found none");
   // What was done by another command.
   expect_in({{"a", "echo other"}}, "a.done: expected stage a done by");
   const Result<PipelineConfig> read = config({{"c", "true"}});
