@@ -7,11 +7,19 @@ namespace cachalot::engine {
 namespace {
 
 constexpr int64_t kFew = 3;  // a median of fewer may be the one that was held up
+constexpr double kLeastLevel = 0x1p-10;
 
 // Of 100 steps one exceeds the tail, as they come: it goes up where one does, and down where none.
 constexpr double kTailUp = 0.05;
 constexpr double kTailDown = kTailUp / 99;
 constexpr double kMostTail = 2;  // beyond, it is the machine that is busy: small pieces help little
+
+// Of the first `kept` values.
+template <size_t kSize>
+double median_of(std::array<double, kSize> values, int64_t kept) {
+  std::nth_element(values.begin(), values.begin() + kept / 2, values.begin() + kept);
+  return values[static_cast<size_t>(kept / 2)];
+}
 
 size_t bucket_of(int64_t rows) {
   return static_cast<size_t>(std::bit_width(static_cast<uint64_t>(rows)) - 1);
@@ -27,25 +35,30 @@ StepTimes StepTimes::of_added_rows() {
 
 void StepTimes::record(int64_t rows, double seconds) {
   if (rows < 1) return;
+  if (is_added_ && is_known(rows) && shape(rows) > 0) {
+    ratios_[static_cast<size_t>(num_ratios_++ % kLevelOf)] = std::max(0.0, seconds) / shape(rows);
+    if (num_ratios_ >= kFew)
+      level_ = std::max(kLeastLevel, median_of(ratios_, std::min<int64_t>(num_ratios_, kLevelOf)));
+  }
   most_rows_ = std::max(most_rows_, rows);
   Point& point = points_[std::min(bucket_of(rows), points_.size() - 1)];
   const auto at = static_cast<size_t>(point.count++ % kKept);
   point.rows_of[at] = static_cast<double>(rows);
-  point.seconds_of[at] = std::max(0.0, seconds);
+  point.seconds_of[at] = std::max(0.0, seconds) / level_;
   const int64_t kept = std::min<int64_t>(point.count, kKept);
   double total = 0;
   for (int64_t i = 0; i < kept; ++i) total += point.rows_of[static_cast<size_t>(i)];
   point.rows = total / static_cast<double>(kept);
-  std::array<double, kKept> sorted = point.seconds_of;
-  std::nth_element(sorted.begin(), sorted.begin() + kept / 2, sorted.begin() + kept);
-  point.seconds = sorted[static_cast<size_t>(kept / 2)];
+  point.seconds = median_of(point.seconds_of, kept);
 }
 
 bool StepTimes::is_known(int64_t rows) const {
   return rows >= 1 && points_[std::min(bucket_of(rows), points_.size() - 1)].count >= kFew;
 }
 
-double StepTimes::seconds(int64_t rows) const {
+double StepTimes::seconds(int64_t rows) const { return level_ * shape(rows); }
+
+double StepTimes::shape(int64_t rows) const {
   const auto x = static_cast<double>(rows);
   double below_rows = 0, below_seconds = 0, above_rows = 0, above_seconds = 0;
   const size_t end = most_rows_ == 0 ? 0 : std::min(bucket_of(most_rows_) + 1, points_.size());

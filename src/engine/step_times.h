@@ -13,7 +13,9 @@ namespace cachalot::engine {
 // take less time than fewer, nor a row more among many. A plain value.
 class StepTimes {
  public:
-  // The time that rows add to a step which runs without them too: none takes none.
+  // The time that rows add to a step which runs without them too: none takes none. A prompt's rows
+  // take ever more as its context grows, and few again as the next one begins: so all points rise
+  // and fall together, by what the last few steps took of what the points say.
   static StepTimes of_added_rows();
 
   void record(int64_t rows, double seconds);
@@ -32,9 +34,16 @@ class StepTimes {
     int64_t count = 0;                                  // ever
     double rows = 0, seconds = 0;                       // their mean, and median
   };
+  static constexpr int kLevelOf = 5;  // steps
+
+  double shape(int64_t rows) const;
+
   std::array<Point, 32> points_{};
   int64_t most_rows_ = 0;
   bool is_added_ = false;
+  std::array<double, kLevelOf> ratios_{};  // of measured seconds to the shape's, in a ring
+  int64_t num_ratios_ = 0;                 // ever
+  double level_ = 1;                       // their median; what is measured is kept without it
 };
 
 // What a step costs. Rows: of the main model; of a draft pass, sequences that draft.
