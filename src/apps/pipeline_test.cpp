@@ -272,7 +272,7 @@ TEST_F(PipelineTest, WhatIsWrongIsNamed) {
             "its own lane where both are in lanes");
   expect_in({{"a", "true", "", "", x}, {"b", "echo {model:a}", "", "", x}},
             "expected a checkpoint of stage a, found none");
-  expect_in({{"a", "true", "", "", x}, {"c", "true"}, {"b", "echo {model:a}", "", "", y}},
+  expect_in({{"a", "true", "", "", x}, {"d", "true"}, {"b", "echo {model:a}", "", "", y}},
             "expected a checkpoint of stage a, found none");
   // What was done by another command.
   expect_in({{"a", "echo other"}}, "a.done: expected stage a done by");
