@@ -240,9 +240,9 @@ TEST_F(HyperBoundary, ATokenDoesNotDependOnTheOthers) {
   };
   // From 128 tokens on by the kernel for many: of it, tokens that no warp, not all warps, and some
   // warps more than once have; the width of a block and others.
-  for (const Case& c : {Case{37, 1024, true, 24}, Case{128, 32, true, 24}, Case{129, 96, true, 24},
-                        Case{331, 1024, true, 24}, Case{250, 512, false, 24},
-                        Case{140, 256, false, 4}}) {
+  for (const Case& c :
+       {Case{37, 1024, true, 24}, Case{128, 32, true, 24}, Case{129, 96, true, 24},
+        Case{331, 1024, true, 24}, Case{250, 512, false, 24}, Case{140, 256, false, 4}}) {
     const Inputs all = random_inputs(rng, c.count, c.d, c.mixes);
     const Outputs expected = run(all, c.has_y);
     const Outputs again = run(all, c.has_y);

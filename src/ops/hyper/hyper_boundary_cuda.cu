@@ -223,7 +223,7 @@ constexpr int kPlanes = 3;
 
 // What a warp needs of its tokens.
 struct ManyStage {
-  static constexpr int kPieces = kSlice / 4;  // of 16 bytes
+  static constexpr int kPieces = kSlice / 4;                // of 16 bytes
   tile::Vector16 rows[kStreams + 1][kWarpTokens][kPieces];  // the streams', and y
   tile::Vector16 mix[kWarpTokens][1 + kStreams];            // post, comb
 
@@ -248,16 +248,15 @@ struct ManyStage {
       const int64_t row = min(first + token, last);
       const float* const streams = p.streams + channel + row * (kStreams * d);
 #pragma unroll
-      for (int j = 0; j < kStreams; ++j)
-        copy(rows[j][token][place(token, piece)], streams + j * d);
+      for (int j = 0; j < kStreams; ++j) copy(rows[j][token][place(token, piece)], streams + j * d);
       if (p.y != nullptr) copy(rows[kStreams][token][place(token, piece)], p.y + channel + row * d);
     }
     if (p.y == nullptr) return;
     for (int i = lane; i < kWarpTokens * (1 + kStreams); i += 32) {
       const int token = i / (1 + kStreams), part = i % (1 + kStreams);
       const int64_t row = min(first + token, last);
-      copy(mix[token][part], part == 0 ? p.post + row * kStreams
-                                       : p.comb + (row * kStreams + part - 1) * kStreams);
+      copy(mix[token][part],
+           part == 0 ? p.post + row * kStreams : p.comb + (row * kStreams + part - 1) * kStreams);
     }
   }
 

@@ -5,8 +5,8 @@
 // computes.
 //
 // The order of sums, the same for every number of tokens and every grid:
-//   block    128 inputs, in the order of StreamedFp4::place, in the tensor core, from zero: codes of
-//            x times W relative to its row's largest scale, which e4m3 holds exactly
+//   block    128 inputs, in the order of StreamedFp4::place, in the tensor core, from zero: codes
+//            of x times W relative to its row's largest scale, which e4m3 holds exactly
 //   chain c  blocks b with b / 4 % 2 == c, ascending: fma(block, scale of x, chain)
 //   sum      (chain 0 + chain 1) times the row's largest scale
 // so it depends on K alone.
@@ -139,7 +139,7 @@ class Activations {
   uint8_t* values_;
   float* scales_;
   int blocks_;
-  int units_;  // of 16 bytes: the stride
+  int units_;           // of 16 bytes: the stride
   uint64_t first_ = 0;  // official_fp8: the descriptor of block 0
 };
 
