@@ -140,7 +140,7 @@ TEST(Scheduler, PromptsNeverStandStill) {
                                       prompt(2, Phase::prefilling, 5000),
                                       prompt(3, Phase::prefilling, 7)};
   int64_t last = 0, tried = 0;
-  for (int64_t step = 1; tried < 3; ++step) {
+  for (int64_t step = 1; tried < 8; ++step) {
     ASSERT_LE(step - last, kStepsBetweenPieces + 1);
     const std::string plan = planned(all, kAmple, {}, cost);
     if (plan == "decoded 0 1") {

@@ -7,7 +7,8 @@ namespace cachalot::engine {
 namespace {
 
 constexpr int64_t kFew = 3;  // a median of fewer may be the one that was held up
-constexpr double kLeastLevel = 0x1p-10;
+// What was held up, or lost in the noise of the other rows, moves all points by no more.
+constexpr double kMostLevel = 8;
 
 // Of 100 steps one exceeds the tail, as they come: it goes up where one does, and down where none.
 constexpr double kTailUp = 0.05;
@@ -37,8 +38,8 @@ void StepTimes::record(int64_t rows, double seconds) {
   if (rows < 1) return;
   if (is_added_ && is_known(rows) && shape(rows) > 0) {
     ratios_[static_cast<size_t>(num_ratios_++ % kLevelOf)] = std::max(0.0, seconds) / shape(rows);
-    if (num_ratios_ >= kFew)
-      level_ = std::max(kLeastLevel, median_of(ratios_, std::min<int64_t>(num_ratios_, kLevelOf)));
+    const double median = median_of(ratios_, std::min<int64_t>(num_ratios_, kLevelOf));
+    if (num_ratios_ >= kFew) level_ = std::clamp(median, 1 / kMostLevel, kMostLevel);
   }
   most_rows_ = std::max(most_rows_, rows);
   Point& point = points_[std::min(bucket_of(rows), points_.size() - 1)];
