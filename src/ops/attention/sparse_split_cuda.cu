@@ -135,29 +135,41 @@ struct OwnWeights {
   }
 };
 
-// The tile of chunks [first, last) to their places, by the last kThreads threads of the block; to
-// be seen after the block's barrier. may_store: before what lies there is overwritten. kAtOnce: of
-// a thread's pieces, whose code lies in a row; 1 where blocks are few, which wait longer for code
-// that they run once than for what the code does.
-template <int kThreads, int kAtOnce, typename MayStore>
-__device__ __forceinline__ void load_chunks(const SparseDecodeParams& p, const RowKeys& keys,
-                                            SumSmem& s, int index, int first, int last,
-                                            const MayStore& may_store) {
-  const int thread = static_cast<int>(threadIdx.x) - (kSumThreads - kThreads);
-  const int begin = first % (2 * kBatch) * kChunk, end = begin + (last - first) * kChunk;
+// Keys of chunks whose tile is loaded at once, and where they lie in shared memory: by the last
+// kThreads threads of the block.
+template <int kThreads>
+struct Loaders {
+  static constexpr int kKeys = kThreads / kGroupThreads * kBatch * kChunk;  // at most
+  static constexpr int kOwnKeys = (kKeys + kThreads - 1) / kThreads;        // of a thread
+  int thread;
+  int begin, end;  // places of keys
+  int first_key;
+
+  __device__ __forceinline__ Loaders(int first_chunk, int last_chunk)
+      : thread(static_cast<int>(threadIdx.x) - (kSumThreads - kThreads)),
+        begin(first_chunk % (2 * kBatch) * kChunk),
+        end(begin + (last_chunk - first_chunk) * kChunk),
+        first_key(first_chunk * kChunk) {}
+  __device__ __forceinline__ int key(int place) const { return first_key + place - begin; }
+};
+
+// Little code, for few blocks: those wait longer for code that they run once than for what the code
+// does.
+template <int kThreads, typename MayStore>
+__device__ __forceinline__ void load_with_little_code(const SparseDecodeParams& p,
+                                                      const RowKeys& keys, SumSmem& s, int index,
+                                                      const Loaders<kThreads>& own,
+                                                      const MayStore& may_store) {
 #pragma unroll 1
-  for (int i = begin + thread; i < end; i += kThreads) {
-    const int key = first * kChunk + i - begin;
-    s.source[i] = RowKeys::source(keys.place(p, key, keys.pick(p, key)));
-  }
+  for (int i = own.begin + own.thread; i < own.end; i += kThreads)
+    s.source[i] = RowKeys::source(keys.place(p, own.key(i), keys.pick(p, own.key(i))));
   tile::sync_threads<kSourcesFound, kThreads>();
   const bool is_codes = index < kTiles - 1;
-  constexpr int kMost = (kThreads / kGroupThreads * kBatch * kChunk + kThreads - 1) / kThreads;
-  uint32_t scale[kMost];
+  uint32_t scale[Loaders<kThreads>::kOwnKeys];
 #pragma unroll
-  for (int i = 0; i < kMost; ++i) {
-    const int at = begin + thread + i * kThreads;
-    if (at >= end) break;
+  for (int i = 0; i < Loaders<kThreads>::kOwnKeys; ++i) {
+    const int at = own.begin + own.thread + i * kThreads;
+    if (at >= own.end) break;
     const RowKeys::Source from = s.source[at];
     scale[i] = 0;
     if (from.data == nullptr) continue;
@@ -169,8 +181,8 @@ __device__ __forceinline__ void load_chunks(const SparseDecodeParams& p, const R
   const int shift = is_codes ? 2 : 3;
   const auto row_of = [&](int item) { return item >> shift; };
   const auto piece_of = [&](int item) { return item & ((1 << shift) - 1); };
-#pragma unroll kAtOnce
-  for (int item = (begin << shift) + thread; item < end << shift; item += kThreads) {
+#pragma unroll 1
+  for (int item = (own.begin << shift) + own.thread; item < own.end << shift; item += kThreads) {
     const RowKeys::Source from = s.source[row_of(item)];
     uint8_t* const to =
         s.keys[row_of(item) / kChunk] +
@@ -180,15 +192,15 @@ __device__ __forceinline__ void load_chunks(const SparseDecodeParams& p, const R
         from.data != nullptr);
   }
 #pragma unroll
-  for (int i = 0; i < kMost; ++i) {
-    const int at = begin + thread + i * kThreads;
-    if (at < end) s.scale[at] = static_cast<uint8_t>(scale[i]);
+  for (int i = 0; i < Loaders<kThreads>::kOwnKeys; ++i) {
+    const int at = own.begin + own.thread + i * kThreads;
+    if (at < own.end) s.scale[at] = static_cast<uint8_t>(scale[i]);
   }
   tile::wait_copies();
   tile::sync_threads<kSourcesFound, kThreads>();
   if (is_codes) {
-#pragma unroll kAtOnce
-    for (int item = (begin << 2) + thread; item < end << 2; item += kThreads) {
+#pragma unroll 1
+    for (int item = (own.begin << 2) + own.thread; item < own.end << 2; item += kThreads) {
       const int key = item >> 2, row = key % kChunk, piece = item & 3;
       uint8_t* const to = s.keys[key / kChunk];
       const tile::Vector16 codes =
@@ -196,11 +208,101 @@ __device__ __forceinline__ void load_chunks(const SparseDecodeParams& p, const R
       store_codes(to, row, piece, codes, s.scale[key]);
     }
   }
+}
+
+// A thread's pieces of 16 bytes, whose code lies in a row: it passes through each once or twice.
+// The places of keys, then their bytes, are under way together; the bytes come to registers.
+template <bool kIsCodes, int kThreads, typename MayStore>
+__device__ __forceinline__ void load_pieces(const SparseDecodeParams& p, SumSmem& s, int index,
+                                            const Loaders<kThreads>& own,
+                                            const MayStore& may_store) {
+  constexpr int kAtOnce = 10;
+  constexpr int kKeyPieces = kIsCodes ? 4 : 8;
+  constexpr int kStep = kThreads / kKeyPieces;  // keys
+  // Tiles follow each other, so that a key's row is that of one long tile, and the keys of a thread
+  // all have their pieces in the same places of it.
+  static_assert(kTileBytes == kChunk * SwizzledTile::kRowBytes && kStep % 8 == 0);
+  static_assert(kChunk % kStep == 0);  // all threads have as many
+  const int piece = own.thread % kKeyPieces;
+#pragma unroll 1
+  for (int begin = own.begin; begin < own.end; begin += kAtOnce * kStep) {
+    const int key = begin + own.thread / kKeyPieces;
+    const auto is_past = [&](int i) { return begin + i * kStep >= own.end; };
+    RowKeys::Source from[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) from[i] = s.source[key + i * kStep];
+    tile::Vector16 v[kAtOnce];
+    uint32_t scale[kAtOnce];
+    uint32_t are_keys = 0;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (is_past(i)) break;
+      // Of no key other bytes, in whose place come zeros: a choice would wait for what is loaded.
+      const bool is_key = from[i].data != nullptr;
+      const uint8_t* const data =
+          is_key ? from[i].data : reinterpret_cast<const uint8_t*>(p.step_rows);
+      are_keys |= is_key ? 1u << i : 0;
+      v[i] = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(data + index * 64) +
+                                     piece);
+      if constexpr (kIsCodes) scale[i] = tile::load_shared_state(data + from[i].scales + index);
+    }
+    if (begin == own.begin) may_store();
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (is_past(i)) break;
+      if ((are_keys >> i & 1) == 0) v[i] = tile::Vector16{};
+      uint8_t* const to = s.keys[0] + i * kStep * SwizzledTile::kRowBytes;
+      if constexpr (kIsCodes) {
+        store_codes(to, key, piece, v[i], scale[i]);
+      } else {
+        *reinterpret_cast<tile::Vector16*>(to + SwizzledTile::offset(key, piece)) = v[i];
+      }
+    }
+  }
+}
+template <int kThreads, typename MayStore>
+__device__ __forceinline__ void load_with_few_waits(const SparseDecodeParams& p,
+                                                    const RowKeys& keys, SumSmem& s, int index,
+                                                    const Loaders<kThreads>& own,
+                                                    const MayStore& may_store) {
+  constexpr int kOwnKeys = Loaders<kThreads>::kOwnKeys;
+  const auto at = [&](int i) { return own.begin + own.thread + i * kThreads; };
+  int picked[kOwnKeys];
+#pragma unroll
+  for (int i = 0; i < kOwnKeys; ++i) picked[i] = keys.pick(p, own.key(at(i)));
+  RowKeys::Place place[kOwnKeys];
+#pragma unroll
+  for (int i = 0; i < kOwnKeys; ++i) place[i] = keys.place(p, own.key(at(i)), picked[i]);
+#pragma unroll
+  for (int i = 0; i < kOwnKeys; ++i) {
+    if (at(i) < own.end) s.source[at(i)] = RowKeys::source(place[i]);
+  }
+  tile::sync_threads<kSourcesFound, kThreads>();
+  if (index < kTiles - 1) {
+    load_pieces<true>(p, s, index, own, may_store);
+  } else {
+    load_pieces<false>(p, s, index, own, may_store);
+  }
+}
+
+// The tile of chunks [first, last) to their places, by the last kThreads threads of the block; to
+// be seen after the block's barrier. may_store: before what lies there is overwritten. kFew: of few
+// rows, whose blocks are few.
+template <int kThreads, bool kFew, typename MayStore>
+__device__ __forceinline__ void load_chunks(const SparseDecodeParams& p, const RowKeys& keys,
+                                            SumSmem& s, int index, int first, int last,
+                                            const MayStore& may_store) {
+  const Loaders<kThreads> own(first, last);
+  if constexpr (kFew) {
+    load_with_little_code(p, keys, s, index, own, may_store);
+  } else {
+    load_with_few_waits(p, keys, s, index, own, may_store);
+  }
   tile::publish_to_async();
 }
 
-// Two blocks fit an SM, so that all find one while the first kernel runs. kAtOnce: load_chunks.
-template <int kAtOnce>
+// Two blocks fit an SM, so that all find one while the first kernel runs. kFew: load_chunks.
+template <bool kFew>
 __global__ void __launch_bounds__(kSumThreads, 2)
     sum_kernel(const __grid_constant__ SparseDecodeParams p, int max_chunks) {
   extern __shared__ uint8_t bytes[];
@@ -211,7 +313,7 @@ __global__ void __launch_bounds__(kSumThreads, 2)
   const int chunks = num_chunks(keys.total);
   const Weighed* weighed = handed_over(p, row, group, max_chunks);
   const int head = own_head();
-  load_chunks<kSumThreads, kAtOnce>(p, keys, s, index, 0, min(2 * kBatch, chunks), [] {});
+  load_chunks<kSumThreads, kFew>(p, keys, s, index, 0, min(2 * kBatch, chunks), [] {});
   __syncthreads();
   const bool all_there = chunks <= 2 * kBatch;
   if (threadIdx.x >= kGroupThreads) {
@@ -219,8 +321,8 @@ __global__ void __launch_bounds__(kSumThreads, 2)
     // A batch is under way while the one is summed in whose place it comes.
     const auto wait = [] { tile::sync_threads<kBatchSummed, kSumThreads>(); };
     for (int next = 2 * kBatch; next < chunks; next += kBatch) {
-      load_chunks<kSumThreads - kGroupThreads, kAtOnce>(p, keys, s, index, next,
-                                                        min(next + kBatch, chunks), wait);
+      load_chunks<kSumThreads - kGroupThreads, kFew>(p, keys, s, index, next,
+                                                     min(next + kBatch, chunks), wait);
     }
     wait();
     return;
@@ -281,13 +383,11 @@ __global__ void __launch_bounds__(kSumThreads, 2)
               out + index * kTileDims);
 }
 
-constexpr int kManyAtOnce = 10;
-
 }  // namespace
 
 void prepare_split() {
   cuda::allow_smem(weigh_kernel, sizeof(WeighSmem) + kAlignment);
-  for (auto* kernel : {sum_kernel<1>, sum_kernel<kManyAtOnce>})
+  for (auto* kernel : {sum_kernel<true>, sum_kernel<false>})
     cuda::allow_smem(kernel, sizeof(SumSmem) + kAlignment);
 }
 
@@ -309,7 +409,7 @@ void launch_split(const cuda::Stream& stream, const SparseDecodeParams& p) {
   sum.grid = dim3(kTiles, groups, rows);
   sum.block = kSumThreads;
   sum.smem_bytes = sizeof(SumSmem) + kAlignment;
-  cuda::launch(stream, sum, p.rows <= tile::kFewRows ? sum_kernel<1> : sum_kernel<kManyAtOnce>, p,
+  cuda::launch(stream, sum, p.rows <= tile::kFewRows ? sum_kernel<true> : sum_kernel<false>, p,
                static_cast<int>(chunks));
 }
 
