@@ -51,6 +51,8 @@ class DenseProduct : public testing::CudaTest {
   // From some rows on.
   void expect_rows_alone(int64_t rows, int64_t columns);
   void expect_many_as_few(int64_t rows, int64_t columns);
+  // Two groups of rows that share x, of many rows, and each alone.
+  void expect_groups_as_alone(int64_t first_rows, int64_t rows, int64_t columns);
   // Unquantised: many rows of floats, the same rows in bf16, and few.
   void expect_wide_as_few(int64_t rows, int64_t columns);
 };
@@ -103,6 +105,36 @@ void DenseProduct::expect_many_as_few(int64_t rows, int64_t columns) {
     for (size_t i = 0; i < found.size(); ++i) num_different += found[i] != all[first * s.rows + i];
     EXPECT_EQ(num_different, 0) << "rows " << rows << " columns " << columns << " from row "
                                 << first;
+  }
+}
+
+void DenseProduct::expect_groups_as_alone(int64_t first_rows, int64_t rows, int64_t columns) {
+  Rng rng(7);
+  const DenseShape s{DenseForm::official_fp8, 700, rows, columns, 2, false, true};
+  const DenseShape alone[2] = {{s.form, s.m, first_rows, columns},
+                               {s.form, s.m, rows - first_rows, columns}};
+  const Operands o[2] = {random_operands(rng, alone[0]), random_operands(rng, alone[1])};
+  const testing::cuda::DeviceBuffer weights[2] = {streamed(o[0].weight), streamed(o[1].weight)};
+  const Result<DensePlan> plan = make_dense_plan(device_, s);
+  ASSERT_TRUE(plan.has_value()) << plan.error().message();
+  const auto x = put(o[0].x), y = room(s.m * rows * 2),
+             scratch = room(std::max<int64_t>(16, plan->scratch_bytes));
+  const DenseGroup groups[2] = {
+      {weights[0].data(), first_rows, y.data(), rows},
+      {weights[1].data(), rows - first_rows, y.data() + first_rows * 2, rows}};
+  launch_dense(*plan, stream_, x.data(), columns, groups, scratch.data());
+  const auto found = get<uint16_t>(y);
+  int64_t begin = 0;
+  for (int g = 0; g < 2; ++g) {
+    const auto expected = run(alone[g], weights[g], o[0].x);
+    int64_t num_different = 0;
+    for (int64_t i = 0; i < s.m * alone[g].rows; ++i) {
+      const int64_t row = i / alone[g].rows, n = i % alone[g].rows;
+      num_different += found[row * rows + begin + n] != expected[i];
+    }
+    EXPECT_EQ(num_different, 0) << "rows " << first_rows << " of " << rows << " columns " << columns
+                                << " group " << g;
+    begin += alone[g].rows;
   }
 }
 
@@ -200,6 +232,14 @@ TEST_F(DenseProduct, ManyRowsHaveTheBitsOfFew) {
   for (const int64_t columns : {128, 640, 1024, 1280, 4224}) expect_many_as_few(4424, columns);
 }
 
+// Where a block of outputs has rows of two groups, so more than one scale.
+TEST_F(DenseProduct, ManyRowsOfGroupsHaveTheBitsOfEachAlone) {
+  for (const int64_t columns : {640, 1152}) {
+    expect_groups_as_alone(1040, 2456, columns);
+    expect_groups_as_alone(2064, 4424, columns);
+  }
+}
+
 TEST_F(DenseProduct, ManyUnquantisedRowsHaveTheBitsOfFew) {
   for (const int64_t columns : {1024, 2048}) expect_wide_as_few(8192, columns);
 }
@@ -232,6 +272,7 @@ TEST_F(DenseProduct, SmallCase) {
   for (const int64_t rows : {1280, 2816}) {
     for (const int64_t columns : {128, 1152}) expect_many_as_few(rows, columns);
   }
+  expect_groups_as_alone(1296, 2816, 1152);
   expect_wide_as_few(4608, 1024);
 }
 
