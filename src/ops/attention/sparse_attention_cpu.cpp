@@ -7,6 +7,7 @@
 // window and, without a selection, their entries. Few tokens: the work on one token is cut over the
 // pool, scores by key tiles, values by channels and heads.
 #include <algorithm>
+#include <array>
 #include <limits>
 
 #include "ops/attention/attention_kernels.h"
@@ -14,6 +15,7 @@
 #include "ops/attention/sparse_attention_impl.h"
 #include "ops/elementwise/exp.h"
 #include "ops/quant/row_codec.h"
+#include "tensor/ask_for.h"
 
 namespace cachalot::ops {
 
@@ -49,15 +51,9 @@ tensor::RowRef ring_row(const tensor::RowRing& ring, int64_t slot) {
           ring.base + ring.capacity * ring.layout.data_bytes + slot * ring.layout.scale_bytes};
 }
 
-// A ring is a few kilobytes, over before the processor has learnt to read it ahead.
+// A row is asked for sixteen rows before it is decoded: rings of a few kilobytes and blocks far from
+// each other are read sooner than a prefetcher learns.
 constexpr int64_t kRowsAhead = 16;
-void ask_ahead(const tensor::RowRing& ring, int64_t slot) {
-  const int64_t ahead = slot + kRowsAhead;
-  const std::byte* row =
-      ring.base + (ahead < ring.capacity ? ahead : ahead - ring.capacity) * ring.layout.data_bytes;
-  __builtin_prefetch(row);
-  __builtin_prefetch(row + 64);
-}
 
 // Neighbouring rows of one sequence.
 struct Block {
@@ -79,6 +75,7 @@ class Attention {
       : ctx_(ctx), p_(p), kernels_(attention_kernels(ctx.isa, p.bf16_math, p.heads)) {
     const int64_t c = p.head_dim;
     padded_dim_ = round_up(c, kernels_.channel_lanes);
+    row_layout_ = tensor::kv_row_layout(p.format, c, p.rope_dim);
     query_stride_ = round_up(c, 2);
     // One cache line more than whole lines: rows a power of two apart would share a few cache sets.
     row_stride_ = round_up(padded_dim_ * kernels_.key_value_bytes, 64) + 64;
@@ -127,9 +124,8 @@ class Attention {
     return {begin, end, round_up(end - begin, kernels_.lanes)};
   }
 
-  // The row as the kernels read it: in place, or decoded into slot (row_stride_ bytes).
+  // A row decoded into slot (row_stride_ bytes) as the kernels read it.
   const std::byte* key(tensor::RowRef row, std::byte* slot) const {
-    if (direct_) return row.data;
     if (kernels_.decode != nullptr) {
       kernels_.decode(p_.format, row.data, row.scale, p_.head_dim, p_.rope_dim, padded_dim_, slot);
       return slot;
@@ -138,6 +134,26 @@ class Attention {
     decode_kv_row(ctx_.isa, p_.format, row, p_.head_dim, p_.rope_dim, x);
     std::fill(x + p_.head_dim, x + padded_dim_, 0.0f);
     return slot;
+  }
+
+  // Rows row_of(0), row_of(1), ... row_of(n - 1), asked for in order, in list; decoded ones in slots.
+  template <typename RowOf>
+  void read_keys(int64_t n, const RowOf& row_of, std::byte* slots, const std::byte** list) const {
+    if (direct_) {
+      for (int64_t i = 0; i < n; ++i) list[i] = row_of(i).data;
+      return;
+    }
+    std::array<tensor::RowRef, kRowsAhead> rows;
+    for (int64_t i = 0; i < n + kRowsAhead; ++i) {
+      tensor::RowRef& row = rows[i % kRowsAhead];
+      if (const int64_t read = i - kRowsAhead; read >= 0)
+        list[read] = key(row, slots + read * row_stride_);
+      if (i < n) {
+        row = row_of(i);
+        tensor::ask_for(row.data, row_layout_.data_bytes);
+        tensor::ask_for(row.scale, row_layout_.scale_bytes);
+      }
+    }
   }
 
   const float* query(int64_t row, HeadGroup g) const {
@@ -168,6 +184,7 @@ class Attention {
   const SparseAttentionParams& p_;
   const AttentionKernels& kernels_;
   int64_t padded_dim_ = 0;
+  tensor::RowLayout row_layout_;
   int64_t row_stride_ = 0;    // bytes
   int64_t query_stride_ = 0;  // floats of a prepared query's lane
   bool direct_ = false;
@@ -257,13 +274,13 @@ void Attention::attend_block(const Block& block, HeadGroup g, const Scratch& s) 
     const int64_t in_ring =
         std::clamp<int64_t>(recent.first_position - oldest.window_begin(), 0, num_positions);
     int64_t slot = in_ring > 0 ? oldest.window_begin() % ring.capacity : 0;
-    for (int64_t i = 0; i < in_ring; ++i) {
-      if (!direct_) ask_ahead(ring, slot);
-      s.window[i] = key(ring_row(ring, slot), s.window_rows + i * row_stride_);
+    const auto row_of = [&](int64_t i) {
+      if (i >= in_ring) return recent.row(oldest.window_begin() + i);
+      const int64_t found = slot;
       if (++slot == ring.capacity) slot = 0;
-    }
-    for (int64_t i = in_ring; i < num_positions; ++i)
-      s.window[i] = key(recent.row(oldest.window_begin() + i), s.window_rows + i * row_stride_);
+      return ring_row(ring, found);
+    };
+    read_keys(num_positions, row_of, s.window_rows, s.window);
   }
   // Segments of entries must end on an even place of every token's list: tokens whose windows
   // differ in length (at a sequence's start) go together only where one segment holds everything.
@@ -292,10 +309,8 @@ void Attention::attend_together(const Block& block, HeadGroup g, const Scratch& 
   const int64_t odd = (last_keys.num_window() + max_segment_) % 2;
 
   const auto decode_segment = [&](int64_t begin, int64_t end) {
-    for (int64_t e = begin; e < end; ++e) {
-      s.segment[e - begin] =
-          key(entries.row(last_keys.entry(e)), s.segment_rows + (e - begin) * row_stride_);
-    }
+    const auto row_of = [&](int64_t i) { return entries.row(last_keys.entry(begin + i)); };
+    read_keys(end - begin, row_of, s.segment_rows, s.segment);
   };
   // fn(token, list place of the first key, keys in s.list) for the keys that a token has in a
   // segment.
@@ -394,8 +409,9 @@ void Attention::split_token(int64_t sequence, int64_t row, HeadGroup g) {
   // Keys [begin, begin + num_keys) of the list, the first of them at place `begin - base` of the
   // segment.
   const auto decode_tile = [&](int64_t base, int64_t begin, int64_t num_keys) {
-    for (int64_t i = begin - base; i < begin - base + num_keys; ++i)
-      list[i] = key(keys.row(base + i), rows + i * row_stride_);
+    const auto row_of = [&](int64_t i) { return keys.row(begin + i); };
+    std::byte* slots = direct_ ? nullptr : rows + (begin - base) * row_stride_;
+    read_keys(num_keys, row_of, slots, list + (begin - base));
   };
   const auto tiles_of = [&](int64_t base, auto&& fn) {
     const int64_t end = std::min(n, base + segment);

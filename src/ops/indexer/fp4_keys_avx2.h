@@ -1,6 +1,8 @@
 // Fp4 keys straight into the panel of floats that the products read, eight keys at a time: their
-// bytes are transposed four by four, so that a lane is a key; then a table finds each magnitude by
-// three bits, and the fourth is the sign. Included by *_avx2.cpp files only.
+// bytes are transposed four by four, so that a lane is a key; then a table makes each code twice
+// its value, a byte that is moved to the top of a lane and converted. A negative zero becomes a
+// positive one, which no chain from zero shows. Included by *_avx2.cpp files only, after
+// index_kernels_body.h.
 #pragma once
 
 #include <immintrin.h>
@@ -42,41 +44,48 @@ inline __m256i load_scales(const std::byte* scales, int64_t groups) {
   return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)));
 }
 
-// panel: of the first key's lane, rows of kIndexRunKeys floats.
+// panel: of the first key's lane, rows of kPanelLanes floats.
 inline bool pack_fp4_lanes(const std::byte* codes, const std::byte* scales, int64_t dim,
                            float* panel) {
-  const __m256 magnitudes = _mm256_setr_ps(0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f);
-  const __m256i sign = _mm256_set1_epi32(static_cast<int>(0x80000000));
+  // Twice a code's value, a byte a code.
+  const __m256i doubled = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+  const __m256i nibble = _mm256_set1_epi8(15);
+  const __m256i top = _mm256_set1_epi32(static_cast<int>(0xFF000000));
   const int64_t groups = dim / 32;
   for (int64_t group = 0; group < groups; ++group) {
-    const __m256i bytes = load_scales(scales + group, groups);
-    if (_mm256_movemask_epi8(_mm256_cmpeq_epi32(bytes, _mm256_set1_epi32(0xFF))) != 0) return false;
-    const __m256 scale = _mm256_castsi256_ps(
-        _mm256_max_epu32(_mm256_slli_epi32(bytes, 23), _mm256_set1_epi32(0x00400000)));
+    // 2^-25 of the scale, as values are converted with 2^25 of theirs; normal from 2^-101 on.
+    const __m256i shifted =
+        _mm256_sub_epi32(load_scales(scales + group, groups), _mm256_set1_epi32(25));
+    const __m256i limited = _mm256_min_epu32(_mm256_max_epi32(shifted, _mm256_set1_epi32(1)),
+                                             _mm256_set1_epi32(254 - 25));
+    if (_mm256_movemask_epi8(_mm256_cmpeq_epi32(shifted, limited)) != -1) return false;
+    const __m256 scale = _mm256_castsi256_ps(_mm256_slli_epi32(limited, 23));
     __m256i parts[4];
     transposed_codes(codes + 16 * group, dim / 2, parts);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
+      const __m256i halves[2] = {parts[i], _mm256_srli_epi16(parts[i], 4)};
+      __m256i values[2];
+      for (int n = 0; n < 2; ++n)
+        values[n] = _mm256_shuffle_epi8(doubled, _mm256_and_si256(halves[n], nibble));
 #pragma GCC unroll 8
-      for (int n = 0; n < 8; ++n, panel += kIndexRunKeys) {
-        const __m256i code = _mm256_srli_epi32(parts[i], 4 * n);
-        const __m256i negative = _mm256_and_si256(_mm256_slli_epi32(parts[i], 28 - 4 * n), sign);
-        const __m256 value =
-            _mm256_or_ps(_mm256_permutevar8x32_ps(magnitudes, code), _mm256_castsi256_ps(negative));
-        _mm256_storeu_ps(panel, _mm256_mul_ps(value, scale));
+      for (int n = 0; n < 8; ++n, panel += kPanelLanes) {
+        const __m256i lowest =
+            _mm256_and_si256(_mm256_slli_epi32(values[n % 2], 24 - 8 * (n / 2)), top);
+        _mm256_storeu_ps(panel, _mm256_mul_ps(_mm256_cvtepi32_ps(lowest), scale));
       }
     }
   }
   return true;
 }
 
-// Panel [run][dim][16 keys].
 bool pack_fp4_floats(const Fp4Run runs[4], int64_t dim, float* panel) {
   for (int64_t lane = 0; lane < kIndexTileKeys; lane += kFp4Lanes) {
     const Fp4Run& run = runs[lane / kIndexRunKeys];
     const int64_t key = lane % kIndexRunKeys;
     if (!pack_fp4_lanes(run.codes + key * (dim / 2), run.scales + key * (dim / 32), dim,
-                        panel + lane / kIndexRunKeys * kIndexRunKeys * dim + key))
+                        panel + lane / kPanelLanes * kPanelLanes * dim + lane % kPanelLanes))
       return false;
   }
   return true;

@@ -9,31 +9,48 @@
 namespace cachalot::ops {
 namespace {
 
-// Dimensions taken at a time: a panel of this many rows of kTileLanes floats stays in the
+// Keys side by side in a panel: as many as a tile of few rows takes.
+constexpr int kPanelRegs = 4;
+constexpr int64_t kPanelLanes = kPanelRegs * Vec::kLanes;
+static_assert(kPanelLanes % kTileLanes == 0);
+// Dimensions taken at a time: a panel of this many rows of kPanelLanes floats stays in the
 // first-level cache.
-constexpr int64_t kDimBlock = Vec::kLanes == 8 ? 256 : 64;
+constexpr int64_t kDimBlock = Vec::kLanes == 8 ? 128 : 64;
 constexpr int kTileVectors = kIndexTileKeys / Vec::kLanes;
 
-// Blocks of kTileLanes keys: [dim][kTileLanes].
+// Blocks of kPanelLanes keys: [dim][kPanelLanes].
 void pack_keys(const float* keys, int64_t stride, int64_t n, int64_t dim, float* panel) {
-  for (int64_t lane = 0; lane < kIndexTileKeys; lane += kTileLanes) {
-    const int64_t left = n - lane < 0 ? 0 : n - lane < kTileLanes ? n - lane : kTileLanes;
-    transpose(keys + lane * stride, stride, left, dim, kTileLanes, panel + lane * dim, kTileLanes);
+  for (int64_t lane = 0; lane < kIndexTileKeys; lane += kPanelLanes) {
+    const int64_t left = n - lane < 0 ? 0 : n - lane < kPanelLanes ? n - lane : kPanelLanes;
+    transpose(keys + lane * stride, stride, left, dim, kPanelLanes, panel + lane * dim,
+              kPanelLanes);
   }
 }
 
 template <bool kPairs>
 [[gnu::noinline]] void multiply_all(const float* queries, int64_t rows, int64_t dim,
                                     const float* panel, float* dots) {
-  for (int64_t lane = 0; lane < kIndexTileKeys; lane += kTileLanes) {
+  for (int64_t lane = 0; lane < kIndexTileKeys; lane += kPanelLanes) {
     for (int64_t k = 0; k < dim; k += kDimBlock) {
-      const float* at = panel + lane * dim + k * kTileLanes;
-      product_rows<Vec::kTileRegs, kPairs>(
-          rows, dim - k < kDimBlock ? dim - k : kDimBlock,
-          [=](int64_t r, int64_t j)
-              __attribute__((always_inline)) { return queries[r * dim + k + j]; },
-          [=](int64_t j) __attribute__((always_inline)) { return at + j * kTileLanes; },
-          dots + lane, kIndexTileKeys, k > 0);
+      const int64_t num_k = dim - k < kDimBlock ? dim - k : kDimBlock;
+      const float* at = panel + lane * dim + k * kPanelLanes;
+      const auto query = [=](int64_t r, int64_t j) __attribute__((always_inline)) {
+        return queries[r * dim + k + j];
+      };
+      // Two rows of two registers are four chains, which leave half of the units idle.
+      if (rows == 2) {
+        product_tile<2, kPanelRegs, kPairs>(
+            num_k,
+            query, [=](int64_t j) __attribute__((always_inline)) { return at + j * kPanelLanes; },
+            dots + lane, kIndexTileKeys, k > 0);
+        continue;
+      }
+      for (int64_t part = 0; part < kPanelLanes; part += kTileLanes) {
+        product_rows<Vec::kTileRegs, kPairs>(
+            rows, num_k, query,
+            [=](int64_t j) __attribute__((always_inline)) { return at + part + j * kPanelLanes; },
+            dots + lane + part, kIndexTileKeys, k > 0);
+      }
     }
   }
 }

@@ -8,6 +8,7 @@
 #include "ops/indexer/index_kernels.h"
 #include "ops/indexer/index_select_impl.h"
 #include "ops/indexer/top_k.h"
+#include "tensor/ask_for.h"
 
 namespace cachalot::ops {
 
@@ -27,6 +28,8 @@ constexpr int64_t kMinBlockTokens = 8;
 constexpr int64_t kMaxBlockTokens = 128;
 constexpr int64_t kMinRangeTiles = 16;
 constexpr int64_t kMaxRanges = 64;
+// Keys are asked for two tiles before they are unpacked.
+constexpr int64_t kTilesAhead = 2;
 
 // Neighbouring tokens of one sequence that meet each tile of keys together, and the ranges into
 // which their keys are cut.
@@ -87,6 +90,7 @@ class IndexSelect {
   Scratch allocate_scratch();
   bool pack_fp4(const tensor::RowBlocks& keys, int64_t base, float* panel) const;
   void pack(int64_t sequence, int64_t base, int64_t n, const Scratch& s) const;
+  void ask_for_keys(int64_t sequence, int64_t base, int64_t n) const;
   void scan(const Block& block, int64_t first_tile, int64_t last_tile, const Scratch& s) const;
   void score_tile(const Block& block, int64_t base, const float* queries, const Scratch& s) const;
   void write(int64_t row, int64_t count) const;
@@ -212,6 +216,18 @@ void IndexSelect::pack(int64_t sequence, int64_t base, int64_t n, const Scratch&
   kernels_.pack_keys(s.keys, padded_dim_, n, p_.dim, s.panel);
 }
 
+void IndexSelect::ask_for_keys(int64_t sequence, int64_t base, int64_t n) const {
+  const tensor::RowBlocks& keys = p_.layer_rows[sequence].index_keys;
+  for (int64_t i = 0; i < n;) {
+    const tensor::RowRef row = keys.row(base + i);
+    const int64_t in_block =
+        std::min(n - i, keys.rows_per_block - (base + i) % keys.rows_per_block);
+    tensor::ask_for(row.data, in_block * keys.layout.data_bytes);
+    tensor::ask_for(row.scale, in_block * keys.layout.scale_bytes);
+    i += in_block;
+  }
+}
+
 void IndexSelect::scan(const Block& block, int64_t first_tile, int64_t last_tile,
                        const Scratch& s) const {
   const int64_t capacity = TopKStream::capacity(p_.topk);
@@ -227,6 +243,8 @@ void IndexSelect::scan(const Block& block, int64_t first_tile, int64_t last_tile
   }
   const int64_t num_keys = std::min(visible(block, block.last - 1), last_tile * kIndexTileKeys);
   for (int64_t base = first_tile * kIndexTileKeys; base < num_keys; base += kIndexTileKeys) {
+    const int64_t ahead = base + kTilesAhead * kIndexTileKeys;
+    ask_for_keys(block.sequence, ahead, std::min(kIndexTileKeys, num_keys - ahead));
     pack(block.sequence, base, std::min(kIndexTileKeys, num_keys - base), s);
     score_tile(block, base, queries, s);
   }
