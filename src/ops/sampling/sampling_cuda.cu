@@ -373,7 +373,6 @@ __global__ void __launch_bounds__(kRankedThreads) top_p_kernel(const __grid_cons
 __global__ void __launch_bounds__(kThreads) draw_kernel(const __grid_constant__ Rows p) {
   __shared__ double w[kRunIds];
   __shared__ Best of_warps[kThreads / 32];
-  __shared__ double before, bound;  // of the run that holds the token
   __shared__ int64_t chosen_run;
   __shared__ int32_t num_drawable;
   tile::launch_dependents();
@@ -404,11 +403,10 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(const __grid_constant__ 
   } else {
     const double* weights = p.weights_of(row_idx);
     out.total = total_of(p, row_idx, w);
-    if (threadIdx.x == 0) {
-      bound = row.uniform * out.total;
-      before = 0;
-      chosen_run = p.num_runs;
-    }
+    // Of the first thread: the run that holds the token, and the sum of those before it.
+    const double bound = row.uniform * out.total;
+    double before = 0;
+    int64_t chosen = p.num_runs;
     for (int64_t piece = 0; piece < p.num_runs; piece += kRunIds) {
       __syncthreads();
       for (int i = threadIdx.x; i < kRunIds; i += kThreads) {
@@ -417,11 +415,11 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(const __grid_constant__ 
         if (is_run) num_allowed += runs[piece + i].count;
       }
       __syncthreads();
-      if (threadIdx.x != 0) continue;
-      if (chosen_run < p.num_runs) continue;
+      if (threadIdx.x != 0 || chosen < p.num_runs) continue;
       const int beyond = first_beyond(w, 0, bound, before);
-      if (beyond < kRunIds) chosen_run = piece + beyond;
+      if (beyond < kRunIds) chosen = piece + beyond;
     }
+    if (threadIdx.x == 0) chosen_run = chosen;
     atomicAdd(&num_drawable, num_allowed);
     __syncthreads();
     const int64_t first = chosen_run * kRunIds;
