@@ -51,8 +51,8 @@ tensor::RowRef ring_row(const tensor::RowRing& ring, int64_t slot) {
           ring.base + ring.capacity * ring.layout.data_bytes + slot * ring.layout.scale_bytes};
 }
 
-// A row is asked for sixteen rows before it is decoded: rings of a few kilobytes and blocks far from
-// each other are read sooner than a prefetcher learns.
+// A row is asked for sixteen rows before it is decoded: rings of a few kilobytes and blocks far
+// from each other are read sooner than a prefetcher learns.
 constexpr int64_t kRowsAhead = 16;
 
 // Neighbouring rows of one sequence.
@@ -136,7 +136,7 @@ class Attention {
     return slot;
   }
 
-  // Rows row_of(0), row_of(1), ... row_of(n - 1), asked for in order, in list; decoded ones in slots.
+  // Rows row_of(0), ... row_of(n - 1), called in this order, in list; what is decoded in slots.
   template <typename RowOf>
   void read_keys(int64_t n, const RowOf& row_of, std::byte* slots, const std::byte** list) const {
     if (direct_) {
