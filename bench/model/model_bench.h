@@ -29,7 +29,7 @@ struct ContextBenchOptions {
   int threads = 0;
   int64_t context_tokens = 1048576;
   int64_t short_tokens = 4096;
-  int64_t decode_tokens = 32;
+  int64_t decode_tokens = 256;
   int64_t chunk_tokens = 1024;
   bool cpu_clock = false;  // of decoding, as in BatchBenchOptions
 };
