@@ -1,5 +1,6 @@
 // Asks the memory for bytes before they are read. What is far from what was read last, as the next
-// block of a cache is, no prefetcher foresees, and each line waits for memory once.
+// block of a cache is, no prefetcher foresees, and each line waits for memory once. A hint: it
+// changes no value and fails at no address. Any thread.
 #pragma once
 
 #include <cstddef>

@@ -1,8 +1,7 @@
 // Fp4 keys straight into the panel of floats that the products read, eight keys at a time: their
 // bytes are transposed four by four, so that a lane is a key; then a table makes each code twice
-// its value, a byte that is moved to the top of a lane and converted. A negative zero becomes a
-// positive one, which no chain from zero shows. Included by *_avx2.cpp files only, after
-// index_kernels_body.h.
+// its value, a byte that is moved to the top of a lane and converted. Zeros become positive.
+// Included by *_avx2.cpp files only, after index_kernels_body.h.
 #pragma once
 
 #include <immintrin.h>

@@ -27,8 +27,9 @@ struct IndexKernels {
   int64_t (*query_stride)(int64_t dim);
   void (*pack_keys)(const float* keys, int64_t stride, int64_t n, int64_t dim, float* panel);
   // The same from 64 fp4 keys as they lie. False where their scales are out of the range in which
-  // it is exact, then the panel is garbage. Null where there is no such version; dim is 32, 64 or
-  // 128.
+  // it is exact, then the panel is garbage. A zero may lose its sign, which changes no score:
+  // chains begin at +0, and relu makes +0 of either. Null where there is no such version; dim is
+  // 32, 64 or 128.
   bool (*pack_fp4_keys)(const Fp4Run runs[4], int64_t dim, float* panel);
 
   // dots [rows][64] = queries . keys.
