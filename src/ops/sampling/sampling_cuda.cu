@@ -403,10 +403,10 @@ __global__ void __launch_bounds__(kThreads) draw_kernel(const __grid_constant__ 
   } else {
     const double* weights = p.weights_of(row_idx);
     out.total = total_of(p, row_idx, w);
-    // Of the first thread: the run that holds the token, and the sum of those before it.
+    // The first thread's alone.
     const double bound = row.uniform * out.total;
-    double before = 0;
-    int64_t chosen = p.num_runs;
+    int64_t chosen = p.num_runs;  // the run that holds the token
+    double before = 0;            // the sum of the runs before it
     for (int64_t piece = 0; piece < p.num_runs; piece += kRunIds) {
       __syncthreads();
       for (int i = threadIdx.x; i < kRunIds; i += kThreads) {
