@@ -227,7 +227,7 @@ TEST_F(DenseProduct, ARowDoesNotDependOnTheOthers) {
 
 // The kernel for many rows has the bits of that for few.
 TEST_F(DenseProduct, ManyRowsHaveTheBitsOfFew) {
-  // Blocks of 64 rows and of 128; up to eight runs of 128 columns, and more.
+  // Blocks of 64 rows and of 128, then of 256; up to eight runs of 128 columns, and more.
   for (const int64_t columns : {384, 1024, 1152, 4096}) expect_many_as_few(2456, columns);
   for (const int64_t columns : {128, 640, 1024, 1280, 4224}) expect_many_as_few(4424, columns);
 }
@@ -265,11 +265,11 @@ TEST_F(DenseProduct, FewerMultiprocessorsChangeNoBit) {
   }
 }
 
-// Of each kernel: rows that are prepared and that are not, blocks of 64 and of 128 rows with few
+// Of each kernel: rows that are prepared and that are not, blocks of 64, 128 and 256 rows with few
 // columns and with many, rows of floats.
 TEST_F(DenseProduct, SmallCase) {
   expect_rows_alone(144, 1408);
-  for (const int64_t rows : {1280, 2816}) {
+  for (const int64_t rows : {1280, 2816, 4424}) {
     for (const int64_t columns : {128, 1152}) expect_many_as_few(rows, columns);
   }
   expect_groups_as_alone(1296, 2816, 1152);

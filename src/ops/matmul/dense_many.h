@@ -1,7 +1,7 @@
-// The fp8 product for many rows: the forms official_fp8 and unquantised of dense_product_cuda.h
-// with the same bits. x is brought into the tensor core's order before. A pair of
-// blocks takes 128 outputs each and the same 64 or 128 rows of x at a time, chain after chain;
-// fewer rows unquantised: a block 32 outputs and up to 64 rows, its warps a chain each.
+// The fp8 product for more than a few rows: the forms official_fp8 and unquantised of
+// dense_product_cuda.h with the same bits. x is brought into the tensor core's order before. Codes:
+// a pair of blocks takes 128 outputs each and the same 64 or 128 rows of x at a time, chain after
+// chain. Unquantised: a block 32 outputs and up to 64 rows, its warps a chain each.
 #pragma once
 
 #include "ops/matmul/dense_product_cuda.h"

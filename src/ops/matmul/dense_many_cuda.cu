@@ -11,7 +11,6 @@
 #include "tile/copy.cuh"
 #include "tile/mma.cuh"
 #include "tile/turns.cuh"
-#include "tile/wgmma_bf16.cuh"
 
 namespace cachalot::ops {
 namespace {
@@ -21,13 +20,11 @@ using namespace dense_many;
 constexpr int kGroupThreads = 128;
 constexpr int kUnits = 8;  // of a block, 16 outputs each
 constexpr int kProducerRegisters = 24;
-constexpr int kChains = 8;       // of streamed_product.cuh
 constexpr int kStageBlocks = 8;  // of a weight's stages
 constexpr int kUnitBytes = 2048;
 constexpr int kUnitRows = 16;
 constexpr int kMaxStages = 8;
 using Ring = tile::BulkRing<kMaxStages>;
-using Consumer = tile::BulkConsumer<kMaxStages>;
 
 // A warp's codes of a block of 128 inputs, and their scale.
 struct Codes {
@@ -47,19 +44,6 @@ struct Codes {
       for (int i = 0; i < 4; ++i) step[s][i] = v.word[i];
     }
     scale = __ldg(reinterpret_cast<const float*>(from + blocks * 2048 + in_stage * 4));
-  }
-};
-
-// The blocks of an input in the order of the chains: of each chain those that follow by eights.
-struct ChainOrder {
-  int num_blocks;
-  int chain = 0;
-  int block = 0;
-
-  __device__ __forceinline__ bool ends_chain() const { return block + kChains >= num_blocks; }
-  __device__ __forceinline__ void advance() {
-    block += kChains;
-    if (block >= num_blocks) block = ++chain;
   }
 };
 
@@ -96,82 +80,25 @@ struct Unit {
   }
 };
 
-// codes: of e4m3, quantised as ACT8. short_codes: the same where a chain has at most one block of
-// inputs, so that it needs no place beside the sum. wide: x unquantised, the codes of W in bf16.
-enum class Operands { codes, short_codes, wide };
-
 // How a block of kHalves halves is made up: warpgroups for four units each and all tokens; where a
-// sum needs no place for a chain beside it, twice as many for half of the tokens each; and one
-// whose first warp fills the ring.
-template <int kHalves, Operands kOperands>
+// chain has at most one block of inputs, so that a sum needs no place for it beside (kShort), twice
+// as many for half of the tokens each; and one whose first warp fills the ring.
+template <int kHalves, bool kIsShort>
 struct ManyShape {
-  static constexpr bool kShort = kOperands == Operands::short_codes;
-  static constexpr bool kWide = kOperands == Operands::wide;
+  static constexpr bool kShort = kIsShort;
   static constexpr int kTokens = kHalves * kHalfTokens;
   static constexpr int kOwnHalves = kShort ? 1 : kHalves;       // of a warpgroup
   static constexpr int kWarps = kHalves / kOwnHalves * kUnits;  // that multiply
   static constexpr int kThreads = kWarps * 32 + kGroupThreads;
   static constexpr int kRegisters = kWarps == kUnits ? 240 : 112;
-  static constexpr bool kInTurns = kOperands == Operands::codes;
-  static constexpr int kBlockBytes = block_bytes(kWide, kTokens);
+  static constexpr int kBlockBytes = block_bytes(kTokens);
   static constexpr int kStageBytes = kBlockBytes + kUnits * kUnitBytes;
   // Of a warp: sums of some tokens on their way to memory.
   static constexpr int kPieceTokens = 32;
   static constexpr int kRowFloats = kUnitRows + 4;
   static constexpr int kOwnFloats = kPieceTokens * kRowFloats;
-  static constexpr int kStages = kWide ? 4 : kHalves == 1 ? 8 : kShort ? 5 : 6;
-  static constexpr int kAlignment = tile::SwizzledTile::kGroupBytes;
-  static constexpr int kSmemBytes =
-      kStages * kStageBytes + kWarps * kOwnFloats * 4 + (kWide ? kAlignment : 0);
-  static_assert(!kWide || kStageBytes % kAlignment == 0);
-};
-
-// The tensor cores' steps over a block of 128 inputs, for a part of the tokens.
-template <bool kWide, int kTokens>
-struct Steps;
-
-template <int kTokens>
-struct Steps<false, kTokens> {
-  using B = tile::CoreMatrices<kTokens>;
-  static constexpr int kCount = 4;
-  static __device__ __forceinline__ void expand(int s, const uint4& codes,
-                                                uint32_t (&a)[kCount][4]) {
-    a[s][0] = codes.x, a[s][1] = codes.y, a[s][2] = codes.z, a[s][3] = codes.w;
-  }
-  // x: the block's.
-  static __device__ __forceinline__ void multiply(float (&d)[kHalfTokens / 2],
-                                                  const uint32_t (&a)[kCount][4], uint32_t x,
-                                                  int half) {
-    const uint64_t b = B::descriptor(x + half * kHalfTokens * 16);
-#pragma unroll
-    for (int s = 0; s < kCount; ++s)
-      tile::WgmmaE4m3<kHalfTokens>::multiply(d, a[s], B::advance(b, s * B::kStepBytes), s);
-  }
-};
-
-template <>
-struct Steps<true, 128> {
-  static constexpr int kCount = 8;
-  static __device__ __forceinline__ void expand(int s, const uint4& codes,
-                                                uint32_t (&a)[kCount][4]) {
-    const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};  // [step][row / 8]
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      uint32_t pairs[2];
-      to_bf16(words[i], pairs);
-      a[2 * s + i / 2][i % 2] = pairs[0];
-      a[2 * s + i / 2][i % 2 + 2] = pairs[1];
-    }
-  }
-  static __device__ __forceinline__ void multiply(float (&d)[32], const uint32_t (&a)[kCount][4],
-                                                  uint32_t x, int half) {
-    constexpr int kTileBytes = kHalfTokens * tile::SwizzledTile::kRowBytes;
-    x += half * 2 * kTileBytes;
-#pragma unroll
-    for (int s = 0; s < kCount; ++s) {
-      tile::wgmma_bf16_n64(d, a[s], tile::SwizzledTile::major_k(x + s / 4 * kTileBytes, s % 4), s);
-    }
-  }
+  static constexpr int kStages = kHalves == 1 ? 8 : kShort ? 5 : 6;
+  static constexpr int kSmemBytes = kStages * kStageBytes + kWarps * kOwnFloats * 4;
 };
 
 // An item of a pair of blocks: 256 outputs, of which each has its half, of the tokens of a block.
@@ -200,16 +127,13 @@ template <typename Shape>
 __device__ __forceinline__ void fill_ring(const Params& p, Ring& ring, uint8_t* smem, int rank,
                                           const Items& items) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int x_groups = Shape::kWide ? p.num_groups : 1;
   constexpr int kPart = Shape::kBlockBytes / tile::kPair;
   tile::RingPlace place;
   int count = 0;
   for (int item = Items::first(); item < items.count; item += Items::stride()) {
     const Unit unit(p, items.first_unit(item, rank) + lane % kUnits);
-    // A pair has one group where groups have an x each.
-    const int64_t x_group = int64_t{items.token_group(item)} * x_groups +
-                            (Shape::kWide ? static_cast<int>(unit.group - p.groups) : 0);
-    const uint8_t* const x = p.prepared + x_group * p.blocks * Shape::kBlockBytes;
+    const uint8_t* const x =
+        p.prepared + int64_t{items.token_group(item)} * p.blocks * Shape::kBlockBytes;
     ChainOrder order{p.blocks};
     for (int i = 0; i < p.blocks; ++i, order.advance()) {
       if (count >= Shape::kStages) ring.empty[place.stage].wait(place.phase ^ 1);
@@ -267,18 +191,18 @@ class UnitScales {
 
 // A warp's sums of its unit and its halves of the tokens. A warpgroup waits for its products, half
 // of the tokens at a time: meanwhile the others add up.
-template <int kHalves, Operands kOperands>
+template <int kHalves, bool kIsShort>
 class ManySums {
  public:
-  using Shape = ManyShape<kHalves, kOperands>;
-  using Step = Steps<Shape::kWide, Shape::kTokens>;
+  using Shape = ManyShape<kHalves, kIsShort>;
+  using X = tile::CoreMatrices<Shape::kTokens>;
   static constexpr bool kShort = Shape::kShort;
   static constexpr int kHalfValues = kHalfTokens / 2;  // of a lane
   static constexpr int kValues = Shape::kOwnHalves * kHalfValues;
 
   __device__ ManySums(Ring& ring, uint8_t* smem, int warp)
       : ring_(ring),
-        turns_(Shape::kInTurns ? warp / 4 : 0),
+        turns_(kShort ? 0 : warp / 4),
         stages_(smem),
         first_half_(warp / kUnits * Shape::kOwnHalves),
         codes_(Shape::kBlockBytes + warp % kUnits * kUnitBytes +
@@ -288,7 +212,7 @@ class ManySums {
 
   // After the last item.
   __device__ __forceinline__ void end() {
-    if constexpr (Shape::kInTurns) turns_.end();
+    if constexpr (!kShort) turns_.end();
   }
 
   // Takes num_blocks stages.
@@ -382,41 +306,42 @@ class ManySums {
   __device__ __forceinline__ void add_block(float scale, float (&chain)[kChainValues]) {
     ring_.full[place_.stage].wait(place_.phase);
     const uint8_t* const stage = stages_ + place_.stage * Shape::kStageBytes;
-    uint32_t a[Step::kCount][4];
+    uint32_t a[4][4];  // of 32 inputs each
 #pragma unroll
-    for (int s = 0; s < 4; ++s)
-      Step::expand(s, *reinterpret_cast<const uint4*>(stage + codes_ + s * 512), a);
+    for (int s = 0; s < 4; ++s) {
+      const uint4 codes = *reinterpret_cast<const uint4*>(stage + codes_ + s * 512);
+      a[s][0] = codes.x, a[s][1] = codes.y, a[s][2] = codes.z, a[s][3] = codes.w;
+    }
     const auto* const scales = reinterpret_cast<const float4*>(stage + Shape::kTokens * 128) +
                                first_half_ * (kHalfTokens / 4) + threadIdx.x % 4;
 #pragma unroll
     for (int h = 0; h < Shape::kOwnHalves; ++h) {
       float d[kHalfValues];
-      if constexpr (Shape::kInTurns) turns_.wait();
+      if constexpr (!kShort) turns_.wait();
       tile::wgmma_fence();
-      Step::multiply(d, a, tile::smem_address(stage), first_half_ + h);
-      tile::wgmma_commit();
-      if constexpr (Shape::kInTurns) turns_.pass();
-      float4 of_tokens[kHalfTokens / 16];
-      if constexpr (!Shape::kWide) {
+      const uint64_t x =
+          X::descriptor(tile::smem_address(stage) + (first_half_ + h) * kHalfTokens * 16);
 #pragma unroll
-        for (int n = 0; n < kHalfTokens / 16; ++n)
-          of_tokens[n] = scales[h * (kHalfTokens / 4) + n * 4];
-      }
+      for (int s = 0; s < 4; ++s)
+        tile::WgmmaE4m3<kHalfTokens>::multiply(d, a[s], X::advance(x, s * X::kStepBytes), s);
+      tile::wgmma_commit();
+      if constexpr (!kShort) turns_.pass();
+      float4 of_tokens[kHalfTokens / 16];
+#pragma unroll
+      for (int n = 0; n < kHalfTokens / 16; ++n)
+        of_tokens[n] = scales[h * (kHalfTokens / 4) + n * 4];
       tile::wgmma_wait<0>();
       tile::wgmma_arrived(d);
       if (h + 1 == Shape::kOwnHalves) {
 #pragma unroll
-        for (int s = 0; s < Step::kCount; ++s) tile::wgmma_read(a[s]);
+        for (int s = 0; s < 4; ++s) tile::wgmma_read(a[s]);
         release();
       }
 #pragma unroll
       for (int n = 0; n < kHalfTokens / 8; ++n) {
-        float first = scale, second = scale;
-        if constexpr (!Shape::kWide) {
-          const float4& four = of_tokens[n / 2];
-          first = scale * (n % 2 == 0 ? four.x : four.z);
-          second = scale * (n % 2 == 0 ? four.y : four.w);
-        }
+        const float4& four = of_tokens[n / 2];
+        const float first = scale * (n % 2 == 0 ? four.x : four.z);
+        const float second = scale * (n % 2 == 0 ? four.y : four.w);
 #pragma unroll
         for (int i = n * 4; i < n * 4 + 4; ++i) {
           const int at = h * kHalfValues + i;
@@ -449,16 +374,12 @@ class ManySums {
   float sum_[kValues];
 };
 
-template <int kHalves, Operands kOperands>
+template <int kHalves, bool kShort>
 __global__ void __cluster_dims__(tile::kPair, 1, 1)
-    __launch_bounds__(ManyShape<kHalves, kOperands>::kThreads, 1)
+    __launch_bounds__(ManyShape<kHalves, kShort>::kThreads, 1)
         many_kernel(const __grid_constant__ Params p) {
-  using Shape = ManyShape<kHalves, kOperands>;
-  extern __shared__ __align__(1024) uint8_t bytes[];
-  uint8_t* const smem =
-      Shape::kWide ? bytes + (Shape::kAlignment - tile::smem_address(bytes) % Shape::kAlignment) %
-                                 Shape::kAlignment
-                   : bytes;
+  using Shape = ManyShape<kHalves, kShort>;
+  extern __shared__ __align__(128) uint8_t smem[];
   __shared__ Ring ring;
   // A stage is free when all warps of both blocks have said so.
   if (threadIdx.x == 0) {
@@ -480,7 +401,7 @@ __global__ void __cluster_dims__(tile::kPair, 1, 1)
     __syncwarp();
   } else {
     tile::grow_registers<Shape::kRegisters>();
-    ManySums<kHalves, kOperands> sums(ring, smem, warp);
+    ManySums<kHalves, kShort> sums(ring, smem, warp);
     const auto unit_of = [&](int item) { return items.first_unit(item, rank) + warp % kUnits; };
     int item = Items::first();
     UnitScales scales(Unit(p, unit_of(item)), p.blocks);
@@ -597,27 +518,23 @@ int64_t items_of(const DenseShape& s, int64_t tokens) {
          ((s.m + tokens - 1) / tokens);
 }
 
-template <int kHalves, Operands kOperands>
+template <int kHalves, bool kShort>
 void launch_many(const cuda::Stream& stream, const Params& p, int64_t grid) {
-  using Shape = ManyShape<kHalves, kOperands>;
+  using Shape = ManyShape<kHalves, kShort>;
   cuda::LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(grid));
   shape.block = Shape::kThreads;
   shape.smem_bytes = Shape::kSmemBytes;
-  cuda::launch(stream, shape, many_kernel<kHalves, kOperands>, p);
+  cuda::launch(stream, shape, many_kernel<kHalves, kShort>, p);
 }
-template <int kHalves, Operands kOperands>
+template <int kHalves, bool kShort>
 void allow_many() {
-  cuda::allow_smem(many_kernel<kHalves, kOperands>, ManyShape<kHalves, kOperands>::kSmemBytes);
+  cuda::allow_smem(many_kernel<kHalves, kShort>, ManyShape<kHalves, kShort>::kSmemBytes);
 }
 
 // Whether a block of 128 outputs and two halves of tokens for each multiprocessor comes out.
 bool takes_whole_blocks(const DenseShape& s, int64_t num_sms) {
   return items_of(s, 2 * kHalfTokens) * tile::kPair >= num_sms;
-}
-bool is_wide_many(const DenseShape& s, int64_t num_sms) {
-  return is_wide(s) && s.rows % (s.groups * tile::kPair * kUnits * 16) == 0 &&
-         takes_whole_blocks(s, num_sms);
 }
 
 }  // namespace
@@ -632,26 +549,25 @@ bool dense_many_fits(const DenseShape& s, int64_t num_sms) {
 }
 
 bool dense_many_takes_bf16(const DenseShape& s, int64_t num_sms) {
-  return dense_many_fits(s, num_sms) && (!is_wide(s) || is_wide_many(s, num_sms));
+  return dense_many_fits(s, num_sms) && !is_wide(s);
 }
 
 void plan_dense_many(DensePlan& plan, int64_t num_sms) {
   const DenseShape& s = plan.shape;
   plan.launch = launch_dense_many;
-  if (is_wide(s) && !is_wide_many(s, num_sms)) {
+  if (is_wide(s)) {
     plan.scratch_bytes = bf16_tiles::prepared_bytes(s.m, s.groups * s.columns);
     return;
   }
   plan.tokens = takes_whole_blocks(s, num_sms) ? 2 * kHalfTokens : kHalfTokens;
   plan.grid =
       static_cast<int>(std::min(num_sms / tile::kPair, items_of(s, plan.tokens)) * tile::kPair);
-  plan.scratch_bytes = (s.m + plan.tokens - 1) / plan.tokens * (s.columns / 128) *
-                       (is_wide(s) ? s.groups : 1) * block_bytes(is_wide(s), plan.tokens);
-  if (is_wide(s)) return allow_many<2, Operands::wide>();
-  allow_many<1, Operands::codes>();
-  allow_many<1, Operands::short_codes>();
-  allow_many<2, Operands::codes>();
-  allow_many<2, Operands::short_codes>();
+  plan.scratch_bytes =
+      (s.m + plan.tokens - 1) / plan.tokens * (s.columns / 128) * block_bytes(plan.tokens);
+  allow_many<1, false>();
+  allow_many<1, true>();
+  allow_many<2, false>();
+  allow_many<2, true>();
 }
 
 void launch_dense_many(const DensePlan& plan, const cuda::Stream& stream, const void* x,
@@ -674,31 +590,24 @@ void launch_dense_many(const DensePlan& plan, const cuda::Stream& stream, const 
                                 group.y_stride, static_cast<int>(group.rows), p.units};
     p.units += static_cast<int>((group.rows + 15) / 16);
   }
-  if (is_wide(s) && plan.tokens == 0) {
+  if (is_wide(s)) {
     bf16_tiles::prepare(stream, static_cast<const float*>(x), x_stride, p.m,
                         static_cast<int>(s.groups * s.columns / 16),
                         reinterpret_cast<uint2*>(scratch));
     return s.m > 32 ? launch_wide<8>(stream, p) : launch_wide<4>(stream, p);
   }
-  const int64_t token_groups = (s.m + plan.tokens - 1) / plan.tokens;
   cuda::LaunchShape prepare;
   prepare.block = 256;
-  if (is_wide(s)) {
-    const int64_t of_thread = p.float_x ? 16 : 8;
-    prepare.grid = dim3(static_cast<unsigned>((s.groups * s.columns / of_thread + 255) / 256),
-                        static_cast<unsigned>(token_groups * plan.tokens));
-    cuda::launch(stream, prepare, p.float_x ? prepare_wide_kernel : prepare_bf16_kernel, p);
-    return launch_many<2, Operands::wide>(stream, p, plan.grid);
-  }
-  prepare.grid = dim3(static_cast<unsigned>(p.blocks), static_cast<unsigned>(token_groups));
+  prepare.grid = dim3(static_cast<unsigned>(p.blocks),
+                      static_cast<unsigned>((s.m + plan.tokens - 1) / plan.tokens));
   cuda::launch(stream, prepare, prepare_kernel, p);
   const bool is_short = p.blocks <= kChains;
   if (plan.tokens == kHalfTokens) {
-    is_short ? launch_many<1, Operands::short_codes>(stream, p, plan.grid)
-             : launch_many<1, Operands::codes>(stream, p, plan.grid);
+    is_short ? launch_many<1, true>(stream, p, plan.grid)
+             : launch_many<1, false>(stream, p, plan.grid);
   } else {
-    is_short ? launch_many<2, Operands::short_codes>(stream, p, plan.grid)
-             : launch_many<2, Operands::codes>(stream, p, plan.grid);
+    is_short ? launch_many<2, true>(stream, p, plan.grid)
+             : launch_many<2, false>(stream, p, plan.grid);
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "device/cuda/launch.cuh"
+#include "ops/matmul/dense_bulk.h"
 #include "ops/matmul/dense_many.h"
 #include "ops/matmul/dense_product_cuda.h"
 #include "ops/matmul/streamed_product.cuh"
@@ -380,7 +381,7 @@ bool fit(DensePlan& plan, ProductForm form, int64_t budget, int min_stages) {
 }  // namespace
 
 bool dense_takes_bf16(const cuda::Device& device, const DenseShape& s) {
-  return dense_many_takes_bf16(s, device.num_sms);
+  return dense_bulk_fits(s, device.num_sms) || dense_many_takes_bf16(s, device.num_sms);
 }
 
 Result<DensePlan> make_dense_plan(const cuda::Device& device, const DenseShape& s) {
@@ -400,6 +401,10 @@ Result<DensePlan> make_dense_plan(const cuda::Device& device, const DenseShape& 
 
   DensePlan plan;
   plan.shape = s;
+  if (dense_bulk_fits(s, device.num_sms)) {
+    plan_dense_bulk(plan, device.num_sms);
+    return plan;
+  }
   if (dense_many_fits(s, device.num_sms)) {
     plan_dense_many(plan, device.num_sms);
     return plan;

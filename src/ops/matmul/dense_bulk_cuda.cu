@@ -1,0 +1,420 @@
+#include <algorithm>
+
+#include "base/check.h"
+#include "device/cuda/launch.cuh"
+#include "ops/matmul/dense_bulk.h"
+#include "ops/matmul/dense_bulk_prepare.cuh"
+#include "tile/lanes.cuh"
+#include "tile/mma.cuh"
+#include "tile/wgmma_shared.cuh"
+
+namespace cachalot::ops {
+namespace {
+
+namespace cuda = device::cuda;
+using namespace dense_bulk;
+
+constexpr int kGroups = 2;  // warpgroups that multiply, half of the rows each
+constexpr int kWarps = kGroups * 4;
+constexpr int kThreads = kWarps * 32 + 128;  // the last warpgroup's first lane fills the ring
+constexpr int kRegisters = 240;
+constexpr int kProducerRegisters = 24;
+constexpr int kMaxStages = 6;
+using Ring = tile::BulkRing<kMaxStages>;
+
+// wide: the form unquantised. chained: of more blocks of inputs than there are chains, so that a
+// chain needs registers beside the sum, and a block has half of the rows.
+template <bool kIsWide, bool kIsChained>
+struct BulkShape {
+  static constexpr bool kWide = kIsWide;
+  static constexpr bool kChained = kIsChained;
+  static constexpr int kRows = kChained ? kMostRows / 2 : kMostRows;
+  static constexpr int kHalves = kRows / kGroups / 64;  // of a warpgroup, 64 rows each
+  static constexpr int kPieces = pieces_of_block(kWide);
+  static constexpr int kXPiece = x_piece(kWide, kRows);
+  static constexpr int kStageBytes = kWeightPiece + kXPiece;
+  static constexpr int kStages = kChained ? 6 : 4;
+  static constexpr int kSmemBytes = kStages * kStageBytes;
+  using X = tile::SharedRows<kRows * 16, 128>;
+  using Weight = tile::SharedRows<128, 1024>;
+};
+constexpr int kSteps = 4;  // of the tensor cores over a piece, 32 bytes of inputs each
+
+// A block's items: the tokens of a tile after each other, so that its weights stay in L2.
+struct Item {
+  int tile;
+  int row_tile;
+  __device__ __forceinline__ Item(int item, int row_tiles)
+      : tile(item / row_tiles), row_tile(item % row_tiles) {}
+};
+
+template <typename Shape>
+__device__ __forceinline__ void fill_ring(const Params& p, Ring& ring, uint8_t* smem,
+                                          int row_tiles) {
+  tile::RingPlace place;
+  int count = 0;
+  for (int i = static_cast<int>(blockIdx.x); i < p.tiles * row_tiles;
+       i += static_cast<int>(gridDim.x)) {
+    const Item item(i, row_tiles);
+    const int x_group =
+        Shape::kWide ? item.row_tile * p.num_groups + find_group(p, item.tile) : item.row_tile;
+    const int64_t pieces = int64_t{p.x.blocks} * Shape::kPieces;
+    const uint8_t* const x = p.x.prepared + x_group * pieces * Shape::kXPiece;
+    const uint8_t* const weight = p.weight + item.tile * pieces * kWeightPiece;
+    dense_many::ChainOrder order{p.x.blocks};
+    for (int block = 0; block < p.x.blocks; ++block, order.advance()) {
+      for (int in_block = 0; in_block < Shape::kPieces; ++in_block) {
+        const int64_t piece = order.block * Shape::kPieces + in_block;
+        if (count >= Shape::kStages) ring.empty[place.stage].wait(place.phase ^ 1);
+        tile::Mbarrier& full = ring.full[place.stage];
+        uint8_t* const to = smem + place.stage * Shape::kStageBytes;
+        full.arrive_expecting(Shape::kStageBytes);
+        full.bulk_copy(to, weight + piece * kWeightPiece, kWeightPiece);
+        full.bulk_copy(to + kWeightPiece, x + piece * Shape::kXPiece, Shape::kXPiece);
+        place.advance(Shape::kStages);
+        ++count;
+      }
+    }
+  }
+}
+
+// The scales of a tile in the order of the chains, 32 at a time, a lane one.
+class TileScales {
+ public:
+  __device__ __forceinline__ TileScales(const Params& p, int tile)
+      : from_(p.weight_scales + min(tile, p.tiles - 1) * p.x.blocks),
+        num_blocks_(p.x.blocks),
+        own_(load(0)),
+        later_(load(32)) {}
+
+  __device__ __forceinline__ float next() {
+    const float scale = __shfl_sync(0xFFFFFFFFu, own_, at_ % 32);
+    if (++at_ % 32 == 0) {
+      own_ = later_;
+      later_ = load(at_ + 32);
+    }
+    return scale;
+  }
+
+ private:
+  __device__ __forceinline__ float load(int first) const {
+    const int i = first + static_cast<int>(threadIdx.x) % 32;
+    return i < num_blocks_ ? __ldg(from_ + i) : 0.0f;
+  }
+
+  const float* from_;
+  int num_blocks_;
+  float own_, later_;
+  int at_ = 0;
+};
+
+// A warpgroup's sums: half of the rows and all of the block's outputs. While one group adds up a
+// block's products the other's run.
+template <typename Shape>
+class Sums {
+ public:
+  static constexpr int kValues = kOutputs / 2;  // of a lane and 64 rows
+  static constexpr int kHalves = Shape::kHalves;
+  static constexpr int kPieces = Shape::kPieces;
+  static constexpr int kStages = Shape::kStages;
+
+  __device__ Sums(Ring& ring, const uint8_t* stages)
+      : ring_(ring),
+        stages_(stages),
+        first_row_(static_cast<int>(threadIdx.x) / 128 * (kHalves * 64)),
+        row_(first_row_ + static_cast<int>(threadIdx.x) % 128 / 32 * 16 +
+             static_cast<int>(threadIdx.x) % 32 / 4) {}
+
+  __device__ __forceinline__ void multiply(int num_blocks, TileScales& scales) {
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+      for (float& v : sum_[h]) v = 0;
+    }
+    float chain[Shape::kChained ? kValues : 1] = {};
+    dense_many::ChainOrder order{num_blocks};
+#pragma unroll 1
+    for (int block = 0; block < num_blocks; ++block) {
+      add_block(scales.next(), chain);
+      if constexpr (Shape::kChained) {
+        if (order.ends_chain()) {
+#pragma unroll
+          for (int i = 0; i < kValues; ++i) {
+            sum_[0][i] += chain[i];
+            chain[i] = 0;
+          }
+        }
+        order.advance();
+      }
+    }
+  }
+
+  // Four lanes exchange theirs, so that each has eight outputs in a row.
+  __device__ __forceinline__ void store(const Params& p, const Item& item) const {
+    const Group& group = p.groups[find_group(p, item.tile)];
+    const int first_output = (item.tile - group.first_tile) * kOutputs;
+    const int value_bytes = p.x.float_y ? 4 : 2;
+    const bool aligned = group.y_stride % 8 == 0 && reinterpret_cast<uintptr_t>(group.y) % 16 == 0;
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+      for (int part = 0; part < kOutputs / 32; ++part) {
+#pragma unroll
+        for (int upper = 0; upper < 2; ++upper) {
+          uint32_t pairs[4];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const int at = (4 * part + i) * 4 + 2 * upper;
+            pairs[i] = tile::pack_bf16(sum_[h][at], sum_[h][at + 1]);
+          }
+          tile::transpose_among_four(pairs);
+          const int row = item.row_tile * Shape::kRows + row_ + h * 64 + upper * 8;
+          const int n = first_output + part * 32 + static_cast<int>(threadIdx.x) % 4 * 8;
+          if (row >= p.x.m || n >= group.rows) continue;
+          auto* const to =
+              static_cast<uint8_t*>(group.y) + (row * group.y_stride + n) * value_bytes;
+          store_eight(to, pairs, p.x.float_y, aligned, group.rows - n);
+        }
+      }
+    }
+  }
+
+ private:
+  // chain: where a chain is more than one block.
+  template <int kChainValues>
+  __device__ __forceinline__ void add_block(float scale, float (&chain)[kChainValues]) {
+    tile::RingPlace at = place_;
+    const uint8_t* stages[kPieces];
+#pragma unroll
+    for (int piece = 0; piece < kPieces; ++piece) {
+      ring_.full[at.stage].wait(at.phase);
+      stages[piece] = stages_ + at.stage * Shape::kStageBytes;
+      at.advance(kStages);
+    }
+    float of_rows[kHalves][2];
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      float d[kValues];
+      tile::wgmma_fence();
+#pragma unroll
+      for (int piece = 0; piece < kPieces; ++piece) {
+        const uint32_t stage = tile::smem_address(stages[piece]);
+        const uint64_t x = Shape::X::descriptor(stage + kWeightPiece + (first_row_ + h * 64) * 16);
+        const uint64_t w = Shape::Weight::descriptor(stage);
+#pragma unroll
+        for (int s = 0; s < kSteps; ++s) {
+          const uint64_t x_step = Shape::X::advance(x, s * 2 * Shape::kRows * 16);
+          const uint64_t w_step = Shape::Weight::advance(w, s * 2 * 128);
+          if constexpr (Shape::kWide) {
+            tile::shared_bf16_n128(d, x_step, w_step, piece + s);
+          } else {
+            tile::shared_e4m3_n128(d, x_step, w_step, s);
+          }
+        }
+      }
+      tile::wgmma_commit();
+      if (h == 0) {
+        const auto* const rows =
+            reinterpret_cast<const float*>(stages[0] + kWeightPiece + Shape::kRows * kPieceInputs);
+#pragma unroll
+        for (int i = 0; i < kHalves; ++i) {
+#pragma unroll
+          for (int upper = 0; upper < 2; ++upper) {
+            of_rows[i][upper] =
+                Shape::kWide ? scale : scale * rows[scale_place(row_ + i * 64 + upper * 8)];
+          }
+        }
+      }
+      tile::wgmma_wait<0>();
+      tile::wgmma_arrived(d);
+      if (h + 1 == kHalves) release();
+#pragma unroll
+      for (int i = 0; i < kValues; ++i) {
+        float& sum = Shape::kChained ? chain[i % kChainValues] : sum_[h][i];
+        sum = fmaf(d[i], of_rows[h][i / 2 % 2], sum);
+      }
+    }
+  }
+
+  // The block's stages, by each lane: see tile::BulkRing.
+  __device__ __forceinline__ void release() {
+#pragma unroll
+    for (int piece = 0; piece < kPieces; ++piece) {
+      ring_.empty[place_.stage].arrive();
+      place_.advance(kStages);
+    }
+  }
+
+  static __device__ __forceinline__ void store_eight(uint8_t* to, const uint32_t (&pairs)[4],
+                                                     bool float_y, bool aligned, int present) {
+    if (aligned && present >= 8) {
+      if (!float_y) {
+        *reinterpret_cast<uint4*>(to) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+        return;
+      }
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        reinterpret_cast<float4*>(to)[i] =
+            make_float4(tile::low_bf16(pairs[2 * i]), tile::high_bf16(pairs[2 * i]),
+                        tile::low_bf16(pairs[2 * i + 1]), tile::high_bf16(pairs[2 * i + 1]));
+      }
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (i >= present) return;
+      const uint32_t bits = i % 2 == 0 ? pairs[i / 2] & 0xFFFF : pairs[i / 2] >> 16;
+      if (float_y) {
+        reinterpret_cast<float*>(to)[i] = tile::low_bf16(bits);
+      } else {
+        reinterpret_cast<uint16_t*>(to)[i] = static_cast<uint16_t>(bits);
+      }
+    }
+  }
+
+  Ring& ring_;
+  const uint8_t* stages_;
+  int first_row_;  // the group's
+  int row_;        // the lane's first
+  tile::RingPlace place_;
+  float sum_[kHalves][kValues];
+};
+
+template <bool kWide, bool kChained>
+__global__ void __launch_bounds__(kThreads, 1) bulk_kernel(const __grid_constant__ Params p) {
+  using Shape = BulkShape<kWide, kChained>;
+  extern __shared__ __align__(128) uint8_t smem[];
+  __shared__ Ring ring;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < Shape::kStages; ++i) {
+      ring.full[i].init(1);
+      ring.empty[i].init(kWarps * 32);
+    }
+    tile::Mbarrier::publish_inits();
+  }
+  __syncthreads();
+  tile::launch_dependents();
+  tile::wait_for_producers();
+  const int warp = tile::uniform(static_cast<int>(threadIdx.x) / 32);
+  const int row_tiles = (p.x.m + Shape::kRows - 1) / Shape::kRows;
+  if (warp >= kWarps) {
+    tile::shrink_registers<kProducerRegisters>();
+    if (threadIdx.x == kWarps * 32) fill_ring<Shape>(p, ring, smem, row_tiles);
+    return;
+  }
+  tile::grow_registers<kRegisters>();
+  Sums<Shape> sums(ring, smem);
+  const int stride = static_cast<int>(gridDim.x);
+  int i = static_cast<int>(blockIdx.x);
+  TileScales scales(p, i / row_tiles);
+  for (; i < p.tiles * row_tiles; i += stride) {
+    TileScales next(p, (i + stride) / row_tiles);
+    sums.multiply(p.x.blocks, scales);
+    scales = next;
+    sums.store(p, Item(i, row_tiles));
+  }
+}
+
+bool is_wide(const DenseShape& s) { return s.form == DenseForm::unquantised; }
+
+bool is_chained(const DenseShape& s) { return s.columns / 128 > dense_many::kChains; }
+int rows_of_block(const DenseShape& s) { return is_chained(s) ? kMostRows / 2 : kMostRows; }
+
+// Of all groups, where each but the last has the same rows; with a shared x at most.
+int64_t tiles_of(const DenseShape& s) {
+  return s.shared_x ? (s.rows + kOutputs - 1) / kOutputs + s.groups - 1
+                    : s.groups * ((s.rows / s.groups + kOutputs - 1) / kOutputs);
+}
+int64_t row_tiles_of(const DenseShape& s) {
+  return (s.m + rows_of_block(s) - 1) / rows_of_block(s);
+}
+int64_t x_bytes(const DenseShape& s) {
+  const int64_t groups = s.shared_x ? 1 : s.groups;
+  return row_tiles_of(s) * groups * (s.columns / 128) * pieces_of_block(is_wide(s)) *
+         x_piece(is_wide(s), rows_of_block(s));
+}
+int64_t weight_bytes(const DenseShape& s) {
+  return tiles_of(s) * (s.columns / 128) * pieces_of_block(is_wide(s)) * kWeightPiece;
+}
+
+template <bool kWide, bool kChained>
+void launch_kernels(const cuda::Stream& stream, const Params& p, int64_t grid) {
+  using Shape = BulkShape<kWide, kChained>;
+  cuda::LaunchShape lay;
+  lay.grid = dim3(static_cast<unsigned>(p.x.blocks), static_cast<unsigned>(p.tiles));
+  lay.block = 256;
+  cuda::launch(stream, lay, lay_weight_kernel<kWide>, p);
+  cuda::LaunchShape prepare;
+  prepare.block = 256;
+  const auto row_tiles = static_cast<unsigned>((p.x.m + Shape::kRows - 1) / Shape::kRows);
+  if constexpr (kWide) {
+    const int eights = p.x.blocks * p.num_groups * 16;
+    prepare.grid = dim3(static_cast<unsigned>((eights + 31) / 32), row_tiles * (Shape::kRows / 8));
+    cuda::launch(stream, prepare, prepare_wide_kernel, p);
+  } else {
+    prepare.grid = dim3(static_cast<unsigned>(p.x.blocks), row_tiles);
+    cuda::launch(stream, prepare, dense_many::prepare_kernel, p.x);
+  }
+  cuda::LaunchShape shape;
+  shape.grid = dim3(static_cast<unsigned>(grid));
+  shape.block = kThreads;
+  shape.smem_bytes = Shape::kSmemBytes;
+  cuda::launch(stream, shape, bulk_kernel<kWide, kChained>, p);
+}
+template <bool kWide, bool kChained>
+void allow() {
+  cuda::allow_smem(bulk_kernel<kWide, kChained>, BulkShape<kWide, kChained>::kSmemBytes);
+}
+
+void launch_dense_bulk(const DensePlan& plan, const cuda::Stream& stream, const void* x,
+                       int64_t x_stride, std::span<const DenseGroup> groups, std::byte* scratch,
+                       const LaunchOrder&) {
+  const DenseShape& s = plan.shape;
+  CACHALOT_CHECK(static_cast<int64_t>(groups.size()) == s.groups);
+  Params p{};
+  p.x.x = x;
+  p.x.x_stride = x_stride;
+  p.x.float_x = s.has_float_x();
+  p.x.float_y = s.has_float_y();
+  p.x.m = static_cast<int>(s.m);
+  p.x.blocks = static_cast<int>(s.columns / 128);
+  p.x.tokens = rows_of_block(s);
+  p.x.prepared = reinterpret_cast<uint8_t*>(scratch);
+  p.weight = p.x.prepared + x_bytes(s);
+  p.weight_scales = reinterpret_cast<float*>(p.weight + weight_bytes(s));
+  for (const DenseGroup& group : groups) {
+    p.groups[p.num_groups++] = {reinterpret_cast<const uint8_t*>(group.weight), group.y,
+                                group.y_stride, static_cast<int>(group.rows), p.tiles};
+    p.tiles += static_cast<int>((group.rows + kOutputs - 1) / kOutputs);
+  }
+  CACHALOT_CHECK(p.tiles <= tiles_of(s));
+  const auto launch = is_wide(s)
+                          ? is_chained(s) ? launch_kernels<true, true> : launch_kernels<true, false>
+                      : is_chained(s) ? launch_kernels<false, true>
+                                      : launch_kernels<false, false>;
+  launch(stream, p, plan.grid);
+}
+
+}  // namespace
+
+bool dense_bulk_fits(const DenseShape& s, int64_t num_sms) {
+  if (is_wide(s) ? !s.float_rows || s.shared_x
+                 : s.form != DenseForm::official_fp8 || (s.groups > 1 && !s.shared_x))
+    return false;
+  return s.m >= kMostRows && tiles_of(s) * row_tiles_of(s) >= num_sms * 3 / 4;
+}
+
+void plan_dense_bulk(DensePlan& plan, int64_t num_sms) {
+  const DenseShape& s = plan.shape;
+  plan.launch = launch_dense_bulk;
+  plan.tokens = rows_of_block(s);
+  plan.grid = static_cast<int>(std::min(num_sms, tiles_of(s) * row_tiles_of(s)));
+  plan.scratch_bytes =
+      x_bytes(s) + weight_bytes(s) + (tiles_of(s) * (s.columns / 128) * 4 + 15) / 16 * 16;
+  allow<true, true>();
+  allow<true, false>();
+  allow<false, true>();
+  allow<false, false>();
+}
+
+}  // namespace cachalot::ops

@@ -1,0 +1,157 @@
+// What the product of very many rows (dense_bulk_cuda.cu) reads, laid out by kernels of their own:
+// pieces of 128 bytes of inputs of some rows, each brought by one copy. Internal to ops/matmul.
+// Layout    a piece holds 128 inputs in e4m3, or 64 in bf16 (unquantised), of a block's rows of x
+//           or of 128 outputs. In a piece of x rows lie as the columns of tile::CoreMatrices; codes
+//           are followed by the rows' scales. In a piece of a weight eight outputs are together,
+//           [output / 8][16 bytes of inputs][output % 8].
+// Numerics  x is quantised as ACT8, or is bf16; the codes of a weight are exact in bf16. Rows and
+//           outputs past the last are zeros.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/matmul/bf16_tiles.cuh"
+#include "ops/matmul/dense_many_prepare.cuh"
+#include "ops/matmul/streamed_weight.h"
+#include "tile/convert.cuh"
+#include "tile/copy.cuh"
+#include "tile/lanes.cuh"
+#include "tile/mma.cuh"
+#include "tile/order.cuh"
+
+namespace cachalot::ops::dense_bulk {
+
+inline constexpr int kMostRows = 256;  // of x, of a block
+inline constexpr int kOutputs = 128;   // of a block, with one scale for 128 inputs
+inline constexpr int kUnitRows = 16;
+inline constexpr int kPieceInputs = 128;  // bytes of each row
+inline constexpr int kWeightPiece = kOutputs * kPieceInputs;
+
+__host__ __device__ constexpr int x_piece(bool wide, int rows) {
+  return rows * (kPieceInputs + (wide ? 0 : 4));
+}
+__host__ __device__ constexpr int pieces_of_block(bool wide) { return wide ? 2 : 1; }
+
+struct Group {
+  const uint8_t* weight;  // as ops/matmul/streamed_weight.h
+  void* y;
+  int64_t y_stride;
+  int rows;
+  int first_tile;  // of all groups' tiles of kOutputs
+};
+
+struct Params {
+  dense_many::Params x;  // x and its prepared pieces
+  uint8_t* weight;       // [tile][block of 128 inputs][piece]: kWeightPiece
+  float* weight_scales;  // [tile][block's place in the order of the chains]
+  int tiles;
+  int num_groups;
+  Group groups[kMaxDenseGroups];
+};
+
+__device__ __forceinline__ int find_group(const Params& p, int tile) {
+  int g = 0;
+  while (g + 1 < p.num_groups && tile >= p.groups[g + 1].first_tile) ++g;
+  return g;
+}
+
+// A block of threads: 128 inputs of a tile. A lane reads what lies together, and gives three of its
+// four words to the lanes of the same row.
+template <bool kWide>
+__global__ void __launch_bounds__(256) lay_weight_kernel(const __grid_constant__ Params p) {
+  // Weights do not depend on the kernel before, but the place for them does.
+  tile::launch_dependents();
+  tile::wait_for_producers();
+  const int tile = static_cast<int>(blockIdx.y), block = static_cast<int>(blockIdx.x);
+  const Group& group = p.groups[find_group(p, tile)];
+  const int first_row = (tile - group.first_tile) * kOutputs;
+  const StreamedLayout layout{StreamedFormat::fp8, group.rows, int64_t{p.x.blocks} * 128};
+  const int lane = static_cast<int>(threadIdx.x) % 32, q = lane % 4;
+  uint8_t* const to =
+      p.weight + (int64_t{tile} * p.x.blocks + block) * pieces_of_block(kWide) * kWeightPiece;
+  if (threadIdx.x == 0) {
+    p.weight_scales[tile * p.x.blocks + dense_many::chain_place(block, p.x.blocks)] =
+        __ldg(reinterpret_cast<const float*>(group.weight + layout.fp8_scale(first_row, block)));
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int part = i * 8 + static_cast<int>(threadIdx.x) / 32;  // 32 inputs of a unit
+    const int unit = part / 4, step = part % 4;
+    const int row = first_row + unit * kUnitRows;
+    uint32_t words[4] = {};  // [input / 16][row / 8] of a lane's inputs; then [input / 4]
+    if (row < group.rows) {
+      const tile::Vector16 v = tile::load_once(reinterpret_cast<const tile::Vector16*>(
+          group.weight + layout.fp8_code(row, int64_t{block} * 128 + step * 32) + lane * 16));
+#pragma unroll
+      for (int j = 0; j < 4; ++j) words[j] = v.word[j];
+    }
+    tile::transpose_among_four(words);
+    // Now of the lane: 16 inputs of one row.
+    const int to_row = unit * 2 + q % 2, sixteen = step * 2 + q / 2;
+    if constexpr (kWide) {
+      tile::Vector16 eights[2];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        uint32_t pairs[2];
+        tile::e4m3_to_bf16(words[j], pairs[0], pairs[1]);
+#pragma unroll
+        for (int k = 0; k < 2; ++k)
+          eights[j / 2].word[j % 2 * 2 + k] = tile::multiply_bf16(pairs[k], tile::kTwoTo120);
+      }
+      uint8_t* const piece = to + sixteen / 4 * kWeightPiece;
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        *reinterpret_cast<tile::Vector16*>(piece + to_row * 1024 + (sixteen % 4 * 2 + k) * 128 +
+                                           lane / 4 * 16) = eights[k];
+      }
+    } else {
+      tile::Vector16 v;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) v.word[j] = words[j];
+      *reinterpret_cast<tile::Vector16*>(to + to_row * 1024 + sixteen * 128 + lane / 4 * 16) = v;
+    }
+  }
+}
+
+// x of the form unquantised: a thread eight inputs, which of eight rows lie together.
+template <typename T>
+__device__ __forceinline__ void prepare_eights(const Params& p, const T* x) {
+  using Rows = tile::CoreMatrices<kMostRows>;
+  const int rows = p.x.tokens;  // of a block
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int eight = static_cast<int>(blockIdx.x) * 32 + static_cast<int>(threadIdx.x) / 32 * 4 +
+                    lane / 8;  // of all groups' inputs
+  const int row = static_cast<int>(blockIdx.y) * 8 + lane % 8;
+  if (eight >= p.x.blocks * p.num_groups * 16) return;
+  tile::Vector16 v = {};
+  if (row < p.x.m) {
+    const T* const from = x + row * p.x.x_stride + int64_t{eight} * 8;
+    if constexpr (sizeof(T) == 4) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const uint2 four = bf16_tiles::pack_four(
+            tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from + i * 4)));
+        v.word[2 * i] = four.x;
+        v.word[2 * i + 1] = four.y;
+      }
+    } else {
+      v = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from));
+    }
+  }
+  const int64_t piece = int64_t{row / rows} * p.x.blocks * p.num_groups * 2 + eight / 8;
+  *reinterpret_cast<tile::Vector16*>(p.x.prepared + piece * x_piece(true, rows) +
+                                     Rows::offset(row % rows, eight % 8 * 16, 16 * rows)) = v;
+}
+
+static __global__ void __launch_bounds__(256)
+    prepare_wide_kernel(const __grid_constant__ Params p) {
+  tile::launch_dependents();
+  tile::wait_for_producers();
+  if (p.x.float_x) {
+    prepare_eights(p, static_cast<const float*>(p.x.x));
+  } else {
+    prepare_eights(p, static_cast<const uint16_t*>(p.x.x));
+  }
+}
+
+}  // namespace cachalot::ops::dense_bulk
