@@ -6,6 +6,7 @@
 #include "ops/moe/expert_many.h"
 #include "tests/cuda/cuda_fixture.h"
 #include "tests/cuda/quantised_reference.h"
+#include "tests/cuda/silu.h"
 
 namespace cachalot::ops {
 namespace {
@@ -315,6 +316,16 @@ TEST_F(ExpertLayer, AnUnknownExpertIsLeftOut) {
   b.weights[1] = b.weights[3] = 100;
   EXPECT_EQ(with, run(b));
   for (int64_t i = 2 * 256; i < 3 * 256; ++i) EXPECT_EQ(with[i], 0);
+}
+
+// Every value of bf16 that a gate can be.
+TEST_F(ExpertLayer, SiluWithoutBranchesHasTheBitsOfADivision) {
+  constexpr int64_t kValues = int64_t{1} << 16;
+  auto results = room(kValues * 2 * 4);
+  testing::launch_silu(stream_, results.as<uint32_t>());
+  const auto found = get<uint32_t>(results);
+  for (int64_t i = 0; i < kValues; ++i)
+    ASSERT_EQ(found[2 * i + 1], found[2 * i]) << "bits of the gate " << i;
 }
 
 }  // namespace

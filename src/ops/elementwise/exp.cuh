@@ -7,7 +7,8 @@
 
 namespace cachalot::ops {
 
-__device__ __forceinline__ float exp_f32_device(float x) {
+// Of x from kExpMinArgument to kExpMaxArgument.
+__device__ __forceinline__ float exp_f32_in_range(float x) {
   const float shifted = fmaf(x, kLog2E, kRoundToInteger);
   const float n = shifted - kRoundToInteger;
   const float r = fmaf(-n, kLn2Low, fmaf(-n, kLn2High, x));
@@ -17,7 +18,11 @@ __device__ __forceinline__ float exp_f32_device(float x) {
   p = fmaf(p, r, kExpC2);
   p = fmaf(p, r, 1.0f);
   p = fmaf(p, r, 1.0f);
-  const float y = __uint_as_float(__float_as_uint(p) + (__float_as_uint(shifted) << 23));
+  return __uint_as_float(__float_as_uint(p) + (__float_as_uint(shifted) << 23));
+}
+
+__device__ __forceinline__ float exp_f32_device(float x) {
+  const float y = exp_f32_in_range(x);
   if (x != x) return x;
   if (x > kExpMaxArgument) return __uint_as_float(0x7F800000u);
   return x < kExpMinArgument ? 0.0f : y;

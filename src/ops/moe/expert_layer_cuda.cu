@@ -5,11 +5,11 @@
 
 #include "base/check.h"
 #include "device/cuda/launch.cuh"
-#include "ops/elementwise/exp.cuh"
 #include "ops/moe/expert_layer_cuda.h"
 #include "ops/moe/expert_many.h"
 #include "ops/moe/expert_product.cuh"
 #include "ops/moe/pair_ranks.cuh"
+#include "ops/moe/swiglu.cuh"
 
 namespace cachalot::ops {
 namespace {
@@ -127,8 +127,6 @@ __device__ __forceinline__ WarpTile read_tile(const LayerParams& p, const FewTil
           tile::load_shared_state(p.pairs + index * kMaxTileTokens + lane % kMaxTileTokens)};
 }
 
-__device__ __forceinline__ float silu(float x) { return x / (1.0f + exp_f32_device(-x)); }
-
 // Two chains of a unit, [chain][token][row], each token's rows in other banks than the next one's.
 constexpr int kTokenStride = experts::kUnitRows + 4;
 
@@ -165,15 +163,9 @@ __device__ __forceinline__ void write_unit(const LayerParams& p, const WarpTile&
   };
   if constexpr (kGateUp) {
     for (int token = warp; token < t.tile.num_tokens; token += experts::kConsumerWarps) {
-      float gate = tile::round_to_bf16(sum(token, 0));
-      float up = tile::round_to_bf16(sum(token, 1));
-      // Comparisons, so that NaN stays NaN.
-      if (p.limit > 0) {
-        if (gate > p.limit) gate = p.limit;
-        if (up > p.limit) up = p.limit;
-        if (up < -p.limit) up = -p.limit;
-      }
-      const float value = __shfl_sync(0xFFFFFFFFu, weight, token) * (silu(gate) * up);
+      const float gate = tile::round_to_bf16(sum(token, 0));
+      const float up = tile::round_to_bf16(sum(token, 1));
+      const float value = __shfl_sync(0xFFFFFFFFu, weight, token) * swiglu_value(gate, up, p.limit);
       const int64_t pair = __shfl_sync(0xFFFFFFFFu, t.pair, token);
       product.out[pair * product.out_columns + unit * 32 + lane] = tile::bf16_bits(value);
     }

@@ -2,10 +2,10 @@
 
 #include "base/check.h"
 #include "device/cuda/launch.cuh"
-#include "ops/elementwise/exp.cuh"
 #include "ops/moe/expert_many.h"
 #include "ops/moe/expert_product.cuh"
 #include "ops/moe/pair_ranks.cuh"
+#include "ops/moe/swiglu.cuh"
 #include "ops/quant/act8_run.cuh"
 #include "tile/wgmma_widths.cuh"
 
@@ -359,8 +359,6 @@ class UnitMultiplier {
   float* held_;
 };
 
-__device__ __forceinline__ float silu(float x) { return x / (1.0f + exp_f32_device(-x)); }
-
 // Of one warpgroup.
 __device__ __forceinline__ void sync_group(int group) {
   switch (group) {
@@ -373,8 +371,7 @@ __device__ __forceinline__ void sync_group(int group) {
 // Turns the sums into values of h or y: by way of shared memory, so that rows are written in runs.
 template <int kColumns>
 __device__ __forceinline__ void write_unit(const ManyParams& p, const Tile& own, int unit,
-                                           int group, uint8_t* held,
-                                           const UnitSums<kColumns>& sums) {
+                                           int group, uint8_t* held, UnitSums<kColumns>& sums) {
   const int thread = static_cast<int>(threadIdx.x) % kGroupThreads;
   const int lane = thread % 32, warp = thread / 32;
   const int values = p.gate_up ? experts::kUnitRows / 2 : experts::kUnitRows;  // of a token
@@ -398,24 +395,41 @@ __device__ __forceinline__ void write_unit(const ManyParams& p, const Tile& own,
   weights[thread] = weight;
   pairs[thread] = pair;
   if (p.gate_up) sync_group(group);
+  if (p.gate_up) {
+    bool ordinary = true;
 #pragma unroll
-  for (int n = 0; n < kColumns / 8; ++n) {
-    const int column = n * 8 + lane % 4 * 2;
-    if (p.gate_up) {
+    for (int v = 0; v < kColumns / 2; v += 4) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        float gate = tile::round_to_bf16(sums[n * 4 + i] * row_scales[0]);
-        float up = tile::round_to_bf16(sums[n * 4 + 2 + i] * row_scales[1]);
-        // Comparisons, so that NaN stays NaN.
-        if (p.limit > 0) {
-          if (gate > p.limit) gate = p.limit;
-          if (up > p.limit) up = p.limit;
-          if (up < -p.limit) up = -p.limit;
-        }
-        const float value = weights[column + i] * (silu(gate) * up);
-        *place(column + i, warp * 8 + lane / 4) = tile::bf16_bits(value);
+      for (int i = v; i < v + 2; ++i) {
+        float& gate = sums[i];
+        float& up = sums[i + 2];
+        gate = tile::round_to_bf16(gate * row_scales[0]);
+        up = tile::round_to_bf16(up * row_scales[1]);
+        clamp_swiglu(gate, up, p.limit);
+        ordinary &= is_ordinary_gate(gate);
       }
+    }
+    const auto store = [&](const auto& silu_of) {
+#pragma unroll
+      for (int n = 0; n < kColumns / 8; ++n) {
+        const int column = n * 8 + lane % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const float value =
+              weights[column + i] * (silu_of(sums[n * 4 + i]) * sums[n * 4 + 2 + i]);
+          *place(column + i, warp * 8 + lane / 4) = tile::bf16_bits(value);
+        }
+      }
+    };
+    if (ordinary) {
+      store([](float gate) { return silu_of_ordinary(gate); });
     } else {
+      store([](float gate) { return silu(gate); });
+    }
+  } else {
+#pragma unroll
+    for (int n = 0; n < kColumns / 8; ++n) {
+      const int column = n * 8 + lane % 4 * 2;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         *place(column + i % 2, warp * 16 + lane / 4 + i / 2 * 8) =
