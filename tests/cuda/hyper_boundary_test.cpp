@@ -238,11 +238,13 @@ TEST_F(HyperBoundary, ATokenDoesNotDependOnTheOthers) {
     bool has_y;
     int64_t mixes;
   };
-  // From 128 tokens on by the kernel for many: of it, tokens that no warp, not all warps, and some
-  // warps more than once have; the width of a block and others.
+  // From 128 tokens on by the kernels for many: of them, tokens that no warp, not all warps, and
+  // some warps more than once have; the width of a block, Flash's, which has code of its own, and
+  // others.
   for (const Case& c :
        {Case{37, 1024, true, 24}, Case{128, 32, true, 24}, Case{129, 96, true, 24},
-        Case{331, 1024, true, 24}, Case{250, 512, false, 24}, Case{140, 256, false, 4}}) {
+        Case{331, 1024, true, 24}, Case{250, 512, false, 24}, Case{140, 256, false, 4},
+        Case{150, 4096, true, 24}, Case{300, 4096, false, 24}, Case{131, 4096, false, 4}}) {
     const Inputs all = random_inputs(rng, c.count, c.d, c.mixes);
     const Outputs expected = run(all, c.has_y);
     const Outputs again = run(all, c.has_y);

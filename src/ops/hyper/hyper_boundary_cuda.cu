@@ -2,13 +2,12 @@
 
 #include "device/cuda/cuda_gpu.h"
 #include "device/cuda/launch.cuh"
-#include "ops/elementwise/exp.cuh"
+#include "ops/hyper/boundary_many.cuh"
+#include "ops/hyper/boundary_parts.cuh"
 #include "ops/hyper/hyper_boundary.h"
 #include "ops/hyper/hyper_boundary_cuda.h"
-#include "ops/hyper/sinkhorn.cuh"
 #include "ops/on_gpu.h"
 #include "tile/convert.cuh"
-#include "tile/copy.cuh"
 #include "tile/first_turn.cuh"
 #include "tile/mma.cuh"
 #include "tile/order.cuh"
@@ -17,42 +16,9 @@ namespace cachalot::ops {
 namespace {
 
 namespace cuda = device::cuda;
-constexpr int kStreams = 4;
-constexpr int kMixes = 2 * kStreams + kStreams * kStreams;
-constexpr int kSumStride = 32;  // of a slice in memory: the mixes, the sum of squares, nothing more
-constexpr int kSlice = 32;      // channels of a block of the first kernel
-constexpr int kTokens = 8;      // that it takes at a time
-constexpr int kWarps = kStreams * kSlice / 16;
+using namespace boundary;
+constexpr int kWarps = kProducts;
 constexpr int kThreads = kWarps * 32;
-constexpr int kRowWarps = 16;  // of the second kernel's blocks, a row each
-constexpr int kRowThreads = kRowWarps * 32;
-constexpr int kRowChannels = kRowThreads * 4;  // that its threads take at a time
-constexpr uint32_t kAllLanes = 0xFFFFFFFFu;
-
-struct Four {
-  float x[4];
-};
-
-__device__ __forceinline__ Four load_four(const float* from) {
-  const tile::Vector16 v = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from));
-  Four four;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) four.x[i] = tile::bits_to_float(v.word[i]);
-  return four;
-}
-__device__ __forceinline__ void store_four(float* to, const Four& v) {
-  *reinterpret_cast<float4*>(to) = make_float4(v.x[0], v.x[1], v.x[2], v.x[3]);
-}
-
-// A pair of weights as three pairs of bf16 that add up to them.
-__device__ __forceinline__ void split_pair(float first, float second, uint32_t (&planes)[3]) {
-#pragma unroll
-  for (uint32_t& plane : planes) {
-    plane = tile::pack_bf16(first, second);
-    first -= tile::low_bf16(plane);
-    second -= tile::high_bf16(plane);
-  }
-}
 
 // The weights of a warp's 16 channels, a lane's as A of the product: of 16 mixes a tile.
 template <int kTiles>
@@ -211,248 +177,6 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
-// The same for many rows. A block keeps its weights in shared memory. A warp has 16 tokens at a
-// time, the next of which are on their way meanwhile, and all products of them, whose sums it adds
-// in registers: the warps of a block do not wait for each other.
-constexpr int kManyRows = 128;  // from which it is the faster one
-constexpr int kGroups = 2;      // of eight tokens
-constexpr int kWarpTokens = kGroups * kTokens;
-constexpr int kManyTokens = kWarps * kWarpTokens;
-constexpr int kProducts = kWarps;  // of a token: 16 channels of a stream each
-constexpr int kPlanes = 3;
-
-// What a warp needs of its tokens.
-struct ManyStage {
-  static constexpr int kPieces = kSlice / 4;                // of 16 bytes
-  tile::Vector16 rows[kStreams + 1][kWarpTokens][kPieces];  // the streams', and y
-  tile::Vector16 mix[kWarpTokens][1 + kStreams];            // post, comb
-
-  // Where a piece of a token's row lies: four pieces each of two tokens are in different banks.
-  static __device__ __forceinline__ int place(int token, int piece) {
-    return piece ^ token % 2 * (kPieces / 2);
-  }
-
-  // On their way until the copies' group is waited for; from `first` on, those past the last as the
-  // last.
-  __device__ __forceinline__ void start(const HyperBoundaryParams& p, int first) {
-    const int lane = threadIdx.x % 32;
-    const auto copy = [](tile::Vector16& to, const float* from) {
-      tile::start_copy(&to, reinterpret_cast<const tile::Vector16*>(from));
-    };
-    const int last = static_cast<int>(p.rows) - 1, d = static_cast<int>(p.d);
-    const int piece = lane % kPieces;
-    const int channel = static_cast<int>(blockIdx.x) * kSlice + piece * 4;
-#pragma unroll
-    for (int i = 0; i < kWarpTokens * kPieces / 32; ++i) {
-      const int token = i * (32 / kPieces) + lane / kPieces;
-      const int64_t row = min(first + token, last);
-      const float* const streams = p.streams + channel + row * (kStreams * d);
-#pragma unroll
-      for (int j = 0; j < kStreams; ++j) copy(rows[j][token][place(token, piece)], streams + j * d);
-      if (p.y != nullptr) copy(rows[kStreams][token][place(token, piece)], p.y + channel + row * d);
-    }
-    if (p.y == nullptr) return;
-    for (int i = lane; i < kWarpTokens * (1 + kStreams); i += 32) {
-      const int token = i / (1 + kStreams), part = i % (1 + kStreams);
-      const int64_t row = min(first + token, last);
-      copy(mix[token][part],
-           part == 0 ? p.post + row * kStreams : p.comb + (row * kStreams + part - 1) * kStreams);
-    }
-  }
-
-  __device__ __forceinline__ Four row(int r, int token, int piece) const {
-    return floats(rows[r][token][place(token, piece)]);
-  }
-  static __device__ __forceinline__ Four floats(const tile::Vector16& v) {
-    Four four;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) four.x[i] = tile::bits_to_float(v.word[i]);
-    return four;
-  }
-};
-
-// A lane's values of a token: of its four channels of each product's 16.
-struct TokenPairs {
-  uint32_t pair[kProducts][2];
-  float squares;  // the sum over all products
-
-  // X' of token `own` of the stage. to: its lane's place in memory, where it is to be written.
-  __device__ __forceinline__ void mix(const ManyStage& stage, int own, bool has_y, float* to, int d,
-                                      bool writes) {
-    const int lane = threadIdx.x % 32;
-    Four post, comb[kStreams];
-    if (has_y) {
-      post = ManyStage::floats(stage.mix[own][0]);
-#pragma unroll
-      for (int j = 0; j < kStreams; ++j) comb[j] = ManyStage::floats(stage.mix[own][1 + j]);
-    }
-    float sums[kProducts];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int piece = half * 4 + lane % 4;
-      Four x[kStreams];
-#pragma unroll
-      for (int j = 0; j < kStreams; ++j) x[j] = stage.row(j, own, piece);
-      if (has_y) {
-        const Four y = stage.row(kStreams, own, piece);
-        Four out[kStreams];
-#pragma unroll
-        for (int stream = 0; stream < kStreams; ++stream) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            float value = post.x[stream] * y.x[i];
-#pragma unroll
-            for (int j = 0; j < kStreams; ++j) value = fmaf(comb[j].x[stream], x[j].x[i], value);
-            out[stream].x[i] = value;
-          }
-        }
-#pragma unroll
-        for (int stream = 0; stream < kStreams; ++stream) x[stream] = out[stream];
-      }
-#pragma unroll
-      for (int stream = 0; stream < kStreams; ++stream) {
-        uint32_t(&own_pair)[2] = pair[stream * 2 + half];
-        Four v;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          own_pair[i] = tile::pack_bf16(x[stream].x[2 * i], x[stream].x[2 * i + 1]);
-          v.x[2 * i] = tile::low_bf16(own_pair[i]);
-          v.x[2 * i + 1] = tile::high_bf16(own_pair[i]);
-        }
-        if (writes) store_four(to + stream * d + half * 16, v);
-        float sum = v.x[0] * v.x[0];
-#pragma unroll
-        for (int i = 1; i < 4; ++i) sum = fmaf(v.x[i], v.x[i], sum);
-        sum += __shfl_xor_sync(kAllLanes, sum, 1);
-        sum += __shfl_xor_sync(kAllLanes, sum, 2);
-        sums[stream * 2 + half] = sum;
-      }
-    }
-    squares = sums[0];
-#pragma unroll
-    for (int i = 1; i < kProducts; ++i) squares += sums[i];
-  }
-};
-
-template <int kTiles>
-struct ManySmem {
-  tile::Vector16 weights[kProducts][kTiles][kPlanes][32];  // a lane's, as A
-  ManyStage stages[kWarps][2];
-};
-
-template <int kTiles>
-__global__ void __launch_bounds__(kThreads, 1)
-    many_sums_kernel(const __grid_constant__ HyperBoundaryParams p) {
-  extern __shared__ __align__(128) uint8_t bytes[];
-  auto& s = *reinterpret_cast<ManySmem<kTiles>*>(bytes);
-  const int warp = tile::uniform(static_cast<int>(threadIdx.x) / 32);
-  const int lane = threadIdx.x % 32;
-  tile::launch_dependents();
-  {
-    Weights<kTiles> w;
-    const int64_t channel =
-        static_cast<int64_t>(blockIdx.x) * kSlice + warp % 2 * 16 + lane % 4 * 4;
-    w.load(p.fn + (warp / 2 * p.d + channel) * (16 * kTiles));
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-      for (int plane = 0; plane < kPlanes; ++plane) {
-        const uint32_t(&a)[4] = w.a[tile][plane];
-        s.weights[warp][tile][plane][lane] = tile::Vector16{{a[0], a[1], a[2], a[3]}};
-      }
-    }
-  }
-  __syncthreads();
-  tile::wait_for_producers();
-  const int rows = static_cast<int>(p.rows), d = static_cast<int>(p.d);
-  const bool has_y = p.y != nullptr;
-  float* const streams = p.streams + static_cast<int>(blockIdx.x) * kSlice + lane % 4 * 4;
-  float* const partial = p.partial + static_cast<int>(blockIdx.x) * kSumStride + lane / 4;
-  ManyStage* stage = &s.stages[warp][0];
-  ManyStage* other = &s.stages[warp][1];
-  int first = warp * kWarpTokens;
-  if (first < rows) stage->start(p, first);
-  tile::end_copy_group();
-#pragma unroll 1
-  for (; first < rows; first += kManyTokens) {
-    if (first + kManyTokens < rows) other->start(p, first + kManyTokens);
-    tile::end_copy_group();
-    tile::wait_copy_groups<1>();
-    __syncwarp();
-    TokenPairs tokens[kGroups];
-#pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
-      const int own = g * kTokens + lane / 4;
-      float* const to = streams + int64_t{first + own} * (kStreams * d);
-      tokens[g].mix(*stage, own, has_y, to, d, has_y && first + own < rows);
-    }
-    __syncwarp();  // the stage is read
-
-    float total[kGroups][kTiles][4];
-#pragma unroll
-    for (int product = 0; product < kProducts; ++product) {
-      float sums[kGroups][kTiles][4] = {};
-#pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-        for (int plane = 0; plane < kPlanes; ++plane) {
-          const tile::Vector16 a = s.weights[product][tile][plane][lane];
-#pragma unroll
-          for (int g = 0; g < kGroups; ++g) {
-            const uint32_t(&b)[2] = tokens[g].pair[product];
-            tile::mma_bf16(sums[g][tile], a.word[0], a.word[1], a.word[2], a.word[3], b[0], b[1]);
-          }
-        }
-      }
-#pragma unroll
-      for (int g = 0; g < kGroups; ++g) {
-#pragma unroll
-        for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            float& sum = total[g][tile][i];
-            sum = product == 0 ? sums[g][tile][i] : sum + sums[g][tile][i];
-          }
-        }
-      }
-    }
-
-    // The mixes, then the sum of squares and zeros.
-#pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
-#pragma unroll
-      for (int which = 0; which < 2; ++which) {
-        const int own = lane % 4 * 2 + which;
-        const float squares = __shfl_sync(kAllLanes, tokens[g].squares, own * 4);
-        const int token = first + g * kTokens + own;
-        float* const to = partial + int64_t{token} * (static_cast<int>(gridDim.x) * kSumStride);
-#pragma unroll
-        for (int eight = 0; eight < kSumStride / 8; ++eight) {
-          float value = 0;
-          if (eight < 2 * kTiles) value = total[g][eight / 2 % kTiles][eight % 2 * 2 + which];
-          if (eight == kMixes / 8 && lane / 4 == 0) value = squares;
-          if (token < rows) to[eight * 8] = value;
-        }
-      }
-    }
-    ManyStage* const free = stage;
-    stage = other;
-    other = free;
-  }
-}
-
-__device__ __forceinline__ float sum_lanes(float x) {
-#pragma unroll
-  for (int distance = 16; distance >= 1; distance /= 2) {
-    x += __shfl_xor_sync(kAllLanes, x, distance);
-  }
-  return x;
-}
-
-__device__ __forceinline__ float sigmoid(float z) {
-  return 1.0f / (1.0f + exp_f32_device(0.0f - z));
-}
-
 // A block: one row. kVectors: of four channels, a thread. A warp more makes comb, which out does
 // not need.
 template <int kVectors, bool kHead, bool kTakesFirstTurn>
@@ -471,25 +195,14 @@ __global__ void __launch_bounds__(kRowThreads + 32, kTakesFirstTurn || kVectors 
   // A wide row that takes a first turn barely fits the registers: its weights come late, in the
   // real turn from the L1 cache, and u takes the place of a stream.
   constexpr bool kIsTight = kVectors > 2 && kTakesFirstTurn;
-  const auto weights = [&](int at) {
-    const tile::Vector16 own =
-        tile::load_constant(reinterpret_cast<const tile::Vector16*>(p.norm + at));
-    Four four;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) four.x[i] = tile::bits_to_float(own.word[i]);
-    return four;
-  };
   Four g[kVectors];
-  float base = 0, scale = 0;
-  if (lane < (kHead ? kStreams : kMixes)) {
-    base = __ldg(p.base + lane);
-    scale = __ldg(p.scale + (lane < kStreams ? 0 : lane < 2 * kStreams ? 1 : 2));
-  }
+  MixMap map;
+  map.load(p, kHead, lane);
   if (!kIsTight && !makes_comb) {
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
       const int at = first + v * kRowChannels;
-      if (at < d) g[v] = weights(at);
+      if (at < d) g[v] = norm_weights(p.norm + at);
     }
   }
 #pragma unroll 1
@@ -500,12 +213,7 @@ __global__ void __launch_bounds__(kRowThreads + 32, kTakesFirstTurn || kVectors 
       tile::wait_for_producers();
     }
     Four x[kVectors][kStreams];
-    if (!makes_comb) {
-      const float* const from = p.partial + token * slices * kSumStride + lane;
-      float chain = 0;
-#pragma unroll 8
-      for (int slice = warp; slice < slices; slice += kRowWarps)
-        chain += tile::load_shared_state(from + slice * kSumStride);
+    const auto load_streams = [&] {
 #pragma unroll
       for (int v = 0; v < kVectors; ++v) {
         const int at = first + v * kRowChannels;
@@ -514,23 +222,22 @@ __global__ void __launch_bounds__(kRowThreads + 32, kTakesFirstTurn || kVectors 
         for (int j = 0; j < kStreams; ++j)
           x[v][j] = load_four(p.streams + (token * kStreams + j) * p.d + at);
       }
+    };
+    if (!makes_comb) {
+      // A chain waits for what it adds, so the streams come first where registers allow it.
+      if (kTakesFirstTurn) load_streams();
+      const float* const from = p.partial + token * slices * kSumStride + lane;
+      float chain = 0;
+#pragma unroll 8
+      for (int slice = warp; slice < slices; slice += kRowWarps)
+        chain += tile::load_shared_state(from + slice * kSumStride);
+      if (!kTakesFirstTurn) load_streams();
       chains[warp][lane] = chain;
     }
     __syncthreads();
-    float mix = chains[0][lane];
-#pragma unroll
-    for (int w = 1; w < kRowWarps; ++w) mix += chains[w][lane];
-    const float mean = __shfl_sync(kAllLanes, mix, kMixes) / static_cast<float>(kStreams * d);
-    const float logit = mix * (1.0f / sqrtf(mean + p.rms_norm_eps)) * scale + base;
+    const float logit = map.logit(chains, lane, d, p.rms_norm_eps);
     if (makes_comb) {
-      if (kHead || !is_real) continue;
-      // The matrix's logits are the last 16 mixes.
-      const float own = __shfl_sync(kAllLanes, logit, (lane + 2 * kStreams) % 32);
-      if (p.logits == nullptr) {
-        make_comb(own, p.sinkhorn_iters, p.hc_eps, p.comb + token * 16);
-      } else if (lane < 16) {
-        p.logits[token * 16 + lane] = own;
-      }
+      if (!kHead && is_real) leave_comb(p, token, logit, lane);
       continue;
     }
     const float s = sigmoid(logit);
@@ -546,31 +253,18 @@ __global__ void __launch_bounds__(kRowThreads + 32, kTakesFirstTurn || kVectors 
     float squares = 0;
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
-      if (first + v * kRowChannels >= d) continue;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float sum = pre[0] * x[v][0].x[i];
-#pragma unroll
-        for (int j = 1; j < kStreams; ++j) sum = fmaf(pre[j], x[v][j].x[i], sum);
-        u(v).x[i] = tile::round_to_bf16(sum);
-        squares = fmaf(u(v).x[i], u(v).x[i], squares);
-      }
+      if (first + v * kRowChannels < d) u(v) = collapse(pre, x[v], squares);
     }
     squares = sum_lanes(squares);
     if (lane == 0) warp_squares[warp] = squares;
     tile::sync_threads<1, kRowThreads>();
-    float total = warp_squares[0];
-#pragma unroll
-    for (int w = 1; w < kRowWarps; ++w) total += warp_squares[w];
-    const float factor = 1.0f / sqrtf(total / static_cast<float>(d) + p.rms_norm_eps);
+    const float factor = norm_factor(warp_squares, d, p.rms_norm_eps);
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
       const int at = first + v * kRowChannels;
       if (at >= d) continue;
-      if (kIsTight) g[v] = weights(at);
-      Four out;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) out.x[i] = tile::round_to_bf16(g[v].x[i] * (u(v).x[i] * factor));
+      if (kIsTight) g[v] = norm_weights(p.norm + at);
+      const Four out = normed(g[v], u(v), factor);
       if (is_real) store_four(p.out + token * p.d + at, out);
     }
   }
@@ -584,6 +278,13 @@ void launch_row(const cuda::Stream& stream, const HyperBoundaryParams& p) {
   cuda::launch(stream, shape, row_kernel<kVectors, kHead, kFew>, p);
 }
 
+template <bool kHead, bool kFew>
+void launch_rows(const cuda::Stream& stream, const HyperBoundaryParams& p) {
+  if (p.d <= kRowChannels) return launch_row<1, kHead, kFew>(stream, p);
+  if (p.d <= 2 * kRowChannels) return launch_row<2, kHead, kFew>(stream, p);
+  launch_row<4, kHead, kFew>(stream, p);
+}
+
 // kFew: rows that take a first turn.
 template <bool kHead, bool kFew>
 void launch(const cuda::Stream& stream, const HyperBoundaryParams& p) {
@@ -591,18 +292,24 @@ void launch(const cuda::Stream& stream, const HyperBoundaryParams& p) {
   constexpr int kTiles = kHead ? 1 : 2;
   shape.grid = dim3(static_cast<unsigned>(p.d / kSlice));
   shape.block = kThreads;
-  if (p.rows >= kManyRows) {
-    shape.smem_bytes = sizeof(ManySmem<kTiles>);
-    cuda::allow_smem(many_sums_kernel<kTiles>, shape.smem_bytes);
-    cuda::launch(stream, shape, many_sums_kernel<kTiles>, p);
-  } else {
-    // A block keeps its weights for all the tokens that it takes.
-    shape.grid.y = static_cast<unsigned>(std::min<int64_t>((p.rows + kTokens - 1) / kTokens, 8));
-    cuda::launch(stream, shape, sums_kernel<kTiles, kFew>, p);
+  // A block keeps its weights for all the tokens that it takes.
+  shape.grid.y = static_cast<unsigned>(std::min<int64_t>((p.rows + kTokens - 1) / kTokens, 8));
+  cuda::launch(stream, shape, sums_kernel<kTiles, kFew>, p);
+  launch_rows<kHead, kFew>(stream, p);
+}
+
+constexpr int kManyRows = 64;  // from which their own kernels are the faster ones
+
+template <bool kHead>
+void launch_many(const cuda::Stream& stream, const HyperBoundaryParams& p) {
+  constexpr int kEights = kHead ? 1 : 3;
+  constexpr int kFlash = 4096;  // whose addresses are worth their own code
+  if (p.d != kFlash) {
+    boundary::launch_many_sums<kEights, 0, 8, 4>(stream, p);
+    return launch_rows<kHead, false>(stream, p);
   }
-  if (p.d <= kRowChannels) return launch_row<1, kHead, kFew>(stream, p);
-  if (p.d <= 2 * kRowChannels) return launch_row<2, kHead, kFew>(stream, p);
-  launch_row<4, kHead, kFew>(stream, p);
+  boundary::launch_many_sums<kEights, kFlash, 8, 4>(stream, p);
+  boundary::launch_many_rows<2, kHead, kFlash, 1, 2>(stream, p);
 }
 
 }  // namespace
@@ -610,6 +317,9 @@ void launch(const cuda::Stream& stream, const HyperBoundaryParams& p) {
 int64_t hyper_boundary_scratch(int64_t rows, int64_t d) { return rows * (d / kSlice) * kSumStride; }
 
 void launch_hyper_boundary(const cuda::Stream& stream, const HyperBoundaryParams& p) {
+  if (p.rows >= kManyRows) {
+    return p.head ? launch_many<true>(stream, p) : launch_many<false>(stream, p);
+  }
   const bool few = p.rows <= tile::kFewRows;
   if (p.head) return few ? launch<true, true>(stream, p) : launch<true, false>(stream, p);
   few ? launch<false, true>(stream, p) : launch<false, false>(stream, p);
