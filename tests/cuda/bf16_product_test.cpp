@@ -54,20 +54,22 @@ class Bf16Product : public testing::GpuTest {
     }
     return results;
   }
-  void expect_rows_alone(int64_t columns);
+  void expect_rows_alone(int64_t columns, std::initializer_list<int64_t> rows, int64_t m,
+                         std::initializer_list<int64_t> alone);
 };
 
-void Bf16Product::expect_rows_alone(int64_t columns) {
+// Of weights of so many rows: m rows of x at once, and fewer.
+void Bf16Product::expect_rows_alone(int64_t columns, std::initializer_list<int64_t> rows,
+                                    int64_t m_of_all, std::initializer_list<int64_t> alone) {
   RngStream rng(2, RngPurpose::data, 0);
   std::deque<PackedWeight> weights;
-  for (const int64_t rows : {1040, 64})
-    weights.push_back(streamed(make_weight(WeightFormat::bf16, rows, columns, rng)));
-  constexpr int64_t kRows = 700;  // of every tile that choose_bf16_tile knows
-  const std::vector<float> x = make_bf16_rows(kRows, columns, rng);
-  const auto all = run(x, kRows, weights);
-  ASSERT_EQ(all, run(x, kRows, weights));
-  for (const int64_t m : {1, 5, 8, 9, 40, 150, 699}) {
-    const int64_t first = (kRows - m) / 2;
+  for (const int64_t of_weight : rows)
+    weights.push_back(streamed(make_weight(WeightFormat::bf16, of_weight, columns, rng)));
+  const std::vector<float> x = make_bf16_rows(m_of_all, columns, rng);
+  const auto all = run(x, m_of_all, weights);
+  ASSERT_EQ(all, run(x, m_of_all, weights));
+  for (const int64_t m : alone) {
+    const int64_t first = (m_of_all - m) / 2;
     const auto found =
         run(std::vector<float>(x.begin() + first * columns, x.begin() + (first + m) * columns), m,
             weights);
@@ -87,8 +89,8 @@ TEST_F(Bf16Product, EqualsTheFormulaOverOddShapes) {
   };
   for (const Case& c : {Case{1, 16, {16}}, Case{1, 208, {40, 5}}, Case{3, 4096, {64, 1024, 17}},
                         Case{8, 2064, {300}}, Case{9, 208, {40, 16}}, Case{33, 4096, {256}},
-                        Case{70, 1024, {2100, 40}}, Case{300, 256, {1040}}, Case{2, 7168, {24}},
-                        Case{1, 512, {40000}}}) {
+                        Case{70, 1024, {2100, 40}}, Case{300, 256, {1040}},
+                        Case{1700, 1024, {1040, 17}}, Case{2, 7168, {24}}, Case{1, 512, {40000}}}) {
     std::vector<TestWeight> weights;
     std::deque<PackedWeight> packed;
     for (const int64_t rows : c.rows) {
@@ -130,10 +132,23 @@ TEST_F(Bf16Product, EqualsTheFormulaOverOddShapes) {
 
 // reference/infrastructure 5.2: a row's bits are those it has alone, and equal run to run.
 TEST_F(Bf16Product, ARowDoesNotDependOnTheOthers) {
-  for (const int64_t columns : {208, 4096}) expect_rows_alone(columns);
+  for (const int64_t columns : {208, 4096})
+    expect_rows_alone(columns, {1040, 64}, 700, {1, 5, 8, 9, 40, 150, 699});
 }
 
-TEST_F(Bf16Product, SmallCase) { expect_rows_alone(48); }
+// Blocks of 128 outputs: of all rows, and of the last outputs for twice the rows or as they are.
+TEST_F(Bf16Product, ARowOfVeryManyDoesNotDependOnTheOthers) {
+  for (const int64_t columns : {1024, 4096}) {
+    expect_rows_alone(columns, {1040, 24, 5}, 1630, {1, 8, 150, 1629});
+    expect_rows_alone(columns, {1040, 60, 24}, 1700, {3, 700, 1601});
+  }
+  expect_rows_alone(1024, {1040, 24, 5}, 760, {9, 759});
+  expect_rows_alone(7168, {256}, 3299, {1, 33, 3200});
+}
+
+TEST_F(Bf16Product, SmallCase) {
+  expect_rows_alone(48, {1040, 64}, 700, {1, 5, 8, 9, 40, 150, 699});
+}
 
 TEST(Bf16Tile, IsTheLargestThatGivesEverySmABlock) {
   const auto tile = [](int64_t m, int64_t columns, int64_t units) {
@@ -146,7 +161,14 @@ TEST(Bf16Tile, IsTheLargestThatGivesEverySmABlock) {
   EXPECT_EQ(tile(9, 4096, 16), std::pair(1, 2));
   EXPECT_EQ(tile(64, 4096, 264), std::pair(2, 4));
   EXPECT_EQ(tile(64, 4096, 528), std::pair(4, 8));
-  EXPECT_EQ(tile(4096, 4096, 16), std::pair(4, 8));
+  EXPECT_EQ(tile(4096, 4096, 16), std::pair(8, 8));
+  EXPECT_EQ(tile(4096, 4096, 64), std::pair(8, 16));
+  EXPECT_EQ(tile(1630, 4096, 68), std::pair(8, 16));
+  EXPECT_EQ(tile(1700, 4096, 71), std::pair(8, 16));
+  EXPECT_EQ(tile(700, 4096, 69), std::pair(8, 8));
+  EXPECT_EQ(tile(760, 1024, 68), std::pair(8, 8));
+  EXPECT_EQ(tile(3299, 7168, 16), std::pair(8, 8));
+  EXPECT_EQ(tile(4096, 4112, 16), std::pair(4, 8));  // runs are no whole pieces
 }
 
 }  // namespace

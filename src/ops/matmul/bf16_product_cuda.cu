@@ -2,8 +2,10 @@
 
 #include "base/check.h"
 #include "device/cuda/launch.cuh"
+#include "ops/matmul/bf16_parts.cuh"
 #include "ops/matmul/bf16_product_cuda.h"
 #include "ops/matmul/bf16_tiles.cuh"
+#include "ops/matmul/bf16_wide.h"
 #include "ops/matmul/streamed_weight.h"
 #include "tile/once.cuh"
 
@@ -13,14 +15,10 @@ namespace {
 namespace cuda = device::cuda;
 using bf16_tiles::kThreads;
 using bf16_tiles::kWarps;
+using bf16_tiles::num_units;
+using bf16_tiles::Part;
 constexpr int kFewTokens = 8;
 constexpr int64_t kMaxFewBytes = 100 * 1024;  // of x in shared memory
-
-struct Part {
-  const tile::Vector16* weight;
-  bf16_tiles::Outputs out;
-  int first;  // unit, or block of those that the parts' units are cut into, of all parts
-};
 
 struct Params {
   const float* x;
@@ -29,17 +27,10 @@ struct Params {
   int m;
   int steps;  // of 16 inputs
   int units;
-  int num_parts;
   bool lets_next_in;
   bool runs_beside;
-  Part parts[kMaxBf16Parts];
+  bf16_tiles::Parts parts;
 };
-
-__device__ __forceinline__ int find_part(const Params& p, int at) {
-  int part = 0;
-  while (part + 1 < p.num_parts && at >= p.parts[part + 1].first) ++part;
-  return part;
-}
 
 __device__ __forceinline__ int units_of(const Part& part) { return (part.out.rows + 15) / 16; }
 
@@ -94,7 +85,7 @@ class Stream {
   __device__ __forceinline__ void start_unit() {
     step_ = 0;
     if (unit_ >= p_.units) return;
-    const Part& part = p_.parts[find_part(p_, unit_)];
+    const Part& part = p_.parts.find(unit_);
     from_ = part.weight + int64_t{unit_ - part.first} * p_.steps * 32 + first_;
   }
 
@@ -180,7 +171,7 @@ __global__ void __launch_bounds__(kThreads, 2) few_tokens_kernel(const __grid_co
     buffer ^= 1;
     bf16_tiles::store_run<1>(to, kFewTokens, 0, 0, d);
     __syncthreads();
-    const Part& part = p.parts[find_part(p, unit)];
+    const Part& part = p.parts.find(unit);
     bf16_tiles::fold_runs<1>(part.out, to, kFewTokens, unit - part.first, 0, p.m);
   }
 }
@@ -194,7 +185,7 @@ __global__ void __launch_bounds__(kThreads, kUnits* kTiles > 8 ? 1 : 2)
   tile::launch_dependents();
   const int warp = tile::uniform(static_cast<int>(threadIdx.x) / 32);
   const int lane = threadIdx.x % 32;
-  const Part& part = p.parts[find_part(p, static_cast<int>(blockIdx.y))];
+  const Part& part = p.parts.find(static_cast<int>(blockIdx.y));
   const int first_unit = (static_cast<int>(blockIdx.y) - part.first) * kUnits;
   const int begin = warp * p.steps / kWarps;
   const int own = (warp + 1) * p.steps / kWarps - begin;
@@ -254,30 +245,11 @@ __global__ void __launch_bounds__(kThreads, kUnits* kTiles > 8 ? 1 : 2)
                                 min(kTokens, p.m - first_token));
 }
 
-int64_t units_of(const Bf16Products& p) {
-  int64_t units = 0;
-  for (const Bf16Part& part : p.parts) units += (part.rows + 15) / 16;
-  return units;
-}
-
 int64_t few_bytes(int64_t m, int64_t columns) { return m * (columns * 2 + 32); }
-
-// Cuts each part's units into blocks of so many; gives their number.
-int cut(const Bf16Products& products, int units_per_block, Params& p) {
-  int blocks = 0;
-  for (const Bf16Part& part : products.parts) {
-    const auto units = static_cast<int>((part.rows + 15) / 16);
-    p.parts[p.num_parts++] = {reinterpret_cast<const tile::Vector16*>(part.weight),
-                              {part.y, part.y_stride, static_cast<int>(part.rows), part.round_y},
-                              blocks};
-    blocks += (units + units_per_block - 1) / units_per_block;
-  }
-  return blocks;
-}
 
 void launch_few(const cuda::Device& device, const cuda::Stream& stream,
                 const Bf16Products& products, Params& p) {
-  p.units = cut(products, 1, p);
+  p.units = p.parts.cut(products, 1);
   cuda::LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(std::min(p.units, device.num_sms)));
   shape.block = kThreads;
@@ -290,7 +262,7 @@ void launch_few(const cuda::Device& device, const cuda::Stream& stream,
 template <int kUnits, int kTiles>
 void launch_many(const cuda::Stream& stream, const Bf16Products& products, Params& p) {
   cuda::LaunchShape shape;
-  const auto blocks = static_cast<unsigned>(cut(products, kUnits, p));
+  const auto blocks = static_cast<unsigned>(p.parts.cut(products, kUnits));
   shape.grid = dim3(static_cast<unsigned>((products.m + kTiles * 8 - 1) / (kTiles * 8)), blocks);
   shape.block = kThreads;
   shape.smem_bytes = int64_t{kWarps} * kTiles * 8 * bf16_tiles::kTokenStride<kUnits> * 4;
@@ -299,10 +271,15 @@ void launch_many(const cuda::Stream& stream, const Bf16Products& products, Param
   cuda::launch(stream, shape, kernel, p);
 }
 
+bool is_wide(const Bf16Tile& tile) { return tile.units == bf16_wide::kTileUnits; }
+
 }  // namespace
 
 Bf16Tile choose_bf16_tile(int64_t m, int64_t columns, int64_t num_units, int64_t num_sms) {
   if (m <= kFewTokens && few_bytes(m, columns) <= kMaxFewBytes) return {1, 0};
+  for (const int tokens : bf16_wide::kTileTokens)
+    if (bf16_wide::fits(tokens, m, columns, num_units, num_sms))
+      return {bf16_wide::kTileUnits, tokens / 8};
   for (const Bf16Tile tile : {Bf16Tile{4, 8}, Bf16Tile{2, 4}}) {
     const int64_t tokens = tile.token_tiles * 8;
     const int64_t blocks = (num_units + tile.units - 1) / tile.units * ((m + tokens - 1) / tokens);
@@ -312,7 +289,9 @@ Bf16Tile choose_bf16_tile(int64_t m, int64_t columns, int64_t num_units, int64_t
 }
 
 int64_t bf16_scratch_bytes(const cuda::Device& device, const Bf16Products& p) {
-  if (choose_bf16_tile(p.m, p.columns, units_of(p), device.num_sms).token_tiles == 0) return 0;
+  const Bf16Tile tile = choose_bf16_tile(p.m, p.columns, num_units(p), device.num_sms);
+  if (tile.token_tiles == 0) return 0;
+  if (is_wide(tile)) return bf16_wide::scratch_bytes(tile.token_tiles * 8, p.m, p.columns);
   return bf16_tiles::prepared_bytes(p.m, p.columns);
 }
 
@@ -326,13 +305,16 @@ void launch_bf16_products(const cuda::Device& device, const cuda::Stream& stream
   p.x_stride = products.x_stride;
   p.m = static_cast<int>(products.m);
   p.steps = static_cast<int>(products.columns / 16);
-  const int64_t units = units_of(products);
+  const int64_t units = num_units(products);
   const Bf16Tile tile = choose_bf16_tile(products.m, products.columns, units, device.num_sms);
   p.lets_next_in = order.lets_next_in;
   p.runs_beside = order.runs_beside;
   CACHALOT_CHECK(tile.token_tiles == 0 || !(order.lets_next_in || order.runs_beside));
   if (tile.token_tiles == 0) {
     return launch_few(device, stream, products, p);
+  }
+  if (is_wide(tile)) {
+    return bf16_wide::launch(device, stream, products, tile.token_tiles * 8, scratch);
   }
   p.prepared = reinterpret_cast<const uint2*>(scratch);
   bf16_tiles::prepare(stream, p.x, p.x_stride, p.m, p.steps, reinterpret_cast<uint2*>(scratch));

@@ -41,7 +41,7 @@ struct Bf16Products {
 };
 
 // Units of 16 rows and tiles of 8 tokens that a block takes; token_tiles 0: up to 8 rows of x,
-// which a block reads for itself. All give the same bits.
+// which a block reads for itself; units 8: bf16_wide.h. All give the same bits.
 struct Bf16Tile {
   int units;
   int token_tiles;
