@@ -20,6 +20,7 @@ void bench_bf16(Harness& h) {
   };
   for (const Case& c : {Case{"Flash gate", 4096, {256}},
                         Case{"Flash over x of a CSA layer", 4096, {1024, 1024, 256, 256, 64}},
+                        Case{"Flash over x of an HCA layer", 4096, {512, 512}},
                         Case{"Flash head", 4096, {129280}}, Case{"Pro gate", 7168, {384}},
                         Case{"Pro over x of a CSA layer", 7168, {1024, 1024, 256, 256, 64}},
                         Case{"Pro head", 7168, {129280}}}) {
