@@ -16,6 +16,18 @@ __device__ __forceinline__ float without_denormal(float x) {
   return fabsf(x) < 0x1p-126f ? copysignf(0.0f, x) : x;
 }
 
+// The smaller and the larger of two values; NaN, though not with its bits, where one is.
+__device__ __forceinline__ float min_or_nan(float a, float b) {
+  float y;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+__device__ __forceinline__ float max_or_nan(float a, float b) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+
 __device__ __forceinline__ float bf16_value(uint32_t bits) { return __uint_as_float(bits << 16); }
 // A code's fields as those of a float are 2^-120 of its value.
 __device__ __forceinline__ float e4m3_value(uint32_t code) {

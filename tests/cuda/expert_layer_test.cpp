@@ -28,6 +28,7 @@ struct Batch {
   std::vector<uint16_t> x;
   std::vector<int32_t> ids;
   std::vector<float> weights;
+  std::vector<uint16_t> shared;  // may be empty
 };
 
 class ExpertLayer : public testing::CudaTest {
@@ -76,17 +77,22 @@ class ExpertLayer : public testing::CudaTest {
     if (!plan) return {};
     plan->many_tokens = many_tokens;
     const int64_t pairs = shape_.max_tokens * shape_.k;
-    const DeviceBuffer x = put(b.x), ids = put(b.ids), weights = put(b.weights);
+    const bool as_floats = shape_.float_rows;
+    const auto put_rows = [&](const std::vector<uint16_t>& rows) {
+      return as_floats ? put(testing::floats_of(rows)) : put(rows);
+    };
+    const DeviceBuffer x = put_rows(b.x), ids = put(b.ids), weights = put(b.weights),
+                       shared = put_rows(b.shared);
     const DeviceBuffer num_tiles = room(4), tiles = room(pairs * sizeof(ExpertTile)),
                        tile_pairs = room(pairs * kMaxTileTokens * 4),
                        arrivals = room(8 * kExpertArrivals, 0),
                        h = room(pairs * shape_.moe_intermediate_size * 2),
                        y = room(pairs * shape_.hidden_size * 2),
                        many = room(std::max<int64_t>(expert_many_bytes(shape_), 1)),
-                       out = room(tokens * shape_.hidden_size * 2);
+                       out = room(tokens * shape_.hidden_size * (as_floats ? 4 : 2));
     ExpertParams p = {};
     p.tokens = tokens;
-    p.x = x.as<uint16_t>();
+    p.x = x.data();
     p.ids = ids.as<int32_t>();
     p.weights = weights.as<float>();
     p.gate_up = gate_up_.data();
@@ -95,10 +101,14 @@ class ExpertLayer : public testing::CudaTest {
                  tile_pairs.as<int32_t>(), arrivals.as<unsigned long long>(),
                  h.as<uint16_t>(),         y.as<uint16_t>(),
                  many.as<std::byte>()};
-    p.out = out.as<uint16_t>();
+    if (!b.shared.empty()) p.shared = shared.data();
+    p.out = out.data();
     launch_expert_layer(*plan, stream_, p);
     h_ = testing::floats_of(get<uint16_t>(h));
-    return get<uint16_t>(out);
+    if (!as_floats) return get<uint16_t>(out);
+    std::vector<uint16_t> rows;
+    for (const float value : get<float>(out)) rows.push_back(numeric::bf16_from_float(value));
+    return rows;
   }
 
   // Of max_tokens tokens, some.
@@ -247,6 +257,14 @@ void ExpertLayer::expect_many_as_few(const std::vector<int64_t>& tokens_of, int6
   num_different = 0;
   for (size_t i = 0; i < few.size(); ++i) num_different += few[i] != many[i];
   EXPECT_EQ(num_different, 0) << "hidden " << hidden << " inner " << inner;
+  // Rows of floats, and with what is added last.
+  b.shared = testing::random_bf16(rng, tokens * hidden);
+  const auto with_shared = run(b);
+  EXPECT_TRUE(with_shared == run(b, 1)) << "shared, hidden " << hidden;
+  EXPECT_FALSE(with_shared == few);
+  shape_.float_rows = true;
+  EXPECT_TRUE(with_shared == run(b, 1)) << "rows of floats, hidden " << hidden;
+  EXPECT_TRUE(with_shared == run(b)) << "rows of floats, few, hidden " << hidden;
 }
 
 TEST_F(ExpertLayer, ManyTokensHaveTheBitsOfFew) {
@@ -257,6 +275,14 @@ TEST_F(ExpertLayer, ManyTokensHaveTheBitsOfFew) {
   expect_many_as_few(ragged, 1, 640, 2176);
   expect_many_as_few({0, 517, 0}, 1, 256, 640);
   expect_many_as_few({80, 96, 112, 64}, 4, 4096, 2048);
+}
+
+// As many pairs as a call can have but a few, of more experts than a card has multiprocessors.
+TEST_F(ExpertLayer, AsManyPairsAsACallCanHave) {
+  Rng rng(9);
+  std::vector<int64_t> tokens_of(257);
+  for (int64_t pair = 0; pair < kMaxExpertPairs - 30; ++pair) ++tokens_of[rng() % 256];
+  expect_many_as_few(tokens_of, 6, 128, 128);
 }
 
 // reference/infrastructure 4.4: a card of fewer multiprocessors has other plans.

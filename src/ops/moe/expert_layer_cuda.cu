@@ -350,68 +350,84 @@ __global__ void __launch_bounds__(experts::kThreads, 1)
 // --- The sum.
 
 constexpr int kCombineThreads = 128;
+constexpr int kCombineColumns = 8 * kCombineThreads;  // of a block, a thread has eight
+constexpr int64_t kManyCombined = 1024;
+constexpr int kBlockCombined = 4;
 
-__device__ __forceinline__ void store_four(uint16_t* to, const tile::Vector8& v) {
-  *reinterpret_cast<uint2*>(to) = make_uint2(v.word[0], v.word[1]);
+__device__ __forceinline__ void store_eight(uint16_t* to, const uint32_t (&pairs)[4]) {
+  *reinterpret_cast<uint4*>(to) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
 }
-__device__ __forceinline__ void store_four(float* to, const tile::Vector8& v) {
-  *reinterpret_cast<float4*>(to) =
-      make_float4(tile::low_bf16(v.word[0]), tile::high_bf16(v.word[0]), tile::low_bf16(v.word[1]),
-                  tile::high_bf16(v.word[1]));
+__device__ __forceinline__ void store_eight(float* to, const uint32_t (&pairs)[4]) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    reinterpret_cast<float4*>(to)[i] =
+        make_float4(tile::low_bf16(pairs[2 * i]), tile::high_bf16(pairs[2 * i]),
+                    tile::low_bf16(pairs[2 * i + 1]), tile::high_bf16(pairs[2 * i + 1]));
+  }
 }
 
-// T: bf16, or floats that hold such values.
+// Of some tokens, one after the other. T: bf16, or floats that hold such values.
 template <typename T>
 __global__ void __launch_bounds__(kCombineThreads)
     combine_kernel(const uint16_t* y, const int32_t* ids, int num_experts, const T* shared, int k,
-                   int columns, T* out) {
-  extern __shared__ int32_t slots[];  // the token's pairs by ascending expert id; -1 of an unknown
+                   int tokens, int block_tokens, int columns, T* out) {
+  // [token of the block][k]: its pairs by ascending expert id; -1 of an unknown
+  extern __shared__ int32_t slots[];
   tile::launch_dependents();
-  const int token = static_cast<int>(blockIdx.y);
+  const int first_token = static_cast<int>(blockIdx.y) * block_tokens;
+  const int own_tokens = min(block_tokens, tokens - first_token);
   // The ids were there before the kernel that this one waits for began.
-  for (int i = static_cast<int>(threadIdx.x); i < k; i += kCombineThreads) {
-    const int id = tile::load_shared_state(ids + token * k + i);
+  for (int at = static_cast<int>(threadIdx.x); at < own_tokens * k; at += kCombineThreads) {
+    const int of_token = at / k * k;
+    const int pair = first_token * k + at;
+    const int id = tile::load_shared_state(ids + pair);
     int rank = 0;
     for (int j = 0; j < k; ++j) {
-      const int other = tile::load_shared_state(ids + token * k + j);
-      rank += other < id || (other == id && j < i);
+      const int other = tile::load_shared_state(ids + first_token * k + of_token + j);
+      rank += other < id || (other == id && j < at - of_token);
     }
-    slots[rank] = id >= 0 && id < num_experts ? token * k + i : -1;
+    slots[of_token + rank] = id >= 0 && id < num_experts ? pair : -1;
   }
   tile::wait_for_producers();
   __syncthreads();
   const int column =
-      (static_cast<int>(blockIdx.x) * kCombineThreads + static_cast<int>(threadIdx.x)) * 4;
+      static_cast<int>(blockIdx.x) * kCombineColumns + static_cast<int>(threadIdx.x) * 8;
   if (column >= columns) return;
-  float sum[4] = {0, 0, 0, 0};
-  const auto add = [&](const tile::Vector8& v) {
-    sum[0] += tile::low_bf16(v.word[0]);
-    sum[1] += tile::high_bf16(v.word[0]);
-    sum[2] += tile::low_bf16(v.word[1]);
-    sum[3] += tile::high_bf16(v.word[1]);
-  };
-  const auto load = [&](const uint16_t* row) {
-    return tile::load_shared_state(reinterpret_cast<const tile::Vector8*>(row + column));
-  };
-  FourValues<T> last = {};
-  if (shared != nullptr) last.load(shared + static_cast<int64_t>(token) * columns + column);
-  constexpr int kBatch = 8;  // loads under way
-  for (int first = 0; first < k; first += kBatch) {
-    tile::Vector8 v[kBatch];
-    int pairs[kBatch];
+  for (int token = 0; token < own_tokens; ++token) {
+    float sum[8] = {};
+    const auto add = [&](const tile::Vector16& v) {
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      pairs[i] = first + i < k ? slots[first + i] : -1;
-      if (pairs[i] >= 0) v[i] = load(y + static_cast<int64_t>(pairs[i]) * columns);
-    }
+      for (int i = 0; i < 4; ++i) {
+        sum[2 * i] += tile::low_bf16(v.word[i]);
+        sum[2 * i + 1] += tile::high_bf16(v.word[i]);
+      }
+    };
+    const int64_t own = static_cast<int64_t>(first_token + token) * columns + column;
+    EightValues<T> last = {};
+    if (shared != nullptr) last.load(shared + own);
+    constexpr int kBatch = 8;  // loads under way
+    for (int first = 0; first < k; first += kBatch) {
+      tile::Vector16 v[kBatch];
+      int pairs[kBatch];
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      if (pairs[i] >= 0) add(v[i]);
+      for (int i = 0; i < kBatch; ++i) {
+        pairs[i] = first + i < k ? slots[token * k + first + i] : -1;
+        if (pairs[i] >= 0) {
+          v[i] = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(
+              y + static_cast<int64_t>(pairs[i]) * columns + column));
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        if (pairs[i] >= 0) add(v[i]);
+      }
     }
+    if (shared != nullptr) add(last.bf16());
+    uint32_t packed[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) packed[i] = tile::pack_bf16(sum[2 * i], sum[2 * i + 1]);
+    store_eight(out + own, packed);
   }
-  if (shared != nullptr) add(last.bf16());
-  store_four(out + static_cast<int64_t>(token) * columns + column,
-             {{tile::pack_bf16(sum[0], sum[1]), tile::pack_bf16(sum[2], sum[3])}});
 }
 
 using ProductsKernel = void (*)(const LayerParams);
@@ -580,17 +596,19 @@ void launch_expert_layer(const ExpertPlan& plan, const cuda::Stream& stream,
   }
   if (params.out == nullptr) return;
 
+  // Of many tokens a block has several, so that it finds their pairs once.
+  const int block_tokens = tokens >= kManyCombined ? kBlockCombined : 1;
   cuda::LaunchShape combine;
   combine.grid =
-      dim3(static_cast<unsigned>((s.hidden_size + 4 * kCombineThreads - 1) / (4 * kCombineThreads)),
-           static_cast<unsigned>(tokens));
+      dim3(static_cast<unsigned>((s.hidden_size + kCombineColumns - 1) / kCombineColumns),
+           static_cast<unsigned>((tokens + block_tokens - 1) / block_tokens));
   combine.block = kCombineThreads;
-  combine.smem_bytes = k * 4;
+  combine.smem_bytes = int64_t{block_tokens} * k * 4;
   const auto launch_combine = [&](auto* out) {
     using T = std::remove_pointer_t<decltype(out)>;
     cuda::launch(stream, combine, combine_kernel<T>, params.scratch.y, params.ids,
                  static_cast<int>(s.num_experts), static_cast<const T*>(params.shared), k,
-                 static_cast<int>(s.hidden_size), out);
+                 static_cast<int>(tokens), block_tokens, static_cast<int>(s.hidden_size), out);
   };
   if (s.float_rows) {
     launch_combine(static_cast<float*>(params.out));

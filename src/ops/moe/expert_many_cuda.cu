@@ -1,186 +1,63 @@
 #include <algorithm>
+#include <limits>
 
 #include "base/check.h"
 #include "device/cuda/launch.cuh"
 #include "ops/moe/expert_many.h"
+#include "ops/moe/expert_many_slots.cuh"
 #include "ops/moe/expert_product.cuh"
-#include "ops/moe/pair_ranks.cuh"
 #include "ops/moe/swiglu.cuh"
-#include "ops/quant/act8_run.cuh"
+#include "tile/lanes.cuh"
+#include "tile/wgmma_bf16.cuh"
 #include "tile/wgmma_widths.cuh"
 
 namespace cachalot::ops {
 namespace {
 
 namespace cuda = device::cuda;
-constexpr int kTileTokens = 128;  // at most
-constexpr int kColumnStep = 16;   // a tile has a multiple of so many columns
+using namespace many_experts;
 
-// Some tokens of one expert: its slots are columns of the products.
-struct alignas(16) Tile {
-  int32_t expert;
-  int32_t num_tokens;
-  int32_t first_slot;
-  int32_t columns;  // >= num_tokens
-};
-// A tile's activations: blocks of 128 inputs, each the codes of all columns as CoreMatrices and
-// their scales.
-__host__ __device__ constexpr int block_bytes(int columns) { return columns * (128 + 4); }
-__device__ __forceinline__ int64_t tile_offset(int first_slot, int blocks) {
-  return int64_t{first_slot} * block_bytes(1) * blocks;
-}
-
-// Device memory of a call.
-struct Scratch {
-  int32_t* num_tiles;
-  Tile* tiles;
-  int32_t* slot_pairs;
-  uint8_t* x;
-  uint8_t* h;
-};
-
-struct Sizes {
-  int64_t pairs, tiles, slots;
-
-  explicit Sizes(const ExpertShape& s)
-      : pairs(s.max_tokens * s.k),
-        tiles(pairs / kTileTokens + std::min(s.num_experts, pairs)),
-        slots(pairs + kColumnStep * tiles) {}
-};
-
-// Cuts `from`, which may be null; returns how much that takes.
-int64_t cut(const ExpertShape& s, std::byte* from, Scratch& scratch) {
-  const Sizes sizes(s);
-  int64_t at = 0;
-  const auto take = [&](auto*& pointer, int64_t count) {
-    pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(from + at);
-    at += (count * static_cast<int64_t>(sizeof(*pointer)) + 127) / 128 * 128;
-  };
-  take(scratch.num_tiles, 1);
-  take(scratch.tiles, sizes.tiles);
-  take(scratch.slot_pairs, sizes.slots);
-  take(scratch.x, sizes.slots * block_bytes(1) * (s.hidden_size / 128));
-  take(scratch.h, sizes.slots * block_bytes(1) * (s.moe_intermediate_size / 128));
-  return at;
-}
-
-// --- Tiles. An expert's tokens are shared by its tiles alike.
-
-__global__ void __launch_bounds__(PairRanks::kThreads, 1)
-    tiles_kernel(const int32_t* ids, int num_pairs, int num_experts, Scratch s) {
-  __shared__ PairRanks ranks;
-  __shared__ int first_slot[PairRanks::kMaxExperts];
-  __shared__ int16_t tile_tokens[PairRanks::kMaxExperts];
-  __shared__ int sums[2][PairRanks::kMaxExperts / 32];
-  ranks.clear(num_experts);
-  tile::wait_for_producers();
-  tile::launch_dependents();
-
-  // Thread e has expert e.
-  const int tokens = ranks.count(ids, num_pairs, num_experts);
-  const int e = static_cast<int>(threadIdx.x);
-  const int tiles = (tokens + kTileTokens - 1) / kTileTokens;
-  const int share = tiles == 0 ? 1 : (tokens + tiles - 1) / tiles;
-  const int columns = (share + kColumnStep - 1) / kColumnStep * kColumnStep;
-  const int first_tile = sum_before(tiles, sums[0]);
-  const int first = sum_before(tiles * columns, sums[1]);
-  if (e < PairRanks::kMaxExperts) {
-    first_slot[e] = first;
-    tile_tokens[e] = static_cast<int16_t>(share);
-    for (int i = 0; i < tiles; ++i) {
-      s.tiles[first_tile + i] = {e, min(share, tokens - i * share), first + i * columns, columns};
-    }
-    if (e == PairRanks::kMaxExperts - 1) *s.num_tiles = first_tile + tiles;
-  }
-  __syncthreads();
-  ranks.each_pair(ids, num_pairs, num_experts, [&](int pair, int id, int rank) {
-    const int own = tile_tokens[id];
-    const int own_columns = (own + kColumnStep - 1) / kColumnStep * kColumnStep;
-    s.slot_pairs[first_slot[id] + rank / own * own_columns + rank % own] = pair;
-  });
-}
-
-// --- Activations.
-
-__device__ __forceinline__ Tile load_tile(const Tile* from) {
-  const tile::Vector16 v = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from));
-  return {static_cast<int32_t>(v.word[0]), static_cast<int32_t>(v.word[1]),
-          static_cast<int32_t>(v.word[2]), static_cast<int32_t>(v.word[3])};
-}
-
-constexpr int kQuantiseThreads = 256;  // half a warp has a run of 128
-constexpr int kRunPieces = 8;          // of 16 codes each, a warp's to write
-static_assert(kQuantiseThreads == 32 * kRunPieces);
-
-// 128 inputs of a tile, by way of shared memory, so that they are written in one run. Row of x =
-// pair / pairs_per_row; columns past the last token are zeros.
-template <typename T>
-__global__ void __launch_bounds__(kQuantiseThreads)
-    quantise_kernel(const T* x, int pairs_per_row, int blocks, Scratch s, uint8_t* to) {
-  using B = tile::CoreMatrices<kColumnStep>;
-  // All columns' 16 codes are followed by 16 bytes: a column's pieces lie in different banks.
-  __shared__ __align__(16) uint8_t quantised[block_bytes(kTileTokens) + kRunPieces * 16];
-  tile::wait_for_producers();
-  tile::launch_dependents();
-  const int index = static_cast<int>(blockIdx.y);
-  if (index >= tile::load_shared_state(s.num_tiles)) return;
-  const Tile own = load_tile(s.tiles + index);
-  const int stride = 16 * own.columns + 16;
-  auto* const scales = reinterpret_cast<float*>(quantised + kRunPieces * stride);
-  const int block = static_cast<int>(blockIdx.x);
-  using Values = RunValues<T>;
-  constexpr int kBatch = 4;  // loads under way
-  constexpr int kStep = kQuantiseThreads / 16;
-  for (int first = static_cast<int>(threadIdx.x) / 16; first < own.columns;
-       first += kBatch * kStep) {
-    Values v[kBatch];
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const int column = first + i * kStep;
-      if (column >= own.num_tokens) continue;
-      const int pair = tile::load_shared_state(s.slot_pairs + own.first_slot + column);
-      v[i].load(x + (int64_t{pair / pairs_per_row} * blocks + block) * 128);
-    }
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const int column = first + i * kStep;
-      const Act8 q = quantise_act8(v[i].bf16());
-      if (column >= own.columns) continue;  // whole warps
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const int at = B::offset(column, StreamedFp4::place(Values::place(j)), stride);
-        *reinterpret_cast<uint32_t*>(quantised + at) = q.codes[j];
-      }
-      if (threadIdx.x % 16 == 0) {
-        scales[scale_place(column)] = q.scale * tile::kE2m1TableInE4m3;
-      }
-    }
-  }
-  __syncthreads();
-  auto* const out = reinterpret_cast<uint4*>(to + tile_offset(own.first_slot, blocks) +
-                                             int64_t{block} * block_bytes(own.columns));
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const auto* const codes = reinterpret_cast<const uint4*>(quantised + warp * stride);
-  for (int i = lane; i < own.columns; i += 32) out[warp * own.columns + i] = codes[i];
-  if (warp == 0 && lane < own.columns / 4)
-    out[kRunPieces * own.columns + lane] = reinterpret_cast<const uint4*>(scales)[lane];
-}
-
-// --- The products. A block takes three units of a tile at a time, a warpgroup each; a warp of the
-// fourth keeps the ring filled.
+// A block takes three units of a tile at a time, a warpgroup each; a warp of the fourth keeps the
+// rings filled.
 
 constexpr int kWarpgroups = 3;
 constexpr int kGroupThreads = 128;
 constexpr int kConsumers = kWarpgroups * kGroupThreads;
 constexpr int kThreads = kConsumers + kGroupThreads;
 constexpr int kConsumerRegisters = 160;
-constexpr int kProducerRegisters = 24;
-constexpr int kWeightBytes = experts::kBlockCodeBytes + experts::kBlockScaleBytes;
-constexpr int kStageBytes = block_bytes(kTileTokens) + kWarpgroups * kWeightBytes;
-constexpr int kStages = 4;
+constexpr int kProducerRegisters = 32;
+constexpr int kXBytes = data_bytes(kTileTokens);
+constexpr int kAlignment = tile::SwizzledTile::kGroupBytes;
+constexpr int kXStageBytes = (kXBytes + kAlignment - 1) / kAlignment * kAlignment;
+constexpr int kXStages = 3;
+// Weights come two blocks at a time: fewer copies. Of a unit the codes, then the scales.
+constexpr int kWeightBlocks = 2;
+constexpr int kUnitBytes = kWeightBlocks * (experts::kBlockCodeBytes + experts::kBlockScaleBytes);
+constexpr int kWeightStageBytes = kWarpgroups * kUnitBytes;
+constexpr int kWeightStages = 3;
+static_assert(experts::kStageBlocks % kWeightBlocks == 0 &&
+              (kWeightBlocks & (kWeightBlocks - 1)) == 0);
 constexpr int kHeldBytes = kTileTokens * experts::kUnitRows * 4;  // sums of a warpgroup
-constexpr int kSmemBytes = kStages * kStageBytes + kWarpgroups * kHeldBytes;
-using Ring = tile::BulkRing<kStages>;
+constexpr int kWeightsAt = kXStages * kXStageBytes;
+constexpr int kHeldAt = kWeightsAt + kWeightStages * kWeightStageBytes;
+constexpr int kSmemBytes = kHeldAt + kWarpgroups * kHeldBytes;
+
+// What a block takes at a time, and what the ends of its sums need.
+struct alignas(16) Item {
+  Tile tile;
+  alignas(16) int32_t first_unit;  // kNoUnit: the block has had its last item
+  alignas(16) int32_t pairs[kTileTokens];
+  float weights[kTileTokens];  // of the pairs
+  uint8_t row_scales[kWarpgroups][experts::kUnitRows];
+};
+constexpr int kNoUnit = -1;
+constexpr int kItems = 2;  // known at a time
+
+struct Rings {
+  tile::BulkRing<kXStages> x;
+  tile::BulkRing<kWeightStages> weights;
+  tile::BulkRing<kItems> items;
+};
 
 struct ManyParams {
   const uint8_t* weight;
@@ -189,13 +66,13 @@ struct ManyParams {
   int64_t row_scales;  // where an expert's begin
   int units;           // of an expert
   int blocks;          // of 128 inputs
-  bool gate_up;
-  float limit;
+  float limit;         // of gate and up
   const uint8_t* x;
   const int32_t* num_tiles;
+  int32_t* taken_items;
   const Tile* tiles;
   const int32_t* slot_pairs;
-  const float* pair_weights;
+  const float* slot_weights;
   uint16_t* out;
   int64_t out_columns;
 };
@@ -209,7 +86,8 @@ struct ChainOrder {
   // Whether the next block begins the other chain.
   __device__ __forceinline__ bool advance() {
     constexpr int kRun = experts::kStageBlocks;
-    block += block % kRun == kRun - 1 ? kRun + 1 : 1;
+    static_assert((kRun & (kRun - 1)) == 0);
+    block += (block & (kRun - 1)) == kRun - 1 ? kRun + 1 : 1;
     if (block < num_blocks || chain == 1) return false;
     chain = 1;
     block = kRun;
@@ -222,47 +100,99 @@ __device__ __forceinline__ int num_shares(const ManyParams& p) {
   return (p.units + kWarpgroups - 1) / kWarpgroups;
 }
 
-// By the producing lane.
-__device__ __forceinline__ void fill_ring(const ManyParams& p, Ring& ring, uint8_t* smem,
-                                          int num_items) {
-  tile::RingPlace place;
-  int count = 0;
+// A ring as the producing warp sees it.
+template <int kStages>
+struct RingHead {
+  tile::BulkRing<kStages>& ring;
+  tile::RingPlace place = {};
+
+  // When the next stage is empty; its barrier.
+  __device__ __forceinline__ tile::Mbarrier& wait() {
+    ring.empty[place.stage].wait(place.phase ^ 1);  // at first it is
+    return ring.full[place.stage];
+  }
+};
+
+// By the producing warp, whose first lane starts the copies. Items differ in how long they take, so
+// a block asks for its next one.
+template <bool kGateUp>
+__device__ __forceinline__ void fill_rings(const ManyParams& p, Rings& rings, Item* items,
+                                           uint8_t* smem) {
+  RingHead<kXStages> x_head{rings.x};
+  RingHead<kWeightStages> weights_head{rings.weights};
+  RingHead<kItems> items_head{rings.items};
+  const bool leads = threadIdx.x % 32 == 0;
   const int shares = num_shares(p);
-  for (int item = static_cast<int>(blockIdx.x); item < num_items;
-       item += static_cast<int>(gridDim.x)) {
+  const int num_items = tile::uniform(tile::load_shared_state(p.num_tiles)) * shares;
+  int item = static_cast<int>(blockIdx.x);
+  while (item < num_items) {
     const int index = item / shares;
     const Tile own = load_tile(p.tiles + index);
-    const uint8_t* const x = p.x + tile_offset(own.first_slot, p.blocks);
-    const uint8_t* const weight = p.weight + own.expert * p.expert_bytes;
+    const int first_slot = tile::uniform(own.first_slot), columns = tile::uniform(own.columns);
+    const uint8_t* const x = p.x + tile_offset(first_slot, p.blocks);
+    const uint8_t* const weight = p.weight + tile::uniform(own.expert) * p.expert_bytes;
     const int first_unit = (item - index * shares) * kWarpgroups;
-    const int x_bytes = block_bytes(own.columns);
+    const int units = min(kWarpgroups, p.units - first_unit);
+    const int taken = leads ? atomicAdd(p.taken_items, 1) : 0;
+    tile::Mbarrier& item_full = items_head.wait();
+    if (leads) {
+      Item& to = items[items_head.place.stage];
+      const auto column_bytes = static_cast<uint32_t>(columns * 4);
+      const auto scale_bytes = static_cast<uint32_t>(units * experts::kUnitRows);
+      to.tile = own;
+      to.first_unit = first_unit;
+      item_full.arrive_expecting((kGateUp ? 2 : 1) * column_bytes + scale_bytes);
+      item_full.bulk_copy(to.pairs, p.slot_pairs + first_slot, column_bytes);
+      if constexpr (kGateUp) {
+        item_full.bulk_copy(to.weights, p.slot_weights + first_slot, column_bytes);
+      }
+      item_full.bulk_copy(to.row_scales, weight + p.row_scales + first_unit * experts::kUnitRows,
+                          scale_bytes);
+    }
+    items_head.place.advance(kItems);
+    const auto x_bytes = static_cast<uint32_t>(data_bytes(columns));
     ChainOrder order{p.blocks};
+#pragma unroll 1
     for (int i = 0; i < p.blocks; ++i) {
       constexpr int kRun = experts::kStageBlocks;
-      const int run = order.block / kRun, in_run = order.block % kRun;
-      const int run_blocks = min(kRun, p.blocks - run * kRun);
-      if (count >= kStages) ring.empty[place.stage].wait(place.phase ^ 1);
-      tile::Mbarrier& full = ring.full[place.stage];
-      uint8_t* to = smem + place.stage * kStageBytes;
-      full.arrive_expecting(static_cast<uint32_t>(x_bytes + kWarpgroups * kWeightBytes));
-      full.bulk_copy(to, x + order.block * x_bytes, static_cast<uint32_t>(x_bytes));
-      to += block_bytes(kTileTokens);
-#pragma unroll
-      for (int unit = 0; unit < kWarpgroups; ++unit) {
-        // Past the last one the last, whose sums are not written.
-        const uint8_t* const from = weight + min(first_unit + unit, p.units - 1) * p.unit_bytes +
-                                    int64_t{run} * experts::kStageBytes;
-        full.bulk_copy(to, from + in_run * experts::kBlockCodeBytes, experts::kBlockCodeBytes);
-        to += experts::kBlockCodeBytes;
-        full.bulk_copy(
-            to, from + run_blocks * experts::kBlockCodeBytes + in_run * experts::kBlockScaleBytes,
-            experts::kBlockScaleBytes);
-        to += experts::kBlockScaleBytes;
+      const int in_run = order.block & (kRun - 1), first_of_run = order.block - in_run;
+      if ((in_run & (kWeightBlocks - 1)) == 0) {
+        const int run_blocks = min(kRun, p.blocks - first_of_run);
+        const auto stage_blocks = static_cast<uint32_t>(min(kWeightBlocks, run_blocks - in_run));
+        tile::Mbarrier& full = weights_head.wait();
+        if (leads) {
+          full.arrive_expecting(static_cast<uint32_t>(units * (kUnitBytes / kWeightBlocks)) *
+                                stage_blocks);
+          uint8_t* to = smem + kWeightsAt + weights_head.place.stage * kWeightStageBytes;
+          const uint8_t* from =
+              weight + first_unit * p.unit_bytes + first_of_run * (experts::kStageBytes / kRun);
+#pragma unroll 1
+          for (int unit = 0; unit < units; ++unit, to += kUnitBytes, from += p.unit_bytes) {
+            full.bulk_copy(to, from + in_run * experts::kBlockCodeBytes,
+                           stage_blocks * experts::kBlockCodeBytes);
+            full.bulk_copy(
+                to + kWeightBlocks * experts::kBlockCodeBytes,
+                from + run_blocks * experts::kBlockCodeBytes + in_run * experts::kBlockScaleBytes,
+                stage_blocks * experts::kBlockScaleBytes);
+          }
+        }
+        weights_head.place.advance(kWeightStages);
       }
-      place.advance(kStages);
-      ++count;
+      tile::Mbarrier& full = x_head.wait();
+      if (leads) {
+        full.arrive_expecting(x_bytes);
+        full.bulk_copy(smem + x_head.place.stage * kXStageBytes,
+                       x + order.block * block_bytes(columns), x_bytes);
+      }
+      x_head.place.advance(kXStages);
       order.advance();
     }
+    item = static_cast<int>(gridDim.x) + tile::uniform(taken);
+  }
+  tile::Mbarrier& full = items_head.wait();
+  if (leads) {
+    items[items_head.place.stage].first_unit = kNoUnit;
+    full.arrive();
   }
 }
 
@@ -270,17 +200,17 @@ __device__ __forceinline__ void fill_ring(const ManyParams& p, Ring& ring, uint8
 template <int kColumns>
 using UnitSums = float[kColumns / 2];
 
-// A warpgroup waits for its products, of many columns in two parts, and meanwhile the others add
-// up.
+// A warpgroup waits for its products, and meanwhile the others add up.
 class UnitMultiplier {
  public:
   // held: kHeldBytes of the warpgroup's own.
-  __device__ UnitMultiplier(Ring& ring, const uint8_t* smem, int group, float* held)
-      : ring_(ring, smem, kStageBytes, kStages),
-        weights_(block_bytes(kTileTokens) + group * kWeightBytes),
+  __device__ UnitMultiplier(Rings& rings, const uint8_t* smem, int group, float* held)
+      : x_(rings.x, smem, kXStageBytes, kXStages),
+        weights_(rings.weights, smem + kWeightsAt + group * kUnitBytes, kWeightStageBytes,
+                 kWeightStages),
         held_(held + threadIdx.x % kGroupThreads) {}
 
-  // Takes num_blocks stages.
+  // Takes num_blocks stages of x and their weights.
   template <int kColumns>
   __device__ __forceinline__ void multiply(int num_blocks, UnitSums<kColumns>& chain) {
     constexpr int kValues = kColumns / 2;
@@ -290,7 +220,7 @@ class UnitMultiplier {
     bool holds = false;
 #pragma unroll 1
     for (int i = 0; i < num_blocks; ++i) {
-      add_block<kColumns>(chain);
+      add_block<kColumns>(order, chain);
       if (!order.advance() || i + 1 == num_blocks) continue;
       holds = true;
 #pragma unroll
@@ -302,60 +232,72 @@ class UnitMultiplier {
 #pragma unroll
     for (int v = 0; v < kValues; ++v) {
       // The other chain may have no block.
-      chain[v] = holds ? held_[v * kGroupThreads] + chain[v] : chain[v] + 0.0f;
+      const float other = holds ? held_[v * kGroupThreads] : 0.0f;
+      chain[v] = other + chain[v];
+    }
+  }
+
+  // The same stages, by a warpgroup that has no unit.
+  __device__ __forceinline__ void skip(int num_blocks) {
+    ChainOrder order{num_blocks};
+#pragma unroll 1
+    for (int i = 0; i < num_blocks; ++i) {
+      weights_.wait();
+      release_weights(order);
+      x_.wait();
+      x_.release();
+      order.advance();
     }
   }
 
  private:
-  // The next stage's.
+  // After the last read of a block's.
+  __device__ __forceinline__ void release_weights(const ChainOrder& order) {
+    const bool is_last = (order.block & (kWeightBlocks - 1)) == kWeightBlocks - 1;
+    if (is_last || order.block == order.num_blocks - 1) weights_.release();
+  }
   template <int kColumns>
-  __device__ __forceinline__ void add_block(UnitSums<kColumns>& chain) {
-    constexpr int kFirst = kColumns > 96 ? 64 : kColumns;
-    const uint8_t* const stage = ring_.wait();
+  __device__ __forceinline__ void add_block(const ChainOrder& order, UnitSums<kColumns>& chain) {
     experts::BlockShare w;
-    w.read(stage + weights_, 1, 0);
+    w.read(weights_.wait(), kWeightBlocks, order.block & (kWeightBlocks - 1));
+    release_weights(order);
+    const uint8_t* const stage = x_.wait();
+    const uint32_t x = tile::smem_address(stage);
     uint32_t a[4][4];
     w.expand(a);
-    add_columns<kColumns, 0, kFirst>(stage, a, chain);
-    if constexpr (kFirst < kColumns) add_columns<kColumns, kFirst, kColumns>(stage, a, chain);
-  }
-  // Columns kBegin to kEnd, the last ones last.
-  template <int kColumns, int kBegin, int kEnd>
-  __device__ __forceinline__ void add_columns(const uint8_t* stage, const uint32_t (&a)[4][4],
-                                              UnitSums<kColumns>& chain) {
-    using B = tile::CoreMatrices<kColumns>;
-    constexpr int kOwn = kEnd - kBegin;
-    const uint64_t x = B::descriptor(tile::smem_address(stage) + kBegin * 16);
-    float d[kOwn / 2];
+    float d[kColumns / 2];
     tile::wgmma_fence();
 #pragma unroll
     for (int s = 0; s < 4; ++s)
-      tile::WgmmaE4m3<kOwn>::multiply(d, a[s], B::advance(x, s * B::kStepBytes), s);
+      tile::WgmmaE4m3<kColumns>::multiply(d, a[s], tile::SwizzledTile::major_k(x, s), s);
     tile::wgmma_commit();
-    float4 of_tokens[kOwn / 16];
-    const auto* const scales =
-        reinterpret_cast<const float4*>(stage + kColumns * 128 + kBegin * 4) + threadIdx.x % 4;
+    float4 of_tokens[kColumns / 16];
+    const auto load_scales = [&] {
+      const auto* const scales =
+          reinterpret_cast<const float4*>(stage + kColumns * 128) + threadIdx.x % 4;
 #pragma unroll
-    for (int n = 0; n < kOwn / 16; ++n) of_tokens[n] = scales[n * 4];
+      for (int n = 0; n < kColumns / 16; ++n) of_tokens[n] = scales[n * 4];
+    };
+    // Of many columns they would not find registers yet.
+    constexpr bool kLate = kColumns > 96;
+    if constexpr (!kLate) load_scales();
     tile::wgmma_wait<0>();
     tile::wgmma_arrived(d);
-    if constexpr (kEnd == kColumns) {
 #pragma unroll
-      for (int s = 0; s < 4; ++s) tile::wgmma_read(a[s]);
-      ring_.release();
-    }
+    for (int s = 0; s < 4; ++s) tile::wgmma_read(a[s]);
+    if constexpr (kLate) load_scales();
+    x_.release();
 #pragma unroll
-    for (int v = 0; v < kOwn / 2; ++v) {
+    for (int v = 0; v < kColumns / 2; ++v) {
       const float4& four = of_tokens[v / 8];
-      float& sum = chain[kBegin / 2 + v];
       const float first = v / 4 % 2 == 0 ? four.x : four.z;
       const float second = v / 4 % 2 == 0 ? four.y : four.w;
-      sum = fmaf(d[v], v % 2 == 0 ? first : second, sum);
+      chain[v] = fmaf(d[v], v % 2 == 0 ? first : second, chain[v]);
     }
   }
 
-  tile::BulkConsumer<kStages> ring_;
-  int weights_;  // where the warpgroup's begin in a stage
+  tile::BulkConsumer<kXStages> x_;
+  tile::BulkConsumer<kWeightStages> weights_;
   float* held_;
 };
 
@@ -369,115 +311,128 @@ __device__ __forceinline__ void sync_group(int group) {
 }
 
 // Turns the sums into values of h or y: by way of shared memory, so that rows are written in runs.
-template <int kColumns>
-__device__ __forceinline__ void write_unit(const ManyParams& p, const Tile& own, int unit,
+template <bool kGateUp, int kColumns>
+__device__ __forceinline__ void write_unit(const ManyParams& p, const Item& item, int unit,
                                            int group, uint8_t* held, UnitSums<kColumns>& sums) {
-  const int thread = static_cast<int>(threadIdx.x) % kGroupThreads;
+  const int thread = tile::thread_again() % kGroupThreads;
   const int lane = thread % 32, warp = thread / 32;
-  const int values = p.gate_up ? experts::kUnitRows / 2 : experts::kUnitRows;  // of a token
-  constexpr int kRowBytes = experts::kUnitRows * 2 + 16;
-  static_assert(kTileTokens * kRowBytes + kGroupThreads * 8 <= kHeldBytes &&
-                kTileTokens <= kGroupThreads);
-  auto* const weights = reinterpret_cast<float*>(held + kTileTokens * kRowBytes);
-  auto* const pairs = reinterpret_cast<int32_t*>(weights + kGroupThreads);
-  const auto place = [&](int column, int value) {
-    return reinterpret_cast<uint16_t*>(held + column * kRowBytes) + value;
-  };
-  const int pair =
-      thread < own.num_tokens ? tile::load_shared_state(p.slot_pairs + own.first_slot + thread) : 0;
-  const float weight =
-      p.gate_up && thread < own.num_tokens ? tile::load_shared_state(p.pair_weights + pair) : 0.0f;
-  const uint8_t* const of_rows = p.weight + own.expert * p.expert_bytes + p.row_scales +
-                                 unit * experts::kUnitRows + warp * 16 + lane / 4;
-  const float row_scales[2] = {tile::e8m0_to_float(__ldg(of_rows)),
-                               tile::e8m0_to_float(__ldg(of_rows + 8))};
-  sync_group(group);  // all have taken what they held
-  weights[thread] = weight;
-  pairs[thread] = pair;
-  if (p.gate_up) sync_group(group);
-  if (p.gate_up) {
+  constexpr int kHalves = kGateUp ? 1 : 2;  // a lane has values of so many rows
+  constexpr int kWarpValues = 8 * kHalves;  // of a token
+  constexpr int kValues = 4 * kWarpValues;
+  constexpr int kRowBytes = kValues * 2 + 16;
+  static_assert(kTileTokens * kRowBytes <= kHeldBytes);
+  float row_scales[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    row_scales[i] = tile::e8m0_to_float(item.row_scales[group][warp * 16 + lane / 4 + i * 8]);
+  }
+  uint32_t packed[kColumns / 8][kHalves];  // of two columns
+  if constexpr (kGateUp) {
     bool ordinary = true;
 #pragma unroll
-    for (int v = 0; v < kColumns / 2; v += 4) {
+    for (int n = 0; n < kColumns / 8; ++n) {
+      float* const four = sums + n * 4;
+      const uint32_t gates = tile::pack_bf16(four[0] * row_scales[0], four[1] * row_scales[0]);
+      const uint32_t ups = tile::pack_bf16(four[2] * row_scales[1], four[3] * row_scales[1]);
 #pragma unroll
-      for (int i = v; i < v + 2; ++i) {
-        float& gate = sums[i];
-        float& up = sums[i + 2];
-        gate = tile::round_to_bf16(gate * row_scales[0]);
-        up = tile::round_to_bf16(up * row_scales[1]);
-        clamp_swiglu(gate, up, p.limit);
-        ordinary &= is_ordinary_gate(gate);
+      for (int i = 0; i < 2; ++i) {
+        four[i] = i == 0 ? tile::low_bf16(gates) : tile::high_bf16(gates);
+        four[2 + i] = i == 0 ? tile::low_bf16(ups) : tile::high_bf16(ups);
+        clamp_swiglu_above_0(four[i], four[2 + i], p.limit);
+        ordinary &= is_ordinary_gate(four[i]);
       }
     }
-    const auto store = [&](const auto& silu_of) {
-#pragma unroll
-      for (int n = 0; n < kColumns / 8; ++n) {
-        const int column = n * 8 + lane % 4 * 2;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const float value =
-              weights[column + i] * (silu_of(sums[n * 4 + i]) * sums[n * 4 + 2 + i]);
-          *place(column + i, warp * 8 + lane / 4) = tile::bf16_bits(value);
-        }
-      }
-    };
     if (ordinary) {
-      store([](float gate) { return silu_of_ordinary(gate); });
+#pragma unroll
+      for (int v = 0; v < kColumns / 2; v += 4) {
+        sums[v] = silu_of_ordinary(sums[v]);
+        sums[v + 1] = silu_of_ordinary(sums[v + 1]);
+      }
     } else {
-      store([](float gate) { return silu(gate); });
+#pragma unroll
+      for (int v = 0; v < kColumns / 2; v += 4) {
+        sums[v] = silu(sums[v]);
+        sums[v + 1] = silu(sums[v + 1]);
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kColumns / 8; ++n) {
+      const float* const four = sums + n * 4;
+      const auto weights = *reinterpret_cast<const float2*>(item.weights + n * 8 + lane % 4 * 2);
+      packed[n][0] =
+          tile::pack_bf16(weights.x * (four[0] * four[2]), weights.y * (four[1] * four[3]));
     }
   } else {
 #pragma unroll
-    for (int n = 0; n < kColumns / 8; ++n) {
-      const int column = n * 8 + lane % 4 * 2;
+    for (int v = 0; v < kColumns / 2; v += 2) {
+      packed[v / 4][v / 2 % 2] =
+          tile::pack_bf16(sums[v] * row_scales[v / 2 % 2], sums[v + 1] * row_scales[v / 2 % 2]);
+    }
+  }
+  sync_group(group);  // all have taken what they held
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        *place(column + i % 2, warp * 16 + lane / 4 + i / 2 * 8) =
-            tile::bf16_bits(sums[n * 4 + i] * row_scales[i / 2]);
-      }
+  for (int n = 0; n < kColumns / 8; n += 2) {
+    const int matrix = lane / 8;  // a lane names a column of one
+    uint8_t* const to = held + (n * 8 + matrix / kHalves * 8 + lane % 8) * kRowBytes +
+                        warp * kWarpValues * 2 + matrix % kHalves * 16;
+    if constexpr (kGateUp) {
+      tile::store_matrices_by_columns(to, packed[n][0], packed[n + 1][0]);
+    } else {
+      tile::store_matrices_by_columns(to, packed[n][0], packed[n][1], packed[n + 1][0],
+                                      packed[n + 1][1]);
     }
   }
   sync_group(group);
-  const int pieces = values / 8;  // of 16 bytes
-  for (int i = thread; i < own.num_tokens * pieces; i += kGroupThreads) {
-    const int column = i / pieces, piece = i % pieces;
-    *reinterpret_cast<uint4*>(p.out + int64_t{pairs[column]} * p.out_columns + unit * values +
-                              piece * 8) =
-        *reinterpret_cast<const uint4*>(place(column, piece * 8));
+  constexpr int kPieces = kValues / 8;  // of 16 bytes
+  uint16_t* const out = p.out + unit * kValues;
+#pragma unroll
+  for (int first = 0; first < kColumns * kPieces; first += kGroupThreads) {
+    const int column = (first + thread) / kPieces, piece = thread % kPieces;
+    if (column >= item.tile.num_tokens) break;
+    reinterpret_cast<uint4*>(out + int64_t{item.pairs[column]} * p.out_columns)[piece] =
+        reinterpret_cast<const uint4*>(held + column * kRowBytes)[piece];
   }
   sync_group(group);
 }
 
+template <bool kGateUp>
 __global__ void __launch_bounds__(kThreads, 1)
     many_products_kernel(const __grid_constant__ ManyParams p) {
-  extern __shared__ __align__(128) uint8_t smem[];
-  __shared__ Ring ring;
-  if (threadIdx.x == 0) ring.init(kStages, kConsumers / 32);
+  extern __shared__ __align__(kAlignment) uint8_t smem[];
+  __shared__ Rings rings;
+  __shared__ Item items[kItems];
+  if (threadIdx.x == 0) {
+    rings.x.init(kXStages, kConsumers / 32);
+    rings.weights.init(kWeightStages, kConsumers / 32);
+    rings.items.init(kItems, kConsumers / 32);
+  }
   __syncthreads();
   tile::wait_for_producers();
   tile::launch_dependents();
-  const int shares = num_shares(p);
-  const int num_items = tile::load_shared_state(p.num_tiles) * shares;
   const int group = tile::uniform(static_cast<int>(threadIdx.x) / kGroupThreads);
   if (group == kWarpgroups) {
     tile::shrink_registers<kProducerRegisters>();
-    if (threadIdx.x == kConsumers) fill_ring(p, ring, smem, num_items);
+    if (threadIdx.x / 32 == kConsumers / 32) fill_rings<kGateUp>(p, rings, items, smem);
   } else {
     tile::grow_registers<kConsumerRegisters>();
-    uint8_t* const held = smem + kStages * kStageBytes + group * kHeldBytes;
-    UnitMultiplier multiplier(ring, smem, group, reinterpret_cast<float*>(held));
-    for (int item = static_cast<int>(blockIdx.x); item < num_items;
-         item += static_cast<int>(gridDim.x)) {
-      const int index = item / shares;
-      const Tile own = load_tile(p.tiles + index);
-      const int unit = (item - index * shares) * kWarpgroups + group;
+    uint8_t* const held = smem + kHeldAt + group * kHeldBytes;
+    UnitMultiplier multiplier(rings, smem, group, reinterpret_cast<float*>(held));
+    tile::BulkConsumer<kItems> brought(rings.items, reinterpret_cast<const uint8_t*>(items),
+                                       sizeof(Item), kItems);
+    while (true) {
+      const Item& item = *reinterpret_cast<const Item*>(brought.wait());
+      const int first_unit = tile::uniform(item.first_unit);
+      if (first_unit == kNoUnit) break;
+      const int unit = first_unit + group;
       const auto take = [&]<int kColumns>() {
         UnitSums<kColumns> sums;
         multiplier.multiply<kColumns>(p.blocks, sums);
-        if (unit < p.units) write_unit<kColumns>(p, own, unit, group, held, sums);
+        write_unit<kGateUp, kColumns>(p, item, unit, group, held, sums);
       };
       static_assert(kTileTokens == 8 * kColumnStep);
-      switch (own.columns / kColumnStep) {
+      const int columns = tile::uniform(item.tile.columns);
+      switch (unit < p.units ? columns / kColumnStep : 0) {
+        case 0: multiplier.skip(p.blocks); break;
         case 1: take.template operator()<kColumnStep>(); break;
         case 2: take.template operator()<2 * kColumnStep>(); break;
         case 3: take.template operator()<3 * kColumnStep>(); break;
@@ -487,6 +442,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         case 7: take.template operator()<7 * kColumnStep>(); break;
         default: take.template operator()<8 * kColumnStep>(); break;
       }
+      brought.release();
     }
   }
 }
@@ -498,7 +454,10 @@ int64_t expert_many_bytes(const ExpertShape& shape) {
   return cut(shape, nullptr, scratch);
 }
 
-void allow_expert_many() { cuda::allow_smem(many_products_kernel, kSmemBytes); }
+void allow_expert_many() {
+  cuda::allow_smem(many_products_kernel<true>, kSmemBytes);
+  cuda::allow_smem(many_products_kernel<false>, kSmemBytes);
+}
 
 void launch_expert_many(const ExpertPlan& plan, const cuda::Stream& stream,
                         const ExpertParams& params) {
@@ -507,26 +466,32 @@ void launch_expert_many(const ExpertPlan& plan, const cuda::Stream& stream,
   const int tokens = static_cast<int>(params.tokens), k = static_cast<int>(s.k);
   Scratch scratch;
   cut(s, params.scratch.many, scratch);
-  const auto max_tiles = static_cast<unsigned>(Sizes(s).tiles);
 
   cuda::LaunchShape tiles;
-  tiles.grid = dim3(1);
-  tiles.block = PairRanks::kThreads;
+  tiles.grid = dim3(static_cast<unsigned>(std::min<int64_t>(plan.grid, s.num_experts)));
+  tiles.block = kTilesThreads;
   cuda::launch(stream, tiles, tiles_kernel, params.ids, tokens * k, static_cast<int>(s.num_experts),
                scratch);
 
-  const auto quantise = [&](const auto* x, int pairs_per_row, int64_t columns, uint8_t* to) {
+  const auto quantise = [&](const auto* x, const float* weights, int rows, int pairs_per_row,
+                            int64_t columns, uint8_t* to) {
     using T = std::remove_cvref_t<decltype(*x)>;
+    const int64_t blocks = columns / 128;
+    const int64_t parts = (blocks + kWarpRuns<T> - 1) / kWarpRuns<T>;
+    constexpr int kWarps = kQuantiseThreads / 32;
     cuda::LaunchShape shape;
-    shape.grid = dim3(static_cast<unsigned>(columns / 128), max_tiles);
+    shape.grid =
+        dim3(static_cast<unsigned>(((rows + Sizes(s).tiles) * parts + kWarps - 1) / kWarps));
     shape.block = kQuantiseThreads;
-    cuda::launch(stream, shape, quantise_kernel<T>, x, pairs_per_row,
-                 static_cast<int>(columns / 128), scratch, to);
+    cuda::launch(stream, shape, quantise_kernel<T>, x, weights, rows, pairs_per_row,
+                 static_cast<int>(blocks), scratch, to);
   };
   if (s.float_rows) {
-    quantise(static_cast<const float*>(params.x), k, s.hidden_size, scratch.x);
+    quantise(static_cast<const float*>(params.x), params.weights, tokens, k, s.hidden_size,
+             scratch.x);
   } else {
-    quantise(static_cast<const uint16_t*>(params.x), k, s.hidden_size, scratch.x);
+    quantise(static_cast<const uint16_t*>(params.x), params.weights, tokens, k, s.hidden_size,
+             scratch.x);
   }
 
   const auto multiply = [&](const StreamedFp4& layout, const std::byte* weight, bool gate_up) {
@@ -537,23 +502,25 @@ void launch_expert_many(const ExpertPlan& plan, const cuda::Stream& stream,
     p.row_scales = layout.row_scale(0);
     p.units = static_cast<int>(layout.num_units());
     p.blocks = static_cast<int>(layout.num_blocks());
-    p.gate_up = gate_up;
-    p.limit = s.limit;
+    p.limit = s.limit > 0 ? s.limit : std::numeric_limits<float>::infinity();
     p.x = gate_up ? scratch.x : scratch.h;
     p.num_tiles = scratch.num_tiles;
+    p.taken_items = scratch.taken_items + (gate_up ? 0 : 1);
     p.tiles = scratch.tiles;
     p.slot_pairs = scratch.slot_pairs;
-    p.pair_weights = params.weights;
+    p.slot_weights = scratch.slot_weights;
     p.out = gate_up ? params.scratch.h : params.scratch.y;
     p.out_columns = gate_up ? s.moe_intermediate_size : s.hidden_size;
     cuda::LaunchShape shape;
     shape.grid = dim3(static_cast<unsigned>(plan.grid));
     shape.block = kThreads;
     shape.smem_bytes = kSmemBytes;
-    cuda::launch(stream, shape, many_products_kernel, p);
+    cuda::launch(stream, shape, gate_up ? many_products_kernel<true> : many_products_kernel<false>,
+                 p);
   };
   multiply({2 * s.moe_intermediate_size, s.hidden_size}, params.gate_up, true);
-  quantise(static_cast<const uint16_t*>(params.scratch.h), 1, s.moe_intermediate_size, scratch.h);
+  quantise(static_cast<const uint16_t*>(params.scratch.h), nullptr, tokens * k, 1,
+           s.moe_intermediate_size, scratch.h);
   multiply({s.hidden_size, s.moe_intermediate_size}, params.down, false);
 }
 

@@ -4,6 +4,7 @@
 #include "ops/elementwise/exp.cuh"
 #include "ops/moe/swiglu.h"
 #include "tile/convert.cuh"
+#include "tile/scalar.cuh"
 
 namespace cachalot::ops {
 
@@ -19,23 +20,30 @@ __device__ __forceinline__ float silu(float g) { return g / (1.0f + exp_f32_devi
 
 // The same bits for a g that bf16 holds and is_ordinary_gate allows, in a row of instructions
 // without a branch, which a division has for its special cases: many of them overlap. Tried on a
-// processor for each such g with a reciprocal that is exact or off by one unit in its last place.
+// processor for each such g with a reciprocal that is exact or off by one unit in its last place,
+// on which the bits of 2^-23 would depend.
 __device__ __forceinline__ bool is_ordinary_gate(float g) {
-  return (g == 0.0f) | ((fabsf(g) >= 0x1p-20f) & (fabsf(g) <= 64.0f));
+  return (fabsf(g) <= 64.0f) & (fabsf(g) != 0x1p-23f);
 }
 __device__ __forceinline__ float silu_of_ordinary(float g) {
   const float divisor = 1.0f + exp_f32_in_range(-g);
   float reciprocal = tile::approximate_reciprocal(divisor);
   reciprocal = fmaf(reciprocal, fmaf(-divisor, reciprocal, 1.0f), reciprocal);
   const float quotient = g * reciprocal;
-  const float rounded = fmaf(fmaf(-divisor, quotient, g), reciprocal, quotient);
-  return g == 0.0f ? g : rounded;  // -0 too
+  const float excess = fmaf(divisor, quotient, -g);
+  return fmaf(-excess, reciprocal, quotient);  // -0 too: 0 is taken from it
 }
 
 // silu(g) * u, clamped before.
 __device__ __forceinline__ float swiglu_value(float g, float u, float limit) {
   clamp_swiglu(g, u, limit);
   return silu(g) * u;
+}
+
+// The same clamps for a limit above 0 and what is rounded to bf16 afterwards, where a NaN is a NaN.
+__device__ __forceinline__ void clamp_swiglu_above_0(float& g, float& u, float limit) {
+  g = tile::min_or_nan(g, limit);
+  u = tile::max_or_nan(tile::min_or_nan(u, limit), -limit);
 }
 
 // Of an element.
