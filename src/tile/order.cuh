@@ -104,6 +104,15 @@ class Mbarrier {
         "l"(from), "r"(num_bytes), "r"(smem_address(this))
         : "memory");
   }
+  // The same of a box of a matrix, which `map` (device/cuda/tensor_map.h) describes. to is a
+  // multiple of 1024.
+  __device__ void copy_box(void* to, const void* map, int column, int row) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3}], [%4];" ::"r"(smem_address(to)),
+        "l"(map), "r"(column), "r"(row), "r"(smem_address(this))
+        : "memory");
+  }
 
  private:
   uint64_t state_;

@@ -241,7 +241,7 @@ TEST_F(DenseProduct, ManyRowsOfGroupsHaveTheBitsOfEachAlone) {
 }
 
 TEST_F(DenseProduct, ManyUnquantisedRowsHaveTheBitsOfFew) {
-  for (const int64_t columns : {1024, 2048}) expect_wide_as_few(8192, columns);
+  for (const int64_t columns : {1024, 2048, 4096}) expect_wide_as_few(8192, columns);
 }
 
 // reference/infrastructure 4.4: a card of fewer multiprocessors has other plans.

@@ -2,10 +2,12 @@
 
 #include "base/check.h"
 #include "device/cuda/launch.cuh"
+#include "device/cuda/tensor_map.h"
 #include "ops/matmul/dense_bulk.h"
 #include "ops/matmul/dense_bulk_prepare.cuh"
 #include "tile/lanes.cuh"
 #include "tile/mma.cuh"
+#include "tile/wgmma_bf16.cuh"
 #include "tile/wgmma_shared.cuh"
 
 namespace cachalot::ops {
@@ -20,6 +22,7 @@ constexpr int kThreads = kWarps * 32 + 128;  // the last warpgroup's first lane 
 constexpr int kRegisters = 240;
 constexpr int kProducerRegisters = 24;
 constexpr int kMaxStages = 6;
+constexpr int kAlignment = tile::SwizzledTile::kGroupBytes;
 using Ring = tile::BulkRing<kMaxStages>;
 
 // wide: the form unquantised. chained: of more blocks of inputs than there are chains, so that a
@@ -34,9 +37,18 @@ struct BulkShape {
   static constexpr int kXPiece = x_piece(kWide, kRows);
   static constexpr int kStageBytes = kWeightPiece + kXPiece;
   static constexpr int kStages = kChained ? 6 : 4;
-  static constexpr int kSmemBytes = kStages * kStageBytes;
-  using X = tile::SharedRows<kRows * 16, 128>;
+  static constexpr int kSmemBytes = kStages * kStageBytes + kAlignment;
   using Weight = tile::SharedRows<128, 1024>;
+
+  // Of a piece of x: 64 rows from first_row, a step of inputs.
+  static __device__ __forceinline__ uint64_t x_step(uint32_t piece, int first_row, int step) {
+    if constexpr (kWide) {
+      return tile::SwizzledTile::major_k(piece + first_row * kPieceInputs, step);
+    } else {
+      using X = tile::SharedRows<kRows * 16, 128>;
+      return X::advance(X::descriptor(piece + first_row * 16), step * 2 * kRows * 16);
+    }
+  }
 };
 constexpr int kSteps = 4;  // of the tensor cores over a piece, 32 bytes of inputs each
 
@@ -56,10 +68,9 @@ __device__ __forceinline__ void fill_ring(const Params& p, Ring& ring, uint8_t* 
   for (int i = static_cast<int>(blockIdx.x); i < p.tiles * row_tiles;
        i += static_cast<int>(gridDim.x)) {
     const Item item(i, row_tiles);
-    const int x_group =
-        Shape::kWide ? item.row_tile * p.num_groups + find_group(p, item.tile) : item.row_tile;
+    const int first_column = Shape::kWide ? find_group(p, item.tile) * p.x.blocks * 128 : 0;
     const int64_t pieces = int64_t{p.x.blocks} * Shape::kPieces;
-    const uint8_t* const x = p.x.prepared + x_group * pieces * Shape::kXPiece;
+    const uint8_t* const x = p.x.prepared + item.row_tile * pieces * Shape::kXPiece;
     const uint8_t* const weight = p.weight + item.tile * pieces * kWeightPiece;
     dense_many::ChainOrder order{p.x.blocks};
     for (int block = 0; block < p.x.blocks; ++block, order.advance()) {
@@ -70,7 +81,12 @@ __device__ __forceinline__ void fill_ring(const Params& p, Ring& ring, uint8_t* 
         uint8_t* const to = smem + place.stage * Shape::kStageBytes;
         full.arrive_expecting(Shape::kStageBytes);
         full.bulk_copy(to, weight + piece * kWeightPiece, kWeightPiece);
-        full.bulk_copy(to + kWeightPiece, x + piece * Shape::kXPiece, Shape::kXPiece);
+        if constexpr (Shape::kWide) {
+          full.copy_box(to + kWeightPiece, &p.x_rows, first_column + static_cast<int>(piece) * 64,
+                        item.row_tile * Shape::kRows);
+        } else {
+          full.bulk_copy(to + kWeightPiece, x + piece * Shape::kXPiece, Shape::kXPiece);
+        }
         place.advance(Shape::kStages);
         ++count;
       }
@@ -149,34 +165,17 @@ class Sums {
     }
   }
 
-  // Four lanes exchange theirs, so that each has eight outputs in a row.
   __device__ __forceinline__ void store(const Params& p, const Item& item) const {
     const Group& group = p.groups[find_group(p, item.tile)];
     const int first_output = (item.tile - group.first_tile) * kOutputs;
-    const int value_bytes = p.x.float_y ? 4 : 2;
-    const bool aligned = group.y_stride % 8 == 0 && reinterpret_cast<uintptr_t>(group.y) % 16 == 0;
-#pragma unroll
-    for (int h = 0; h < kHalves; ++h) {
-#pragma unroll
-      for (int part = 0; part < kOutputs / 32; ++part) {
-#pragma unroll
-        for (int upper = 0; upper < 2; ++upper) {
-          uint32_t pairs[4];
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const int at = (4 * part + i) * 4 + 2 * upper;
-            pairs[i] = tile::pack_bf16(sum_[h][at], sum_[h][at + 1]);
-          }
-          tile::transpose_among_four(pairs);
-          const int row = item.row_tile * Shape::kRows + row_ + h * 64 + upper * 8;
-          const int n = first_output + part * 32 + static_cast<int>(threadIdx.x) % 4 * 8;
-          if (row >= p.x.m || n >= group.rows) continue;
-          auto* const to =
-              static_cast<uint8_t*>(group.y) + (row * group.y_stride + n) * value_bytes;
-          store_eight(to, pairs, p.x.float_y, aligned, group.rows - n);
-        }
-      }
-    }
+    const bool whole = first_output + kOutputs <= group.rows && group.y_stride % 8 == 0 &&
+                       reinterpret_cast<uintptr_t>(group.y) % 16 == 0;
+    const int present = whole ? kOutputs : group.rows - first_output;
+    const int row = item.row_tile * Shape::kRows + row_;
+    const int64_t at = row * group.y_stride + first_output;
+    const Place to = {group.y, at, group.y_stride, p.x.m - row, present};
+    if (!whole) return p.x.float_y ? store_to<float, false>(to) : store_to<uint16_t, false>(to);
+    p.x.float_y ? store_to<float, true>(to) : store_to<uint16_t, true>(to);
   }
 
  private:
@@ -199,11 +198,10 @@ class Sums {
 #pragma unroll
       for (int piece = 0; piece < kPieces; ++piece) {
         const uint32_t stage = tile::smem_address(stages[piece]);
-        const uint64_t x = Shape::X::descriptor(stage + kWeightPiece + (first_row_ + h * 64) * 16);
         const uint64_t w = Shape::Weight::descriptor(stage);
 #pragma unroll
         for (int s = 0; s < kSteps; ++s) {
-          const uint64_t x_step = Shape::X::advance(x, s * 2 * Shape::kRows * 16);
+          const uint64_t x_step = Shape::x_step(stage + kWeightPiece, first_row_ + h * 64, s);
           const uint64_t w_step = Shape::Weight::advance(w, s * 2 * 128);
           if constexpr (Shape::kWide) {
             tile::shared_bf16_n128(d, x_step, w_step, piece + s);
@@ -245,29 +243,68 @@ class Sums {
     }
   }
 
-  static __device__ __forceinline__ void store_eight(uint8_t* to, const uint32_t (&pairs)[4],
-                                                     bool float_y, bool aligned, int present) {
-    if (aligned && present >= 8) {
-      if (!float_y) {
-        *reinterpret_cast<uint4*>(to) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
-        return;
-      }
+  // Of the lane's first row and the block's first output.
+  struct Place {
+    void* y;
+    int64_t at;
+    int64_t stride;
+    int rows;  // there are, from it on
+    int outputs;
+  };
+  // Four lanes exchange theirs, so that each has eight outputs in a row. whole: all of the block's
+  // are there, and aligned.
+  template <typename T, bool kWhole>
+  __device__ __forceinline__ void store_to(const Place& place) const {
+    const int lane_outputs = static_cast<int>(threadIdx.x) % 4 * 8;
+    T* const to = static_cast<T*>(place.y) + place.at + lane_outputs;
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        reinterpret_cast<float4*>(to)[i] =
-            make_float4(tile::low_bf16(pairs[2 * i]), tile::high_bf16(pairs[2 * i]),
-                        tile::low_bf16(pairs[2 * i + 1]), tile::high_bf16(pairs[2 * i + 1]));
+    for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+      for (int upper = 0; upper < 2; ++upper) {
+        const int row = h * 64 + upper * 8;
+        T* const to_row = to + row * place.stride;
+#pragma unroll
+        for (int part = 0; part < kOutputs / 32; ++part) {
+          uint32_t pairs[4];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const int at = (4 * part + i) * 4 + 2 * upper;
+            pairs[i] = tile::pack_bf16(sum_[h][at], sum_[h][at + 1]);
+          }
+          tile::transpose_among_four(pairs);
+          if (row >= place.rows) continue;
+          if constexpr (kWhole) {
+            store_eight(to_row + part * 32, pairs);
+          } else {
+            store_some(to_row + part * 32, pairs, place.outputs - part * 32 - lane_outputs);
+          }
+        }
       }
-      return;
     }
+  }
+
+  static __device__ __forceinline__ void store_eight(uint16_t* to, const uint32_t (&pairs)[4]) {
+    *reinterpret_cast<uint4*>(to) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+  }
+  static __device__ __forceinline__ void store_eight(float* to, const uint32_t (&pairs)[4]) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      reinterpret_cast<float4*>(to)[i] =
+          make_float4(tile::low_bf16(pairs[2 * i]), tile::high_bf16(pairs[2 * i]),
+                      tile::low_bf16(pairs[2 * i + 1]), tile::high_bf16(pairs[2 * i + 1]));
+    }
+  }
+  template <typename T>
+  static __device__ __forceinline__ void store_some(T* to, const uint32_t (&pairs)[4],
+                                                    int present) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       if (i >= present) return;
       const uint32_t bits = i % 2 == 0 ? pairs[i / 2] & 0xFFFF : pairs[i / 2] >> 16;
-      if (float_y) {
-        reinterpret_cast<float*>(to)[i] = tile::low_bf16(bits);
+      if constexpr (sizeof(T) == 4) {
+        to[i] = tile::low_bf16(bits);
       } else {
-        reinterpret_cast<uint16_t*>(to)[i] = static_cast<uint16_t>(bits);
+        to[i] = static_cast<uint16_t>(bits);
       }
     }
   }
@@ -283,8 +320,9 @@ class Sums {
 template <bool kWide, bool kChained>
 __global__ void __launch_bounds__(kThreads, 1) bulk_kernel(const __grid_constant__ Params p) {
   using Shape = BulkShape<kWide, kChained>;
-  extern __shared__ __align__(128) uint8_t smem[];
+  extern __shared__ __align__(1024) uint8_t bytes[];
   __shared__ Ring ring;
+  uint8_t* const smem = bytes + (kAlignment - tile::smem_address(bytes) % kAlignment) % kAlignment;
   if (threadIdx.x == 0) {
     for (int i = 0; i < Shape::kStages; ++i) {
       ring.full[i].init(1);
@@ -329,9 +367,8 @@ int64_t row_tiles_of(const DenseShape& s) {
   return (s.m + rows_of_block(s) - 1) / rows_of_block(s);
 }
 int64_t x_bytes(const DenseShape& s) {
-  const int64_t groups = s.shared_x ? 1 : s.groups;
-  return row_tiles_of(s) * groups * (s.columns / 128) * pieces_of_block(is_wide(s)) *
-         x_piece(is_wide(s), rows_of_block(s));
+  if (is_wide(s)) return s.has_float_x() ? s.m * s.groups * s.columns * 2 : 0;
+  return row_tiles_of(s) * (s.columns / 128) * x_piece(false, rows_of_block(s));
 }
 int64_t weight_bytes(const DenseShape& s) {
   return tiles_of(s) * (s.columns / 128) * pieces_of_block(is_wide(s)) * kWeightPiece;
@@ -346,13 +383,13 @@ void launch_kernels(const cuda::Stream& stream, const Params& p, int64_t grid) {
   cuda::launch(stream, lay, lay_weight_kernel<kWide>, p);
   cuda::LaunchShape prepare;
   prepare.block = 256;
-  const auto row_tiles = static_cast<unsigned>((p.x.m + Shape::kRows - 1) / Shape::kRows);
   if constexpr (kWide) {
-    const int eights = p.x.blocks * p.num_groups * 16;
-    prepare.grid = dim3(static_cast<unsigned>((eights + 31) / 32), row_tiles * (Shape::kRows / 8));
-    cuda::launch(stream, prepare, prepare_wide_kernel, p);
+    const int64_t eights = int64_t{p.x.m} * p.x.blocks * p.num_groups * 16;
+    prepare.grid = dim3(static_cast<unsigned>((eights + 255) / 256));
+    if (p.x.float_x) cuda::launch(stream, prepare, round_rows_kernel, p);
   } else {
-    prepare.grid = dim3(static_cast<unsigned>(p.x.blocks), row_tiles);
+    prepare.grid = dim3(static_cast<unsigned>(p.x.blocks),
+                        static_cast<unsigned>((p.x.m + Shape::kRows - 1) / Shape::kRows));
     cuda::launch(stream, prepare, dense_many::prepare_kernel, p.x);
   }
   cuda::LaunchShape shape;
@@ -388,6 +425,11 @@ void launch_dense_bulk(const DensePlan& plan, const cuda::Stream& stream, const 
     p.tiles += static_cast<int>((group.rows + kOutputs - 1) / kOutputs);
   }
   CACHALOT_CHECK(p.tiles <= tiles_of(s));
+  if (is_wide(s)) {
+    const int64_t width = s.groups * s.columns;
+    p.x_rows = s.has_float_x() ? cuda::map_bf16_rows(scratch, s.m, width, width, rows_of_block(s))
+                               : cuda::map_bf16_rows(x, s.m, width, x_stride, rows_of_block(s));
+  }
   const auto launch = is_wide(s)
                           ? is_chained(s) ? launch_kernels<true, true> : launch_kernels<true, false>
                       : is_chained(s) ? launch_kernels<false, true>

@@ -1,12 +1,15 @@
-// What the product of very many rows (dense_bulk_cuda.cu) reads, laid out by kernels of their own:
-// pieces of 128 bytes of inputs of some rows, each brought by one copy. Internal to ops/matmul.
-// Layout    a piece holds 128 inputs in e4m3, or 64 in bf16 (unquantised), of a block's rows of x
-//           or of 128 outputs. In a piece of x rows lie as the columns of tile::CoreMatrices; codes
-//           are followed by the rows' scales. In a piece of a weight eight outputs are together,
-//           [output / 8][16 bytes of inputs][output % 8].
+// What the product of very many rows (dense_bulk_cuda.cu) reads: pieces of 128 bytes of inputs of
+// some rows, each brought by one copy, and laid out by kernels of their own but for x in bf16
+// (unquantised), of which the copy engine makes pieces. Internal to ops/matmul.
+// Layout    a piece holds 128 inputs in e4m3, or 64 in bf16, of a block's rows of x or of 128
+//           outputs. In a piece of x in e4m3 rows lie as the columns of tile::CoreMatrices, and
+//           codes are followed by the rows' scales; in bf16 it is a tile::SwizzledTile. In a piece
+//           of a weight eight outputs are together, [output / 8][16 bytes of inputs][output % 8].
 // Numerics  x is quantised as ACT8, or is bf16; the codes of a weight are exact in bf16. Rows and
 //           outputs past the last are zeros.
 #pragma once
+
+#include <cuda.h>
 
 #include <cstdint>
 
@@ -41,7 +44,8 @@ struct Group {
 };
 
 struct Params {
-  dense_many::Params x;  // x and its prepared pieces
+  CUtensorMap x_rows;    // unquantised: of x in bf16
+  dense_many::Params x;  // x and its prepared pieces; unquantised: its rows in bf16
   uint8_t* weight;       // [tile][block of 128 inputs][piece]: kWeightPiece
   float* weight_scales;  // [tile][block's place in the order of the chains]
   int tiles;
@@ -113,45 +117,23 @@ __global__ void __launch_bounds__(256) lay_weight_kernel(const __grid_constant__
   }
 }
 
-// x of the form unquantised: a thread eight inputs, which of eight rows lie together.
-template <typename T>
-__device__ __forceinline__ void prepare_eights(const Params& p, const T* x) {
-  using Rows = tile::CoreMatrices<kMostRows>;
-  const int rows = p.x.tokens;  // of a block
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int eight = static_cast<int>(blockIdx.x) * 32 + static_cast<int>(threadIdx.x) / 32 * 4 +
-                    lane / 8;  // of all groups' inputs
-  const int row = static_cast<int>(blockIdx.y) * 8 + lane % 8;
-  if (eight >= p.x.blocks * p.num_groups * 16) return;
-  tile::Vector16 v = {};
-  if (row < p.x.m) {
-    const T* const from = x + row * p.x.x_stride + int64_t{eight} * 8;
-    if constexpr (sizeof(T) == 4) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const uint2 four = bf16_tiles::pack_four(
-            tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from + i * 4)));
-        v.word[2 * i] = four.x;
-        v.word[2 * i + 1] = four.y;
-      }
-    } else {
-      v = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from));
-    }
-  }
-  const int64_t piece = int64_t{row / rows} * p.x.blocks * p.num_groups * 2 + eight / 8;
-  *reinterpret_cast<tile::Vector16*>(p.x.prepared + piece * x_piece(true, rows) +
-                                     Rows::offset(row % rows, eight % 8 * 16, 16 * rows)) = v;
-}
-
-static __global__ void __launch_bounds__(256)
-    prepare_wide_kernel(const __grid_constant__ Params p) {
+// x of the form unquantised where it is float: a thread eight inputs of a row.
+static __global__ void __launch_bounds__(256) round_rows_kernel(const __grid_constant__ Params p) {
   tile::launch_dependents();
   tile::wait_for_producers();
-  if (p.x.float_x) {
-    prepare_eights(p, static_cast<const float*>(p.x.x));
-  } else {
-    prepare_eights(p, static_cast<const uint16_t*>(p.x.x));
+  const int eights = p.x.blocks * p.num_groups * 16;  // of a row
+  const int64_t at = int64_t{blockIdx.x} * 256 + threadIdx.x;
+  if (at >= int64_t{p.x.m} * eights) return;
+  const float* const from =
+      static_cast<const float*>(p.x.x) + at / eights * p.x.x_stride + at % eights * 8;
+  uint2 fours[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    fours[i] = bf16_tiles::pack_four(
+        tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from + i * 4)));
   }
+  reinterpret_cast<uint4*>(p.x.prepared)[at] =
+      make_uint4(fours[0].x, fours[0].y, fours[1].x, fours[1].y);
 }
 
 }  // namespace cachalot::ops::dense_bulk
