@@ -89,6 +89,15 @@ __device__ __forceinline__ void start_copy_or_zero(void* to, const Vector16* fro
                "r"(copy ? 16 : 0)
                : "memory");
 }
+// The same of 8 or 4 bytes.
+__device__ __forceinline__ void start_copy(void* to, const Vector8* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(smem_address(to)), "l"(from)
+               : "memory");
+}
+__device__ __forceinline__ void start_copy(void* to, const int32_t* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(smem_address(to)), "l"(from)
+               : "memory");
+}
 // Ends a group of the calling thread's copies; waits until at most kPending later groups are under
 // way.
 __device__ __forceinline__ void end_copy_group() {

@@ -343,6 +343,26 @@ TEST_F(SparseDecode, ARowDoesNotDependOnTheOthersNorOnTheForm) {
   }
 }
 
+// A block has several rows of one or two chunks after each other, each of another sequence.
+TEST_F(SparseDecode, RowsOfFewKeysFollowEachOther) {
+  Rng rng(18);
+  for (const Entries kind : {Entries::none, Entries::selected, Entries::all}) {
+    std::vector<int64_t> lengths;
+    for (int64_t s = 0; s < 600; ++s) lengths.push_back(1 + rng() % 75);
+    const Layer layer = random_layer(rng, kind, 64, 16, 4, lengths);
+    std::vector<Row> rows;
+    for (int64_t s = 0; s < 600; ++s)
+      rows.push_back(random_row(rng, layer, s, lengths[s] - 1, 0.3f));
+    const std::vector<float> expected = run(layer, rows);
+    for (size_t row = 0; row < rows.size(); row += 1 + rng() % 40) {
+      const std::vector<float> found = run(layer, rows, row, row + 1);
+      EXPECT_TRUE(std::equal(found.begin(), found.end(),
+                             expected.begin() + static_cast<int64_t>(row) * layer.heads * kDim))
+          << "entries " << static_cast<int>(kind) << " row " << row;
+    }
+  }
+}
+
 // Of both forms.
 TEST_F(SparseDecode, SmallCase) {
   Rng rng(16);

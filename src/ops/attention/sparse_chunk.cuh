@@ -84,10 +84,7 @@ struct RowKeys {
     Place place = {key >= window && key < total, nullptr, nullptr, 0, 0};
     if (total > window) {
       const int entry = !place.is_entry ? 0 : selected == nullptr ? key - window : picked;
-      // Off by one at most: entries are below 2^22.
-      int index = static_cast<int>(static_cast<float>(entry) * blocks_per_row);
-      if (index * block_rows > entry) --index;
-      if ((index + 1) * block_rows <= entry) ++index;
+      const int index = block_of(entry);
       place.entries = reinterpret_cast<const uint8_t*>(table[index]);
       place.slot = entry - index * block_rows;
       place.rows = block_rows;
@@ -99,6 +96,14 @@ struct RowKeys {
     place.slot = of_step ? step_row + key : in_ring < ring_rows ? in_ring : in_ring - ring_rows;
     place.rows = of_step ? static_cast<int>(p.rows) : ring_rows;
     return place;
+  }
+  // Of the table, that which holds an entry.
+  __device__ __forceinline__ int block_of(int entry) const {
+    // Off by one at most: entries are below 2^22.
+    int index = static_cast<int>(static_cast<float>(entry) * blocks_per_row);
+    if (index * block_rows > entry) --index;
+    if ((index + 1) * block_rows <= entry) ++index;
+    return index;
   }
   struct Source {
     const uint8_t* data;  // null: no such key

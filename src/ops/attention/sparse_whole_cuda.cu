@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "device/cuda/launch.cuh"
+#include "device/cuda/tensor_map.h"
 #include "ops/attention/sparse_chunk.cuh"
 #include "ops/attention/sparse_forms.h"
 
@@ -18,27 +19,38 @@ constexpr int kGroupThreads = 128;  // of a warpgroup
 constexpr int kConsumers = 2 * kGroupThreads;
 constexpr int kProducers = 2 * kGroupThreads;
 constexpr int kThreads = kConsumers + kProducers;
-constexpr int kConsumerRegisters = 200;
-constexpr int kProducerRegisters = 56;
+constexpr int kConsumerRegisters = 192;
+constexpr int kProducerRegisters = 64;
 // The pieces of a key's first half are on their way in shared memory; the others in registers.
 constexpr int kStaged = kTiles / 2;
 constexpr int kHalf = kDim / 2;
+// Producers are two chunks ahead, so at most three items.
+constexpr int kTotals = 4;
 
 struct Smem {
   uint8_t q[kOperandBytes];
   uint8_t keys[2][kOperandBytes];
   uint8_t weights[2][kTileBytes];
   tile::Vector16 staged[kStaged][kProducers];  // on their way to being expanded
+  // Likewise of each key: its scales, its block, and which entry it is.
+  tile::Vector8 scales[kChunk];
+  const uint8_t* block[kChunk];
+  int picked[kChunk];
   int exponent[2][kHeads];
   float sum[2][kHeads];
+  int total[kTotals];  // keys of an item
+  tile::Mbarrier counted[kTotals];
+  tile::Mbarrier queries;      // in bf16: they are there
   tile::Mbarrier full[2][2];   // a half of the keys is there
   tile::Mbarrier empty[2][2];  // nobody reads it any more
   tile::Mbarrier weighed[2];   // weights, exponents and sums are there
 };
-constexpr int kAlignment = SwizzledTile::kGroupBytes;
+static_assert(sizeof(Smem) <= 227 * 1024);
 
-// --- The producers. Each warp has eight keys of a chunk; the bytes of the next chunk's are under
-// way while those before are expanded, and their places are looked up yet a chunk earlier.
+// --- The producers. Each warp has eight keys of a chunk, four lanes a key. The bytes of the next
+// chunk's are under way while those before are expanded; where they lie is looked up one chunk
+// earlier, and which entries they are yet a chunk earlier, by copies to shared memory: a register
+// that is loaded in one turn for the next makes that one wait for all such loads.
 class Producer {
  public:
   __device__ Producer(const SparseDecodeParams& p, Smem& s)
@@ -50,70 +62,136 @@ class Producer {
   __device__ __forceinline__ void expand(int row) {
     const RowKeys keys(p_, row);
     const int chunks = num_chunks(keys.total);
+    tell(keys.total);
     tile::wait_copies();  // those of no key that the last row ended with
-    const RowKeys::Source first = RowKeys::source(keys.place(p_, own_, keys.pick(p_, own_)));
-    stage(first);
+    __syncwarp();
+    look_up(keys, key(0), pick_now(keys, key(0)));
+    tile::wait_copies();
+    __syncwarp();
+    const Bytes first = found();
+    __syncwarp();
+    stage(first, key(0) < keys.total);
     load(first);
-    RowKeys::Place place = keys.place(p_, key(1), keys.pick(p_, key(1)));
-    int picked = keys.pick(p_, key(2));
+    pick(keys, key(2));
+    look_up(keys, key(1), pick_now(keys, key(1)));
 
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; ++chunk) {
-      const int buffer = chunk % 2;
+      const int buffer = (turn_ + chunk) % 2;
       const uint32_t parity = ~phases_ >> buffer & 1;
       phases_ ^= 1u << buffer;
       s_.empty[buffer][0].wait(parity);
       uint8_t* const to = s_.keys[buffer];
-      const tile::Vector8 scales = scales_;
       tile::wait_copies();
+      __syncwarp();
+      const tile::Vector8 scales = s_.scales[own_];
+      tile::Vector16 staged = staged_[0];
 #pragma unroll
       for (int i = 0; i < kStaged; ++i) {
-        store_piece(to, own_, i, staged_[i * kProducers], scales);
+        const tile::Vector16 after = staged_[min(i + 1, kStaged - 1) * kProducers];
+        store_piece(to, own_, i, staged, scales);
+        staged = after;
       }
       tile::publish_to_async();
       s_.full[buffer][0].arrive();
-      // Here its loads are done, as those of the bytes before must be too.
-      const RowKeys::Source next = RowKeys::source(place);
-      place = keys.place(p_, key(chunk + 2), picked);
-      picked = keys.pick(p_, key(chunk + 3));
-      stage(next);
       s_.empty[buffer][1].wait(parity);
+      const Bytes next = found();
+      const int picked = s_.picked[own_];
+      __syncwarp();
+      stage(next, key(chunk + 1) < keys.total);
+      look_up(keys, key(chunk + 2), picked);
+      pick(keys, key(chunk + 3));
+      const uint32_t mask = key(chunk) < keys.total ? ~0u : 0u;
 #pragma unroll
       for (int i = kStaged; i < kPieces; ++i) {
         tile::Vector16 piece = loaded_[i - kStaged];
 #pragma unroll
-        for (uint32_t& word : piece.word) word &= is_key_;
+        for (uint32_t& word : piece.word) word &= mask;
         store_piece(to, own_, i, piece, scales);
       }
-      load(next);
       tile::publish_to_async();
       s_.full[buffer][1].arrive();
+      load(next);
     }
+    turn_ += chunks;
   }
 
  private:
+  struct Bytes {
+    const uint8_t* data;  // the lane's
+    const uint8_t* scales;
+  };
+
   __device__ __forceinline__ int key(int chunk) const { return chunk * kChunk + own_; }
-  // Of no key, other bytes instead of a choice between bytes and zeros, which would wait for them;
-  // codes become zeros on their way or when they are stored.
-  __device__ __forceinline__ RowKeys::Source some(const RowKeys::Source& from) const {
-    if (from.data != nullptr) return from;
-    return {reinterpret_cast<const uint8_t*>(p_.step_rows), 0};
+  static __device__ __forceinline__ bool is_first_lane() { return threadIdx.x % 4 == 0; }
+  static __device__ __forceinline__ bool is_entry(const RowKeys& keys, int key) {
+    return key >= keys.window && key < keys.total;
   }
-  __device__ __forceinline__ void stage(const RowKeys::Source& from) {
-    const RowKeys::Source bytes = some(from);
-    scales_ =
-        tile::load_shared_state(reinterpret_cast<const tile::Vector8*>(bytes.data + bytes.scales));
-#pragma unroll
-    for (int i = 0; i < kStaged; ++i) {
-      tile::start_copy_or_zero(staged_ + i * kProducers, piece_of(bytes, i), from.data != nullptr);
+  // The consumers how many keys the row has.
+  __device__ __forceinline__ void tell(int total) {
+    if (threadIdx.x == kConsumers) {
+      s_.total[item_ % kTotals] = total;
+      s_.counted[item_ % kTotals].arrive();
     }
+    ++item_;
   }
-  __device__ __forceinline__ void load(const RowKeys::Source& from) {
-    is_key_ = from.data != nullptr ? ~0u : 0u;
-    const RowKeys::Source bytes = some(from);
+
+  // Which entry a key is; of others anything.
+  __device__ __forceinline__ void pick(const RowKeys& keys, int key) {
+    if (is_first_lane() && keys.selected != nullptr && is_entry(keys, key))
+      tile::start_copy(&s_.picked[own_], keys.selected + (key - keys.window));
+  }
+  static __device__ __forceinline__ int pick_now(const RowKeys& keys, int key) {
+    if (keys.selected == nullptr || !is_entry(keys, key)) return 0;
+    return tile::load_shared_state(keys.selected + (key - keys.window));
+  }
+  // Where a key lies, past the last key the first.
+  __device__ __forceinline__ void look_up(const RowKeys& keys, int key, int picked) {
+    int slot, rows;
+    if (is_entry(keys, key)) {
+      const int entry = keys.selected == nullptr ? key - keys.window : picked;
+      const int index = keys.block_of(entry);
+      slot = entry - index * keys.block_rows;
+      rows = keys.block_rows;
+      if (is_first_lane()) {
+        tile::start_copy(&s_.block[own_],
+                         reinterpret_cast<const tile::Vector8*>(keys.table + index));
+      }
+    } else {
+      if (key >= keys.total) key = 0;
+      const bool of_step = key >= keys.first_of_step;
+      const int in_ring = keys.slot + key;
+      slot = of_step                    ? keys.step_row + key
+             : in_ring < keys.ring_rows ? in_ring
+                                        : in_ring - keys.ring_rows;
+      rows = of_step ? static_cast<int>(p_.rows) : keys.ring_rows;
+      if (is_first_lane()) {
+        s_.block[own_] = of_step ? reinterpret_cast<const uint8_t*>(p_.step_rows) : keys.ring;
+      }
+    }
+    data_at_ = slot * kDataBytes + static_cast<int>(threadIdx.x) % 4 * 16;
+    scales_at_ = rows * kDataBytes + slot * kScaleBytes;
+  }
+  __device__ __forceinline__ Bytes found() const {
+    const uint8_t* const block = s_.block[own_];
+    return {block + data_at_, block + scales_at_};
+  }
+
+  static __device__ __forceinline__ const tile::Vector16* piece(const Bytes& from, int i) {
+    return reinterpret_cast<const tile::Vector16*>(from.data + 64 * i);
+  }
+  // Where there is no such key, zeros.
+  __device__ __forceinline__ void stage(const Bytes& from, bool is_key) {
+    if (is_first_lane())
+      tile::start_copy(&s_.scales[own_], reinterpret_cast<const tile::Vector8*>(from.scales));
+#pragma unroll
+    for (int i = 0; i < kStaged; ++i)
+      tile::start_copy_or_zero(staged_ + i * kProducers, piece(from, i), is_key);
+  }
+  __device__ __forceinline__ void load(const Bytes& from) {
 #pragma unroll
     for (int i = kStaged; i < kPieces; ++i)
-      loaded_[i - kStaged] = tile::load_shared_state(piece_of(bytes, i));
+      loaded_[i - kStaged] = tile::load_shared_state(piece(from, i));
   }
 
   const SparseDecodeParams& p_;
@@ -121,8 +199,11 @@ class Producer {
   tile::Vector16* staged_;
   int own_;
   uint32_t phases_ = 0;  // of the two places
-  tile::Vector8 scales_;
-  uint32_t is_key_;  // a mask of what is loaded
+  int turn_ = 0;         // chunks so far
+  uint32_t item_ = 0;
+  // What look_up found, from the start of the block.
+  int data_at_ = 0;
+  int scales_at_ = 0;
   tile::Vector16 loaded_[kPieces - kStaged];
 };
 
@@ -137,8 +218,9 @@ class Consumer {
   using Value = std::conditional_t<kBf16, uint16_t, float>;
 
  public:
-  __device__ Consumer(const SparseDecodeParams& p, Smem& s)
+  __device__ Consumer(const SparseDecodeParams& p, const CUtensorMap& q_rows, Smem& s)
       : p_(p),
+        q_rows_(q_rows),
         s_(s),
         side_(tile::uniform(static_cast<int>(threadIdx.x) / kGroupThreads)),
         head_(own_head()) {}
@@ -147,28 +229,32 @@ class Consumer {
   __device__ __forceinline__ void start(int item, int num_items) {
     if (item >= num_items) return;
     if constexpr (kBf16) {
-      const auto* const from = reinterpret_cast<const tile::Vector16*>(queries(item));
+      if (threadIdx.x != 0) return;
+      s_.queries.arrive_expecting(kOperandBytes);
 #pragma unroll
-      for (int i = 0; i < kHeads * kDim / 8 / kConsumers; ++i) {
-        const int at = i * kConsumers + static_cast<int>(threadIdx.x);
-        const int head = at / (kDim / 8), piece = at % (kDim / 8);
-        tile::start_copy(s_.q + piece / 8 * kTileBytes + SwizzledTile::offset(head, piece % 8),
-                         from + at);
-      }
+      for (int i = 0; i < kTiles; ++i)
+        s_.queries.copy_box(s_.q + i * kTileBytes, &q_rows_, i * kTileDims, item * kHeads);
     } else {
       store_queries<kConsumers>(queries(item), s_.q, static_cast<int>(threadIdx.x));
     }
-    next_total_ = RowKeys::count(p_, item / num_groups());
   }
 
   // An item that was started; starts the next.
   __device__ __forceinline__ void attend(int item, int next, int num_items) {
-    const int total = next_total_;
+    s_.counted[item_ % kTotals].wait(item_ / kTotals & 1);
+    const int total = tile::uniform(s_.total[item_ % kTotals]);
     const int chunks = num_chunks(total);
-    if constexpr (kBf16) tile::wait_copies();
-    tile::publish_to_async();
-    tile::sync_threads<1, kConsumers>();
+    if constexpr (kBf16) {
+      // Who scores nothing may still be here when the next item's are asked for.
+      if (side_ == 0 || chunks > 1) s_.queries.wait(item_ & 1);
+    } else {
+      tile::publish_to_async();
+      tile::sync_threads<1, kConsumers>();
+    }
+    ++item_;
     if (next < num_items) prefetch(next);
+    const float* const sink = p_.sink + item % num_groups() * kHeads + head_;
+    const float sinks[2] = {__ldg(sink), __ldg(sink + 8)};
     RunningHead running[2];
     Values values;
     if (side_ == 0) {
@@ -191,9 +277,10 @@ class Consumer {
       }
       if (chunks % 2 != 0) sum_values(0, chunks == 1, running, values);
     }
+    turn_ ^= chunks & 1;
     // All scores of this item are there, so that its queries may go.
     if constexpr (kBf16) start(next, num_items);
-    finish(item, running, values);
+    finish(item, running, sinks, values);
     if constexpr (!kBf16) start(next, num_items);
   }
 
@@ -212,24 +299,29 @@ class Consumer {
     for (int i = threadIdx.x; i < kHeads * kDim / kLineValues; i += kConsumers)
       tile::prefetch_line(queries(item) + i * kLineValues);
   }
-  __device__ __forceinline__ uint32_t parity(int side) const { return phases_ >> side & 1; }
+  // Of the even chunks of an item or the odd ones. Found anew each time, so that what follows from
+  // it takes no registers of a thread.
+  __device__ __forceinline__ int place_of(int odd) const { return tile::uniform(turn_ ^ odd); }
+  __device__ __forceinline__ uint32_t parity(int place) const { return phases_ >> place & 1; }
 
-  __device__ __forceinline__ void score(int side, float (&d)[32]) {
-    s_.full[side][0].wait(parity(side));
-    start_scores<0>(s_.q, s_.keys[side], d);
-    s_.full[side][1].wait(parity(side));
-    start_scores<1>(s_.q, s_.keys[side], d);
+  __device__ __forceinline__ void score(int odd, float (&d)[32]) {
+    const int place = place_of(odd);
+    s_.full[place][0].wait(parity(place));
+    start_scores<0>(s_.q, s_.keys[place], d);
+    s_.full[place][1].wait(parity(place));
+    start_scores<1>(s_.q, s_.keys[place], d);
     tile::wgmma_wait<0>();
   }
 
   // A chunk's weights, scaled as the chunks before it demand.
-  __device__ __forceinline__ void publish(int side, const RunningHead (&running)[2],
+  __device__ __forceinline__ void publish(int odd, const RunningHead (&running)[2],
                                           ChunkWeights w) {
+    const int place = place_of(odd);
     if (threadIdx.x % 4 == 0) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        s_.exponent[side][head_ + 8 * i] = w.exponent[i];
-        s_.sum[side][head_ + 8 * i] = w.sum[i];
+        s_.exponent[place][head_ + 8 * i] = w.exponent[i];
+        s_.sum[place][head_ + 8 * i] = w.sum[i];
       }
     }
     RunningHead::Factors factors[2];
@@ -244,28 +336,29 @@ class Consumer {
     for (int i = 0; i < 16; ++i) {
       const int piece = i / 4 * 2 + i % 4 / 2;
       *reinterpret_cast<uint32_t*>(
-          s_.weights[side] + SwizzledTile::offset(head_ + i % 2 * 8, piece) + t * 4) = w.pair[i];
+          s_.weights[place] + SwizzledTile::offset(head_ + i % 2 * 8, piece) + t * 4) = w.pair[i];
     }
     tile::publish_to_async();
-    s_.weighed[side].arrive();
+    s_.weighed[place].arrive();
   }
 
   // Adds a chunk to the values.
-  __device__ __forceinline__ void sum_values(int side, bool first, RunningHead (&running)[2],
+  __device__ __forceinline__ void sum_values(int odd, bool first, RunningHead (&running)[2],
                                              Values& values) {
-    s_.full[side][side_].wait(parity(side));
-    s_.weighed[side].wait(parity(side));
+    const int place = place_of(odd);
+    s_.full[place][side_].wait(parity(place));
+    s_.weighed[place].wait(parity(place));
     RunningHead::Factors factors[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      factors[i] = running[i].add(s_.exponent[side][head_ + 8 * i], s_.sum[side][head_ + 8 * i]);
+      factors[i] = running[i].add(s_.exponent[place][head_ + 8 * i], s_.sum[place][head_ + 8 * i]);
     }
     if (!first) {
       scale_values(values[0], factors);
       scale_values(values[1], factors);
     }
-    const uint32_t a = tile::smem_address(s_.weights[side]);
-    const uint32_t b = tile::smem_address(s_.keys[side]) + side_ * (kTiles / 2) * kTileBytes;
+    const uint32_t a = tile::smem_address(s_.weights[place]);
+    const uint32_t b = tile::smem_address(s_.keys[place]) + side_ * (kTiles / 2) * kTileBytes;
     tile::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kChunk / 16; ++step) {
@@ -279,18 +372,13 @@ class Consumer {
     }
     tile::wgmma_commit();
     tile::wgmma_wait<0>();
-    phases_ ^= 1u << side;
-    s_.empty[side][side_].arrive();
+    phases_ ^= 1u << place;
+    s_.empty[place][side_].arrive();
   }
 
   __device__ __forceinline__ void finish(int item, const RunningHead (&running)[2],
-                                         const Values& values) {
-    const int group = item % num_groups();
-    float inverse[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      inverse[i] = running[i].finish(__ldg(p_.sink + group * kHeads + head_ + 8 * i));
-    }
+                                         const float (&sinks)[2], const Values& values) {
+    const float inverse[2] = {running[0].finish(sinks[0]), running[1].finish(sinks[1])};
     const int64_t at = (static_cast<int64_t>(item) * kHeads + head_) * kDim + side_ * kHalf;
     Value* out;
     if constexpr (kBf16) {
@@ -307,20 +395,24 @@ class Consumer {
   }
 
   const SparseDecodeParams& p_;
+  const CUtensorMap& q_rows_;
   Smem& s_;
   int side_;
   int head_;
   uint32_t phases_ = 0;  // of the two places
-  int next_total_ = 0;
+  int turn_ = 0;         // the place of the next chunk
+  uint32_t item_ = 0;
 };
 
 template <bool kBf16>
 __global__ void __launch_bounds__(kThreads, 1)
-    whole_kernel(const __grid_constant__ SparseDecodeParams p, int num_items) {
-  extern __shared__ __align__(1024) uint8_t bytes[];
-  Smem& s = *reinterpret_cast<Smem*>(bytes + (kAlignment - tile::smem_address(bytes) % kAlignment) %
-                                                 kAlignment);
+    whole_kernel(const __grid_constant__ SparseDecodeParams p,
+                 const __grid_constant__ CUtensorMap q_rows, int num_items) {
+  extern __shared__ __align__(SwizzledTile::kGroupBytes) uint8_t bytes[];  // all there is
+  Smem& s = *reinterpret_cast<Smem*>(bytes);
   if (threadIdx.x == 0) {
+    s.queries.init(1);
+    for (tile::Mbarrier& counted : s.counted) counted.init(1);
     for (int i = 0; i < 2; ++i) {
       for (int half = 0; half < 2; ++half) {
         s.full[i][half].init(kProducers);
@@ -341,7 +433,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int item = first; item < num_items; item += stride) producer.expand(item / groups);
   } else {
     tile::grow_registers<kConsumerRegisters>();
-    Consumer<kBf16> consumer(p, s);
+    Consumer<kBf16> consumer(p, q_rows, s);
     consumer.start(first, num_items);
     for (int item = first; item < num_items; item += stride)
       consumer.attend(item, item + stride, num_items);
@@ -351,8 +443,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 }  // namespace
 
 void prepare_whole() {
-  cuda::allow_smem(whole_kernel<false>, sizeof(Smem) + kAlignment);
-  cuda::allow_smem(whole_kernel<true>, sizeof(Smem) + kAlignment);
+  cuda::allow_smem(whole_kernel<false>, sizeof(Smem));
+  cuda::allow_smem(whole_kernel<true>, sizeof(Smem));
 }
 
 void launch_whole(const cuda::Stream& stream, const SparseDecodeParams& p, int num_sms) {
@@ -360,9 +452,12 @@ void launch_whole(const cuda::Stream& stream, const SparseDecodeParams& p, int n
   cuda::LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(std::min(items, num_sms)));
   shape.block = kThreads;
-  shape.smem_bytes = sizeof(Smem) + kAlignment;
+  shape.smem_bytes = sizeof(Smem);
+  CUtensorMap q_rows = {};
+  if (p.q_bf16 != nullptr)
+    q_rows = cuda::map_bf16_rows(p.q_bf16, p.rows * p.heads, kDim, kDim, kHeads);
   cuda::launch(stream, shape, p.q_bf16 != nullptr ? whole_kernel<true> : whole_kernel<false>, p,
-               items);
+               q_rows, items);
 }
 
 }  // namespace cachalot::ops::sparse
