@@ -1,7 +1,11 @@
 // Ops in one launch on the GPU: the bits of the CPU's ops one after another.
 #include "ops/rows/together.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "base/rng.h"
+#include "numeric/formats.h"
 #include "ops/matmul/matmul_test_data.h"
 #include "tests/cuda/cached_rows.h"
 
@@ -24,7 +28,7 @@ void append(std::vector<float>& to, Side& side, const T* from, int64_t count) {
 // All of them at once, some twice; the second norm has columns that no kernel is made for.
 TEST_F(TogetherOps, HaveTheBitsOfTheOpsAlone) {
   RngStream rng(1, RngPurpose::data, 0);
-  for (const int64_t rows : {1, 3, 37}) {
+  for (const int64_t rows : {1, 3, 37, 259}) {
     const auto values = [&](int64_t columns) { return make_bf16_rows(rows, columns, rng); };
     const auto low = values(1024), odd = values(96), kv = values(512), q = values(5 * 512),
                index_q = values(3 * 128), weight = values(64), gate = values(1500),
@@ -101,6 +105,65 @@ TEST_F(TogetherOps, HaveTheBitsOfTheOpsAlone) {
   }
 }
 
+// Heads of many rows take a way of their own.
+TEST_F(TogetherOps, ManyHeadsHaveTheBitsOfFew) {
+  RngStream rng(4, RngPurpose::data, 0);
+  constexpr int64_t kRows = 259, kHeads = 3;
+  Side side(gpu_.get());
+  const float* const table = side.array(make_f32_rows(kRows, 64, rng));
+  HeadRowsParams heads{};
+  heads.rows = kRows;
+  heads.heads = kHeads;
+  heads.eps = 1e-6f;
+  heads.rope_dim = 64;
+  heads.table = {table, table + kRows * 32};
+  heads.round = true;
+  const auto values = [&](int64_t head_dim) {
+    std::vector<float> x = make_f32_rows(kRows, kHeads * head_dim, rng);
+    const auto head = [&](int64_t i) { return std::span(x).subspan(i * head_dim, head_dim); };
+    for (int i = 0; i < 7; ++i) {
+      for (float& value : head(i)) value = std::ldexp(value, i * 40 - 130);
+    }
+    std::ranges::fill(head(7), 0.0f);
+    std::ranges::fill(head(8), -0.0f);
+    head(9)[5] = std::numeric_limits<float>::infinity();
+    head(10)[head_dim - 3] = std::numeric_limits<float>::quiet_NaN();
+    for (float& value : head(11)) value = std::copysign(0x1.fcp127f, value);
+    for (float& value : head(12)) value = std::round(value);
+    std::ranges::fill(head(13).subspan(1), 0.0f);
+    return x;
+  };
+  const auto together = [&](const HeadRowsParams& p) {
+    Together ops(side.ctx);
+    ops.add(p);
+  };
+
+  HeadRowsParams index = heads;
+  index.row_stride = kHeads * 128;
+  index.head_dim = 128;
+  index.hadamard = true;
+  index.snap = HeadSnap::fp4;
+  const std::vector<float> x = values(128);
+  index.x = side.array(x);
+  head_rows(side.ctx, index);
+  const std::vector<float> expected = side.read(index.x, kRows * kHeads * 128);
+  index.x = side.array(x);
+  together(index);
+  testing::expect_same(side.read(index.x, kRows * kHeads * 128), expected, "index");
+
+  HeadRowsParams q = heads;
+  q.head_dim = 512;
+  q.norm = HeadNorm::bf16_steps;
+  std::vector<uint16_t> raw;
+  for (const float value : values(512)) raw.push_back(numeric::bf16_from_float(value));
+  q.from_bf16 = q.to_bf16 = side.array(raw);
+  head_rows(side.ctx, q);
+  const std::vector<uint16_t> expected_q = side.read(q.to_bf16, kRows * kHeads * 512);
+  q.from_bf16 = q.to_bf16 = side.array(raw);
+  together(q);
+  EXPECT_EQ(side.read(q.to_bf16, kRows * kHeads * 512), expected_q);
+}
+
 TEST_F(TogetherOps, EntriesAndRingsHaveTheBitsOfTheOpsAlone) {
   RngStream rng(2, RngPurpose::data, 0);
   std::mt19937 memory_rng(3);
@@ -124,7 +187,9 @@ TEST_F(TogetherOps, EntriesAndRingsHaveTheBitsOfTheOpsAlone) {
     const tensor::RowLayout ks{2 * columns * 4, 0};
     const tensor::RowLayout row = c.tail == kTail ? tensor::kv_row_layout(c.kv, c.width, c.rope_dim)
                                                   : tensor::index_row_layout(c.index, c.width);
-    for (const Cut& cut : kCuts) {
+    std::vector<Cut> cuts(std::begin(kCuts), std::end(kCuts));
+    cuts.push_back({{5, 0, 640, 127}, {260, 9, 131, 1}});  // many rows, with tails
+    for (const Cut& cut : cuts) {
       const LayerMemory memory(memory_rng, ks, row, cut.sequences());
       const std::vector<float> rows = make_f32_rows(cut.rows(), 2 * columns, rng);
       const std::vector<float> ape = make_f32_rows(c.ratio, columns, rng);

@@ -55,7 +55,7 @@ struct EntryPositions {
 __global__ void __launch_bounds__(kThreads)
     store_recent_kernel(const __grid_constant__ StoreRecentParams p) {
   tile::launch_dependents();
-  store_recent_row<kThreads>(p, blockIdx.x);
+  store_recent_row<BlockGroup<kThreads>>(p, blockIdx.x);
 }
 
 }  // namespace

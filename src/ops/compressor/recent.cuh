@@ -1,8 +1,9 @@
 // A row of a step into its sequence's ring (store_recent_rows of ops/compressor/compressor.h) on
-// the GPU, by a block.
+// the GPU.
 #pragma once
 
 #include "ops/compressor/compressor.h"
+#include "ops/rows/thread_group.cuh"
 #include "tile/order.cuh"
 
 namespace cachalot::ops {
@@ -57,8 +58,8 @@ struct RecentPlace {
   }
 };
 
-// By the kThreads threads of a block; waits for the kernels before, unless they have ended.
-template <int kThreads>
+// By a group; waits for the kernels before, unless they have ended.
+template <typename Group>
 __device__ __forceinline__ void store_recent_row(const StoreRecentParams& p, int64_t row,
                                                  bool have_ended = false) {
   const RecentPlace place(p.sequences, p.layer_rows, p.kind, row);
@@ -66,11 +67,11 @@ __device__ __forceinline__ void store_recent_row(const StoreRecentParams& p, int
   if (!have_ended) tile::wait_for_producers();
   if (place.to.data == nullptr) return;
   constexpr int kOfScales = 32;  // threads
-  const int thread = static_cast<int>(threadIdx.x) - kOfScales;
-  if (thread >= 0) {
-    copy_bytes<kThreads - kOfScales>(place.to.data, from.data, place.layout.data_bytes, thread);
-  } else {
-    copy_bytes<kOfScales>(place.to.scale, from.scale, place.layout.scale_bytes, thread + kOfScales);
+  constexpr int kOfData = Group::kCount > kOfScales ? Group::kCount - kOfScales : kOfScales;
+  const int thread = Group::thread() - (Group::kCount - kOfData);
+  if (thread >= 0) copy_bytes<kOfData>(place.to.data, from.data, place.layout.data_bytes, thread);
+  if (Group::thread() < kOfScales) {
+    copy_bytes<kOfScales>(place.to.scale, from.scale, place.layout.scale_bytes, Group::thread());
   }
 }
 

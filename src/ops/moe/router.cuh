@@ -1,7 +1,8 @@
-// A row's choice of experts (ops/moe/router.h) by a block on the GPU.
+// A row's choice of experts (ops/moe/router.h) by a block, or a warp, on the GPU.
 #pragma once
 
 #include "ops/moe/router.h"
+#include "ops/rows/thread_group.cuh"
 #include "tile/copy.cuh"
 #include "tile/first_turn.cuh"
 #include "tile/order.cuh"
@@ -48,30 +49,34 @@ __device__ inline void choose(const uint32_t* keys, int num_experts, int k, int3
   __syncwarp();
 }
 
-// By kThreads threads, of up to kMost experts. values: shared memory, two an expert: its score, and
-// its key. Waits for the kernels before, unless they have ended.
-template <int kThreads, int kMost>
+struct Choices {  // shared memory
+  int32_t chosen[kMaxChoices];
+  float scores[kMaxChoices];
+};
+
+// By a group, of up to kMost experts. values: shared memory, two an expert: its score, and its key.
+// Waits for the kernels before, unless they have ended.
+template <typename Group, int kMost>
 __device__ __forceinline__ void route_row(const RouterParams& p, int64_t row, uint32_t* values,
-                                          bool have_ended = false) {
-  __shared__ int32_t chosen[kMaxChoices];
-  __shared__ float scores[kMaxChoices];
+                                          Choices& choices, bool have_ended = false) {
+  auto& [chosen, scores] = choices;
   const int num_experts = static_cast<int>(p.n_routed_experts);
   const int k = static_cast<int>(p.num_experts_per_tok);
   const float* logits = p.logits + row * num_experts;
-  const int lane = threadIdx.x;
+  const int lane = Group::thread();
 #pragma unroll 1
   for (int turn = have_ended ? 1 : tile::first_turn(p.rows); turn < 2; ++turn) {
     const bool is_real = turn == 1;
     if (is_real && !have_ended) tile::wait_for_producers();
     if (p.fixed_ids == nullptr) {
-      for (int e = threadIdx.x; e < num_experts; e += kThreads) {
+      for (int e = Group::thread(); e < num_experts; e += Group::kCount) {
         const float value = score(tile::load_shared_state(logits + e));
         values[e] = __float_as_uint(value);
         values[num_experts + e] = key_of(value + (p.bias != nullptr ? p.bias[e] : 0.0f));
       }
-      __syncthreads();
+      Group::sync();
     }
-    if (threadIdx.x < 32) {
+    if (Group::thread() < 32) {
       if (p.fixed_ids == nullptr) {
         if (num_experts <= 256) {
           choose<8>(values + num_experts, num_experts, k, chosen);
@@ -100,7 +105,7 @@ __device__ __forceinline__ void route_row(const RouterParams& p, int64_t row, ui
         if (is_real) p.weights[row * k + i] = weight;
       }
     }
-    __syncthreads();
+    Group::sync();
   }
 }
 

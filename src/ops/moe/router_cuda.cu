@@ -13,7 +13,8 @@ constexpr int kThreads = 256;
 __global__ void __launch_bounds__(kThreads) route_kernel(const __grid_constant__ RouterParams p) {
   extern __shared__ uint32_t values[];
   tile::launch_dependents();
-  router::route_row<kThreads, router::kMaxExperts>(p, blockIdx.x, values);
+  __shared__ router::Choices choices;
+  router::route_row<BlockGroup<kThreads>, router::kMaxExperts>(p, blockIdx.x, values, choices);
 }
 
 }  // namespace

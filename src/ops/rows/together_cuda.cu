@@ -8,7 +8,7 @@
 #include "ops/moe/router.cuh"
 #include "ops/moe/swiglu.cuh"
 #include "ops/on_gpu.h"
-#include "ops/rope/head_rows.cuh"
+#include "ops/rope/many_heads.cuh"
 #include "ops/rows/together_impl.h"
 #include "tensor/rows_on_device.h"
 #include "tile/first_turn.cuh"
@@ -22,16 +22,13 @@ constexpr int kWarps = kThreads / 32;
 constexpr int64_t kOfBlock = 4 * kThreads;  // elements
 constexpr int kWideHead = 512;
 constexpr int kIndexHead = 128;
+using Block = BlockGroup<kThreads>;
 
 // --- The ops as the kernel takes them: their params with twins, and what the host computes.
 
 struct Heads {
   HeadRowsParams p;
   float factor;
-};
-struct KvRows {
-  KvRowsParams p;
-  int64_t pieces;
 };
 struct Entries {
   EntryRowsParams p;
@@ -45,41 +42,72 @@ struct Activations {
   SwigluParams p;
   int64_t blocks;  // of a row
 };
+// Of many rows: a block has several.
+template <typename Op>
+struct Many {
+  Op op;
+  int64_t count;  // of rows
+};
+
+template <typename T>
+__device__ __forceinline__ T& as(std::byte* memory) {
+  return *reinterpret_cast<T*>(memory);
+}
 
 // How blocks do block `block` of an op. Each waits for the kernels before, unless they have ended.
+// memory: shared.
 
 constexpr int kMaxColumns = 2048;  // of a norm
-__device__ __forceinline__ void run(const RmsNormParams& p, int64_t row, bool have_ended) {
-  __shared__ float x[kMaxColumns];
+__device__ __forceinline__ void run(const RmsNormParams& p, int64_t row, bool have_ended,
+                                    std::byte* memory) {
+  auto& x = as<float[kMaxColumns]>(memory);
   const int n = static_cast<int>(p.columns);
   if (!have_ended) tile::wait_for_producers();
   for (int i = threadIdx.x; i < n; i += kThreads) x[i] = p.x[row * p.x_stride + i];
-  const float factor = row_norm_factor(x, n, p.eps);
+  const float factor = row_norm_factor<Block>(x, n, p.eps);
   for (int i = threadIdx.x; i < n; i += kThreads) {
     p.y[row * p.y_stride + i] =
         weigh<Norm::weighted>(x[i] * factor, p.g != nullptr ? p.g + i : nullptr, p.round_y);
   }
 }
 
-__device__ __forceinline__ void run(const Heads& op, int64_t block, bool have_ended) {
+__device__ __forceinline__ void run(const Heads& op, int64_t block, bool have_ended,
+                                    std::byte* memory) {
   const int64_t own = block * (kThreads / heads::kLanes) + threadIdx.x / heads::kLanes;
   if (op.p.head_dim == kWideHead)
     return heads::head_row<kWideHead / 16>(op.p, op.factor, own, have_ended);
   heads::head_row<kIndexHead / 16>(op.p, op.factor, own, have_ended);
 }
 
-__device__ __forceinline__ void run(const KvRows& op, int64_t row, bool have_ended) {
-  __shared__ float x[kMaxEntryWidth];
-  const HeadRowsParams& p = op.p.heads;
+__device__ __forceinline__ void run(const Many<Heads>& many, int64_t block, bool have_ended,
+                                    std::byte* memory) {
+  const Heads& op = many.op;
+  const auto own =
+      static_cast<uint32_t>(block * (kThreads / heads::kFewLanes) + threadIdx.x / heads::kFewLanes);
   if (!have_ended) tile::wait_for_producers();
-  for (int i = threadIdx.x; i < p.head_dim; i += kThreads) x[i] = p.x[row * p.row_stride + i];
-  const int64_t rotation = row * (p.rope_dim / 2);
-  finish_row<kThreads>(x, p, p.table.cos + rotation, p.table.sin + rotation, 0);
-  for (int64_t piece = threadIdx.x / 32; piece < op.pieces; piece += kWarps)
-    encode_kv_piece(op.p.format, x, p.head_dim, p.rope_dim, piece, op.p.to.row(row));
+  if (op.p.head_dim == heads::kBf16Dim)
+    return heads::many_bf16_heads<kThreads>(op.p, own, as<heads::Squares<kThreads>>(memory));
+  heads::many_index_heads(op.p, op.factor, own);
 }
 
-__device__ __forceinline__ void run(const ScaleParams& p, int64_t block, bool have_ended) {
+template <typename Group>
+__device__ __forceinline__ void make_kv_row(const KvRowsParams& op, int64_t row, float* x,
+                                            bool have_ended) {
+  const HeadRowsParams& p = op.heads;
+  const tensor::RowRef to = op.to.row(row);
+  const int64_t rotation = row * (p.rope_dim / 2);
+  if (!have_ended) tile::wait_for_producers();
+  copy_units<Group::kCount>(x, p.x + row * p.row_stride, p.head_dim, Group::thread());
+  finish_row<Group>(x, p, p.table.cos + rotation, p.table.sin + rotation, 0);
+  encode_row<Group>(op.format, x, p.head_dim, p.rope_dim, to);
+}
+__device__ __forceinline__ void run(const KvRowsParams& op, int64_t row, bool have_ended,
+                                    std::byte* memory) {
+  make_kv_row<Block>(op, row, as<float[kMaxEntryWidth]>(memory), have_ended);
+}
+
+__device__ __forceinline__ void run(const ScaleParams& p, int64_t block, bool have_ended,
+                                    std::byte* memory) {
   if (!have_ended) tile::wait_for_producers();
 #pragma unroll
   for (int64_t i = 0; i < kOfBlock; i += kThreads) {
@@ -90,25 +118,68 @@ __device__ __forceinline__ void run(const ScaleParams& p, int64_t block, bool ha
   }
 }
 
-__device__ __forceinline__ void run(const Entries& op, int64_t entry, bool have_ended) {
-  complete_entry<kThreads>(op.p, op.frequencies, op.factor, entry, have_ended);
+__device__ __forceinline__ void run(const Entries& op, int64_t entry, bool have_ended,
+                                    std::byte* memory) {
+  complete_entry<Block>(op.p, op.frequencies, op.factor, entry,
+                        as<EntryMemory<kMaxEntrySlots>>(memory), have_ended);
 }
 
-__device__ __forceinline__ void run(const StoredRows& op, int64_t row, bool have_ended) {
-  store_compressor_row<kThreads>(op.p, row, have_ended);
+__device__ __forceinline__ void run(const StoredRows& op, int64_t row, bool have_ended,
+                                    std::byte* memory) {
+  store_compressor_row<Block>(op.p, row, have_ended);
 }
 
-__device__ __forceinline__ void run(const StoreRecentParams& p, int64_t row, bool have_ended) {
-  store_recent_row<kThreads>(p, row, have_ended);
+__device__ __forceinline__ void run(const StoreRecentParams& p, int64_t row, bool have_ended,
+                                    std::byte* memory) {
+  store_recent_row<Block>(p, row, have_ended);
 }
 
 constexpr int kMaxRanked = 512;  // experts
-__device__ __forceinline__ void run(const RouterParams& p, int64_t row, bool have_ended) {
-  __shared__ uint32_t values[2 * kMaxRanked];
-  router::route_row<kThreads, kMaxRanked>(p, row, values, have_ended);
+struct Ranking {                 // shared
+  uint32_t values[2 * kMaxRanked];
+  router::Choices choices;
+};
+__device__ __forceinline__ void run(const RouterParams& p, int64_t row, bool have_ended,
+                                    std::byte* memory) {
+  auto& own = as<Ranking>(memory);
+  router::route_row<Block, kMaxRanked>(p, row, own.values, own.choices, have_ended);
 }
 
-__device__ __forceinline__ void run(const Activations& op, int64_t block, bool have_ended) {
+// A row of many by a warp.
+
+__device__ __forceinline__ void run_row(const KvRowsParams& op, int64_t row, int warp,
+                                        bool have_ended, std::byte* memory) {
+  make_kv_row<WarpGroup>(op, row, as<float[kWarps][kMaxEntryWidth]>(memory)[warp], have_ended);
+}
+__device__ __forceinline__ void run_row(const Entries& op, int64_t entry, int warp, bool have_ended,
+                                        std::byte* memory) {
+  complete_entry<WarpGroup>(op.p, op.frequencies, op.factor, entry,
+                            as<EntryMemory<kFewEntrySlots>[kWarps]>(memory)[warp], have_ended);
+}
+__device__ __forceinline__ void run_row(const StoredRows& op, int64_t row, int, bool have_ended,
+                                        std::byte* memory) {
+  store_compressor_row<WarpGroup>(op.p, row, have_ended);
+}
+__device__ __forceinline__ void run_row(const StoreRecentParams& p, int64_t row, int,
+                                        bool have_ended, std::byte* memory) {
+  store_recent_row<WarpGroup>(p, row, have_ended);
+}
+__device__ __forceinline__ void run_row(const RouterParams& p, int64_t row, int warp,
+                                        bool have_ended, std::byte* memory) {
+  auto& own = as<Ranking[kWarps]>(memory)[warp];
+  router::route_row<WarpGroup, kMaxRanked>(p, row, own.values, own.choices, have_ended);
+}
+template <typename Op>
+__device__ __forceinline__ void run(const Many<Op>& many, int64_t block, bool have_ended,
+                                    std::byte* memory) {
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int64_t row = block * kWarps + warp;
+  if (row < many.count) return run_row(many.op, row, warp, have_ended, memory);
+  if (!have_ended) tile::wait_for_producers();
+}
+
+__device__ __forceinline__ void run(const Activations& op, int64_t block, bool have_ended,
+                                    std::byte* memory) {
   if (!have_ended) tile::wait_for_producers();
   const int64_t row = block / op.blocks;
 #pragma unroll
@@ -118,7 +189,8 @@ __device__ __forceinline__ void run(const Activations& op, int64_t block, bool h
   }
 }
 
-__device__ __forceinline__ void run(const HyperCombParams& p, int64_t block, bool have_ended) {
+__device__ __forceinline__ void run(const HyperCombParams& p, int64_t block, bool have_ended,
+                                    std::byte* memory) {
   __shared__ float unused[kWarps][16];
   const int64_t row = block * kWarps + threadIdx.x / 32;
   if (row >= p.rows) {
@@ -135,30 +207,57 @@ __device__ __forceinline__ void run(const HyperCombParams& p, int64_t block, boo
   }
 }
 
-// --- The kernel: the ops' blocks one after the other.
+// --- The kernels: the ops' blocks one after the other.
 
 template <typename... Ops>
 struct OpList {
   static constexpr size_t kBytes = std::max({sizeof(Ops)...});
 
   template <typename Op>
-  static constexpr int kind() {
+  static constexpr int place() {
     constexpr bool kSame[] = {std::is_same_v<Op, Ops>...};
-    int kind = 0;
-    while (!kSame[kind]) ++kind;
-    return kind;
+    int place = 0;
+    while (!kSame[place]) ++place;
+    return place;
   }
+  template <typename Op>
+  using Kind = std::integral_constant<int, place<Op>()>;
+};
+using All =
+    OpList<RmsNormParams, Heads, KvRowsParams, ScaleParams, Entries, StoredRows, StoreRecentParams,
+           RouterParams, Activations, HyperCombParams, Many<Heads>, Many<KvRowsParams>,
+           Many<Entries>, Many<StoredRows>, Many<StoreRecentParams>, Many<RouterParams>>;
+
+// A kernel's, with the registers that so many blocks of a multiprocessor leave, and the shared
+// memory of a block.
+template <int kOwnBlocks, size_t kOwnMemoryBytes, typename... Ops>
+struct Some {
+  static constexpr int kBlocks = kOwnBlocks;
+  static constexpr size_t kMemoryBytes = kOwnMemoryBytes;
+  static bool takes(unsigned kinds) {
+    return (kinds & ~(... | (1u << All::Kind<Ops>::value))) == 0;
+  }
+
   static __device__ __forceinline__ void run_kind(int kind, const std::byte* op, int64_t block,
-                                                  bool have_ended) {
-    int own = 0;
-    const auto run_if = [&](const auto& each) {
-      if (own++ == kind) run(each, block, have_ended);
+                                                  bool have_ended, std::byte* memory) {
+    const auto run_if = [&](int own, const auto& each) {
+      if (own == kind) run(each, block, have_ended, memory);
     };
-    (run_if(*reinterpret_cast<const Ops*>(op)), ...);
+    (run_if(All::Kind<Ops>::value, *reinterpret_cast<const Ops*>(op)), ...);
   }
 };
-using All = OpList<RmsNormParams, Heads, KvRows, ScaleParams, Entries, StoredRows,
-                   StoreRecentParams, RouterParams, Activations, HyperCombParams>;
+constexpr size_t kMemoryOfFew =
+    std::max({sizeof(float[kMaxColumns]), sizeof(EntryMemory<kMaxEntrySlots>), sizeof(Ranking)});
+constexpr size_t kMemoryOfMany =
+    std::max({kMemoryOfFew, sizeof(heads::Squares<kThreads>),
+              sizeof(EntryMemory<kFewEntrySlots>[kWarps]), sizeof(Ranking[kWarps])});
+using Few = Some<2, kMemoryOfFew, RmsNormParams, Heads, KvRowsParams, ScaleParams, Entries,
+                 StoredRows, StoreRecentParams, RouterParams, Activations, HyperCombParams>;
+constexpr int64_t kManyRows = 256;
+using ManyHeads = Some<3, sizeof(heads::Squares<kThreads>), Many<Heads>, Many<StoredRows>>;
+using ManyRows = Some<2, kMemoryOfMany, RmsNormParams, Heads, Many<Heads>, Many<KvRowsParams>,
+                      ScaleParams, Entries, Many<Entries>, Many<StoredRows>,
+                      Many<StoreRecentParams>, Many<RouterParams>, Activations, HyperCombParams>;
 
 struct Part {
   int kind;
@@ -172,68 +271,94 @@ struct Parts {
 };
 static_assert(sizeof(Parts) <= 4000);  // of a kernel
 
-__global__ void __launch_bounds__(kThreads, 2)
+template <typename Ops>
+__global__ void __launch_bounds__(kThreads, Ops::kBlocks)
     together_kernel(const __grid_constant__ Parts parts) {
+  __shared__ alignas(16) std::byte memory[Ops::kMemoryBytes];
   tile::launch_dependents();
   int i = 0;
   while (i + 1 < parts.count && blockIdx.x >= parts.part[i + 1].first_block) ++i;
   const Part& part = parts.part[i];
-  All::run_kind(part.kind, part.op, blockIdx.x - part.first_block, parts.beside);
+  Ops::run_kind(part.kind, part.op, blockIdx.x - part.first_block, parts.beside, memory);
 }
 
 // --- On the host.
 
+// Of an op. Its rows are all ops' but for those that work on a few of them.
+struct NumRows {
+  int64_t operator()(const KvRowsParams& p) const { return p.heads.rows; }
+  int64_t operator()(const ScaleParams&) const { return 0; }
+  int64_t operator()(const CompleteEntries& op) const { return op.p.sequences.rows(); }
+  int64_t operator()(const StoreCompressorRows& op) const { return op.p.sequences.rows(); }
+  int64_t operator()(const StoreRecentParams& p) const { return p.sequences.rows(); }
+  template <typename Params>
+  int64_t operator()(const Params& p) const {
+    return p.rows;
+  }
+};
+
 class Builder {
  public:
-  Builder(device::ExecContext& ctx, bool beside) : ctx_(ctx) { parts_.beside = beside; }
+  Builder(device::ExecContext& ctx, std::span<const RowOp> ops, bool beside) : ctx_(ctx) {
+    parts_.beside = beside;
+    for (const RowOp& op : ops) is_many_ |= std::visit(NumRows(), op) >= kManyRows;
+    for (const RowOp& op : ops) std::visit(*this, op);
+  }
 
   void operator()(RmsNormParams p) {
     place(p.g);
     add(p, p.rows);
   }
   void operator()(HeadRowsParams p) {
+    const bool is_many =
+        is_many_ && (heads::are_many_bf16_heads(p) || heads::are_many_index_heads(p));
     place(p.g);
-    constexpr int64_t kHeads = kThreads / heads::kLanes;
-    add(Heads{p, heads::hadamard_factor(p.head_dim)}, (p.rows * p.heads + kHeads - 1) / kHeads);
+    const Heads op{p, heads::hadamard_factor(p.head_dim)};
+    const int64_t count = p.rows * p.heads;
+    if (is_many) return add(Many<Heads>{op, count}, blocks_of(count, kThreads / heads::kFewLanes));
+    add(op, blocks_of(count, kThreads / heads::kLanes));
   }
   void operator()(KvRowsParams p) {
     place(p.heads.g);
     p.to = tensor::on_device(ctx_, p.to);
-    add(KvRows{p, kv_row_pieces(p.format, p.heads.head_dim, p.heads.rope_dim)}, p.heads.rows);
+    add_rows(p, p.heads.rows);
   }
-  void operator()(const ScaleParams& p) { add(p, (p.n + kOfBlock - 1) / kOfBlock); }
+  void operator()(const ScaleParams& p) { add(p, blocks_of(p.n, kOfBlock)); }
   void operator()(const CompleteEntries& op) {
     const int64_t count = op.p.has_entries ? 0 : op.p.sequences.num_entries(op.p.ratio);
     if (count == 0) return;
-    add(Entries{on_device(op.p), ctx_.gpu->on_device(op.p.frequencies->data()),
-                heads::hadamard_factor(op.p.width)},
-        count);
+    const Entries entries{on_device(op.p), ctx_.gpu->on_device(op.p.frequencies->data()),
+                          heads::hadamard_factor(op.p.width)};
+    if ((op.p.overlap ? 2 : 1) * op.p.ratio <= kFewEntrySlots) return add_rows(entries, count);
+    add(entries, count);
   }
   void operator()(const StoreCompressorRows& op) {
-    add(StoredRows{on_device(op.p)}, op.p.sequences.rows());
+    add_rows(StoredRows{on_device(op.p)}, op.p.sequences.rows());
   }
   void operator()(StoreRecentParams p) {
     const int64_t rows = p.sequences.rows();
     place(p);
-    add(p, rows);
+    add_rows(p, rows);
   }
   void operator()(RouterParams p) {
     place(p.bias);
-    add(p, p.rows);
+    add_rows(p, p.rows);
   }
   void operator()(const SwigluParams& p) {
-    const int64_t blocks = (p.columns + kOfBlock - 1) / kOfBlock;
+    const int64_t blocks = blocks_of(p.columns, kOfBlock);
     add(Activations{p, blocks}, p.rows * blocks);
   }
-
-  void operator()(const HyperCombParams& p) { add(p, (p.rows + kWarps - 1) / kWarps); }
+  void operator()(const HyperCombParams& p) { add(p, blocks_of(p.rows, kWarps)); }
 
   void launch() const {
     if (num_blocks_ == 0) return;
     cuda::LaunchShape shape;
     shape.grid = dim3(num_blocks_);
     shape.block = kThreads;
-    cuda::launch(cuda::stream_of(ctx_), shape, together_kernel, parts_);
+    auto* const kernel = !is_many_                  ? together_kernel<Few>
+                         : ManyHeads::takes(kinds_) ? together_kernel<ManyHeads>
+                                                    : together_kernel<ManyRows>;
+    cuda::launch(cuda::stream_of(ctx_), shape, kernel, parts_);
   }
 
  private:
@@ -253,18 +378,29 @@ class Builder {
     return p;
   }
 
+  static int64_t blocks_of(int64_t count, int64_t of_block) {
+    return (count + of_block - 1) / of_block;
+  }
+  // A block each, or of many a warp.
+  template <typename Op>
+  void add_rows(const Op& op, int64_t rows) {
+    is_many_ ? add(Many<Op>{op, rows}, blocks_of(rows, kWarps)) : add(op, rows);
+  }
   template <typename Op>
   void add(const Op& op, int64_t blocks) {
     static_assert(std::is_trivially_copyable_v<Op>);
     if (blocks == 0) return;
     Part& part = parts_.part[parts_.count++];
-    part.kind = All::kind<Op>();
+    part.kind = All::Kind<Op>::value;
+    kinds_ |= 1u << part.kind;
     part.first_block = num_blocks_;
     std::memcpy(part.op, &op, sizeof(op));
     num_blocks_ += static_cast<unsigned>(blocks);
   }
 
   device::ExecContext& ctx_;
+  bool is_many_ = false;
+  unsigned kinds_ = 0;
   Parts parts_{};
   unsigned num_blocks_ = 0;
 };
@@ -312,9 +448,7 @@ struct Fits {
 bool together_cuda_fits(const RowOp& op) { return std::visit(Fits(), op); }
 
 void together_cuda(device::ExecContext& ctx, std::span<const RowOp> ops, bool beside) {
-  Builder builder(ctx, beside);
-  for (const RowOp& op : ops) std::visit(builder, op);
-  builder.launch();
+  Builder(ctx, ops, beside).launch();
 }
 
 }  // namespace cachalot::ops
