@@ -378,20 +378,6 @@ std::span<const ops::MatmulParams> wo_a_products(Step& step, const AttentionWeig
   return {products, static_cast<size_t>(groups)};
 }
 
-ops::MatmulParams rounded_product(const Step& step, Matrix x, const ops::PackedWeight& weight,
-                                  Matrix y) {
-  ops::MatmulParams p{};
-  p.x = x.data;
-  p.m = step.rows;
-  p.x_stride = x.stride;
-  p.w = &weight;
-  p.y = y.data;
-  p.y_stride = y.stride;
-  p.math = matmul_math(step, weight);
-  p.round_y = step.precision.bf16;
-  return p;
-}
-
 // Source: reference/forward 3.8.
 Matrix output_projection(Step& step, const AttentionWeights& weights, Matrix out) {
   const auto& config = step.config;
@@ -405,24 +391,32 @@ Matrix output_projection(Step& step, const AttentionWeights& weights, Matrix out
   return y;
 }
 
-// The same of an out in bf16. So is what lies between, where the products take it.
-Matrix output_projection(Step& step, const AttentionWeights& weights, const uint16_t* out) {
+// The same of an out in bf16. So is what lies between, and the result, where the products take it.
+Output output_projection(Step& step, const AttentionWeights& weights, const uint16_t* out,
+                         bool to_boundary) {
   const int64_t columns = step.config.o_groups * step.config.o_lora_rank;
-  const Matrix y = new_matrix(step, step.rows, weights.wo_b.rows());
-  const ops::MatmulParams wo_b = rounded_product(step, {}, weights.wo_b, y);
+  const ops::MatmulParams wo_b = rounded_product(step, {}, weights.wo_b, {});
   std::span<const ops::MatmulParams> wo_a = wo_a_products(step, weights, {}, {});
   if (takes_input_as_it_is(step, weights.wo_b) &&
       ops::products_take_bf16(step.exec, wo_a, true, true) &&
-      ops::products_take_bf16(step.exec, {&wo_b, 1}, true, false)) {
+      ops::products_take_bf16(step.exec, {&wo_b, 1}, true, to_boundary)) {
     auto* low = step.exec.arena->allocate<uint16_t>(step.rows * columns);
     ops::grouped_matmul_bf16(step.exec, wo_a, {out, low});
-    ops::grouped_matmul_bf16(step.exec, {&wo_b, 1}, {low, nullptr});
-    return y;
+    if (to_boundary) {
+      auto* y = step.exec.arena->allocate<uint16_t>(step.rows * weights.wo_b.rows());
+      ops::grouped_matmul_bf16(step.exec, {&wo_b, 1}, {low, y});
+      return {.bf16 = y};
+    }
+    const Matrix y = new_matrix(step, step.rows, weights.wo_b.rows());
+    const ops::MatmulParams to_floats = rounded_product(step, {}, weights.wo_b, y);
+    ops::grouped_matmul_bf16(step.exec, {&to_floats, 1}, {low, nullptr});
+    return {y};
   }
   const Matrix low = new_matrix(step, step.rows, columns);
   wo_a = wo_a_products(step, weights, {}, low);
   ops::grouped_matmul_bf16(step.exec, wo_a, {out, nullptr});
-  return linear(step, quantised_input(step, low, step.rows, weights.wo_b), step.rows, weights.wo_b);
+  return {
+      linear(step, quantised_input(step, low, step.rows, weights.wo_b), step.rows, weights.wo_b)};
 }
 
 }  // namespace
@@ -598,8 +592,8 @@ Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig
 
 }  // namespace
 
-Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
-                 const AttentionWeights& weights, Matrix x) {
+Output attention(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
+                 const AttentionWeights& weights, Matrix x, bool to_boundary) {
   InputProducts products(step, weights, x, quantised_input(step, x, step.rows, weights.wq_a));
   const auto [qn, q, queries, q_bf16] =
       needs_results_alone(step) ? inputs_together(step, layer_idx, layer, weights, x, products)
@@ -612,10 +606,10 @@ Matrix attention(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
     p.out_bf16 = step.exec.arena->allocate<uint16_t>(step.rows * step.config.num_attention_heads *
                                                      step.config.head_dim);
     ops::sparse_attention(step.exec, p);
-    return output_projection(step, weights, p.out_bf16);
+    return output_projection(step, weights, p.out_bf16, to_boundary);
   }
-  return output_projection(step, weights,
-                           core_attention(step, layer_idx, layer, weights, q, queries));
+  return {output_projection(step, weights,
+                            core_attention(step, layer_idx, layer, weights, q, queries))};
 }
 
 }  // namespace cachalot::model

@@ -106,6 +106,11 @@ void linears(Step& step, int64_t rows, const LinearParts& parts) {
   ops::grouped_matmul(step.exec, {products.data(), static_cast<size_t>(parts.count)});
 }
 
+ops::MatmulParams rounded_product(const Step& step, Matrix x, const ops::PackedWeight& weight,
+                                  Matrix y) {
+  return product_of(step, x, step.rows, weight, y, step.precision.bf16);
+}
+
 void linear_f32(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight, Matrix y) {
   product(step, x, rows, weight, y, false);
 }

@@ -69,6 +69,10 @@ struct LinearParts {
 };
 void linears(Step& step, int64_t rows, const LinearParts& parts);
 
+// What such a product is to grouped_matmul.
+ops::MatmulParams rounded_product(const Step& step, Matrix x, const ops::PackedWeight& weight,
+                                  Matrix y);
+
 // The same with the fp32 result kept (LINF).
 void linear_f32(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight, Matrix y);
 Matrix linear_f32(Step& step, Matrix x, int64_t rows, const ops::PackedWeight& weight);

@@ -4,6 +4,7 @@
 
 #include "autograd/elementwise_grad.h"
 #include "autograd/moe_grad.h"
+#include "ops/matmul/bf16_rows.h"
 #include "ops/moe/balance_loss.h"
 #include "ops/moe/dispatch.h"
 #include "ops/moe/router.h"
@@ -223,10 +224,24 @@ Matrix shared_expert(Step& step, const ExpertWeights& weights, Matrix input) {
   return shared_down(step, weights, h);
 }
 
+// After the activation `hidden`, which it then makes, the same in bf16; null: of many rows alone.
+const uint16_t* shared_down_in_bf16(Step& step, const ExpertWeights& weights,
+                                    const ops::SwigluParams& hidden) {
+  const ops::MatmulParams product =
+      rounded_product(step, {hidden.h, hidden.columns, hidden.columns}, weights.w2, {});
+  if (step.probe != nullptr || !takes_input_as_it_is(step, weights.w2) ||
+      !ops::products_take_bf16(step.exec, {&product, 1}, false, true))
+    return nullptr;
+  ops::swiglu(step.exec, hidden);
+  auto* y = step.exec.arena->allocate<uint16_t>(step.rows * weights.w2.rows());
+  ops::grouped_matmul_bf16(step.exec, {&product, 1}, {nullptr, y});
+  return y;
+}
+
 // All experts on a GPU that has them streamed. Of few rows the choice is made before the shared
 // one's last product, beside which the experts then begin; else beside it.
 Output streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x,
-                        bool may_leave_sum) {
+                        bool to_boundary) {
   CACHALOT_CHECK(x.stride == x.columns && step.tape == nullptr);
   const Matrix logits = new_matrix(step, step.rows, weights.gate->rows());
   const ops::RouterParams router = router_params(step, layer_idx, weights, logits);
@@ -248,15 +263,22 @@ Output streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights
   const auto [gate, up] = products;
   const auto clamp = static_cast<float>(step.config.swiglu_limit);
   const ops::SwigluParams hidden = activation(step, gate, up, nullptr, step.rows, clamp, gate);
-  LinearParts down;
+  const bool leaves_sum = to_boundary && boundary_takes_sums(step);
+  const uint16_t* const shared_bf16 =
+      to_boundary && !leaves_sum ? shared_down_in_bf16(step, weights.shared_experts, hidden)
+                                 : nullptr;
+  Matrix shared{};
   bool after_down = false;
-  down.lets_next_in = &after_down;
-  if (step.probe == nullptr && takes_input_as_it_is(step, weights.shared_experts.w2)) {
-    down.swiglu = &hidden;
-  } else {
-    ops::swiglu(step.exec, hidden);
+  if (shared_bf16 == nullptr) {
+    LinearParts down;
+    down.lets_next_in = &after_down;
+    if (step.probe == nullptr && takes_input_as_it_is(step, weights.shared_experts.w2)) {
+      down.swiglu = &hidden;
+    } else {
+      ops::swiglu(step.exec, hidden);
+    }
+    shared = shared_down(step, weights.shared_experts, gate, down);
   }
-  const Matrix shared = shared_down(step, weights.shared_experts, gate, down);
   if (!choose_first) choose(after_down);
   const Routing routing = chosen_experts(step, layer_idx, weights, router);
   const int64_t k = step.config.num_experts_per_tok;
@@ -270,10 +292,16 @@ Output streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights
                          .shared = shared.data,
                          .out = nullptr,
                          .runs_beside = choose_first && after_down};
-  if (may_leave_sum) {
+  if (leaves_sum) {
     p.picks = step.exec.arena->allocate<uint16_t>(step.rows * k * x.columns);
     ops::expert_layer(step.exec, p);
     return {{}, ops::ExpertSum{p.picks, k, shared.data}};
+  }
+  if (shared_bf16 != nullptr) {
+    p.shared_bf16 = shared_bf16;
+    p.out_bf16 = step.exec.arena->allocate<uint16_t>(step.rows * x.columns);
+    ops::expert_layer(step.exec, p);
+    return {.bf16 = p.out_bf16};
   }
   const Matrix out = new_matrix(step, step.rows, x.columns);
   p.out = out.data;
@@ -284,14 +312,14 @@ Output streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights
 
 }  // namespace
 
-Output ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x, bool may_leave_sum) {
+Output ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x, bool to_boundary) {
   const ops::PackedWeight& shared_w1 = weights.shared_experts.w1;
   if (!weights.gate) {
     return {shared_expert(step, weights.shared_experts,
                           quantised_input(step, x, step.rows, shared_w1))};
   }
   if (weights.streamed != nullptr)
-    return streamed_experts(step, layer_idx, weights, x, may_leave_sum);
+    return streamed_experts(step, layer_idx, weights, x, to_boundary);
   const Matrix logits = linear_f32(step, x, step.rows, *weights.gate);
   show(step, "gate", logits, step.rows);
   const ops::RouterParams router = router_params(step, layer_idx, weights, logits);

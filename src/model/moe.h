@@ -9,8 +9,8 @@
 
 namespace cachalot::model {
 
-// x [rows, hidden_size], the output of ffn_norm; the result likewise. may_leave_sum: or, where that
-// is faster, what it is the sum of.
-Output ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x, bool may_leave_sum);
+// x [rows, hidden_size], the output of ffn_norm; the result likewise. to_boundary: or, where that
+// is faster, in bf16, or what it is the sum of.
+Output ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x, bool to_boundary);
 
 }  // namespace cachalot::model

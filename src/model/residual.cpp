@@ -1,7 +1,11 @@
 #include "model/residual.h"
 
+#include <algorithm>
+
 #include "autograd/elementwise_grad.h"
 #include "autograd/hyper_grad.h"
+#include "model/step_tables.h"
+#include "numeric/formats.h"
 #include "ops/hyper/hyper_boundary.h"
 
 namespace cachalot::model {
@@ -84,14 +88,15 @@ bool has_boundary_op(const Step& step, const std::optional<HyperWeights>& weight
 
 namespace {
 void run_boundary(Step& step, const HyperWeights& weights, const std::vector<float>& norm,
-                  const std::optional<Output>& output, Matrix streams, int64_t rows,
+                  const std::optional<Output>& output, uint16_t* streams, int64_t rows,
                   const ResidualMix& mix, float* logits, Matrix out) {
   const bool is_sum = output && output->sum;
   ops::hyper_boundary(
-      step.exec, {rows, out.columns, streams.data, output && !is_sum ? output->y.data : nullptr,
-                  &weights.fn, weights.base.data(), weights.scale.data(), norm.data(), mix.post,
-                  mix.comb, logits, out.data, step.config.hc_sinkhorn_iters, hyper_eps(step),
-                  static_cast<float>(step.config.rms_norm_eps), is_sum ? &*output->sum : nullptr});
+      step.exec,
+      {rows, out.columns, streams, output ? output->y.data : nullptr, &weights.fn,
+       weights.base.data(), weights.scale.data(), norm.data(), mix.post, mix.comb, logits, out.data,
+       step.config.hc_sinkhorn_iters, hyper_eps(step), static_cast<float>(step.config.rms_norm_eps),
+       is_sum ? &*output->sum : nullptr, output ? output->bf16 : nullptr});
 }
 }  // namespace
 
@@ -102,30 +107,62 @@ bool boundary_takes_sums(const Step& step) {
 Boundary new_boundary(Step& step) {
   const int64_t n = step.config.hc_mult;
   return {new_matrix(step, step.rows, step.config.hidden_size),
+          step.exec.arena->allocate<uint16_t>(step.rows * n * step.config.hidden_size),
           {step.floats(step.rows * n), step.floats(step.rows * n * n)},
           step.floats(step.rows * n * n)};
 }
 
+void fill_streams(Step& step, Matrix from, const Boundary& boundary) {
+  const int64_t width = step.config.hc_mult * step.config.hidden_size;
+  ops::boundary_streams(step.exec, {from.data, from.stride, nullptr, step.rows, from.columns,
+                                    width / from.columns, boundary.streams});
+}
+
 void pass_boundary(Step& step, const HyperWeights& weights, const std::vector<float>& norm,
-                   const std::optional<Output>& output, Matrix streams, const Boundary& boundary) {
+                   const std::optional<Output>& output, const Boundary& boundary) {
   finish_waiting(step);
-  run_boundary(step, weights, norm, output, streams, step.rows, boundary.mix, boundary.logits,
-               boundary.x);
+  run_boundary(step, weights, norm, output, boundary.streams, step.rows, boundary.mix,
+               boundary.logits, boundary.x);
   step.waiting.push_back(ops::HyperCombParams{boundary.logits, boundary.mix.comb, step.rows,
                                               step.config.hc_sinkhorn_iters, hyper_eps(step)});
-  if (output) show(step, "hc.streams", streams, step.rows);
+  if (output && step.probe != nullptr) {
+    const int64_t width = step.config.hc_mult * step.config.hidden_size;
+    step.probe->on_op("hc.streams", streams_on_host(step, boundary).data(), step.rows, width,
+                      width);
+  }
   show(step, "norm", boundary.x, step.rows);
 }
 
+std::vector<float> streams_on_host(const Step& step, const Boundary& boundary) {
+  const int64_t count = step.rows * step.config.hc_mult * step.config.hidden_size;
+  const OnHost<uint16_t> bits(step.exec, boundary.streams, count);
+  std::vector<float> values(static_cast<size_t>(count));
+  std::transform(bits.data(), bits.data() + count, values.begin(), numeric::float_from_bf16);
+  return values;
+}
+
+void last_streams(Step& step, Matrix y, const Boundary& boundary, Matrix streams) {
+  finish_waiting(step);
+  ops::last_streams(step.exec, {boundary.streams, y.data, boundary.mix.post, boundary.mix.comb,
+                                step.rows, step.config.hidden_size, streams.data});
+}
+
 Matrix collapse_streams(Step& step, const std::optional<HyperWeights>& weights,
-                        const std::vector<float>& norm, Matrix streams, int64_t rows) {
+                        const std::vector<float>& norm, const float* all, int64_t width,
+                        std::span<const int64_t> chosen) {
+  const auto rows = static_cast<int64_t>(chosen.size());
+  const std::span<const int64_t> list = place_list(step.exec, chosen);
   const float eps = static_cast<float>(step.config.rms_norm_eps);
-  if (!weights) return rms_norm(step, streams, rows, norm, eps);
   if (has_boundary_op(step, weights, formats::ResidualKind::mhc)) {
+    auto* const streams = step.exec.arena->allocate<uint16_t>(rows * width);
+    ops::boundary_streams(step.exec, {all, width, list.data(), rows, width, 1, streams});
     const Matrix x = new_matrix(step, rows, step.config.hidden_size);
     run_boundary(step, *weights, norm, {}, streams, rows, {}, nullptr, x);
     return x;
   }
+  const Matrix streams = new_matrix(step, rows, width);
+  autograd::gather_rows(step.context(), all, list, width, streams.data);
+  if (!weights) return rms_norm(step, streams, rows, norm, eps);
   const int64_t n = step.config.hc_mult;
   const Matrix mixes = linear_maps(step, streams, rows, weights->fn);
   float* pre = step.floats(rows * n);

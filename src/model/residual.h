@@ -24,19 +24,22 @@ Matrix residual_before(Step& step, const std::optional<HyperWeights>& weights,
 // the old ones, beside them.
 Matrix residual_after(Step& step, const ResidualMix& mix, Matrix y, Matrix streams);
 
-// The head's collapse of the streams [rows, n * hidden_size] and its norm: [rows, hidden_size].
+// The head's collapse of the chosen rows of all streams [.., width] and its norm:
+// [chosen.size(), hidden_size].
 Matrix collapse_streams(Step& step, const std::optional<HyperWeights>& weights,
-                        const std::vector<float>& norm, Matrix streams, int64_t rows);
+                        const std::vector<float>& norm, const float* all, int64_t width,
+                        std::span<const int64_t> chosen);
 
 // Where the precision allows it, the merge after a sublayer, what comes before the next one and
-// that one's norm are one op (ops/hyper/hyper_boundary.h).
+// that one's norm are one op (ops/hyper/hyper_boundary.h), and the streams lie in bf16 meanwhile.
 bool has_boundary_op(const Step& step, const std::optional<HyperWeights>& weights,
                      formats::ResidualKind kind);
 
-// A sublayer's output: itself, or what it is the sum of.
+// A sublayer's output: itself, in floats or, for a boundary, in bf16, or what it is the sum of.
 struct Output {
-  Matrix y;
+  Matrix y = {};
   std::optional<ops::ExpertSum> sum = {};
+  const uint16_t* bf16 = nullptr;  // contiguous
 };
 
 // Whether a boundary takes sums of the step's rows.
@@ -44,14 +47,22 @@ bool boundary_takes_sums(const Step& step);
 
 // The same arrays before every sublayer of a call.
 struct Boundary {
-  Matrix x;  // [rows, hidden_size], the next sublayer's input
+  Matrix x;           // [rows, hidden_size], the next sublayer's input
+  uint16_t* streams;  // [rows, n * hidden_size] in bf16
   ResidualMix mix;
   float* logits;  // of mix.comb
 };
 Boundary new_boundary(Step& step);
+// The streams before the first sublayer, of [rows, columns]: each row once, or n times where it has
+// hidden_size columns.
+void fill_streams(Step& step, Matrix from, const Boundary& boundary);
 // output absent: nothing to merge, before the first sublayer. comb waits (Step::waiting) for ops
 // of the sublayer that it can run with.
 void pass_boundary(Step& step, const HyperWeights& weights, const std::vector<float>& norm,
-                   const std::optional<Output>& output, Matrix streams, const Boundary& boundary);
+                   const std::optional<Output>& output, const Boundary& boundary);
+// For a probe.
+std::vector<float> streams_on_host(const Step& step, const Boundary& boundary);
+// The streams with the last sublayer's output y merged into them.
+void last_streams(Step& step, Matrix y, const Boundary& boundary, Matrix streams);
 
 }  // namespace cachalot::model

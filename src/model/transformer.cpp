@@ -76,8 +76,9 @@ Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
     const StepScope scope(step.context());
     if (boundary) {
       const Output output = body(boundary->x);
-      if (!after) return merge(boundary->mix, output.y);
-      return pass_boundary(step, **after->hyper, *after->norm, output, streams, *boundary);
+      if (after) return pass_boundary(step, **after->hyper, *after->norm, output, *boundary);
+      last_streams(step, output.y, *boundary, streams);
+      return show(step, "hc.streams", streams, step.rows);
     }
     ResidualMix mix;
     const Matrix before = streams;
@@ -92,36 +93,49 @@ Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
       step.recompute(Recomputed::streams, before.data);
     ++step.sublayer_idx;
   };
-  sublayer(before_attention(weights), before_ffn(weights),
-           [&](Matrix x) { return Output{attention(step, layer_idx, layer, weights.attn, x)}; });
+  sublayer(before_attention(weights), before_ffn(weights), [&](Matrix x) {
+    return attention(step, layer_idx, layer, weights.attn, x, boundary.has_value());
+  });
   if (stores_window) step.waiting.push_back(window_rows(step, layer_idx));
-  sublayer(before_ffn(weights),
-           next == nullptr ? std::nullopt : std::optional(before_attention(*next)), [&](Matrix x) {
-             const bool may_leave_sum = boundary && next != nullptr && boundary_takes_sums(step);
-             return ffn(step, layer_idx, weights.ffn, x, may_leave_sum);
-           });
-  if (step.probe != nullptr) {
+  sublayer(
+      before_ffn(weights), next == nullptr ? std::nullopt : std::optional(before_attention(*next)),
+      [&](Matrix x) { return ffn(step, layer_idx, weights.ffn, x, boundary && next != nullptr); });
+  if (step.probe != nullptr && boundary && next != nullptr) {
+    step.probe->on_streams(layer_idx, streams_on_host(step, *boundary).data(), step.rows);
+  } else if (step.probe != nullptr) {
     const OnHost<float> values(step.exec, streams.data, step.rows * streams.stride);
     step.probe->on_streams(layer_idx, values.data(), step.rows);
   }
   return streams;
 }
 
-// Layers [first, last), whose weights lie one after the other: runs them, then moves their KV rows
-// into the window rings, which later layers of the call still read.
-Matrix run_layers(Step& step, std::span<const formats::LayerConfig> layers, int64_t first,
-                  int64_t last, const LayerWeights* first_weights, Matrix streams) {
-  std::optional<Boundary> boundary;
-  bool fits = true;  // every layer
-  for (int64_t layer = first; layer < last; ++layer)
-    fits &= has_boundary_op(step, first_weights[layer - first].hc_attn, layers[layer].residual);
-  if (fits) {
-    boundary = new_boundary(step);
-    pass_boundary(step, *first_weights->hc_attn, first_weights->attn_norm, {}, streams, *boundary);
+// Layers [first, last) of all layers.
+struct LayerRun {
+  std::span<const formats::LayerConfig> layers;
+  int64_t first;
+  int64_t last;
+  const LayerWeights* weights;  // of the first, then the others'
+};
+
+// Where one op fits between all their sublayers.
+std::optional<Boundary> boundary_of(Step& step, const LayerRun& run) {
+  for (int64_t layer = run.first; layer < run.last; ++layer) {
+    const LayerWeights& weights = run.weights[layer - run.first];
+    if (!has_boundary_op(step, weights.hc_attn, run.layers[layer].residual)) return {};
   }
+  return new_boundary(step);
+}
+
+// Runs them, then moves their KV rows into the window rings, which later layers of the call still
+// read. boundary: boundary_of, holding the streams; absent: `streams` does.
+Matrix run_layers(Step& step, const LayerRun& run, const std::optional<Boundary>& boundary,
+                  Matrix streams) {
+  const auto [layers, first, last, first_weights] = run;
+  if (boundary)
+    pass_boundary(step, *first_weights->hc_attn, first_weights->attn_norm, {}, *boundary);
   // Whether the layer's ring takes its rows as soon as its own attention has read the old ones: on
   // a GPU, with ops of the FFN. On a CPU nothing runs together, and waiting would take memory.
-  const auto stores_window = [&](int64_t layer) {
+  const auto stores_window = [&, layers = layers, last = last](int64_t layer) {
     if (step.exec.gpu == nullptr || step.tape != nullptr || !has_window(layers[layer], layer))
       return false;
     for (int64_t later = layer + 1; later < last; ++later) {
@@ -151,6 +165,12 @@ Matrix run_layers(Step& step, std::span<const formats::LayerConfig> layers, int6
       together.add(window_rows(step, layer));
   }
   return streams;
+}
+
+Matrix run_layers(Step& step, const LayerRun& run, Matrix streams) {
+  const std::optional<Boundary> boundary = boundary_of(step, run);
+  if (boundary) fill_streams(step, streams, *boundary);
+  return run_layers(step, run, boundary, streams);
 }
 
 }  // namespace
@@ -194,19 +214,20 @@ const float* Transformer::forward(autograd::Context ctx, const ForwardBatch& bat
                                   ForwardProbe* probe, TrainingTerms* terms) const {
   Step step = new_step(ctx, batch, probe, terms);
   const int64_t width = num_streams() * config_.hidden_size;
-  embed_streams(step, streams);
-  return run_layers(step, layers_, 0, config_.num_hidden_layers, weights_->layers.data(),
-                    {streams, width, width})
-      .data;
+  const LayerRun run{layers_, 0, config_.num_hidden_layers, weights_->layers.data()};
+  const std::optional<Boundary> boundary = boundary_of(step, run);
+  embed_streams(step, boundary ? &*boundary : nullptr, streams);
+  return run_layers(step, run, boundary, {streams, width, width}).data;
 }
 
-void Transformer::embed_streams(Step& step, float* streams) const {
+void Transformer::embed_streams(Step& step, const Boundary* boundary, float* streams) const {
   const autograd::Context ctx = step.context();
   const StepScope scope(ctx);
   const int64_t d = config_.hidden_size;
   const int64_t n = num_streams();
   float* rows = step.floats(step.rows * d);
   embed(step, weights_->embed, rows);
+  if (boundary != nullptr) return fill_streams(step, {rows, d, d}, *boundary);
   autograd::copy(ctx, {rows, d, step.rows, d, streams, n * d, n});
 }
 
@@ -232,14 +253,14 @@ void Transformer::rebuild_rings(device::ExecContext& ctx, const ForwardBatch& ba
       layers(step, streams + at * width);
     }
   };
-  run(total, [&](Step& step, float* rows) { embed_streams(step, rows); });
+  run(total, [&](Step& step, float* rows) { embed_streams(step, nullptr, rows); });
   const int64_t num_layers = config_.num_hidden_layers;
   for (int64_t first = 0, last = 0; first < num_layers; first = last) {
     // Layers that share rows or picks run over the same rows, in one call.
     last = end_of_shared(layers_, first, num_layers);
     run(num_ring_rows + (num_layers - 1 - first) * (config_.sliding_window - 1),
         [&](Step& step, float* rows) {
-          run_layers(step, layers_, first, last, &weights_->layers[first], {rows, width, width});
+          run_layers(step, {layers_, first, last, &weights_->layers[first]}, {rows, width, width});
         });
   }
 }
@@ -249,7 +270,7 @@ void Transformer::forward_layer(device::ExecContext& ctx, int64_t layer, const F
   const device::ArenaScope scope(*ctx.arena);
   Step step = new_step(ctx, batch, probe, nullptr);
   const int64_t width = num_streams() * config_.hidden_size;
-  run_layers(step, layers_, layer, layer + 1, &weights_->layers[layer], {streams, width, width});
+  run_layers(step, {layers_, layer, layer + 1, &weights_->layers[layer]}, {streams, width, width});
 }
 
 void Transformer::mtp_forward(device::ExecContext& ctx, int64_t depth, const ForwardBatch& batch,
@@ -286,7 +307,7 @@ const float* Transformer::mtp_forward(autograd::Context ctx, int64_t depth,
   autograd::add(ctx, {streams_out, n * d, step.rows, d, e.data, d, n}, precision_.bf16);
   show(step, "mtp.streams", {streams_out, n * d, n * d}, step.rows);
   const int64_t layer_idx = config_.num_hidden_layers + depth;
-  return run_layers(step, layers_, layer_idx, layer_idx + 1, &mtp.layer,
+  return run_layers(step, {layers_, layer_idx, layer_idx + 1, &mtp.layer},
                     {streams_out, n * d, n * d})
       .data;
 }
@@ -333,9 +354,7 @@ void Transformer::head_logits(autograd::Context ctx, const std::optional<HyperWe
   Step step = new_step(ctx, no_tokens, probe, nullptr);
   const auto num_rows = static_cast<int64_t>(rows.size());
   const int64_t width = num_streams() * config_.hidden_size;
-  const Matrix chosen = new_matrix(step, num_rows, width);
-  autograd::gather_rows(ctx, streams, place_list(ctx.exec, rows), width, chosen.data);
-  const Matrix x = collapse_streams(step, hc_head, norm, chosen, num_rows);
+  const Matrix x = collapse_streams(step, hc_head, norm, streams, width, rows);
   const Matrix out{logits, config_.vocab_size, config_.vocab_size};
   linear_f32(step, x, num_rows, weights_->head, out);
   show(step, "norm", x, num_rows);

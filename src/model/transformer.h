@@ -41,6 +41,7 @@ class ForwardProbe {
   }
 };
 
+struct Boundary;
 struct Step;
 
 class Transformer {
@@ -108,7 +109,8 @@ class Transformer {
   Transformer() = default;
   Step new_step(autograd::Context ctx, const ForwardBatch& batch, ForwardProbe* probe,
                 TrainingTerms* terms) const;
-  void embed_streams(Step& step, float* streams) const;
+  // boundary null: to `streams`.
+  void embed_streams(Step& step, const Boundary* boundary, float* streams) const;
   void head_logits(autograd::Context ctx, const std::optional<HyperWeights>& hc_head,
                    const std::vector<float>& norm, const float* streams,
                    std::span<const int64_t> rows, float* logits, ForwardProbe* probe) const;

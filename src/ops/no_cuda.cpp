@@ -68,6 +68,8 @@ void hyper_post_cuda(device::ExecContext&, const float*, const float*, const flo
   refuse();
 }
 void hyper_boundary_cuda(device::ExecContext&, const HyperBoundaryRows&) { refuse(); }
+void boundary_streams_cuda(device::ExecContext&, const BoundaryStreams&) { refuse(); }
+void last_streams_cuda(device::ExecContext&, const LastStreams&) { refuse(); }
 void route_cuda(device::ExecContext&, const RouterParams&) { refuse(); }
 void hash_expert_ids_cuda(device::ExecContext&, const int32_t*, const int32_t*, int64_t, int64_t,
                           int32_t*) {

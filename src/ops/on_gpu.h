@@ -15,6 +15,7 @@
 
 namespace cachalot::ops {
 
+struct BoundaryStreams;
 struct CompressParams;
 struct DispatchParams;
 struct EncodeEntriesParams;
@@ -25,6 +26,7 @@ struct HeadRowsParams;
 struct HyperBoundaryRows;
 struct HyperSplitParams;
 struct IndexSelectParams;
+struct LastStreams;
 struct MatmulParams;
 struct MoeCombineParams;
 struct PositionalBiasParams;
@@ -91,6 +93,8 @@ void hyper_post_cuda(device::ExecContext& ctx, const float* streams, const float
                      const float* post, const float* comb, int64_t rows, int64_t n, int64_t d,
                      bool round_x, float* out);
 void hyper_boundary_cuda(device::ExecContext& ctx, const HyperBoundaryRows& p);
+void boundary_streams_cuda(device::ExecContext& ctx, const BoundaryStreams& p);
+void last_streams_cuda(device::ExecContext& ctx, const LastStreams& p);
 
 void route_cuda(device::ExecContext& ctx, const RouterParams& p);
 void hash_expert_ids_cuda(device::ExecContext& ctx, const int32_t* table, const int32_t* tokens,

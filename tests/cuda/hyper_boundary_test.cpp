@@ -46,6 +46,12 @@ Inputs random_inputs(Rng& rng, int64_t tokens, int64_t d, int64_t mixes = 24) {
   return in;
 }
 
+std::vector<uint16_t> bf16_of(const std::vector<float>& values) {
+  std::vector<uint16_t> bits;
+  for (const float value : values) bits.push_back(numeric::bf16_from_float(value));
+  return bits;
+}
+
 Inputs rows_of(const Inputs& in, int64_t first, int64_t tokens) {
   Inputs few = in;
   few.tokens = tokens;
@@ -61,9 +67,9 @@ Inputs rows_of(const Inputs& in, int64_t first, int64_t tokens) {
 
 class HyperBoundary : public testing::GpuTest {
  protected:
-  // logits: comb is made of them afterwards.
-  Outputs run(const Inputs& in, bool has_y = true, bool logits = false,
-              const Sum* summed = nullptr) {
+  // logits: comb is made of them afterwards. bf16_y: y lies in bf16.
+  Outputs run(const Inputs& in, bool has_y = true, bool logits = false, const Sum* summed = nullptr,
+              bool bf16_y = false) {
     const bool head = in.mixes == 4;
     Side host(nullptr), side(gpu_.get());
     PackedWeight fn =
@@ -80,8 +86,9 @@ class HyperBoundary : public testing::GpuTest {
     HyperBoundaryRows p{};
     p.rows = in.tokens;
     p.d = in.d;
-    p.streams = side.array(in.streams);
-    p.y = has_y ? side.array(in.y) : nullptr;
+    p.streams = side.array(bf16_of(in.streams));
+    p.y = has_y && !bf16_y ? side.array(in.y) : nullptr;
+    p.y_bf16 = has_y && bf16_y ? side.array(bf16_of(in.y)) : nullptr;
     p.fn = &fn;
     p.base = side.constant(in.base).data();
     p.scale = side.constant(in.scale).data();
@@ -102,8 +109,10 @@ class HyperBoundary : public testing::GpuTest {
       Together together(side.ctx);
       together.add(HyperCombParams{p.logits, p.comb, in.tokens, 20, 1e-6f});
     }
-    Outputs out{
-        side.read(p.streams, in.tokens * 4 * in.d), side.read(p.out, in.tokens * in.d), {}, {}};
+    Outputs out{testing::floats_of(side.read(p.streams, in.tokens * 4 * in.d)),
+                side.read(p.out, in.tokens * in.d),
+                {},
+                {}};
     if (head) return out;
     out.post = side.read(p.post, in.tokens * 4);
     out.comb = side.read(p.comb, in.tokens * 16);
@@ -121,9 +130,10 @@ TEST_F(HyperBoundary, EqualsTheFormula) {
     bool has_y;
     int64_t mixes;
   };
-  for (const Case& c : {Case{1, 256, true, 24}, Case{3, 4096, true, 24}, Case{2, 7168, true, 24},
-                        Case{19, 512, true, 24}, Case{2, 2304, false, 24}, Case{1, 32, true, 24},
-                        Case{9, 1024, false, 4}, Case{530, 256, true, 24}}) {
+  for (const Case& c :
+       {Case{1, 256, true, 24}, Case{3, 4096, true, 24}, Case{2, 7168, true, 24},
+        Case{19, 512, true, 24}, Case{2, 2304, false, 24}, Case{1, 32, true, 24},
+        Case{9, 1024, false, 4}, Case{530, 256, true, 24}, Case{270, 4096, true, 24}}) {
     const Inputs in = random_inputs(rng, c.tokens, c.d, c.mixes);
     const Outputs found = run(in, c.has_y);
     std::vector<float> x = in.streams;
@@ -231,6 +241,19 @@ TEST_F(HyperBoundary, ASumThatIsLeftToItHasTheBitsOfOneMadeBefore) {
   }
 }
 
+TEST_F(HyperBoundary, OutputsInBf16HaveTheBitsOfFloats) {
+  Rng rng(14);
+  for (const int64_t d : {96, 4096, 7168}) {
+    for (const int64_t tokens : {1, 13, 37, 70, 301}) {
+      const Inputs in = random_inputs(rng, tokens, d);
+      const Outputs expected = run(in), found = run(in, true, false, nullptr, true);
+      EXPECT_EQ(found.streams, expected.streams) << tokens << " of " << d;
+      EXPECT_EQ(found.out, expected.out) << tokens << " of " << d;
+      EXPECT_EQ(found.comb, expected.comb) << tokens << " of " << d;
+    }
+  }
+}
+
 TEST_F(HyperBoundary, ATokenDoesNotDependOnTheOthers) {
   Rng rng(9);
   struct Case {
@@ -238,13 +261,14 @@ TEST_F(HyperBoundary, ATokenDoesNotDependOnTheOthers) {
     bool has_y;
     int64_t mixes;
   };
-  // From 128 tokens on by the kernels for many: of them, tokens that no warp, not all warps, and
+  // From 64 tokens on by the kernels for many: of them, tokens that no warp, not all warps, and
   // some warps more than once have; the width of a block, Flash's, which has code of its own, and
   // others.
   for (const Case& c :
        {Case{37, 1024, true, 24}, Case{128, 32, true, 24}, Case{129, 96, true, 24},
         Case{331, 1024, true, 24}, Case{250, 512, false, 24}, Case{140, 256, false, 4},
-        Case{150, 4096, true, 24}, Case{300, 4096, false, 24}, Case{131, 4096, false, 4}}) {
+        Case{150, 4096, true, 24}, Case{300, 4096, false, 24}, Case{131, 4096, false, 4},
+        Case{601, 4096, true, 24}}) {
     const Inputs all = random_inputs(rng, c.count, c.d, c.mixes);
     const Outputs expected = run(all, c.has_y);
     const Outputs again = run(all, c.has_y);
@@ -261,6 +285,46 @@ TEST_F(HyperBoundary, ATokenDoesNotDependOnTheOthers) {
         EXPECT_TRUE(same(found.post, expected.post, 4)) << tokens << " from " << first;
         EXPECT_TRUE(same(found.comb, expected.comb, 16)) << tokens << " from " << first;
       }
+    }
+  }
+}
+
+TEST_F(HyperBoundary, StreamsOfRowsAreTheirValuesInBf16) {
+  Rng rng(12);
+  constexpr int64_t kColumns = 96, kStride = 100, kRows = 37;
+  const std::vector<float> from = testing::floats_of(testing::random_bf16(rng, kRows * kStride));
+  const std::vector<int64_t> chosen = {5, 0, 36, 5, 17};
+  for (const bool by_index : {false, true}) {
+    for (const int64_t copies : {1, 4}) {
+      Side side(gpu_.get());
+      const int64_t rows = by_index ? static_cast<int64_t>(chosen.size()) : kRows;
+      auto* to = side.room<uint16_t>(rows * copies * kColumns);
+      boundary_streams(side.ctx,
+                       {side.array(from), kStride, by_index ? side.table(chosen) : nullptr, rows,
+                        kColumns, copies, to});
+      const std::vector<float> found = testing::floats_of(side.read(to, rows * copies * kColumns));
+      for (int64_t i = 0; i < rows * copies * kColumns; ++i) {
+        const int64_t row = i / (copies * kColumns);
+        ASSERT_EQ(found[i], from[(by_index ? chosen[row] : row) * kStride + i % kColumns]) << i;
+      }
+    }
+  }
+}
+
+TEST_F(HyperBoundary, LastStreamsHaveTheBitsOfThePlainOp) {
+  Rng rng(13);
+  Side host(nullptr);
+  for (const int64_t d : {32, 4096, 7168}) {
+    for (const int64_t tokens : {1, 7, 70}) {
+      const Inputs in = random_inputs(rng, tokens, d);
+      std::vector<float> expected = in.streams;
+      hyper_post(host.ctx, expected.data(), in.y.data(), in.post.data(), in.comb.data(), tokens, 4,
+                 d, true, expected.data());
+      Side side(gpu_.get());
+      auto* out = side.room<float>(tokens * 4 * d);
+      last_streams(side.ctx, {side.array(bf16_of(in.streams)), side.array(in.y),
+                              side.array(in.post), side.array(in.comb), tokens, d, out});
+      EXPECT_EQ(side.read(out, tokens * 4 * d), expected) << tokens << " of " << d;
     }
   }
 }

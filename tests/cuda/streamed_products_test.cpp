@@ -408,6 +408,14 @@ TEST_F(StreamedProducts, ExpertLayer) {
       expected.insert(expected.end(), part.begin(), part.end());
     }
     testing::expect_same(found, expected, std::to_string(rows) + " rows");
+
+    ExpertLayerRows in_bf16{&experts,      rows,  kPicks,  side.array(x), there,
+                            weights_there, 10.0f, nullptr, nullptr};
+    in_bf16.shared_bf16 = shared_there;
+    in_bf16.out_bf16 = piece;
+    expert_layer(ctx, in_bf16);
+    testing::expect_same(floats(side.read(piece, rows * kHidden)), expected,
+                         std::to_string(rows) + " rows, summed in bf16");
   }
 }
 

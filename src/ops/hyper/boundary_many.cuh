@@ -12,8 +12,9 @@
 
 namespace cachalot::ops::boundary {
 
-constexpr int kPieces = kSlice / 4;  // of 16 bytes, of a slice of a row
-constexpr int kGroups = 2;           // of eight tokens: rows of a product
+constexpr int kPieces = kSlice / 8;   // of 16 bytes, of a slice of a stream
+constexpr int kYPieces = kSlice / 4;  // and of y
+constexpr int kGroups = 2;            // of eight tokens: rows of a product
 constexpr int kTileTokens = kGroups * kTokens;
 
 // kWidth: d where it is known when compiled, so that addresses are constants; or 0.
@@ -24,12 +25,17 @@ __device__ __forceinline__ int width_of(const HyperBoundaryParams& p) {
 
 // What a warp needs of eight tokens.
 struct SumStage {
-  tile::Vector16 rows[kStreams + 1][kTokens][kPieces];  // the streams', and y
+  tile::Vector16 rows[kStreams + 1][kTokens][kPieces];  // the streams', and y of bf16
+  tile::Vector16 y[kTokens][kYPieces];                  // of floats
   tile::Vector16 mix[kTokens][1 + kStreams];            // post, comb
 
-  // Where a piece of a token's row lies: four pieces each of two tokens are in different banks.
+  // Where a piece of a token's row lies: halves of four tokens are in different banks; and of
+  // its y of floats: four pieces each of two tokens are.
   static __device__ __forceinline__ int place(int token, int piece) {
-    return piece ^ token % 2 * (kPieces / 2);
+    return piece ^ token / 2 % 2 * (kPieces / 2);
+  }
+  static __device__ __forceinline__ int y_place(int token, int piece) {
+    return piece ^ token % 2 * (kYPieces / 2);
   }
 
   // On their way until the copies' group is waited for; from `first` on, those past the last as the
@@ -37,22 +43,31 @@ struct SumStage {
   template <int kWidth>
   __device__ __forceinline__ void start(const HyperBoundaryParams& p, int first) {
     const int lane = threadIdx.x % 32;
-    const auto copy = [](tile::Vector16& to, const float* from) {
+    const auto copy = [](tile::Vector16& to, const auto* from) {
       tile::start_copy(&to, reinterpret_cast<const tile::Vector16*>(from));
     };
     const int last = static_cast<int>(p.rows) - 1, d = width_of<kWidth>(p);
-    const int piece = lane % kPieces;
-    const int channel = static_cast<int>(blockIdx.x) * kSlice + piece * 4;
+    const int channel = static_cast<int>(blockIdx.x) * kSlice;
+    {
+      static_assert(kTokens * kPieces == 32);
+      const int token = lane / kPieces, piece = lane % kPieces;
+      const int64_t own = int64_t{min(first + token, last)} * d;
+      const int at = place(token, piece);
+      const uint16_t* const from = p.streams + channel + piece * 8 + own * kStreams;
 #pragma unroll
-    for (int i = 0; i < kTokens * kPieces / 32; ++i) {
-      const int token = i * (32 / kPieces) + lane / kPieces;
-      const int64_t row = min(first + token, last);
-      const float* const streams = p.streams + channel + row * (kStreams * d);
-#pragma unroll
-      for (int j = 0; j < kStreams; ++j) copy(rows[j][token][place(token, piece)], streams + j * d);
-      if (p.y != nullptr) copy(rows[kStreams][token][place(token, piece)], p.y + channel + row * d);
+      for (int j = 0; j < kStreams; ++j) copy(rows[j][token][at], from + j * d);
+      if (p.y_bf16 != nullptr)
+        copy(rows[kStreams][token][at], p.y_bf16 + channel + piece * 8 + own);
     }
-    if (p.y == nullptr) return;
+    if (!mixes_in(p)) return;
+    if (p.y != nullptr) {
+#pragma unroll
+      for (int i = 0; i < kTokens * kYPieces / 32; ++i) {
+        const int token = i * (32 / kYPieces) + lane / kYPieces, piece = lane % kYPieces;
+        copy(y[token][y_place(token, piece)],
+             p.y + channel + piece * 4 + int64_t{min(first + token, last)} * d);
+      }
+    }
     // A row of comb a lane, and post.
     const int64_t row = min(first + lane / kStreams, last);
     copy(mix[lane / kStreams][1 + lane % kStreams],
@@ -60,8 +75,14 @@ struct SumStage {
     if (lane < kTokens) copy(mix[lane][0], p.post + int64_t{min(first + lane, last)} * kStreams);
   }
 
-  __device__ __forceinline__ Four row(int r, int token, int piece) const {
-    return floats(rows[r][token][place(token, piece)]);
+  // Four of a token's channels, of which a slice has eight times four.
+  __device__ __forceinline__ Four row(int r, int token, int four) const {
+    const tile::Vector16& piece = rows[r][token][place(token, four / 2)];
+    return floats(reinterpret_cast<const tile::Vector8*>(&piece)[four % 2]);
+  }
+  __device__ __forceinline__ Four output(const HyperBoundaryParams& p, int token, int four) const {
+    if (p.y_bf16 != nullptr) return row(kStreams, token, four);
+    return floats(y[token][y_place(token, four)]);
   }
 };
 
@@ -71,24 +92,23 @@ struct TokenPairs {
   float squares;  // the sum over all products
 
   // X' of token `own` of the stage. to: its lane's place in memory, where it is to be written.
-  __device__ __forceinline__ void mix(const SumStage& stage, int own, bool has_y, float* to, int d,
-                                      bool writes) {
+  __device__ __forceinline__ void mix(const HyperBoundaryParams& p, const SumStage& stage, int own,
+                                      uint16_t* to, int d, bool writes) {
     const int lane = threadIdx.x % 32;
     Four post, comb[kStreams];
-    if (has_y) {
+    if (mixes_in(p)) {
       post = floats(stage.mix[own][0]);
 #pragma unroll
       for (int j = 0; j < kStreams; ++j) comb[j] = floats(stage.mix[own][1 + j]);
     }
-    float sums[kProducts];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int piece = half * 4 + lane % 4;
+      const int four = half * 4 + lane % 4;
       Four x[kStreams];
 #pragma unroll
-      for (int j = 0; j < kStreams; ++j) x[j] = stage.row(j, own, piece);
-      if (has_y) {
-        const Four y = stage.row(kStreams, own, piece);
+      for (int j = 0; j < kStreams; ++j) x[j] = stage.row(j, own, four);
+      if (mixes_in(p)) {
+        const Four y = stage.output(p, own, four);
         Four out[kStreams];
 #pragma unroll
         for (int stream = 0; stream < kStreams; ++stream) {
@@ -106,25 +126,22 @@ struct TokenPairs {
 #pragma unroll
       for (int stream = 0; stream < kStreams; ++stream) {
         uint32_t(&own_pair)[2] = pair[stream * 2 + half];
-        Four v;
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
+        for (int i = 0; i < 2; ++i)
           own_pair[i] = tile::pack_bf16(x[stream].x[2 * i], x[stream].x[2 * i + 1]);
-          v.x[2 * i] = tile::low_bf16(own_pair[i]);
-          v.x[2 * i + 1] = tile::high_bf16(own_pair[i]);
-        }
-        if (writes) store_four(to + stream * d + half * 16, v);
-        float sum = v.x[0] * v.x[0];
-#pragma unroll
-        for (int i = 1; i < 4; ++i) sum = fmaf(v.x[i], v.x[i], sum);
-        sum += __shfl_xor_sync(kAllLanes, sum, 1);
-        sum += __shfl_xor_sync(kAllLanes, sum, 2);
-        sums[stream * 2 + half] = sum;
+        if (writes) store_pairs(to + stream * d + half * 16, own_pair[0], own_pair[1]);
       }
     }
-    squares = sums[0];
 #pragma unroll
-    for (int i = 1; i < kProducts; ++i) squares += sums[i];
+    for (int product = 0; product < kProducts; ++product) {
+      const Four v = floats(tile::Vector8{pair[product][0], pair[product][1]});
+      float sum = v.x[0] * v.x[0];
+#pragma unroll
+      for (int i = 1; i < 4; ++i) sum = fmaf(v.x[i], v.x[i], sum);
+      sum += __shfl_xor_sync(kAllLanes, sum, 1);
+      sum += __shfl_xor_sync(kAllLanes, sum, 2);
+      squares = product == 0 ? sum : squares + sum;
+    }
   }
 };
 
@@ -201,8 +218,7 @@ struct SumSmem {
     const int lane = threadIdx.x % 32;
     const int rows = static_cast<int>(p.rows), d = width_of<kWidth>(p);
     const int slices = d / kSlice;
-    const bool has_y = p.y != nullptr;
-    float* const streams = p.streams + static_cast<int>(blockIdx.x) * kSlice + lane % 4 * 4;
+    uint16_t* const streams = p.streams + static_cast<int>(blockIdx.x) * kSlice + lane % 4 * 4;
     float* const partial = p.partial + static_cast<int>(blockIdx.x) * kSumStride + lane % 4 * 2;
     SumStage* const ring = stages[warp];
     // The first token of the warp's part `part` of eight.
@@ -227,8 +243,8 @@ struct SumSmem {
         tile::wait_copy_groups<kStages - 1>();
         __syncwarp();
         const int token = tile * kTileTokens + g * kTokens + lane / 4;
-        float* const to = streams + int64_t{token} * (kStreams * d);
-        tokens[g].mix(stage, lane / 4, has_y, to, d, has_y && token < rows);
+        uint16_t* const to = streams + int64_t{token} * (kStreams * d);
+        tokens[g].mix(p, stage, lane / 4, to, d, mixes_in(p) && token < rows);
         __syncwarp();  // the stage is read
         start_next(stage);
         if (++at == kStages) at = 0;
@@ -272,35 +288,40 @@ template <int kVectors, int kStages>
 struct RowSmem {
   static constexpr int kChain = kRowChannels * kVectors / kSlice / kRowWarps;  // slices of a warp
   struct Stage {
-    tile::Vector16 streams[kVectors][kStreams][kRowThreads];
+    tile::Vector8 streams[kVectors][kStreams][kRowThreads];
     tile::Vector16 partial[kRowWarps][kChain][kSumStride / 4];
   };
   Stage stages[kStages];
-  float chains[2][kRowWarps][kSumStride];
+  float chains[2][kRowWarps][kSumStride];  // of a row and of the next
   float squares[kRowWarps];
+
+  static __device__ __forceinline__ void copy(void* to, const void* from) {
+    tile::start_copy(to, static_cast<const tile::Vector16*>(from));
+  }
 
   template <int kWidth>
   static __device__ __forceinline__ void start(const HyperBoundaryParams& p, int64_t token,
                                                Stage& to, int thread) {
     const int d = width_of<kWidth>(p), slices = d / kSlice;
     const int warp = thread / 32, lane = thread % 32;
-    const auto copy = [](tile::Vector16& to, const float* from) {
-      tile::start_copy(&to, reinterpret_cast<const tile::Vector16*>(from));
-    };
     const float* const from = p.partial + (token * slices + warp) * kSumStride + lane % 8 * 4;
 #pragma unroll
     for (int four = 0; four < kChain; four += 4) {
       const int i = four + lane / 8;
       if (kWidth == kRowChannels * kVectors || warp + i * kRowWarps < slices)
-        copy(to.partial[warp][i][lane % 8], from + i * kRowWarps * kSumStride);
+        copy(&to.partial[warp][i][lane % 8], from + i * kRowWarps * kSumStride);
     }
-    const float* const streams = p.streams + token * (kStreams * d) + thread * 4;
+    // A warp's channels, of two streams at a time: a lane has those of two threads.
+    const int pair = warp * 32 + lane % 16 * 2;
+    const uint16_t* const streams = p.streams + token * (kStreams * d) + pair * 4;
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
-      if (kWidth != kRowChannels * kVectors && thread * 4 + v * kRowChannels >= d) continue;
+      if (kWidth != kRowChannels * kVectors && pair * 4 + v * kRowChannels >= d) continue;
 #pragma unroll
-      for (int j = 0; j < kStreams; ++j)
-        copy(to.streams[v][j][thread], streams + j * d + v * kRowChannels);
+      for (int two = 0; two < kStreams; two += 2) {
+        const int j = two + lane / 16;
+        copy(&to.streams[v][j][pair], streams + j * d + v * kRowChannels);
+      }
     }
   }
 
@@ -333,7 +354,7 @@ struct RowSmem {
           chain += reinterpret_cast<const float*>(stage.partial[warp][i])[lane];
       }
       chains[parity][warp][lane] = chain;
-      tile::sync_threads<2, kRowThreads + 32>();
+      __syncthreads();  // the chains of two rows before are read
       const float s = sigmoid(map.logit(chains[parity], lane, d, p.rms_norm_eps));
       if (!kHead && warp == 0 && lane / kStreams == 1)
         p.post[token * kStreams + lane - kStreams] = 2.0f * s;
@@ -345,12 +366,19 @@ struct RowSmem {
 #pragma unroll
       for (int v = 0; v < kVectors; ++v) {
         if (!kFull && thread * 4 + v * kRowChannels >= d) continue;
-        Four x[kStreams];
+        tile::Vector8 x[kStreams];
 #pragma unroll
-        for (int j = 0; j < kStreams; ++j) x[j] = floats(stage.streams[v][j][thread]);
+        for (int j = 0; j < kStreams; ++j) x[j] = stage.streams[v][j][thread];
         u[v] = collapse(pre, x, own);
       }
-      start_next(stage);  // a thread's streams are read by itself, its warp's sums before a barrier
+      __syncwarp();  // the warp's part of the stage is read
+      start_next(stage);
+      Four g[kVectors];  // on their way while the squares are added
+#pragma unroll
+      for (int v = 0; v < kVectors; ++v) {
+        const int channel = thread * 4 + v * kRowChannels;
+        if (kFull || channel < d) g[v] = norm_weights(p.norm + channel);
+      }
       own = sum_lanes(own);
       if (lane == 0) squares[warp] = own;
       tile::sync_threads<1, kRowThreads>();
@@ -359,8 +387,7 @@ struct RowSmem {
       for (int v = 0; v < kVectors; ++v) {
         const int channel = thread * 4 + v * kRowChannels;
         if (!kFull && channel >= d) continue;
-        store_four(p.out + token * d + channel,
-                   normed(norm_weights(p.norm + channel), u[v], factor));
+        store_four(p.out + token * d + channel, normed(g[v], u[v], factor));
       }
       if (++at == kStages) at = 0;
       parity ^= 1;
@@ -375,7 +402,7 @@ struct RowSmem {
     map.load(p, kHead, lane);
     int parity = 0;
     for (int64_t token = blockIdx.x; token < p.rows; token += gridDim.x) {
-      tile::sync_threads<2, kRowThreads + 32>();
+      __syncthreads();
       if (!kHead) {
         const float logit = map.logit(chains[parity], lane, width_of<kWidth>(p), p.rms_norm_eps);
         leave_comb(p, token, logit, lane);

@@ -33,11 +33,33 @@ __device__ __forceinline__ Four floats(const tile::Vector16& v) {
   for (int i = 0; i < 4; ++i) four.x[i] = tile::bits_to_float(v.word[i]);
   return four;
 }
+// Of bf16.
+__device__ __forceinline__ Four floats(const tile::Vector8& v) {
+  Four four;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    four.x[2 * i] = tile::low_bf16(v.word[i]);
+    four.x[2 * i + 1] = tile::high_bf16(v.word[i]);
+  }
+  return four;
+}
 __device__ __forceinline__ Four load_four(const float* from) {
   return floats(tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from)));
 }
+__device__ __forceinline__ Four load_four(const uint16_t* from) {
+  return floats(tile::load_shared_state(reinterpret_cast<const tile::Vector8*>(from)));
+}
 __device__ __forceinline__ void store_four(float* to, const Four& v) {
   *reinterpret_cast<float4*>(to) = make_float4(v.x[0], v.x[1], v.x[2], v.x[3]);
+}
+// Of two pairs of bf16.
+__device__ __forceinline__ void store_pairs(uint16_t* to, uint32_t low, uint32_t high) {
+  *reinterpret_cast<uint2*>(to) = make_uint2(low, high);
+}
+
+// Whether a sublayer's output is to be mixed in.
+__device__ __forceinline__ bool mixes_in(const HyperBoundaryParams& p) {
+  return p.y != nullptr || p.y_bf16 != nullptr || p.sum.picks != nullptr;
 }
 
 // A pair of weights as three pairs of bf16 that add up to them.
@@ -94,9 +116,11 @@ __device__ __forceinline__ void leave_comb(const HyperBoundaryParams& p, int64_t
 }
 
 // Four channels of u, and their squares added to a chain.
-__device__ __forceinline__ Four collapse(const float (&pre)[kStreams], const Four (&x)[kStreams],
-                                         float& squares) {
-  Four u;
+__device__ __forceinline__ Four collapse(const float (&pre)[kStreams],
+                                         const tile::Vector8 (&streams)[kStreams], float& squares) {
+  Four x[kStreams], u;
+#pragma unroll
+  for (int j = 0; j < kStreams; ++j) x[j] = floats(streams[j]);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     float sum = pre[0] * x[0].x[i];

@@ -20,11 +20,11 @@ inline bool hyper_boundary_fits(int64_t n, int64_t d) {
   return n == 4 && d % 32 == 0 && d <= kMaxBoundaryWidth;
 }
 
-// Rows are contiguous. Streams and y hold values of bf16.
+// Rows are contiguous. y holds values of bf16.
 struct HyperBoundaryRows {
   int64_t rows;
   int64_t d;
-  float* streams;          // [rows, 4, d]
+  uint16_t* streams;       // [rows, 4, d] in bf16
   const float* y;          // [rows, d], a sublayer's output; null: the streams stay as they are
   const PackedWeight* fn;  // f32, [24, 4 d]; of the head [4, 4 d]
   const float* base;
@@ -37,9 +37,35 @@ struct HyperBoundaryRows {
   int64_t sinkhorn_iters;
   float hc_eps;
   float rms_norm_eps;
-  const ExpertSum* sum = nullptr;  // makes y, which is then null: of up to kMaxSummedRows rows
+  const ExpertSum* sum = nullptr;    // makes y, which is then null: of up to kMaxSummedRows rows
+  const uint16_t* y_bf16 = nullptr;  // y in bf16 instead of it
 };
 void hyper_boundary(device::ExecContext& ctx, const HyperBoundaryRows& p);
+
+// The streams that the first boundary finds, of fp32 rows with values of bf16.
+struct BoundaryStreams {
+  const float* from;
+  int64_t from_stride;   // a multiple of 4, as columns
+  const int64_t* index;  // [rows], of from's rows; null: all in turn
+  int64_t rows;
+  int64_t columns;
+  int64_t copies;  // of a row, side by side
+  uint16_t* to;    // [rows, copies, columns]
+};
+void boundary_streams(device::ExecContext& ctx, const BoundaryStreams& p);
+
+// hyper_post of the last sublayer, which no boundary follows, with the bits of
+// ops/hyper/hyper_connection.h.
+struct LastStreams {
+  const uint16_t* streams;  // what follows is as in HyperBoundaryRows
+  const float* y;
+  const float* post;
+  const float* comb;
+  int64_t rows;
+  int64_t d;
+  float* out;  // [rows, 4, d]
+};
+void last_streams(device::ExecContext& ctx, const LastStreams& p);
 
 // comb of its logits: an op of ops/rows/together.h, so that what comes next need not wait for it.
 struct HyperCombParams {

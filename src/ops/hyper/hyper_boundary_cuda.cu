@@ -48,14 +48,11 @@ struct Weights {
   }
 };
 
-__device__ __forceinline__ bool mixes_in(const HyperBoundaryParams& p) {
-  return p.y != nullptr || p.sum.picks != nullptr;
-}
-
 // Channels [channel, channel + 4) of a sublayer's output.
 __device__ __forceinline__ Four load_output(const HyperBoundaryParams& p, int64_t token,
                                             int channel) {
   if (p.y != nullptr) return load_four(p.y + token * p.d + channel);
+  if (p.y_bf16 != nullptr) return load_four(p.y_bf16 + token * p.d + channel);
   const Four shared = load_four(p.sum.shared + token * p.d + channel);
   const int k = static_cast<int>(p.sum.k);
   const uint16_t* const from = p.sum.picks + token * k * p.d + channel;
@@ -87,7 +84,7 @@ __device__ __forceinline__ Four load_output(const HyperBoundaryParams& p, int64_
 // Channels [channel, channel + 4) of stream `stream` after the sublayer's output was mixed in.
 __device__ __forceinline__ Four mixed(const HyperBoundaryParams& p, int64_t token, int stream,
                                       int channel) {
-  const float* const streams = p.streams + token * kStreams * p.d + channel;
+  const uint16_t* const streams = p.streams + token * kStreams * p.d + channel;
   Four x[kStreams];
 #pragma unroll
   for (int j = 0; j < kStreams; ++j) x[j] = load_four(streams + j * p.d);
@@ -132,7 +129,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   while (true) {
     const int64_t token = min(first + lane / 4, p.rows - 1);
     const bool is_there = is_real && first + lane / 4 < p.rows;
-    float* const own = p.streams + (token * kStreams + stream) * p.d + channel;
+    uint16_t* const own = p.streams + (token * kStreams + stream) * p.d + channel;
     const Four x = mixes_in(p) ? mixed(p, token, stream, channel) : load_four(own);
     const uint32_t b0 = tile::pack_bf16(x.x[0], x.x[1]), b1 = tile::pack_bf16(x.x[2], x.x[3]);
     float squares = x.x[0] * x.x[0];
@@ -150,7 +147,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
     }
     __syncthreads();  // every warp has read the old streams, and the sums of the tokens before
-    if (mixes_in(p) && is_there) store_four(own, x);
+    if (mixes_in(p) && is_there) store_pairs(own, b0, b1);
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
@@ -192,13 +189,10 @@ __global__ void __launch_bounds__(kRowThreads + 32, kTakesFirstTurn || kVectors 
   const bool makes_comb = warp == kRowWarps;
   const int first = static_cast<int>(threadIdx.x) * 4;
   tile::launch_dependents();
-  // A wide row that takes a first turn barely fits the registers: its weights come late, in the
-  // real turn from the L1 cache, and u takes the place of a stream.
-  constexpr bool kIsTight = kVectors > 2 && kTakesFirstTurn;
   Four g[kVectors];
   MixMap map;
   map.load(p, kHead, lane);
-  if (!kIsTight && !makes_comb) {
+  if (!makes_comb) {
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
       const int at = first + v * kRowChannels;
@@ -212,15 +206,17 @@ __global__ void __launch_bounds__(kRowThreads + 32, kTakesFirstTurn || kVectors 
       if (kTakesFirstTurn) __syncthreads();  // what the first turn left is read
       tile::wait_for_producers();
     }
-    Four x[kVectors][kStreams];
+    tile::Vector8 x[kVectors][kStreams];
     const auto load_streams = [&] {
+      const uint16_t* const from = p.streams + token * kStreams * p.d + first;
 #pragma unroll
       for (int v = 0; v < kVectors; ++v) {
-        const int at = first + v * kRowChannels;
-        if (at >= d) continue;
+        if (first + v * kRowChannels >= d) continue;
 #pragma unroll
-        for (int j = 0; j < kStreams; ++j)
-          x[v][j] = load_four(p.streams + (token * kStreams + j) * p.d + at);
+        for (int j = 0; j < kStreams; ++j) {
+          x[v][j] = tile::load_shared_state(
+              reinterpret_cast<const tile::Vector8*>(from + j * p.d + v * kRowChannels));
+        }
       }
     };
     if (!makes_comb) {
@@ -248,12 +244,11 @@ __global__ void __launch_bounds__(kRowThreads + 32, kTakesFirstTurn || kVectors 
     for (int j = 0; j < kStreams; ++j) pre[j] = __shfl_sync(kAllLanes, s, j) + p.hc_eps;
 
     // u and its norm.
-    Four own[kVectors];
-    const auto u = [&](int v) -> Four& { return kIsTight ? x[v][0] : own[v]; };
+    Four u[kVectors];
     float squares = 0;
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
-      if (first + v * kRowChannels < d) u(v) = collapse(pre, x[v], squares);
+      if (first + v * kRowChannels < d) u[v] = collapse(pre, x[v], squares);
     }
     squares = sum_lanes(squares);
     if (lane == 0) warp_squares[warp] = squares;
@@ -263,8 +258,7 @@ __global__ void __launch_bounds__(kRowThreads + 32, kTakesFirstTurn || kVectors 
     for (int v = 0; v < kVectors; ++v) {
       const int at = first + v * kRowChannels;
       if (at >= d) continue;
-      if (kIsTight) g[v] = norm_weights(p.norm + at);
-      const Four out = normed(g[v], u(v), factor);
+      const Four out = normed(g[v], u[v], factor);
       if (is_real) store_four(p.out + token * p.d + at, out);
     }
   }
@@ -308,8 +302,8 @@ void launch_many(const cuda::Stream& stream, const HyperBoundaryParams& p) {
     boundary::launch_many_sums<kEights, 0, 8, 4>(stream, p);
     return launch_rows<kHead, false>(stream, p);
   }
-  boundary::launch_many_sums<kEights, kFlash, 8, 4>(stream, p);
-  boundary::launch_many_rows<2, kHead, kFlash, 1, 2>(stream, p);
+  boundary::launch_many_sums<kEights, kFlash, 16, 2>(stream, p);
+  boundary::launch_many_rows<2, kHead, kFlash, 2, 2>(stream, p);
 }
 
 }  // namespace
@@ -345,6 +339,7 @@ void hyper_boundary_cuda(device::ExecContext& ctx, const HyperBoundaryRows& p) {
     piece.rows = std::min(kMaxRows, p.rows - first);
     piece.streams = p.streams + first * kStreams * p.d;
     piece.y = p.y == nullptr ? nullptr : p.y + first * p.d;
+    piece.y_bf16 = p.y_bf16 == nullptr ? nullptr : p.y_bf16 + first * p.d;
     piece.post = piece.head ? nullptr : p.post + first * kStreams;
     piece.comb = piece.head ? nullptr : p.comb + first * kStreams * kStreams;
     piece.logits = p.logits == nullptr ? nullptr : p.logits + first * kStreams * kStreams;

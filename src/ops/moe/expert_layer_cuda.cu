@@ -610,7 +610,7 @@ void launch_expert_layer(const ExpertPlan& plan, const cuda::Stream& stream,
                  static_cast<int>(s.num_experts), static_cast<const T*>(params.shared), k,
                  static_cast<int>(tokens), block_tokens, static_cast<int>(s.hidden_size), out);
   };
-  if (s.float_rows) {
+  if (s.has_float_out()) {
     launch_combine(static_cast<float*>(params.out));
   } else {
     launch_combine(static_cast<uint16_t*>(params.out));

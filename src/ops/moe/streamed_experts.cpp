@@ -62,7 +62,8 @@ Result<StreamedExperts> StreamedExperts::create(device::Gpu& gpu, const ExpertWe
 
 void expert_layer(device::ExecContext& ctx, const ExpertLayerRows& p) {
   CACHALOT_CHECK(ctx.gpu != nullptr && p.experts != nullptr);
-  CACHALOT_CHECK((p.out == nullptr) == (p.picks != nullptr));
+  CACHALOT_CHECK((p.out != nullptr) + (p.out_bf16 != nullptr) + (p.picks != nullptr) == 1);
+  CACHALOT_CHECK((p.shared_bf16 == nullptr) == (p.out_bf16 == nullptr));
   if (ctx.work != nullptr) {
     ctx.work->narrow +=
         p.rows * p.k * 3 * p.experts->hidden_size * p.experts->moe_intermediate_size;

@@ -37,10 +37,13 @@ struct ExpertLayerRows {
   const float* weights;  // [rows, k]
   float limit;           // swiglu_limit
   const float* shared;   // [rows, hidden_size]
-  float* out;            // [rows, hidden_size]; null: see picks
+  float* out;            // [rows, hidden_size]; null: see picks and out_bf16
   // Instead of out, where ids ascend within a row and are experts': [rows, k, hidden_size] for an
   // ExpertSum. Of up to kMaxExpertPairs pairs.
   uint16_t* picks = nullptr;
+  // Instead of shared and out, in bf16.
+  const uint16_t* shared_bf16 = nullptr;
+  uint16_t* out_bf16 = nullptr;
   // Beside the products that have just been launched (MatmulParams::lets_next_in), which of all
   // this write `shared` alone.
   bool runs_beside = false;

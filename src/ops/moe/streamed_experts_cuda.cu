@@ -22,7 +22,8 @@ void expert_layer_cuda(device::ExecContext& ctx, const ExpertLayerRows& p) {
                                      .hidden_size = experts.hidden_size,
                                      .moe_intermediate_size = experts.moe_intermediate_size,
                                      .limit = p.limit,
-                                     .float_rows = true});
+                                     .float_rows = true,
+                                     .bf16_out = p.out_bf16 != nullptr});
   CACHALOT_CHECK(plan.has_value());
   device::ArenaScope scope(*ctx.arena);
   const int64_t pairs = most * p.k;
@@ -37,6 +38,12 @@ void expert_layer_cuda(device::ExecContext& ctx, const ExpertLayerRows& p) {
       ctx.arena->allocate<std::byte>(plan->many_bytes)};
   for (int64_t first = 0; first < p.rows; first += most) {
     const int64_t at = first * experts.hidden_size;
+    const void* shared = p.shared == nullptr ? nullptr : p.shared + at;
+    void* out = p.out == nullptr ? nullptr : p.out + at;
+    if (p.out_bf16 != nullptr) {
+      shared = p.shared_bf16 + at;
+      out = p.out_bf16 + at;
+    }
     launch_expert_layer(*plan, device::cuda::stream_of(ctx),
                         {.tokens = std::min(most, p.rows - first),
                          .x = p.x + at,
@@ -44,9 +51,9 @@ void expert_layer_cuda(device::ExecContext& ctx, const ExpertLayerRows& p) {
                          .weights = p.weights + first * p.k,
                          .gate_up = experts.gate_up.data(),
                          .down = experts.down.data(),
-                         .shared = p.shared + at,
+                         .shared = shared,
                          .scratch = scratch,
-                         .out = p.out == nullptr ? nullptr : p.out + at,
+                         .out = out,
                          .runs_beside = p.runs_beside && first == 0});
   }
 }
