@@ -164,6 +164,25 @@ TEST_F(TogetherOps, ManyHeadsHaveTheBitsOfFew) {
   EXPECT_EQ(side.read(q.to_bf16, kRows * kHeads * 512), expected_q);
 }
 
+TEST_F(TogetherOps, ManyRecentRowsHaveTheBitsOfTheOpAlone) {
+  std::mt19937 rng(5);
+  const Cut cut{{3, 0, 127}, {300, 9, 131}};
+  for (const tensor::RowLayout layout : {tensor::RowLayout{576, 8}, tensor::RowLayout{7, 3}}) {
+    const LayerMemory memory(rng, layout, {4, 0}, cut.sequences());
+    std::vector<std::byte> rows(static_cast<size_t>(cut.rows() * layout.row_bytes()));
+    for (std::byte& byte : rows) byte = static_cast<std::byte>(rng() & 0xFF);
+    compare("bytes " + std::to_string(layout.data_bytes), [&](Side& side) {
+      std::byte* const base = memory.put(side);
+      Together together(side.ctx);
+      together.add(StoreRecentParams{side.sequences(cut.first_row(), cut.first_position),
+                                     memory.layer_rows(side, base, true), tensor::Recent::window,
+                                     side.step_rows(side.array(rows), cut.rows(), layout)});
+      together.run();
+      return side.read(base, static_cast<int64_t>(memory.content.size()));
+    });
+  }
+}
+
 TEST_F(TogetherOps, EntriesAndRingsHaveTheBitsOfTheOpsAlone) {
   RngStream rng(2, RngPurpose::data, 0);
   std::mt19937 memory_rng(3);

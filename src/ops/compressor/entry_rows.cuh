@@ -15,6 +15,7 @@ template <typename Group>
 __device__ __forceinline__ void encode_row(tensor::KvFormat format, const float* x,
                                            int64_t head_dim, int64_t rope_dim, tensor::RowRef to) {
   const int64_t pieces = kv_row_pieces(format, head_dim, rope_dim);
+#pragma unroll 1
   for (int64_t piece = Group::thread() / 32; piece < pieces; piece += Group::kCount / 32)
     encode_kv_piece(format, x, head_dim, rope_dim, piece, to);
 }
@@ -159,6 +160,7 @@ __device__ void complete_entry(const EntryRowsParams& p, const float* frequencie
   }
   const tensor::RowRef to = layer.index_keys.row(place.entry);
   const int64_t pieces = index_row_pieces(p.index, p.width);
+#pragma unroll 1
   for (int64_t piece = thread / 32; piece < pieces; piece += Group::kCount / 32)
     encode_index_piece(p.index, x, p.width, piece, to);
 }

@@ -76,6 +76,7 @@ __device__ __forceinline__ void finish_row(float* x, const HeadRowsParams& p, co
   Group::sync();
   if (p.hadamard) {
     for (int stride = 1; stride < n; stride *= 2) {
+#pragma unroll 2
       for (int i = Group::thread(); i < n / 2; i += Group::kCount) {
         const int first = 2 * i - (i & (stride - 1));
         const float u = x[first], v = x[first + stride];
@@ -92,10 +93,12 @@ __device__ __forceinline__ void finish_row(float* x, const HeadRowsParams& p, co
   }
   const int warp = Group::thread() / 32;
   if (p.snap == HeadSnap::fp8) {
+#pragma unroll 1
     for (int at = warp * 64; at < first_rotated; at += Group::kCount * 2)
       snap_run<64>(x + at, p.snap);
   }
   if (p.snap == HeadSnap::fp4) {
+#pragma unroll 1
     for (int at = warp * 32; at < n; at += Group::kCount) snap_run<32>(x + at, p.snap);
   }
   Group::sync();

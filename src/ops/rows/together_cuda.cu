@@ -94,12 +94,11 @@ template <typename Group>
 __device__ __forceinline__ void make_kv_row(const KvRowsParams& op, int64_t row, float* x,
                                             bool have_ended) {
   const HeadRowsParams& p = op.heads;
-  const tensor::RowRef to = op.to.row(row);
   const int64_t rotation = row * (p.rope_dim / 2);
   if (!have_ended) tile::wait_for_producers();
   copy_units<Group::kCount>(x, p.x + row * p.row_stride, p.head_dim, Group::thread());
   finish_row<Group>(x, p, p.table.cos + rotation, p.table.sin + rotation, 0);
-  encode_row<Group>(op.format, x, p.head_dim, p.rope_dim, to);
+  encode_row<Group>(op.format, x, p.head_dim, p.rope_dim, op.to.row(row));
 }
 __device__ __forceinline__ void run(const KvRowsParams& op, int64_t row, bool have_ended,
                                     std::byte* memory) {
@@ -254,10 +253,13 @@ constexpr size_t kMemoryOfMany =
 using Few = Some<2, kMemoryOfFew, RmsNormParams, Heads, KvRowsParams, ScaleParams, Entries,
                  StoredRows, StoreRecentParams, RouterParams, Activations, HyperCombParams>;
 constexpr int64_t kManyRows = 256;
-using ManyHeads = Some<3, sizeof(heads::Squares<kThreads>), Many<Heads>, Many<StoredRows>>;
-using ManyRows = Some<2, kMemoryOfMany, RmsNormParams, Heads, Many<Heads>, Many<KvRowsParams>,
-                      ScaleParams, Entries, Many<Entries>, Many<StoredRows>,
-                      Many<StoreRecentParams>, Many<RouterParams>, Activations, HyperCombParams>;
+// Those of many rows with few registers each; and all.
+using ManyLight =
+    Some<3, kMemoryOfMany, ScaleParams, HyperCombParams, Many<Heads>, Many<KvRowsParams>,
+         Many<StoredRows>, Many<StoreRecentParams>, Many<RouterParams>>;
+using ManyRows = Some<2, kMemoryOfMany, RmsNormParams, Heads, ScaleParams, Entries, Activations,
+                      HyperCombParams, Many<Heads>, Many<KvRowsParams>, Many<Entries>,
+                      Many<StoredRows>, Many<StoreRecentParams>, Many<RouterParams>>;
 
 struct Part {
   int kind;
@@ -356,7 +358,7 @@ class Builder {
     shape.grid = dim3(num_blocks_);
     shape.block = kThreads;
     auto* const kernel = !is_many_                  ? together_kernel<Few>
-                         : ManyHeads::takes(kinds_) ? together_kernel<ManyHeads>
+                         : ManyLight::takes(kinds_) ? together_kernel<ManyLight>
                                                     : together_kernel<ManyRows>;
     cuda::launch(cuda::stream_of(ctx_), shape, kernel, parts_);
   }
