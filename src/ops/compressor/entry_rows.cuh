@@ -40,8 +40,8 @@ struct EntryMemory {  // shared
 
 // An entry's channels (compressor.cuh has the definition): a thread has kChannels of them at once
 // and kSlots of the slots, so that many loads are under way. Where these are not all, kParts lanes
-// of a warp share a channel, the first having the first slots: each goes on with the sums of the one
-// before.
+// of a warp share a channel, the first having the first slots: each goes on with the sums of the
+// one before.
 template <typename Group, int kChannels, int kSlots, int kParts>
 __device__ __forceinline__ void pool_slots(const EntrySlot* slots, int count, int width,
                                            int columns, bool round, float* x) {
