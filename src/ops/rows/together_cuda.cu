@@ -304,7 +304,11 @@ class Builder {
   Builder(device::ExecContext& ctx, std::span<const RowOp> ops, bool beside) : ctx_(ctx) {
     parts_.beside = beside;
     for (const RowOp& op : ops) is_many_ |= std::visit(NumRows(), op) >= kManyRows;
-    for (const RowOp& op : ops) std::visit(*this, op);
+    for (const bool is_long : {true, false}) {  // an entry takes longest, and begins first
+      for (const RowOp& op : ops) {
+        if (std::holds_alternative<CompleteEntries>(op) == is_long) std::visit(*this, op);
+      }
+    }
   }
 
   void operator()(RmsNormParams p) {
