@@ -1,12 +1,10 @@
 #include "model/residual.h"
 
-#include <algorithm>
-
 #include "autograd/elementwise_grad.h"
 #include "autograd/hyper_grad.h"
 #include "model/step_tables.h"
-#include "numeric/formats.h"
 #include "ops/hyper/hyper_boundary.h"
+#include "tensor/tensor_view.h"
 
 namespace cachalot::model {
 namespace {
@@ -136,9 +134,8 @@ void pass_boundary(Step& step, const HyperWeights& weights, const std::vector<fl
 std::vector<float> streams_on_host(const Step& step, const Boundary& boundary) {
   const int64_t count = step.rows * step.config.hc_mult * step.config.hidden_size;
   const OnHost<uint16_t> bits(step.exec, boundary.streams, count);
-  std::vector<float> values(static_cast<size_t>(count));
-  std::transform(bits.data(), bits.data() + count, values.begin(), numeric::float_from_bf16);
-  return values;
+  return tensor::to_floats(
+      {tensor::DType::bf16, {count}, reinterpret_cast<const std::byte*>(bits.data())});
 }
 
 void last_streams(Step& step, Matrix y, const Boundary& boundary, Matrix streams) {

@@ -114,14 +114,14 @@ struct LayerRun {
   std::span<const formats::LayerConfig> layers;
   int64_t first;
   int64_t last;
-  const LayerWeights* weights;  // of the first, then the others'
+  const LayerWeights* first_weights;  // then the others'
 };
 
 // Where one op fits between all their sublayers.
 std::optional<Boundary> boundary_of(Step& step, const LayerRun& run) {
   for (int64_t layer = run.first; layer < run.last; ++layer) {
-    const LayerWeights& weights = run.weights[layer - run.first];
-    if (!has_boundary_op(step, weights.hc_attn, run.layers[layer].residual)) return {};
+    const LayerWeights& own = run.first_weights[layer - run.first];
+    if (!has_boundary_op(step, own.hc_attn, run.layers[layer].residual)) return {};
   }
   return new_boundary(step);
 }

@@ -95,17 +95,6 @@ __device__ __forceinline__ void many_bf16_heads(const HeadRowsParams& p, uint32_
 // --- 128 values in f32: the rotation, the transform, whose results are rounded to bf16, and the
 // snap to e2m1.
 
-__device__ __forceinline__ uint32_t add_bf16(uint32_t a, uint32_t b) {
-  uint32_t sum;
-  asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(sum) : "r"(a), "r"(b));
-  return sum;
-}
-__device__ __forceinline__ uint32_t subtract_bf16(uint32_t a, uint32_t b) {
-  uint32_t difference;
-  asm("sub.rn.bf16x2 %0, %1, %2;" : "=r"(difference) : "r"(a), "r"(b));
-  return difference;
-}
-
 inline constexpr int kIndexDim = 128;
 inline bool are_many_index_heads(const HeadRowsParams& p) {
   const auto lies = reinterpret_cast<uintptr_t>(p.x) | reinterpret_cast<uintptr_t>(p.table.cos) |
@@ -123,7 +112,7 @@ __device__ __forceinline__ uint32_t snap_bf16_to_e2m1(uint32_t pair, uint32_t in
   constexpr uint32_t kSixMore = 0x03400340u;  // binades; and half a one, for negative values
   const uint32_t x = tile::multiply_bf16(pair, inverse);
   const uint32_t large = __vmaxu2(x & kExponents, kOnes) + kSixMore;
-  const uint32_t code = subtract_bf16(add_bf16(x, large), large);
+  const uint32_t code = tile::subtract_bf16(tile::add_bf16(x, large), large);
   return tile::multiply_bf16(code | (x & kSigns), scale);
 }
 
