@@ -266,7 +266,7 @@ def main():
     )
     parser.add_argument("--experts", default="eager", help="transformers' experts_implementation")
     parser.add_argument("--compile", action="store_true", help="torch.compile in trl")
-    parser.add_argument("--micro-batch-tokens", type=int, default=1024, help="ours")
+    parser.add_argument("--micro-batch-tokens", type=int, default=8192, help="ours")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     WORK.mkdir(parents=True, exist_ok=True)

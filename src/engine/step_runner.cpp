@@ -144,10 +144,10 @@ void StepRunner::take_decoded() {
     wants_sets = draw_decoded();
   }
   const int64_t words = ops::id_set_words(runner_.model().config().vocab_size);
+  give_label_logprobs();
   int64_t row = 0;
   for (const Rows& rows : rows_) {
     if (!rows.is_decoded) continue;
-    if (rows.generation->request().wants_label_logprobs) give_label_logprobs(rows, row);
     rows.generation->take(sampled_.data() + row, faulty_logits(row),
                           wants_sets ? id_sets_.data() + row * words : nullptr,
                           {top_.data() + row * top_stride_, top_stride_}, clock_());
@@ -155,8 +155,25 @@ void StepRunner::take_decoded() {
   }
 }
 
-void StepRunner::give_label_logprobs(const Rows& rows, int64_t first_row) {
+void StepRunner::give_label_logprobs() {
   static_assert(std::endian::native == std::endian::little);  // words of a set as its bytes
+  struct LabelRow {
+    int64_t row;
+    float temperature;
+  };
+  std::vector<LabelRow> label_rows;
+  int64_t first_row = 0;
+  for (const Rows& rows : rows_) {
+    if (!rows.is_decoded) continue;
+    const Request& request = rows.generation->request();
+    for (int64_t row = first_row; request.wants_label_logprobs && row < first_row + rows.count;
+         ++row) {
+      if (sampled_[row].fault != ops::SamplingFault::none) break;  // nothing after it counts
+      label_rows.push_back({row, static_cast<float>(request.sampling.temperature)});
+    }
+    first_row += rows.count;
+  }
+  if (label_rows.empty()) return;
   const int64_t vocab_size = runner_.model().config().vocab_size;
   const auto words = ops::id_set_words(vocab_size);
   // The trainer's op, which runs on the host.
@@ -164,18 +181,31 @@ void StepRunner::give_label_logprobs(const Rows& rows, int64_t first_row) {
   device::Arena arena;
   device::ExecContext host{ctx.pool, ctx.gpu == nullptr ? ctx.arena : &arena, ctx.isa};
   const float* logits = logits_.on_host(static_cast<int64_t>(logit_rows_.size()) * vocab_size);
-  for (int64_t row = first_row; row < first_row + rows.count; ++row) {
-    ops::SampledToken& token = sampled_[row];
-    if (token.fault != ops::SamplingFault::none) return;  // nothing after it counts
+  std::vector<int32_t> labels;
+  std::vector<double> logprobs;
+  // Neighbours of one temperature are one call.
+  for (auto first = label_rows.begin(), last = first; first != label_rows.end(); first = last) {
+    last = std::adjacent_find(first, label_rows.end(), [](const LabelRow& a, const LabelRow& b) {
+      return b.row != a.row + 1 || b.temperature != a.temperature;
+    });
+    if (last != label_rows.end()) ++last;
+    const std::span<ops::SampledToken> tokens(&sampled_[first->row],
+                                              static_cast<size_t>(last - first));
+    labels.clear();
+    for (const ops::SampledToken& token : tokens) labels.push_back(token.id);
+    logprobs.resize(tokens.size());
     ops::LabelLogprobParams p{};
-    p.logits = logits + row * vocab_size;
-    p.labels = &token.id;
-    p.rows = 1;
+    p.logits = logits + first->row * vocab_size;
+    p.logits_stride = vocab_size;
+    p.labels = labels.data();
+    p.rows = std::ssize(labels);
     p.vocab_size = vocab_size;
-    p.allowed = reinterpret_cast<const uint8_t*>(id_sets_.data() + row * words);
-    p.temperature = static_cast<float>(rows.generation->request().sampling.temperature);
-    p.logprobs = &token.logprob;
+    p.allowed = reinterpret_cast<const uint8_t*>(id_sets_.data() + first->row * words);
+    p.allowed_stride = words * 8;
+    p.temperature = first->temperature;
+    p.logprobs = logprobs.data();
     ops::label_logprob(host, p);
+    for (size_t i = 0; i < tokens.size(); ++i) tokens[i].logprob = logprobs[i];
   }
 }
 

@@ -76,8 +76,8 @@ class StepRunner {
   // Whether the allowed sets are asked for.
   bool draw_decoded();
   void take_decoded();
-  // Of the rows from first_row on, of logits, sets and tokens.
-  void give_label_logprobs(const Rows& rows, int64_t first_row);
+  // Where a request asks for them, in place of its sampled tokens' log-probabilities.
+  void give_label_logprobs();
   void take_prompt_logprobs(const Rows& rows, int64_t first_row);
   void give_prompt_logits(const Rows& rows, int64_t first_row);
   double draft(CostModel& cost);
