@@ -3,8 +3,8 @@
 // so the copies never mix.
 #pragma once
 
+#include "ops/matmul/codes_simd.h"
 #include "ops/matmul/decode_simd.h"
-#include "ops/matmul/few_rows_simd.h"
 #include "ops/matmul/matmul_kernels.h"
 #include "ops/matmul/micro_simd.h"
 #include "ops/matmul/pack_simd.h"
@@ -252,9 +252,6 @@ void one_row(const PanelTask& t) {
   });
 }
 
-// From this many rows on, reading a strip out of a copy beats reading it in place.
-constexpr int64_t kTiledRows = Vec::kLanes == 8 ? 24 : 1 << 30;
-
 template <bool kOddFirst>
 void run_in_order(const PanelTask& t) {
   const int64_t k = t.k;
@@ -263,8 +260,11 @@ void run_in_order(const PanelTask& t) {
   const std::byte* panel = t.panel;
   if (t.group != 0 && t.m == 1) {
     one_row<kOddFirst>(t);
-  } else if (t.group != 0 && t.m <= kFewRows) {
-    if constexpr (kFewRows > 0) few_rows<kOddFirst>(t);
+  } else if (has_scaled_x(t)) {
+    if constexpr (kReadsCodes)
+      t.has_nan_codes ? codes_fp8<kOddFirst, true>(t) : codes_fp8<kOddFirst, false>(t);
+  } else if (t.format == WeightFormat::fp4 && t.m < kTiledFp4Rows) {
+    if constexpr (kReadsCodes) codes_fp4<kOddFirst>(t);
   } else if (t.group != 0) {
     tiled<kOddFirst>(t);
   } else if (t.m >= kTiledRows) {
@@ -288,6 +288,7 @@ bool reads_copies(WeightFormat format, int64_t m) {
 }
 
 int64_t prepared_x_bytes(WeightFormat format, int64_t m, int64_t k) {
+  if (may_scale_x(format, m)) return (is_scaled_at(m * k) + 1) * 4;
   return m * k * 4 * (reads_copies(format, m) ? Vec::kXCopies : 1);
 }
 
@@ -312,6 +313,7 @@ void prepare_x(WeightFormat format, MatmulMath math, const float* x, int64_t x_s
   } else {
     bf16 ? prepare_rows<OddFirstElements>(x, x_stride, x_rows, m, num_inputs, k, to)
          : prepare_rows<FloatElements>(x, x_stride, x_rows, m, num_inputs, k, to);
+    if (may_scale_x(format, m)) scale_x(to, m * k);
   }
 }
 

@@ -25,12 +25,14 @@ struct Accumulators {
       }
     }
   }
+  // With the weights of kCount vectors from kFirst on.
+  template <int kFirst = 0, int kCount = kVectors>
   void step(const float* x, const Vec::F* w) {
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const Vec::F a = Vec::broadcast(x + r);
 #pragma GCC unroll 8
-      for (int j = 0; j < kVectors; ++j) v[r][j] = Vec::fma(a, w[j], v[r][j]);
+      for (int j = 0; j < kCount; ++j) v[r][kFirst + j] = Vec::fma(a, w[j], v[r][kFirst + j]);
     }
   }
   // y = fma(chain, scale, y), y starting as 0 where `first`.

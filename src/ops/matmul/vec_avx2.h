@@ -46,12 +46,26 @@ struct Vec {
   static I shift_left_16(I v, int n) { return _mm256_slli_epi16(v, n); }
   static I shift_right_16(I v, int n) { return _mm256_srli_epi16(v, n); }
   static I shift_right_signed_16(I v, int n) { return _mm256_srai_epi16(v, n); }
+  static I shift_right_signed_32(I v, int n) { return _mm256_srai_epi32(v, n); }
   static I all_ones_where_equal_16(I a, I b) { return _mm256_cmpeq_epi16(a, b); }
   static I max_u32(I a, I b) { return _mm256_max_epu32(a, b); }
   static I table16(const uint8_t* p) {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
   static I lookup(I table, I idx) { return _mm256_shuffle_epi8(table, idx); }
+  // With a constant in memory, aligned: the compiler would keep it in a register, and spill others.
+  static I bit_and_memory(I v, const void* p) {
+    I out;
+    asm("vpand %2, %1, %0" : "=x"(out) : "x"(v), "m"(*static_cast<const I*>(p)));
+    return out;
+  }
+  static I lookup_in_memory(const uint8_t table[16], I idx) {
+    I out;
+    asm("vbroadcasti128 %2, %0\n\tvpshufb %1, %0, %0"
+        : "=&x"(out)
+        : "x"(idx), "m"(*reinterpret_cast<const __m128i*>(table)));
+    return out;
+  }
   static I unpack_low_8(I a, I b) { return _mm256_unpacklo_epi8(a, b); }
   static I unpack_high_8(I a, I b) { return _mm256_unpackhi_epi8(a, b); }
   // One byte per lane, zero-extended.

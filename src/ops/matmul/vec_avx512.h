@@ -42,6 +42,9 @@ struct Vec {
   static I shift_right_signed_16(I v, int n) {
     return _mm512_srai_epi16(v, static_cast<unsigned>(n));
   }
+  static I shift_right_signed_32(I v, int n) {
+    return _mm512_srai_epi32(v, static_cast<unsigned>(n));
+  }
   static I all_ones_where_equal_16(I a, I b) {
     return _mm512_movm_epi16(_mm512_cmpeq_epi16_mask(a, b));
   }
@@ -50,6 +53,8 @@ struct Vec {
     return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
   static I lookup(I table, I idx) { return _mm512_shuffle_epi8(table, idx); }
+  static I bit_and_memory(I v, const void* p) { return bit_and(v, load_bytes(p)); }
+  static I lookup_in_memory(const uint8_t table[16], I idx) { return lookup(table16(table), idx); }
   static I unpack_low_8(I a, I b) { return _mm512_unpacklo_epi8(a, b); }
   static I unpack_high_8(I a, I b) { return _mm512_unpackhi_epi8(a, b); }
   static I load_bytes_as_32(const uint8_t* p) {
