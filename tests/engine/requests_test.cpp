@@ -23,12 +23,14 @@ using testing::SmallEngine;
 Request numbered(int64_t n) {
   Request one = request(random_ids(1 + n * 7 % 41, static_cast<uint64_t>(n)), 3 + n * 5 % 19,
                         static_cast<uint64_t>(n) * 1000);
-  one.sampling.temperature = n % 4 == 0 ? 0.0 : 0.5 + 0.1 * static_cast<double>(n % 7);
+  one.sampling.temperature = n % 4 == 0 ? 0.0 : 0.5 + 0.1 * static_cast<double>(n / 6 % 7);
   if (n % 3 == 1) one.sampling.frequency_penalty = 0.5;
   if (n % 5 == 2) one.sampling.top_k = 4;
   one.num_drafts = n % 4;
   one.adapts_drafts = n % 2 == 0;
   one.wants_model_logprobs = n % 6 == 0;
+  // Neighbours of the same and of different temperatures, and some between that do not ask.
+  one.wants_label_logprobs = n % 4 != 0 && n % 3 != 1 && !one.wants_model_logprobs;
   return one;
 }
 
