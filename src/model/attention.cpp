@@ -55,21 +55,29 @@ ops::HeadRowsParams head_rows_of(const Step& step, Matrix x, int64_t heads, int6
   return p;
 }
 
+Matrix rows_from(Matrix x, int64_t first) {
+  return {x.data + first * x.stride, x.columns, x.stride};
+}
+
 // The products over the normed low-rank query qn, which its other readers do not wait for.
 struct QueryProducts {
   Matrix q;
   std::optional<Matrix> index_q;  // absent where a tape records: made when it is asked for
 };
 
-// parts: without weights yet. has_q: q is made elsewhere.
+// parts: without weights yet. has_q: q is made elsewhere; then index_q of rows before
+// first_index_row is not made.
 QueryProducts query_products(Step& step, const AttentionWeights& weights, Matrix qn,
-                             LinearParts parts = {}, bool has_q = false) {
+                             LinearParts parts = {}, bool has_q = false,
+                             int64_t first_index_row = 0) {
+  CACHALOT_CHECK(has_q || first_index_row == 0);
   QueryProducts products{};
   std::optional<Matrix> quantised;  // one for all that ask for it
   const auto add = [&](const ops::PackedWeight& weight, Matrix y) {
     const bool as_it_is = takes_input_as_it_is(step, weight);
     if (!as_it_is && !quantised) quantised = quantised_input(step, qn, step.rows, weight);
-    parts.add({as_it_is ? qn : *quantised, &weight, y});
+    parts.add({rows_from(as_it_is ? qn : *quantised, first_index_row), &weight,
+               rows_from(y, first_index_row)});
   };
   if (!has_q) {
     products.q = new_matrix(step, step.rows, weights.wq_b.rows());
@@ -79,7 +87,7 @@ QueryProducts query_products(Step& step, const AttentionWeights& weights, Matrix
     products.index_q = new_matrix(step, step.rows, weights.indexer->wq_b.rows());
     add(weights.indexer->wq_b, *products.index_q);
   }
-  linears(step, step.rows, parts);
+  linears(step, step.rows - first_index_row, parts);
   return products;
 }
 
@@ -498,6 +506,22 @@ bool makes_bf16_queries(Step& step, const AttentionWeights& weights, Matrix qn,
   return true;
 }
 
+// Rows before it take all entries that they see (ops/indexer/index_select.h): nobody needs their
+// queries. Of a long step, whose rows often begin a text; a sequence's rows are read by fours.
+int64_t first_scored_row(const Step& step, const formats::LayerConfig& layer) {
+  constexpr int64_t kWorthIt = 256;
+  if (step.terms != nullptr) return 0;
+  const tensor::Sequences& all = step.batch.sequences;
+  int64_t first = step.rows;
+  for (int64_t s = 0; s < all.count; ++s) {
+    const int64_t unscored = layer.ratio * (step.config.index_topk + 1) - 1 - all.first_position[s];
+    if (unscored >= all.num_rows(s)) continue;
+    first = all.first_row[s] + std::max<int64_t>(unscored, 0) / 4 * 4;
+    break;
+  }
+  return first < kWorthIt ? 0 : first;
+}
+
 // The same where nothing but the results is asked for: what follows the products over x together,
 // beside those over the low-rank query, and then what follows these.
 Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
@@ -542,7 +566,8 @@ Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig
     ops::rms_norm(step.exec, norm);
   }
   const bool has_q = makes_bf16_queries(step, weights, qn, q_rows);
-  const QueryProducts over_qn = query_products(step, weights, qn, query_parts, has_q);
+  const int64_t first_scored = has_q && has_queries ? first_scored_row(step, layer) : 0;
+  const QueryProducts over_qn = query_products(step, weights, qn, query_parts, has_q, first_scored);
   if (!has_q) {
     q_rows.x = over_qn.q.data;
     q_rows.row_stride = over_qn.q.stride;
@@ -579,11 +604,14 @@ Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig
   Inputs inputs{qn, over_qn.q, {}, q_rows.to_bf16};
   if (has_queries) {
     inputs.queries = {*over_qn.index_q, weight};
-    ops::HeadRowsParams p =
-        head_rows_of(step, *over_qn.index_q, config.index_n_heads, config.index_head_dim, rope);
+    ops::HeadRowsParams p = head_rows_of(step, rows_from(*over_qn.index_q, first_scored),
+                                         config.index_n_heads, config.index_head_dim, rope);
+    p.rows -= first_scored;
+    p.table.cos += first_scored * (p.rope_dim / 2);
+    p.table.sin += first_scored * (p.rope_dim / 2);
     p.hadamard = step.precision.rotate_index;
     if (step.precision.index_fp4) p.snap = ops::HeadSnap::fp4;
-    together.add(p);
+    if (p.rows > 0) together.add(p);
   }
   if (entries) together.add(ops::StoreCompressorRows{*entries});
   if (index_entries) together.add(ops::StoreCompressorRows{*index_entries});

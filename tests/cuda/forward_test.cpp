@@ -357,6 +357,23 @@ TEST(OfficialFp8, TokenByTokenHasTheBitsOfThePrompt) {
   EXPECT_TRUE(at.first == found.end()) << "token " << (at.first - found.begin()) / vocab;
 }
 
+// Of the last rows of a prompt of kRows, `piece` rows a step.
+constexpr int64_t kLastRows = 230;
+static_assert(kRows % kLastRows == 0);
+Values last_logits(engine::LoadedModel& loaded, int64_t piece) {
+  Run run(loaded, kRows);
+  for (int64_t i = 0; i < kRows; i += piece)
+    run.step({{&run.first, run.ids(i, piece)}}, false, kLastRows);
+  return run.recorder.results.back();
+}
+
+// The index's queries of rows that take all entries that they see are not made in a long step.
+TEST(OfficialFp8, QueriesThatAreNotMadeChangeNoBit) {
+  if (const auto gpu = device::Gpu::open(0); !gpu) GTEST_SKIP() << gpu.error().message();
+  const auto loaded = flash_layers("cuda", "official-fp8");
+  EXPECT_TRUE(last_logits(*loaded, kRows) == last_logits(*loaded, kLastRows));
+}
+
 // reference/infrastructure 4.4, K5: of the host's threads, as of runs.
 TEST(OfficialFp8, ThreadsAndRunsChangeNoBit) {
   if (const auto gpu = device::Gpu::open(0); !gpu) GTEST_SKIP() << gpu.error().message();
