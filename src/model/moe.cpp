@@ -238,6 +238,38 @@ const uint16_t* shared_down_in_bf16(Step& step, const ExpertWeights& weights,
   return y;
 }
 
+// The shared expert of many rows with gate, up and hidden in bf16: its first products.
+struct Bf16Shared {
+  uint16_t* gate_up = nullptr;  // [rows, 2 columns]; null: it is not done so
+  int64_t columns = 0;
+};
+Bf16Shared shared_products_in_bf16(Step& step, const ExpertWeights& weights, Matrix x) {
+  const ops::MatmulParams first[] = {rounded_product(step, x, weights.w1, {}),
+                                     rounded_product(step, x, weights.w3, {})};
+  const ops::MatmulParams down = rounded_product(step, {}, weights.w2, {});
+  constexpr int64_t kManyRows = 256;  // fewer run beside the gate's product
+  if (step.rows < kManyRows || step.probe != nullptr || !takes_input_as_it_is(step, weights.w1) ||
+      !takes_input_as_it_is(step, weights.w3) || !takes_input_as_it_is(step, weights.w2) ||
+      !ops::products_take_bf16(step.exec, first, false, true) ||
+      !ops::products_take_bf16(step.exec, {&down, 1}, true, true))
+    return {};
+  const Bf16Shared shared{step.exec.arena->allocate<uint16_t>(step.rows * 2 * weights.w1.rows()),
+                          weights.w1.rows()};
+  ops::grouped_matmul_bf16(step.exec, first, {nullptr, shared.gate_up});
+  return shared;
+}
+// And the rest.
+const uint16_t* shared_down_in_bf16(Step& step, const ExpertWeights& weights,
+                                    const Bf16Shared& shared, float limit) {
+  const ops::MatmulParams down = rounded_product(step, {}, weights.w2, {});
+  auto* h = step.exec.arena->allocate<uint16_t>(step.rows * shared.columns);
+  ops::swiglu_bf16(step.exec, {shared.gate_up, shared.gate_up + shared.columns, 2 * shared.columns,
+                               step.rows, shared.columns, limit, h});
+  auto* y = step.exec.arena->allocate<uint16_t>(step.rows * weights.w2.rows());
+  ops::grouped_matmul_bf16(step.exec, {&down, 1}, {h, y});
+  return y;
+}
+
 // All experts on a GPU that has them streamed. Of few rows the choice is made before the shared
 // one's last product, beside which the experts then begin; else beside it.
 Output streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x,
@@ -247,11 +279,17 @@ Output streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights
   const ops::RouterParams router = router_params(step, layer_idx, weights, logits);
   LinearParts parts;
   const Matrix input = quantised_input(step, x, step.rows, weights.shared_experts.w1);
-  const SharedProducts products = add_shared_products(step, weights.shared_experts, input, parts);
+  const bool leaves_sum = to_boundary && boundary_takes_sums(step);
+  const Bf16Shared in_bf16 = to_boundary && !leaves_sum
+                                 ? shared_products_in_bf16(step, weights.shared_experts, x)
+                                 : Bf16Shared{};
+  SharedProducts products{};
+  if (in_bf16.gate_up == nullptr)
+    products = add_shared_products(step, weights.shared_experts, input, parts);
   parts.add({x, &*weights.gate, logits, true});
   linears(step, step.rows, parts);
   show(step, "gate", logits, step.rows);
-  show_shared(step, products);
+  if (in_bf16.gate_up == nullptr) show_shared(step, products);
   const auto choose = [&](bool beside_products) {
     ops::Together together(step.exec, beside_products);
     step.run_waiting_with(together);
@@ -263,10 +301,10 @@ Output streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights
   const auto [gate, up] = products;
   const auto clamp = static_cast<float>(step.config.swiglu_limit);
   const ops::SwigluParams hidden = activation(step, gate, up, nullptr, step.rows, clamp, gate);
-  const bool leaves_sum = to_boundary && boundary_takes_sums(step);
   const uint16_t* const shared_bf16 =
-      to_boundary && !leaves_sum ? shared_down_in_bf16(step, weights.shared_experts, hidden)
-                                 : nullptr;
+      in_bf16.gate_up != nullptr ? shared_down_in_bf16(step, weights.shared_experts, in_bf16, clamp)
+      : to_boundary && !leaves_sum ? shared_down_in_bf16(step, weights.shared_experts, hidden)
+                                   : nullptr;
   Matrix shared{};
   bool after_down = false;
   if (shared_bf16 == nullptr) {

@@ -77,6 +77,7 @@ void hash_expert_ids_cuda(device::ExecContext&, const int32_t*, const int32_t*, 
 }
 void dispatch_cuda(device::ExecContext&, const DispatchParams&) { refuse(); }
 void swiglu_cuda(device::ExecContext&, const SwigluParams&) { refuse(); }
+void swiglu_bf16_cuda(device::ExecContext&, const Bf16SwigluParams&) { refuse(); }
 void moe_combine_cuda(device::ExecContext&, const MoeCombineParams&) { refuse(); }
 void random_bits_cuda(device::ExecContext&, const RandomBits&) { refuse(); }
 void pack_panels_cuda(device::ExecContext&, const PackPanels&) { refuse(); }

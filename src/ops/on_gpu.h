@@ -15,6 +15,7 @@
 
 namespace cachalot::ops {
 
+struct Bf16SwigluParams;
 struct BoundaryStreams;
 struct CompressParams;
 struct DispatchParams;
@@ -101,6 +102,7 @@ void hash_expert_ids_cuda(device::ExecContext& ctx, const int32_t* table, const 
                           int64_t rows, int64_t k, int32_t* ids);
 void dispatch_cuda(device::ExecContext& ctx, const DispatchParams& p);
 void swiglu_cuda(device::ExecContext& ctx, const SwigluParams& p);
+void swiglu_bf16_cuda(device::ExecContext& ctx, const Bf16SwigluParams& p);
 void moe_combine_cuda(device::ExecContext& ctx, const MoeCombineParams& p);
 
 void stream_panels_cuda(device::ExecContext& ctx, const StreamPanels& p);

@@ -417,5 +417,29 @@ TEST_F(PlainOps, ActivateAndCombine) {
   }
 }
 
+TEST_F(PlainOps, ActivateInBf16) {
+  Rng rng(10);
+  constexpr int64_t kRows = 37, kColumns = 2048;
+  std::vector<uint16_t> both;  // gate, then up, of each row
+  for (const float value : wild(rng, kRows * 2 * kColumns))
+    both.push_back(numeric::bf16_from_float(value * 20));
+  const auto column_of = [](int64_t i) { return i % (2 * kColumns); };
+  std::vector<float> gate, up;
+  for (int64_t i = 0; i < kRows * 2 * kColumns; ++i)
+    (column_of(i) < kColumns ? gate : up).push_back(numeric::float_from_bf16(both[i]));
+  for (const float limit : {0.0f, 10.0f}) {
+    Side side(gpu_.get());
+    float* const h = side.array(gate);
+    swiglu(side.ctx, {h, side.array(up), nullptr, kRows, kColumns, limit, true, h});
+    const uint16_t* const from = side.array(both);
+    auto* const to = side.room<uint16_t>(kRows * kColumns);
+    swiglu_bf16(side.ctx, {from, from + kColumns, 2 * kColumns, kRows, kColumns, limit, to});
+    std::vector<float> found;
+    for (const uint16_t bits : side.read(to, kRows * kColumns))
+      found.push_back(numeric::float_from_bf16(bits));
+    testing::expect_same(found, side.read(h, kRows * kColumns), "swiglu in bf16");
+  }
+}
+
 }  // namespace
 }  // namespace cachalot::ops

@@ -3,7 +3,8 @@
 // Shapes, numerics, errors  matmul.h. Of the two what is not null is bf16: x [m, K of all
 //         products], contiguous, of which product i reads its own K columns, after those of the one
 //         before; y [m, N of all products], contiguous, likewise, where all round theirs. The
-//         products' own x or y is then not touched; x_rows, norm and swiglu are null.
+//         products' own x or y is then not touched; x_rows, norm and swiglu are null. x of floats
+//         is one of all products, or each one's own after that of the one before.
 #pragma once
 
 #include "ops/matmul/matmul.h"

@@ -165,7 +165,10 @@ void make_input(device::ExecContext& ctx, const MatmulParams& all, const Launch*
 }
 
 DenseShape shape_of_bf16(Products products, bool x, bool y) {
-  DenseShape shape = shape_of(products, products.size() == 1 ? Place::alone : Place::beside);
+  const bool shared = !x && products.size() > 1 && products[1].x == products[0].x;
+  DenseShape shape = shape_of(products, products.size() == 1 ? Place::alone
+                                        : shared             ? Place::shared
+                                                             : Place::beside);
   shape.bf16_x = x;
   shape.bf16_y = y;
   return shape;
@@ -190,12 +193,13 @@ bool products_take_bf16(const device::ExecContext& ctx, Products products, bool 
 void grouped_matmul_bf16(device::ExecContext& ctx, Products products, const Bf16Rows& rows) {
   const bool bf16_x = rows.x != nullptr, bf16_y = rows.y != nullptr;
   CACHALOT_CHECK(products_take_bf16(ctx, products, bf16_x, bf16_y));
-  for (const MatmulParams& p : products) {
-    if (ctx.work != nullptr) count_product(*p.w, p.m, *ctx.work);
-  }
   Launch launch;
   launch.products = products;
   const DenseShape shape = shape_of_bf16(products, bf16_x, bf16_y);
+  for (const MatmulParams& p : products) {
+    CACHALOT_CHECK(!shape.shared_x || p.x == products[0].x);
+    if (ctx.work != nullptr) count_product(*p.w, p.m, *ctx.work);
+  }
   plan_fp8(device::cuda::device_of(ctx), shape, launch);
   uint16_t* y = rows.y;
   for (size_t i = 0; bf16_y && i < products.size(); ++i) {

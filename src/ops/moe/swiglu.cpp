@@ -45,6 +45,11 @@ void swiglu(device::ExecContext& ctx, const SwigluParams& p) {
   });
 }
 
+void swiglu_bf16(device::ExecContext& ctx, const Bf16SwigluParams& p) {
+  CACHALOT_CHECK(ctx.gpu != nullptr && p.columns % 8 == 0 && p.stride % 8 == 0);
+  swiglu_bf16_cuda(ctx, p);
+}
+
 void swiglu_backward(device::ExecContext& ctx, const SwigluBackwardParams& p) {
   CACHALOT_CHECK(p.rows >= 0 && p.columns > 0);
   CACHALOT_CHECK(p.weight != nullptr || p.d_weight == nullptr);

@@ -33,6 +33,20 @@ struct SwigluParams {
 };
 void swiglu(device::ExecContext& ctx, const SwigluParams& p);
 
+// The same of values in bf16 without a weight, h in bf16, on a GPU alone.
+// Shapes  gate, up [rows, columns], stride between their rows; h [rows, columns] contiguous.
+//         columns and stride are multiples of 8, all are 16-byte aligned.
+struct Bf16SwigluParams {
+  const uint16_t* gate;
+  const uint16_t* up;
+  int64_t stride;
+  int64_t rows;
+  int64_t columns;
+  float limit;
+  uint16_t* h;
+};
+void swiglu_bf16(device::ExecContext& ctx, const Bf16SwigluParams& p);
+
 // With gate and up as they were before the clamp, s = 1 / (1 + exp(-g)) and (g, u) the clamped
 // pair:
 //   d_up += weight d_h g s                     where |up| <= limit
