@@ -294,6 +294,17 @@ struct RowSmem {
   Stage stages[kStages];
   float chains[2][kRowWarps][kSumStride];  // of a row and of the next
   float squares[kRowWarps];
+  // The chains' ends of phases: all have written them; the warp beside has read them.
+  tile::Mbarrier written[2], read[2];
+
+  // By one thread, before the block's barrier.
+  __device__ __forceinline__ void init() {
+    for (int i = 0; i < 2; ++i) {
+      written[i].init(kRowThreads);
+      read[i].init(32);
+    }
+    tile::Mbarrier::publish_inits();
+  }
 
   static __device__ __forceinline__ void copy(void* to, const void* from) {
     tile::start_copy(to, static_cast<const tile::Vector16*>(from));
@@ -342,6 +353,7 @@ struct RowSmem {
     map.load(p, kHead, lane);
     for (int i = 0; i < kStages; ++i) start_next(stages[i]);
     int at = 0, parity = 0;
+    uint32_t phase = 0;  // of the chains of this parity
 #pragma unroll 1
     for (int64_t token = blockIdx.x; token < rows; token += step) {
       Stage& stage = stages[kStages == 1 ? 0 : at];
@@ -353,8 +365,11 @@ struct RowSmem {
         if (kFull || warp + i * kRowWarps < slices)
           chain += reinterpret_cast<const float*>(stage.partial[warp][i])[lane];
       }
+      // Those of two rows before: the others have read them when they arrived for the row between.
+      if (!kHead && token >= blockIdx.x + 2 * step) read[parity].wait(phase ^ 1);
       chains[parity][warp][lane] = chain;
-      __syncthreads();  // the chains of two rows before are read
+      written[parity].arrive();
+      written[parity].wait(phase);
       const float s = sigmoid(map.logit(chains[parity], lane, d, p.rms_norm_eps));
       if (!kHead && warp == 0 && lane / kStreams == 1)
         p.post[token * kStreams + lane - kStreams] = 2.0f * s;
@@ -390,23 +405,26 @@ struct RowSmem {
         store_four(p.out + token * d + channel, normed(g[v], u[v], factor));
       }
       if (++at == kStages) at = 0;
+      phase ^= parity;
       parity ^= 1;
     }
   }
 
   // By one warp beside them.
   template <bool kHead, int kWidth>
-  __device__ __forceinline__ void leave_combs(const HyperBoundaryParams& p) const {
+  __device__ __forceinline__ void leave_combs(const HyperBoundaryParams& p) {
+    if (kHead) return;
     const int lane = threadIdx.x % 32;
     MixMap map;
     map.load(p, kHead, lane);
     int parity = 0;
+    uint32_t phase = 0;
     for (int64_t token = blockIdx.x; token < p.rows; token += gridDim.x) {
-      __syncthreads();
-      if (!kHead) {
-        const float logit = map.logit(chains[parity], lane, width_of<kWidth>(p), p.rms_norm_eps);
-        leave_comb(p, token, logit, lane);
-      }
+      written[parity].wait(phase);
+      const float logit = map.logit(chains[parity], lane, width_of<kWidth>(p), p.rms_norm_eps);
+      read[parity].arrive();
+      leave_comb(p, token, logit, lane);
+      phase ^= parity;
       parity ^= 1;
     }
   }
@@ -419,6 +437,8 @@ __global__ void __launch_bounds__(kRowThreads + 32, kBlocks)
   auto& s = *reinterpret_cast<RowSmem<kVectors, kStages>*>(bytes);
   const int warp = tile::uniform(static_cast<int>(threadIdx.x) / 32);
   tile::launch_dependents();
+  if (threadIdx.x == 0) s.init();
+  __syncthreads();
   tile::wait_for_producers();
   if (warp == kRowWarps) return s.template leave_combs<kHead, kWidth>(p);
   s.template collapse_rows<kHead, kWidth>(p, static_cast<int>(threadIdx.x));
