@@ -254,6 +254,21 @@ TEST_F(HyperBoundary, OutputsInBf16HaveTheBitsOfFloats) {
   }
 }
 
+// By clusters of blocks: whole tiles of tokens and not, as many as there are clusters and more.
+TEST_F(HyperBoundary, InOneKernelHasTheBitsOfTwo) {
+  Rng rng(15);
+  for (const int64_t tokens : {512, 527, 1400}) {
+    const Inputs in = random_inputs(rng, tokens, 4096);
+    const Outputs expected = run(in), found = run(in, true, true, nullptr, true);
+    EXPECT_EQ(found.streams, expected.streams) << tokens;
+    EXPECT_EQ(found.out, expected.out) << tokens;
+    EXPECT_EQ(found.post, expected.post) << tokens;
+    EXPECT_EQ(found.comb, expected.comb) << tokens;
+    const Outputs again = run(in, true, true, nullptr, true);
+    EXPECT_EQ(again.out, found.out) << tokens;
+  }
+}
+
 TEST_F(HyperBoundary, ATokenDoesNotDependOnTheOthers) {
   Rng rng(9);
   struct Case {

@@ -98,6 +98,10 @@ struct MixMap {
     float mix = chains[0][lane];
 #pragma unroll
     for (int w = 1; w < kRowWarps; ++w) mix += chains[w][lane];
+    return logit_of(mix, d, eps);
+  }
+  // Of the lane's mix.
+  __device__ __forceinline__ float logit_of(float mix, int d, float eps) const {
     const float mean = __shfl_sync(kAllLanes, mix, kMixes) / static_cast<float>(kStreams * d);
     return mix * (1.0f / sqrtf(mean + eps)) * scale + base;
   }

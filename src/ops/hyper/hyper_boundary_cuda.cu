@@ -2,6 +2,7 @@
 
 #include "device/cuda/cuda_gpu.h"
 #include "device/cuda/launch.cuh"
+#include "ops/hyper/boundary_cluster.cuh"
 #include "ops/hyper/boundary_many.cuh"
 #include "ops/hyper/boundary_parts.cuh"
 #include "ops/hyper/hyper_boundary.h"
@@ -320,7 +321,6 @@ void launch_hyper_boundary(const cuda::Stream& stream, const HyperBoundaryParams
 }
 
 void hyper_boundary_cuda(device::ExecContext& ctx, const HyperBoundaryRows& p) {
-  constexpr int64_t kMaxRows = 512;  // whose streams stay in the L2 cache between the kernels
   device::ArenaScope scope(*ctx.arena);
   HyperBoundaryParams piece{};
   piece.d = p.d;
@@ -328,15 +328,20 @@ void hyper_boundary_cuda(device::ExecContext& ctx, const HyperBoundaryRows& p) {
   piece.base = ctx.gpu->on_device(p.base);
   piece.scale = ctx.gpu->on_device(p.scale);
   piece.norm = ctx.gpu->on_device(p.norm);
-  piece.partial =
-      ctx.arena->allocate<float>(hyper_boundary_scratch(std::min(p.rows, kMaxRows), p.d));
   piece.head = p.post == nullptr;
+  piece.y_bf16 = p.y_bf16;
+  piece.logits = p.logits;
   if (p.sum != nullptr) piece.sum = *p.sum;
   piece.sinkhorn_iters = p.sinkhorn_iters;
   piece.hc_eps = p.hc_eps;
   piece.rms_norm_eps = p.rms_norm_eps;
-  for (int64_t first = 0; first < p.rows; first += kMaxRows) {
-    piece.rows = std::min(kMaxRows, p.rows - first);
+  const int clusters = cluster::fits(piece, p.rows) ? cluster::num_clusters() : 0;
+  constexpr int64_t kMaxRows = 512;  // whose streams stay in the L2 cache between two kernels
+  const int64_t of_piece = clusters > 0 ? p.rows : std::min(p.rows, kMaxRows);
+  if (clusters == 0)
+    piece.partial = ctx.arena->allocate<float>(hyper_boundary_scratch(of_piece, p.d));
+  for (int64_t first = 0; first < p.rows; first += of_piece) {
+    piece.rows = std::min(of_piece, p.rows - first);
     piece.streams = p.streams + first * kStreams * p.d;
     piece.y = p.y == nullptr ? nullptr : p.y + first * p.d;
     piece.y_bf16 = p.y_bf16 == nullptr ? nullptr : p.y_bf16 + first * p.d;
@@ -344,7 +349,11 @@ void hyper_boundary_cuda(device::ExecContext& ctx, const HyperBoundaryRows& p) {
     piece.comb = piece.head ? nullptr : p.comb + first * kStreams * kStreams;
     piece.logits = p.logits == nullptr ? nullptr : p.logits + first * kStreams * kStreams;
     piece.out = p.out + first * p.d;
-    launch_hyper_boundary(cuda::stream_of(ctx), piece);
+    if (clusters > 0) {
+      cluster::launch(cuda::stream_of(ctx), piece, clusters);
+    } else {
+      launch_hyper_boundary(cuda::stream_of(ctx), piece);
+    }
   }
 }
 

@@ -1,5 +1,6 @@
-// What lies between two sublayers, in two kernels: the end of the last one's mHC, the mapping and
-// the beginning of the next one's, and its norm; or the head's collapse and its norm.
+// What lies between two sublayers, in two kernels or, of very many rows, in one: the end of the
+// last one's mHC, the mapping and the beginning of the next one's, and its norm; or the head's
+// collapse and its norm.
 // Source  reference/forward 2.3 - 2.6, 0.6: X' = after(X, y, post, C);
 //         (u, post', C') = before(X', hc); out = RMS(u, norm).
 // Shapes  streams [rows, 4, d] in bf16, read and, with y, written in place; y [rows, d], values of
