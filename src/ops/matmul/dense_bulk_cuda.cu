@@ -38,6 +38,9 @@ struct BulkShape {
   static constexpr int kStageBytes = kWeightPiece + kXPiece;
   static constexpr int kStages = kChained ? 6 : 4;
   static constexpr int kSmemBytes = kStages * kStageBytes + kAlignment;
+  // That give a stage back: where none reads from it itself, only by products for which its whole
+  // warp waits, one for the warp.
+  static constexpr int kGivingLanes = kWide ? 1 : 32;
   using Weight = tile::SharedRows<128, 1024>;
 
   // Of a piece of x: 64 rows from first_row, a step of inputs.
@@ -234,11 +237,12 @@ class Sums {
     }
   }
 
-  // The block's stages, by each lane: see tile::BulkRing.
+  // The block's stages: see tile::BulkRing.
   __device__ __forceinline__ void release() {
+    const bool gives = static_cast<int>(threadIdx.x) % 32 < Shape::kGivingLanes;
 #pragma unroll
     for (int piece = 0; piece < kPieces; ++piece) {
-      ring_.empty[place_.stage].arrive();
+      if (gives) ring_.empty[place_.stage].arrive();
       place_.advance(kStages);
     }
   }
@@ -326,7 +330,7 @@ __global__ void __launch_bounds__(kThreads, 1) bulk_kernel(const __grid_constant
   if (threadIdx.x == 0) {
     for (int i = 0; i < Shape::kStages; ++i) {
       ring.full[i].init(1);
-      ring.empty[i].init(kWarps * 32);
+      ring.empty[i].init(kWarps * Shape::kGivingLanes);
     }
     tile::Mbarrier::publish_inits();
   }
