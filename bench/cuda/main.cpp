@@ -43,7 +43,7 @@ int run(const std::vector<std::string>& arguments) {
   }
   const Result<cuda::Device> device = cuda::open_device(0);
   if (!device) return fail(device.error().message());
-  const Result<MatrixRates> rates = gpu_matrix_rates(0);
+  const Result<MatrixRates> rates = gpu_matrix_rates(0, 0.02);
   if (!rates) return fail(rates.error().message());
   Harness harness(*device, *rates);
   for (const Part& part : kParts) {

@@ -64,35 +64,38 @@ __global__ void __launch_bounds__(kGroups * 128) rate_kernel(float* sink) {
 }
 
 template <bool kBf16>
-double best_rate(const cuda::Stream& stream, const cuda::Device& device, float* sink) {
+double held_rate(const cuda::Stream& stream, const cuda::Device& device, float* sink,
+                 double seconds) {
   cuda::LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(device.num_sms));
   shape.block = kGroups * 128;
   shape.smem_bytes = kSmemBytes;
   shape.edge = cuda::Edge::full;
   cuda::allow_smem(rate_kernel<kBf16>, kSmemBytes);
-  double best_us = 0;
-  for (int run = 0; run < 4; ++run) {
-    const cuda::Event begin = cuda::Event::create(), end = cuda::Event::create();
+  const cuda::Event begin = cuda::Event::create(), end = cuda::Event::create();
+  const auto time_us = [&](int launches) {
     begin.record(stream);
-    cuda::launch(stream, shape, rate_kernel<kBf16>, sink);
+    for (int i = 0; i < launches; ++i) cuda::launch(stream, shape, rate_kernel<kBf16>, sink);
     end.record(stream);
     stream.synchronize();
-    const double us = cuda::Event::elapsed_us(begin, end);
-    best_us = run == 0 ? us : std::min(best_us, us);
-  }
+    return cuda::Event::elapsed_us(begin, end);
+  };
+  time_us(1);  // what a first launch takes more
+  const int half = std::max(1, static_cast<int>(seconds / 2 * 1e6 / time_us(1)));
+  time_us(half);
+  const double us = time_us(half) / half;
   const double flops_per_step = 2.0 * 64 * (kBf16 ? 128 * 16 : 64 * 32);
-  return flops_per_step * kSteps * kTurns * kGroups * device.num_sms / best_us * 1e6;
+  return flops_per_step * kSteps * kTurns * kGroups * device.num_sms / us * 1e6;
 }
 
 }  // namespace
 
-Result<MatrixRates> gpu_matrix_rates(int ordinal) {
+Result<MatrixRates> gpu_matrix_rates(int ordinal, double seconds) {
   CACHALOT_ASSIGN_OR_RETURN(const cuda::Device device, cuda::open_device(ordinal));
   const cuda::Stream stream = cuda::Stream::create();
   CACHALOT_ASSIGN_OR_RETURN(const cuda::DeviceBuffer sink, cuda::DeviceBuffer::create(stream, 4));
-  return MatrixRates{best_rate<true>(stream, device, sink.as<float>()),
-                     best_rate<false>(stream, device, sink.as<float>())};
+  return MatrixRates{held_rate<true>(stream, device, sink.as<float>(), seconds),
+                     held_rate<false>(stream, device, sink.as<float>(), seconds)};
 }
 
 }  // namespace cachalot::bench

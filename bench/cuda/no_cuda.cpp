@@ -9,7 +9,7 @@ Result<double> gpu_read_rate(int ordinal) {
   return 0.0;
 }
 
-Result<MatrixRates> gpu_matrix_rates(int ordinal) {
+Result<MatrixRates> gpu_matrix_rates(int ordinal, double) {
   CACHALOT_ASSIGN_OR_RETURN(const std::unique_ptr<device::Gpu> gpu, device::Gpu::open(ordinal));
   return MatrixRates{};
 }
