@@ -66,11 +66,11 @@ struct QueryProducts {
 };
 
 // parts: without weights yet. has_q: q is made elsewhere; then index_q of rows before
-// first_index_row is not made.
+// first_index_row is not made. has_index_q: it is made elsewhere too.
 QueryProducts query_products(Step& step, const AttentionWeights& weights, Matrix qn,
                              LinearParts parts = {}, bool has_q = false,
-                             int64_t first_index_row = 0) {
-  CACHALOT_CHECK(has_q || first_index_row == 0);
+                             int64_t first_index_row = 0, bool has_index_q = false) {
+  CACHALOT_CHECK(has_q || (first_index_row == 0 && !has_index_q));
   QueryProducts products{};
   std::optional<Matrix> quantised;  // one for all that ask for it
   const auto add = [&](const ops::PackedWeight& weight, Matrix y) {
@@ -83,7 +83,7 @@ QueryProducts query_products(Step& step, const AttentionWeights& weights, Matrix
     products.q = new_matrix(step, step.rows, weights.wq_b.rows());
     add(weights.wq_b, products.q);
   }
-  if (weights.indexer && step.tape == nullptr) {
+  if (weights.indexer && step.tape == nullptr && !has_index_q) {
     products.index_q = new_matrix(step, step.rows, weights.indexer->wq_b.rows());
     add(weights.indexer->wq_b, *products.index_q);
   }
@@ -186,8 +186,9 @@ Matrix key_values(Step& step, const formats::LayerConfig& layer, const Attention
 }
 
 struct IndexerQueries {
-  Matrix q;       // [rows, index_n_heads * index_head_dim]
-  Matrix weight;  // [rows, index_n_heads]
+  Matrix q;                          // [rows, index_n_heads * index_head_dim]
+  Matrix weight;                     // [rows, index_n_heads]
+  const uint16_t* q_bf16 = nullptr;  // q in bf16 instead
 };
 
 float index_weight_factor(const Step& step) {
@@ -246,6 +247,27 @@ void compress_rows(Step& step, int64_t layer_idx, const formats::LayerConfig& la
   }
 }
 
+// But for queries.
+ops::IndexSelectParams select_params(const Step& step, int64_t layer_idx,
+                                     const formats::LayerConfig& layer) {
+  const auto& config = step.config;
+  const Selection selection = step.selections[layer_idx];
+  ops::IndexSelectParams p{};
+  p.heads = config.index_n_heads;
+  p.dim = config.index_head_dim;
+  p.sequences = step.batch.sequences;
+  p.layer_rows = step.batch.layer_rows[layer_idx];
+  p.ratio = layer.ratio;
+  p.topk = config.index_topk;
+  p.format = step.precision.index;
+  p.bf16_math = step.precision.bf16;
+  p.round_scores = step.precision.bf16;
+  p.tensor_cores = step.precision.fp8_cores;
+  p.selected = selection.selected;
+  p.num_selected = selection.num_selected;
+  return p;
+}
+
 void select_entries(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                     const IndexerQueries& queries) {
   const auto& config = step.config;
@@ -260,21 +282,10 @@ void select_entries(Step& step, int64_t layer_idx, const formats::LayerConfig& l
       return;
     }
   }
-  ops::IndexSelectParams p{};
+  ops::IndexSelectParams p = select_params(step, layer_idx, layer);
   p.q = queries.q.data;
+  p.q_bf16 = queries.q_bf16;
   p.weight = queries.weight.data;
-  p.heads = config.index_n_heads;
-  p.dim = config.index_head_dim;
-  p.sequences = step.batch.sequences;
-  p.layer_rows = step.batch.layer_rows[layer_idx];
-  p.ratio = layer.ratio;
-  p.topk = config.index_topk;
-  p.format = step.precision.index;
-  p.bf16_math = step.precision.bf16;
-  p.round_scores = step.precision.bf16;
-  p.tensor_cores = step.precision.fp8_cores;
-  p.selected = selection.selected;
-  p.num_selected = selection.num_selected;
   ops::index_select(step.exec, p);
   if (step.probe == nullptr) return;
   const OnHost<int32_t> selected(step.exec, p.selected, step.rows * p.topk);
@@ -522,6 +533,27 @@ int64_t first_scored_row(const Step& step, const formats::LayerConfig& layer) {
   return first < kWorthIt ? 0 : first;
 }
 
+// index_q = qn wq_b^T of the indexer, to where its heads, p, are kept in bf16; null: it cannot be
+// done. p: from first_scored_row on.
+const uint16_t* make_bf16_index_queries(Step& step, const ops::PackedWeight& wq_b, Matrix qn,
+                                        const ops::IndexSelectParams& select,
+                                        ops::HeadRowsParams& p) {
+  const int64_t first = step.rows - p.rows;
+  ops::MatmulParams product = rounded_product(step, rows_from(qn, first), wq_b, {});
+  product.m = p.rows;
+  constexpr int64_t kManyRows = 256;  // fewer run beside what follows
+  if (p.rows < kManyRows || !takes_input_as_it_is(step, wq_b) || p.snap != ops::HeadSnap::fp4 ||
+      !ops::head_rows_takes_bf16(step.exec, p) ||
+      !ops::index_select_takes_bf16(step.exec, select) ||
+      !ops::products_take_bf16(step.exec, {&product, 1}, false, true))
+    return nullptr;
+  auto* const all = step.exec.arena->allocate<uint16_t>(step.rows * wq_b.rows());
+  p.to_bf16 = all + first * wq_b.rows();
+  p.from_bf16 = p.to_bf16;
+  ops::grouped_matmul_bf16(step.exec, {&product, 1}, {nullptr, p.to_bf16});
+  return all;
+}
+
 // The same where nothing but the results is asked for: what follows the products over x together,
 // beside those over the low-rank query, and then what follows these.
 Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
@@ -567,7 +599,22 @@ Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig
   }
   const bool has_q = makes_bf16_queries(step, weights, qn, q_rows);
   const int64_t first_scored = has_q && has_queries ? first_scored_row(step, layer) : 0;
-  const QueryProducts over_qn = query_products(step, weights, qn, query_parts, has_q, first_scored);
+  ops::HeadRowsParams index_heads =
+      head_rows_of(step, {}, config.index_n_heads, config.index_head_dim, rope);
+  const uint16_t* index_q = nullptr;
+  if (has_queries) {
+    index_heads.rows -= first_scored;
+    index_heads.table.cos += first_scored * (index_heads.rope_dim / 2);
+    index_heads.table.sin += first_scored * (index_heads.rope_dim / 2);
+    index_heads.hadamard = step.precision.rotate_index;
+    if (step.precision.index_fp4) index_heads.snap = ops::HeadSnap::fp4;
+    if (has_q) {
+      index_q = make_bf16_index_queries(step, weights.indexer->wq_b, qn,
+                                        select_params(step, layer_idx, layer), index_heads);
+    }
+  }
+  const QueryProducts over_qn =
+      query_products(step, weights, qn, query_parts, has_q, first_scored, index_q != nullptr);
   if (!has_q) {
     q_rows.x = over_qn.q.data;
     q_rows.row_stride = over_qn.q.stride;
@@ -603,15 +650,13 @@ Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig
   together.add(q_rows);
   Inputs inputs{qn, over_qn.q, {}, q_rows.to_bf16};
   if (has_queries) {
-    inputs.queries = {*over_qn.index_q, weight};
-    ops::HeadRowsParams p = head_rows_of(step, rows_from(*over_qn.index_q, first_scored),
-                                         config.index_n_heads, config.index_head_dim, rope);
-    p.rows -= first_scored;
-    p.table.cos += first_scored * (p.rope_dim / 2);
-    p.table.sin += first_scored * (p.rope_dim / 2);
-    p.hadamard = step.precision.rotate_index;
-    if (step.precision.index_fp4) p.snap = ops::HeadSnap::fp4;
-    if (p.rows > 0) together.add(p);
+    inputs.queries = IndexerQueries{{}, weight, index_q};
+    if (index_q == nullptr) {
+      inputs.queries->q = *over_qn.index_q;
+      index_heads.x = rows_from(*over_qn.index_q, first_scored).data;
+      index_heads.row_stride = over_qn.index_q->stride;
+    }
+    if (index_heads.rows > 0) together.add(index_heads);
   }
   if (entries) together.add(ops::StoreCompressorRows{*entries});
   if (index_entries) together.add(ops::StoreCompressorRows{*index_entries});

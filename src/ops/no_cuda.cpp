@@ -86,6 +86,7 @@ void grouped_matmul_cuda(device::ExecContext&, std::span<const MatmulParams>) { 
 void expert_layer_cuda(device::ExecContext&, const ExpertLayerRows&) { refuse(); }
 void expert_products_cuda(device::ExecContext&, const ExpertProductsParams&) { refuse(); }
 void index_select_cuda(device::ExecContext&, const IndexSelectParams&) { refuse(); }
+bool index_select_cuda_takes_bf16(device::ExecContext&, const IndexSelectParams&) { refuse(); }
 void sample_cuda(device::ExecContext&, const SampleParams&) { refuse(); }
 int64_t drawn_bytes_cuda() { refuse(); }
 void copy_ids_cuda(device::ExecContext&, const int32_t*, int64_t, int32_t*) { refuse(); }

@@ -111,6 +111,7 @@ void grouped_matmul_cuda(device::ExecContext& ctx, std::span<const MatmulParams>
 void expert_layer_cuda(device::ExecContext& ctx, const ExpertLayerRows& p);
 void expert_products_cuda(device::ExecContext& ctx, const ExpertProductsParams& p);
 void index_select_cuda(device::ExecContext& ctx, const IndexSelectParams& p);
+bool index_select_cuda_takes_bf16(device::ExecContext& ctx, const IndexSelectParams& p);
 void sparse_attention_cuda(device::ExecContext& ctx, const SparseAttentionParams& p);
 
 }  // namespace cachalot::ops

@@ -155,6 +155,16 @@ class IndexSelect : public testing::GpuTest {
     index_select(side.ctx, p);
     const Picks second{side.read(p.selected, rows * topk), side.read(p.num_selected, rows)};
     EXPECT_EQ(first, second);
+    std::vector<uint16_t> narrow;
+    for (int64_t i = 0; i < rows * kHeads * kDim; ++i)
+      narrow.push_back(numeric::bf16_from_float(q[i]));
+    EXPECT_EQ(testing::floats_of(narrow), std::vector<float>(q, q + rows * kHeads * kDim));
+    p.q = nullptr;
+    p.q_bf16 = side.array(narrow);
+    EXPECT_TRUE(index_select_takes_bf16(side.ctx, p));
+    index_select(side.ctx, p);
+    const Picks third{side.read(p.selected, rows * topk), side.read(p.num_selected, rows)};
+    EXPECT_EQ(third, second);
     return second;
   }
   // Each of one row, that sees so many entries.

@@ -8,6 +8,7 @@
 #include "numeric/formats.h"
 #include "ops/matmul/matmul_test_data.h"
 #include "tests/cuda/cached_rows.h"
+#include "tests/cuda/cuda_fixture.h"
 
 namespace cachalot::ops {
 namespace {
@@ -150,6 +151,19 @@ TEST_F(TogetherOps, ManyHeadsHaveTheBitsOfFew) {
   index.x = side.array(x);
   together(index);
   testing::expect_same(side.read(index.x, kRows * kHeads * 128), expected, "index");
+
+  std::vector<uint16_t> raw_index;
+  for (const float value : x) raw_index.push_back(numeric::bf16_from_float(value));
+  const auto in_bf16 = [&](const auto& run) {
+    HeadRowsParams p = index;
+    p.x = nullptr;
+    p.from_bf16 = p.to_bf16 = side.array(raw_index);
+    run(p);
+    return testing::floats_of(side.read(p.to_bf16, kRows * kHeads * 128));
+  };
+  testing::expect_same(in_bf16(together),
+                       in_bf16([&](const HeadRowsParams& p) { head_rows(side.ctx, p); }),
+                       "index in bf16");
 
   HeadRowsParams q = heads;
   q.head_dim = 512;

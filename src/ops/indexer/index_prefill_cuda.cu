@@ -285,8 +285,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (groups > 0) {
     for (int i = 0; i < num_rows; ++i) {
       const int64_t row = first_row + i;
-      arrange_query(p.q + row * kHeads * kDim, p.weight + row * kHeads, s.query[i], s.weights[i],
-                    static_cast<int>(threadIdx.x));
+      arrange_query(p, row, s.query[i], s.weights[i], static_cast<int>(threadIdx.x));
     }
     fill_ones(s.ones, static_cast<int>(threadIdx.x), kThreads);
     tile::publish_to_async();

@@ -42,15 +42,33 @@ struct HeadWeights {
 // key, the 32 of one scale: step s its word s, the first and the second four of its values. By
 // kQueryThreads threads.
 constexpr int kQueryThreads = kHeads * 8;
-__device__ __forceinline__ void arrange_query(const float* q, const float* weight, uint8_t* codes,
+__device__ __forceinline__ void arrange_query(const IndexParams& p, int64_t row, uint8_t* codes,
                                               HeadWeights* weights, int thread) {
   const int head = thread / 8, step = thread % 8 / 2, half = thread % 2;
-  const float* from = q + head * kDim + step * 8 + half * 4;
+  const int64_t first = row * (kHeads * kDim) + head * kDim + step * 8 + half * 4;
   tile::Vector16 v[4];
+  if (p.q_bf16 != nullptr) {
+    tile::Vector8 pairs[4];
+#pragma unroll
+    for (int t = 0; t < 4; ++t)
+      pairs[t] = tile::load_shared_state(
+          reinterpret_cast<const tile::Vector8*>(p.q_bf16 + first + t * 32));
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t pair = pairs[t].word[i / 2];
+        v[t].word[i] = i % 2 == 0 ? pair << 16 : pair & 0xFFFF0000u;
+      }
+    }
+  } else {
+#pragma unroll
+    for (int t = 0; t < 4; ++t)
+      v[t] = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(p.q + first + t * 32));
+  }
   uint32_t largest = 0;  // of the head, as a float's bits
 #pragma unroll
   for (int t = 0; t < 4; ++t) {
-    v[t] = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from + t * 32));
 #pragma unroll
     for (int i = 0; i < 4; ++i) largest = max(largest, v[t].word[i] & 0x7FFFFFFFu);
   }
@@ -70,7 +88,8 @@ __device__ __forceinline__ void arrange_query(const float* q, const float* weigh
   *reinterpret_cast<tile::Vector16*>(codes + Query::offset(head, step * 32 + half * 16)) = packed;
   if (thread % 8 != 0) return;
   auto* const pairs = reinterpret_cast<uint16_t*>(weights[head % 8 / 2].pair + head / 8);
-  pairs[head % 2] = tile::bf16_bits(tile::load_shared_state(weight + head) * tile::pow2(-exponent));
+  const float weight = tile::load_shared_state(p.weight + row * kHeads + head);
+  pairs[head % 2] = tile::bf16_bits(weight * tile::pow2(-exponent));
 }
 
 // --- Keys.

@@ -71,7 +71,12 @@ int64_t take_all(const IndexSelectParams& p, int64_t s) {
 
 }  // namespace
 
+bool index_select_takes_bf16(device::ExecContext& ctx, const IndexSelectParams& p) {
+  return ctx.gpu != nullptr && index_select_cuda_takes_bf16(ctx, p);
+}
+
 void index_select(device::ExecContext& ctx, const IndexSelectParams& p) {
+  CACHALOT_CHECK(p.q_bf16 == nullptr || index_select_takes_bf16(ctx, p));
   CACHALOT_CHECK(p.heads > 0 && p.dim > 0 && p.topk > 0 && p.ratio > 0);
   if (ctx.work != nullptr) count(p, *ctx.work);
   if (ctx.gpu != nullptr) {

@@ -11,6 +11,7 @@
 //         floor((position + 1) / ratio) <= topk all visible entries are taken unscored. Bits do not
 //         depend on the other rows and sequences, the chunk or the threads.
 //         tensor_cores: on a GPU, where shapes fit, the sums of index_select_cuda.h instead.
+//         q_bf16: q, which is then null, in bf16, where index_select_takes_bf16 says so.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +36,10 @@ struct IndexSelectParams {
   bool tensor_cores = false;
   int32_t* selected;
   int32_t* num_selected;
+  const uint16_t* q_bf16 = nullptr;
 };
+// Of the other params, of which q, weight and results are not looked at.
+bool index_select_takes_bf16(device::ExecContext& ctx, const IndexSelectParams& p);
 void index_select(device::ExecContext& ctx, const IndexSelectParams& p);
 
 // Picks made before, in place of index_select's: selected = picks [rows, topk], num_selected the

@@ -8,6 +8,7 @@
 #include "ops/indexer/index_prefill_cuda.h"
 #include "ops/indexer/index_score.cuh"
 #include "ops/indexer/index_select_cuda.h"
+#include "ops/on_gpu.h"
 #include "tensor/rows_on_device.h"
 #include "tile/cluster.cuh"
 #include "tile/first_turn.cuh"
@@ -206,9 +207,7 @@ __global__ void __cluster_dims__(kGather == 0 ? 1 : kGather, 1, 1) __launch_boun
     }
 
     // Scores as ordered keys, and how many lie in each bin.
-    arrange_query(p.q + static_cast<int64_t>(row) * kHeads * kDim,
-                  p.weight + static_cast<int64_t>(row) * kHeads, query, weights_of_lanes,
-                  static_cast<int>(threadIdx.x));
+    arrange_query(p, row, query, weights_of_lanes, static_cast<int>(threadIdx.x));
     tile::publish_to_async();
     __syncthreads();
     if (kGather > 1 && is_real) tile::wait_in_cluster();
@@ -448,21 +447,28 @@ constexpr int64_t kManyRows = 256;
 
 }  // namespace
 
-bool index_select_on_tensor_cores(device::ExecContext& ctx, const IndexSelectParams& p) {
+bool index_select_cuda_takes_bf16(device::ExecContext& ctx, const IndexSelectParams& p) {
   if (!p.tensor_cores || !p.bf16_math || !p.round_scores || p.format != tensor::IndexFormat::fp4 ||
-      p.heads != kHeads || p.dim != kDim)
+      p.heads != kHeads || p.dim != kDim ||
+      !make_index_prefill_plan(cuda::device_of(ctx), p.topk).has_value())
     return false;
-  const Result<IndexPrefillPlan> many = make_index_prefill_plan(cuda::device_of(ctx), p.topk);
-  if (!many) return false;
-  const tensor::Sequences& all = p.sequences;
-  const auto visible = [&](int64_t s) { return all.end_position(s) / p.ratio; };
-  for (int64_t s = 0; s < all.count; ++s) {
-    if (visible(s) > p.topk && p.layer_rows[s].index_keys.rows_per_block % kWarpKeys != 0)
+  for (int64_t s = 0; s < p.sequences.count; ++s) {
+    if (p.sequences.end_position(s) / p.ratio > p.topk &&
+        p.layer_rows[s].index_keys.rows_per_block % kWarpKeys != 0)
       return false;
   }
+  return true;
+}
+
+bool index_select_on_tensor_cores(device::ExecContext& ctx, const IndexSelectParams& p) {
+  if (!index_select_cuda_takes_bf16(ctx, p)) return false;
+  const Result<IndexPrefillPlan> many = make_index_prefill_plan(cuda::device_of(ctx), p.topk);
+  const tensor::Sequences& all = p.sequences;
+  const auto visible = [&](int64_t s) { return all.end_position(s) / p.ratio; };
   IndexParams params = {.first_row = 0,
                         .rows = 0,
                         .q = p.q,
+                        .q_bf16 = p.q_bf16,
                         .weight = p.weight,
                         .sequences = tensor::on_device(ctx, all),
                         .layer_rows = ctx.gpu->on_device(p.layer_rows),

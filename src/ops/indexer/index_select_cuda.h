@@ -44,6 +44,7 @@ struct IndexParams {
   int64_t first_row;
   int64_t rows;
   const float* q;
+  const uint16_t* q_bf16;  // q in bf16 instead, or null
   const float* weight;
   tensor::Sequences sequences;
   const tensor::LayerRows* layer_rows;

@@ -92,16 +92,20 @@ __device__ __forceinline__ void many_bf16_heads(const HeadRowsParams& p, uint32_
   }
 }
 
-// --- 128 values in f32: the rotation, the transform, whose results are rounded to bf16, and the
-// snap to e2m1.
+// --- 128 values, in f32 or in bf16 in and out: the rotation, the transform, whose results are
+// rounded to bf16, and the snap to e2m1.
 
 inline constexpr int kIndexDim = 128;
 inline bool are_many_index_heads(const HeadRowsParams& p) {
-  const auto lies = reinterpret_cast<uintptr_t>(p.x) | reinterpret_cast<uintptr_t>(p.table.cos) |
-                    reinterpret_cast<uintptr_t>(p.table.sin);
-  return p.from_bf16 == nullptr && p.to_bf16 == nullptr && lies % 16 == 0 &&
-         p.row_stride % 4 == 0 && p.round && p.head_dim == kIndexDim && p.rope_dim == kRotatedDim &&
-         p.norm == HeadNorm::none && p.hadamard && p.snap == HeadSnap::fp4;
+  const bool in_bf16 = p.from_bf16 != nullptr;
+  const auto lies =
+      (in_bf16 ? reinterpret_cast<uintptr_t>(p.from_bf16) | reinterpret_cast<uintptr_t>(p.to_bf16)
+               : reinterpret_cast<uintptr_t>(p.x)) |
+      reinterpret_cast<uintptr_t>(p.table.cos) | reinterpret_cast<uintptr_t>(p.table.sin);
+  return (p.to_bf16 != nullptr) == in_bf16 && lies % 16 == 0 &&
+         (in_bf16 || p.row_stride % 4 == 0) && p.round && p.head_dim == kIndexDim &&
+         p.rope_dim == kRotatedDim && p.norm == HeadNorm::none && p.hadamard &&
+         p.snap == HeadSnap::fp4;
 }
 
 // Two values in bf16 to e2m1 with the scale, twice. A sum with a power of two that is so much
@@ -116,6 +120,7 @@ __device__ __forceinline__ uint32_t snap_bf16_to_e2m1(uint32_t pair, uint32_t in
   return tile::multiply_bf16(code | (x & kSigns), scale);
 }
 
+template <bool kInBf16>
 __device__ __forceinline__ void many_index_heads(const HeadRowsParams& p, float factor,
                                                  uint32_t own) {
   constexpr int kRuns = kIndexDim / 32;
@@ -123,14 +128,22 @@ __device__ __forceinline__ void many_index_heads(const HeadRowsParams& p, float 
   const auto heads = static_cast<uint32_t>(p.rows * p.heads);
   const uint32_t at = min(own, heads - 1);
   const uint32_t row = at / static_cast<uint32_t>(p.heads);
-  float* const x = p.x + row * p.row_stride +
-                   static_cast<int64_t>(at - row * static_cast<uint32_t>(p.heads)) * kIndexDim +
-                   lane * 4;
+  const int64_t offset =
+      kInBf16 ? static_cast<int64_t>(at) * kIndexDim + lane * 4
+              : row * p.row_stride +
+                    static_cast<int64_t>(at - row * static_cast<uint32_t>(p.heads)) * kIndexDim +
+                    lane * 4;
   float v[kRuns][4];  // values 32 run + 4 lane + ...
 #pragma unroll
   for (int run = 0; run < kRuns; ++run) {
-    const float4 four = *reinterpret_cast<const float4*>(x + run * 32);
-    v[run][0] = four.x, v[run][1] = four.y, v[run][2] = four.z, v[run][3] = four.w;
+    if constexpr (kInBf16) {
+      const uint2 four = *reinterpret_cast<const uint2*>(p.from_bf16 + offset + run * 32);
+      v[run][0] = tile::low_bf16(four.x), v[run][1] = tile::high_bf16(four.x);
+      v[run][2] = tile::low_bf16(four.y), v[run][3] = tile::high_bf16(four.y);
+    } else {
+      const float4 four = *reinterpret_cast<const float4*>(p.x + offset + run * 32);
+      v[run][0] = four.x, v[run][1] = four.y, v[run][2] = four.z, v[run][3] = four.w;
+    }
   }
 
   constexpr int kFirstRotated = (kIndexDim - kRotatedDim) / 32;
@@ -208,8 +221,13 @@ __device__ __forceinline__ void many_index_heads(const HeadRowsParams& p, float 
       const uint32_t low = snap_bf16_to_e2m1(pairs[two + i][0], inverses, scales);
       const uint32_t high = snap_bf16_to_e2m1(pairs[two + i][1], inverses, scales);
       if (own < heads) {
-        *reinterpret_cast<float4*>(x + (two + i) * 32) = make_float4(
-            tile::low_bf16(low), tile::high_bf16(low), tile::low_bf16(high), tile::high_bf16(high));
+        if constexpr (kInBf16) {
+          *reinterpret_cast<uint2*>(p.to_bf16 + offset + (two + i) * 32) = make_uint2(low, high);
+        } else {
+          *reinterpret_cast<float4*>(p.x + offset + (two + i) * 32) =
+              make_float4(tile::low_bf16(low), tile::high_bf16(low), tile::low_bf16(high),
+                          tile::high_bf16(high));
+        }
       }
     }
   }

@@ -87,7 +87,8 @@ __device__ __forceinline__ void run(const Many<Heads>& many, int64_t block, bool
   if (!have_ended) tile::wait_for_producers();
   if (op.p.head_dim == heads::kBf16Dim)
     return heads::many_bf16_heads<kThreads>(op.p, own, as<heads::Squares<kThreads>>(memory));
-  heads::many_index_heads(op.p, op.factor, own);
+  op.p.from_bf16 != nullptr ? heads::many_index_heads<true>(op.p, op.factor, own)
+                            : heads::many_index_heads<false>(op.p, op.factor, own);
 }
 
 template <typename Group>
