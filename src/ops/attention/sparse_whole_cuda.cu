@@ -2,7 +2,8 @@
 // keys, chunk after chunk into two places, half of the dimensions after the other. The two others
 // weigh every other chunk each, and each sums up half of the values of all. A half is free again as
 // soon as its values are summed, and used as soon as it is filled; a chunk is scored before the
-// values of the one before it are summed.
+// values of the one before it are summed. Who weighed a chunk multiplies its weights from
+// registers; odd chunks are weighed while the values of those before are summed.
 #include <algorithm>
 #include <type_traits>
 
@@ -262,20 +263,29 @@ class Consumer {
       for (int chunk = 0; chunk < chunks; chunk += 2) {
         float d[32];
         score(0, d);
-        publish(0, running, weigh(d, total - chunk * kChunk, p_.scale * kLog2E));
-        sum_values(0, chunk == 0, running, values);
-        if (chunk + 1 < chunks) sum_values(1, false, running, values);
+        ChunkWeights w = weigh(d, total - chunk * kChunk, p_.scale * kLog2E);
+        publish(0, running, w);
+        sum_own_values(0, chunk == 0, running, w, values);
+        if (chunk + 1 < chunks) {
+          start_values(1, false, running, values);
+          end_values(1, values);
+        }
       }
     } else {
 #pragma unroll 1
       for (int chunk = 1; chunk < chunks; chunk += 2) {
         float d[32];
         score(1, d);
-        sum_values(0, chunk == 1, running, values);
-        publish(1, running, weigh(d, total - chunk * kChunk, p_.scale * kLog2E));
-        sum_values(1, false, running, values);
+        start_values(0, chunk == 1, running, values);
+        ChunkWeights w = weigh(d, total - chunk * kChunk, p_.scale * kLog2E);
+        publish(1, running, w);
+        end_values(0, values);
+        sum_own_values(1, false, running, w, values);
       }
-      if (chunks % 2 != 0) sum_values(0, chunks == 1, running, values);
+      if (chunks % 2 != 0) {
+        start_values(0, chunks == 1, running, values);
+        end_values(0, values);
+      }
     }
     turn_ ^= chunks & 1;
     // All scores of this item are there, so that its queries may go.
@@ -313,9 +323,9 @@ class Consumer {
     tile::wgmma_wait<0>();
   }
 
-  // A chunk's weights, scaled as the chunks before it demand.
+  // A chunk's weights, which are scaled as the chunks before it demand.
   __device__ __forceinline__ void publish(int odd, const RunningHead (&running)[2],
-                                          ChunkWeights w) {
+                                          ChunkWeights& w) {
     const int place = place_of(odd);
     if (threadIdx.x % 4 == 0) {
 #pragma unroll
@@ -342,38 +352,71 @@ class Consumer {
     s_.weighed[place].arrive();
   }
 
-  // Adds a chunk to the values.
-  __device__ __forceinline__ void sum_values(int odd, bool first, RunningHead (&running)[2],
-                                             Values& values) {
+  // Starts to add a chunk to the values; nothing may touch them before end_values.
+  __device__ __forceinline__ void start_values(int odd, bool first, RunningHead (&running)[2],
+                                               Values& values) {
     const int place = place_of(odd);
     s_.full[place][side_].wait(parity(place));
     s_.weighed[place].wait(parity(place));
+    phases_ ^= 1u << place;
     RunningHead::Factors factors[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       factors[i] = running[i].add(s_.exponent[place][head_ + 8 * i], s_.sum[place][head_ + 8 * i]);
     }
-    if (!first) {
-      scale_values(values[0], factors);
-      scale_values(values[1], factors);
-    }
+    if (!first) scale_both(values, factors);
     const uint32_t a = tile::smem_address(s_.weights[place]);
+    start_products(place, first, values,
+                   [&](float(&d)[kQuarter / 2], int step, uint64_t b, int accumulate) {
+                     tile::wgmma_bf16_n128_columns(d, SwizzledTile::major_k(a, step), b,
+                                                   accumulate);
+                   });
+  }
+  __device__ __forceinline__ void end_values(int odd, Values& values) {
+    const int place = place_of(odd);
+    tile::wgmma_wait<0>();
+    tile::wgmma_arrived(values[0]);
+    tile::wgmma_arrived(values[1]);
+    s_.empty[place][side_].arrive();
+  }
+  // The same of a chunk that this warpgroup weighed, after publish.
+  __device__ __forceinline__ void sum_own_values(int odd, bool first, RunningHead (&running)[2],
+                                                 const ChunkWeights& w, Values& values) {
+    const int place = place_of(odd);
+    phases_ ^= 1u << place;
+    RunningHead::Factors factors[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) factors[i] = running[i].add(w.exponent[i], w.sum[i]);
+    if (!first) scale_both(values, factors);
+    start_products(place, first, values,
+                   [&](float(&d)[kQuarter / 2], int step, uint64_t b, int accumulate) {
+                     const uint32_t a[4] = {w.pair[4 * step], w.pair[4 * step + 1],
+                                            w.pair[4 * step + 2], w.pair[4 * step + 3]};
+                     tile::wgmma_bf16_n128_columns(d, a, b, accumulate);
+                   });
+    end_values(odd, values);
+    tile::wgmma_read(w.pair);
+  }
+  static __device__ __forceinline__ void scale_both(Values& values,
+                                                    const RunningHead::Factors (&factors)[2]) {
+    scale_values(values[0], factors);
+    scale_values(values[1], factors);
+  }
+  template <typename Product>
+  __device__ __forceinline__ void start_products(int place, bool first, Values& values,
+                                                 const Product& product) {
     const uint32_t b = tile::smem_address(s_.keys[place]) + side_ * (kTiles / 2) * kTileBytes;
     tile::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kChunk / 16; ++step) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        tile::wgmma_bf16_n128_columns(
-            values[i], SwizzledTile::major_k(a, step),
-            SwizzledTile::major_columns(b + i * (kTiles / 4) * kTileBytes, step, kTileBytes),
-            !first || step > 0 ? 1 : 0);
+        product(values[i], step,
+                SwizzledTile::major_columns(b + i * (kTiles / 4) * kTileBytes, step, kTileBytes),
+                !first || step > 0 ? 1 : 0);
       }
     }
     tile::wgmma_commit();
-    tile::wgmma_wait<0>();
-    phases_ ^= 1u << place;
-    s_.empty[place][side_].arrive();
   }
 
   __device__ __forceinline__ void finish(int item, const RunningHead (&running)[2],
