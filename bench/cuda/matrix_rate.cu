@@ -4,6 +4,7 @@
 #include "device/cuda/device.h"
 #include "device/cuda/launch.cuh"
 #include "device/cuda/memory.h"
+#include "tile/convert.cuh"
 #include "tile/order.cuh"
 #include "tile/wgmma_bf16.cuh"
 
@@ -17,12 +18,23 @@ constexpr int kTurns = 20000;
 constexpr int kSteps = 4;  // of a turn
 constexpr int kSmemBytes = 64 << 10;
 
-// Numbers of about one size and random sign, in either format: zeros would draw less power.
-__device__ void fill(uint32_t* words, uint32_t keep, uint32_t set) {
+// The sum of four bytes of a hash: about normal, with deviation 1.
+__device__ float normal(uint32_t i) {
+  uint32_t x = (i + 1) * 0x9E3779B9u;
+  x = (x ^ x >> 15) * 0x85EBCA6Bu;
+  x ^= x >> 13;
+  const uint32_t sum = (x & 255) + (x >> 8 & 255) + (x >> 16 & 255) + (x >> 24);
+  return (static_cast<float>(sum) - 510.0f) / 147.8f;
+}
+
+// Numbers as a layer's, in either format: zeros, or numbers of one size, would draw less power.
+template <bool kBf16>
+__device__ void fill(uint32_t* words) {
+  constexpr float kLargest = 448.0f / 4;  // of a row in e4m3: four deviations
   for (int i = threadIdx.x; i < kSmemBytes / 4; i += kGroups * 128) {
-    uint32_t x = (i + 1) * 0x9E3779B9u;
-    x = (x ^ x >> 15) * 0x85EBCA6Bu;
-    words[i] = ((x ^ x >> 13) & keep) | set;
+    const auto value = [&](int j) { return normal(i * 4 + j) * (kBf16 ? 1.0f : kLargest); };
+    words[i] = kBf16 ? tile::pack_bf16(value(0), value(1))
+                     : tile::pack_e4m3(value(0), value(1), value(2), value(3));
   }
   tile::publish_to_async();
   __syncthreads();
@@ -31,11 +43,7 @@ __device__ void fill(uint32_t* words, uint32_t keep, uint32_t set) {
 template <bool kBf16>
 __global__ void __launch_bounds__(kGroups * 128) rate_kernel(float* sink) {
   extern __shared__ __align__(1024) uint32_t words[];
-  if constexpr (kBf16) {
-    fill(words, 0x807F807F, 0x3F803F80);
-  } else {
-    fill(words, 0x87878787, 0x38383838);
-  }
+  fill<kBf16>(words);
   const uint32_t smem = tile::smem_address(words);
   float d[kBf16 ? 64 : 32] = {};
   [[maybe_unused]] const uint32_t a[4] = {words[threadIdx.x], words[threadIdx.x + 256],

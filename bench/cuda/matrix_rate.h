@@ -12,8 +12,8 @@ struct MatrixRates {
   double e4m3;
 };
 
-// Of numbers with random signs and mantissas, in the second half of so many seconds: under load a
-// card lowers its clock to keep within its power. unsupported: as Gpu::open().
+// Of numbers that are about normal, in the second half of so many seconds: under load a card lowers
+// its clock to keep within its power. unsupported: as Gpu::open().
 Result<MatrixRates> gpu_matrix_rates(int ordinal, double seconds);
 
 }  // namespace cachalot::bench

@@ -16,6 +16,7 @@
 namespace cachalot::bench {
 namespace {
 
+constexpr int kPromptRuns = 5;
 // How long products run for their rates.
 constexpr double kHeldSeconds = 0.5, kShortSeconds = 0.02;
 
@@ -94,13 +95,15 @@ class Report {
   Report(const GpuBenchOptions& options, const engine::Engine& engine, const Limits& limits)
       : options_(options), engine_(engine), limits_(limits) {}
 
-  Status add_prompt(int64_t tokens, double seconds) {
+  Status add_prompt(int64_t tokens, const std::vector<double>& runs) {
+    const double seconds = median(runs);
     const double share = prompt_limit_s(engine_, tokens, limits_) / seconds;
     CACHALOT_RETURN_IF_ERROR(check_share("bench gpu: prompt", share));
     const double rate = static_cast<double>(tokens) / seconds;
-    add(prompts_, fmt::format("{{\"tokens\": {}, \"seconds\": {:.4f}, \"tokens_per_s\": {:.1f}, "
+    add(prompts_, fmt::format("{{\"tokens\": {}, \"median_s\": {:.4f}, \"min_s\": {:.4f}, "
+                              "\"runs\": {}, \"tokens_per_s\": {:.1f}, "
                               "\"share_of_limit\": {:.4f}}}",
-                              tokens, seconds, rate, share));
+                              tokens, seconds, std::ranges::min(runs), runs.size(), rate, share));
     add_row(fmt::format("prompt of {} | - | {:.0f} | {:.0f} | - | {:.1f} %", tokens, 1e3 * seconds,
                         rate, 100 * share));
     return {};
@@ -229,13 +232,17 @@ Result<GpuBenchReport> run_gpu_bench(const GpuBenchOptions& options) {
   engine::SequenceId first = 0;
   CACHALOT_ASSIGN_OR_RETURN([[maybe_unused]] const double warm_s,
                             prompt_seconds(*engine, 64, &first));
-  for (size_t i = 0; i < options.prompts.size(); ++i) {
-    engine::SequenceId sequence = 0;
-    CACHALOT_ASSIGN_OR_RETURN(const double seconds,
-                              prompt_seconds(*engine, options.prompts[i], &sequence));
-    engine->close(i == 0 ? first : sequence);
-    if (i == 0) first = sequence;
-    CACHALOT_RETURN_IF_ERROR(report.add_prompt(options.prompts[i], seconds));
+  for (const int64_t tokens : options.prompts) {
+    std::vector<double> runs;
+    for (int run = -1; run < kPromptRuns; ++run) {  // the first one loads its kernels
+      engine::SequenceId sequence = 0;
+      CACHALOT_ASSIGN_OR_RETURN(const double seconds, prompt_seconds(*engine, tokens, &sequence));
+      if (run >= 0) runs.push_back(seconds);
+      const bool is_kept = tokens == options.prompts[0] && run == kPromptRuns - 1;
+      engine->close(is_kept ? first : sequence);
+      if (is_kept) first = sequence;
+    }
+    CACHALOT_RETURN_IF_ERROR(report.add_prompt(tokens, runs));
   }
   for (const int64_t context : options.contexts) {
     for (const int64_t count : options.sequences) {
