@@ -121,10 +121,13 @@ Matrix queries(Step& step, const formats::LayerConfig& layer, Matrix raw) {
 // the others of what needs it: the sum of the input's gradients has that order.
 class InputProducts {
  public:
-  InputProducts(Step& step, const AttentionWeights& weights, Matrix x, Matrix x_input)
+  // x_bf16: x in bf16, or null.
+  InputProducts(Step& step, const AttentionWeights& weights, Matrix x, Matrix x_input,
+                const uint16_t* x_bf16)
       : step_(step), weights_(weights), x_(x), x_input_(x_input) {
     if (step.tape != nullptr) return;
     LinearParts parts;
+    parts.x_bf16 = x_bf16;
     add(weights.wq_a, x_input, low_, parts);
     if (weights.wkv) add(*weights.wkv, x_input, kv_, parts);
     if (weights.compressor) add_compressor(*weights.compressor, x, ks_, parts);
@@ -665,9 +668,30 @@ Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig
 
 }  // namespace
 
+bool attention_takes_bf16(const Step& step, const AttentionWeights& weights) {
+  LinearParts parts;  // those of InputProducts
+  const auto add = [&](const ops::PackedWeight& weight, bool f32) {
+    parts.add({{nullptr, weight.columns(), weight.columns()}, &weight, {}, f32});
+  };
+  const auto add_compressor = [&](const CompressorWeights& compressor) {
+    add(compressor.wkv, true);
+    add(compressor.wgate, true);
+  };
+  add(weights.wq_a, false);
+  if (weights.wkv) add(*weights.wkv, false);
+  if (weights.compressor) add_compressor(*weights.compressor);
+  if (weights.indexer) {
+    add_compressor(weights.indexer->compressor);
+    add(weights.indexer->weights_proj, false);
+  }
+  return needs_results_alone(step) && linears_take_bf16(step, step.rows, parts);
+}
+
 Output attention(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
-                 const AttentionWeights& weights, Matrix x, bool to_boundary) {
-  InputProducts products(step, weights, x, quantised_input(step, x, step.rows, weights.wq_a));
+                 const AttentionWeights& weights, Input input, bool to_boundary) {
+  const Matrix x = input.x;
+  InputProducts products(step, weights, x, quantised_input(step, x, step.rows, weights.wq_a),
+                         input.bf16);
   const auto [qn, q, queries, q_bf16] =
       needs_results_alone(step) ? inputs_together(step, layer_idx, layer, weights, x, products)
                                 : inputs_one_by_one(step, layer_idx, layer, weights, x, products);

@@ -15,9 +15,13 @@ tensor::RowLayout kv_layout(const Step& step);
 // that reads them.
 ops::StoreRecentParams window_rows(const Step& step, int64_t layer_idx);
 
-// x [rows, hidden_size], the output of attn_norm; the result likewise, or to_boundary in bf16 where
-// the products make it so. Reads the sequences' cache rows and writes all but the window rings.
+// Whether its input may lie in bf16, where nothing but the result is asked for.
+bool attention_takes_bf16(const Step& step, const AttentionWeights& weights);
+
+// input [rows, hidden_size], the output of attn_norm; the result likewise, or to_boundary in bf16
+// where the products make it so. Reads the sequences' cache rows and writes all but the window
+// rings.
 Output attention(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
-                 const AttentionWeights& weights, Matrix x, bool to_boundary);
+                 const AttentionWeights& weights, Input input, bool to_boundary);
 
 }  // namespace cachalot::model

@@ -2,6 +2,7 @@
 
 #include "autograd/elementwise_grad.h"
 #include "autograd/norm_grad.h"
+#include "ops/matmul/bf16_rows.h"
 #include "ops/quant/act_quant.h"
 #include "ops/rows/rows.h"
 
@@ -100,10 +101,23 @@ void linears(Step& step, int64_t rows, const LinearParts& parts) {
   }
   if (step.tape != nullptr) return;
   if (parts.count == 0) return;
+  const std::span<const ops::MatmulParams> all(products.data(), static_cast<size_t>(parts.count));
+  if (parts.x_bf16 != nullptr) return ops::grouped_matmul_bf16_input(step.exec, all, parts.x_bf16);
   products[0].norm = parts.norm;
   products[0].swiglu = parts.swiglu;
   products[0].lets_next_in = parts.lets_next_in;
-  ops::grouped_matmul(step.exec, {products.data(), static_cast<size_t>(parts.count)});
+  ops::grouped_matmul(step.exec, all);
+}
+
+bool linears_take_bf16(const Step& step, int64_t rows, const LinearParts& parts) {
+  std::array<ops::MatmulParams, LinearParts::kMax> products;
+  for (int i = 0; i < parts.count; ++i) {
+    const LinearPart& p = parts.part[i];
+    if (!takes_input_as_it_is(step, *p.weight)) return false;
+    products[i] = product_of(step, p.x, rows, *p.weight, p.y, step.precision.bf16 && !p.f32);
+  }
+  return ops::products_take_bf16_input(step.exec,
+                                       {products.data(), static_cast<size_t>(parts.count)});
 }
 
 ops::MatmulParams rounded_product(const Step& step, Matrix x, const ops::PackedWeight& weight,

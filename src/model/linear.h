@@ -19,6 +19,13 @@ struct Matrix {
   int64_t stride;
 };
 
+// A sublayer's input [rows, columns], of values that bf16 holds where the precision rounds
+// activations: in floats, or, where all its readers take it so, in bf16.
+struct Input {
+  Matrix x;                        // in bf16: data is null
+  const uint16_t* bf16 = nullptr;  // contiguous
+};
+
 inline Matrix new_matrix(Step& step, int64_t rows, int64_t columns) {
   return {step.floats(rows * columns), columns, columns};
 }
@@ -65,9 +72,13 @@ struct LinearParts {
   const ops::RmsNormParams* norm = nullptr;
   const ops::SwigluParams* swiglu = nullptr;
   bool* lets_next_in = nullptr;
+  // In place of every part's x, whose data is null (ops/matmul/bf16_rows.h).
+  const uint16_t* x_bf16 = nullptr;
   void add(const LinearPart& one) { part.at(count++) = one; }
 };
 void linears(Step& step, int64_t rows, const LinearParts& parts);
+// Whether they may have x_bf16, as far as weights and rows say it.
+bool linears_take_bf16(const Step& step, int64_t rows, const LinearParts& parts);
 
 // What such a product is to grouped_matmul.
 ops::MatmulParams rounded_product(const Step& step, Matrix x, const ops::PackedWeight& weight,

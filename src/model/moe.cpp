@@ -243,19 +243,20 @@ struct Bf16Shared {
   uint16_t* gate_up = nullptr;  // [rows, 2 columns]; null: it is not done so
   int64_t columns = 0;
 };
-Bf16Shared shared_products_in_bf16(Step& step, const ExpertWeights& weights, Matrix x) {
-  const ops::MatmulParams first[] = {rounded_product(step, x, weights.w1, {}),
-                                     rounded_product(step, x, weights.w3, {})};
+Bf16Shared shared_products_in_bf16(Step& step, const ExpertWeights& weights, Input input) {
+  const bool bf16_x = input.bf16 != nullptr;
+  const ops::MatmulParams first[] = {rounded_product(step, input.x, weights.w1, {}),
+                                     rounded_product(step, input.x, weights.w3, {})};
   const ops::MatmulParams down = rounded_product(step, {}, weights.w2, {});
   constexpr int64_t kManyRows = 256;  // fewer run beside the gate's product
   if (step.rows < kManyRows || step.probe != nullptr || !takes_input_as_it_is(step, weights.w1) ||
       !takes_input_as_it_is(step, weights.w3) || !takes_input_as_it_is(step, weights.w2) ||
-      !ops::products_take_bf16(step.exec, first, false, true) ||
+      !ops::products_take_bf16(step.exec, first, bf16_x, true, bf16_x) ||
       !ops::products_take_bf16(step.exec, {&down, 1}, true, true))
     return {};
   const Bf16Shared shared{step.exec.arena->allocate<uint16_t>(step.rows * 2 * weights.w1.rows()),
                           weights.w1.rows()};
-  ops::grouped_matmul_bf16(step.exec, first, {nullptr, shared.gate_up});
+  ops::grouped_matmul_bf16(step.exec, first, {input.bf16, shared.gate_up, bf16_x});
   return shared;
 }
 // And the rest.
@@ -272,16 +273,18 @@ const uint16_t* shared_down_in_bf16(Step& step, const ExpertWeights& weights,
 
 // All experts on a GPU that has them streamed. Of few rows the choice is made before the shared
 // one's last product, beside which the experts then begin; else beside it.
-Output streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x,
+Output streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights, Input given,
                         bool to_boundary) {
+  const Matrix x = given.x;
   CACHALOT_CHECK(x.stride == x.columns && step.tape == nullptr);
   const Matrix logits = new_matrix(step, step.rows, weights.gate->rows());
   const ops::RouterParams router = router_params(step, layer_idx, weights, logits);
   LinearParts parts;
+  parts.x_bf16 = given.bf16;
   const Matrix input = quantised_input(step, x, step.rows, weights.shared_experts.w1);
   const bool leaves_sum = to_boundary && boundary_takes_sums(step);
   const Bf16Shared in_bf16 = to_boundary && !leaves_sum
-                                 ? shared_products_in_bf16(step, weights.shared_experts, x)
+                                 ? shared_products_in_bf16(step, weights.shared_experts, given)
                                  : Bf16Shared{};
   SharedProducts products{};
   if (in_bf16.gate_up == nullptr)
@@ -329,6 +332,7 @@ Output streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights
                          .limit = clamp,
                          .shared = shared.data,
                          .out = nullptr,
+                         .x_bf16 = given.bf16,
                          .runs_beside = choose_first && after_down};
   if (leaves_sum) {
     p.picks = step.exec.arena->allocate<uint16_t>(step.rows * k * x.columns);
@@ -350,14 +354,28 @@ Output streamed_experts(Step& step, int64_t layer_idx, const FfnWeights& weights
 
 }  // namespace
 
-Output ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x, bool to_boundary) {
+bool ffn_takes_bf16(const Step& step, const FfnWeights& weights) {
+  if (!weights.gate || weights.streamed == nullptr) return false;
+  LinearParts parts;  // also of a layer whose shared expert lies in floats
+  const auto add = [&](const ops::PackedWeight& weight, bool f32) {
+    parts.add({{nullptr, weight.columns(), weight.columns()}, &weight, {}, f32});
+  };
+  add(weights.shared_experts.w1, false);
+  add(weights.shared_experts.w3, false);
+  add(*weights.gate, true);
+  return step.probe == nullptr && step.tape == nullptr && linears_take_bf16(step, step.rows, parts);
+}
+
+Output ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Input given,
+           bool to_boundary) {
   const ops::PackedWeight& shared_w1 = weights.shared_experts.w1;
+  const Matrix x = given.x;
   if (!weights.gate) {
     return {shared_expert(step, weights.shared_experts,
                           quantised_input(step, x, step.rows, shared_w1))};
   }
   if (weights.streamed != nullptr)
-    return streamed_experts(step, layer_idx, weights, x, to_boundary);
+    return streamed_experts(step, layer_idx, weights, given, to_boundary);
   const Matrix logits = linear_f32(step, x, step.rows, *weights.gate);
   show(step, "gate", logits, step.rows);
   const ops::RouterParams router = router_params(step, layer_idx, weights, logits);

@@ -9,8 +9,11 @@
 
 namespace cachalot::model {
 
-// x [rows, hidden_size], the output of ffn_norm; the result likewise. to_boundary: or, where that
-// is faster, in bf16, or what it is the sum of.
-Output ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Matrix x, bool to_boundary);
+// Whether its input may lie in bf16, where nothing but the result is asked for.
+bool ffn_takes_bf16(const Step& step, const FfnWeights& weights);
+
+// input [rows, hidden_size], the output of ffn_norm; the result likewise. to_boundary: or, where
+// that is faster, in bf16, or what it is the sum of.
+Output ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Input input, bool to_boundary);
 
 }  // namespace cachalot::model

@@ -87,14 +87,14 @@ bool has_boundary_op(const Step& step, const std::optional<HyperWeights>& weight
 namespace {
 void run_boundary(Step& step, const HyperWeights& weights, const std::vector<float>& norm,
                   const std::optional<Output>& output, uint16_t* streams, int64_t rows,
-                  const ResidualMix& mix, float* logits, Matrix out) {
+                  const ResidualMix& mix, float* logits, Matrix out, uint16_t* out_bf16 = nullptr) {
   const bool is_sum = output && output->sum;
   ops::hyper_boundary(
       step.exec,
       {rows, out.columns, streams, output ? output->y.data : nullptr, &weights.fn,
        weights.base.data(), weights.scale.data(), norm.data(), mix.post, mix.comb, logits, out.data,
        step.config.hc_sinkhorn_iters, hyper_eps(step), static_cast<float>(step.config.rms_norm_eps),
-       is_sum ? &*output->sum : nullptr, output ? output->bf16 : nullptr});
+       is_sum ? &*output->sum : nullptr, output ? output->bf16 : nullptr, out_bf16});
 }
 }  // namespace
 
@@ -102,10 +102,12 @@ bool boundary_takes_sums(const Step& step) {
   return step.probe == nullptr && step.rows <= ops::kMaxSummedRows;
 }
 
-Boundary new_boundary(Step& step) {
+Boundary new_boundary(Step& step, bool in_bf16) {
   const int64_t n = step.config.hc_mult;
-  return {new_matrix(step, step.rows, step.config.hidden_size),
-          step.exec.arena->allocate<uint16_t>(step.rows * n * step.config.hidden_size),
+  const int64_t d = step.config.hidden_size;
+  return {in_bf16 ? Matrix{nullptr, d, d} : new_matrix(step, step.rows, d),
+          in_bf16 ? step.exec.arena->allocate<uint16_t>(step.rows * d) : nullptr,
+          step.exec.arena->allocate<uint16_t>(step.rows * n * d),
           {step.floats(step.rows * n), step.floats(step.rows * n * n)},
           step.floats(step.rows * n * n)};
 }
@@ -120,7 +122,7 @@ void pass_boundary(Step& step, const HyperWeights& weights, const std::vector<fl
                    const std::optional<Output>& output, const Boundary& boundary) {
   finish_waiting(step);
   run_boundary(step, weights, norm, output, boundary.streams, step.rows, boundary.mix,
-               boundary.logits, boundary.x);
+               boundary.logits, boundary.x, boundary.x_bf16);
   step.waiting.push_back(ops::HyperCombParams{boundary.logits, boundary.mix.comb, step.rows,
                                               step.config.hc_sinkhorn_iters, hyper_eps(step)});
   if (output && step.probe != nullptr) {

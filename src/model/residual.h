@@ -47,12 +47,16 @@ bool boundary_takes_sums(const Step& step);
 
 // The same arrays before every sublayer of a call.
 struct Boundary {
-  Matrix x;           // [rows, hidden_size], the next sublayer's input
+  Matrix x;           // [rows, hidden_size], the next sublayer's input; null: x_bf16 is
+  uint16_t* x_bf16;   // in bf16
   uint16_t* streams;  // [rows, n * hidden_size] in bf16
   ResidualMix mix;
   float* logits;  // of mix.comb
+
+  Input input() const { return {x, x_bf16}; }
 };
-Boundary new_boundary(Step& step);
+// in_bf16: all sublayers take their input so, and there is no probe.
+Boundary new_boundary(Step& step, bool in_bf16);
 // The streams before the first sublayer, of [rows, columns]: each row once, or n times where it has
 // hidden_size columns.
 void fill_streams(Step& step, Matrix from, const Boundary& boundary);

@@ -75,7 +75,7 @@ Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
   auto sublayer = [&](Before own, std::optional<Before> after, auto body) {
     const StepScope scope(step.context());
     if (boundary) {
-      const Output output = body(boundary->x);
+      const Output output = body(boundary->input());
       if (after) return pass_boundary(step, **after->hyper, *after->norm, output, *boundary);
       last_streams(step, output.y, *boundary, streams);
       return show(step, "hc.streams", streams, step.rows);
@@ -86,20 +86,22 @@ Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
     const Matrix x = rms_norm(step, u, step.rows, *own.norm, eps);
     show(step, "norm", x, step.rows);
     if (*own.hyper) step.recompute(Recomputed::mixed, u.data);
-    const Output output = body(x);
+    const Output output = body(Input{x});
     step.recompute(Recomputed::input, x.data);
     merge(mix, output.y);
     if (step.sublayer_idx % step.block_sublayers != 0)
       step.recompute(Recomputed::streams, before.data);
     ++step.sublayer_idx;
   };
-  sublayer(before_attention(weights), before_ffn(weights), [&](Matrix x) {
-    return attention(step, layer_idx, layer, weights.attn, x, boundary.has_value());
+  sublayer(before_attention(weights), before_ffn(weights), [&](Input input) {
+    return attention(step, layer_idx, layer, weights.attn, input, boundary.has_value());
   });
   if (stores_window) step.waiting.push_back(window_rows(step, layer_idx));
-  sublayer(
-      before_ffn(weights), next == nullptr ? std::nullopt : std::optional(before_attention(*next)),
-      [&](Matrix x) { return ffn(step, layer_idx, weights.ffn, x, boundary && next != nullptr); });
+  sublayer(before_ffn(weights),
+           next == nullptr ? std::nullopt : std::optional(before_attention(*next)),
+           [&](Input input) {
+             return ffn(step, layer_idx, weights.ffn, input, boundary && next != nullptr);
+           });
   if (step.probe != nullptr && boundary && next != nullptr) {
     step.probe->on_streams(layer_idx, streams_on_host(step, *boundary).data(), step.rows);
   } else if (step.probe != nullptr) {
@@ -117,13 +119,24 @@ struct LayerRun {
   const LayerWeights* first_weights;  // then the others'
 };
 
+// Whether what lies between their sublayers is in bf16, which halves its bytes: of many rows.
+bool has_bf16_inputs(Step& step, const LayerRun& run) {
+  constexpr int64_t kManyRows = 256;
+  if (step.rows < kManyRows || step.probe != nullptr || step.tape != nullptr) return false;
+  for (int64_t layer = run.first; layer < run.last; ++layer) {
+    const LayerWeights& own = run.first_weights[layer - run.first];
+    if (!attention_takes_bf16(step, own.attn) || !ffn_takes_bf16(step, own.ffn)) return false;
+  }
+  return true;
+}
+
 // Where one op fits between all their sublayers.
 std::optional<Boundary> boundary_of(Step& step, const LayerRun& run) {
   for (int64_t layer = run.first; layer < run.last; ++layer) {
     const LayerWeights& own = run.first_weights[layer - run.first];
     if (!has_boundary_op(step, own.hc_attn, run.layers[layer].residual)) return {};
   }
-  return new_boundary(step);
+  return new_boundary(step, has_bf16_inputs(step, run));
 }
 
 // Runs them, then moves their KV rows into the window rings, which later layers of the call still

@@ -103,10 +103,18 @@ void sparse_attention_cuda(device::ExecContext&, const SparseAttentionParams&) {
 bool sparse_attention_takes_bf16(const device::ExecContext&, const SparseAttentionParams&) {
   return false;
 }
-bool products_take_bf16(const device::ExecContext&, std::span<const MatmulParams>, bool, bool) {
+bool products_take_bf16(const device::ExecContext&, std::span<const MatmulParams>, bool, bool,
+                        bool) {
   return false;
 }
 void grouped_matmul_bf16(device::ExecContext&, std::span<const MatmulParams>, const Bf16Rows&) {
+  refuse();
+}
+bool products_take_bf16_input(const device::ExecContext&, std::span<const MatmulParams>) {
+  return false;
+}
+void grouped_matmul_bf16_input(device::ExecContext&, std::span<const MatmulParams>,
+                               const uint16_t*) {
   refuse();
 }
 

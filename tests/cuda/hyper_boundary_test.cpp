@@ -67,9 +67,9 @@ Inputs rows_of(const Inputs& in, int64_t first, int64_t tokens) {
 
 class HyperBoundary : public testing::GpuTest {
  protected:
-  // logits: comb is made of them afterwards. bf16_y: y lies in bf16.
+  // logits: comb is made of them afterwards. bf16_y, bf16_out: y, out lies in bf16.
   Outputs run(const Inputs& in, bool has_y = true, bool logits = false, const Sum* summed = nullptr,
-              bool bf16_y = false) {
+              bool bf16_y = false, bool bf16_out = false) {
     const bool head = in.mixes == 4;
     Side host(nullptr), side(gpu_.get());
     PackedWeight fn =
@@ -96,7 +96,8 @@ class HyperBoundary : public testing::GpuTest {
     p.post = head ? nullptr : side.array(in.post);
     p.comb = head ? nullptr : side.array(in.comb);
     p.logits = logits ? side.room<float>(in.tokens * 16) : nullptr;
-    p.out = side.room<float>(in.tokens * in.d);
+    p.out = bf16_out ? nullptr : side.room<float>(in.tokens * in.d);
+    p.out_bf16 = bf16_out ? side.room<uint16_t>(in.tokens * in.d) : nullptr;
     p.sinkhorn_iters = 20;
     p.hc_eps = p.rms_norm_eps = 1e-6f;
     ExpertSum sum{};
@@ -110,7 +111,8 @@ class HyperBoundary : public testing::GpuTest {
       together.add(HyperCombParams{p.logits, p.comb, in.tokens, 20, 1e-6f});
     }
     Outputs out{testing::floats_of(side.read(p.streams, in.tokens * 4 * in.d)),
-                side.read(p.out, in.tokens * in.d),
+                bf16_out ? testing::floats_of(side.read(p.out_bf16, in.tokens * in.d))
+                         : side.read(p.out, in.tokens * in.d),
                 {},
                 {}};
     if (head) return out;
@@ -254,6 +256,25 @@ TEST_F(HyperBoundary, OutputsInBf16HaveTheBitsOfFloats) {
   }
 }
 
+// By the kernels of few rows, of many, and after a piece of many; of the head too.
+TEST_F(HyperBoundary, AnOutInBf16HasTheBitsOfFloats) {
+  Rng rng(16);
+  for (const int64_t d : {96, 4096, 7168}) {
+    for (const int64_t tokens : {1, 13, 37, 70, 301, 515}) {
+      if (tokens == 515 && d != 96) continue;
+      const Inputs in = random_inputs(rng, tokens, d);
+      const Outputs expected = run(in), found = run(in, true, false, nullptr, true, true);
+      EXPECT_EQ(found.out, expected.out) << tokens << " of " << d;
+      EXPECT_EQ(found.streams, expected.streams) << tokens << " of " << d;
+      EXPECT_EQ(found.post, expected.post) << tokens << " of " << d;
+      EXPECT_EQ(found.comb, expected.comb) << tokens << " of " << d;
+      const Inputs head = random_inputs(rng, tokens, d, 4);
+      EXPECT_EQ(run(head, false, false, nullptr, false, true).out, run(head, false).out)
+          << tokens << " of " << d;
+    }
+  }
+}
+
 // By clusters of blocks: whole tiles of tokens and not, as many as there are clusters and more.
 TEST_F(HyperBoundary, InOneKernelHasTheBitsOfTwo) {
   Rng rng(15);
@@ -266,6 +287,11 @@ TEST_F(HyperBoundary, InOneKernelHasTheBitsOfTwo) {
     EXPECT_EQ(found.comb, expected.comb) << tokens;
     const Outputs again = run(in, true, true, nullptr, true);
     EXPECT_EQ(again.out, found.out) << tokens;
+    const Outputs in_bf16 = run(in, true, true, nullptr, true, true);
+    EXPECT_EQ(in_bf16.out, expected.out) << tokens;
+    EXPECT_EQ(in_bf16.streams, expected.streams) << tokens;
+    EXPECT_EQ(in_bf16.post, expected.post) << tokens;
+    EXPECT_EQ(in_bf16.comb, expected.comb) << tokens;
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include "device/cuda/cuda_gpu.h"
 #include "numeric/formats.h"
+#include "ops/matmul/bf16_rows.h"
 #include "ops/matmul/dense_product_cuda.h"
 #include "ops/matmul/matmul.h"
 #include "ops/matmul/matmul_test_data.h"
@@ -180,6 +181,79 @@ MatmulParams product(const float* x, int64_t m, const PackedWeight& w, float* y,
   p.math = MatmulMath::bf16;
   p.round_y = round_y;
   return p;
+}
+
+// Products of all kinds of weights over one x in bf16 have the bits of those over its floats: those
+// over a sublayer's input, of so many rows that fp8 takes either of its kernels, bf16 all three.
+TEST_F(StreamedProducts, OverAnInputInBf16) {
+  RngStream rng(9, RngPurpose::data, 0);
+  constexpr int64_t kColumns = 2048;
+  struct Part {
+    WeightFormat format;
+    int64_t rows;
+  };
+  constexpr auto kFp8 = WeightFormat::fp8, kBf16 = WeightFormat::bf16;
+  for (const auto& parts :
+       {std::vector<Part>{{kFp8, 1024}, {kFp8, 512}},
+        std::vector<Part>{{kFp8, 1024}, {kFp8, 512}, {kBf16, 1024}, {kBf16, 1024}, {kBf16, 64}},
+        std::vector<Part>{{kFp8, 2048}, {kFp8, 2048}, {kBf16, 256}}, std::vector<Part>{{kBf16, 40}},
+        std::vector<Part>{{kBf16, 1040}, {kFp8, 2048}, {kBf16, 24}}}) {
+    Side host(nullptr), side(gpu_.get());
+    std::deque<PackedWeight> weights;
+    for (const Part& part : parts)
+      weights.push_back(streamed(host, *gpu_, part.format, part.rows, kColumns, rng));
+    for (const int64_t m : {600, 1031, 1700}) {
+      const std::vector<float> values = make_bf16_rows(m, kColumns, rng);
+      const float* const x = side.array(values);
+      std::vector<MatmulParams> products;
+      for (const PackedWeight& w : weights) {
+        products.push_back(
+            product(x, m, w, side.room<float>(m * w.rows()), w.format() == kFp8 || w.rows() == 64));
+      }
+      grouped_matmul(side.ctx, products);
+      std::vector<MatmulParams> in_bf16 = products;
+      for (MatmulParams& p : in_bf16) {
+        p.x = nullptr;
+        p.y = side.room<float>(m * p.w->rows());
+      }
+      ASSERT_TRUE(products_take_bf16_input(side.ctx, in_bf16)) << m;
+      grouped_matmul_bf16_input(side.ctx, in_bf16, side.array(bf16(values)));
+      for (size_t i = 0; i < products.size(); ++i) {
+        const int64_t count = m * products[i].w->rows();
+        testing::expect_same(side.read(in_bf16[i].y, count), side.read(products[i].y, count),
+                             "product " + std::to_string(i) + " of " +
+                                 std::to_string(products.size()) + ", m " + std::to_string(m));
+      }
+      for (MatmulParams& p : in_bf16) p.m = 2;  // whose kernels read floats
+      EXPECT_FALSE(products_take_bf16_input(side.ctx, in_bf16));
+    }
+  }
+}
+
+// And with results in bf16.
+TEST_F(StreamedProducts, OverOneInputInBf16ToBf16) {
+  RngStream rng(10, RngPurpose::data, 0);
+  constexpr int64_t kColumns = 1024, kRows = 2048;
+  Side host(nullptr), side(gpu_.get());
+  const PackedWeight weights[] = {streamed(host, *gpu_, WeightFormat::fp8, kRows, kColumns, rng),
+                                  streamed(host, *gpu_, WeightFormat::fp8, kRows, kColumns, rng)};
+  for (const int64_t m : {300, 1031}) {
+    const std::vector<float> values = make_bf16_rows(m, kColumns, rng);
+    const float* const x = side.array(values);
+    std::vector<MatmulParams> products;
+    for (const PackedWeight& w : weights) products.push_back(product(x, m, w, nullptr, true));
+    const auto results = [&](const Bf16Rows& rows) {
+      grouped_matmul_bf16(side.ctx, products, rows);
+      return floats(side.read(rows.y, m * 2 * kRows));
+    };
+    const std::vector<float> expected =
+        results({nullptr, side.room<uint16_t>(m * 2 * kRows), false});
+    for (MatmulParams& p : products) p.x = nullptr;
+    ASSERT_TRUE(products_take_bf16(side.ctx, products, true, true, true));
+    testing::expect_same(
+        results({side.array(bf16(values)), side.room<uint16_t>(m * 2 * kRows), true}), expected,
+        "m " + std::to_string(m));
+  }
 }
 
 // Products of a call that take several launches run beside each other, and the ops after them
@@ -416,6 +490,22 @@ TEST_F(StreamedProducts, ExpertLayer) {
     expert_layer(ctx, in_bf16);
     testing::expect_same(floats(side.read(piece, rows * kHidden)), expected,
                          std::to_string(rows) + " rows, summed in bf16");
+
+    in_bf16.x = nullptr;
+    in_bf16.x_bf16 = x_there;
+    in_bf16.out_bf16 = side.room<uint16_t>(rows * kHidden);
+    expert_layer(ctx, in_bf16);
+    testing::expect_same(floats(side.read(in_bf16.out_bf16, rows * kHidden)), expected,
+                         std::to_string(rows) + " rows, of bf16");
+    auto* const out_of_bf16 = side.room<float>(rows * kHidden);
+    ExpertLayerRows of_bf16 = in_bf16;
+    of_bf16.shared = side.array(shared);
+    of_bf16.out = out_of_bf16;
+    of_bf16.shared_bf16 = nullptr;
+    of_bf16.out_bf16 = nullptr;
+    expert_layer(ctx, of_bf16);
+    testing::expect_same(side.read(out_of_bf16, rows * kHidden), expected,
+                         std::to_string(rows) + " rows, of bf16 to floats");
   }
 }
 

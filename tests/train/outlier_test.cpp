@@ -149,7 +149,7 @@ class ToyMoe {
         x.data[row * kWidth + i] = static_cast<float>(students_t());
       labels.push_back(label(x.data + row * kWidth));
     }
-    const model::Matrix y = model::ffn(step, 0, ffn_, x, false).y;
+    const model::Matrix y = model::ffn(step, 0, ffn_, {x}, false).y;
     autograd::add(step.context(), y.data, x.data, kRows * kWidth, false);
     const model::Matrix logits = model::linear_f32(step, y, kRows, head_);
     const double loss = autograd::cross_entropy(step.context(), logits.data, labels, {}, kClasses,

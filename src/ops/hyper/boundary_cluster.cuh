@@ -345,8 +345,7 @@ __device__ __forceinline__ void run_token_warp(Smem& s, const HyperBoundaryParam
       if (row >= turns.rows) continue;
 #pragma unroll
       for (int v = 0; v < kVectors; ++v)
-        store_four(p.out + int64_t{row} * kWidth + channel + v * kRowChannels,
-                   normed(g[v], u[n][v], factor));
+        store_normed(p, int64_t{row} * kWidth + channel + v * kRowChannels, g[v], u[n][v], factor);
     }
     __syncwarp();  // all lanes have read the factors: with the next squares come others
   }

@@ -402,7 +402,7 @@ struct RowSmem {
       for (int v = 0; v < kVectors; ++v) {
         const int channel = thread * 4 + v * kRowChannels;
         if (!kFull && channel >= d) continue;
-        store_four(p.out + token * d + channel, normed(g[v], u[v], factor));
+        store_normed(p, token * d + channel, g[v], u[v], factor);
       }
       if (++at == kStages) at = 0;
       phase ^= parity;

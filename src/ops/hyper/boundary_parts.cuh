@@ -149,6 +149,17 @@ __device__ __forceinline__ Four normed(const Four& g, const Four& u, float facto
   for (int i = 0; i < 4; ++i) out.x[i] = tile::round_to_bf16(g.x[i] * (u.x[i] * factor));
   return out;
 }
+// The same to where out lies; at: the place of the first in out.
+__device__ __forceinline__ void store_normed(const HyperBoundaryParams& p, int64_t at,
+                                             const Four& g, const Four& u, float factor) {
+  const Four out = normed(g, u, factor);
+  if (p.out_bf16 != nullptr) {
+    store_pairs(p.out_bf16 + at, tile::pack_bf16(out.x[0], out.x[1]),
+                tile::pack_bf16(out.x[2], out.x[3]));
+  } else {
+    store_four(p.out + at, out);
+  }
+}
 
 // Four of the norm's weights.
 __device__ __forceinline__ Four norm_weights(const float* from) {

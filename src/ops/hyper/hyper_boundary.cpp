@@ -13,6 +13,7 @@ void hyper_boundary(device::ExecContext& ctx, const HyperBoundaryRows& p) {
                  p.fn->rows() == (head ? 4 : 24));
   CACHALOT_CHECK((p.comb == nullptr) == head);
   CACHALOT_CHECK((p.y != nullptr) + (p.y_bf16 != nullptr) + (p.sum != nullptr) <= (head ? 0 : 1));
+  CACHALOT_CHECK((p.out != nullptr) + (p.out_bf16 != nullptr) == 1);
   CACHALOT_CHECK(p.sinkhorn_iters >= 1);
   CACHALOT_CHECK(p.sum == nullptr || p.rows <= kMaxSummedRows);
   if (ctx.work != nullptr) count_product(*p.fn, p.rows, *ctx.work);

@@ -33,12 +33,13 @@ struct HyperBoundaryRows {
   float* post;        // [rows, 4]: what y was mixed with, then the next one's; of the head null
   float* comb;        // [rows, 4, 4], likewise
   float* logits;      // [rows, 4, 4]: of the next comb, for hyper_comb; null: comb is made here
-  float* out;         // [rows, d]
+  float* out;         // [rows, d], values of bf16; null: see out_bf16
   int64_t sinkhorn_iters;
   float hc_eps;
   float rms_norm_eps;
   const ExpertSum* sum = nullptr;    // makes y, which is then null: of up to kMaxSummedRows rows
   const uint16_t* y_bf16 = nullptr;  // y in bf16 instead of it
+  uint16_t* out_bf16 = nullptr;      // out in bf16 instead of it
 };
 void hyper_boundary(device::ExecContext& ctx, const HyperBoundaryRows& p);
 

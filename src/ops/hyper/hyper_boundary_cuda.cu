@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 // A block: one row. kVectors: of four channels, a thread. A warp more makes comb, which out does
-// not need.
+// not need. With a first turn out is of floats.
 template <int kVectors, bool kHead, bool kTakesFirstTurn>
 __global__ void __launch_bounds__(kRowThreads + 32, kTakesFirstTurn || kVectors > 2 ? 1 : 2)
     row_kernel(const __grid_constant__ HyperBoundaryParams p) {
@@ -259,8 +259,12 @@ __global__ void __launch_bounds__(kRowThreads + 32, kTakesFirstTurn || kVectors 
     for (int v = 0; v < kVectors; ++v) {
       const int at = first + v * kRowChannels;
       if (at >= d) continue;
-      const Four out = normed(g[v], u[v], factor);
-      if (is_real) store_four(p.out + token * p.d + at, out);
+      if constexpr (kTakesFirstTurn) {
+        const Four out = normed(g[v], u[v], factor);
+        if (is_real) store_four(p.out + token * p.d + at, out);
+      } else {
+        store_normed(p, token * p.d + at, g[v], u[v], factor);
+      }
     }
   }
 }
@@ -315,7 +319,7 @@ void launch_hyper_boundary(const cuda::Stream& stream, const HyperBoundaryParams
   if (p.rows >= kManyRows) {
     return p.head ? launch_many<true>(stream, p) : launch_many<false>(stream, p);
   }
-  const bool few = p.rows <= tile::kFewRows;
+  const bool few = p.rows <= tile::kFewRows && p.out_bf16 == nullptr;
   if (p.head) return few ? launch<true, true>(stream, p) : launch<true, false>(stream, p);
   few ? launch<false, true>(stream, p) : launch<false, false>(stream, p);
 }
@@ -348,7 +352,8 @@ void hyper_boundary_cuda(device::ExecContext& ctx, const HyperBoundaryRows& p) {
     piece.post = piece.head ? nullptr : p.post + first * kStreams;
     piece.comb = piece.head ? nullptr : p.comb + first * kStreams * kStreams;
     piece.logits = p.logits == nullptr ? nullptr : p.logits + first * kStreams * kStreams;
-    piece.out = p.out + first * p.d;
+    piece.out = p.out == nullptr ? nullptr : p.out + first * p.d;
+    piece.out_bf16 = p.out_bf16 == nullptr ? nullptr : p.out_bf16 + first * p.d;
     if (clusters > 0) {
       cluster::launch(cuda::stream_of(ctx), piece, clusters);
     } else {

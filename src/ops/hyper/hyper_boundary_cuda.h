@@ -6,8 +6,9 @@
 // Shapes  streams [rows, 4, d] in bf16, read and, with y, written in place; y [rows, d], values of
 //         bf16, or null: X stays as it is; fn [4 d, 32]: 24 mixes of each channel and eight zeros
 //         (a panel of ops/matmul/packed_weight.h), base [24], scale [3]; norm [d]; post [rows, 4],
-//         comb [rows, 4, 4], read where y is, then written; out [rows, d]. The head's: fn [4 d,
-//         16], four mixes and zeros, base [4], scale [1]; y, post and comb null. 16-byte aligned.
+//         comb [rows, 4, 4], read where y is, then written; out [rows, d], values of bf16. The
+//         head's: fn [4 d, 16], four mixes and zeros, base [4], scale [1]; y, post and comb null.
+//         16-byte aligned.
 // Numerics  X', post, comb, u and out as ops/hyper/hyper_connection.h and ops/norm/rms_norm.h do
 //         them with bf16 roundings, but for Sinkhorn's quotients, which are products with a
 //         reciprocal good to two units in the last place, and for three sums. A mix: a weight is
@@ -42,7 +43,8 @@ struct HyperBoundaryParams {
   float* comb;
   float* logits = nullptr;  // [rows, 4, 4] of comb, which is then not made
   float* out;
-  float* partial;  // hyper_boundary_scratch(rows, d) floats
+  uint16_t* out_bf16 = nullptr;  // out in bf16 instead
+  float* partial;                // hyper_boundary_scratch(rows, d) floats
   bool head;
   int64_t sinkhorn_iters = 20;
   float hc_eps = 1e-6f;

@@ -295,6 +295,10 @@ int64_t bf16_scratch_bytes(const cuda::Device& device, const Bf16Products& p) {
   return bf16_tiles::prepared_bytes(p.m, p.columns);
 }
 
+bool bf16_products_take_bf16(const cuda::Device& device, const Bf16Products& p) {
+  return choose_bf16_tile(p.m, p.columns, num_units(p), device.num_sms).token_tiles != 0;
+}
+
 void launch_bf16_products(const cuda::Device& device, const cuda::Stream& stream,
                           const Bf16Products& products, std::byte* scratch,
                           const LaunchOrder& order) {
@@ -310,6 +314,7 @@ void launch_bf16_products(const cuda::Device& device, const cuda::Stream& stream
   p.lets_next_in = order.lets_next_in;
   p.runs_beside = order.runs_beside;
   CACHALOT_CHECK(tile.token_tiles == 0 || !(order.lets_next_in || order.runs_beside));
+  CACHALOT_CHECK(tile.token_tiles != 0 || products.x_bf16 == nullptr);
   if (tile.token_tiles == 0) {
     return launch_few(device, stream, products, p);
   }
@@ -317,7 +322,10 @@ void launch_bf16_products(const cuda::Device& device, const cuda::Stream& stream
     return bf16_wide::launch(device, stream, products, tile.token_tiles * 8, scratch);
   }
   p.prepared = reinterpret_cast<const uint2*>(scratch);
-  bf16_tiles::prepare(stream, p.x, p.x_stride, p.m, p.steps, reinterpret_cast<uint2*>(scratch));
+  const auto prepare = [&](const auto* x) {
+    bf16_tiles::prepare(stream, x, p.x_stride, p.m, p.steps, reinterpret_cast<uint2*>(scratch));
+  };
+  products.x_bf16 != nullptr ? prepare(products.x_bf16) : prepare(products.x);
   if (tile.units == 4) return launch_many<4, 8>(stream, products, p);
   if (tile.units == 2) return launch_many<2, 4>(stream, products, p);
   launch_many<1, 2>(stream, products, p);

@@ -28,6 +28,14 @@ __device__ __forceinline__ uint2 pack_four(const tile::Vector16& v) {
       tile::pack_bf16(tile::bits_to_float(v.word[0]), tile::bits_to_float(v.word[1])),
       tile::pack_bf16(tile::bits_to_float(v.word[2]), tile::bits_to_float(v.word[3])));
 }
+// The same of what lies in memory that a kernel before may have written.
+__device__ __forceinline__ uint2 load_packed_four(const float* from) {
+  return pack_four(tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from)));
+}
+__device__ __forceinline__ uint2 load_packed_four(const uint16_t* from) {
+  const tile::Vector8 v = tile::load_shared_state(reinterpret_cast<const tile::Vector8*>(from));
+  return make_uint2(v.word[0], v.word[1]);
+}
 
 // The eight runs' sums of some outputs, [run][token][row]. Neighbouring tokens' rows lie in other
 // banks.
@@ -64,10 +72,10 @@ __device__ __forceinline__ void fold_runs(const Outputs& out, const float* sums,
 }
 
 // x as the tensor core has it, [tile of 8 tokens][step of 16 inputs][lane]; tokens past the last
-// are zeros.
-template <int kUnused = 0>
+// are zeros. T: float, or uint16_t for bf16.
+template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    prepare_kernel(const float* x, int64_t x_stride, int m, int steps, uint2* to) {
+    prepare_kernel(const T* x, int64_t x_stride, int m, int steps, uint2* to) {
   tile::launch_dependents();
   tile::wait_for_producers();
   const int lane = threadIdx.x % 32;
@@ -75,22 +83,20 @@ __global__ void __launch_bounds__(kThreads)
   const int step = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32;
   if (step >= steps) return;
   uint2 b = make_uint2(0, 0);
-  if (token < m) {
-    b = pack_four(tile::load_shared_state(
-        reinterpret_cast<const tile::Vector16*>(x + token * x_stride + step * 16 + lane % 4 * 4)));
-  }
+  if (token < m) b = load_packed_four(x + token * x_stride + step * 16 + lane % 4 * 4);
   to[(int64_t{blockIdx.y} * steps + step) * 32 + lane] = b;
 }
 
 inline int64_t prepared_bytes(int64_t m, int64_t columns) { return (m + 7) / 8 * columns * 16; }
 
-inline void prepare(const device::cuda::Stream& stream, const float* x, int64_t x_stride, int m,
-                    int steps, uint2* to) {
+template <typename T>
+void prepare(const device::cuda::Stream& stream, const T* x, int64_t x_stride, int m, int steps,
+             uint2* to) {
   device::cuda::LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>((steps + kWarps - 1) / kWarps),
                     static_cast<unsigned>((m + 7) / 8));
   shape.block = kThreads;
-  device::cuda::launch(stream, shape, prepare_kernel<>, x, x_stride, m, steps, to);
+  device::cuda::launch(stream, shape, prepare_kernel<T>, x, x_stride, m, steps, to);
 }
 
 }  // namespace cachalot::ops::bf16_tiles

@@ -43,7 +43,7 @@ struct WideShape {
 };
 
 struct Params {
-  const float* x;
+  const void* x;  // float, or bf16
   int64_t x_stride;
   uint8_t* prepared;  // [tile of tokens][piece]: CoreMatrices
   int m;
@@ -84,7 +84,8 @@ __device__ __forceinline__ int place_of_units(const Item& item, int group) {
 
 // x [m, K] as the tensor core reads it: in 16 inputs, of which four lanes have four each, the first
 // two of each come before the others, as in a unit of a weight. A warp: a piece of eight rows.
-template <typename Shape>
+// T: of x, float or uint16_t for bf16.
+template <typename Shape, typename T>
 __global__ void __launch_bounds__(256) prepare_kernel(const __grid_constant__ Params p) {
   using X = typename Shape::X;
   tile::launch_dependents();
@@ -93,21 +94,20 @@ __global__ void __launch_bounds__(256) prepare_kernel(const __grid_constant__ Pa
   const int piece = static_cast<int>(blockIdx.x) * 8 + static_cast<int>(threadIdx.x) / 32;
   const int row = static_cast<int>(blockIdx.y) * 8 + lane / 4;
   if (piece >= p.pieces) return;
-  tile::Vector16 v[kPieceSteps] = {};
+  uint2 fours[kPieceSteps] = {};
   if (row < p.m) {
-    const float* const from = p.x + row * p.x_stride + int64_t{piece} * kPieceInputs + q * 4;
+    const T* const from =
+        static_cast<const T*>(p.x) + row * p.x_stride + int64_t{piece} * kPieceInputs + q * 4;
 #pragma unroll
-    for (int s = 0; s < kPieceSteps; ++s)
-      v[s] = tile::load_shared_state(reinterpret_cast<const tile::Vector16*>(from + s * 16));
+    for (int s = 0; s < kPieceSteps; ++s) fours[s] = bf16_tiles::load_packed_four(from + s * 16);
   }
   uint8_t* const to =
       p.prepared + (int64_t{row / Shape::kTokens} * p.pieces + piece) * Shape::kXPiece;
 #pragma unroll
   for (int s = 0; s < kPieceSteps; ++s) {
-    const uint2 pairs = bf16_tiles::pack_four(v[s]);
     const int first = X::offset(row % Shape::kTokens, s * 32 + q * 4);
-    *reinterpret_cast<uint32_t*>(to + first) = pairs.x;
-    *reinterpret_cast<uint32_t*>(to + first + X::kStride) = pairs.y;
+    *reinterpret_cast<uint32_t*>(to + first) = fours[s].x;
+    *reinterpret_cast<uint32_t*>(to + first + X::kStride) = fours[s].y;
   }
 }
 
@@ -297,20 +297,29 @@ int64_t items_of(int tokens, int64_t m, int64_t units) {
   return whole_items_of(tokens, m, units) + (is_rest ? token_tiles_of(2 * tokens, m) : 0);
 }
 
-template <int kTokens>
+template <int kTokens, typename T>
 void launch_kernels(const cuda::Device& device, const cuda::Stream& stream, const Params& p) {
   using Shape = WideShape<kTokens>;
   cuda::LaunchShape prepare;
   prepare.grid = dim3(static_cast<unsigned>((p.pieces + 7) / 8),
                       static_cast<unsigned>(p.token_tiles * (kTokens / 8)));
   prepare.block = 256;
-  cuda::launch(stream, prepare, prepare_kernel<Shape>, p);
+  cuda::launch(stream, prepare, prepare_kernel<Shape, T>, p);
   cuda::LaunchShape shape;
   shape.grid = dim3(static_cast<unsigned>(std::min(p.items, device.num_sms)));
   shape.block = kThreads;
   shape.smem_bytes = Shape::kSmemBytes;
   cuda::allow_smem(wide_kernel<Shape>, Shape::kSmemBytes);
   cuda::launch(stream, shape, wide_kernel<Shape>, p);
+}
+
+template <typename T>
+void launch_of(int tokens, const cuda::Device& device, const cuda::Stream& stream, Params& p,
+               const T* x) {
+  p.x = x;
+  CACHALOT_CHECK(tokens == kTileTokens[0] || tokens == kTileTokens[1]);
+  tokens == kTileTokens[0] ? launch_kernels<kTileTokens[0], T>(device, stream, p)
+                           : launch_kernels<kTileTokens[1], T>(device, stream, p);
 }
 
 }  // namespace
@@ -327,7 +336,6 @@ int64_t scratch_bytes(int tokens, int64_t m, int64_t columns) {
 void launch(const cuda::Device& device, const cuda::Stream& stream, const Bf16Products& products,
             int tokens, std::byte* scratch) {
   Params p{};
-  p.x = products.x;
   p.x_stride = products.x_stride;
   p.prepared = reinterpret_cast<uint8_t*>(scratch);
   p.m = static_cast<int>(products.m);
@@ -336,9 +344,8 @@ void launch(const cuda::Device& device, const cuda::Stream& stream, const Bf16Pr
   p.token_tiles = static_cast<int>(token_tiles_of(tokens, products.m));
   p.whole_items = static_cast<int>(whole_items_of(tokens, products.m, p.units));
   p.items = static_cast<int>(items_of(tokens, products.m, p.units));
-  CACHALOT_CHECK(tokens == kTileTokens[0] || tokens == kTileTokens[1]);
-  tokens == kTileTokens[0] ? launch_kernels<kTileTokens[0]>(device, stream, p)
-                           : launch_kernels<kTileTokens[1]>(device, stream, p);
+  products.x_bf16 != nullptr ? launch_of(tokens, device, stream, p, products.x_bf16)
+                             : launch_of(tokens, device, stream, p, products.x);
 }
 
 }  // namespace cachalot::ops::bf16_wide

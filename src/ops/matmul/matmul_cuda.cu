@@ -28,7 +28,7 @@ bool continues(const MatmulParams& first, const MatmulParams& before, const Matm
     return false;
   if (place == Place::shared)
     return p.x == first.x && (is_bf16(first) || before.w->rows() % 16 == 0);
-  return p.x == before.x + columns && !is_bf16(first) && columns % 1024 == 0 &&
+  return p.x != nullptr && p.x == before.x + columns && !is_bf16(first) && columns % 1024 == 0 &&
          p.w->rows() == first.w->rows() && p.w->rows() % 16 == 0;
 }
 
@@ -52,7 +52,8 @@ Products first_run(Products products, Place& place) {
 // The products of one launch, planned.
 struct Launch {
   Products products;
-  DensePlan plan;  // of fp8
+  const uint16_t* x_bf16 = nullptr;  // x of all in bf16 instead
+  DensePlan plan;                    // of fp8
   DenseGroup groups[kMaxDenseGroups];
   Bf16Part parts[kMaxBf16Parts];
   int64_t scratch_bytes = 0;
@@ -65,7 +66,8 @@ struct Launch {
     return count;
   }
   Bf16Products bf16() const {
-    return {first().x, first().m, first().x_stride, first().w->columns(), {parts, products.size()}};
+    return {first().x, first().m, first().x_stride, first().w->columns(), {parts, products.size()},
+            x_bf16};
   }
 };
 
@@ -105,17 +107,21 @@ void plan_bf16(const device::cuda::Device& device, Launch& launch) {
   launch.overlaps = launch.scratch_bytes == 0;
 }
 
-// The first of the products, as many as one launch can take.
-Launch plan_launch(const device::cuda::Device& device, Products products) {
+// The first of the products, as many as one launch can take. x_bf16: null, or their x.
+Launch plan_launch(const device::cuda::Device& device, Products products,
+                   const uint16_t* x_bf16 = nullptr) {
   Place place;
   Launch launch;
+  launch.x_bf16 = x_bf16;
   launch.products = first_run(products, place);
   for (const MatmulParams& p : launch.products)
     CACHALOT_CHECK(p.math == MatmulMath::bf16 && p.x_rows == nullptr);
   if (is_bf16(launch.first())) {
     plan_bf16(device, launch);
   } else {
-    plan_fp8(device, shape_of(launch.products, place), launch);
+    DenseShape shape = shape_of(launch.products, place);
+    shape.bf16_x = x_bf16 != nullptr;
+    plan_fp8(device, shape, launch);
   }
   return launch;
 }
@@ -129,8 +135,10 @@ void run_launch(device::ExecContext& ctx, const Launch& launch, const LaunchOrde
   if (is_bf16(first)) {
     launch_bf16_products(device::cuda::device_of(ctx), stream, launch.bf16(), scratch, order);
   } else {
-    launch_dense(launch.plan, stream, first.x, first.x_stride,
-                 {launch.groups, launch.products.size()}, scratch, order);
+    const void* x = first.x;
+    if (launch.x_bf16 != nullptr) x = launch.x_bf16;
+    launch_dense(launch.plan, stream, x, first.x_stride, {launch.groups, launch.products.size()},
+                 scratch, order);
   }
 }
 
@@ -164,8 +172,8 @@ void make_input(device::ExecContext& ctx, const MatmulParams& all, const Launch*
   }
 }
 
-DenseShape shape_of_bf16(Products products, bool x, bool y) {
-  const bool shared = !x && products.size() > 1 && products[1].x == products[0].x;
+DenseShape shape_of_bf16(Products products, bool x, bool y, bool shared_x) {
+  const bool shared = x ? shared_x : products.size() > 1 && products[1].x == products[0].x;
   DenseShape shape = shape_of(products, products.size() == 1 ? Place::alone
                                         : shared             ? Place::shared
                                                              : Place::beside);
@@ -176,7 +184,8 @@ DenseShape shape_of_bf16(Products products, bool x, bool y) {
 
 }  // namespace
 
-bool products_take_bf16(const device::ExecContext& ctx, Products products, bool x, bool y) {
+bool products_take_bf16(const device::ExecContext& ctx, Products products, bool x, bool y,
+                        bool shared_x) {
   if (ctx.gpu == nullptr || products.empty() || products.size() > kMaxDenseGroups) return false;
   const MatmulParams& first = products[0];
   for (const MatmulParams& p : products) {
@@ -187,17 +196,17 @@ bool products_take_bf16(const device::ExecContext& ctx, Products products, bool 
         p.swiglu != nullptr)
       return false;
   }
-  return dense_takes_bf16(device::cuda::device_of(ctx), shape_of_bf16(products, x, y));
+  return dense_takes_bf16(device::cuda::device_of(ctx), shape_of_bf16(products, x, y, shared_x));
 }
 
 void grouped_matmul_bf16(device::ExecContext& ctx, Products products, const Bf16Rows& rows) {
   const bool bf16_x = rows.x != nullptr, bf16_y = rows.y != nullptr;
-  CACHALOT_CHECK(products_take_bf16(ctx, products, bf16_x, bf16_y));
+  CACHALOT_CHECK(products_take_bf16(ctx, products, bf16_x, bf16_y, rows.shared_x));
   Launch launch;
   launch.products = products;
-  const DenseShape shape = shape_of_bf16(products, bf16_x, bf16_y);
+  const DenseShape shape = shape_of_bf16(products, bf16_x, bf16_y, rows.shared_x);
   for (const MatmulParams& p : products) {
-    CACHALOT_CHECK(!shape.shared_x || p.x == products[0].x);
+    CACHALOT_CHECK(bf16_x || !shape.shared_x || p.x == products[0].x);
     if (ctx.work != nullptr) count_product(*p.w, p.m, *ctx.work);
   }
   plan_fp8(device::cuda::device_of(ctx), shape, launch);
@@ -212,8 +221,51 @@ void grouped_matmul_bf16(device::ExecContext& ctx, Products products, const Bf16
   auto* scratch = ctx.arena->allocate<std::byte>(launch.scratch_bytes);
   launch_dense(launch.plan, device::cuda::stream_of(ctx),
                bf16_x ? static_cast<const void*>(rows.x) : first.x,
-               bf16_x ? shape.groups * shape.columns : first.x_stride,
+               !bf16_x          ? first.x_stride
+               : shape.shared_x ? shape.columns
+                                : shape.groups * shape.columns,
                {launch.groups, products.size()}, scratch);
+}
+
+bool products_take_bf16_input(const device::ExecContext& ctx, Products products) {
+  if (ctx.gpu == nullptr || products.empty()) return false;
+  const device::cuda::Device& device = device::cuda::device_of(ctx);
+  const MatmulParams& all = products[0];
+  for (const MatmulParams& p : products) {
+    if (p.w->on_gpu() == OnGpu::panels || (p.w->format() != WeightFormat::fp8 && !is_bf16(p)) ||
+        p.w->columns() != all.w->columns() || p.m != all.m || p.x_stride != p.w->columns() ||
+        p.math != MatmulMath::bf16 || (!p.round_y && !is_bf16(p)) || p.accumulate ||
+        p.x_rows != nullptr || p.norm != nullptr || p.swiglu != nullptr)
+      return false;
+  }
+  while (!products.empty()) {
+    Place place;
+    Launch launch;
+    launch.products = first_run(products, place);
+    if (is_bf16(launch.first())) {
+      plan_bf16(device, launch);
+      if (!bf16_products_take_bf16(device, launch.bf16())) return false;
+    } else {
+      DenseShape shape = shape_of(launch.products, place);
+      shape.bf16_x = true;
+      if (!dense_takes_bf16(device, shape)) return false;
+    }
+    products = products.subspan(launch.products.size());
+  }
+  return true;
+}
+
+void grouped_matmul_bf16_input(device::ExecContext& ctx, Products products, const uint16_t* x) {
+  CACHALOT_CHECK(x != nullptr && products_take_bf16_input(ctx, products));
+  for (const MatmulParams& p : products) {
+    CACHALOT_CHECK(p.x == products[0].x);
+    if (ctx.work != nullptr) count_product(*p.w, p.m, *ctx.work);
+  }
+  while (!products.empty()) {
+    const Launch launch = plan_launch(device::cuda::device_of(ctx), products, x);
+    run_launch(ctx, launch, {});
+    products = products.subspan(launch.products.size());
+  }
 }
 
 // Launches that follow each other run beside each other where they can.

@@ -514,7 +514,7 @@ void launch_products(const ExpertPlan& plan, const cuda::Stream& stream,
   p.smem_tokens = config.smem_tokens;
   p.pair_weights = params.weights;
   p.limit = s.limit;
-  p.float_rows = s.float_rows;
+  p.float_rows = s.has_float_x();
   const auto fill = [](ProductParams& product, const StreamedFp4& layout, const std::byte* weight) {
     product.weight = reinterpret_cast<const uint8_t*>(weight);
     product.expert_bytes = layout.num_bytes();

@@ -6,7 +6,7 @@
 //         moe_intermediate_size] bf16; y [tokens * k, hidden_size] bf16; shared, out [tokens,
 //         hidden_size] bf16. Row t k + i of h and y is pick i of token t. Rows are contiguous and
 //         16-byte aligned. float_rows: x, shared and out are float; what the first two hold, bf16
-//         can hold. bf16_out: shared and out are bf16 even so.
+//         can hold. bf16_x: x is bf16 even so; bf16_out: shared and out are.
 // Numerics  ops/moe/expert_product.cuh; gate and up rounded to bf16, clamped at limit, h =
 //           bf16(weight silu(g) u) in fp32 with ops/elementwise/exp.h, quantised as ACT8 (runs of
 //           128); y rounded to bf16; out = bf16 of the sum over ascending expert ids, then shared.
@@ -39,7 +39,9 @@ struct ExpertShape {
   float limit;  // swiglu_limit
   bool float_rows = false;
   bool bf16_out = false;
+  bool bf16_x = false;
 
+  bool has_float_x() const { return float_rows && !bf16_x; }
   bool has_float_out() const { return float_rows && !bf16_out; }
 };
 

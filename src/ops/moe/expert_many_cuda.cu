@@ -486,7 +486,7 @@ void launch_expert_many(const ExpertPlan& plan, const cuda::Stream& stream,
     cuda::launch(stream, shape, quantise_kernel<T>, x, weights, rows, pairs_per_row,
                  static_cast<int>(blocks), scratch, to);
   };
-  if (s.float_rows) {
+  if (s.has_float_x()) {
     quantise(static_cast<const float*>(params.x), params.weights, tokens, k, s.hidden_size,
              scratch.x);
   } else {

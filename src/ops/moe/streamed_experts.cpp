@@ -63,6 +63,7 @@ Result<StreamedExperts> StreamedExperts::create(device::Gpu& gpu, const ExpertWe
 void expert_layer(device::ExecContext& ctx, const ExpertLayerRows& p) {
   CACHALOT_CHECK(ctx.gpu != nullptr && p.experts != nullptr);
   CACHALOT_CHECK((p.out != nullptr) + (p.out_bf16 != nullptr) + (p.picks != nullptr) == 1);
+  CACHALOT_CHECK((p.x != nullptr) + (p.x_bf16 != nullptr) == 1);
   CACHALOT_CHECK((p.shared_bf16 == nullptr) == (p.out_bf16 == nullptr));
   if (ctx.work != nullptr) {
     ctx.work->narrow +=

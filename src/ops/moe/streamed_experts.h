@@ -32,7 +32,7 @@ struct ExpertLayerRows {
   const StreamedExperts* experts;
   int64_t rows;
   int64_t k;             // num_experts_per_tok
-  const float* x;        // [rows, hidden_size]
+  const float* x;        // [rows, hidden_size]; null: see x_bf16
   const int32_t* ids;    // [rows, k]
   const float* weights;  // [rows, k]
   float limit;           // swiglu_limit
@@ -44,6 +44,7 @@ struct ExpertLayerRows {
   // Instead of shared and out, in bf16.
   const uint16_t* shared_bf16 = nullptr;
   uint16_t* out_bf16 = nullptr;
+  const uint16_t* x_bf16 = nullptr;  // x in bf16 instead
   // Beside the products that have just been launched (MatmulParams::lets_next_in), which of all
   // this write `shared` alone.
   bool runs_beside = false;

@@ -23,7 +23,8 @@ void expert_layer_cuda(device::ExecContext& ctx, const ExpertLayerRows& p) {
                                      .moe_intermediate_size = experts.moe_intermediate_size,
                                      .limit = p.limit,
                                      .float_rows = true,
-                                     .bf16_out = p.out_bf16 != nullptr});
+                                     .bf16_out = p.out_bf16 != nullptr,
+                                     .bf16_x = p.x_bf16 != nullptr});
   CACHALOT_CHECK(plan.has_value());
   device::ArenaScope scope(*ctx.arena);
   const int64_t pairs = most * p.k;
@@ -38,6 +39,8 @@ void expert_layer_cuda(device::ExecContext& ctx, const ExpertLayerRows& p) {
       ctx.arena->allocate<std::byte>(plan->many_bytes)};
   for (int64_t first = 0; first < p.rows; first += most) {
     const int64_t at = first * experts.hidden_size;
+    const void* x = p.x == nullptr ? nullptr : p.x + at;
+    if (p.x_bf16 != nullptr) x = p.x_bf16 + at;
     const void* shared = p.shared == nullptr ? nullptr : p.shared + at;
     void* out = p.out == nullptr ? nullptr : p.out + at;
     if (p.out_bf16 != nullptr) {
@@ -46,7 +49,7 @@ void expert_layer_cuda(device::ExecContext& ctx, const ExpertLayerRows& p) {
     }
     launch_expert_layer(*plan, device::cuda::stream_of(ctx),
                         {.tokens = std::min(most, p.rows - first),
-                         .x = p.x + at,
+                         .x = x,
                          .ids = p.ids + first * p.k,
                          .weights = p.weights + first * p.k,
                          .gate_up = experts.gate_up.data(),
