@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "ops/matmul/dense_many.h"
 #include "ops/quant/act8_run.cuh"
@@ -75,10 +76,15 @@ __device__ __forceinline__ void prepare_block(const Params& p, const T* x) {
     Values v;
     if (row < p.m) v.load(x + row * p.x_stride + int64_t{blockIdx.x} * 128);
     const Act8 q = quantise_act8(v.bf16());
+    if constexpr (std::is_same_v<T, uint16_t>) {  // a lane's lie together: whole sectors at once
+      *reinterpret_cast<uint2*>(to + B::offset(token, Values::place(0), 16 * p.tokens)) =
+          make_uint2(q.codes[0], q.codes[1]);
+    } else {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      *reinterpret_cast<uint32_t*>(to + B::offset(token, Values::place(i), 16 * p.tokens)) =
-          q.codes[i];
+      for (int i = 0; i < 2; ++i) {
+        *reinterpret_cast<uint32_t*>(to + B::offset(token, Values::place(i), 16 * p.tokens)) =
+            q.codes[i];
+      }
     }
     if (threadIdx.x % 16 == 0)
       *reinterpret_cast<float*>(to + p.tokens * 128 + scale_place(token) * 4) = q.scale;
