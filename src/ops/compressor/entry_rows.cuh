@@ -176,10 +176,22 @@ __device__ __forceinline__ void store_compressor_row(const EntryRowsParams& p, i
   if (!have_ended) tile::wait_for_producers();
   if (place.to.data == nullptr) return;
   auto* const to = reinterpret_cast<float*>(place.to.data);
-#pragma unroll 4
-  for (int64_t i = Group::thread(); i < columns; i += Group::kCount) {
-    to[i] = from[i];
-    to[columns + i] = from[columns + i] + __ldg(ape + i);
+  constexpr int kBatch = 8;  // under way at once
+  for (int64_t first = Group::thread(); first < columns; first += kBatch * Group::kCount) {
+    float k[kBatch], score[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int64_t at = min(first + i * Group::kCount, columns - 1);
+      k[i] = from[at];
+      score[i] = from[columns + at] + __ldg(ape + at);
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int64_t at = first + i * Group::kCount;
+      if (at >= columns) break;
+      to[at] = k[i];
+      to[columns + at] = score[i];
+    }
   }
 }
 
