@@ -625,7 +625,7 @@ Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig
   // An entry's rows and code are read from memory, in turn: slow while the products read theirs.
   const bool completes_entry = weights.compressor && !step.batch.has_entries &&
                                step.batch.sequences.num_entries(layer.ratio) > 0;
-  ops::Together together(step.exec, beside && !completes_entry);
+  ops::Together together(step.exec, beside && !completes_entry && !has_q);
   step.run_waiting_with(together);
   if (weights.wkv) {
     const Matrix kv = products.kv();
@@ -648,18 +648,23 @@ Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig
     together.add(ops::ScaleParams{weight.data, step.rows * weight.columns,
                                   index_weight_factor(step), step.precision.bf16});
   }
+  if (has_queries && index_q == nullptr) {
+    index_heads.x = rows_from(*over_qn.index_q, first_scored).data;
+    index_heads.row_stride = over_qn.index_q->stride;
+  }
+  const auto add_heads = [&] {
+    together.add(q_rows);
+    if (has_queries && index_heads.rows > 0) together.add(index_heads);
+  };
+  // Of many rows heads take memory's whole rate, which entries, few and long, leave: beside them.
+  if (has_q) add_heads();
   together.run();
 
-  together.add(q_rows);
+  if (!has_q) add_heads();
   Inputs inputs{qn, over_qn.q, {}, q_rows.to_bf16};
   if (has_queries) {
     inputs.queries = IndexerQueries{{}, weight, index_q};
-    if (index_q == nullptr) {
-      inputs.queries->q = *over_qn.index_q;
-      index_heads.x = rows_from(*over_qn.index_q, first_scored).data;
-      index_heads.row_stride = over_qn.index_q->stride;
-    }
-    if (index_heads.rows > 0) together.add(index_heads);
+    if (index_q == nullptr) inputs.queries->q = *over_qn.index_q;
   }
   if (entries) together.add(ops::StoreCompressorRows{*entries});
   if (index_entries) together.add(ops::StoreCompressorRows{*index_entries});
