@@ -461,6 +461,7 @@ struct Inputs {
   Matrix q;
   std::optional<IndexerQueries> queries;
   const uint16_t* q_bf16 = nullptr;  // q in bf16 instead
+  ops::RawQueries raw = {};          // what the core does to it first
 };
 
 bool needs_indexer_queries(const Step& step, const AttentionWeights& weights) {
@@ -509,14 +510,13 @@ bool runs_in_bf16(Step& step, const formats::LayerConfig& layer, const Attention
          ops::products_take_bf16(step.exec, wo_a_products(step, weights, {}, {}), true, false);
 }
 
-// q = qn wq_b^T, to where its heads are kept in bf16; false: it cannot be done.
+// q = qn wq_b^T, raw, to where its heads are kept in bf16; false: it cannot be done.
 bool makes_bf16_queries(Step& step, const AttentionWeights& weights, Matrix qn,
-                        ops::HeadRowsParams& q) {
+                        const ops::HeadRowsParams& q) {
   if (q.to_bf16 == nullptr || !takes_input_as_it_is(step, weights.wq_b)) return false;
   const ops::MatmulParams product = rounded_product(step, qn, weights.wq_b, {});
   if (!ops::products_take_bf16(step.exec, {&product, 1}, false, true)) return false;
   ops::grouped_matmul_bf16(step.exec, {&product, 1}, {nullptr, q.to_bf16});
-  q.from_bf16 = q.to_bf16;
   return true;
 }
 
@@ -652,16 +652,18 @@ Inputs inputs_together(Step& step, int64_t layer_idx, const formats::LayerConfig
     index_heads.x = rows_from(*over_qn.index_q, first_scored).data;
     index_heads.row_stride = over_qn.index_q->stride;
   }
-  const auto add_heads = [&] {
-    together.add(q_rows);
-    if (has_queries && index_heads.rows > 0) together.add(index_heads);
-  };
-  // Of many rows heads take memory's whole rate, which entries, few and long, leave: beside them.
-  if (has_q) add_heads();
+  const bool has_index_heads = has_queries && index_heads.rows > 0;
+  // Of many rows they take memory's whole rate, which entries, few and long, leave: beside them.
+  if (has_q && has_index_heads) together.add(index_heads);
   together.run();
 
-  if (!has_q) add_heads();
   Inputs inputs{qn, over_qn.q, {}, q_rows.to_bf16};
+  if (has_q) {
+    inputs.raw = {q_rows.table, q_rows.eps};
+  } else {
+    together.add(q_rows);
+    if (has_index_heads) together.add(index_heads);
+  }
   if (has_queries) {
     inputs.queries = IndexerQueries{{}, weight, index_q};
     if (index_q == nullptr) inputs.queries->q = *over_qn.index_q;
@@ -697,7 +699,7 @@ Output attention(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
   const Matrix x = input.x;
   InputProducts products(step, weights, x, quantised_input(step, x, step.rows, weights.wq_a),
                          input.bf16);
-  const auto [qn, q, queries, q_bf16] =
+  const auto [qn, q, queries, q_bf16, raw] =
       needs_results_alone(step) ? inputs_together(step, layer_idx, layer, weights, x, products)
                                 : inputs_one_by_one(step, layer_idx, layer, weights, x, products);
   if (queries && !is_dense(step)) select_entries(step, layer_idx, layer, *queries);
@@ -705,6 +707,7 @@ Output attention(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
   if (q_bf16 != nullptr) {
     ops::SparseAttentionParams p = core_params(step, layer, weights);
     p.q_bf16 = q_bf16;
+    p.raw = raw;
     p.out_bf16 = step.exec.arena->allocate<uint16_t>(step.rows * step.config.num_attention_heads *
                                                      step.config.head_dim);
     ops::sparse_attention(step.exec, p);

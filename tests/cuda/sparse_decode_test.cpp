@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "ops/attention/sparse_decode_cuda.h"
+#include "ops/rope/head_rows.h"
 #include "tests/cuda/cuda_fixture.h"
 #include "tests/cuda/gpu_context.h"
 
@@ -100,6 +101,45 @@ Row random_row(Rng& rng, const Layer& layer, int64_t sequence, int64_t position,
   return row;
 }
 
+// A head whose mean of squares, 257 / 512 and a little more, is in the middle between two values of
+// bf16 unless sums keep the little, which depends on their order.
+std::vector<uint16_t> head_between(Rng& rng) {
+  std::vector<uint16_t> head(kDim, 0);
+  const int64_t large = rng() % (rng() % 2 == 0 ? 48 : kDim);
+  const int64_t chain = (large + rng() % 2 * 8) % 16;
+  for (int64_t i = chain; i < kDim; i += 16)
+    head[i] = numeric::bf16_from_float(rng() % 2 == 0 ? 0x1p-9f : -0x1p-9f);
+  head[large] = numeric::bf16_from_float(16);
+  head[(large + 1) % kDim] = numeric::bf16_from_float(rng() % 2 == 0 ? 1 : -1);
+  return head;
+}
+// Its sum of squares by so many chains, which are added by halves.
+float sum_of_squares(const std::vector<uint16_t>& head, int64_t chains, bool backwards) {
+  std::vector<float> sum(static_cast<size_t>(chains), 0);
+  for (int64_t i = 0; i < kDim; ++i) {
+    const int64_t at = backwards ? kDim - 1 - i : i;
+    const float x = numeric::float_from_bf16(head[at]);
+    sum[at % chains] += numeric::float_from_bf16(numeric::bf16_from_float(x * x));
+  }
+  for (int64_t half = chains / 2; half > 0; half /= 2)
+    for (int64_t c = 0; c < half; ++c) sum[c] += sum[c + half];
+  return sum[0];
+}
+
+// Of heads before their norm: random ones of all sizes, such as show the order of sums, zeros.
+std::vector<uint16_t> raw_heads(Rng& rng, int64_t count) {
+  std::vector<uint16_t> all;
+  for (int64_t i = 0; i < count; ++i) {
+    const std::vector<uint16_t> head =
+        i % 2 == 0 ? head_between(rng)
+        : i % 7 == 0
+            ? std::vector<uint16_t>(kDim, 0)
+            : testing::random_bf16(rng, kDim, std::exp2f(static_cast<float>(rng() % 12)) / 64);
+    all.insert(all.end(), head.begin(), head.end());
+  }
+  return all;
+}
+
 class SparseDecode : public testing::GpuTest {
  protected:
   // The result is the same with queries and results in bf16.
@@ -118,6 +158,41 @@ class SparseDecode : public testing::GpuTest {
     EXPECT_EQ(found, expected);
   }
 
+  // Of raw queries the result is that of what head_rows makes of them; they stay as they are.
+  static void expect_same_of_raw(Side& side, SparseAttentionParams p) {
+    if (!sparse_attention_takes_bf16(side.ctx, p)) return;
+    Rng rng(19);
+    const int64_t rows = p.sequences.rows(), count = rows * p.heads * kDim;
+    const std::vector<uint16_t> raw = raw_heads(rng, rows * p.heads);
+    const int64_t angles = rows * p.rope_dim / 2;
+    HeadRowsParams q{};
+    q.rows = rows;
+    q.row_stride = p.heads * kDim;
+    q.heads = p.heads;
+    q.head_dim = kDim;
+    q.norm = HeadNorm::bf16_steps;
+    q.eps = 1e-6f;
+    q.rope_dim = p.rope_dim;
+    q.table = {side.array(testing::random_floats(rng, angles)),
+               side.array(testing::random_floats(rng, angles))};
+    q.round = true;
+    q.from_bf16 = side.array(raw);
+    q.to_bf16 = side.room<uint16_t>(count);
+    head_rows(side.ctx, q);
+    const auto attention = [&](const uint16_t* from, const RawQueries& of) {
+      p.q_bf16 = from;
+      p.raw = of;
+      p.out_bf16 = side.room<uint16_t>(count);
+      sparse_attention(side.ctx, p);
+      return side.read(p.out_bf16, count);
+    };
+    const std::vector<uint16_t> expected = attention(q.to_bf16, {});
+    testing::expect_same(attention(q.from_bf16, {q.table, q.eps}), expected,
+                         "raw queries of " + std::to_string(rows) + " rows");
+    EXPECT_EQ(side.read(q.from_bf16, count), raw);
+    EXPECT_NE(attention(q.from_bf16, {}), expected);
+  }
+
   // With tables the result is what rope() makes of the one without, `found`.
   void expect_rotated_back(Side& side, SparseAttentionParams p, const std::vector<float>& found) {
     Rng rng(15);
@@ -126,6 +201,7 @@ class SparseDecode : public testing::GpuTest {
                      side.array(testing::random_floats(rng, angles))};
     EXPECT_TRUE(sparse_attention_on_tensor_cores(side.ctx, p));
     expect_same_in_bf16(side, p);
+    expect_same_of_raw(side, p);
     RopeParams rotation = rotation_back(p);
     rotation.x = side.array(found);
     rope(side.ctx, rotation);
@@ -201,6 +277,7 @@ class SparseDecode : public testing::GpuTest {
     sparse_attention(side.ctx, p);
     EXPECT_EQ(side.read(p.out, static_cast<int64_t>(q.size())), found);
     expect_same_in_bf16(side, p);
+    expect_same_of_raw(side, p);
     expect_rotated_back(side, p, found);
     return found;
   }
@@ -361,6 +438,29 @@ TEST_F(SparseDecode, RowsOfFewKeysFollowEachOther) {
           << "entries " << static_cast<int>(kind) << " row " << row;
     }
   }
+}
+
+// What expect_same_of_raw relies on: of another order the norms of many heads would be others.
+TEST_F(SparseDecode, RawHeadsShowTheOrderOfTheirSums) {
+  Rng rng(20);
+  int64_t fewer = 0, more = 0, backwards = 0;
+  constexpr int64_t kCount = 1000;
+  for (int64_t i = 0; i < kCount; ++i) {
+    const std::vector<uint16_t> head = head_between(rng);
+    const auto factor = [&](int64_t chains, bool is_backwards) {
+      const float mean = sum_of_squares(head, chains, is_backwards) / kDim;
+      const auto round = [](float x) {
+        return numeric::float_from_bf16(numeric::bf16_from_float(x));
+      };
+      return round(1 / std::sqrt(round(round(mean) + 1e-6f)));
+    };
+    fewer += factor(8, false) != factor(16, false) ? 1 : 0;
+    more += factor(32, false) != factor(16, false) ? 1 : 0;
+    backwards += factor(16, true) != factor(16, false) ? 1 : 0;
+  }
+  EXPECT_GT(fewer, kCount / 10);
+  EXPECT_GT(more, kCount / 10);
+  EXPECT_GT(backwards, kCount / 10);
 }
 
 // Of both forms.

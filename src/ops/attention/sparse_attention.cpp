@@ -66,6 +66,7 @@ void sparse_attention(device::ExecContext& ctx, const SparseAttentionParams& p) 
   check_sparse_attention(p);
   CACHALOT_CHECK((p.q_bf16 == nullptr) == (p.out_bf16 == nullptr));
   CACHALOT_CHECK(p.q_bf16 == nullptr || sparse_attention_takes_bf16(ctx, p));
+  CACHALOT_CHECK(p.q_bf16 != nullptr || p.raw.table.cos == nullptr);
   if (p.sequences.rows() == 0) return;
   if (ctx.work != nullptr) count(p, *ctx.work);
   if (ctx.gpu != nullptr) return sparse_attention_cuda(ctx, p);

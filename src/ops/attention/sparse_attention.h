@@ -16,7 +16,8 @@
 //         block sizes or threads.
 //         rotate_back: then rope() with these tables, inverse, rounded where bf16_math.
 //         q_bf16, out_bf16: the same in bf16 instead of q and out, where
-//         sparse_attention_takes_bf16.
+//         sparse_attention_takes_bf16. q_bf16 may be raw: head_rows (ops/rope/head_rows.h) of it,
+//         with the norm in steps of bf16 and the rotation, is then what counts.
 //         tensor_cores: on a GPU, where shapes fit, those of sparse_decode_cuda.h instead.
 // Special sink -inf is no sink; a token with no key and sink -inf gives 0.
 #pragma once
@@ -28,6 +29,12 @@
 #include "tensor/rows.h"
 
 namespace cachalot::ops {
+
+// What queries are still to get: the norm of each head and the rotation. null: nothing.
+struct RawQueries {
+  RopeTable table = {};  // of every row
+  float eps = 0;
+};
 
 struct SparseAttentionParams {
   const float* q;
@@ -51,6 +58,7 @@ struct SparseAttentionParams {
   RopeTable rotate_back = {};  // of every row; null: out stays as it is
   const uint16_t* q_bf16 = nullptr;
   uint16_t* out_bf16 = nullptr;
+  RawQueries raw = {};  // of q_bf16 alone
 };
 // Whether it runs on tensor cores, of whose forms that for many rows takes bf16.
 bool sparse_attention_takes_bf16(const device::ExecContext& ctx, const SparseAttentionParams& p);

@@ -78,6 +78,7 @@ std::optional<SparseDecodeParams> decode_params(const SparseAttentionParams& p) 
   on_device.rotate_back = p.rotate_back;
   on_device.q_bf16 = p.q_bf16;
   on_device.out_bf16 = p.out_bf16;
+  on_device.raw = p.raw;
   for (int64_t s = 0; s < p.sequences.count && p.ratio > 0; ++s) {
     on_device.max_entries =
         std::max(on_device.max_entries,

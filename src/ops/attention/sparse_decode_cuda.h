@@ -3,9 +3,10 @@
 // Source  ops/attention/sparse_attention.h; reference/forward 3.7, 3.10; reference/infrastructure
 //         5.1.
 // Shapes  sparse_attention's, all pointers of device memory: q, out [rows, heads, 512] with values
-//         of bf16, heads a multiple of 64, 16-byte aligned; sink [heads]; window >= 1. Rows of
-//         KvFormat::fp8, 448 + 64: step_rows is one block of `rows` rows; blocks of entries hold at
-//         most 16384. max_entries: at least those of each row.
+//         of bf16, heads a multiple of 64, 16-byte aligned; the table of raw queries 8-byte
+//         aligned; sink [heads]; window >= 1. Rows of KvFormat::fp8, 448 + 64: step_rows is one
+//         block of `rows` rows; blocks of entries hold at most 16384. max_entries: at least those
+//         of each row.
 // Numerics  keys in the order of sparse_attention, in chunks of 64. Of a chunk: s, fp32 sums of
 //         bf16 products; E = ceil(max(s) c), c = scale * log2 e; p = bf16(exp2(s c - E)), exp2 by
 //         the chip; z the sum of p. Chunks are taken ascending: with E' = max(E so far, E) the
@@ -49,6 +50,7 @@ struct SparseDecodeParams {
   // SparseForm::whole: the same in bf16 instead of q and out.
   const uint16_t* q_bf16 = nullptr;
   uint16_t* out_bf16 = nullptr;
+  RawQueries raw = {};  // q_bf16
 };
 
 inline int64_t sparse_decode_chunks(const SparseDecodeParams& p) {

@@ -3,12 +3,14 @@
 // weigh every other chunk each, and each sums up half of the values of all. A half is free again as
 // soon as its values are summed, and used as soon as it is filled; a chunk is scored before the
 // values of the one before it are summed. Who weighed a chunk multiplies its weights from
-// registers; odd chunks are weighed while the values of those before are summed.
+// registers; odd chunks are weighed while the values of those before are summed. Queries that are
+// raw get their norm and rotation from them, in shared memory.
 #include <algorithm>
 #include <type_traits>
 
 #include "device/cuda/launch.cuh"
 #include "device/cuda/tensor_map.h"
+#include "ops/attention/raw_queries.cuh"
 #include "ops/attention/sparse_chunk.cuh"
 #include "ops/attention/sparse_forms.h"
 
@@ -246,8 +248,12 @@ class Consumer {
     const int total = tile::uniform(s_.total[item_ % kTotals]);
     const int chunks = num_chunks(total);
     if constexpr (kBf16) {
-      // Who scores nothing may still be here when the next item's are asked for.
-      if (side_ == 0 || chunks > 1) s_.queries.wait(item_ & 1);
+      if (p_.raw.table.cos != nullptr) {
+        finish_queries(item / num_groups());
+      } else if (side_ == 0 || chunks > 1) {
+        // Who scores nothing may still be here when the next item's are asked for.
+        s_.queries.wait(item_ & 1);
+      }
     } else {
       tile::publish_to_async();
       tile::sync_threads<1, kConsumers>();
@@ -268,8 +274,15 @@ class Consumer {
         sum_own_values(0, chunk == 0, running, w, values);
         if (chunk + 1 < chunks) {
           start_values(1, false, running, values);
+          // All scores of this item are there, so that its queries may go.
+          if constexpr (kBf16) {
+            if (chunk + 2 == chunks) start(next, num_items);
+          }
           end_values(1, values);
         }
+      }
+      if constexpr (kBf16) {
+        if (chunks % 2 != 0) start(next, num_items);
       }
     } else {
 #pragma unroll 1
@@ -288,8 +301,6 @@ class Consumer {
       }
     }
     turn_ ^= chunks & 1;
-    // All scores of this item are there, so that its queries may go.
-    if constexpr (kBf16) start(next, num_items);
     finish(item, running, sinks, values);
     if constexpr (!kBf16) start(next, num_items);
   }
@@ -303,6 +314,14 @@ class Consumer {
     } else {
       return p_.q + at;
     }
+  }
+  // Raw ones, of all heads.
+  __device__ __forceinline__ void finish_queries(int row) {
+    const RawAngles angles(p_.raw.table, row);
+    s_.queries.wait(item_ & 1);
+    finish_raw_heads(s_.q, angles, p_.raw.eps);
+    tile::publish_to_async();
+    tile::sync_threads<1, kConsumers>();
   }
   __device__ __forceinline__ void prefetch(int item) const {
     constexpr int kLineValues = tile::kLineBytes / static_cast<int>(sizeof(Value));
@@ -366,11 +385,10 @@ class Consumer {
     }
     if (!first) scale_both(values, factors);
     const uint32_t a = tile::smem_address(s_.weights[place]);
-    start_products(place, first, values,
-                   [&](float(&d)[kQuarter / 2], int step, uint64_t b, int accumulate) {
-                     tile::wgmma_bf16_n128_columns(d, SwizzledTile::major_k(a, step), b,
-                                                   accumulate);
-                   });
+    start_products(
+        place, first, values, [&](float(&d)[kQuarter / 2], int step, uint64_t b, int accumulate) {
+          tile::wgmma_bf16_n128_columns(d, SwizzledTile::major_k(a, step), b, accumulate);
+        });
   }
   __device__ __forceinline__ void end_values(int odd, Values& values) {
     const int place = place_of(odd);
@@ -394,6 +412,9 @@ class Consumer {
                                             w.pair[4 * step + 2], w.pair[4 * step + 3]};
                      tile::wgmma_bf16_n128_columns(d, a, b, accumulate);
                    });
+    // The queries may go when all warps of this warpgroup have scored. Nobody waits for long: they
+    // have come here too, or are about to.
+    s_.weighed[place].wait(~phases_ >> place & 1);
     end_values(odd, values);
     tile::wgmma_read(w.pair);
   }

@@ -2,6 +2,7 @@
 // eight lanes a head, each with 16 bytes of every run of eight lanes.
 #pragma once
 
+#include "ops/rope/bf16_head.cuh"
 #include "ops/rope/head_rows.cuh"
 
 namespace cachalot::ops::heads {
@@ -9,8 +10,7 @@ namespace cachalot::ops::heads {
 inline constexpr int kFewLanes = 8;     // of a head
 inline constexpr int kRotatedDim = 64;  // of both kinds
 
-// --- 512 values in bf16, in and out: the norm in steps of bf16, then the rotation. Products of two
-// bf16 values fit an f32, so that one rounded to bf16 at once has the bits of its two roundings.
+// --- 512 values in bf16, in and out: the norm in steps of bf16, then the rotation.
 
 inline constexpr int kBf16Dim = 512;
 inline bool are_many_bf16_heads(const HeadRowsParams& p) {
@@ -45,9 +45,8 @@ __device__ __forceinline__ void many_bf16_heads(const HeadRowsParams& p, uint32_
   const float4 cos = *reinterpret_cast<const float4*>(p.table.cos + rotation);
   const float4 sin = *reinterpret_cast<const float4*>(p.table.sin + rotation);
 
-  // Of 16 chains a lane adds up 2 lane and 2 lane + 1.
   uint32_t* const own_squares = squares[threadIdx.x / kFewLanes];
-  float even = 0, odd = 0;
+  Chains<kFewLanes> chains;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     if (half == 1) __syncwarp();
@@ -60,33 +59,18 @@ __device__ __forceinline__ void many_bf16_heads(const HeadRowsParams& p, uint32_
     }
     __syncwarp();
 #pragma unroll
-    for (int i = 0; i < kBf16Dim / 2 / 16; ++i) {
-      const uint32_t pair = own_squares[i * 8 + lane];
-      even += tile::low_bf16(pair);
-      odd += tile::high_bf16(pair);
-    }
+    for (int i = 0; i < kBf16Dim / 2 / 16; ++i) chains.add(0, own_squares[i * 8 + lane]);
   }
-#pragma unroll
-  for (int distance = kFewLanes / 2; distance >= 1; distance /= 2) {  // as fold_chains
-    even += __shfl_down_sync(kAllLanes, even, distance, kFewLanes);
-    odd += __shfl_down_sync(kAllLanes, odd, distance, kFewLanes);
-  }
-  const float sum = __shfl_sync(kAllLanes, even + odd, 0, kFewLanes);
-  const float factor = norm_factor<Norm::bf16_steps>(sum, kBf16Dim, p.eps);
-  const uint32_t factors = tile::pack_bf16(factor, factor);
+  const uint32_t factors = chains.factors(kBf16Dim, p.eps);
 
-  const auto rotated = [](uint32_t pair, float c, float s) {
-    const float u = tile::low_bf16(pair), v = tile::high_bf16(pair);
-    return tile::pack_bf16(fmaf(u, c, -(v * s)), fmaf(u, s, v * c));
-  };
 #pragma unroll
   for (int j = 0; j < kUnits; ++j) {
     uint4 v =
         make_uint4(tile::multiply_bf16(x[j].x, factors), tile::multiply_bf16(x[j].y, factors),
                    tile::multiply_bf16(x[j].z, factors), tile::multiply_bf16(x[j].w, factors));
     if (j == kUnits - 1) {
-      v = make_uint4(rotated(v.x, cos.x, sin.x), rotated(v.y, cos.y, sin.y),
-                     rotated(v.z, cos.z, sin.z), rotated(v.w, cos.w, sin.w));
+      v = make_uint4(rotated_pair(v.x, cos.x, sin.x), rotated_pair(v.y, cos.y, sin.y),
+                     rotated_pair(v.z, cos.z, sin.z), rotated_pair(v.w, cos.w, sin.w));
     }
     if (own < heads) *reinterpret_cast<uint4*>(p.to_bf16 + first + j * 8 * kFewLanes) = v;
   }
