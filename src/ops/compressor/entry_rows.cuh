@@ -143,7 +143,7 @@ __device__ void complete_entry(const EntryRowsParams& p, const float* frequencie
   } else if (slots.count <= kFewEntrySlots) {
     pool_slots<Group, 2, kFewEntrySlots, 1>(memory.slots, slots.count, width, columns, p.round, x);
   } else {
-    pool_slots<Group, 1, kSlots / 8, 8>(memory.slots, slots.count, width, columns, p.round, x);
+    pool_slots<Group, 2, kSlots / 8, 8>(memory.slots, slots.count, width, columns, p.round, x);
   }
   HeadRowsParams heads = {};
   heads.head_dim = p.width;
@@ -176,7 +176,7 @@ __device__ __forceinline__ void store_compressor_row(const EntryRowsParams& p, i
   if (!have_ended) tile::wait_for_producers();
   if (place.to.data == nullptr) return;
   auto* const to = reinterpret_cast<float*>(place.to.data);
-  constexpr int kBatch = 8;  // under way at once
+  constexpr int kBatch = 4;  // under way at once
   for (int64_t first = Group::thread(); first < columns; first += kBatch * Group::kCount) {
     float k[kBatch], score[kBatch];
 #pragma unroll
