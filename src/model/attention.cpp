@@ -396,6 +396,7 @@ std::span<const ops::MatmulParams> wo_a_products(Step& step, const AttentionWeig
     p.y_stride = low.stride;
     p.math = matmul_math(step, weights.wo_a[g]);
     p.round_y = step.precision.bf16;
+    p.laid = step.laid.find(weights.wo_a[g]);
   }
   return {products, static_cast<size_t>(groups)};
 }
@@ -692,6 +693,34 @@ bool attention_takes_bf16(const Step& step, const AttentionWeights& weights) {
     add(weights.indexer->weights_proj, false);
   }
   return needs_results_alone(step) && linears_take_bf16(step, step.rows, parts);
+}
+
+ops::WeightsToLay attention_weights_to_lay(Step& step, const formats::LayerConfig& layer,
+                                           const AttentionWeights& weights) {
+  ops::WeightsToLay to_lay;
+  const auto add = [&](const ops::PackedWeight& weight, int64_t rows) {
+    ops::MatmulParams p = rounded_product(step, {}, weight, {});
+    p.m = rows;
+    if (ops::products_lay_weights(step.exec, {&p, 1})) to_lay.add(weight);
+  };
+  if (weights.wkv) {
+    const ops::MatmulParams low[] = {rounded_product(step, {}, weights.wq_a, {}),
+                                     rounded_product(step, {}, *weights.wkv, {})};
+    if (ops::products_lay_weights(step.exec, low, true)) {
+      to_lay.add(weights.wq_a);
+      to_lay.add(*weights.wkv);
+    }
+  } else {
+    add(weights.wq_a, step.rows);
+  }
+  add(weights.wq_b, step.rows);
+  if (needs_indexer_queries(step, weights))
+    add(weights.indexer->wq_b, step.rows - first_scored_row(step, layer));
+  if (ops::products_lay_weights(step.exec, wo_a_products(step, weights, {}, {}))) {
+    for (const ops::PackedWeight& weight : weights.wo_a) to_lay.add(weight);
+  }
+  add(weights.wo_b, step.rows);
+  return to_lay;
 }
 
 Output attention(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,

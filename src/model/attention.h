@@ -18,6 +18,10 @@ ops::StoreRecentParams window_rows(const Step& step, int64_t layer_idx);
 // Whether its input may lie in bf16, where nothing but the result is asked for.
 bool attention_takes_bf16(const Step& step, const AttentionWeights& weights);
 
+// The weights that its products of the step's rows read laid anew, where it has no tape.
+ops::WeightsToLay attention_weights_to_lay(Step& step, const formats::LayerConfig& layer,
+                                           const AttentionWeights& weights);
+
 // input [rows, hidden_size], the output of attn_norm; the result likewise, or to_boundary in bf16
 // where the products make it so. Reads the sequences' cache rows and writes all but the window
 // rings.

@@ -67,6 +67,7 @@ ops::MatmulParams product_of(const Step& step, Matrix x, int64_t rows,
   p.y_stride = y.stride;
   p.math = matmul_math(step, weight);
   p.round_y = round_y;
+  p.laid = step.laid.find(weight);
   return p;
 }
 // A result that is not rounded (LINF) is fp32 in both directions.

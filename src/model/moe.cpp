@@ -366,6 +366,20 @@ bool ffn_takes_bf16(const Step& step, const FfnWeights& weights) {
   return step.probe == nullptr && step.tape == nullptr && linears_take_bf16(step, step.rows, parts);
 }
 
+ops::WeightsToLay ffn_weights_to_lay(const Step& step, const FfnWeights& weights) {
+  const ExpertWeights& shared = weights.shared_experts;
+  const ops::MatmulParams first[] = {rounded_product(step, {}, shared.w1, {}),
+                                     rounded_product(step, {}, shared.w3, {})};
+  const ops::MatmulParams down = rounded_product(step, {}, shared.w2, {});
+  ops::WeightsToLay to_lay;
+  if (ops::products_lay_weights(step.exec, first, true)) {
+    to_lay.add(shared.w1);
+    to_lay.add(shared.w3);
+  }
+  if (ops::products_lay_weights(step.exec, {&down, 1})) to_lay.add(shared.w2);
+  return to_lay;
+}
+
 Output ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Input given,
            bool to_boundary) {
   const ops::PackedWeight& shared_w1 = weights.shared_experts.w1;

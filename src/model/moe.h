@@ -12,6 +12,9 @@ namespace cachalot::model {
 // Whether its input may lie in bf16, where nothing but the result is asked for.
 bool ffn_takes_bf16(const Step& step, const FfnWeights& weights);
 
+// The weights that its products of the step's rows read laid anew.
+ops::WeightsToLay ffn_weights_to_lay(const Step& step, const FfnWeights& weights);
+
 // input [rows, hidden_size], the output of ffn_norm; the result likewise. to_boundary: or, where
 // that is faster, in bf16, or what it is the sum of.
 Output ffn(Step& step, int64_t layer_idx, const FfnWeights& weights, Input input, bool to_boundary);

@@ -87,14 +87,15 @@ bool has_boundary_op(const Step& step, const std::optional<HyperWeights>& weight
 namespace {
 void run_boundary(Step& step, const HyperWeights& weights, const std::vector<float>& norm,
                   const std::optional<Output>& output, uint16_t* streams, int64_t rows,
-                  const ResidualMix& mix, float* logits, Matrix out, uint16_t* out_bf16 = nullptr) {
+                  const ResidualMix& mix, float* logits, Matrix out, uint16_t* out_bf16 = nullptr,
+                  bool* lets_next_in = nullptr) {
   const bool is_sum = output && output->sum;
   ops::hyper_boundary(
       step.exec,
       {rows, out.columns, streams, output ? output->y.data : nullptr, &weights.fn,
        weights.base.data(), weights.scale.data(), norm.data(), mix.post, mix.comb, logits, out.data,
        step.config.hc_sinkhorn_iters, hyper_eps(step), static_cast<float>(step.config.rms_norm_eps),
-       is_sum ? &*output->sum : nullptr, output ? output->bf16 : nullptr, out_bf16});
+       is_sum ? &*output->sum : nullptr, output ? output->bf16 : nullptr, out_bf16, lets_next_in});
 }
 }  // namespace
 
@@ -119,10 +120,13 @@ void fill_streams(Step& step, Matrix from, const Boundary& boundary) {
 }
 
 void pass_boundary(Step& step, const HyperWeights& weights, const std::vector<float>& norm,
-                   const std::optional<Output>& output, const Boundary& boundary) {
+                   const std::optional<Output>& output, const Boundary& boundary,
+                   const ops::WeightsToLay& to_lay) {
   finish_waiting(step);
+  bool beside = false;
   run_boundary(step, weights, norm, output, boundary.streams, step.rows, boundary.mix,
-               boundary.logits, boundary.x, boundary.x_bf16);
+               boundary.logits, boundary.x, boundary.x_bf16, to_lay.count > 0 ? &beside : nullptr);
+  step.laid = ops::lay_weights(step.exec, to_lay, boundary.laid, beside);
   step.waiting.push_back(ops::HyperCombParams{boundary.logits, boundary.mix.comb, step.rows,
                                               step.config.hc_sinkhorn_iters, hyper_eps(step)});
   if (output && step.probe != nullptr) {

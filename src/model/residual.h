@@ -51,7 +51,8 @@ struct Boundary {
   uint16_t* x_bf16;   // in bf16
   uint16_t* streams;  // [rows, n * hidden_size] in bf16
   ResidualMix mix;
-  float* logits;  // of mix.comb
+  float* logits;              // of mix.comb
+  std::byte* laid = nullptr;  // place for each sublayer's weights laid anew; null: they are not
 
   Input input() const { return {x, x_bf16}; }
 };
@@ -61,9 +62,11 @@ Boundary new_boundary(Step& step, bool in_bf16);
 // hidden_size columns.
 void fill_streams(Step& step, Matrix from, const Boundary& boundary);
 // output absent: nothing to merge, before the first sublayer. comb waits (Step::waiting) for ops
-// of the sublayer that it can run with.
+// of the sublayer that it can run with. to_lay: the next sublayer's, laid beside it where there is
+// room.
 void pass_boundary(Step& step, const HyperWeights& weights, const std::vector<float>& norm,
-                   const std::optional<Output>& output, const Boundary& boundary);
+                   const std::optional<Output>& output, const Boundary& boundary,
+                   const ops::WeightsToLay& to_lay = {});
 // For a probe.
 std::vector<float> streams_on_host(const Step& step, const Boundary& boundary);
 // The streams with the last sublayer's output y merged into them.

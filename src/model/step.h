@@ -12,6 +12,7 @@
 #include "model/precision.h"
 #include "model/training_terms.h"
 #include "model/transformer.h"
+#include "ops/matmul/laid_weights.h"
 #include "ops/rope/rope.h"
 #include "ops/rows/together.h"
 
@@ -41,6 +42,7 @@ struct Step {
   tensor::RowBlocks* kv_rows;
   int64_t sublayer_idx = 0;     // of this call
   int64_t block_sublayers = 1;  // recompute: the streams before each so many sublayers stay
+  ops::LaidWeights laid = {};   // of this sublayer's products
   std::vector<ops::RowOp> waiting = {};  // for the next ops that run together, of this sublayer
 
   autograd::Context context() const { return {exec, tape}; }

@@ -1,5 +1,7 @@
 #include "model/transformer.h"
 
+#include <algorithm>
+
 #include "autograd/elementwise_grad.h"
 #include "autograd/embed_grad.h"
 #include "model/attention.h"
@@ -55,17 +57,29 @@ int64_t end_of_shared(std::span<const formats::LayerConfig> layers, int64_t firs
 struct Before {
   const std::optional<HyperWeights>* hyper;
   const std::vector<float>* norm;
+  ops::WeightsToLay to_lay = {};
 };
-Before before_attention(const LayerWeights& weights) {
-  return {&weights.hc_attn, &weights.attn_norm};
+Before before_attention(Step& step, const formats::LayerConfig& layer, const LayerWeights& weights,
+                        bool lays) {
+  return {&weights.hc_attn, &weights.attn_norm,
+          lays ? attention_weights_to_lay(step, layer, weights.attn) : ops::WeightsToLay{}};
 }
-Before before_ffn(const LayerWeights& weights) { return {&weights.hc_ffn, &weights.ffn_norm}; }
+Before before_ffn(const Step& step, const LayerWeights& weights, bool lays) {
+  return {&weights.hc_ffn, &weights.ffn_norm,
+          lays ? ffn_weights_to_lay(step, weights.ffn) : ops::WeightsToLay{}};
+}
+
+// Nothing after the last.
+struct NextLayer {
+  const formats::LayerConfig* config = nullptr;
+  const LayerWeights* weights = nullptr;
+};
 
 // boundary: with one op between sublayers, where the first one's input already lies. next: the
-// layer after this one, null after the last. stores_window: nobody reads the old rows of its ring
+// layer after this one. stores_window: nobody reads the old rows of its ring
 // any more.
 Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
-                 const LayerWeights& weights, const LayerWeights* next,
+                 const LayerWeights& weights, const NextLayer& next,
                  const std::optional<Boundary>& boundary, bool stores_window, Matrix streams) {
   const float eps = static_cast<float>(step.config.rms_norm_eps);
   const auto merge = [&](const ResidualMix& mix, Matrix y) {
@@ -76,7 +90,9 @@ Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
     const StepScope scope(step.context());
     if (boundary) {
       const Output output = body(boundary->input());
-      if (after) return pass_boundary(step, **after->hyper, *after->norm, output, *boundary);
+      if (after) {
+        return pass_boundary(step, **after->hyper, *after->norm, output, *boundary, after->to_lay);
+      }
       last_streams(step, output.y, *boundary, streams);
       return show(step, "hc.streams", streams, step.rows);
     }
@@ -93,16 +109,19 @@ Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& laye
       step.recompute(Recomputed::streams, before.data);
     ++step.sublayer_idx;
   };
-  sublayer(before_attention(weights), before_ffn(weights), [&](Input input) {
+  const bool lays = boundary && boundary->laid != nullptr;
+  const bool is_last = next.weights == nullptr;
+  const Before own_attention = before_attention(step, layer, weights, false);
+  sublayer(own_attention, before_ffn(step, weights, lays), [&](Input input) {
     return attention(step, layer_idx, layer, weights.attn, input, boundary.has_value());
   });
   if (stores_window) step.waiting.push_back(window_rows(step, layer_idx));
-  sublayer(before_ffn(weights),
-           next == nullptr ? std::nullopt : std::optional(before_attention(*next)),
-           [&](Input input) {
-             return ffn(step, layer_idx, weights.ffn, input, boundary && next != nullptr);
-           });
-  if (step.probe != nullptr && boundary && next != nullptr) {
+  std::optional<Before> after;
+  if (!is_last) after = before_attention(step, *next.config, *next.weights, lays);
+  sublayer(before_ffn(step, weights, false), after, [&](Input input) {
+    return ffn(step, layer_idx, weights.ffn, input, boundary && !is_last);
+  });
+  if (step.probe != nullptr && boundary && !is_last) {
     step.probe->on_streams(layer_idx, streams_on_host(step, *boundary).data(), step.rows);
   } else if (step.probe != nullptr) {
     const OnHost<float> values(step.exec, streams.data, step.rows * streams.stride);
@@ -130,13 +149,31 @@ bool has_bf16_inputs(Step& step, const LayerRun& run) {
   return true;
 }
 
+// Place for the weights of any of their sublayers, laid anew beside the boundary before it: of
+// steps whose boundary leaves room for that. Null: each product lays its own.
+std::byte* place_to_lay(Step& step, const LayerRun& run, const Boundary& boundary) {
+  constexpr int64_t kVeryManyRows = 512;
+  if (step.rows < kVeryManyRows || boundary.x_bf16 == nullptr) return nullptr;
+  int64_t bytes = 0;
+  for (int64_t layer = run.first; layer < run.last; ++layer) {
+    const LayerWeights& own = run.first_weights[layer - run.first];
+    const auto to_lay = attention_weights_to_lay(step, run.layers[layer], own.attn);
+    bytes = std::max(
+        {bytes, ops::laid_bytes(to_lay), ops::laid_bytes(ffn_weights_to_lay(step, own.ffn))});
+  }
+  if (bytes == 0) return nullptr;
+  return step.exec.arena->allocate<std::byte>(bytes);
+}
+
 // Where one op fits between all their sublayers.
 std::optional<Boundary> boundary_of(Step& step, const LayerRun& run) {
   for (int64_t layer = run.first; layer < run.last; ++layer) {
     const LayerWeights& own = run.first_weights[layer - run.first];
     if (!has_boundary_op(step, own.hc_attn, run.layers[layer].residual)) return {};
   }
-  return new_boundary(step, has_bf16_inputs(step, run));
+  Boundary boundary = new_boundary(step, has_bf16_inputs(step, run));
+  boundary.laid = place_to_lay(step, run, boundary);
+  return boundary;
 }
 
 // Runs them, then moves their KV rows into the window rings, which later layers of the call still
@@ -144,8 +181,11 @@ std::optional<Boundary> boundary_of(Step& step, const LayerRun& run) {
 Matrix run_layers(Step& step, const LayerRun& run, const std::optional<Boundary>& boundary,
                   Matrix streams) {
   const auto [layers, first, last, first_weights] = run;
-  if (boundary)
-    pass_boundary(step, *first_weights->hc_attn, first_weights->attn_norm, {}, *boundary);
+  if (boundary) {
+    const bool lays = boundary->laid != nullptr;
+    const Before before = before_attention(step, layers[first], *first_weights, lays);
+    pass_boundary(step, **before.hyper, *before.norm, {}, *boundary, before.to_lay);
+  }
   // Whether the layer's ring takes its rows as soon as its own attention has read the old ones: on
   // a GPU, with ops of the FFN. On a CPU nothing runs together, and waiting would take memory.
   const auto stores_window = [&, layers = layers, last = last](int64_t layer) {
@@ -169,8 +209,10 @@ Matrix run_layers(Step& step, const LayerRun& run, const std::optional<Boundary>
           step.exec.arena->allocate<int32_t>(step.rows)};
     }
     const LayerWeights* const weights = first_weights + (layer - first);
-    streams = run_layer(step, layer, config, *weights, layer + 1 < last ? weights + 1 : nullptr,
-                        boundary, stores_window(layer), streams);
+    NextLayer next;
+    if (layer + 1 < last) next = {&layers[layer + 1], weights + 1};
+    streams =
+        run_layer(step, layer, config, *weights, next, boundary, stores_window(layer), streams);
   }
   ops::Together together(step.exec);
   for (int64_t layer = first; layer < last; ++layer) {

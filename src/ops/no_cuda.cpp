@@ -1,6 +1,7 @@
 // The GPU versions of the ops in a build without CUDA, which opens no GPU: never called.
 #include "base/check.h"
 #include "ops/matmul/bf16_rows.h"
+#include "ops/matmul/laid_weights.h"
 #include "ops/matmul/pack_on_gpu.h"
 #include "ops/on_gpu.h"
 #include "ops/rope/rope.h"
@@ -116,6 +117,17 @@ bool products_take_bf16_input(const device::ExecContext&, std::span<const Matmul
 void grouped_matmul_bf16_input(device::ExecContext&, std::span<const MatmulParams>,
                                const uint16_t*) {
   refuse();
+}
+bool products_lay_weights(const device::ExecContext&, std::span<const MatmulParams>, bool) {
+  return false;
+}
+int64_t laid_bytes(const WeightsToLay& weights) {
+  if (weights.count > 0) refuse();
+  return 0;
+}
+LaidWeights lay_weights(device::ExecContext&, const WeightsToLay& weights, std::byte*, bool) {
+  if (weights.count > 0) refuse();
+  return {};
 }
 
 }  // namespace cachalot::ops

@@ -2,9 +2,12 @@
 #include "ops/hyper/hyper_boundary.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "numeric/formats.h"
 #include "ops/hyper/hyper_connection.h"
+#include "ops/matmul/laid_weights.h"
+#include "ops/matmul/matmul_test_data.h"
 #include "ops/rows/together.h"
 #include "tests/cuda/cuda_fixture.h"
 #include "tests/cuda/gpu_context.h"
@@ -65,11 +68,14 @@ Inputs rows_of(const Inputs& in, int64_t first, int64_t tokens) {
   return few;
 }
 
+// Given the side, makes what runs right after the boundary, which lets it in or not.
+using Follower = std::function<std::function<void(bool lets_in)>(Side&)>;
+
 class HyperBoundary : public testing::GpuTest {
  protected:
   // logits: comb is made of them afterwards. bf16_y, bf16_out: y, out lies in bf16.
   Outputs run(const Inputs& in, bool has_y = true, bool logits = false, const Sum* summed = nullptr,
-              bool bf16_y = false, bool bf16_out = false) {
+              bool bf16_y = false, bool bf16_out = false, const Follower& follower = {}) {
     const bool head = in.mixes == 4;
     Side host(nullptr), side(gpu_.get());
     PackedWeight fn =
@@ -105,7 +111,11 @@ class HyperBoundary : public testing::GpuTest {
       sum = {side.array(summed->picks), summed->k, side.array(summed->shared)};
       p.sum = &sum;
     }
+    bool lets_in = false;
+    if (follower) p.lets_next_in = &lets_in;
+    const auto follow = follower ? follower(side) : std::function<void(bool)>();
     hyper_boundary(side.ctx, p);
+    if (follow) follow(lets_in);
     if (logits) {
       Together together(side.ctx);
       together.add(HyperCombParams{p.logits, p.comb, in.tokens, 20, 1e-6f});
@@ -292,6 +302,58 @@ TEST_F(HyperBoundary, InOneKernelHasTheBitsOfTwo) {
     EXPECT_EQ(in_bf16.streams, expected.streams) << tokens;
     EXPECT_EQ(in_bf16.post, expected.post) << tokens;
     EXPECT_EQ(in_bf16.comb, expected.comb) << tokens;
+  }
+}
+
+// Weights are laid beside it, more than there is room for at once, and a product of them follows.
+TEST_F(HyperBoundary, WeightsLaidBesideItChangeNoBit) {
+  Rng rng(17);
+  RngStream values(17, RngPurpose::data, 0);
+  constexpr int64_t kRows = 1400, kColumns = 4096, kOutputs = 4096;
+  Side host(nullptr);
+  const TestWeight weight = make_weight(WeightFormat::fp8, kOutputs, kColumns, values);
+  PackedWeight w = PackedWeight::pack(host.ctx, weight.tensor).value();
+  ASSERT_TRUE(w.move_to(*gpu_, PackedWeight::OnGpu::streamed).ok());
+  const std::vector<float> x = make_bf16_rows(kRows, kColumns, values);
+  std::vector<float> y;
+  bool has_run_beside = false;
+  const auto run_after = [&](bool lays) {
+    return [&, lays](Side& side) -> std::function<void(bool)> {
+      WeightsToLay to_lay;
+      to_lay.add(w);
+      auto* const place = side.room<std::byte>(laid_bytes(to_lay));
+      MatmulParams p{};
+      p.x = side.array(x);
+      p.m = kRows;
+      p.x_stride = kColumns;
+      p.w = &w;
+      p.y = side.room<float>(kRows * kOutputs);
+      p.y_stride = kOutputs;
+      p.math = MatmulMath::bf16;
+      p.round_y = true;
+      return [&, lays, to_lay, place, p](bool lets_in) mutable {
+        LaidWeights laid;
+        if (lays) laid = lay_weights(side.ctx, to_lay, place, lets_in);
+        has_run_beside = lays && lets_in;
+        p.laid = laid.find(w);
+        matmul(side.ctx, p);
+        y = side.read(p.y, kRows * kOutputs);
+      };
+    };
+  };
+  for (const int64_t tokens : {70, 512, 4096}) {
+    const Inputs in = random_inputs(rng, tokens, 4096);
+    const Outputs expected = run(in, true, true, nullptr, true, true, run_after(false));
+    const std::vector<float> expected_y = y;
+    for (int round = 0; round < 3; ++round) {
+      const Outputs found = run(in, true, true, nullptr, true, true, run_after(true));
+      EXPECT_EQ(has_run_beside, tokens >= 512);
+      EXPECT_TRUE(y == expected_y) << tokens;
+      EXPECT_TRUE(found.streams == expected.streams) << tokens;
+      EXPECT_TRUE(found.out == expected.out) << tokens;
+      EXPECT_TRUE(found.post == expected.post) << tokens;
+      EXPECT_TRUE(found.comb == expected.comb) << tokens;
+    }
   }
 }
 

@@ -6,6 +6,7 @@
 #include "numeric/formats.h"
 #include "ops/matmul/bf16_rows.h"
 #include "ops/matmul/dense_product_cuda.h"
+#include "ops/matmul/laid_weights.h"
 #include "ops/matmul/matmul.h"
 #include "ops/matmul/matmul_test_data.h"
 #include "ops/matmul/streamed_weight.h"
@@ -254,6 +255,85 @@ TEST_F(StreamedProducts, OverOneInputInBf16ToBf16) {
         results({side.array(bf16(values)), side.room<uint16_t>(m * 2 * kRows), true}), expected,
         "m " + std::to_string(m));
   }
+}
+
+// Weights laid anew before, with others between them or not, change no bit of products of very many
+// rows: of one, of several over one x, of several over neighbouring x; with whole tiles and not.
+TEST_F(StreamedProducts, LaidWeightsChangeNoBit) {
+  RngStream rng(12, RngPurpose::data, 0);
+  using OnGpu = PackedWeight::OnGpu;
+  struct Case {
+    OnGpu form;
+    std::vector<int64_t> rows;
+    int64_t columns;
+    bool beside;
+  };
+  for (const Case& c :
+       {Case{OnGpu::streamed, {2048}, 1024, false},
+        Case{OnGpu::streamed, {1040, 1000}, 4096, false}, Case{OnGpu::streamed, {2008}, 384, false},
+        Case{OnGpu::streamed_bf16, {528, 528, 528, 528}, 1024, true},
+        Case{OnGpu::streamed_bf16, {512, 512, 512, 512}, 4096, true}}) {
+    Side host(nullptr), side(gpu_.get());
+    std::deque<PackedWeight> weights;
+    WeightsToLay to_lay, apart;
+    for (const int64_t rows : c.rows) {
+      const TestWeight weight = make_weight(WeightFormat::fp8, rows, c.columns, rng);
+      weights.push_back(PackedWeight::pack(host.ctx, weight.tensor).value());
+      ASSERT_TRUE(weights.back().move_to(*gpu_, c.form).ok());
+    }
+    const PackedWeight other = streamed(host, *gpu_, WeightFormat::fp8, 200, 256, rng);
+    to_lay.add(other);
+    for (const PackedWeight& w : weights) {
+      to_lay.add(w);
+      apart.add(w);
+      apart.add(other);
+    }
+    constexpr int64_t kRows = 1731;
+    const auto count = static_cast<int64_t>(weights.size());
+    const int64_t width = c.beside ? count * c.columns : c.columns;
+    const float* const x = side.array(make_bf16_rows(kRows, width, rng));
+    const auto results = [&](const LaidWeights& laid) {
+      std::vector<MatmulParams> products;
+      for (int64_t i = 0; i < count; ++i) {
+        const PackedWeight& w = weights[static_cast<size_t>(i)];
+        MatmulParams p = product(x + (c.beside ? i * c.columns : 0), kRows, w,
+                                 side.room<float>(kRows * w.rows()), true);
+        p.x_stride = width;
+        p.laid = laid.find(w);
+        products.push_back(p);
+      }
+      EXPECT_TRUE(products_lay_weights(side.ctx, products, !c.beside));
+      grouped_matmul(side.ctx, products);
+      std::vector<float> values;
+      for (const MatmulParams& p : products) {
+        const std::vector<float> y = side.read(p.y, kRows * p.w->rows());
+        values.insert(values.end(), y.begin(), y.end());
+      }
+      return values;
+    };
+    const std::vector<float> expected = results({});
+    for (const WeightsToLay* order : {&to_lay, &apart}) {
+      const LaidWeights laid = lay_weights(
+          side.ctx, *order, side.room<std::byte>(laid_bytes(*order)), /*runs_beside=*/false);
+      testing::expect_same(results(laid), expected, std::to_string(count) + " weights");
+    }
+  }
+}
+
+TEST_F(StreamedProducts, ALaidWeightIsOfItsProduct) {
+  RngStream rng(13, RngPurpose::data, 0);
+  constexpr int64_t kRows = 2048, kColumns = 1024;
+  Side host(nullptr), side(gpu_.get());
+  const PackedWeight w = streamed(host, *gpu_, WeightFormat::fp8, kRows, kColumns, rng);
+  const PackedWeight other = streamed(host, *gpu_, WeightFormat::fp8, kRows, 256, rng);
+  MatmulParams p = product(nullptr, kRows, w, nullptr, true);
+  p.x = side.room<float>(1);
+  EXPECT_TRUE(products_lay_weights(side.ctx, {&p, 1}));
+  const LaidWeight wrong{&other, side.room<std::byte>(16), side.room<float>(4)};
+  p.laid = &wrong;
+  EXPECT_DEATH(matmul(side.ctx, p), "laid");
+  p.m = 40;  // for which a weight is read as it lies
+  EXPECT_FALSE(products_lay_weights(side.ctx, {&p, 1}));
 }
 
 // Products of a call that take several launches run beside each other, and the ops after them

@@ -426,7 +426,7 @@ __global__ void __cluster_dims__(kBlocks, 1, 1) __launch_bounds__(kThreads, 1)
   Smem& s = *reinterpret_cast<Smem*>(bytes);
   const int warp = tile::uniform(static_cast<int>(threadIdx.x) / 32);
   const int rank = tile::rank_in_cluster();
-  tile::launch_dependents();
+  if (!p.lets_next_in) tile::launch_dependents();
   if (threadIdx.x == 0) {
     for (int i = 0; i < 2; ++i) {
       s.full[i].init(kLoadWarps * 32);
@@ -448,6 +448,7 @@ __global__ void __cluster_dims__(kBlocks, 1, 1) __launch_bounds__(kThreads, 1)
   __syncthreads();
   tile::arrive_in_cluster();
   tile::wait_for_producers();
+  if (p.lets_next_in) tile::launch_dependents();
   tile::wait_in_cluster();
   if (warp < kMixWarps) {
     tile::grow_registers<kMixRegisters>();

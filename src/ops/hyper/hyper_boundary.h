@@ -40,6 +40,9 @@ struct HyperBoundaryRows {
   const ExpertSum* sum = nullptr;    // makes y, which is then null: of up to kMaxSummedRows rows
   const uint16_t* y_bf16 = nullptr;  // y in bf16 instead of it
   uint16_t* out_bf16 = nullptr;      // out in bf16 instead of it
+  // Becomes true where the next op, if it waits for nothing that this one does or reads and touches
+  // nothing of its arrays, may run beside it: of very many rows, which leave room.
+  bool* lets_next_in = nullptr;
 };
 void hyper_boundary(device::ExecContext& ctx, const HyperBoundaryRows& p);
 

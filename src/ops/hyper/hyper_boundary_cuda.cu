@@ -340,6 +340,8 @@ void hyper_boundary_cuda(device::ExecContext& ctx, const HyperBoundaryRows& p) {
   piece.hc_eps = p.hc_eps;
   piece.rms_norm_eps = p.rms_norm_eps;
   const int clusters = cluster::fits(piece, p.rows) ? cluster::num_clusters() : 0;
+  piece.lets_next_in = clusters > 0 && p.lets_next_in != nullptr;
+  if (p.lets_next_in != nullptr) *p.lets_next_in = piece.lets_next_in;
   constexpr int64_t kMaxRows = 512;  // whose streams stay in the L2 cache between two kernels
   const int64_t of_piece = clusters > 0 ? p.rows : std::min(p.rows, kMaxRows);
   if (clusters == 0)

@@ -49,7 +49,8 @@ struct HyperBoundaryParams {
   int64_t sinkhorn_iters = 20;
   float hc_eps = 1e-6f;
   float rms_norm_eps = 1e-6f;
-  ExpertSum sum = {};  // with picks: what y, which is then null, would be
+  bool lets_next_in = false;  // of the one kernel: as LaunchOrder (ops/matmul/launch_order.h)
+  ExpertSum sum = {};         // with picks: what y, which is then null, would be
 };
 
 // rows 1 to 65535; d: hyper_boundary_fits(4, d) (hyper_boundary.h).

@@ -12,4 +12,8 @@ bool dense_bulk_fits(const DenseShape& shape, int64_t num_sms);
 // Of a plan that has its shape: the rest.
 void plan_dense_bulk(DensePlan& plan, int64_t num_sms);
 
+// Of a group's laid weight: blocks, each with a scale, and a block's bytes.
+int64_t dense_bulk_blocks(const DenseGroup& group, const DenseShape& shape);
+int64_t dense_bulk_block_bytes(const DenseShape& shape);
+
 }  // namespace cachalot::ops

@@ -375,16 +375,35 @@ int64_t x_bytes(const DenseShape& s) {
   return row_tiles_of(s) * (s.columns / 128) * x_piece(false, rows_of_block(s));
 }
 int64_t weight_bytes(const DenseShape& s) {
+  if (s.laid) return 0;
   return tiles_of(s) * (s.columns / 128) * pieces_of_block(is_wide(s)) * kWeightPiece;
 }
 
-template <bool kWide, bool kChained>
-void launch_kernels(const cuda::Stream& stream, const Params& p, int64_t grid) {
-  using Shape = BulkShape<kWide, kChained>;
+int64_t scale_bytes(const DenseShape& s) {
+  if (s.laid) return 0;
+  return (tiles_of(s) * (s.columns / 128) * 4 + 15) / 16 * 16;
+}
+
+template <bool kWide>
+void launch_lay(const cuda::Stream& stream, const Params& p) {
   cuda::LaunchShape lay;
   lay.grid = dim3(static_cast<unsigned>(p.x.blocks), static_cast<unsigned>(p.tiles));
   lay.block = 256;
   cuda::launch(stream, lay, lay_weight_kernel<kWide>, p);
+}
+
+// The place of weights that are laid already. Never written.
+void take_laid(Params& p, std::span<const DenseGroup> groups) {
+  const auto* const first = reinterpret_cast<const uint8_t*>(groups[0].laid);
+  p.weight = const_cast<uint8_t*>(first);
+  p.weight_scales = const_cast<float*>(groups[0].laid_scales);
+  CACHALOT_CHECK(first != nullptr && p.weight_scales != nullptr);
+}
+
+template <bool kWide, bool kChained>
+void launch_kernels(const cuda::Stream& stream, const Params& p, int64_t grid, bool laid) {
+  using Shape = BulkShape<kWide, kChained>;
+  if (!laid) launch_lay<kWide>(stream, p);
   cuda::LaunchShape prepare;
   prepare.block = 256;
   if constexpr (kWide) {
@@ -423,6 +442,7 @@ void launch_dense_bulk(const DensePlan& plan, const cuda::Stream& stream, const 
   p.x.prepared = reinterpret_cast<uint8_t*>(scratch);
   p.weight = p.x.prepared + x_bytes(s);
   p.weight_scales = reinterpret_cast<float*>(p.weight + weight_bytes(s));
+  if (s.laid) take_laid(p, groups);
   for (const DenseGroup& group : groups) {
     p.groups[p.num_groups++] = {reinterpret_cast<const uint8_t*>(group.weight), group.y,
                                 group.y_stride, static_cast<int>(group.rows), p.tiles};
@@ -438,10 +458,17 @@ void launch_dense_bulk(const DensePlan& plan, const cuda::Stream& stream, const 
                           ? is_chained(s) ? launch_kernels<true, true> : launch_kernels<true, false>
                       : is_chained(s) ? launch_kernels<false, true>
                                       : launch_kernels<false, false>;
-  launch(stream, p, plan.grid);
+  launch(stream, p, plan.grid, s.laid);
 }
 
 }  // namespace
+
+int64_t dense_bulk_blocks(const DenseGroup& group, const DenseShape& s) {
+  return (group.rows + kOutputs - 1) / kOutputs * (s.columns / 128);
+}
+int64_t dense_bulk_block_bytes(const DenseShape& s) {
+  return int64_t{pieces_of_block(is_wide(s))} * kWeightPiece;
+}
 
 bool dense_bulk_fits(const DenseShape& s, int64_t num_sms) {
   if (is_wide(s) ? !s.float_rows || s.shared_x
@@ -455,8 +482,7 @@ void plan_dense_bulk(DensePlan& plan, int64_t num_sms) {
   plan.launch = launch_dense_bulk;
   plan.tokens = rows_of_block(s);
   plan.grid = static_cast<int>(std::min(num_sms, tiles_of(s) * row_tiles_of(s)));
-  plan.scratch_bytes =
-      x_bytes(s) + weight_bytes(s) + (tiles_of(s) * (s.columns / 128) * 4 + 15) / 16 * 16;
+  plan.scratch_bytes = x_bytes(s) + weight_bytes(s) + scale_bytes(s);
   allow<true, true>();
   allow<true, false>();
   allow<false, true>();

@@ -59,23 +59,29 @@ __device__ __forceinline__ int find_group(const Params& p, int tile) {
   return g;
 }
 
-// A block of threads: 128 inputs of a tile. A lane reads what lies together, and gives three of its
-// four words to the lanes of the same row.
+// What a block of threads lays: 128 inputs of a tile.
+struct LaidBlock {
+  uint8_t* codes;  // as Params::weight
+  float* scales;   // as Params::weight_scales
+  int rows;        // of the weight
+  int blocks;      // of 128 inputs
+  int tile;        // of the weight
+  int to_tile;
+  int block;
+};
+
+// By 256 threads. A lane reads what lies together, and gives three of its four words to the lanes
+// of the same row.
 template <bool kWide>
-__global__ void __launch_bounds__(256) lay_weight_kernel(const __grid_constant__ Params p) {
-  // Weights do not depend on the kernel before, but the place for them does.
-  tile::launch_dependents();
-  tile::wait_for_producers();
-  const int tile = static_cast<int>(blockIdx.y), block = static_cast<int>(blockIdx.x);
-  const Group& group = p.groups[find_group(p, tile)];
-  const int first_row = (tile - group.first_tile) * kOutputs;
-  const StreamedLayout layout{StreamedFormat::fp8, group.rows, int64_t{p.x.blocks} * 128};
+__device__ __forceinline__ void lay_block(const uint8_t* weight, const LaidBlock& p) {
+  const int first_row = p.tile * kOutputs, block = p.block;
+  const StreamedLayout layout{StreamedFormat::fp8, p.rows, int64_t{p.blocks} * 128};
   const int lane = static_cast<int>(threadIdx.x) % 32, q = lane % 4;
   uint8_t* const to =
-      p.weight + (int64_t{tile} * p.x.blocks + block) * pieces_of_block(kWide) * kWeightPiece;
+      p.codes + (int64_t{p.to_tile} * p.blocks + block) * pieces_of_block(kWide) * kWeightPiece;
   if (threadIdx.x == 0) {
-    p.weight_scales[tile * p.x.blocks + dense_many::chain_place(block, p.x.blocks)] =
-        __ldg(reinterpret_cast<const float*>(group.weight + layout.fp8_scale(first_row, block)));
+    p.scales[p.to_tile * p.blocks + dense_many::chain_place(block, p.blocks)] =
+        __ldg(reinterpret_cast<const float*>(weight + layout.fp8_scale(first_row, block)));
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -83,9 +89,9 @@ __global__ void __launch_bounds__(256) lay_weight_kernel(const __grid_constant__
     const int unit = part / 4, step = part % 4;
     const int row = first_row + unit * kUnitRows;
     uint32_t words[4] = {};  // [input / 16][row / 8] of a lane's inputs; then [input / 4]
-    if (row < group.rows) {
+    if (row < p.rows) {
       const tile::Vector16 v = tile::load_once(reinterpret_cast<const tile::Vector16*>(
-          group.weight + layout.fp8_code(row, int64_t{block} * 128 + step * 32) + lane * 16));
+          weight + layout.fp8_code(row, int64_t{block} * 128 + step * 32) + lane * 16));
 #pragma unroll
       for (int j = 0; j < 4; ++j) words[j] = v.word[j];
     }
@@ -115,6 +121,18 @@ __global__ void __launch_bounds__(256) lay_weight_kernel(const __grid_constant__
       *reinterpret_cast<tile::Vector16*>(to + to_row * 1024 + sixteen * 128 + lane / 4 * 16) = v;
     }
   }
+}
+
+// Of a product whose weights are not laid already (laid_weights.h).
+template <bool kWide>
+__global__ void __launch_bounds__(256) lay_weight_kernel(const __grid_constant__ Params p) {
+  // Weights do not depend on the kernel before, but the place for them does.
+  tile::launch_dependents();
+  tile::wait_for_producers();
+  const int tile = static_cast<int>(blockIdx.y);
+  const Group& group = p.groups[find_group(p, tile)];
+  lay_block<kWide>(group.weight, {p.weight, p.weight_scales, group.rows, p.x.blocks,
+                                  tile - group.first_tile, tile, static_cast<int>(blockIdx.x)});
 }
 
 // x of the form unquantised where it is float: a thread eight inputs of a row.

@@ -39,6 +39,7 @@ struct DenseShape {
   bool shared_x = false;
   bool bf16_x = false;
   bool bf16_y = false;
+  bool laid = false;  // the groups' weights are laid (laid_weights.h); of dense_bulk.h alone
 
   bool has_float_x() const { return float_rows && !bf16_x; }
   bool has_float_y() const { return float_rows && !bf16_y; }
@@ -50,6 +51,8 @@ struct DenseGroup {
   int64_t rows;
   void* y;
   int64_t y_stride;
+  const std::byte* laid = nullptr;  // codes, which follow those of the group before
+  const float* laid_scales = nullptr;
 };
 
 struct DensePlan {

@@ -37,6 +37,7 @@
 
 namespace cachalot::ops {
 
+struct LaidWeight;
 struct RmsNormParams;
 struct SwigluParams;
 
@@ -53,7 +54,8 @@ struct MatmulParams {
   MatmulMath math;
   bool round_y = false;
   bool accumulate = false;
-  int64_t chain_inputs = 0;  // 0: one chain
+  int64_t chain_inputs = 0;          // 0: one chain
+  const LaidWeight* laid = nullptr;  // w laid anew (laid_weights.h): the bits are the same
   // --- Of the first product of a call, for all of them.
   // The op whose result is x, at most one: it runs before the products, or on a GPU as a part of
   // them, and then x is not written.

@@ -2,7 +2,9 @@
 
 #include "ops/matmul/bf16_product_cuda.h"
 #include "ops/matmul/bf16_rows.h"
+#include "ops/matmul/dense_bulk.h"
 #include "ops/matmul/dense_product_cuda.h"
+#include "ops/matmul/laid_weights.h"
 #include "ops/matmul/packed_product.cuh"
 #include "ops/moe/swiglu.h"
 #include "ops/norm/rms_norm.h"
@@ -85,12 +87,34 @@ DenseShape shape_of(Products products, Place place) {
   return shape;
 }
 
-void plan_fp8(const device::cuda::Device& device, const DenseShape& shape, Launch& launch) {
+// Puts the weights that are laid into the launch's groups; false: not all are, or not so that the
+// one launch finds them.
+bool takes_laid(const device::cuda::Device& device, const DenseShape& shape, Launch& launch) {
+  if (!dense_bulk_fits(shape, device.num_sms)) return false;
+  const std::byte* codes = nullptr;
+  const float* scales = nullptr;
+  for (size_t i = 0; i < launch.products.size(); ++i) {
+    const LaidWeight* const laid = launch.products[i].laid;
+    if (laid == nullptr) return false;
+    DenseGroup& group = launch.groups[i];
+    if (i > 0 && (laid->codes != codes || laid->scales != scales)) return false;
+    group.laid = laid->codes;
+    group.laid_scales = laid->scales;
+    const int64_t blocks = dense_bulk_blocks(group, shape);
+    codes = laid->codes + blocks * dense_bulk_block_bytes(shape);
+    scales = laid->scales + blocks;
+  }
+  return true;
+}
+
+void plan_fp8(const device::cuda::Device& device, DenseShape shape, Launch& launch) {
   for (size_t i = 0; i < launch.products.size(); ++i) {
     const MatmulParams& p = launch.products[i];
     CACHALOT_CHECK(p.round_y);
+    CACHALOT_CHECK(p.laid == nullptr || p.laid->weight == p.w);
     launch.groups[i] = {p.w->streamed_bytes(), p.w->rows(), p.y, p.y_stride};
   }
+  shape.laid = takes_laid(device, shape, launch);
   const Result<DensePlan> plan = make_dense_plan(device, shape);
   CACHALOT_CHECK(plan.has_value());
   launch.plan = *plan;
@@ -183,6 +207,21 @@ DenseShape shape_of_bf16(Products products, bool x, bool y, bool shared_x) {
 }
 
 }  // namespace
+
+bool products_lay_weights(const device::ExecContext& ctx, Products products, bool shared_x) {
+  if (ctx.gpu == nullptr || products.empty() || products.size() > kMaxDenseGroups) return false;
+  const MatmulParams& first = products[0];
+  for (const MatmulParams& p : products) {
+    if (p.w->on_gpu() == OnGpu::panels || p.w->on_gpu() != first.w->on_gpu() ||
+        p.w->format() != WeightFormat::fp8 || p.w->columns() != first.w->columns() ||
+        p.m != first.m || !p.round_y || p.math != MatmulMath::bf16)
+      return false;
+  }
+  const Place place = products.size() == 1 ? Place::alone
+                      : shared_x           ? Place::shared
+                                           : Place::beside;
+  return dense_bulk_fits(shape_of(products, place), device::cuda::device_of(ctx).num_sms);
+}
 
 bool products_take_bf16(const device::ExecContext& ctx, Products products, bool x, bool y,
                         bool shared_x) {
