@@ -76,8 +76,7 @@ struct NextLayer {
 };
 
 // boundary: with one op between sublayers, where the first one's input already lies. next: the
-// layer after this one. stores_window: nobody reads the old rows of its ring
-// any more.
+// layer after this one. stores_window: nobody reads the old rows of its ring any more.
 Matrix run_layer(Step& step, int64_t layer_idx, const formats::LayerConfig& layer,
                  const LayerWeights& weights, const NextLayer& next,
                  const std::optional<Boundary>& boundary, bool stores_window, Matrix streams) {

@@ -326,8 +326,7 @@ TEST_F(StreamedProducts, ALaidWeightIsOfItsProduct) {
   Side host(nullptr), side(gpu_.get());
   const PackedWeight w = streamed(host, *gpu_, WeightFormat::fp8, kRows, kColumns, rng);
   const PackedWeight other = streamed(host, *gpu_, WeightFormat::fp8, kRows, 256, rng);
-  MatmulParams p = product(nullptr, kRows, w, nullptr, true);
-  p.x = side.room<float>(1);
+  MatmulParams p = product(side.room<float>(1), kRows, w, side.room<float>(1), true);
   EXPECT_TRUE(products_lay_weights(side.ctx, {&p, 1}));
   const LaidWeight wrong{&other, side.room<std::byte>(16), side.room<float>(4)};
   p.laid = &wrong;
