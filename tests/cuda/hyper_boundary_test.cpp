@@ -285,6 +285,24 @@ TEST_F(HyperBoundary, AnOutInBf16HasTheBitsOfFloats) {
   }
 }
 
+// Each kernel once.
+TEST_F(HyperBoundary, SmallCase) {
+  Rng rng(18);
+  struct Case {
+    int64_t tokens, d;
+    bool in_one_kernel;
+  };
+  for (const Case c : {Case{1, 96, false}, {13, 96, false}, {70, 96, false}, {512, 4096, true}}) {
+    const Inputs in = random_inputs(rng, c.tokens, c.d);
+    const Outputs expected = run(in), found = run(in, true, c.in_one_kernel, nullptr, true, true);
+    EXPECT_EQ(found.out, expected.out) << c.tokens;
+    EXPECT_EQ(found.streams, expected.streams) << c.tokens;
+    EXPECT_EQ(found.comb, expected.comb) << c.tokens;
+    const Inputs head = random_inputs(rng, std::min<int64_t>(c.tokens, 70), 96, 4);
+    EXPECT_EQ(run(head, false, false, nullptr, false, true).out, run(head, false).out) << c.tokens;
+  }
+}
+
 // By clusters of blocks: whole tiles of tokens and not, as many as there are clusters and more.
 TEST_F(HyperBoundary, InOneKernelHasTheBitsOfTwo) {
   Rng rng(15);
