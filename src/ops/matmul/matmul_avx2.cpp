@@ -10,6 +10,7 @@ const MatmulKernels kMatmulAvx2 = {
     prepare_x,
     prepare_columns,
     scratch_bytes,
+    kTiledRows,
     run,
     round_rows};
 

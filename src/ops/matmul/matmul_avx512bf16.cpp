@@ -104,6 +104,7 @@ const MatmulKernels kMatmulAvx512Bf16 = {
     prepare_x,
     prepare_columns,
     scratch_bytes,
+    kNeverCopied,
     run,
     round_rows};
 

@@ -24,7 +24,11 @@ const MatmulKernels& matmul_kernels(device::Isa isa) {
 }
 
 void run_task_on_copy(const MatmulKernels& kernels, PanelTask task, int64_t lanes, float* copy) {
-  if (lanes == task.width && (task.m < kCopiedRows || task.k <= kSinglePassInputs)) {
+  // By copied strips a k block is one pass; what y holds is quicker to read as a whole, though.
+  const bool copies_strips =
+      task.format == WeightFormat::f32 && task.m >= kernels.copied_rows && !task.accumulate;
+  const int64_t single_pass = copies_strips ? task.k_block : kSinglePassInputs;
+  if (lanes == task.width && (task.m < kCopiedRows || task.k <= single_pass)) {
     // A register tile takes a line of a few rows each, which no prefetcher foresees (gradients of
     // 16 rows from memory: 25 percent).
     for (int64_t i = 0; task.accumulate && i < task.m; ++i) {

@@ -22,6 +22,10 @@ struct PanelTask {
   MatmulMath math;
   bool has_nan_codes;
   int64_t width;
+  // Not 0: the panel is no panel but f32 rows, an input each, so many floats apart, of which
+  // input_rows (null: all, in order) names the ones to read. For strips that run() copies.
+  int64_t input_stride = 0;
+  const int32_t* input_rows = nullptr;
   int64_t first_input = 0;  // of the weight's, for the reference only
   int64_t k;                // padded
   int64_t group;            // inputs that are summed before their scale, or 0
@@ -34,6 +38,8 @@ struct PanelTask {
   int64_t k_block;     // inputs decoded at a time
   std::byte* scratch;  // scratch_bytes(k_block), aligned to 64
 };
+
+constexpr int64_t kNeverCopied = int64_t{1} << 30;
 
 struct MatmulKernels {
   PanelKernels panel;
@@ -48,6 +54,8 @@ struct MatmulKernels {
   // it.
   void (*prepare_columns)(const float* x, int64_t x_stride, int64_t m, int64_t k, float* out);
   int64_t (*scratch_bytes)(int64_t k_block);
+  // From this many rows on run() copies the strips of f32 weights before it multiplies by them.
+  int64_t copied_rows;
   void (*run)(const PanelTask& task);
   // to = bf16(from), nearest even: m rows of n, in place or from one place to another.
   void (*round_rows)(const float* from, int64_t from_stride, int64_t m, int64_t n, float* to,

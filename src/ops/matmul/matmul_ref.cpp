@@ -131,6 +131,7 @@ const MatmulKernels kMatmulReference = {
     prepare_x,
     nullptr,
     scratch_bytes,
+    kNeverCopied,
     run,
     round_rows};
 

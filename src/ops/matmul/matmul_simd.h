@@ -179,7 +179,7 @@ void decode_strip(const Strip& s) {
 }
 
 int64_t scratch_bytes(int64_t k_block) {
-  return k_block * Vec::kStripLanes * 4 + k_block / 32 * PackedWeight::kPanelWidth * 4;
+  return (k_block + k_block / 32) * PackedWeight::kPanelWidth * 4;
 }
 
 // Of an output's inputs in its panel.
@@ -193,6 +193,21 @@ inline int64_t bytes_of(WeightFormat format, int64_t inputs) {
   return 0;
 }
 
+// Inputs [begin, end) of rows that are no panel, strip after strip: all strips at once, since a row
+// is far from the next one, and its lines are quickest read together.
+void copy_rows_as_strips(const PanelTask& t, int64_t begin, int64_t end, int64_t lanes,
+                         float* out) {
+  const auto* first = reinterpret_cast<const float*>(t.panel);
+  const int64_t count = end - begin;
+  for (int64_t k = begin; k < end; ++k, out += lanes) {
+    const float* in = first + (t.input_rows == nullptr ? k : t.input_rows[k]) * t.input_stride;
+    for (int64_t lane = 0; lane < t.width; lane += lanes) {
+      for (int64_t j = 0; j < lanes; j += Vec::kLanes)
+        Vec::store(out + lane * count + j, Vec::load(in + lane + j));
+    }
+  }
+}
+
 // Decodes a strip of a k block once, then multiplies every row tile with it.
 template <bool kOddFirst>
 void tiled(const PanelTask& t) {
@@ -201,23 +216,30 @@ void tiled(const PanelTask& t) {
   const int64_t group = t.group;
   const int64_t lanes = strip_lanes(width);
   const auto* x = static_cast<const float*>(t.x);
-  auto* tile = reinterpret_cast<float*>(t.scratch);
-  float* scales = tile + t.k_block * Vec::kStripLanes;
+  const bool is_panel = t.input_stride == 0;
+  auto* all = reinterpret_cast<float*>(t.scratch);
+  float* tile = all;
+  float* scales = all + t.k_block * PackedWeight::kPanelWidth;
   const std::byte* part = t.panel;
   for (int64_t begin = 0; begin < k; begin += t.k_block) {
     const int64_t count = smaller(t.k_block, k - begin);
     const bool from_y = begin > 0 || t.accumulate;
     const int64_t lane_bytes = bytes_of(t.format, count);
     part += lane_bytes * width;
+    if (!is_panel) copy_rows_as_strips(t, begin, begin + count, lanes, all);
     for (int64_t lane = 0; lane < width; lane += lanes) {
-      decode_strip<kOddFirst>({t, begin, begin + count, lane, lanes, tile, scales});
+      if (!is_panel) {
+        tile = all + lane * count;
+      } else {
+        decode_strip<kOddFirst>({t, begin, begin + count, lane, lanes, tile, scales});
+      }
       const Ahead next_codes{part + lane_bytes * lane, lane_bytes * lanes / count};
       each_row_tile(t.m, lanes, [&]<int kRows, int kVectors>(int64_t row) {
         const float* rows = x + row * k + begin * kRows;
         float* y = t.y + row * t.y_stride + lane;
         // The first row tile asks memory for the strip's share of the next k block, the others, as
         // the first strip finds x far away, for the next one's part of x.
-        const Ahead next = row == 0 ? next_codes : Ahead{rows + k * kRows, kRows * 4};
+        const Ahead next = row == 0 && is_panel ? next_codes : Ahead{rows + k * kRows, kRows * 4};
         const bool asks = row == 0 || lane == 0;
         if (group == 0 && asks) {
           micro_f32<kRows, kVectors, true>(rows, count, tile, lanes, y, t.y_stride, from_y, next);
