@@ -65,5 +65,9 @@ struct GrpoValues {
 
 GrpoValues grpo(const GrpoRows& rows, std::span<const double> logprobs, const MiniBatch& batch,
                 const GrpoOptions& options);
+// One sequence, and with all of them in their order grpo() to the bit. logprobs: of all rows, read
+// at the sequence's.
+void add_grpo_sequence(const GrpoRows& rows, int64_t sequence, std::span<const double> logprobs,
+                       const MiniBatch& batch, const GrpoOptions& options, GrpoValues* values);
 
 }  // namespace cachalot::post

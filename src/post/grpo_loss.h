@@ -1,6 +1,5 @@
-// GRPO as a loss of the model's logits: log-probabilities of all response tokens first, because the
-// mask of a sequence depends on all of its tokens; then, token by token, the gradient of the
-// logits.
+// GRPO as a loss of the model's logits: log-probabilities of all response tokens of a sequence
+// first, because its mask depends on all of them; then, token by token, the gradient of the logits.
 // Source  reference/post-training 2.2 (Keep Sampling Mask), grpo.h, ops/loss/label_logprob.h.
 // Labels  of a call's samples: the response tokens, in the order of the rows, and no others.
 #pragma once
@@ -29,11 +28,12 @@ class GrpoLoss : public train::LogitsLoss {
         logprobs_(rows.sampler.size()) {}
 
   bool looks_first() const override { return true; }
+  int64_t span_end(int64_t first) const override;
   void look(device::ExecContext& ctx, const Lot& lot) override;
   void add(autograd::Context ctx, const Lot& lot) override;
 
   const std::vector<double>& logprobs() const { return logprobs_; }
-  // Of all rows; complete after the call.
+  // Of all sequences; complete after the call.
   const GrpoValues& values() const { return values_; }
 
  private:

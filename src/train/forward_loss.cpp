@@ -28,16 +28,14 @@ void forward_loss(device::ExecContext& ctx, const model::Transformer& model,
   const model::RecomputePlan plan = terms == nullptr ? model::RecomputePlan() : terms->recompute;
   const auto num_rows = static_cast<int64_t>(rows.size());
   const int64_t lot_rows = plan.rows_of_logits(config.vocab_size);
-  for (const bool looks : {true, false}) {
-    for (int64_t first = 0; (!looks || loss.looks_first()) && first < num_rows; first += lot_rows) {
-      const device::ArenaScope lot_scope(*ctx.arena);
-      const auto count = static_cast<size_t>(std::min(lot_rows, num_rows - first));
-      float* logits = context.floats(static_cast<int64_t>(count) * config.vocab_size);
-      model.logits(context, streams, std::span(rows).subspan(first, count), logits, probe);
-      const LogitsLoss::Lot lot{first, std::span(labels).subspan(first, count), logits,
-                                config.vocab_size};
-      looks ? loss.look(ctx, lot) : loss.add(context, lot);
-    }
+  for (int64_t first = 0; first < num_rows; first += lot_rows) {
+    const device::ArenaScope lot_scope(*ctx.arena);
+    const auto count = static_cast<size_t>(std::min(lot_rows, num_rows - first));
+    float* logits = context.floats(static_cast<int64_t>(count) * config.vocab_size);
+    model.logits(context, streams, std::span(rows).subspan(first, count), logits, probe);
+    const LogitsLoss::Lot lot{first, std::span(labels).subspan(first, count), logits,
+                              config.vocab_size};
+    loss.looks_first() ? loss.look(ctx, lot) : loss.add(context, lot);
   }
 }
 

@@ -272,8 +272,8 @@ void TrainingModel::logits_loss(autograd::Context ctx, int64_t head, const float
     targets.push_back(labels[i]);
   }
   const auto num_targets = static_cast<int64_t>(rows.size());
-  const auto make_lot = [&](autograd::Context lot_ctx, int64_t first) {
-    const auto count = static_cast<size_t>(std::min(lot_rows, num_targets - first));
+  const auto make_lot = [&](autograd::Context lot_ctx, int64_t first, int64_t end) {
+    const auto count = static_cast<size_t>(std::min(lot_rows, end - first));
     const std::span<const int64_t> chosen(&rows[first], count);
     float* logits = lot_ctx.floats(static_cast<int64_t>(count) * vocab_size);
     if (head == kMainHead) {
@@ -283,17 +283,24 @@ void TrainingModel::logits_loss(autograd::Context ctx, int64_t head, const float
     }
     return LogitsLoss::Lot{first, std::span(&targets[first], count), logits, vocab_size};
   };
-  for (int64_t first = 0; loss.looks_first() && first < num_targets; first += lot_rows) {
-    const device::ArenaScope scope(*ctx.exec.arena);
-    loss.look(ctx.exec, make_lot(ctx.exec, first));
-  }
   if (ctx.tape != nullptr) ctx.tape->grad(streams);  // the outer tape's, not a lot's
-  for (int64_t first = 0; first < num_targets; first += lot_rows) {
-    const device::ArenaScope scope(*ctx.exec.arena);
-    autograd::Tape tape(activations_, ctx.exec, ctx.tape);
-    const autograd::Context lot_ctx(ctx.exec, ctx.tape == nullptr ? nullptr : &tape);
-    loss.add(lot_ctx, make_lot(lot_ctx, first));
-    if (ctx.tape != nullptr) run_backward(tape);
+  for (int64_t begin = 0, end = 0; begin < num_targets; begin = end) {
+    end = loss.lots_end(begin, lot_rows, num_targets);
+    const bool is_one_lot = end - begin <= lot_rows;
+    for (int64_t first = begin; loss.looks_first() && !is_one_lot && first < end;
+         first += lot_rows) {
+      const device::ArenaScope scope(*ctx.exec.arena);
+      loss.look(ctx.exec, make_lot(ctx.exec, first, end));
+    }
+    for (int64_t first = begin; first < end; first += lot_rows) {
+      const device::ArenaScope scope(*ctx.exec.arena);
+      autograd::Tape tape(activations_, ctx.exec, ctx.tape);
+      const autograd::Context lot_ctx(ctx.exec, ctx.tape == nullptr ? nullptr : &tape);
+      const LogitsLoss::Lot lot = make_lot(lot_ctx, first, end);
+      if (loss.looks_first() && is_one_lot) loss.look(ctx.exec, lot);
+      loss.add(lot_ctx, lot);
+      if (ctx.tape != nullptr) run_backward(tape);
+    }
   }
 }
 
