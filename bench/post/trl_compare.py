@@ -167,8 +167,17 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def lines(path):
-    return path.read_text().split("\n")[:-1] if path.exists() else []
+class Lines:
+    """Of a growing file, read when it has grown: to read often would take time from its writer."""
+
+    def __init__(self, path):
+        self.path, self.size, self.lines = path, 0, []
+
+    def now(self):
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size != self.size:
+            self.size, self.lines = size, self.path.read_text().split("\n")[:-1]
+        return self.lines
 
 
 def run_ours(args, directory, prompts):
@@ -210,14 +219,19 @@ path = "{tasks}"
     )
     # A step's samples are written when it has its rewards, its metrics when it is over.
     judged, over, rows = [], [], []
-    while process.poll() is None and len(rows) < args.steps + 1:
-        time.sleep(0.005)
+    samples, metrics = Lines(run / "samples.jsonl"), Lines(run / "metrics.jsonl")
+    while process.poll() is None and len(over) < args.steps + 1:
+        time.sleep(0.01)
+        num_judged = len(samples.now())
+        num_over = sum('"event"' not in row for row in metrics.now())
+        if num_judged == len(judged) and num_over == len(over):
+            continue
         now = cpu_seconds(process.pid)
-        judged += [now] * (len(lines(run / "samples.jsonl")) - len(judged))
-        rows = [row for row in map(json.loads, lines(run / "metrics.jsonl")) if "event" not in row]
-        over += [now] * (len(rows) - len(over))
+        judged += [now] * (num_judged - len(judged))
+        over += [now] * (num_over - len(over))
     if process.wait() != 0:
         sys.exit("trl_compare: cachalot rl failed")
+    rows = [row for row in map(json.loads, metrics.now()) if "event" not in row]
     return [
         {
             "sampling": (rows[i]["time/rollouts"], judged[i] - over[i - 1]),
