@@ -189,8 +189,10 @@ Candidates distribution(const SamplingRow& params, Candidates tokens) {
     tokens[0] = {best->id, 1.0};
     return tokens.first(1);
   }
+  const bool divides = params.temperature != 1.0;
   const auto exponent = [&](const TokenWeight& token) {
-    return (token.weight - largest) / params.temperature;
+    const double below = token.weight - largest;
+    return divides ? below / params.temperature : below;
   };
   // The largest have the largest weights: those without any may go first.
   tokens = filter(tokens, [&](const auto& token) { return exponent(token) >= kLeastExponent; });
