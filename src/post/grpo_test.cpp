@@ -8,6 +8,7 @@
 
 #include "base/rng.h"
 #include "post/advantages.h"
+#include "post/grpo_loss.h"
 
 namespace cachalot::post {
 namespace {
@@ -21,6 +22,18 @@ TEST(GroupAdvantages, DeviationIsASwitchAndEqualRewardsGiveZero) {
   const auto sample = group_advantages(rewards, groups, {Deviation::sample, 1e-4});
   EXPECT_NEAR(sample[3], 1 / (std::sqrt(2.0) + 1e-4), 1e-15);
   EXPECT_EQ(sample[0], 0);
+}
+
+TEST(GrpoLoss, LotsHoldWholeSequencesOrOneThatIsLonger) {
+  const std::vector<int64_t> offsets = {0, 3, 3, 8, 20, 22};
+  const std::vector<double> advantages(5), rows(22);
+  const GrpoLoss loss({offsets, advantages, rows, rows}, {5, 22}, {}, {});
+  EXPECT_EQ(loss.lots_end(0, 7, 22), 3);
+  EXPECT_EQ(loss.lots_end(0, 8, 22), 8);
+  EXPECT_EQ(loss.lots_end(3, 8, 22), 8);
+  EXPECT_EQ(loss.lots_end(8, 8, 22), 20);
+  EXPECT_EQ(loss.lots_end(20, 8, 22), 22);
+  EXPECT_EQ(loss.lots_end(0, 100, 22), 22);
 }
 
 struct Problem {

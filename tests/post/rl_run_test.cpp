@@ -47,6 +47,8 @@ TEST_F(RlRunTest, NeitherMicroBatchesNorRoomShowInABit) {
   run_whole("other", {"schedule.micro_batch_tokens=1", "rl.max_sequences=2", "rl.num_drafts=0"});
   EXPECT_EQ(weights("one"), weights("other"));
   EXPECT_EQ(metrics("one"), metrics("other"));
+  run_whole("lots", {"recompute.logit_rows=3"});  // answers are longer, and their head runs twice
+  EXPECT_EQ(weights("one"), weights("lots"));
 }
 
 // Answers of advantage 0 run forward alone where beta is 0. A beta whose terms vanish beside any
