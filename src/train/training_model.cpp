@@ -298,7 +298,7 @@ void TrainingModel::logits_loss(autograd::Context ctx, int64_t head, const float
       const autograd::Context lot_ctx(ctx.exec, ctx.tape == nullptr ? nullptr : &tape);
       const LogitsLoss::Lot lot = make_lot(lot_ctx, first, end);
       if (loss.looks_first() && is_one_lot) loss.look(ctx.exec, lot);
-      loss.add(lot_ctx, lot);
+      if (ctx.tape != nullptr || !loss.looks_first()) loss.add(lot_ctx, lot);
       if (ctx.tape != nullptr) run_backward(tape);
     }
   }
