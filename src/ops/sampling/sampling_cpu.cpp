@@ -177,6 +177,19 @@ double largest_weight(Candidates tokens) {
   return *std::max_element(largest, largest + kLanes);
 }
 
+// exp_nonpositive of count numbers, eight side by side, each given to use() with its index in order.
+template <typename Exponent, typename Use>
+void exp_of_each(size_t count, Exponent exponent, Use use) {
+  constexpr size_t kLanes = 8;
+  double values[kLanes] = {};
+  for (size_t first = 0; first < count; first += kLanes) {
+    const size_t lanes = std::min(kLanes, count - first);
+    for (size_t lane = 0; lane < lanes; ++lane) values[lane] = exponent(first + lane);
+    exp_nonpositive_of_eight(values);
+    for (size_t lane = 0; lane < lanes; ++lane) use(first + lane, values[lane]);
+  }
+}
+
 // Steps 4 to 7; empty where there is nothing to choose.
 Candidates distribution(const SamplingRow& params, Candidates tokens) {
   const double largest = largest_weight(tokens);
@@ -197,7 +210,9 @@ Candidates distribution(const SamplingRow& params, Candidates tokens) {
   // The largest have the largest weights: those without any may go first.
   tokens = filter(tokens, [&](const auto& token) { return exponent(token) >= kLeastExponent; });
   tokens = keep_top_k(params.top_k, tokens);
-  for (TokenWeight& token : tokens) token.weight = exp_nonpositive(exponent(token));
+  exp_of_each(
+      tokens.size(), [&](size_t i) { return exponent(tokens[i]); },
+      [&](size_t i, double weight) { tokens[i].weight = weight; });
   tokens = keep_top_p(params.top_p, tokens);
   // The largest weight is 1 and passes every filter.
   if (params.min_p > 0)
@@ -225,8 +240,9 @@ struct Softmax {
 Softmax model_softmax(std::span<const float> logits) {
   const double largest = *std::max_element(logits.begin(), logits.end());
   RunSum sum;
-  for (size_t id = 0; id < logits.size(); ++id)
-    sum.add(static_cast<int64_t>(id), exp_nonpositive(logits[id] - largest));
+  exp_of_each(
+      logits.size(), [&](size_t id) { return logits[id] - largest; },
+      [&](size_t id, double value) { sum.add(static_cast<int64_t>(id), value); });
   return {largest, std::log(sum.total())};
 }
 
