@@ -177,7 +177,7 @@ double largest_weight(Candidates tokens) {
   return *std::max_element(largest, largest + kLanes);
 }
 
-// exp_nonpositive of count numbers, eight side by side, each given to use() with its index, in order.
+// exp_nonpositive of count numbers, eight side by side; use() gets each with its index, in order.
 template <typename Exponent, typename Use>
 void exp_of_each(size_t count, Exponent exponent, Use use) {
   constexpr size_t kLanes = 8;
