@@ -14,7 +14,6 @@
 #include "device/cuda/launch.cuh"
 #include "ops/hyper/boundary_parts.cuh"
 #include "tile/cluster.cuh"
-#include "tile/mma.cuh"
 #include "tile/order.cuh"
 #include "tile/send.cuh"
 
@@ -181,42 +180,6 @@ __device__ __forceinline__ void mix(Pairs& own, const Maps& maps, const tile::Ve
   }
 }
 
-// As SumSmem::multiply.
-__device__ __forceinline__ void multiply(
-    const tile::Vector16 (&weights)[kProducts / 2][kEights][kPlanes][32], const Pairs (&tokens)[2],
-    float (&total)[kEights][4]) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int two = 0; two < kProducts / 2; ++two) {
-    float sums[2][kEights][4] = {};
-#pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) {
-#pragma unroll
-      for (int eight = 0; eight < kEights; ++eight) {
-        const tile::Vector16 b = weights[two][eight][plane][lane];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const uint32_t(&low)[2] = tokens[0].pair[two * 2 + i];
-          const uint32_t(&high)[2] = tokens[1].pair[two * 2 + i];
-          tile::mma_bf16(sums[i][eight], low[0], high[0], low[1], high[1], b.word[2 * i],
-                         b.word[2 * i + 1]);
-        }
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int eight = 0; eight < kEights; ++eight) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          float& sum = total[eight][j];
-          sum = two + i == 0 ? sums[i][eight][j] : sum + sums[i][eight][j];
-        }
-      }
-    }
-  }
-}
-
 __device__ __forceinline__ void run_mix_warp(Smem& s, const HyperBoundaryParams& p, int rank,
                                              int own) {
   const int lane = threadIdx.x % 32;
@@ -249,7 +212,7 @@ __device__ __forceinline__ void run_mix_warp(Smem& s, const HyperBoundaryParams&
     turns.advance();
     if (turns.is_there()) load_outputs();  // on their way while this tile is multiplied
     float total[kEights][4];
-    multiply(s.weights[own], tokens, total);
+    multiply_slice(s.weights[own], tokens, total);
     if (!is_first) s.sums_empty.wait(parity ^ 1);
 #pragma unroll
     for (int g = 0; g < 2; ++g) {

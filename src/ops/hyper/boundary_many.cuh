@@ -7,7 +7,6 @@
 
 #include "device/cuda/launch.cuh"
 #include "ops/hyper/boundary_parts.cuh"
-#include "tile/mma.cuh"
 #include "tile/order.cuh"
 
 namespace cachalot::ops::boundary {
@@ -177,41 +176,6 @@ struct SumSmem {
     }
   }
 
-  // A slice's sums of 16 tokens: added to nothing, in the order of the products.
-  __device__ __forceinline__ void multiply(const TokenPairs (&tokens)[kGroups],
-                                           float (&total)[kEights][4]) const {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int two = 0; two < kProducts / 2; ++two) {
-      float sums[2][kEights][4] = {};
-#pragma unroll
-      for (int plane = 0; plane < kPlanes; ++plane) {
-#pragma unroll
-        for (int eight = 0; eight < kEights; ++eight) {
-          const tile::Vector16 b = weights[two][eight][plane][lane];
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            const uint32_t(&low)[2] = tokens[0].pair[two * 2 + i];
-            const uint32_t(&high)[2] = tokens[1].pair[two * 2 + i];
-            tile::mma_bf16(sums[i][eight], low[0], high[0], low[1], high[1], b.word[2 * i],
-                           b.word[2 * i + 1]);
-          }
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-#pragma unroll
-        for (int eight = 0; eight < kEights; ++eight) {
-#pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            float& sum = total[eight][j];
-            sum = two + i == 0 ? sums[i][eight][j] : sum + sums[i][eight][j];
-          }
-        }
-      }
-    }
-  }
-
   // X' and the sums of a slice, by a warp of kSumWarps: every such tile of 16 tokens.
   template <int kWidth>
   __device__ __forceinline__ void add_slice(const HyperBoundaryParams& p, int warp) {
@@ -250,7 +214,7 @@ struct SumSmem {
         if (++at == kStages) at = 0;
       }
       float total[kEights][4];
-      multiply(tokens, total);
+      multiply_slice(weights, tokens, total);
       // The mixes, then the sum of squares and zeros.
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) {

@@ -8,6 +8,7 @@
 #include "ops/hyper/sinkhorn.cuh"
 #include "tile/convert.cuh"
 #include "tile/copy.cuh"
+#include "tile/mma.cuh"
 
 namespace cachalot::ops::boundary {
 
@@ -164,6 +165,44 @@ __device__ __forceinline__ void store_normed(const HyperBoundaryParams& p, int64
 // Four of the norm's weights.
 __device__ __forceinline__ Four norm_weights(const float* from) {
   return floats(tile::load_constant(reinterpret_cast<const tile::Vector16*>(from)));
+}
+
+// A slice's sums of 16 tokens, of kEights times eight mixes: added to nothing, in the order of the
+// products. Tokens: has a lane's values of a token, pair[kProducts][2], in bf16.
+template <int kEights, typename Tokens>
+__device__ __forceinline__ void multiply_slice(
+    const tile::Vector16 (&weights)[kProducts / 2][kEights][kPlanes][32], const Tokens (&tokens)[2],
+    float (&total)[kEights][4]) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int two = 0; two < kProducts / 2; ++two) {
+    float sums[2][kEights][4] = {};
+#pragma unroll
+    for (int plane = 0; plane < kPlanes; ++plane) {
+#pragma unroll
+      for (int eight = 0; eight < kEights; ++eight) {
+        const tile::Vector16 b = weights[two][eight][plane][lane];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const uint32_t(&low)[2] = tokens[0].pair[two * 2 + i];
+          const uint32_t(&high)[2] = tokens[1].pair[two * 2 + i];
+          tile::mma_bf16(sums[i][eight], low[0], high[0], low[1], high[1], b.word[2 * i],
+                         b.word[2 * i + 1]);
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int eight = 0; eight < kEights; ++eight) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          float& sum = total[eight][j];
+          sum = two + i == 0 ? sums[i][eight][j] : sum + sums[i][eight][j];
+        }
+      }
+    }
+  }
 }
 
 }  // namespace cachalot::ops::boundary
