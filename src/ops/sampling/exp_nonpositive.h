@@ -53,7 +53,7 @@ CACHALOT_HD inline Float exp_nonpositive_of(Float x) {
 // place, 0 below kLeastExponent.
 CACHALOT_HD inline double exp_nonpositive(double x) { return exp_nonpositive_of<uint64_t>(x); }
 
-#ifndef __CUDACC__  // which has no such vectors
+#ifndef __CUDACC__  // nvcc does not compile vectors of two doubles
 // The same of eight numbers, in place.
 inline void exp_nonpositive_of_eight(double (&x)[8]) {
   using Two = double __attribute__((vector_size(16)));
